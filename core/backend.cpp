@@ -1,0 +1,63 @@
+#include "core/backend.h"
+
+#include "core/cpu/cpu.h"
+#include "core/kernels.h"
+
+namespace mantissa {
+namespace {
+
+std::vector<std::unique_ptr<Backend>>& registry() {
+  static std::vector<std::unique_ptr<Backend>> backends = [] {
+    std::vector<std::unique_ptr<Backend>> list;
+    list.push_back(make_cpu_backend());
+    return list;
+  }();
+  return backends;
+}
+
+constexpr size_t kAlignment = 256;
+
+}  // namespace
+
+Backend& cpu() { return *registry().front(); }
+
+void register_backend(std::unique_ptr<Backend> backend) {
+  for (const auto& known : registry())
+    check(known->name() != backend->name(), "[backend] \"", backend->name(), "\" is registered already");
+  registry().push_back(std::move(backend));
+}
+
+Backend& find_backend(const std::string& name) {
+  if (name == "auto") return *registry().back();
+  for (const auto& known : registry())
+    if (known->name() == name) return *known;
+  std::string names = "auto";
+  for (const std::string& known : backend_names()) names += ", " + known;
+  fail("device \"", name, "\" is not available; this program has: ", names);
+}
+
+std::vector<std::string> backend_names() {
+  std::vector<std::string> names;
+  for (const auto& backend : registry()) names.push_back(backend->name());
+  return names;
+}
+
+Tensor Exec::zeros(Shape shape, Dtype dtype) {
+  Tensor t = empty(shape, dtype);
+  MANTISSA_RUN(*this, fill, t, 0.0);
+  return t;
+}
+
+void* Scratch::take_bytes(size_t bytes) {
+  bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  if (!exec_.scratch_ || exec_.scratch_used_ + bytes > exec_.scratch_->bytes) {
+    if (exec_.scratch_) retired_.push_back(exec_.scratch_);
+    const size_t grown = exec_.scratch_ ? exec_.scratch_->bytes * 2 : size_t(1) << 20;
+    exec_.scratch_ = exec_.backend_->allocate(std::max(grown, exec_.scratch_used_ + bytes));
+  }
+  void* p = exec_.scratch_->data + exec_.scratch_used_;
+  exec_.scratch_used_ += bytes;
+  return p;
+}
+
+}  // namespace mantissa

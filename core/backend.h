@@ -1,0 +1,96 @@
+// Backend: what a device has to provide. core/cpu is one; cuda/ plugs in another through register_backend, called
+// explicitly by tools and tests. A missing kernel is a null entry, reported as "[op] no kernel registered for cuda".
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace mantissa {
+
+struct Kernels;
+
+/// How matrix products round. kSame: one fp32 FMA chain over ascending k, rounded once at the store.
+/// kPeer imitates a separate rollout engine, for all types alike: K split in 4 partial chains added in order, attention
+/// probabilities rounded to the compute type before P.V, logits rounded to the compute type.
+enum class Rounding : uint8_t { kSame, kPeer };
+
+struct MemoryInfo {
+  size_t in_use = 0;    // bytes handed out now
+  size_t peak = 0;      // highest in_use since the last reset_peak()
+  size_t capacity = 0;  // bytes of the device
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual const std::string& name() const = 0;  // "cpu", "cuda"
+  virtual const Kernels& kernels() const = 0;
+
+  /// Storage of at least `bytes` bytes, 256-byte aligned. Throws Error naming the request and what is held.
+  virtual std::shared_ptr<Storage> allocate(size_t bytes) = 0;
+  virtual void copy_from_host(void* dst, const void* src, size_t bytes) = 0;
+  virtual void copy_to_host(void* dst, const void* src, size_t bytes) = 0;
+  /// Device-to-device, in stream order.
+  virtual void copy(void* dst, const void* src, size_t bytes) = 0;
+  virtual void synchronize() = 0;
+  virtual MemoryInfo memory() const = 0;
+  virtual void reset_peak() = 0;
+  /// One line for logs and results: device name, cores or SMs, instruction set or driver.
+  virtual std::string description() const = 0;
+};
+
+/// The CPU backend, always there.
+Backend& cpu();
+/// Adds a backend; the name must be new.
+void register_backend(std::unique_ptr<Backend> backend);
+/// By name; "auto" prefers the last one registered. Throws, listing what is there.
+Backend& find_backend(const std::string& name);
+std::vector<std::string> backend_names();
+
+/// How and where to run kernels: first argument of every one. Cheap to make; not shared between threads.
+class Exec {
+ public:
+  explicit Exec(Backend& backend) : backend_(&backend) {}
+
+  Backend& backend() const { return *backend_; }
+  const Kernels& kernels() const { return backend_->kernels(); }
+  Tensor empty(Shape shape, Dtype dtype) const { return Tensor(*backend_, shape, dtype); }
+  Tensor zeros(Shape shape, Dtype dtype);
+
+  bool deterministic = true;           // same inputs, same bits
+  Rounding rounding = Rounding::kSame;
+  void* stream = nullptr;              // the backend's own handle; null is its default
+
+ private:
+  friend class Scratch;
+  Backend* backend_;
+  std::shared_ptr<Storage> scratch_;
+  size_t scratch_used_ = 0;
+};
+
+/// Temporary memory of one kernel call: taken from the Exec's arena, given back when the object dies.
+/// An arena that is too small grows (a new block; the old one lives until its users are done).
+class Scratch {
+ public:
+  explicit Scratch(Exec& exec) : exec_(exec), start_(exec.scratch_used_) {}
+  ~Scratch() { exec_.scratch_used_ = start_; }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  /// `count` uninitialised elements, 256-byte aligned.
+  template <class T>
+  T* take(int64_t count) {
+    return static_cast<T*>(take_bytes(size_t(count) * sizeof(T)));
+  }
+
+ private:
+  void* take_bytes(size_t bytes);
+  Exec& exec_;
+  size_t start_;
+  std::vector<std::shared_ptr<Storage>> retired_;
+};
+
+}  // namespace mantissa

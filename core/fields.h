@@ -1,0 +1,51 @@
+// Fields: how a configuration struct, beside its owner, names its keys once. The same function reads YAML, applies
+// command-line overrides, prints the resolved config and lists the known keys:
+//
+//   struct OptimConfig {
+//     float lr = 1e-6f;
+//     void fields(Fields& f) { f.field("lr", lr, "peak learning rate", at_least(0)); }
+//   };
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <vector>
+
+namespace mantissa {
+
+/// Allowed interval of a number, ends included.
+struct Range {
+  double low = -std::numeric_limits<double>::infinity();
+  double high = std::numeric_limits<double>::infinity();
+};
+inline Range at_least(double low) { return {low, std::numeric_limits<double>::infinity()}; }
+inline Range between(double low, double high) { return {low, high}; }
+
+class Fields {
+ public:
+  virtual ~Fields() = default;
+  virtual void field(const char* key, bool& value, const char* help) = 0;
+  virtual void field(const char* key, int64_t& value, const char* help, Range range) = 0;
+  virtual void field(const char* key, double& value, const char* help, Range range) = 0;
+  virtual void field(const char* key, std::string& value, const char* help) = 0;
+  /// A string that must be one of `choices`.
+  virtual void choice(const char* key, std::string& value, const std::vector<std::string>& choices,
+                      const char* help) = 0;
+  virtual void field(const char* key, std::vector<std::string>& value, const char* help) = 0;
+
+  void field(const char* key, int& value, const char* help, Range range) {
+    int64_t wide = value;
+    Range narrow{std::max(range.low, -2147483648.0), std::min(range.high, 2147483647.0)};
+    field(key, wide, help, narrow);
+    value = int(wide);
+  }
+  void field(const char* key, float& value, const char* help, Range range) {
+    double wide = value;
+    field(key, wide, help, range);
+    value = float(wide);
+  }
+};
+
+}  // namespace mantissa

@@ -1,0 +1,190 @@
+// The contract between ops and backends: one function pointer per kernel, grouped by family. The CPU entries
+// (core/cpu/<family>.cpp) are plain loops and the specification; a faster backend must agree with them.
+//
+// Rules for every kernel: outputs first, then inputs, then scalars. It never allocates (Scratch lends temporary
+// memory), never picks a stream (Exec has it), never validates (the op did). It loads its type, computes in fp32
+// (fp64 for fp64), rounds once at the store. Results do not depend on the number of threads, and a row alone gives
+// the bits it gives inside a batch. Reductions over rows (weight gradients) use fixed blocks in a fixed order.
+//
+// Shapes: T tokens (rows), S sequences, C width, F feed-forward width, V vocabulary, H query heads, G key/value
+// heads, D head size, B rows of a decode batch, P pages. qkv rows are [H*D query | G*D key | G*D value].
+#pragma once
+
+#include "core/backend.h"
+
+namespace mantissa {
+
+enum class Binary : uint8_t { kAdd, kSub, kMul, kMin, kMax, kLessEqual };  // kLessEqual: 1 if a <= b else 0
+enum class Unary : uint8_t {
+  kAffine,  // p0 * x + p1
+  kExp,
+  kClamp,        // min(max(x, p0), p1)
+  kWithinMask,   // 1 if p0 <= x <= p1 else 0
+};
+enum class Trans : uint8_t { kNN, kNT, kTN };  // which operand is stored transposed: A.B, A.B^T, A^T.B
+
+struct Heads {
+  int query = 0;  // H
+  int kv = 0;     // G, divides H
+  int size = 0;   // D, a multiple of 8
+  int64_t row() const { return int64_t(query + 2 * kv) * size; }
+};
+
+/// Keys of the random numbers of a sampling step: Philox4x32-10 with key (seed, step) and counter
+/// (prompt, sample, position, 0), so a draw depends on nothing else in the batch.
+struct SampleKeys {
+  uint64_t seed = 0;
+  uint64_t step = 0;
+};
+
+struct SamplingRule {
+  float temperature = 1.0f;  // 0: greedy, log-probs then reported at temperature 1
+  float top_p = 1.0f;        // 1: off
+  int top_k = 0;             // 0: off
+};
+
+/// Optimizer and scaler state that changes between steps; lives in device memory as one record so that a step never
+/// waits for the host. All kernels of a step read and write it there.
+struct StepState {
+  // scaler
+  float loss_scale = 1.0f;
+  int32_t good_steps = 0;     // clean steps since the last change of the scale
+  int32_t skips_in_row = 0;
+  int32_t skips_total = 0;
+  // decided by step_decide for the current step
+  int32_t overflow = 0;       // 1: a gradient was not finite, the step is skipped
+  float grad_norm = 0.0f;     // global 2-norm of the unscaled gradient
+  float grad_factor = 1.0f;   // 1/loss_scale times the clip factor: what adamw multiplies gradients by
+  // accumulated by grad_stats
+  double sum_squares = 0.0;   // of the scaled gradient
+  int32_t not_finite = 0;
+  // optimizer
+  int32_t adam_step = 0;      // completed steps
+  float lr = 0.0f;            // of this step
+  int32_t pad = 0;
+};
+
+struct ScalerRule {
+  bool dynamic = false;
+  float growth_factor = 2.0f;
+  float backoff_factor = 0.5f;
+  int growth_interval = 400;
+  float min_scale = 1.0f;
+  float max_scale = 16777216.0f;  // 2^24
+};
+
+struct AdamWRule {
+  float beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f, weight_decay = 0.0f;
+};
+
+struct Kernels {
+  // ---- elementwise -------------------------------------------------------------------------------------------------
+  void (*fill)(Exec&, Tensor& out, double value);
+  /// out = round(in); any pair of floating types.
+  void (*cast)(Exec&, Tensor& out, const Tensor& in);
+  /// out = a op b, same shapes; out, a and b may differ in type (fp32 residual + fp16 branch). out may alias a or b.
+  void (*binary)(Exec&, Tensor& out, const Tensor& a, const Tensor& b, Binary op);
+  void (*unary)(Exec&, Tensor& out, const Tensor& in, Unary op, double p0, double p1);
+  /// out[T,C] = in[T,C] + bias[C], and its gradient: dbias[C] fp32 (or fp64) += column sums of dout.
+  void (*add_bias)(Exec&, Tensor& out, const Tensor& in, const Tensor& bias);
+  void (*bias_bwd)(Exec&, Tensor& dbias, const Tensor& dout);
+  /// SwiGLU on the fused projection gate_up[T,2F] = [gate | up]: out = silu(gate) * up.
+  void (*swiglu_fwd)(Exec&, Tensor& out, const Tensor& gate_up);
+  void (*swiglu_bwd)(Exec&, Tensor& dgate_up, const Tensor& dout, const Tensor& gate_up);
+  /// out[0] = sum of in, in the accumulator type.
+  void (*sum)(Exec&, Tensor& out, const Tensor& in);
+  /// Segments: offsets[S+1] (int32, ascending, offsets[S] = T). out[s] = sum of in[offsets[s] .. offsets[s+1]).
+  void (*segment_sum)(Exec&, Tensor& out, const Tensor& in, const Tensor& offsets);
+  /// out[t] = in[segment of t].
+  void (*segment_expand)(Exec&, Tensor& out, const Tensor& in, const Tensor& offsets);
+  /// out[i,:] = in[rows[i],:], and its gradient out[rows[i],:] += in[i,:] for distinct rows (out cleared by the op).
+  void (*gather_rows)(Exec&, Tensor& out, const Tensor& in, const Tensor& rows);
+  void (*scatter_rows)(Exec&, Tensor& out, const Tensor& in, const Tensor& rows);
+  /// First non-finite element: index[0] (int32) = its flat position or -1.
+  void (*find_nonfinite)(Exec&, Tensor& index, const Tensor& in);
+
+  // ---- matmul ------------------------------------------------------------------------------------------------------
+  /// c[M,N] = op(a)[M,K] . op(b)[K,N] (+ c when accumulate). a and b share a type; c is that type or fp32.
+  /// Per element one FMA chain over ascending k in fp32 (fp64), starting at c when accumulate (see Rounding for kPeer).
+  void (*matmul)(Exec&, Tensor& c, const Tensor& a, const Tensor& b, Trans trans, bool accumulate);
+
+  // ---- norm --------------------------------------------------------------------------------------------------------
+  /// y[T,C] = x * rstd * w, rstd[T] fp32 = 1/sqrt(mean(x^2) + eps). x may be wider than y (fp32 residual).
+  void (*rms_norm_fwd)(Exec&, Tensor& y, Tensor& rstd, const Tensor& x, const Tensor& w, double eps);
+  /// dx (overwritten), dw[C] fp32 += ...; dw may be undefined (weight frozen).
+  void (*rms_norm_bwd)(Exec&, Tensor& dx, Tensor& dw, const Tensor& dy, const Tensor& x, const Tensor& w,
+                       const Tensor& rstd);
+  /// The same over each query and key head of qkv rows (Qwen3): weights qw[D], kw[D], rstd[T,H+G]; values are copied.
+  void (*qk_norm_fwd)(Exec&, Tensor& out, Tensor& rstd, const Tensor& qkv, const Tensor& qw, const Tensor& kw,
+                      Heads heads, double eps);
+  void (*qk_norm_bwd)(Exec&, Tensor& dqkv, Tensor& dqw, Tensor& dkw, const Tensor& dout, const Tensor& qkv,
+                      const Tensor& qw, const Tensor& kw, const Tensor& rstd, Heads heads);
+
+  // ---- attention ---------------------------------------------------------------------------------------------------
+  /// Rotates query and key heads of qkv rows: (x1, x2) = halves of a head, angle from table[positions[t]] with
+  /// table[max_positions, D/2, 2] fp32 = (cos, sin). inverse = true is the gradient. out may alias in.
+  void (*rope)(Exec&, Tensor& out, const Tensor& qkv, const Tensor& table, const Tensor& positions, Heads heads,
+               bool inverse);
+  /// Causal attention over packed sequences, offsets[S+1] int32. out[T,H*D]; lse[T,H] fp32, natural log of the softmax
+  /// denominator of the scaled scores (scale 1/sqrt(D)). Key blocks of kAttentionTile from key 0, ascending.
+  void (*attention_fwd)(Exec&, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets, Heads heads);
+  void (*attention_bwd)(Exec&, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, const Tensor& out,
+                        const Tensor& lse, const Tensor& offsets, Heads heads);
+  /// KV cache of one layer: pages[2, P, kAttentionTile, G*D] (keys, values), any floating type.
+  /// Writes k and v of qkv row t into slot slots[t] (int32) = page * kAttentionTile + offset; negative slots are skipped.
+  void (*kv_write)(Exec&, Tensor& pages, const Tensor& qkv, const Tensor& slots, Heads heads);
+  /// Copies pages from[i] to to[i] (both int32 [N]); a negative `from` is skipped.
+  void (*kv_copy)(Exec&, Tensor& pages, const Tensor& from, const Tensor& to);
+  /// One query row per sequence against its cached keys: table[B,max_pages] int32, lengths[B] int32 (keys to read, the
+  /// current token included; 0 = inactive row, output zero). Bit-equal to attention_fwd when the cache has qkv's type.
+  void (*attention_decode)(Exec&, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table,
+                           const Tensor& lengths, Heads heads);
+
+  // ---- vocab -------------------------------------------------------------------------------------------------------
+  /// out[T,C] = table[ids[t]]; dtable fp32 += in ascending token order.
+  void (*embedding_fwd)(Exec&, Tensor& out, const Tensor& table, const Tensor& ids);
+  void (*embedding_bwd)(Exec&, Tensor& dtable, const Tensor& dout, const Tensor& ids);
+  /// Of fp32 logits[T,V] (fp64 in gradient checks): logprob[t] = z[target] - lse, z = logits * inv_temperature,
+  /// entropy[t] = lse - sum p z, lse[t]. Vocabulary reduced in fixed chunks in a fixed order, the order `sample` uses.
+  void (*logprob_fwd)(Exec&, Tensor& logprob, Tensor& entropy, Tensor& lse, const Tensor& logits,
+                      const Tensor& targets, double inv_temperature);
+  /// dlogits[T,V] = scale * inv_temperature * (dlogprob (1[v=target] - p) - dentropy p (log p + entropy)), rounded once to
+  /// dlogits' type; scale is state.loss_scale read from device memory. dlogits may alias logits when the types agree.
+  void (*logprob_bwd)(Exec&, Tensor& dlogits, const Tensor& logits, const Tensor& lse, const Tensor& entropy,
+                      const Tensor& targets, const Tensor& dlogprob, const Tensor& dentropy, const Tensor& state,
+                      double inv_temperature);
+
+  // ---- sampling ----------------------------------------------------------------------------------------------------
+  /// Per row of fp32 logits[B,V]: log-softmax(logits / temperature) of the sampled token before any filtering goes to
+  /// logprobs[B]; the token is drawn by inverse CDF among those kept by top-k, then top-p. counters[B,3] int32 are
+  /// (prompt, sample, position).
+  void (*sample)(Exec&, Tensor& tokens, Tensor& logprobs, const Tensor& logits, const Tensor& counters,
+                 SampleKeys keys, SamplingRule rule);
+
+  // ---- optim -------------------------------------------------------------------------------------------------------
+  /// state is a tensor holding one StepState. Adds sum of squares and non-finite flag of grad (fp32).
+  void (*grad_stats)(Exec&, Tensor& state, const Tensor& grad);
+  /// Decides the step from the accumulated statistics: overflow, norm, clip factor, next loss scale and counters; clears
+  /// the statistics. grad_factor uses the scale the gradients were made with. max_norm 0 = no clipping.
+  void (*step_decide)(Exec&, Tensor& state, ScalerRule scaler, double max_norm);
+  /// One pass of decoupled AdamW with bias correction at adam_step (already counting this step); writes the compute
+  /// copy (rounded) unless it is undefined or the same tensor as master. Nothing changes when state.overflow.
+  void (*adamw)(Exec&, Tensor& master, Tensor& m, Tensor& v, Tensor& compute, const Tensor& grad, const Tensor& state,
+                AdamWRule rule);
+};
+
+/// Keys per attention block and rows per KV page.
+inline constexpr int kAttentionTile = 64;
+
+/// The entry behind a kernel member, or an Error "[op] no kernel registered for <backend>".
+template <class Fn>
+Fn* require(Fn* fn, const char* op, const Exec& exec) {
+  check(fn != nullptr, "[", op, "] no kernel registered for ", exec.backend().name());
+  return fn;
+}
+
+/// Calls a kernel by member name: MANTISSA_RUN(exec, matmul, c, a, b, Trans::kNT, false).
+#define MANTISSA_RUN(exec, kernel, ...) \
+  ::mantissa::require((exec).kernels().kernel, #kernel, (exec))((exec), __VA_ARGS__)
+
+}  // namespace mantissa

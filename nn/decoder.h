@@ -1,0 +1,74 @@
+// The decoder: the one model definition, used by training, scoring and rollout. Modules hold parameter ids; the forward
+// context names the weights to read, where gradients go and which form attention takes.
+//
+//   embedding -> layers x [ norm -> qkv -> (qk_norm) -> rope -> attention -> o -> + ; norm -> gate_up -> swiglu -> down -> + ]
+//             -> norm -> hidden[T,C]; the head (token_scores for training and scoring, logits for rollout) is separate.
+#pragma once
+
+#include <span>
+
+#include "autograd/ops.h"
+#include "nn/config.h"
+#include "nn/params.h"
+
+namespace mantissa {
+
+/// Where the keys and values of a rollout live: one pages tensor a layer (layout in core/kernels.h, kv_write).
+struct KvCache {
+  std::vector<Tensor> layers;
+};
+
+/// What one forward pass works on. T tokens packed back to back.
+struct ForwardContext {
+  Tape* tape = nullptr;
+  const ParamBuffer* weights = nullptr;
+  const ParamBuffer* grads = nullptr;     // fp32 sinks; null: no parameter gradients
+  Dtype residual = Dtype::kF32;           // type of the residual stream (precision.residual)
+
+  Tensor ids;        // [T] int32
+  Tensor positions;  // [T] int32
+  // Packed form (training, scoring, prefill): sequence bounds.
+  Tensor offsets;    // [S+1] int32; undefined selects the decode form
+  // Rollout: cache to write to (both forms) and to read from (decode form).
+  KvCache* cache = nullptr;
+  Tensor slots;      // [T] int32 cache slots, see kv_write
+  Tensor table;      // [B,max_pages] int32, decode form
+  Tensor lengths;    // [B] int32, decode form
+};
+
+class Decoder {
+ public:
+  /// Registers the parameters in `layout` (and finishes it); builds the rope table on `backend`.
+  Decoder(const ModelConfig& config, ParamLayout& layout, Backend& backend, int world_size = 1);
+
+  const ModelConfig& config() const { return config_; }
+  /// Final hidden states [T,C] after the last norm, in the weights' type.
+  Var forward(const ForwardContext& ctx) const;
+  /// fp32 logits[N,V] of hidden rows (no gradient): the rollout's head. Multiplies in `dtype`
+  /// (precision.lm_head); under Rounding::kPeer the logits are rounded to that type.
+  Tensor logits(const ForwardContext& ctx, const Tensor& hidden, Dtype dtype) const;
+  /// Log-prob and entropy of targets given hidden states; see ops::token_scores.
+  ops::TokenScores scores(const ForwardContext& ctx, const Var& hidden, const Tensor& targets,
+                          const ops::HeadOptions& options) const;
+
+  /// Ids of the parameters, for loaders. Fused: qkv rows are [query | key | value], gate_up rows are [gate | up].
+  struct Layer {
+    ParamId input_norm, qkv, qkv_bias, q_norm, k_norm, o, post_norm, gate_up, down;
+  };
+  const std::vector<Layer>& layer_ids() const { return layers_; }
+  ParamId embedding_id() const { return embedding_; }
+  ParamId final_norm_id() const { return final_norm_; }
+  /// The head weight: its own, or the embedding when tied.
+  ParamId head_id() const { return head_; }
+
+ private:
+  Var layer(const ForwardContext& ctx, const Layer& ids, int index, const Var& x) const;
+  Var param(const ForwardContext& ctx, ParamId id) const;
+
+  ModelConfig config_;
+  std::vector<Layer> layers_;
+  ParamId embedding_, final_norm_, head_;
+  Tensor rope_table_;  // [max_positions, D/2, 2] fp32
+};
+
+}  // namespace mantissa

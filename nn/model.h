@@ -1,0 +1,53 @@
+// A loaded model: config, weights, decoder, and the folder or file it came from. Loading goes through load_model, which
+// recognises a Hugging Face directory, a .gguf file and "builtin:<name>".
+#pragma once
+
+#include <filesystem>
+#include <memory>
+
+#include "nn/decoder.h"
+
+namespace mantissa {
+
+/// Named host tensors that fill a model: safetensors files, a GGUF file. Names are Hugging Face's.
+class TensorSource {
+ public:
+  virtual ~TensorSource() = default;
+  /// Names present, for the unused-tensor check.
+  virtual std::vector<std::string> names() const = 0;
+  virtual bool contains(const std::string& name) const = 0;
+  virtual Shape shape(const std::string& name) const = 0;
+  /// The values, rounded once into `out` (host memory, `out.numel()` elements of out.dtype()); nothing else is held.
+  virtual void read(const std::string& name, Tensor& out) const = 0;
+  /// For messages: the file or directory.
+  virtual std::string where() const = 0;
+};
+
+/// What the tokenizer and chat template need, kept from the model's own files.
+struct TokenizerFiles {
+  std::string tokenizer_json;         // content of tokenizer.json; empty for GGUF models that carry their own
+  std::string tokenizer_config_json;  // content of tokenizer_config.json, may be empty
+  std::string chat_template;          // Jinja text, may be empty
+  std::string where;                  // for messages
+};
+
+struct Model {
+  ModelConfig config;
+  Weights weights;
+  std::unique_ptr<Decoder> decoder;
+  TokenizerFiles tokenizer;
+  Backend* backend = nullptr;
+};
+
+/// Loads `path` with a compute copy in `compute`. `fp32_master` also allocates and fills fp32 masters from the file's own
+/// precision (not from the rounded copy); Adam moments and gradients are allocated by the optimizer.
+/// Errors name the file, the tensor (Hugging Face name), the rule and the value.
+std::unique_ptr<Model> load_model(const std::string& path, Backend& backend, Dtype compute, bool fp32_master);
+/// Random weights (normal, std 0.02; norms 1) under config.json text: benches and tests ("random:CONFIG.json").
+std::unique_ptr<Model> random_model(const ModelConfig& config, Backend& backend, Dtype compute, bool fp32_master,
+                                    uint64_t seed);
+/// Writes a Hugging Face directory that transformers loads: config.json, model.safetensors in `dtype` (from the masters
+/// when there are some), tokenizer files. Atomic: written aside, then renamed.
+void save_hf(const Model& model, const std::filesystem::path& directory, Dtype dtype);
+
+}  // namespace mantissa

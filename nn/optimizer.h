@@ -1,0 +1,70 @@
+// AdamW on flat buffers with the loss scaler in the same device record (StepState): unscale, clip, step or skip, in three
+// kernel passes (grad_stats, step_decide, adamw) and no wait for the host. The scaler is a small state machine:
+//
+//   overflow  -> scale *= backoff (not below min), good_steps = 0, skips_in_row += 1; nothing else advances
+//   clean     -> good_steps += 1; at growth_interval: scale *= growth (not above max), good_steps = 0; skips_in_row = 0
+#pragma once
+
+#include "core/fields.h"
+#include "nn/params.h"
+
+namespace mantissa {
+
+struct OptimConfig {
+  double lr = 1e-6;
+  std::string schedule = "constant";  // constant, linear, cosine
+  int64_t warmup_steps = 0;
+  double min_lr_ratio = 0.0;  // linear and cosine end at lr * min_lr_ratio
+  double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.0;
+  double grad_clip = 1.0;  // global norm; 0 = off
+  void fields(Fields& f);
+};
+
+struct ScalerConfig {
+  std::string mode = "auto";  // auto: dynamic for fp16, off for bf16 and fp32; dynamic; static; off
+  double init_scale = 65536.0;
+  double growth_factor = 2.0, backoff_factor = 0.5;
+  int64_t growth_interval = 400;
+  double min_scale = 1.0;
+  int64_t max_skips_in_row = 16;  // one more stops the run with a diagnosis
+  void fields(Fields& f);
+};
+
+/// Learning rate of optimizer step `step` (0-based, counting completed steps) out of `total`.
+double learning_rate(const OptimConfig& config, int64_t step, int64_t total);
+
+/// What one step did, read from the device after it (one small copy).
+struct StepReport {
+  bool skipped = false;
+  double grad_norm = 0.0;  // NaN or inf on a skipped step
+  double lr = 0.0;
+  double loss_scale = 1.0;  // the scale the gradients of this step were made with
+  int64_t skips_total = 0;
+  int64_t skips_in_row = 0;
+};
+
+class Optimizer {
+ public:
+  /// Allocates m, v, grad (and a master when the weights have none) in `weights`. `compute` decides scaler mode "auto".
+  Optimizer(Exec& exec, Weights& weights, const OptimConfig& optim, const ScalerConfig& scaler, int64_t total_steps);
+
+  /// The StepState record in device memory: pass it to token_scores so that the gradient is scaled.
+  const Tensor& state() const { return state_; }
+  /// Sets all gradients to zero.
+  void zero_grad();
+  /// Unscale, clip, step or skip; refreshes compute and rollout copies. Throws when max_skips_in_row is exceeded.
+  StepReport step();
+  /// Host copy of the record, and back (checkpoints).
+  StepState read_state() const;
+  void write_state(const StepState& state);
+
+ private:
+  Exec& exec_;
+  Weights& weights_;
+  OptimConfig optim_;
+  ScalerConfig scaler_;
+  int64_t total_steps_;
+  Tensor state_;
+};
+
+}  // namespace mantissa

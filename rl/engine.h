@@ -1,0 +1,71 @@
+// Rollout engine: continuous batching over a paged KV cache with the model that is being trained (tape off, same
+// weights). rl/scheduler decides and holds no tensor; rl/runner computes and has no policy; rl/engine is their loop:
+// schedule -> prefill or decode -> sample -> postprocess, until every request is finished.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "core/fields.h"
+#include "nn/model.h"
+#include "rl/types.h"
+
+namespace mantissa {
+
+struct RolloutConfig {
+  int64_t n = 8;  // samples per prompt
+  double temperature = 1.0, top_p = 1.0;
+  int64_t top_k = 0;
+  int64_t max_new_tokens = 512;
+  int64_t max_prompt_tokens = 1024;
+  std::string overlong_prompt = "skip";  // skip (and count) or error
+  int64_t max_batch = 256;               // sequences decoded together
+  int64_t cache_tokens = 0;              // KV pool size in tokens; 0: what max_batch sequences of full length need, within limits
+  std::string rounding = "same";         // same, peer (see Rounding)
+  void fields(Fields& f);
+};
+
+/// `n` samples of one prompt. Sample i draws with key (seed, step, prompt id, first_sample + i, position).
+struct Request {
+  const Prompt* prompt = nullptr;
+  int n = 1;
+  int first_sample = 0;
+};
+
+struct GenerateOptions {
+  double temperature = 1.0, top_p = 1.0;
+  int64_t top_k = 0;
+  int64_t max_new_tokens = 512;
+  std::vector<int32_t> stop_ids;  // any of them ends a response and belongs to it
+  SampleKeys keys;
+  int64_t policy_version = 0;
+  /// Polled between steps; true ends generation early (unfinished completions are dropped, the call throws Interrupted).
+  std::function<bool()> cancelled;
+};
+
+struct EngineStats {
+  int64_t prefill_tokens = 0, decode_tokens = 0, decode_steps = 0, preemptions = 0, peak_pages = 0;
+};
+
+struct EnginePrecision {
+  Dtype kv_cache = Dtype::kF16;
+  Dtype lm_head = Dtype::kF16;
+  Dtype residual = Dtype::kF16;
+  Rounding rounding = Rounding::kSame;
+};
+
+class Engine {
+ public:
+  Engine(Exec& exec, const Model& model, const RolloutConfig& config, const EnginePrecision& precision);
+  ~Engine();
+
+  /// completions[i][j] answers requests[i], sample j. Results do not depend on batch composition, order or preemption.
+  std::vector<std::vector<Completion>> generate(std::span<const Request> requests, const GenerateOptions& options);
+  const EngineStats& stats() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace mantissa

@@ -1,0 +1,60 @@
+// The records that stages hand to each other, in the order of the loop:
+//
+//   Prompt -> (engine) Completion -> (reward) RolloutGroup -> (advantage) RolloutGroup -> (batcher) TrainBatch -> (trainer)
+//
+// Example: prompt ids [5 9 2], two samples "7 <eos>" and "8": completions ids [7 0] finish kStop, [8] finish kLength;
+// rollout_logprobs have 2 and 1 entries; the packed batch is ids [5 9 2 7 0 | 5 9 2 8], offsets [0 5 9]; scored positions
+// (those whose next token is a response token) are 2 3 and 7, with targets 7 0 and 8.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace mantissa {
+
+struct Prompt {
+  int64_t id = 0;          // row in the data file: key of the random numbers and of dumps
+  std::vector<int32_t> ids;
+  std::string text;        // the prompt as tokenized
+  std::string answer;      // gold answer for the reward
+  std::string solution;    // response to imitate (sft), may be empty
+};
+
+enum class Finish : uint8_t { kStop, kLength };  // sampled a stop token (it belongs to the response) / hit the limit
+
+struct Completion {
+  std::vector<int32_t> ids;
+  std::vector<float> rollout_logprobs;  // mu: log-softmax(logits/T) of the sampled token before top-k/top-p; same length
+  Finish finish = Finish::kLength;
+  int64_t policy_version = 0;           // optimizer steps taken by the weights that sampled it
+  std::string text;                     // decoded, stop token removed
+};
+
+struct RolloutSample {
+  Completion completion;
+  double reward = 0.0;
+  double advantage = 0.0;
+  std::string extracted;  // the answer the reward read, for dumps
+};
+
+struct RolloutGroup {
+  Prompt prompt;
+  std::vector<RolloutSample> samples;
+};
+
+/// One packed micro-batch, on the host. T tokens, S sequences, N scored tokens.
+struct TrainBatch {
+  std::vector<int32_t> ids;            // [T]
+  std::vector<int32_t> positions;      // [T]
+  std::vector<int32_t> offsets;        // [S+1]
+  std::vector<int32_t> scored;         // [N] rows of ids whose next token is a response token
+  std::vector<int32_t> targets;        // [N] that next token
+  std::vector<int32_t> response_offsets;  // [S+1] bounds of each sequence's scored tokens in [N]
+  std::vector<float> rollout_logprobs;  // [N] mu
+  std::vector<float> old_logprobs;      // [N] pi_old; empty until scored
+  std::vector<float> advantages;        // [S]
+  std::vector<float> loss_mask;         // [S] 0 for sequences left out of the loss (overlong masking), else 1
+};
+
+}  // namespace mantissa
