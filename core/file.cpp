@@ -1,0 +1,154 @@
+#include "core/file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "core/error.h"
+
+namespace mantissa {
+namespace fs = std::filesystem;
+namespace {
+
+[[noreturn]] void fail_system(const char* what, const fs::path& path) {
+  const int code = errno;
+  fail("cannot ", what, " ", path.string(), ": ", std::strerror(code));
+}
+
+/// A descriptor that is closed on every way out.
+struct Descriptor {
+  int fd;
+  explicit Descriptor(int fd) : fd(fd) {}
+  ~Descriptor() {
+    if (fd >= 0) ::close(fd);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+};
+
+/// Size of an open regular file; anything else (a directory, a pipe) has no content to trust.
+size_t regular_size(int fd, const fs::path& path) {
+  struct stat info;
+  if (::fstat(fd, &info) != 0) fail_system("read", path);
+  check(S_ISREG(info.st_mode), path.string(), " is not a regular file");
+  return size_t(info.st_size);
+}
+
+void sync_directory(const fs::path& path) {
+  const fs::path directory = path.empty() ? fs::path(".") : path;
+  Descriptor d(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (d.fd < 0 || ::fsync(d.fd) != 0) fail_system("flush directory", directory);
+}
+
+fs::path partial_of(const fs::path& path) {
+  fs::path partial = path;
+  partial += ".partial";
+  return partial;
+}
+
+}  // namespace
+
+std::string read_file(const fs::path& path, size_t limit) {
+  Descriptor d(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (d.fd < 0) fail_system("open", path);
+  const size_t size = regular_size(d.fd, path);
+  check(size <= limit, path.string(), " has ", size, " bytes, at most ", limit, " are expected here");
+  std::string text(size, '\0');
+  size_t done = 0;
+  while (done < size) {
+    const ssize_t n = ::read(d.fd, text.data() + done, size - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail_system("read", path);
+    check(n > 0, path.string(), " became shorter while it was read");
+    done += size_t(n);
+  }
+  return text;
+}
+
+MappedFile::MappedFile(const fs::path& path) {
+  Descriptor d(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (d.fd < 0) fail_system("open", path);
+  size_ = regular_size(d.fd, path);
+  if (size_ == 0) return;  // an empty map is an error of mmap, not of the file
+  void* p = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, d.fd, 0);
+  if (p == MAP_FAILED) fail_system("map", path);
+  data_ = static_cast<std::byte*>(p);
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(data_, size_);
+}
+
+void MappedFile::release(std::span<const std::byte> part) const {
+  // Whole pages inside the part only: its neighbours may still be needed. A hint, so its result does not matter.
+  const size_t page = size_t(::sysconf(_SC_PAGESIZE));
+  const size_t begin = (size_t(part.data() - data_) + page - 1) / page * page;
+  const size_t end = (size_t(part.data() - data_) + part.size()) / page * page;
+  if (begin < end) ::madvise(data_ + begin, end - begin, MADV_DONTNEED);
+}
+
+AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)), partial_(partial_of(path_)) {
+  fd_ = ::open(partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (fd_ < 0) fail_system("create", partial_);
+}
+
+AtomicFile::~AtomicFile() {
+  if (fd_ < 0) return;
+  ::close(fd_);
+  ::unlink(partial_.c_str());
+}
+
+void AtomicFile::write(const void* data, size_t bytes) {
+  const char* p = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t n = ::write(fd_, p, bytes);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail_system("write", partial_);
+    p += n;
+    bytes -= size_t(n);
+  }
+}
+
+void AtomicFile::commit() {
+  if (::fsync(fd_) != 0) fail_system("flush", partial_);
+  if (::rename(partial_.c_str(), path_.c_str()) != 0) fail_system("rename to", path_);
+  ::close(fd_);
+  fd_ = -1;
+  sync_directory(path_.parent_path());
+}
+
+AtomicDirectory::AtomicDirectory(fs::path path) : path_(std::move(path)) {
+  if (!path_.has_filename()) path_ = path_.parent_path();  // "runs/x/" names the same directory as "runs/x"
+  partial_ = partial_of(path_);
+  std::error_code error;
+  check(!fs::exists(path_, error) || (fs::is_directory(path_, error) && fs::is_empty(path_, error)), path_.string(),
+        " exists already and is not an empty directory; nothing was written");
+  fs::remove_all(partial_, error);
+  fs::create_directories(partial_, error);
+  check(!error, "cannot create ", partial_.string(), ": ", error.message());
+}
+
+AtomicDirectory::~AtomicDirectory() {
+  std::error_code ignored;
+  if (!committed_) fs::remove_all(partial_, ignored);
+}
+
+void AtomicDirectory::commit() {
+  sync_directory(partial_);
+  if (::rename(partial_.c_str(), path_.c_str()) != 0) fail_system("rename to", path_);
+  committed_ = true;
+  sync_directory(path_.parent_path());
+}
+
+void write_file(const fs::path& path, std::string_view text) {
+  AtomicFile file(path);
+  file.write(text);
+  file.commit();
+}
+
+}  // namespace mantissa

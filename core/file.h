@@ -1,0 +1,72 @@
+// Files: whole-file reads with a limit, read-only maps, and writes that either happen completely or not at all
+// (written aside, flushed to the disk, renamed). Every error names the file and what the system said.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace mantissa {
+
+/// Content of a file of at most `limit` bytes.
+std::string read_file(const std::filesystem::path& path, size_t limit = size_t(256) << 20);
+
+/// A read-only memory map of a whole regular file.
+class MappedFile {
+ public:
+  explicit MappedFile(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  /// Tells the system that `part` was read for the last time: its pages stop counting as this process's memory.
+  void release(std::span<const std::byte> part) const;
+
+ private:
+  std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+/// A file written as "<path>.partial" and renamed to its name by commit(); gone when never committed.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::filesystem::path path);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  void write(const void* data, size_t bytes);
+  void write(std::string_view text) { write(text.data(), text.size()); }
+  /// Flushes to the disk and renames; the directory entry is on the disk when it returns.
+  void commit();
+
+ private:
+  std::filesystem::path path_, partial_;
+  int fd_ = -1;
+};
+
+/// A directory filled as "<path>.partial" and renamed to its name by commit(); gone when never committed. `path` must
+/// not exist yet, or be an empty directory. A leftover of a killed process under the partial name is removed.
+class AtomicDirectory {
+ public:
+  explicit AtomicDirectory(std::filesystem::path path);
+  ~AtomicDirectory();
+  AtomicDirectory(const AtomicDirectory&) = delete;
+  AtomicDirectory& operator=(const AtomicDirectory&) = delete;
+
+  /// Where to write until commit(). Files inside are flushed by their writers (AtomicFile does).
+  const std::filesystem::path& partial() const { return partial_; }
+  void commit();
+
+ private:
+  std::filesystem::path path_, partial_;
+  bool committed_ = false;
+};
+
+/// AtomicFile in one call.
+void write_file(const std::filesystem::path& path, std::string_view text);
+
+}  // namespace mantissa
