@@ -78,6 +78,9 @@ T round_to(float value) {
 template <class T>
 using Compute = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
+/// The same as a Dtype: fp64 for fp64, fp32 for everything else. Statistics and parameter gradients have it.
+constexpr Dtype accumulator_of(Dtype d) { return d == Dtype::kF64 ? Dtype::kF64 : Dtype::kF32; }
+
 template <class T>
 struct TypeTag {
   using type = T;

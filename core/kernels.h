@@ -85,7 +85,7 @@ struct Kernels {
   /// out = a op b, same shapes; out, a and b may differ in type (fp32 residual + fp16 branch). out may alias a or b.
   void (*binary)(Exec&, Tensor& out, const Tensor& a, const Tensor& b, Binary op);
   void (*unary)(Exec&, Tensor& out, const Tensor& in, Unary op, double p0, double p1);
-  /// out[T,C] = in[T,C] + bias[C], and its gradient: dbias[C] fp32 (or fp64) += column sums of dout.
+  /// out[T,C] = in[T,C] + bias[C] (out may alias in), and its gradient: dbias[C] fp32 (or fp64) += column sums of dout.
   void (*add_bias)(Exec&, Tensor& out, const Tensor& in, const Tensor& bias);
   void (*bias_bwd)(Exec&, Tensor& dbias, const Tensor& dout);
   /// SwiGLU on the fused projection gate_up[T,2F] = [gate | up]: out = silu(gate) * up.

@@ -53,6 +53,8 @@ class Tensor {
   Tensor view(Shape shape) const;
   /// Rows [begin, end) of the first dimension.
   Tensor slice(int64_t begin, int64_t end) const;
+  /// True when no other handle (view, slice, copy) shares the storage: writing in place disturbs nobody.
+  bool unique() const { return storage_.use_count() == 1; }
   /// True when both handles point at the same bytes.
   bool same_as(const Tensor& other) const { return defined() && other.defined() && raw() == other.raw(); }
 
