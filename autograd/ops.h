@@ -1,35 +1,44 @@
 // Every differentiable op. Each is one function: checks, forward by kernel, and the gradient right below it
-// (autograd/<family>.cpp). Shapes: T tokens, S sequences, C width, F feed-forward width, V vocabulary, H/G/D heads.
-// Errors are "[op] rule: got value". Unless said otherwise outputs have the type of the first input.
+// (autograd/<family>.cpp). A record keeps what its gradient reads ("Saves") and nothing else. Shapes: T
+// tokens, S sequences, C width, F feed-forward width, V vocabulary, H/G/D heads. Errors are "[op] rule: got
+// value". Unless said otherwise outputs have the type of the first input.
 #pragma once
 
 #include "autograd/tape.h"
 
 namespace mantissa::ops {
 
-// ---- matmul (matmul.cpp) -------------------------------------------------------------------------------------------
+// ---- matmul (matmul.cpp)
+// -------------------------------------------------------------------------------------------
 /// y[T,N] = x[T,K] . w[N,K]^T (+ bias[N]). dx = dy . w, dw += dy^T . x, dbias += column sums. Saves x, w.
-/// x and w share a type. With `remake_tier` the output carries a recipe at that tier (the gate/up projection).
+/// x, w and bias share a type; the product is rounded, then the sum.
 Var linear(Tape& tape, const Var& x, const Var& w, const Var& bias = {});
-/// The same, with a recipe at Recompute::kMlp.
+/// The same with a recipe at Recompute::kMlp: the gate/up projection.
 Var linear_recomputable(Tape& tape, const Var& x, const Var& w, const Var& bias = {});
 
-// ---- norm (norm.cpp) -----------------------------------------------------------------------------------------------
-/// y = x * rstd * w, rstd = 1/sqrt(mean(x^2) + eps) over the last dimension, in fp32, one rounding, to w's type.
-/// dx = rstd (w dy - xhat mean(w dy xhat)), dw += sum over rows of dy xhat. Saves x, w, rstd; recipe at kElementwise.
+// ---- norm (norm.cpp)
+// -----------------------------------------------------------------------------------------------
+/// y = x * rstd * w, rstd = 1/sqrt(mean(x^2) + eps) over the last dimension, in fp32, one rounding, to w's
+/// type. dx = rstd (w dy - xhat mean(w dy xhat)), dw += sum over rows of dy xhat. Saves x, w, rstd; recipe at
+/// kElementwise.
 Var rms_norm(Tape& tape, const Var& x, const Var& w, double eps);
 /// RMSNorm of every query and key head of qkv rows [H*D | G*D | G*D] (Qwen3); value heads pass. qw[D], kw[D].
+/// Saves qkv, weights, rstd.
 Var qk_norm(Tape& tape, const Var& qkv, const Var& qw, const Var& kw, Heads heads, double eps);
 
-// ---- attention (attention.cpp) ---------------------------------------------------------------------------------------
-/// Rotary position embedding of query and key heads; table[max_positions, D/2, 2] fp32 (cos, sin), positions[T] int32.
+// ---- attention (attention.cpp)
+// ---------------------------------------------------------------------------------------
+/// Rotary position embedding of query and key heads; table[max_positions, D/2, 2] fp32 (cos, sin),
+/// positions[T] int32 in [0, max_positions) (the caller checks). The gradient is the inverse rotation.
 Var rope(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& positions, Heads heads);
-/// Causal grouped-query attention over packed sequences; offsets[S+1] int32, qkv[T,(H+2G)D] -> [T,H*D]. Saves qkv,
-/// output and log-sum-exp.
+/// Causal grouped-query attention over packed sequences; offsets[S+1] int32, qkv[T,(H+2G)D] -> [T,H*D]. Saves
+/// qkv, output and log-sum-exp.
 Var attention(Tape& tape, const Var& qkv, const Tensor& offsets, Heads heads);
 
-// ---- elementwise (elementwise.cpp) -----------------------------------------------------------------------------------
-/// a + b; the result has a's type (residual streams may be wider than branches).
+// ---- elementwise (elementwise.cpp)
+// -----------------------------------------------------------------------------------
+/// a + b of equal shapes; the result has a's type (residual streams may be wider than branches). The same for
+/// sub, mul, minimum, maximum, less_equal.
 Var add(Tape& tape, const Var& a, const Var& b);
 Var sub(Tape& tape, const Var& a, const Var& b);
 Var mul(Tape& tape, const Var& a, const Var& b);
@@ -41,42 +50,52 @@ Var affine(Tape& tape, const Var& x, double scale, double shift = 0.0);
 Var exp(Tape& tape, const Var& x);
 /// min(max(x, low), high); gradient 1 inside (ends included), 0 outside.
 Var clamp(Tape& tape, const Var& x, double low, double high);
-/// 1 where low <= x <= high, else 0; a constant.
+/// 1 where low <= x <= high, else 0; a constant (no gradient).
 Var within(Tape& tape, const Var& x, double low, double high);
-/// 1 where a <= b, else 0; a constant.
+/// 1 where a <= b, else 0; a constant (no gradient).
 Var less_equal(Tape& tape, const Var& a, const Var& b);
-/// The same value as a constant.
+/// The same value as a constant: no gradient flows through.
 Var stop_gradient(const Var& x);
+/// x rounded to `dtype` (x itself when it has it); the gradient is rounded back.
 Var cast(Tape& tape, const Var& x, Dtype dtype);
 /// silu(gate) * up on gate_up[T,2F] = [gate | up]. Saves gate_up; recipe at kElementwise.
 Var swiglu(Tape& tape, const Var& gate_up);
-/// Sum of all elements, shape [1].
+/// Sum of all elements, shape [1], in the accumulator type (fp32; fp64 of fp64).
 Var sum(Tape& tape, const Var& x);
-/// x[T] -> [S]: sums over segments offsets[S+1] (int32); and its transpose [S] -> [T].
+/// x[T] -> [S]: sums over segments offsets[S+1] (int32, ascending from 0 to T).
 Var segment_sum(Tape& tape, const Var& x, const Tensor& offsets);
-Var segment_expand(Tape& tape, const Var& x, const Tensor& offsets);
+/// Its transpose x[S] -> [T]: every element of a segment gets its value. `tokens` is T = offsets[S], which
+/// the host knows.
+Var segment_expand(Tape& tape, const Var& x, const Tensor& offsets, int64_t tokens);
 
-// ---- vocab (vocab.cpp) -----------------------------------------------------------------------------------------------
-/// table[V,C] rows of ids[T] (int32; validated by the caller: ids come from the tokenizer or a checked batch).
+// ---- vocab (vocab.cpp)
+// -----------------------------------------------------------------------------------------------
+/// table[V,C] rows of ids[T] (int32; validated by the caller: ids come from the tokenizer or a checked
+/// batch).
 Var embedding(Tape& tape, const Var& table, const Tensor& ids);
 /// rows[N] (int32, distinct) of x[T,C]: the tokens that are scored.
 Var gather_rows(Tape& tape, const Var& x, const Tensor& rows);
 
 struct TokenScores {
-  Var logprobs;  // [T] fp32
-  Var entropy;   // [T] fp32
+  Var logprobs;  // [T] fp32 (fp64 when hidden is)
+  Var entropy;   // [T] the same
 };
 struct HeadOptions {
   double temperature = 1.0;
-  /// Type the hidden states and head weights are multiplied in; the products are fp32 logits.
+  /// Type the hidden states and head weights are multiplied in; the products are fp32 logits. fp64 hidden
+  /// states stay.
   Dtype dtype = Dtype::kF32;
-  /// One StepState: its loss_scale multiplies the gradient before the first cast to 16 bits. Undefined = scale 1.
+  /// One StepState: its loss_scale multiplies the gradient before the first cast to 16 bits. Undefined =
+  /// scale 1.
   Tensor state;
   /// Tokens per chunk of logits; memory is chunk * V * 4 bytes.
   int64_t chunk = 256;
 };
-/// Log-prob of targets[T] and entropy of softmax(hidden[T,C] . w[V,C]^T / temperature), in chunks of tokens: logits for
-/// all tokens never exist. Forward saves hidden and log-sum-exp; backward makes each logits chunk again.
-TokenScores token_scores(Tape& tape, const Var& hidden, const Var& w, const Tensor& targets, const HeadOptions& options);
+/// Log-prob of targets[T] and entropy of softmax(hidden[T,C] . w[V,C]^T / temperature), in chunks of tokens:
+/// logits for all tokens never exist. Forward saves hidden and log-sum-exp; backward makes each logits chunk
+/// again. Under Rounding::kPeer logits are rounded to the head's type. The gradients handed to hidden and w
+/// carry the loss scale. In kSame rounding neither values nor gradients depend on `chunk`.
+TokenScores token_scores(Tape& tape, const Var& hidden, const Var& w, const Tensor& targets,
+                         const HeadOptions& options);
 
 }  // namespace mantissa::ops

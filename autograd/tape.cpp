@@ -75,8 +75,10 @@ void Tape::set_recipe(Var& out, Recompute tier, std::function<Tensor()> remake) 
 
 Saved Tape::save(const Var& v) const {
   Saved saved;
-  if (v.recipe_) saved.recipe_ = v.recipe_;
-  else saved.tensor_ = v.value_;
+  if (v.recipe_)
+    saved.recipe_ = v.recipe_;
+  else
+    saved.tensor_ = v.value_;
   return saved;
 }
 
@@ -91,7 +93,9 @@ void Tape::add_grad(const Slot& slot, Tensor grad) {
     slot->grad = std::move(grad);
   } else {
     // Two slots may hold the same tensor (both inputs of an addition): write only where nobody else looks.
-    Tensor sum = slot->grad.unique() ? slot->grad : grad.unique() ? grad : exec_.empty(slot->shape, slot->dtype);
+    Tensor sum = slot->grad.unique() ? slot->grad
+                 : grad.unique()     ? grad
+                                     : exec_.empty(slot->shape, slot->dtype);
     MANTISSA_RUN(exec_, binary, sum, slot->grad, grad, Binary::kAdd);
     slot->grad = std::move(sum);
   }
@@ -116,7 +120,8 @@ void Tape::close_sink(const Slot& slot, Tensor sum) {
 }
 
 void Tape::backward(const Var& root) {
-  check(root.defined() && root.value().numel() == 1, "[backward] the root must have one element: got shape ", root.shape());
+  check(root.defined() && root.value().numel() == 1, "[backward] the root must have one element: got shape ",
+        root.shape());
   Tensor one = exec_.empty(root.shape(), root.dtype());
   MANTISSA_RUN(exec_, fill, one, 1.0);
   check(root.requires_grad(), "[backward] the root depends on no leaf and no parameter");
@@ -126,7 +131,8 @@ void Tape::backward(const Var& root) {
 void Tape::backward(std::span<const Var> roots, std::span<const Tensor> grads) {
   check(recording_, "[backward] this tape does not record");
   check(!played_, "[backward] can run once on a tape");
-  check(roots.size() == grads.size(), "[backward] one gradient a root: got ", grads.size(), " for ", roots.size());
+  check(roots.size() == grads.size(), "[backward] one gradient a root: got ", grads.size(), " for ",
+        roots.size());
   played_ = true;
   const std::string outer_scope = scope_;
   for (size_t i = 0; i < roots.size(); ++i)

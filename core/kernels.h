@@ -63,6 +63,12 @@ struct StepState {
   float lr = 0.0f;            // of this step
   int32_t pad = 0;
 };
+/// A tensor on `backend` that holds one StepState (as int32 words).
+inline Tensor state_tensor(Backend& backend, const StepState& state) {
+  Tensor t(backend, {int64_t(sizeof(StepState) / sizeof(int32_t))}, Dtype::kI32);
+  backend.copy_from_host(t.raw(), &state, sizeof(StepState));
+  return t;
+}
 
 struct ScalerRule {
   bool dynamic = false;

@@ -1,0 +1,43 @@
+// Rotary embedding and causal attention on packed sequences. T tokens, S sequences, H/G/D heads.
+#include "autograd/ops.h"
+#include "autograd/support.h"
+
+namespace mantissa::ops {
+
+Var rope(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& positions, Heads heads) {
+  check_heads("rope", qkv.value(), heads);
+  check_rank("rope", "table", table, 3);
+  check_shape("rope", "table", table, {table.size(0), heads.size / 2, 2});
+  check_type("rope", "table", table, Dtype::kF32);
+  check_index("rope", "positions", positions, qkv.value().size(0));
+  Exec& exec = tape.exec();
+  Tensor y = exec.empty(qkv.shape(), qkv.dtype());
+  MANTISSA_RUN(exec, rope, y, qkv.value(), table, positions, heads, false);
+  if (!tape.needs_grad({&qkv})) return tape.constant("rope", std::move(y));
+
+  return tape.output("rope", std::move(y), [&tape, table, positions, heads, slot = qkv.slot()](auto douts) {
+    Tensor dx = tape.exec().empty(slot->shape, slot->dtype);
+    MANTISSA_RUN(tape.exec(), rope, dx, douts[0], table, positions, heads, true);
+    tape.add_grad(slot, std::move(dx));
+  });
+}
+
+Var attention(Tape& tape, const Var& qkv, const Tensor& offsets, Heads heads) {
+  check_heads("attention", qkv.value(), heads);
+  check_offsets("attention", offsets);
+  const int64_t tokens = qkv.value().size(0);
+  Exec& exec = tape.exec();
+  Tensor y = exec.empty({tokens, int64_t(heads.query) * heads.size}, qkv.dtype());
+  Tensor lse = exec.empty({tokens, heads.query}, accumulator_of(qkv.dtype()));
+  MANTISSA_RUN(exec, attention_fwd, y, lse, qkv.value(), offsets, heads);
+  if (!tape.needs_grad({&qkv})) return tape.constant("attention", std::move(y));
+
+  return tape.output(
+      "attention", y, [&tape, offsets, heads, y, lse, xs = tape.save(qkv), slot = qkv.slot()](auto douts) {
+        Tensor dx = tape.exec().empty(slot->shape, slot->dtype);
+        MANTISSA_RUN(tape.exec(), attention_bwd, dx, douts[0], xs.get(), y, lse, offsets, heads);
+        tape.add_grad(slot, std::move(dx));
+      });
+}
+
+}  // namespace mantissa::ops

@@ -1,0 +1,148 @@
+// Ops over the vocabulary: embedding, choice of rows, and the head that scores tokens without holding [T,V].
+// T tokens, C width, V vocabulary, n tokens of a chunk.
+#include <algorithm>
+
+#include "autograd/ops.h"
+#include "autograd/support.h"
+
+namespace mantissa::ops {
+
+Var embedding(Tape& tape, const Var& table, const Tensor& ids) {
+  check_rank("embedding", "table", table.value(), 2);
+  check_rank("embedding", "ids", ids, 1);
+  check_type("embedding", "ids", ids, Dtype::kI32);
+  Exec& exec = tape.exec();
+  Tensor y = exec.empty({ids.numel(), table.value().size(1)}, table.dtype());
+  MANTISSA_RUN(exec, embedding_fwd, y, table.value(), ids);
+  if (!tape.needs_grad({&table})) return tape.constant("embedding", std::move(y));
+
+  return tape.output("embedding", std::move(y), [&tape, ids, slot = table.slot()](auto douts) {
+    Tensor dtable = tape.open_sink(slot);
+    MANTISSA_RUN(tape.exec(), embedding_bwd, dtable, douts[0], ids);
+    tape.close_sink(slot, std::move(dtable));
+  });
+}
+
+Var gather_rows(Tape& tape, const Var& x, const Tensor& rows) {
+  check_rank("gather_rows", "x", x.value(), 2);
+  check_rank("gather_rows", "rows", rows, 1);
+  check_type("gather_rows", "rows", rows, Dtype::kI32);
+  Exec& exec = tape.exec();
+  Tensor y = exec.empty({rows.numel(), x.value().size(1)}, x.dtype());
+  MANTISSA_RUN(exec, gather_rows, y, x.value(), rows);
+  if (!tape.needs_grad({&x})) return tape.constant("gather_rows", std::move(y));
+
+  return tape.output("gather_rows", std::move(y), [&tape, rows, slot = x.slot()](auto douts) {
+    Tensor dx = tape.exec().zeros(slot->shape, slot->dtype);
+    MANTISSA_RUN(tape.exec(), scatter_rows, dx, douts[0], rows);
+    tape.add_grad(slot, std::move(dx));
+  });
+}
+
+namespace {
+
+/// Reusable buffers for one chunk of logits and, in backward, of their gradient; h and w already have the
+/// head's type.
+class LogitsChunk {
+ public:
+  LogitsChunk(Exec& exec, int64_t tokens, int64_t vocab, Dtype dtype)
+      : exec_(exec), dtype_(dtype), logits_(exec.empty({tokens, vocab}, accumulator_of(dtype))) {
+    if (exec.rounding == Rounding::kPeer && is_16bit(dtype)) rounded_ = exec.empty(logits_.shape(), dtype);
+  }
+
+  /// logits[n,V] = h[n,C] . w[V,C]^T, rounded to the head's type and back when imitating a peer engine.
+  Tensor make(const Tensor& h, const Tensor& w) {
+    Tensor logits = logits_.slice(0, h.size(0));
+    MANTISSA_RUN(exec_, matmul, logits, h, w, Trans::kNT, false);
+    if (rounded_.defined()) {
+      Tensor rounded = rounded_.slice(0, h.size(0));
+      MANTISSA_RUN(exec_, cast, rounded, logits);
+      MANTISSA_RUN(exec_, cast, logits, rounded);
+    }
+    return logits;
+  }
+
+  /// Where d(logits) of that chunk goes, in the head's type: over the logits where they have it too.
+  Tensor gradient(const Tensor& logits) {
+    if (logits.dtype() == dtype_) return logits;
+    if (!rounded_.defined()) rounded_ = exec_.empty(logits_.shape(), dtype_);
+    return rounded_.slice(0, logits.size(0));
+  }
+
+ private:
+  Exec& exec_;
+  Dtype dtype_;
+  Tensor logits_, rounded_;
+};
+
+}  // namespace
+
+TokenScores token_scores(Tape& tape, const Var& hidden, const Var& w, const Tensor& targets,
+                         const HeadOptions& options) {
+  check_rank("token_scores", "hidden", hidden.value(), 2);
+  check_rank("token_scores", "w", w.value(), 2);
+  const int64_t tokens = hidden.value().size(0), vocab = w.value().size(0);
+  check(hidden.value().size(1) == w.value().size(1),
+        "[token_scores] hidden[T,C] and w[V,C] must agree in C: got ", hidden.shape(), " and ", w.shape());
+  check_index("token_scores", "targets", targets, tokens);
+  check(options.temperature > 0, "[token_scores] temperature must be positive: got ", options.temperature);
+  check(options.chunk > 0, "[token_scores] chunk must be positive: got ", options.chunk);
+  // A gradient check runs in fp64 throughout.
+  const Dtype dtype = hidden.dtype() == Dtype::kF64 ? Dtype::kF64 : options.dtype;
+  const int64_t chunk = std::min(options.chunk, tokens);
+  const double inv_temperature = 1.0 / options.temperature;
+
+  Exec& exec = tape.exec();
+  const Dtype wide = accumulator_of(dtype);
+  Tensor logprobs = exec.empty({tokens}, wide), entropy = exec.empty({tokens}, wide),
+         lse = exec.empty({tokens}, wide);
+  {
+    const Tensor h = cast_to(exec, hidden.value(), dtype), weight = cast_to(exec, w.value(), dtype);
+    LogitsChunk buffers(exec, chunk, vocab, dtype);
+    for (int64_t t = 0; t < tokens; t += chunk) {
+      const int64_t end = std::min(t + chunk, tokens);
+      const Tensor logits = buffers.make(h.slice(t, end), weight);
+      Tensor chunk_logprobs = logprobs.slice(t, end), chunk_entropy = entropy.slice(t, end),
+             chunk_lse = lse.slice(t, end);
+      MANTISSA_RUN(exec, logprob_fwd, chunk_logprobs, chunk_entropy, chunk_lse, logits, targets.slice(t, end),
+                   inv_temperature);
+    }
+  }
+  if (!tape.needs_grad({&hidden, &w}))
+    return {tape.constant("token_scores", std::move(logprobs)),
+            tape.constant("token_scores", std::move(entropy))};
+
+  std::vector<Var> outs = tape.outputs(
+      "token_scores", {logprobs, entropy},
+      [&tape, hs = tape.save(hidden), ws = tape.save(w), targets, lse, entropy, state = options.state, dtype,
+       chunk, inv_temperature, hidden_slot = hidden.slot(), w_slot = w.slot()](auto douts) {
+        Exec& exec = tape.exec();
+        const int64_t tokens = lse.size(0);
+        const Tensor dlogprobs = douts[0].defined() ? douts[0] : exec.zeros(lse.shape(), lse.dtype());
+        const Tensor dentropy = douts[1].defined() ? douts[1] : exec.zeros(lse.shape(), lse.dtype());
+        const Tensor scale = state.defined() ? state : state_tensor(exec.backend(), StepState{});
+        const Tensor h = cast_to(exec, hs.get(), dtype), weight = cast_to(exec, ws.get(), dtype);
+        LogitsChunk buffers(exec, chunk, weight.size(0), dtype);
+        Tensor dh = hidden_slot ? exec.empty(h.shape(), dtype) : Tensor();
+        Tensor dw = tape.open_sink(w_slot);
+        for (int64_t t = 0; t < tokens; t += chunk) {
+          const int64_t end = std::min(t + chunk, tokens);
+          const Tensor chunk_h = h.slice(t, end);
+          const Tensor logits = buffers.make(chunk_h, weight);
+          Tensor dlogits = buffers.gradient(logits);
+          MANTISSA_RUN(exec, logprob_bwd, dlogits, logits, lse.slice(t, end), entropy.slice(t, end),
+                       targets.slice(t, end), dlogprobs.slice(t, end), dentropy.slice(t, end), scale,
+                       inv_temperature);
+          if (dh.defined()) {
+            Tensor chunk_dh = dh.slice(t, end);
+            MANTISSA_RUN(exec, matmul, chunk_dh, dlogits, weight, Trans::kNN, false);
+          }
+          if (dw.defined()) MANTISSA_RUN(exec, matmul, dw, dlogits, chunk_h, Trans::kTN, true);
+        }
+        tape.close_sink(w_slot, std::move(dw));
+        if (hidden_slot) tape.add_grad(hidden_slot, cast_to(exec, dh, hidden_slot->dtype));
+      });
+  return {outs[0], outs[1]};
+}
+
+}  // namespace mantissa::ops
