@@ -1,5 +1,5 @@
-// Files: whole-file reads with a limit, read-only maps, and writes that either happen completely or not at all
-// (written aside, flushed to the disk, renamed). Every error names the file and what the system said.
+// Files: whole-file reads with a limit, read-only maps, and writes that either happen completely or not at
+// all (written aside, flushed to the disk, renamed). Every error names the file and what the system said.
 #pragma once
 
 #include <cstddef>
@@ -7,9 +7,15 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
 
 namespace mantissa {
 
+/// False also where the system does not let us look.
+inline bool file_exists(const std::filesystem::path& path) {
+  std::error_code ignored;
+  return std::filesystem::exists(path, ignored);
+}
 /// Content of a file of at most `limit` bytes.
 std::string read_file(const std::filesystem::path& path, size_t limit = size_t(256) << 20);
 
@@ -22,7 +28,8 @@ class MappedFile {
   MappedFile& operator=(const MappedFile&) = delete;
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
-  /// Tells the system that `part` was read for the last time: its pages stop counting as this process's memory.
+  /// Tells the system that `part` was read for the last time: its pages stop counting as this process's
+  /// memory.
   void release(std::span<const std::byte> part) const;
 
  private:
@@ -48,8 +55,9 @@ class AtomicFile {
   int fd_ = -1;
 };
 
-/// A directory filled as "<path>.partial" and renamed to its name by commit(); gone when never committed. `path` must
-/// not exist yet, or be an empty directory. A leftover of a killed process under the partial name is removed.
+/// A directory filled as "<path>.partial" and renamed to its name by commit(); gone when never committed.
+/// `path` must not exist yet, or be an empty directory. A leftover of a killed process under the partial name
+/// is removed.
 class AtomicDirectory {
  public:
   explicit AtomicDirectory(std::filesystem::path path);
