@@ -36,6 +36,21 @@ struct ForwardContext {
   Tensor lengths;    // [B] int32, decode form
 };
 
+/// Ids of a decoder's parameters. Fused: qkv rows are [query | key | value], gate_up rows are [gate | up].
+struct DecoderParams {
+  struct Layer {
+    ParamId input_norm, qkv, qkv_bias, q_norm, k_norm, o, post_norm, gate_up, down;  // invalid where there is none
+  };
+  ParamId embedding;
+  std::vector<Layer> layers;
+  ParamId final_norm;
+  ParamId head;  // its own, or the embedding when tied
+
+  DecoderParams() = default;
+  /// Registers them in `layout` and finishes it. Allocates no tensor.
+  DecoderParams(const ModelConfig& config, ParamLayout& layout, int world_size = 1);
+};
+
 class Decoder {
  public:
   /// Registers the parameters in `layout` (and finishes it); builds the rope table on `backend`.
@@ -44,30 +59,21 @@ class Decoder {
   const ModelConfig& config() const { return config_; }
   /// Final hidden states [T,C] after the last norm, in the weights' type.
   Var forward(const ForwardContext& ctx) const;
-  /// fp32 logits[N,V] of hidden rows (no gradient): the rollout's head. Multiplies in `dtype`
-  /// (precision.lm_head); under Rounding::kPeer the logits are rounded to that type.
+  /// fp32 logits[N,V] of hidden rows (no gradient): the rollout's head. Operands are rounded to `dtype`
+  /// (precision.lm_head) where that loses bits; under Rounding::kPeer the logits are rounded to that type.
   Tensor logits(const ForwardContext& ctx, const Tensor& hidden, Dtype dtype) const;
   /// Log-prob and entropy of targets given hidden states; see ops::token_scores.
   ops::TokenScores scores(const ForwardContext& ctx, const Var& hidden, const Tensor& targets,
                           const ops::HeadOptions& options) const;
 
-  /// Ids of the parameters, for loaders. Fused: qkv rows are [query | key | value], gate_up rows are [gate | up].
-  struct Layer {
-    ParamId input_norm, qkv, qkv_bias, q_norm, k_norm, o, post_norm, gate_up, down;
-  };
-  const std::vector<Layer>& layer_ids() const { return layers_; }
-  ParamId embedding_id() const { return embedding_; }
-  ParamId final_norm_id() const { return final_norm_; }
-  /// The head weight: its own, or the embedding when tied.
-  ParamId head_id() const { return head_; }
+  const DecoderParams& params() const { return params_; }
 
  private:
-  Var layer(const ForwardContext& ctx, const Layer& ids, int index, const Var& x) const;
-  Var param(const ForwardContext& ctx, ParamId id) const;
+  Var layer(const ForwardContext& ctx, int index, const Var& x) const;
+  Var attention(const ForwardContext& ctx, int index, const Var& qkv) const;
 
   ModelConfig config_;
-  std::vector<Layer> layers_;
-  ParamId embedding_, final_norm_, head_;
+  DecoderParams params_;
   Tensor rope_table_;  // [max_positions, D/2, 2] fp32
 };
 

@@ -1,5 +1,6 @@
 // A loaded model: config, weights, decoder, and the folder or file it came from. Loading goes through load_model, which
-// recognises a Hugging Face directory, a .gguf file and "builtin:<name>".
+// recognises a Hugging Face directory, a .gguf file, "builtin:<name>" (a Hugging Face directory in builtin/ of the source
+// tree or in $MANTISSA_BUILTIN) and "random:CONFIG.json".
 #pragma once
 
 #include <filesystem>
@@ -43,11 +44,13 @@ struct Model {
 /// precision (not from the rounded copy); Adam moments and gradients are allocated by the optimizer.
 /// Errors name the file, the tensor (Hugging Face name), the rule and the value.
 std::unique_ptr<Model> load_model(const std::string& path, Backend& backend, Dtype compute, bool fp32_master);
+/// The tokenizer files of `path` alone: no weights are opened, config.json may be missing.
+TokenizerFiles load_tokenizer_files(const std::string& path);
 /// Random weights (normal, std 0.02; norms 1) under config.json text: benches and tests ("random:CONFIG.json").
 std::unique_ptr<Model> random_model(const ModelConfig& config, Backend& backend, Dtype compute, bool fp32_master,
                                     uint64_t seed);
 /// Writes a Hugging Face directory that transformers loads: config.json, model.safetensors in `dtype` (from the masters
-/// when there are some), tokenizer files. Atomic: written aside, then renamed.
+/// when there are some), tokenizer files. Atomic: written aside, then renamed; `directory` must be new or empty.
 void save_hf(const Model& model, const std::filesystem::path& directory, Dtype dtype);
 
 }  // namespace mantissa

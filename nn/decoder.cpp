@@ -1,0 +1,145 @@
+#include "nn/decoder.h"
+
+#include "nn/rope.h"
+
+namespace mantissa {
+namespace {
+
+/// A weight as the tape sees it: its gradient, if any is wanted, adds into the context's sinks.
+Var param(const ForwardContext& ctx, ParamId id) {
+  if (!id.valid()) return {};
+  return ctx.tape->param((*ctx.weights)[id], ctx.grads ? (*ctx.grads)[id] : Tensor());
+}
+
+Var to_dtype(Tape& tape, const Var& x, Dtype dtype) {
+  return x.dtype() == dtype ? x : ops::cast(tape, x, dtype);
+}
+
+Tensor to_dtype(Exec& exec, const Tensor& x, Dtype dtype) {
+  if (x.dtype() == dtype) return x;
+  Tensor y = exec.empty(x.shape(), dtype);
+  MANTISSA_RUN(exec, cast, y, x);
+  return y;
+}
+
+}  // namespace
+
+DecoderParams::DecoderParams(const ModelConfig& c, ParamLayout& layout, int world_size) {
+  const Shape width{c.width}, head_size{c.heads.size};
+  const int64_t attention = int64_t(c.heads.query) * c.heads.size;
+
+  embedding = layout.add(layout.add_unit("embedding"), "embedding.weight", {c.vocab_size, c.width}, true);
+  for (int64_t i = 0; i < c.layers; ++i) {
+    const std::string name = str("layers.", i);
+    const int unit = layout.add_unit(name);
+    const auto matrix = [&](const char* part, int64_t rows, int64_t columns) {
+      return layout.add(unit, name + part, {rows, columns}, true);
+    };
+    const auto vector = [&](const char* part, Shape shape) {
+      return layout.add(unit, name + part, shape, false);
+    };
+    Layer layer;
+    layer.input_norm = vector(".input_norm.weight", width);
+    layer.qkv = matrix(".qkv.weight", c.heads.row(), c.width);
+    if (c.qkv_bias) layer.qkv_bias = vector(".qkv.bias", {c.heads.row()});
+    if (c.qk_norm) {
+      layer.q_norm = vector(".q_norm.weight", head_size);
+      layer.k_norm = vector(".k_norm.weight", head_size);
+    }
+    layer.o = matrix(".o.weight", c.width, attention);
+    layer.post_norm = vector(".post_norm.weight", width);
+    layer.gate_up = matrix(".gate_up.weight", 2 * c.feed_forward, c.width);
+    layer.down = matrix(".down.weight", c.width, c.feed_forward);
+    layers.push_back(layer);
+  }
+  const int unit = layout.add_unit("head");
+  final_norm = layout.add(unit, "final_norm.weight", width, false);
+  head = c.tied_head ? embedding : layout.add(unit, "head.weight", {c.vocab_size, c.width}, true);
+  layout.finish(world_size);
+}
+
+Decoder::Decoder(const ModelConfig& config, ParamLayout& layout, Backend& backend, int world_size)
+    : config_(config), params_(config, layout, world_size), rope_table_(rope_table(config, backend)) {}
+
+Var Decoder::forward(const ForwardContext& ctx) const {
+  Tape& tape = *ctx.tape;
+  Var x;
+  {
+    Tape::Scope scope(tape, "embedding");
+    x = to_dtype(tape, ops::embedding(tape, param(ctx, params_.embedding), ctx.ids), ctx.residual);
+  }
+  for (int i = 0; i < int(params_.layers.size()); ++i) {
+    if (tape.recompute() == Recompute::kFull && tape.recording()) {
+      // The body outlives this call: it holds the context by value and runs on the tape it is given.
+      x = tape.checkpoint(
+          [this, ctx, i](Tape& inner, std::span<const Var> inputs) {
+            ForwardContext replay = ctx;
+            replay.tape = &inner;
+            return std::vector<Var>{layer(replay, i, inputs[0])};
+          },
+          {x})[0];
+    } else {
+      x = layer(ctx, i, x);
+    }
+  }
+  Tape::Scope scope(tape, "head");
+  return ops::rms_norm(tape, x, param(ctx, params_.final_norm), config_.norm_eps);
+}
+
+Var Decoder::layer(const ForwardContext& ctx, int index, const Var& input) const {
+  Tape& tape = *ctx.tape;
+  const DecoderParams::Layer& ids = params_.layers[size_t(index)];
+  const std::string name = str("layers.", index);
+  Var x = input;
+  {
+    Tape::Scope scope(tape, name + ".attention");
+    const Var normed = ops::rms_norm(tape, x, param(ctx, ids.input_norm), config_.norm_eps);
+    const Var qkv = ops::linear(tape, normed, param(ctx, ids.qkv), param(ctx, ids.qkv_bias));
+    x = ops::add(tape, x, ops::linear(tape, attention(ctx, index, qkv), param(ctx, ids.o)));
+  }
+  Tape::Scope scope(tape, name + ".mlp");
+  const Var normed = ops::rms_norm(tape, x, param(ctx, ids.post_norm), config_.norm_eps);
+  const Var gate_up = ops::linear_recomputable(tape, normed, param(ctx, ids.gate_up));
+  return ops::add(tape, x, ops::linear(tape, ops::swiglu(tape, gate_up), param(ctx, ids.down)));
+}
+
+Var Decoder::attention(const ForwardContext& ctx, int index, const Var& projected) const {
+  Tape& tape = *ctx.tape;
+  const DecoderParams::Layer& ids = params_.layers[size_t(index)];
+  const Heads heads = config_.heads;
+  Var qkv = projected;
+  if (config_.qk_norm)
+    qkv = ops::qk_norm(tape, qkv, param(ctx, ids.q_norm), param(ctx, ids.k_norm), heads, config_.norm_eps);
+  qkv = ops::rope(tape, qkv, rope_table_, ctx.positions, heads);
+  if (ctx.cache)
+    MANTISSA_RUN(tape.exec(), kv_write, ctx.cache->layers[size_t(index)], qkv.value(), ctx.slots, heads);
+  if (ctx.offsets.defined()) return ops::attention(tape, qkv, ctx.offsets, heads);
+
+  check(ctx.cache && !tape.recording(),
+        "[decoder] the decode form needs a cache and a tape that does not record");
+  Tensor out = tape.exec().empty({qkv.value().size(0), int64_t(heads.query) * heads.size}, qkv.dtype());
+  MANTISSA_RUN(tape.exec(), attention_decode, out, qkv.value(), ctx.cache->layers[size_t(index)], ctx.table,
+               ctx.lengths, heads);
+  return tape.constant("attention_decode", out);
+}
+
+Tensor Decoder::logits(const ForwardContext& ctx, const Tensor& hidden, Dtype dtype) const {
+  Exec& exec = ctx.tape->exec();
+  const Tensor& weight = (*ctx.weights)[params_.head];
+  // Widening operands changes no product and no sum: only a narrower or another 16-bit type needs the
+  // operands rounded.
+  const bool widens = dtype == Dtype::kF32 && hidden.dtype() == weight.dtype();
+  const Dtype operands = widens ? weight.dtype() : dtype;
+  const Tensor a = to_dtype(exec, hidden, operands), b = to_dtype(exec, weight, operands);
+  Tensor out = exec.empty({hidden.size(0), config_.vocab_size}, Dtype::kF32);
+  MANTISSA_RUN(exec, matmul, out, a, b, Trans::kNT, false);
+  return exec.rounding == Rounding::kPeer ? to_dtype(exec, to_dtype(exec, out, dtype), Dtype::kF32) : out;
+}
+
+ops::TokenScores Decoder::scores(const ForwardContext& ctx, const Var& hidden, const Tensor& targets,
+                                 const ops::HeadOptions& options) const {
+  Tape::Scope scope(*ctx.tape, "head");
+  return ops::token_scores(*ctx.tape, hidden, param(ctx, params_.head), targets, options);
+}
+
+}  // namespace mantissa
