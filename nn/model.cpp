@@ -1,0 +1,130 @@
+#include "nn/model.h"
+
+#include <cstdlib>
+
+#include "core/file.h"
+#include "core/random.h"
+#include "core/safetensors.h"
+#include "nn/gguf.h"
+#include "nn/hf.h"
+
+namespace mantissa {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr const char* kBuiltin = "builtin:";
+constexpr const char* kRandom = "random:";
+
+/// "builtin:NAME" is the Hugging Face directory NAME in the source tree's builtin/, or in $MANTISSA_BUILTIN.
+fs::path resolve(const std::string& path) {
+  if (!path.starts_with(kBuiltin)) return path;
+  const std::string name = path.substr(std::string(kBuiltin).size());
+  const char* moved = std::getenv("MANTISSA_BUILTIN");
+  const fs::path root = moved ? fs::path(moved) : fs::path(MANTISSA_SOURCE_DIR) / "builtin";
+  check(!name.empty() && name.find('/') == std::string::npos && name != ".." && file_exists(root / name),
+        "model \"", path, "\": there is no directory \"", name, "\" in ", root.string(),
+        " (the environment variable MANTISSA_BUILTIN names another place)");
+  return root / name;
+}
+
+bool is_gguf(const fs::path& path) {
+  return path.extension() == ".gguf";
+}
+
+/// `path` as a directory that holds a model, with a message for what it is instead.
+void check_directory(const fs::path& path) {
+  check(file_exists(path), "model \"", path.string(),
+        "\" does not exist; expected a Hugging Face directory, a .gguf ",
+        "file, builtin:NAME or random:CONFIG.json");
+  std::error_code ignored;
+  check(fs::is_directory(path, ignored), "model \"", path.string(),
+        "\" is neither a Hugging Face directory nor a .gguf file");
+}
+
+/// Registers the parameters and allocates the buffers.
+void allocate(Model& model, Dtype compute, bool fp32_master) {
+  Weights& w = model.weights;
+  Exec exec(*model.backend);
+  model.decoder = std::make_unique<Decoder>(model.config, w.layout, *model.backend);
+  w.compute = ParamBuffer(exec, w.layout, compute);
+  // Weights of fp32 (fp64 in gradient checks) are their own masters.
+  if (fp32_master) w.master = is_16bit(compute) ? ParamBuffer(exec, w.layout, Dtype::kF32) : w.compute;
+}
+
+std::unique_ptr<Model> from_source(const TensorSource& source, ModelConfig config, TokenizerFiles tokenizer,
+                                   Backend& backend, Dtype compute, bool fp32_master) {
+  {
+    ParamLayout layout;
+    const DecoderParams params(config, layout);
+    check_hf_source(source, config, layout, params);
+  }
+  auto model = std::make_unique<Model>();
+  model->config = std::move(config);
+  model->tokenizer = std::move(tokenizer);
+  model->backend = &backend;
+  allocate(*model, compute, fp32_master);
+  const Weights& w = model->weights;
+  fill_from_source(source, model->config, model->decoder->params(), w.compute);
+  if (w.master.defined() && !w.master.flat().same_as(w.compute.flat()))
+    fill_from_source(source, model->config, model->decoder->params(), w.master);
+  return model;
+}
+
+}  // namespace
+
+std::unique_ptr<Model> load_model(const std::string& path, Backend& backend, Dtype compute,
+                                  bool fp32_master) {
+  if (path.starts_with(kRandom)) {
+    const fs::path file = path.substr(std::string(kRandom).size());
+    return random_model(parse_hf_config(read_file(file), file.string()), backend, compute, fp32_master, 0);
+  }
+  const fs::path place = resolve(path);
+  if (is_gguf(place)) {
+    GgufModel gguf = open_gguf(place.string());
+    return from_source(*gguf.tensors, gguf.config, gguf.tokenizer, backend, compute, fp32_master);
+  }
+  check_directory(place);
+  const ModelConfig config = read_hf_config(place);
+  return from_source(*open_hf_weights(place), config, read_hf_tokenizer(place), backend, compute,
+                     fp32_master);
+}
+
+TokenizerFiles load_tokenizer_files(const std::string& path) {
+  const fs::path place = resolve(path);
+  if (is_gguf(place)) return open_gguf(place.string()).tokenizer;
+  check_directory(place);
+  return read_hf_tokenizer(place);
+}
+
+std::unique_ptr<Model> random_model(const ModelConfig& config, Backend& backend, Dtype compute,
+                                    bool fp32_master, uint64_t seed) {
+  config.validate("model");
+  auto model = std::make_unique<Model>();
+  model->config = config;
+  model->tokenizer.where = "random model";
+  model->backend = &backend;
+  allocate(*model, compute, fp32_master);
+
+  const Weights& w = model->weights;
+  const std::vector<ParamInfo>& infos = w.layout.params();
+  // A stream per parameter, so that values do not depend on the order in which they are made.
+#pragma omp parallel for schedule(dynamic)
+  for (size_t p = 0; p < infos.size(); ++p) {
+    const ParamInfo& info = infos[p];
+    RandomStream random(seed, p);
+    std::vector<float> values(size_t(info.shape.numel()));
+    const bool norm = info.name.ends_with("norm.weight");
+    for (float& v : values) v = norm ? 1.0f : 0.02f * random.normal();
+    for (const ParamBuffer* buffer : {&w.compute, &w.master}) {
+      if (!buffer->defined()) continue;
+      const Tensor& view = (*buffer)[ParamId{int(p)}];
+      std::vector<std::byte> rounded(view.bytes());
+      convert_floats(values.data(), Dtype::kF32, rounded.data(), view.dtype(), view.numel());
+#pragma omp critical
+      backend.copy_from_host(view.raw(), rounded.data(), rounded.size());
+    }
+  }
+  return model;
+}
+
+}  // namespace mantissa
