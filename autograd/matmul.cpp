@@ -28,27 +28,26 @@ Var linear_op(Tape& tape, const Var& x, const Var& w, const Var& bias, bool reco
 
   const Saved xs = w.requires_grad() || recomputable ? tape.save(x) : Saved();
   const Saved ws = tape.save(w);
-  Var out =
-      tape.output("linear", std::move(y),
-                  [&tape, xs, ws, x_slot = x.slot(), w_slot = w.slot(), bias_slot = bias.slot()](auto douts) {
-                    Exec& exec = tape.exec();
-                    const Tensor& dy = douts[0];
-                    if (bias_slot) {
-                      Tensor dbias = tape.open_sink(bias_slot);
-                      MANTISSA_RUN(exec, bias_bwd, dbias, dy);
-                      tape.close_sink(bias_slot, std::move(dbias));
-                    }
-                    if (w_slot) {
-                      Tensor dw = tape.open_sink(w_slot);
-                      MANTISSA_RUN(exec, matmul, dw, dy, xs.get(), Trans::kTN, true);
-                      tape.close_sink(w_slot, std::move(dw));
-                    }
-                    if (x_slot) {
-                      Tensor dx = exec.empty(x_slot->shape, dy.dtype());
-                      MANTISSA_RUN(exec, matmul, dx, dy, ws.get(), Trans::kNN, false);
-                      tape.add_grad(x_slot, std::move(dx));
-                    }
-                  });
+  auto gradient = [&tape, xs, ws, x_slot = x.slot(), w_slot = w.slot(), bias_slot = bias.slot()](auto douts) {
+    Exec& exec = tape.exec();
+    const Tensor& dy = douts[0];
+    if (bias_slot) {
+      Tensor dbias = tape.open_sink(bias_slot);
+      MANTISSA_RUN(exec, bias_bwd, dbias, dy);
+      tape.close_sink(bias_slot, std::move(dbias));
+    }
+    if (w_slot) {
+      Tensor dw = tape.open_sink(w_slot);
+      MANTISSA_RUN(exec, matmul, dw, dy, xs.get(), Trans::kTN, true);
+      tape.close_sink(w_slot, std::move(dw));
+    }
+    if (x_slot) {
+      Tensor dx = exec.empty(x_slot->shape, x_slot->dtype);
+      MANTISSA_RUN(exec, matmul, dx, dy, ws.get(), Trans::kNN, false);
+      tape.add_grad(x_slot, std::move(dx));
+    }
+  };
+  Var out = tape.output("linear", std::move(y), std::move(gradient));
   if (recomputable)
     tape.set_recipe(out, Recompute::kMlp, [&exec, xs, ws, bias = bias.value()] {
       return linear_forward(exec, xs.get(), ws.get(), bias);

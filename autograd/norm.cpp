@@ -45,18 +45,17 @@ Var qk_norm(Tape& tape, const Var& qkv, const Var& qw, const Var& kw, Heads head
   MANTISSA_RUN(exec, qk_norm_fwd, y, rstd, qkv.value(), qw.value(), kw.value(), heads, eps);
   if (!tape.needs_grad({&qkv, &qw, &kw})) return tape.constant("qk_norm", std::move(y));
 
-  return tape.output("qk_norm", std::move(y),
-                     [&tape, heads, rstd, xs = tape.save(qkv), qws = tape.save(qw), kws = tape.save(kw),
-                      x_slot = qkv.slot(), qw_slot = qw.slot(), kw_slot = kw.slot()](auto douts) {
-                       const Tensor& x = xs.get();
-                       Tensor dx = tape.exec().empty(x.shape(), x.dtype());
-                       Tensor dqw = tape.open_sink(qw_slot), dkw = tape.open_sink(kw_slot);
-                       MANTISSA_RUN(tape.exec(), qk_norm_bwd, dx, dqw, dkw, douts[0], x, qws.get(), kws.get(),
-                                    rstd, heads);
-                       tape.close_sink(qw_slot, std::move(dqw));
-                       tape.close_sink(kw_slot, std::move(dkw));
-                       tape.add_grad(x_slot, std::move(dx));
-                     });
+  auto gradient = [&tape, heads, rstd, xs = tape.save(qkv), qws = tape.save(qw), kws = tape.save(kw),
+                   x_slot = qkv.slot(), qw_slot = qw.slot(), kw_slot = kw.slot()](auto douts) {
+    Tensor dx = tape.exec().empty(xs.get().shape(), xs.get().dtype());
+    Tensor dqw = tape.open_sink(qw_slot), dkw = tape.open_sink(kw_slot);
+    MANTISSA_RUN(tape.exec(), qk_norm_bwd, dx, dqw, dkw, douts[0], xs.get(), qws.get(), kws.get(), rstd,
+                 heads);
+    tape.close_sink(qw_slot, std::move(dqw));
+    tape.close_sink(kw_slot, std::move(dkw));
+    tape.add_grad(x_slot, std::move(dx));
+  };
+  return tape.output("qk_norm", std::move(y), std::move(gradient));
 }
 
 }  // namespace mantissa::ops
