@@ -1,11 +1,18 @@
-// AdamW on flat buffers with the loss scaler in the same device record (StepState): unscale, clip, step or skip, in three
-// kernel passes (grad_stats, step_decide, adamw) and no wait for the host. The scaler is a small state machine:
+// AdamW on flat buffers with the loss scaler in the same device record (StepState): unscale, clip, step or
+// skip, in three kernel passes (grad_stats, step_decide, adamw) and no wait for the host between them. The
+// scaler is a small state machine:
 //
 //   overflow  -> scale *= backoff (not below min), good_steps = 0, skips_in_row += 1; nothing else advances
-//   clean     -> good_steps += 1; at growth_interval: scale *= growth (not above max), good_steps = 0; skips_in_row = 0
+//   clean     -> good_steps += 1; at growth_interval: scale *= growth (not above max), good_steps = 0;
+//   skips_in_row = 0
+//
+// The gradients of a step were made with the scale that stood before it: the norm is that of gradient /
+// scale, clipping acts on it, and only then the weights move. On overflow neither Adam's step nor the
+// schedule advances.
 #pragma once
 
 #include "core/fields.h"
+#include "core/kernels.h"
 #include "nn/params.h"
 
 namespace mantissa {
@@ -30,39 +37,57 @@ struct ScalerConfig {
   void fields(Fields& f);
 };
 
-/// Learning rate of optimizer step `step` (0-based, counting completed steps) out of `total`.
+/// The kernel's rule and the scale to start with (1 when off), with "auto" decided by the compute type.
+struct ScalerStart {
+  ScalerRule rule;
+  float scale;
+};
+ScalerStart resolve_scaler(const ScalerConfig& config, Dtype compute);
+
+/// Learning rate of optimizer step `step` (0-based: the number of completed steps) out of `total`. Warm-up:
+/// step s < w has lr (s + 1) / w. After it, with progress p = (step - w) / (total - w) clamped to [0, 1] and
+/// r = min_lr_ratio: constant lr; linear lr (1 - (1 - r) p); cosine lr (r + (1 - r) (1 + cos(pi p)) / 2).
 double learning_rate(const OptimConfig& config, int64_t step, int64_t total);
 
 /// What one step did, read from the device after it (one small copy).
 struct StepReport {
   bool skipped = false;
-  double grad_norm = 0.0;  // NaN or inf on a skipped step
+  double grad_norm = 0.0;  // of the unscaled gradient, before clipping; NaN or inf on a skipped step
   double lr = 0.0;
   double loss_scale = 1.0;  // the scale the gradients of this step were made with
   int64_t skips_total = 0;
   int64_t skips_in_row = 0;
 };
 
+/// Rounds the masters into the compute and rollout copies, where these are buffers of their own.
+void refresh_copies(Exec& exec, Weights& weights);
+
 class Optimizer {
  public:
-  /// Allocates m, v, grad (and a master when the weights have none) in `weights`. `compute` decides scaler mode "auto".
-  Optimizer(Exec& exec, Weights& weights, const OptimConfig& optim, const ScalerConfig& scaler, int64_t total_steps);
+  /// Allocates m, v, grad (and a master when the weights have none) in `weights`. The compute type decides
+  /// mode "auto". fp32 weights are their own master.
+  Optimizer(Exec& exec, Weights& weights, const OptimConfig& optim, const ScalerConfig& scaler,
+            int64_t total_steps);
 
   /// The StepState record in device memory: pass it to token_scores so that the gradient is scaled.
   const Tensor& state() const { return state_; }
   /// Sets all gradients to zero.
   void zero_grad();
-  /// Unscale, clip, step or skip; refreshes compute and rollout copies. Throws when max_skips_in_row is exceeded.
+  /// Unscale, clip, step or skip; refreshes compute and rollout copies. Throws when max_skips_in_row is
+  /// exceeded.
   StepReport step();
   /// Host copy of the record, and back (checkpoints).
   StepState read_state() const;
   void write_state(const StepState& state);
 
  private:
+  [[noreturn]] void fail_overflow(const StepReport& report, const StepState& state) const;
+
   Exec& exec_;
   Weights& weights_;
   OptimConfig optim_;
   ScalerConfig scaler_;
+  ScalerRule rule_;
   int64_t total_steps_;
   Tensor state_;
 };
