@@ -1,10 +1,14 @@
-// Rollout engine: continuous batching over a paged KV cache with the model that is being trained (tape off, same
-// weights). rl/scheduler decides and holds no tensor; rl/runner computes and has no policy; rl/engine is their loop:
-// schedule -> prefill or decode -> sample -> postprocess, until every request is finished.
+// Rollout engine: continuous batching over a paged KV cache with the model that is being trained (tape off,
+// same weights). rl/scheduler decides and holds no tensor; rl/runner computes and has no policy; rl/engine is
+// their loop: schedule -> prefill or decode -> sample -> postprocess, until every request is finished.
 #pragma once
 
 #include <functional>
 #include <memory>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
 
 #include "core/fields.h"
 #include "nn/model.h"
@@ -20,12 +24,15 @@ struct RolloutConfig {
   int64_t max_prompt_tokens = 1024;
   std::string overlong_prompt = "skip";  // skip (and count) or error
   int64_t max_batch = 256;               // sequences decoded together
-  int64_t cache_tokens = 0;              // KV pool size in tokens; 0: what max_batch sequences of full length need, within limits
-  std::string rounding = "same";         // same, peer (see Rounding)
+  /// KV pool size in tokens; 0: what the requests need at most (max_batch sequences of full length), within
+  /// half of the device memory that is free.
+  int64_t cache_tokens = 0;
+  std::string rounding = "same";  // same, peer (see Rounding)
   void fields(Fields& f);
 };
 
-/// `n` samples of one prompt. Sample i draws with key (seed, step, prompt id, first_sample + i, position).
+/// `n` samples of one prompt. Sample i draws with key (seed, step) and counter (prompt id, first_sample + i,
+/// position), position being the index of the generated token.
 struct Request {
   const Prompt* prompt = nullptr;
   int n = 1;
@@ -35,17 +42,29 @@ struct Request {
 struct GenerateOptions {
   double temperature = 1.0, top_p = 1.0;
   int64_t top_k = 0;
-  int64_t max_new_tokens = 512;
+  int64_t max_new_tokens = 512;   // less where prompt and response would exceed the model's max_positions
   std::vector<int32_t> stop_ids;  // any of them ends a response and belongs to it
   SampleKeys keys;
   int64_t policy_version = 0;
-  /// Polled between steps; true ends generation early (unfinished completions are dropped, the call throws Interrupted).
+  /// Polled between steps; true ends generation early (unfinished completions are dropped, the call throws
+  /// Interrupted).
   std::function<bool()> cancelled;
 };
 
+/// Thrown by Engine::generate when `cancelled` said so.
+class Interrupted : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// Of the last generate(). Prefill counts a prompt shared by n samples once, and again what preemption made
+/// it repeat.
 struct EngineStats {
   int64_t prefill_tokens = 0, decode_tokens = 0, decode_steps = 0, preemptions = 0, peak_pages = 0;
 };
+
+/// "same" or "peer" (rollout.rounding); throws on another name.
+Rounding parse_rounding(const std::string& name);
 
 struct EnginePrecision {
   Dtype kv_cache = Dtype::kF16;
@@ -56,11 +75,17 @@ struct EnginePrecision {
 
 class Engine {
  public:
+  /// Reads max_batch and cache_tokens of `config`; `exec` and `model` must outlive the engine. The exec's
+  /// rounding is `precision.rounding` while generate() runs and is put back after it.
   Engine(Exec& exec, const Model& model, const RolloutConfig& config, const EnginePrecision& precision);
   ~Engine();
 
-  /// completions[i][j] answers requests[i], sample j. Results do not depend on batch composition, order or preemption.
-  std::vector<std::vector<Completion>> generate(std::span<const Request> requests, const GenerateOptions& options);
+  /// completions[i][j] answers requests[i], sample j; `text` stays empty. Results do not depend on batch
+  /// composition, order, preemption or max_batch. Errors name the request: an empty prompt, an id outside the
+  /// vocabulary, a prompt that leaves no position for a response, a pool too small for one sequence
+  /// (rollout.cache_tokens, and the need).
+  std::vector<std::vector<Completion>> generate(std::span<const Request> requests,
+                                                const GenerateOptions& options);
   const EngineStats& stats() const;
 
  private:

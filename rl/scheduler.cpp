@@ -84,12 +84,11 @@ bool Scheduler::plan_prefill() {
     }
     waiting_.pop_front();
     tokens += length;
-    ++admissions_;
     for (int64_t i = 0; i < pages_of(length); ++i) leader.pages.push_back(pool_.allocate());
     plan_.prefills.push_back({int(plan_.rows.size()), int(group.count), length});
     for (int64_t i = 0; i < group.count; ++i) {
       Sequence& s = sequences_[size_t(group.first + i)];
-      s.admission = admissions_;
+      s.admission = ++admissions_;
       if (i > 0) {
         s.pages = leader.pages;
         for (int32_t page : s.pages) pool_.share(page);

@@ -37,8 +37,7 @@ struct Sequence {
       pages;            // page i holds keys and values of tokens [i * kAttentionTile, (i+1) * kAttentionTile)
   int64_t cached = 0;   // tokens whose keys and values are in the pages
   int64_t arrival = 0;  // lower is older
-  int64_t admission =
-      0;  // number of the prefill that gave it its pages: (admission, pages.size()) names their content
+  int64_t admission = 0;  // changes whenever a prefill gives it new pages; no two sequences share one
 
   int64_t length() const { return int64_t(prompt->ids.size() + completion.ids.size()); }
   int32_t token(int64_t i) const {
