@@ -38,7 +38,7 @@ struct SampleKeys {
 };
 
 struct SamplingRule {
-  float temperature = 1.0f;  // 0: greedy, log-probs then reported at temperature 1
+  double temperature = 1.0;  // 0: greedy, log-probs then reported at temperature 1
   float top_p = 1.0f;        // 1: off
   int top_k = 0;             // 0: off
 };

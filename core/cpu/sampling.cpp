@@ -1,0 +1,138 @@
+// Sampling of one token a row with its log-probability. Candidates are the finite logits; when filters are on, top-k
+// keeps the k largest, then top-p keeps, of those in descending order, the shortest prefix whose probability within the
+// top-k set reaches top_p. Equal logits are ordered by index, the lower first. The draw is the inverse CDF over the kept
+// set in vocabulary order. Legend: B rows, V vocabulary.
+#include <cmath>
+
+#include "core/cpu/cpu.h"
+#include "core/cpu/logits-inl.h"
+#include "core/random.h"
+
+namespace mantissa::cpu_kernels {
+namespace {
+
+struct Row {
+  const float* logits;
+  int64_t vocab;
+  float inv_temperature;
+  float max;  // of the finite z; at least one is finite
+
+  float z(int64_t v) const { return logits[v] * inv_temperature; }
+  /// exp(z - max); 0 for a logit that is not finite.
+  float weight(int64_t v) const {
+    const float x = z(v);
+    return std::isfinite(x) ? std::exp(x - max) : 0.0f;
+  }
+};
+
+int32_t arg_max(const Row& row) {
+  for (int64_t v = 0; v < row.vocab; ++v)
+    if (row.z(v) == row.max) return int32_t(v);
+  return 0;
+}
+
+/// The first v of `count` candidates (at(0), at(1), ...) whose cumulative weight exceeds `threshold`; rounding may leave
+/// none, then the last with any weight.
+template <class At>
+int32_t walk(const Row& row, int64_t count, double threshold, At at) {
+  double cumulative = 0.0;
+  int32_t last = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const float w = row.weight(at(i));
+    if (w == 0.0f) continue;
+    last = int32_t(at(i));
+    cumulative += w;
+    if (cumulative > threshold) break;
+  }
+  return last;
+}
+
+/// Draw over the whole vocabulary: find the chunk by the chunk sums, then walk inside it.
+int32_t draw(const Row& row, float* chunk_sums, double uniform) {
+  const int64_t chunks = blocks_of(row.vocab, kVocabChunk);
+  const auto chunk_size = [&](int64_t chunk) { return std::min(kVocabChunk, row.vocab - chunk * kVocabChunk); };
+  double total = 0.0;
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    if (!std::isfinite(chunk_sums[chunk]))  // holds NaN or +inf: sum the finite ones
+      chunk_sums[chunk] =
+          lane_sum<float>(chunk_size(chunk), [&](int64_t i) { return row.weight(chunk * kVocabChunk + i); });
+    total += chunk_sums[chunk];
+  }
+  double threshold = uniform * total;
+  int64_t chosen = 0;
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    if (chunk_sums[chunk] == 0.0f) continue;
+    chosen = chunk;
+    if (threshold < chunk_sums[chunk]) break;
+    threshold -= chunk_sums[chunk];
+  }
+  return walk(row, chunk_size(chosen), threshold, [&](int64_t i) { return chosen * kVocabChunk + i; });
+}
+
+/// Draw after top-k and top-p. `order` has room for V indices. Only as much of the vocabulary is sorted as top-p needs.
+int32_t draw_filtered(const Row& row, int32_t* order, SamplingRule rule, double uniform) {
+  int64_t kept = 0;
+  for (int64_t v = 0; v < row.vocab; ++v)
+    if (std::isfinite(row.z(v))) order[kept++] = int32_t(v);
+  const auto before = [&](int32_t a, int32_t b) { return row.z(a) > row.z(b) || (row.z(a) == row.z(b) && a < b); };
+  if (rule.top_k > 0 && rule.top_k < kept) {
+    std::nth_element(order, order + rule.top_k, order + kept, before);
+    kept = rule.top_k;
+    std::sort(order, order + kept);
+  }
+  const auto weight_of_kept = [&] {
+    double total = 0.0;
+    for (int64_t i = 0; i < kept; ++i) total += row.weight(order[i]);
+    return total;
+  };
+  if (rule.top_p < 1.0f) {
+    const double enough = double(rule.top_p) * weight_of_kept();
+    double cumulative = 0.0;
+    int64_t prefix = 0, sorted = 0;
+    do {
+      if (prefix == sorted) {
+        const int64_t more = std::min(kept, sorted == 0 ? int64_t(64) : sorted * 4);
+        if (more < kept) std::nth_element(order + sorted, order + more, order + kept, before);
+        std::sort(order + sorted, order + more, before);
+        sorted = more;
+      }
+      cumulative += row.weight(order[prefix++]);
+    } while (cumulative < enough && prefix < kept);
+    kept = prefix;
+    std::sort(order, order + kept);
+  }
+  return walk(row, kept, uniform * weight_of_kept(), [&](int64_t i) { return order[i]; });
+}
+
+void sample(Exec& exec, Tensor& tokens, Tensor& logprobs, const Tensor& logits, const Tensor& counters, SampleKeys keys,
+            SamplingRule rule) {
+  const int64_t vocab = logits.size(-1), rows = logits.rows();
+  const bool greedy = rule.temperature == 0.0;
+  const bool filtered = !greedy && ((rule.top_k > 0 && rule.top_k < vocab) || rule.top_p < 1.0f);
+  const float inv_temperature = greedy ? 1.0f : float(1.0 / rule.temperature);
+  const PhiloxKey key = philox_key(keys.seed, keys.step);
+  const ThreadBuffers<float> sums(exec, blocks_of(vocab, kVocabChunk));
+  const ThreadBuffers<int32_t> orders(exec, filtered ? vocab : 0);
+  const int32_t* counter = counters.data<int32_t>();
+  int32_t* token = tokens.data<int32_t>();
+  float* logprob = logprobs.data<float>();
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t b = 0; b < rows; ++b) {
+    const float* x = logits.data<float>() + b * vocab;
+    const LogSum<float> s = log_sum_exp(x, vocab, inv_temperature, sums.mine());
+    const Row row{x, vocab, inv_temperature, s.max};
+    const PhiloxBlock at{{uint32_t(counter[3 * b]), uint32_t(counter[3 * b + 1]), uint32_t(counter[3 * b + 2]), 0}};
+    const double uniform = uniform_from(philox(at, key).v[0]);
+    if (!std::isfinite(s.max)) token[b] = 0;
+    else if (greedy) token[b] = arg_max(row);
+    else if (filtered) token[b] = draw_filtered(row, orders.mine(), rule, uniform);
+    else token[b] = draw(row, sums.mine(), uniform);
+    logprob[b] = row.z(token[b]) - s.lse;
+  }
+}
+
+}  // namespace
+
+void register_sampling(Kernels& table) { table.sample = sample; }
+
+}  // namespace mantissa::cpu_kernels
