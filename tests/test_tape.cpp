@@ -1,0 +1,468 @@
+// The tape: accumulation, sinks, recompute tiers, checkpoints, memory, observers; and the head's promises.
+#include "autograd/tape.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+
+#include "autograd/nonfinite.h"
+#include "autograd/ops.h"
+#include "core/random.h"
+
+namespace mantissa {
+namespace {
+
+Tensor vec(std::vector<float> values) {
+  const int64_t n = int64_t(values.size());
+  return tensor_from<float>(cpu(), values, {n});
+}
+
+Tensor ints(std::vector<int32_t> values) {
+  const int64_t n = int64_t(values.size());
+  return tensor_from<int32_t>(cpu(), values, {n});
+}
+
+Tensor uniform(Exec& exec, Shape shape, Dtype dtype, uint64_t purpose, float scale = 1.0f) {
+  RandomStream random(7, purpose);
+  std::vector<float> values(size_t(shape.numel()));
+  for (float& v : values) v = scale * (2 * random.uniform() - 1);
+  const Tensor wide = tensor_from<float>(cpu(), values, shape);
+  Tensor out = exec.empty(shape, dtype);
+  MANTISSA_RUN(exec, cast, out, wide);
+  return out;
+}
+
+std::vector<float> host(const Tensor& t) {
+  return to_host_float(t);
+}
+
+std::vector<char> bits(const Tensor& t) {
+  const char* p = static_cast<const char*>(t.raw());
+  return std::vector<char>(p, p + t.bytes());
+}
+
+std::string message(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "no error";
+}
+
+TEST(Tape, GradientsOfAValueUsedSeveralTimesAdd) {
+  Exec exec(cpu());
+  Tape tape(exec, true);
+  const Var x = tape.leaf(vec({1, -2, 3}));
+  const Var y = ops::add(tape, ops::mul(tape, x, x), ops::affine(tape, x, 3));
+  tape.backward(ops::sum(tape, y));
+  EXPECT_EQ(host(x.grad()), (std::vector<float>{5, -1, 9}));
+}
+
+TEST(Tape, AGradientSharedByTwoInputsIsNotWrittenThroughEither) {
+  // d = a + b hands one tensor to both; a then gets more. b must not see it.
+  Exec exec(cpu());
+  Tape tape(exec, true);
+  const Var a = tape.leaf(vec({1, 2})), b = tape.leaf(vec({3, 4}));
+  const Var scaled = ops::affine(tape, a, 10);
+  const Var total = ops::add(tape, ops::add(tape, a, b), scaled);
+  tape.backward(ops::sum(tape, total));
+  EXPECT_EQ(host(a.grad()), (std::vector<float>{11, 11}));
+  EXPECT_EQ(host(b.grad()), (std::vector<float>{1, 1}));
+}
+
+TEST(Tape, ParameterGradientsAddInTheirSinkAcrossUsesAndTapes) {
+  Exec exec(cpu());
+  const Tensor w = uniform(exec, {5, 4}, Dtype::kF16, 1);
+  const Tensor x = uniform(exec, {3, 4}, Dtype::kF16, 2);
+  Tensor once = exec.zeros({5, 4}, Dtype::kF32), four = exec.zeros({5, 4}, Dtype::kF32);
+  const auto play = [&](Tensor sink, int uses) {
+    Tape tape(exec, true);
+    Var total;
+    for (int i = 0; i < uses; ++i) {
+      const Var part = ops::sum(tape, ops::linear(tape, Var(x), tape.param(w, sink)));
+      total = total.defined() ? ops::add(tape, total, part) : part;
+    }
+    tape.backward(total);
+  };
+  play(once, 1);
+  play(four, 2);
+  play(four, 2);
+  const std::vector<float> a = host(once), b = host(four);
+  for (size_t i = 0; i < a.size(); ++i) {
+    EXPECT_NE(a[i], 0);
+    EXPECT_NEAR(b[i], 4 * a[i], 1e-6);
+  }
+}
+
+TEST(Tape, AParameterInAnOpWithoutAccumulatingKernelAddsToo) {
+  Exec exec(cpu());
+  Tensor sink = vec({100, 200});
+  Tape tape(exec, true);
+  const Var w = tape.param(vec({1, 2}), sink);
+  tape.backward(ops::sum(tape, ops::mul(tape, w, Var(vec({5, 7})))));
+  EXPECT_EQ(host(sink), (std::vector<float>{105, 207}));
+}
+
+TEST(Tape, WithoutRecordingNothingIsKept) {
+  Exec exec(cpu());
+  Tape tape(exec, false);
+  const Var x = tape.leaf(vec({1, 2, 3}));
+  const size_t before = cpu().memory().in_use;
+  {
+    const Var y = ops::sum(tape, ops::exp(tape, ops::mul(tape, x, x)));
+    EXPECT_FALSE(y.requires_grad());
+    EXPECT_NE(message([&] { tape.backward(y); }).find("[backward]"), std::string::npos);
+  }
+  EXPECT_EQ(tape.records(), 0u);
+  EXPECT_EQ(cpu().memory().in_use, before);
+}
+
+TEST(Tape, ConstantsAndStoppedGradientsLeaveNoRecord) {
+  Exec exec(cpu());
+  Tape tape(exec, true);
+  const Var x = tape.leaf(vec({1, 2}));
+  ops::mul(tape, ops::stop_gradient(x), Var(vec({1, 1})));
+  ops::within(tape, x, 0, 1);
+  ops::less_equal(tape, x, x);
+  EXPECT_EQ(tape.records(), 0u);
+}
+
+TEST(Tape, MinimumAndMaximumGiveTiesToTheFirst) {
+  Exec exec(cpu());
+  Tape tape(exec, true);
+  const Var a = tape.leaf(vec({1, 2, 3})), b = tape.leaf(vec({3, 2, 1}));
+  const Var y = ops::add(tape, ops::minimum(tape, a, b), ops::affine(tape, ops::maximum(tape, a, b), 10));
+  tape.backward(ops::sum(tape, y));
+  EXPECT_EQ(host(a.grad()), (std::vector<float>{1, 11, 10}));
+  EXPECT_EQ(host(b.grad()), (std::vector<float>{10, 0, 1}));
+}
+
+TEST(Tape, BackwardRunsOnceFromOneElement) {
+  Exec exec(cpu());
+  Tape tape(exec, true);
+  const Var x = tape.leaf(vec({1, 2}));
+  EXPECT_NE(message([&] { tape.backward(x); }).find("one element: got shape [2]"), std::string::npos);
+  const Var y = ops::sum(tape, x);
+  EXPECT_NE(message([&] { tape.backward(ops::sum(tape, Var(vec({1})))); }).find("no parameter"),
+            std::string::npos);
+  tape.backward(y);
+  EXPECT_EQ(tape.records(), 0u);
+  EXPECT_NE(message([&] { tape.backward(y); }).find("once"), std::string::npos);
+}
+
+TEST(Tape, OpsNameTheRuleAndTheValue) {
+  Exec exec(cpu());
+  Tape tape(exec, true);
+  const Var a(vec({1, 2})), b(vec({1, 2, 3})), m(exec.zeros({2, 3}, Dtype::kF32));
+  EXPECT_EQ(message([&] { ops::add(tape, a, b); }), "[add] b must have shape [2]: got [3]");
+  EXPECT_NE(message([&] {
+              ops::linear(tape, m, Var(exec.zeros({4, 5}, Dtype::kF32)));
+            }).find("agree in K: got [2,3] and [4,5]"),
+            std::string::npos);
+  EXPECT_NE(message([&] {
+              ops::linear(tape, m, Var(exec.zeros({4, 3}, Dtype::kF16)));
+            }).find("must be fp32: got fp16"),
+            std::string::npos);
+  EXPECT_NE(message([&] { ops::rms_norm(tape, m, a, 1e-6); }).find("[rms_norm] w must have shape [3]"),
+            std::string::npos);
+  EXPECT_NE(message([&] { ops::swiglu(tape, m); }).find("even width"), std::string::npos);
+  EXPECT_NE(message([&] {
+              ops::attention(tape, m, ints({0, 2}), {3, 2, 8});
+            }).find("divide"),
+            std::string::npos);
+  EXPECT_NE(message([&] { tape.param(vec({1}), vec({1, 2})); }).find("[param]"), std::string::npos);
+}
+
+/// Counts kernel calls on top of the CPU backend.
+class CountingBackend : public Backend {
+ public:
+  CountingBackend() : kernels_(cpu().kernels()) {
+    kernels_.swiglu_fwd = [](Exec& e, Tensor& out, const Tensor& in) {
+      ++swiglus;
+      cpu().kernels().swiglu_fwd(e, out, in);
+    };
+    kernels_.rms_norm_fwd = [](Exec& e, Tensor& y, Tensor& rstd, const Tensor& x, const Tensor& w,
+                               double eps) {
+      ++norms;
+      cpu().kernels().rms_norm_fwd(e, y, rstd, x, w, eps);
+    };
+    kernels_.matmul = [](Exec& e, Tensor& c, const Tensor& a, const Tensor& b, Trans trans, bool accumulate) {
+      ++matmuls;
+      cpu().kernels().matmul(e, c, a, b, trans, accumulate);
+    };
+    swiglus = norms = matmuls = 0;
+  }
+  const std::string& name() const override { return cpu().name(); }
+  const Kernels& kernels() const override { return kernels_; }
+  std::shared_ptr<Storage> allocate(size_t bytes) override { return cpu().allocate(bytes); }
+  void copy_from_host(void* dst, const void* src, size_t n) override { cpu().copy_from_host(dst, src, n); }
+  void copy_to_host(void* dst, const void* src, size_t n) override { cpu().copy_to_host(dst, src, n); }
+  void copy(void* dst, const void* src, size_t n) override { cpu().copy(dst, src, n); }
+  void synchronize() override {}
+  MemoryInfo memory() const override { return cpu().memory(); }
+  void reset_peak() override { cpu().reset_peak(); }
+  std::string description() const override { return "counting"; }
+
+  static inline int swiglus, norms, matmuls;
+
+ private:
+  Kernels kernels_;
+};
+
+/// A residual stack of norm -> gate_up -> swiglu -> down, by the tier.
+struct Stack {
+  static constexpr int64_t kRows = 64, kWidth = 24, kHidden = 48;
+  static constexpr int kLayers = 6;
+
+  explicit Stack(Exec& exec, Dtype dtype) : exec(exec), x(uniform(exec, {kRows, kWidth}, dtype, 1)) {
+    for (int i = 0; i < kLayers; ++i) {
+      weights.push_back({uniform(exec, {kWidth}, dtype, 10 + i),
+                         uniform(exec, {2 * kHidden, kWidth}, dtype, 20 + i, 0.3f),
+                         uniform(exec, {kWidth, kHidden}, dtype, 30 + i, 0.3f)});
+      for (const Tensor& w : weights.back()) sinks.push_back(exec.zeros(w.shape(), Dtype::kF32));
+    }
+  }
+
+  Var layer(Tape& tape, int i, const Var& x) const {
+    Tape::Scope scope(tape, str("layers.", i));
+    const auto w = [&](int k) { return tape.param(weights[size_t(i)][size_t(k)], sinks[size_t(3 * i + k)]); };
+    Tape::Scope inner(tape, "mlp");
+    const Var gate_up = ops::linear_recomputable(tape, ops::rms_norm(tape, x, w(0), 1e-5), w(1));
+    return ops::add(tape, x, ops::linear(tape, ops::swiglu(tape, gate_up), w(2)));
+  }
+
+  /// Loss of a forward pass; gradients go to the sinks and the returned leaf.
+  Var run(Recompute tier, Observer observer = nullptr) {
+    for (Tensor& sink : sinks) MANTISSA_RUN(exec, fill, sink, 0.0);
+    Tape tape(exec, true, tier);
+    tape.set_observer(std::move(observer));
+    const Var leaf = tape.leaf(x);
+    Var h = leaf;
+    for (int i = 0; i < kLayers; ++i) {
+      if (tier == Recompute::kFull)
+        h = tape.checkpoint(
+            [this, i](Tape& t, std::span<const Var> in) { return std::vector{layer(t, i, in[0])}; }, {h})[0];
+      else
+        h = layer(tape, i, h);
+    }
+    const Var loss = ops::sum(tape, ops::mul(tape, h, h));
+    h = Var();
+    tape.backward(loss);
+    return leaf;
+  }
+
+  Exec& exec;
+  Tensor x;
+  std::vector<std::vector<Tensor>> weights;
+  std::vector<Tensor> sinks;
+};
+
+constexpr Recompute kTiers[] = {Recompute::kNone, Recompute::kElementwise, Recompute::kMlp, Recompute::kFull};
+
+TEST(Tape, EveryTierGivesTheSameBits) {
+  Exec exec(cpu());
+  for (Dtype dtype : {Dtype::kF32, Dtype::kF16}) {
+    Stack stack(exec, dtype);
+    std::vector<std::vector<char>> expected;
+    for (Recompute tier : kTiers) {
+      std::vector<std::vector<char>> got{bits(stack.run(tier).grad())};
+      for (const Tensor& sink : stack.sinks) got.push_back(bits(sink));
+      if (tier == Recompute::kNone) expected = got;
+      EXPECT_EQ(got, expected) << "tier " << int(tier) << " " << name_of(dtype);
+    }
+  }
+}
+
+TEST(Tape, EachTierNeedsLessMemory) {
+  Exec exec(cpu());
+  Stack stack(exec, Dtype::kF32);
+  size_t previous = SIZE_MAX;
+  for (Recompute tier : kTiers) {
+    const size_t before = cpu().memory().in_use;
+    cpu().reset_peak();
+    stack.run(tier);
+    EXPECT_EQ(cpu().memory().in_use, before) << "tier " << int(tier);
+    EXPECT_LT(cpu().memory().peak, previous) << "tier " << int(tier);
+    previous = cpu().memory().peak;
+  }
+}
+
+TEST(Tape, ValuesAreRemadeAtMostOnce) {
+  CountingBackend backend;
+  Exec exec(backend);
+  Stack stack(exec, Dtype::kF32);
+  constexpr int kLayers = Stack::kLayers;
+  // Three products a matmul layer (forward, dx, dw), plus the remade ones.
+  const int expected[][3] = {{1, 1, 6}, {2, 2, 6}, {2, 2, 7}, {2, 2, 8}};
+  for (size_t tier = 0; tier < 4; ++tier) {
+    CountingBackend::swiglus = CountingBackend::norms = CountingBackend::matmuls = 0;
+    stack.run(kTiers[tier]);
+    EXPECT_EQ(CountingBackend::swiglus, expected[tier][0] * kLayers) << tier;
+    EXPECT_EQ(CountingBackend::norms, expected[tier][1] * kLayers) << tier;
+    EXPECT_EQ(CountingBackend::matmuls, expected[tier][2] * kLayers) << tier;
+  }
+}
+
+TEST(Tape, FrozenWeightsCostNoGradient) {
+  CountingBackend backend;
+  Exec exec(backend);
+  Tape tape(exec, true);
+  const Var x = tape.leaf(uniform(exec, {3, 4}, Dtype::kF32, 1));
+  const Var y = ops::linear(tape, x, tape.param(uniform(exec, {5, 4}, Dtype::kF32, 2), Tensor()));
+  tape.backward(ops::sum(tape, y));
+  EXPECT_EQ(CountingBackend::matmuls, 2);  // forward and dx
+  EXPECT_TRUE(x.grad().defined());
+}
+
+TEST(Tape, CheckpointOfFrozenPartsIsSilent) {
+  Exec exec(cpu());
+  Tape tape(exec, true);
+  const Var x = tape.leaf(vec({1, 2}));
+  const Var frozen =
+      tape.checkpoint([](Tape& t, std::span<const Var> in) { return std::vector{ops::exp(t, in[0])}; },
+                      {Var(vec({0, 0}))})[0];
+  tape.backward(ops::sum(tape, ops::mul(tape, x, frozen)));
+  EXPECT_EQ(host(x.grad()), (std::vector<float>{1, 1}));
+}
+
+TEST(Tape, ObserverSeesScopesOpsAndDirections) {
+  Exec exec(cpu());
+  Stack stack(exec, Dtype::kF32);
+  for (Recompute tier : {Recompute::kNone, Recompute::kFull}) {
+    std::vector<std::string> seen;
+    stack.run(tier, [&](const Observation& o) {
+      seen.push_back(str(o.scope, "/", o.op, o.backward ? "/backward" : ""));
+    });
+    const auto count = [&](const std::string& what) { return std::count(seen.begin(), seen.end(), what); };
+    const int forwards = tier == Recompute::kFull ? 2 : 1;
+    EXPECT_EQ(count("layers.3.mlp/swiglu"), forwards);
+    EXPECT_EQ(count("layers.3.mlp/swiglu/backward"), 1);
+    EXPECT_EQ(count("layers.0.mlp/rms_norm/backward"), 2);  // dx and dw
+    EXPECT_EQ(count("/sum"), 1);
+  }
+}
+
+TEST(Tape, TheFirstOverflowIsNamed) {
+  Exec exec(cpu());
+  {
+    Stack stack(exec, Dtype::kF16);
+    NonFiniteReport report;
+    stack.run(Recompute::kNone, find_first_nonfinite(exec, report));
+    EXPECT_FALSE(report.found) << report.text();
+    stack.weights[3][2].data<Half>()[5] = half_from_float(INFINITY);
+    stack.run(Recompute::kNone, find_first_nonfinite(exec, report));
+    EXPECT_EQ(report.scope, "layers.3.mlp");
+    EXPECT_EQ(report.op, "linear");
+    EXPECT_FALSE(report.backward);
+    EXPECT_EQ(report.text().find("layers.3.mlp linear forward: "), 0u) << report.text();
+  }
+  NonFiniteReport report;
+  Tape tape(exec, true);
+  tape.set_observer(find_first_nonfinite(exec, report));
+  const Var x = tape.leaf(uniform(exec, {4}, Dtype::kF16, 1));
+  Tape::Scope scope(tape, "head");
+  const Var y = ops::affine(tape, ops::cast(tape, ops::affine(tape, x, 1000), Dtype::kF32), 1000);
+  tape.backward(ops::sum(tape, y));  // 1000 * 1000 does not fit in fp16
+  EXPECT_EQ(report.text(), "head affine backward: inf at element 0 of fp16 [4]");
+}
+
+struct Head {
+  explicit Head(Exec& exec, Dtype dtype, int64_t tokens = 37, int64_t vocab = 129)
+      : exec(exec), hidden(uniform(exec, {tokens, 24}, dtype, 1)), w(uniform(exec, {vocab, 24}, dtype, 2)) {
+    std::vector<int32_t> t;
+    for (int64_t i = 0; i < tokens; ++i) t.push_back(int32_t(i * 31 % vocab));
+    targets = ints(t);
+    sink = exec.zeros(w.shape(), Dtype::kF32);
+  }
+  /// Bits of log-probs, entropy, d(hidden), d(w) of sum(logprobs) + sum(entropy) / 2.
+  std::vector<Tensor> run(const ops::HeadOptions& options) {
+    MANTISSA_RUN(exec, fill, sink, 0.0);
+    Tape tape(exec, true);
+    const Var h = tape.leaf(hidden);
+    const ops::TokenScores s = ops::token_scores(tape, h, tape.param(w, sink), targets, options);
+    tape.backward(
+        ops::add(tape, ops::sum(tape, s.logprobs), ops::affine(tape, ops::sum(tape, s.entropy), 0.5)));
+    return {s.logprobs.value(), s.entropy.value(), h.grad(), ops::cast(tape, Var(sink), Dtype::kF64).value()};
+  }
+  Exec& exec;
+  Tensor hidden, w, targets, sink;
+};
+
+TEST(TokenScores, ChunksDoNotChangeBits) {
+  Exec exec(cpu());
+  for (Dtype dtype : {Dtype::kF32, Dtype::kF16}) {
+    Head head(exec, dtype);
+    ops::HeadOptions options;
+    options.dtype = dtype;
+    const std::vector<Tensor> whole = head.run(options);
+    for (int64_t chunk : {1, 5, 36}) {
+      options.chunk = chunk;
+      const std::vector<Tensor> chunked = head.run(options);
+      for (size_t i = 0; i < whole.size(); ++i)
+        EXPECT_EQ(bits(chunked[i]), bits(whole[i])) << chunk << " " << i;
+    }
+  }
+}
+
+TEST(TokenScores, TheLossScaleMultipliesGradientsAlone) {
+  Exec exec(cpu());
+  Head head(exec, Dtype::kF32);
+  ops::HeadOptions options;
+  const std::vector<Tensor> plain = head.run(options);
+  StepState state;
+  state.loss_scale = 1024;
+  options.state = state_tensor(cpu(), state);
+  const std::vector<Tensor> scaled = head.run(options);
+  EXPECT_EQ(bits(scaled[0]), bits(plain[0]));
+  for (size_t i : {2, 3}) {
+    std::vector<float> expected = host(plain[i]);
+    for (float& v : expected) v *= 1024;
+    EXPECT_EQ(host(scaled[i]), expected);  // a power of two is exact
+  }
+}
+
+TEST(TokenScores, TheHeadMayHaveAnotherType) {
+  Exec exec(cpu());
+  Head half(exec, Dtype::kF16), wide(exec, Dtype::kF32);
+  MANTISSA_RUN(exec, cast, wide.hidden, half.hidden);
+  MANTISSA_RUN(exec, cast, wide.w, half.w);
+  ops::HeadOptions options;  // fp32
+  const std::vector<Tensor> a = half.run(options), b = wide.run(options);
+  for (size_t i : {0, 1, 3}) EXPECT_EQ(bits(a[i]), bits(b[i])) << i;
+  EXPECT_EQ(a[2].dtype(), Dtype::kF16);
+}
+
+TEST(TokenScores, PeerRoundsLogitsToTheHeadsType) {
+  Exec exec(cpu()), peer(cpu());
+  peer.rounding = Rounding::kPeer;
+  ops::HeadOptions options;
+  for (const auto& [dtype, low, high] :
+       {std::tuple{Dtype::kBF16, 1e-4, 2e-2}, std::tuple{Dtype::kF32, 0.0, 1e-5}}) {
+    options.dtype = dtype;
+    const std::vector<float> a = host(Head(exec, dtype).run(options)[0]),
+                             b = host(Head(peer, dtype).run(options)[0]);
+    double worst = 0;
+    for (size_t i = 0; i < a.size(); ++i) worst = std::max(worst, double(std::abs(a[i] - b[i])));
+    EXPECT_GE(worst, low) << name_of(dtype);
+    EXPECT_LE(worst, high) << name_of(dtype);
+  }
+}
+
+TEST(TokenScores, LogitsOfAllTokensNeverExist) {
+  Exec exec(cpu());
+  constexpr int64_t kTokens = 256, kVocab = 4096;
+  Head head(exec, Dtype::kF32, kTokens, kVocab);
+  ops::HeadOptions options;
+  options.chunk = 8;
+  head.run(options);  // the kernels' scratch memory has its size now
+  const size_t before = cpu().memory().in_use;
+  cpu().reset_peak();
+  head.run(options);
+  const size_t sink_as_fp64 = size_t(kVocab) * 24 * 8;
+  EXPECT_LT(cpu().memory().peak - before, kTokens * kVocab * 4 / 4 + sink_as_fp64);
+}
+
+}  // namespace
+}  // namespace mantissa
