@@ -17,13 +17,16 @@ class StagedTokenizer final : public Tokenizer {
     parse_tokenizer_json(json, where, spec_);
     for (const auto& [token, id] : spec_.bpe.vocab) name(id, token);
     for (const AddedToken& token : spec_.added) {
-      name(token.id, token.content);
       added_ids_.emplace(token.content, token.id);
       if (token.special) special_.insert(token.content);
-      if (token.normalized)
-        after_normalizing_.add(token, normalize(spec_.normalizers, token.content));
-      else
+      if (token.normalized) {
+        const std::string key = normalize(spec_.normalizers, token.content);
+        name(token.id, key);  // the library decodes it in its normalized form too
+        after_normalizing_.add(token, key);
+      } else {
+        name(token.id, token.content);
         before_normalizing_.add(token, token.content);
+      }
     }
     for (const auto* ids : {&spec_.before, &spec_.after})
       for (const int32_t id : *ids)
