@@ -1,0 +1,245 @@
+#include "nn/checkpoint.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "core/file.h"
+#include "core/hash.h"
+#include "core/safetensors.h"
+
+namespace mantissa {
+namespace fs = std::filesystem;
+namespace {
+
+using nlohmann::json;
+
+constexpr const char* kManifest = "MANIFEST";
+constexpr const char* kState = "state.json";
+constexpr const char* kConfig = "config.yaml";
+constexpr const char* kPartial = ".partial";
+constexpr const char* kStep = "step_";
+constexpr int kFormat = 1;
+
+struct BufferFile {
+  const char* file;
+  ParamBuffer Weights::*buffer;
+};
+constexpr BufferFile kBuffers[] = {{"master.safetensors", &Weights::master},
+                                   {"adam_m.safetensors", &Weights::m},
+                                   {"adam_v.safetensors", &Weights::v}};
+
+/// The part of StepState that outlives a step.
+struct StateField {
+  const char* name;
+  int32_t StepState::*value;
+};
+constexpr StateField kStateFields[] = {{"good_steps", &StepState::good_steps},
+                                       {"skips_in_row", &StepState::skips_in_row},
+                                       {"skips_total", &StepState::skips_total},
+                                       {"adam_step", &StepState::adam_step}};
+
+std::string hex(uint64_t value) {
+  char text[17];
+  std::snprintf(text, sizeof(text), "%016llx", static_cast<unsigned long long>(value));
+  return text;
+}
+
+// ---- manifest: lines "<checksum> <bytes> <name>", the last one "<checksum of the lines before> end"
+// -------------------
+
+std::string manifest_line(const fs::path& file) {
+  const MappedFile map(file);
+  return str(hex(hash64(map.bytes())), ' ', map.bytes().size(), ' ', file.filename().string(), '\n');
+}
+
+/// Name -> the line it must have.
+std::map<std::string, std::string> read_manifest(const fs::path& directory) {
+  const fs::path path = directory / kManifest;
+  const std::string text = read_file(path, 1 << 16);
+  std::map<std::string, std::string> lines;
+  size_t begin = 0;
+  for (size_t end; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1) {
+    const std::string line = text.substr(begin, end + 1 - begin);
+    if (line == hex(hash64(std::string_view(text).substr(0, begin))) + " end\n") return lines;
+    lines[line.substr(line.rfind(' ') + 1, line.size() - line.rfind(' ') - 2)] = line;
+  }
+  fail(path.string(), " is damaged: its last line does not match the lines before it");
+}
+
+void verify(const fs::path& directory, const std::map<std::string, std::string>& manifest, const char* name) {
+  const auto expected = manifest.find(name);
+  check(expected != manifest.end(), (directory / kManifest).string(), " does not list ", name);
+  const std::string found = manifest_line(directory / name);
+  check(found == expected->second, (directory / name).string(),
+        " is damaged (checksum, bytes, name): expected ",
+        expected->second.substr(0, expected->second.size() - 1), ", found ",
+        found.substr(0, found.size() - 1), "; delete ", directory.string(),
+        " to resume from an earlier checkpoint");
+}
+
+// ---- directories
+// ------------------------------------------------------------------------------------------------------
+
+/// N of a directory step_N, -1 for any other name.
+int64_t step_of(const fs::path& path) {
+  const std::string name = path.filename().string();
+  const size_t digits = std::string_view(kStep).size();
+  int64_t step = -1;
+  if (!name.starts_with(kStep) || name.size() == digits) return -1;
+  const auto [end, error] = std::from_chars(name.data() + digits, name.data() + name.size(), step);
+  return error == std::errc() && end == name.data() + name.size() && str(kStep, step) == name ? step : -1;
+}
+
+/// Complete checkpoints by step.
+std::map<int64_t, fs::path> list_checkpoints(const fs::path& root) {
+  std::map<int64_t, fs::path> found;
+  std::error_code none;
+  for (const auto& entry : fs::directory_iterator(root, none))
+    if (const int64_t step = step_of(entry.path()); step >= 0 && file_exists(entry.path() / kManifest))
+      found[step] = entry.path();
+  return found;
+}
+
+/// Deletes a checkpoint so that no half of it can be taken for a whole one.
+void retire(const fs::path& directory) {
+  fs::path doomed = directory;
+  doomed += str(".old", kPartial);
+  std::error_code error;
+  fs::remove_all(doomed, error);
+  if (!error) fs::rename(directory, doomed, error);
+  if (!error) fs::remove_all(doomed, error);
+  check(!error, "cannot delete the old checkpoint ", directory.string(), ": ", error.message());
+}
+
+// ---- content
+// ------------------------------------------------------------------------------------------------------------
+
+std::vector<NamedTensor> named(const ParamLayout& layout, const ParamBuffer& buffer) {
+  std::vector<NamedTensor> tensors;
+  for (size_t i = 0; i < layout.params().size(); ++i)
+    tensors.push_back({layout.params()[i].name, buffer[ParamId{int(i)}]});
+  return tensors;
+}
+
+std::string format_state(const CheckpointState& state, const StepState& step) {
+  json record = {{"loss_scale", step.loss_scale}};
+  for (const StateField& f : kStateFields) record[f.name] = step.*f.value;
+  const json out = {{"format", kFormat},
+                    {"step", state.step},
+                    {"optimizer", record},
+                    {"counters", state.counters},
+                    {"texts", state.texts}};
+  return out.dump(2) + "\n";
+}
+
+struct Read {
+  CheckpointState state;
+  StepState step;
+};
+
+Read read_state(const fs::path& directory, const std::map<std::string, std::string>& manifest) {
+  for (const char* name : {kState, kConfig}) verify(directory, manifest, name);
+  Read out;
+  const fs::path path = directory / kState;
+  try {
+    const json in = json::parse(read_file(path));
+    check(in.at("format") == kFormat, path.string(), ": format must be ", kFormat, ", got ",
+          in.at("format").dump());
+    out.state.step = in.at("step");
+    out.state.counters = in.at("counters").get<std::map<std::string, int64_t>>();
+    out.state.texts = in.at("texts").get<std::map<std::string, std::string>>();
+    const json& record = in.at("optimizer");
+    out.step.loss_scale = record.at("loss_scale");
+    for (const StateField& f : kStateFields) out.step.*f.value = record.at(f.name);
+  } catch (const json::exception& e) {
+    fail(path.string(), ": ", e.what());
+  }
+  out.state.config = read_file(directory / kConfig);
+  return out;
+}
+
+void read_buffer(const fs::path& path, const ParamLayout& layout, const ParamBuffer& buffer) {
+  const Safetensors file(path);
+  const std::vector<NamedTensor> tensors = named(layout, buffer);
+  for (const NamedTensor& t : tensors) {
+    check(file.entries().count(t.name) > 0, path.string(), ": parameter ", t.name,
+          " of the model is missing");
+    check(file.shape(t.name) == t.tensor.shape(), path.string(), ": ", t.name,
+          " must have the model's shape ", t.tensor.shape(), ", got ", file.shape(t.name));
+  }
+  check(file.entries().size() == tensors.size(), path.string(), " holds ", file.entries().size(),
+        " parameters, the model has ", tensors.size());
+  for (const NamedTensor& t : tensors) {
+    Tensor host(cpu(), t.tensor.shape(), t.tensor.dtype());
+    file.read(t.name, host);
+    t.tensor.backend().copy_from_host(t.tensor.raw(), host.raw(), host.bytes());
+  }
+}
+
+}  // namespace
+
+void save_checkpoint(const fs::path& root, const CheckpointState& state, const Weights& weights,
+                     const Optimizer& optimizer, int64_t keep_last) {
+  check(state.step >= 0, "[checkpoint] step must not be negative, got ", state.step);
+  const fs::path directory = root / str(kStep, state.step);
+  // The same step again: the run went back to an earlier checkpoint, this one belongs to what it left.
+  if (file_exists(directory)) retire(directory);
+
+  AtomicDirectory target(directory);
+  std::string manifest;
+  const auto written = [&](const char* name) { manifest += manifest_line(target.partial() / name); };
+  write_file(target.partial() / kState, format_state(state, optimizer.read_state()));
+  written(kState);
+  write_file(target.partial() / kConfig, state.config);
+  written(kConfig);
+  for (const BufferFile& b : kBuffers) {
+    write_safetensors(target.partial() / b.file, named(weights.layout, weights.*b.buffer));
+    written(b.file);
+  }
+  write_file(target.partial() / kManifest, manifest + hex(hash64(manifest)) + " end\n");
+  target.commit();
+
+  if (keep_last <= 0) return;
+  std::map<int64_t, fs::path> kept = list_checkpoints(root);
+  kept.erase(kept.upper_bound(state.step), kept.end());
+  for (auto oldest = kept.begin(); int64_t(kept.size()) > keep_last; oldest = kept.erase(oldest))
+    retire(oldest->second);
+}
+
+std::optional<fs::path> latest_checkpoint(const fs::path& root) {
+  const std::map<int64_t, fs::path> found = list_checkpoints(root);
+  if (found.empty()) return {};
+  return found.rbegin()->second;
+}
+
+void clean_checkpoints(const fs::path& root) {
+  std::error_code error;
+  std::vector<fs::path> leftovers;
+  for (const auto& entry : fs::directory_iterator(root, error)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with(kStep) && name.ends_with(kPartial)) leftovers.push_back(entry.path());
+  }
+  for (const fs::path& path : leftovers) {
+    fs::remove_all(path, error);
+    check(!error, "cannot remove the unfinished checkpoint ", path.string(), ": ", error.message());
+  }
+}
+
+CheckpointState read_checkpoint_state(const fs::path& directory) {
+  return read_state(directory, read_manifest(directory)).state;
+}
+
+CheckpointState load_checkpoint(const fs::path& directory, Exec& exec, Weights& weights,
+                                Optimizer& optimizer) {
+  const std::map<std::string, std::string> manifest = read_manifest(directory);
+  Read read = read_state(directory, manifest);
+  for (const BufferFile& b : kBuffers) verify(directory, manifest, b.file);
+  for (const BufferFile& b : kBuffers) read_buffer(directory / b.file, weights.layout, weights.*b.buffer);
+  refresh_copies(exec, weights);
+  optimizer.write_state(read.step);
+  return read.state;
+}
+
+}  // namespace mantissa

@@ -1,0 +1,49 @@
+// Checkpoints: everything a run needs to go on with the same bits.
+//
+//   <root>/step_<N>/  state.json           step, counters, texts, scaler and Adam step (StepState)
+//                     config.yaml          the resolved config
+//                     master.safetensors, adam_m.safetensors, adam_v.safetensors    by internal parameter
+//                     name MANIFEST             checksum and size of each file, then of itself; written last
+//
+// A directory is filled as step_<N>.partial, flushed and renamed; an older one is renamed to *.partial before
+// it is deleted. So step_<N> is complete whenever it exists, and a killed run leaves *.partial directories,
+// which clean_checkpoints removes. Damage is named on load, file by file.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+
+#include "nn/optimizer.h"
+
+namespace mantissa {
+
+/// What the training loop adds to weights and optimizer; both `sft` and `grpo` use it, under their own names.
+struct CheckpointState {
+  int64_t step = 0;    // completed training steps; names the directory
+  std::string config;  // the resolved config as text
+  std::map<std::string, int64_t>
+      counters;  // data cursor, epoch, policy version, RNG position, metrics bytes, ...
+  std::map<std::string, std::string> texts;  // data hash, kind of run, ... (UTF-8)
+};
+
+/// Writes step_<state.step> under `root` (made when missing), then deletes all but the last `keep_last`
+/// checkpoints up to it; 0 keeps all. Throws Error naming the file and what the system said (disk full, not
+/// writable); what was there before is then still there.
+void save_checkpoint(const std::filesystem::path& root, const CheckpointState& state, const Weights& weights,
+                     const Optimizer& optimizer, int64_t keep_last);
+
+/// The complete checkpoint of the highest step; none when `root` has none or does not exist.
+std::optional<std::filesystem::path> latest_checkpoint(const std::filesystem::path& root);
+/// Removes what a killed run left unfinished under `root`.
+void clean_checkpoints(const std::filesystem::path& root);
+
+/// Everything but the tensors: what a run compares with its own config and data before it resumes.
+CheckpointState read_checkpoint_state(const std::filesystem::path& directory);
+/// Verifies all files, then fills masters, moments, compute and rollout copies and the optimizer's record.
+/// Throws Error naming the damaged file, or the parameter that does not fit the model.
+CheckpointState load_checkpoint(const std::filesystem::path& directory, Exec& exec, Weights& weights,
+                                Optimizer& optimizer);
+
+}  // namespace mantissa
