@@ -45,17 +45,18 @@ namespace {
 /// head's type.
 class LogitsChunk {
  public:
-  LogitsChunk(Exec& exec, int64_t tokens, int64_t vocab, Dtype dtype)
-      : exec_(exec), dtype_(dtype), logits_(exec.empty({tokens, vocab}, accumulator_of(dtype))) {
-    if (exec.rounding == Rounding::kPeer && is_16bit(dtype)) rounded_ = exec.empty(logits_.shape(), dtype);
-  }
+  LogitsChunk(Exec& exec, int64_t tokens, int64_t vocab, Dtype dtype, bool with_gradient)
+      : exec_(exec),
+        peer_(exec.rounding == Rounding::kPeer),
+        logits_(exec.empty({tokens, vocab}, accumulator_of(dtype))),
+        narrow_(is_16bit(dtype) && (peer_ || with_gradient) ? exec.empty({tokens, vocab}, dtype) : logits_) {}
 
   /// logits[n,V] = h[n,C] . w[V,C]^T, rounded to the head's type and back when imitating a peer engine.
   Tensor make(const Tensor& h, const Tensor& w) {
     Tensor logits = logits_.slice(0, h.size(0));
     MANTISSA_RUN(exec_, matmul, logits, h, w, Trans::kNT, false);
-    if (rounded_.defined()) {
-      Tensor rounded = rounded_.slice(0, h.size(0));
+    if (peer_ && narrow_.dtype() != logits.dtype()) {
+      Tensor rounded = narrow_.slice(0, h.size(0));
       MANTISSA_RUN(exec_, cast, rounded, logits);
       MANTISSA_RUN(exec_, cast, logits, rounded);
     }
@@ -63,16 +64,12 @@ class LogitsChunk {
   }
 
   /// Where d(logits) of that chunk goes, in the head's type: over the logits where they have it too.
-  Tensor gradient(const Tensor& logits) {
-    if (logits.dtype() == dtype_) return logits;
-    if (!rounded_.defined()) rounded_ = exec_.empty(logits_.shape(), dtype_);
-    return rounded_.slice(0, logits.size(0));
-  }
+  Tensor gradient(const Tensor& logits) { return narrow_.slice(0, logits.size(0)); }
 
  private:
   Exec& exec_;
-  Dtype dtype_;
-  Tensor logits_, rounded_;
+  bool peer_;
+  Tensor logits_, narrow_;
 };
 
 }  // namespace
@@ -98,7 +95,7 @@ TokenScores token_scores(Tape& tape, const Var& hidden, const Var& w, const Tens
          lse = exec.empty({tokens}, wide);
   {
     const Tensor h = cast_to(exec, hidden.value(), dtype), weight = cast_to(exec, w.value(), dtype);
-    LogitsChunk buffers(exec, chunk, vocab, dtype);
+    LogitsChunk buffers(exec, chunk, vocab, dtype, false);
     for (int64_t t = 0; t < tokens; t += chunk) {
       const int64_t end = std::min(t + chunk, tokens);
       const Tensor logits = buffers.make(h.slice(t, end), weight);
@@ -119,10 +116,9 @@ TokenScores token_scores(Tape& tape, const Var& hidden, const Var& w, const Tens
         Exec& exec = tape.exec();
         const int64_t tokens = lse.size(0);
         const Tensor dlogprobs = douts[0].defined() ? douts[0] : exec.zeros(lse.shape(), lse.dtype());
-        const Tensor dentropy = douts[1].defined() ? douts[1] : exec.zeros(lse.shape(), lse.dtype());
-        const Tensor scale = state.defined() ? state : state_tensor(exec.backend(), StepState{});
+        const Tensor& dentropy = douts[1];
         const Tensor h = cast_to(exec, hs.get(), dtype), weight = cast_to(exec, ws.get(), dtype);
-        LogitsChunk buffers(exec, chunk, weight.size(0), dtype);
+        LogitsChunk buffers(exec, chunk, weight.size(0), dtype, true);
         Tensor dh = hidden_slot ? exec.empty(h.shape(), dtype) : Tensor();
         Tensor dw = tape.open_sink(w_slot);
         for (int64_t t = 0; t < tokens; t += chunk) {
@@ -131,8 +127,8 @@ TokenScores token_scores(Tape& tape, const Var& hidden, const Var& w, const Tens
           const Tensor logits = buffers.make(chunk_h, weight);
           Tensor dlogits = buffers.gradient(logits);
           MANTISSA_RUN(exec, logprob_bwd, dlogits, logits, lse.slice(t, end), entropy.slice(t, end),
-                       targets.slice(t, end), dlogprobs.slice(t, end), dentropy.slice(t, end), scale,
-                       inv_temperature);
+                       targets.slice(t, end), dlogprobs.slice(t, end),
+                       dentropy.defined() ? dentropy.slice(t, end) : Tensor(), state, inv_temperature);
           if (dh.defined()) {
             Tensor chunk_dh = dh.slice(t, end);
             MANTISSA_RUN(exec, matmul, chunk_dh, dlogits, weight, Trans::kNN, false);

@@ -117,7 +117,7 @@ struct Kernels {
   // ---- norm --------------------------------------------------------------------------------------------------------
   /// y[T,C] = x * rstd * w, rstd[T] fp32 = 1/sqrt(mean(x^2) + eps). x may be wider than y (fp32 residual).
   void (*rms_norm_fwd)(Exec&, Tensor& y, Tensor& rstd, const Tensor& x, const Tensor& w, double eps);
-  /// dx (overwritten), dw[C] fp32 += ...; dw may be undefined (weight frozen).
+  /// dx (overwritten), dw[C] fp32 += ...; dw may be undefined (weight frozen), dqw and dkw below as well.
   void (*rms_norm_bwd)(Exec&, Tensor& dx, Tensor& dw, const Tensor& dy, const Tensor& x, const Tensor& w,
                        const Tensor& rstd);
   /// The same over each query and key head of qkv rows (Qwen3): weights qw[D], kw[D], rstd[T,H+G]; values are copied.
@@ -131,7 +131,7 @@ struct Kernels {
   /// table[max_positions, D/2, 2] fp32 = (cos, sin). inverse = true is the gradient. out may alias in.
   void (*rope)(Exec&, Tensor& out, const Tensor& qkv, const Tensor& table, const Tensor& positions, Heads heads,
                bool inverse);
-  /// Causal attention over packed sequences, offsets[S+1] int32. out[T,H*D]; lse[T,H] fp32, natural log of the softmax
+  /// Causal attention over packed sequences, offsets[S+1] int32. out[T,H*D]; lse[T,H] fp32 (fp64), natural log of the softmax
   /// denominator of the scaled scores (scale 1/sqrt(D)). Key blocks of kAttentionTile from key 0, ascending.
   void (*attention_fwd)(Exec&, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets, Heads heads);
   void (*attention_bwd)(Exec&, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, const Tensor& out,
@@ -156,6 +156,7 @@ struct Kernels {
                       const Tensor& targets, double inv_temperature);
   /// dlogits[T,V] = scale * inv_temperature * (dlogprob (1[v=target] - p) - dentropy p (log p + entropy)), rounded once to
   /// dlogits' type; scale is state.loss_scale read from device memory. dlogits may alias logits when the types agree.
+  /// Undefined dentropy means zero, undefined state means scale 1.
   void (*logprob_bwd)(Exec&, Tensor& dlogits, const Tensor& logits, const Tensor& lse, const Tensor& entropy,
                       const Tensor& targets, const Tensor& dlogprob, const Tensor& dentropy, const Tensor& state,
                       double inv_temperature);

@@ -41,6 +41,11 @@ struct OpCase {
   double inner_forward = 0, inner_backward = 0;
 };
 
+/// How GoogleTest prints a row.
+inline void PrintTo(const OpCase& c, std::ostream* out) {
+  *out << c.name;
+}
+
 const std::vector<OpCase>& op_cases();
 
 }  // namespace mantissa
