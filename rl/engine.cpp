@@ -68,7 +68,8 @@ void RolloutConfig::fields(Fields& f) {
            "what a longer prompt does: skip (and count), error");
   f.field("max_batch", max_batch, "sequences decoded together", between(1, 65536));
   f.field("cache_tokens", cache_tokens,
-          "size of the KV cache in tokens; 0 chooses it from the requests and free memory", between(0, INT32_MAX));
+          "size of the KV cache in tokens; 0 chooses it from the requests and free memory",
+          between(0, INT32_MAX));
   f.choice("rounding", rounding, {"same", "peer"},
            "how rollout kernels round: same as training, or peer (as a separate rollout engine does)");
 }
@@ -150,10 +151,14 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
   for (size_t i = 0; i < requests.size(); ++i) check_request(requests[i], i, config);
   e.make_pool(requests, options);
 
+  // Where decoding a token again by prefill would round otherwise: a cache narrower than the keys and values
+  // that a prefill reads, and peer mode, whose decode splits the keys.
+  const bool replay = e.precision.kv_cache != e.model.weights.for_rollout().dtype() ||
+                      e.precision.rounding == Rounding::kPeer;
   Scheduler scheduler({.max_batch = e.max_batch,
                        .pages = e.runner.pages(),
                        .prefill_tokens = kPrefillTokens,
-                       .replay = e.precision.kv_cache != e.model.weights.for_rollout().dtype()},
+                       .replay = replay},
                       options.stop_ids);
   for (size_t i = 0; i < requests.size(); ++i)
     scheduler.add(*requests[i].prompt, int(i), requests[i].n, requests[i].first_sample,
@@ -161,9 +166,9 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
 
   const RoundingScope rounding(e.exec, e.precision.rounding);
   EngineStats& stats = e.stats = {};
-  e.runner.begin(options.keys, {.temperature = float(options.temperature),
-                                .top_p = float(options.top_p),
-                                .top_k = int(options.top_k)});
+  e.runner.begin(
+      options.keys,
+      {.temperature = options.temperature, .top_p = float(options.top_p), .top_k = int(options.top_k)});
   for (const Plan* plan = &scheduler.next(); plan->kind != Plan::Kind::kDone; plan = &scheduler.next()) {
     if (options.cancelled && options.cancelled()) throw Interrupted("generation was cancelled");
     e.runner.run(*plan);

@@ -69,8 +69,8 @@ class Scheduler {
     int64_t max_batch = 1;  // running sequences
     int64_t pages = 0;
     int64_t prefill_tokens = 0;  // of one pass (a longer prompt runs alone)
-    /// After preemption compute generated tokens one by one as they first were, instead of in the prefill.
-    /// Needed for equal results when the cache rounds keys and values, which a prefill reads unrounded.
+    /// After preemption compute generated tokens one by one as they first were, instead of in the prefill:
+    /// for equal results where prefill and decode round differently.
     bool replay = false;
   };
 
