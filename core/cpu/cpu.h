@@ -11,6 +11,7 @@ std::unique_ptr<Backend> make_cpu_backend();
 
 namespace cpu_kernels {
 void register_elementwise(Kernels& table);
+void register_cast(Kernels& table);
 void register_matmul(Kernels& table);
 void register_norm(Kernels& table);
 void register_attention(Kernels& table);
