@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# Installs what the build needs on Debian 12, Ubuntu 24.04 and newer, and says what it does. Run it as often as you like:
+# with everything in place it changes nothing and needs no network.
+#
+#   tools/setup.sh            compiler, cmake, ninja, libraries, python3 (for the plots)
+#   tools/setup.sh --tests    also GoogleTest
+#   tools/setup.sh --fuzz     also clang and its sanitizers, for the preset `fuzz`
+#   tools/setup.sh --check    only looks: exit code 1 and a list when something is missing
+#
+# Packages come from apt, as root or through sudo. Where the system's cmake is too old, a newer one goes into .deps/venv
+# of this tree and nowhere else.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+readonly min_cmake=3.25
+readonly venv=.deps/venv
+
+say() { echo "setup: $*"; }
+die() { echo "setup: $*" >&2; exit 1; }
+
+tests=0 fuzz=0 check=0
+for option in "$@"; do
+  case $option in
+    --tests) tests=1 ;;
+    --fuzz) fuzz=1 ;;
+    --check) check=1 ;;
+    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) die "unknown option $option (known: --tests --fuzz --check)" ;;
+  esac
+done
+
+# ---- what is missing
+# Programs count wherever they come from; libraries must be packages.
+declare -A program=([g++]=g++ [cmake]=cmake [ninja]=ninja-build [pkg-config]=pkg-config [python3]=python3)
+libraries=(libyaml-cpp-dev libspdlog-dev nlohmann-json3-dev libcli11-dev libpcre2-dev libutf8proc-dev libhwy-dev libgmp-dev)
+if ((tests)); then libraries+=(libgtest-dev); fi
+if ((fuzz)); then
+  program[clang++-19]=clang-19
+  libraries+=(libclang-rt-19-dev libomp-19-dev)
+fi
+
+installed() { [[ $(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }
+new_enough() { # CMAKE
+  local version
+  version=$("$1" --version 2>/dev/null | sed -n '1s/[^0-9]*//p') && [[ -n $version ]] &&
+    [[ $(printf '%s\n' "$min_cmake" "$version" | sort -V | head -n 1) == "$min_cmake" ]]
+}
+no_cmake() { ! new_enough cmake && ! new_enough "$venv/bin/cmake"; }
+
+packages=()
+for name in "${!program[@]}"; do
+  command -v "$name" >/dev/null || packages+=("${program[$name]}")
+done
+for name in "${libraries[@]}"; do
+  installed "$name" || packages+=("$name")
+done
+
+if ((check)); then
+  if ((${#packages[@]} > 0)); then say "missing packages: ${packages[*]}"; fi
+  if no_cmake; then say "missing: cmake >= $min_cmake (where the package is older, a newer one goes into $venv)"; fi
+  if ((${#packages[@]} > 0)) || no_cmake; then exit 1; fi
+  say "nothing is missing"
+  exit 0
+fi
+
+# ---- packages
+apt_install() { # PACKAGES...
+  local install=(env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@")
+  local as_root=()
+  command -v apt-get >/dev/null ||
+    die "this system has no apt-get; install what these Debian packages hold, then run again: $*"
+  if ((EUID != 0)); then
+    # sudo may ask for a password only where somebody can type it.
+    if ! command -v sudo >/dev/null || ! { sudo -n true 2>/dev/null || [[ -t 0 ]]; }; then
+      die "packages are missing, and installing them needs root. Run
+  apt-get update && apt-get install -y --no-install-recommends $*"
+    fi
+    as_root=(sudo)
+  fi
+  say "installing $*"
+  "${as_root[@]}" apt-get update -qq || die "apt-get update failed"
+  "${as_root[@]}" "${install[@]}" || die "apt-get could not install: $*"
+}
+if ((${#packages[@]} > 0)); then apt_install "${packages[@]}"; fi
+
+# ---- cmake
+if no_cmake; then
+  # Debian's python3 comes without ensurepip, others' with it.
+  python3 -c 'import ensurepip' 2>/dev/null || apt_install python3-venv ca-certificates
+  say "installing cmake >= $min_cmake into $venv (the system's is $(cmake --version | sed -n '1s/[^0-9]*//p'))"
+  python3 -m venv "$venv" || die "python3 -m venv $venv failed"
+  "$venv/bin/pip" install --quiet --disable-pip-version-check "cmake>=$min_cmake,<4" || die "pip could not install cmake"
+fi
+say "everything is in place"

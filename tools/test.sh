@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Sets up, builds with the tests and runs them. Arguments go to ctest: tools/test.sh -R Tokenizer
+# PRESET=debug runs the same under AddressSanitizer and UndefinedBehaviorSanitizer. With CI set, a JUnit report is left in
+# the build folder.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+preset=${PRESET:-release}
+tools/setup.sh --tests
+export PATH="$PWD/.deps/venv/bin:$PATH" # a newer cmake, where setup had to bring one
+
+cmake --preset "$preset"
+cmake --build --preset "$preset" -j "$(nproc)"
+
+options=(-j "$(nproc)" --no-tests=error --timeout 300)
+if [[ -n ${CI:-} ]]; then options+=(--output-junit junit.xml); fi
+ctest --preset "$preset" "${options[@]}" "$@"
