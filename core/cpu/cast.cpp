@@ -33,7 +33,7 @@ void cast_range(To* out, const From* in, int64_t n) {
   }
 }
 
-void cast(Tensor& out, const Tensor& in) {
+void cast(Exec&, Tensor& out, const Tensor& in) {
   dispatch_floating(out.dtype(), [&](auto to) HWY_ATTR {
     dispatch_floating(in.dtype(), [&](auto from) HWY_ATTR {
       auto* target = out.data<typename decltype(to)::type>();
@@ -54,9 +54,7 @@ namespace mantissa::cpu_kernels {
 
 HWY_EXPORT(cast);
 
-void register_cast(Kernels& table) {
-  table.cast = [](Exec&, Tensor& out, const Tensor& in) { HWY_DYNAMIC_DISPATCH(cast)(out, in); };
-}
+void register_cast(Kernels& table) { MANTISSA_ENTER(table.cast, cast); }
 
 }  // namespace mantissa::cpu_kernels
 #endif

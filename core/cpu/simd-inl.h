@@ -8,7 +8,7 @@
 // How a kernel file looks (add HWY_ATTR to lambdas: a lambda does not inherit its function's target in clang):
 //
 //   #define HWY_TARGET_INCLUDE "core/cpu/norm.cpp"   // this file: it is compiled once per target
-//   #include "core/cpu/simd-inl.h"                   // must come before any code, after other includes or before
+//   #include "core/cpu/simd-inl.h"                   // before any code; other includes may stand on either side
 //
 //   #include "core/cpu/cpu.h"
 //   #include "core/cpu/parallel.h"
@@ -39,7 +39,7 @@
 //   namespace mantissa::cpu_kernels {
 //   HWY_EXPORT(scale);
 //   void register_norm(Kernels& table) {
-//     table.scale = [](auto&&... args) { HWY_DYNAMIC_DISPATCH(scale)(args...); };
+//     MANTISSA_ENTER(table.scale, scale);
 //   }
 //   }  // namespace mantissa::cpu_kernels
 //   #endif
@@ -63,6 +63,18 @@
 #include "hwy/foreach_target.h"
 // After foreach_target, which sets the target:
 #include "hwy/highway.h"
+
+#ifndef MANTISSA_ENTER
+namespace mantissa::cpu_kernels {
+template <class Choose, class... Args>
+void enter(void (*&entry)(Args...), Choose) {
+  entry = [](Args... args) { Choose()()(std::forward<Args>(args)...); };
+}
+}  // namespace mantissa::cpu_kernels
+/// Fills a kernel's table entry with the exported function of the target chosen when it is called.
+#define MANTISSA_ENTER(entry, function) \
+  ::mantissa::cpu_kernels::enter(entry, [] { return &HWY_DYNAMIC_DISPATCH(function); })
+#endif
 
 #if defined(MANTISSA_CORE_CPU_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef MANTISSA_CORE_CPU_SIMD_INL_H_
