@@ -1,0 +1,43 @@
+// How far the policy that sampled (mu) and the one that trains (pi_old) are apart, on the same tokens. Host
+// code: it reads what the rollout and the scoring recorded.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+
+namespace mantissa {
+
+/// Over N tokens of S sequences, x = old - mu of a token, r = exp x, x clamped to +-20 before exp. "Seq mean"
+/// is mean over sequences; nested means take the tokens of a sequence first.
+struct MismatchStats {
+  int64_t tokens = 0, sequences = 0;
+  double kl = 0;                // mean -x: the k1 estimate of KL[mu || pi_old] per token
+  double k3_kl = 0;             // mean (r - x - 1)
+  double abs_logprob_diff = 0;  // mean |x|
+  double seq_k3_kl = 0;         // seq mean of sum (r - x - 1)
+  double seq_k3_kl_stderr = 0;  // its standard error: sample deviation / sqrt(S)
+  double log_ratio_slope = 0;   // least-squares slope of sum x against length, per 1000 tokens
+  double training_ppl = 0;      // seq mean exp(-mean old)
+  double rollout_ppl = 0;       // seq mean exp(-mean mu)
+  double log_ppl_diff = 0;      // seq mean of (mean mu - mean old)
+  double log_ppl_abs_diff = 0;  // seq mean |mean mu - mean old|
+  double ppl_ratio = 0;         // seq mean exp(mean mu - mean old)
+  double chi2_token = 0;        // mean r^2 - 1
+  double chi2_seq = 0;          // seq mean exp(2 clamp(sum x, +-20)) - 1
+  double probs_diff_max = 0, probs_diff_mean = 0,
+         probs_diff_std = 0;      // of |exp old - exp mu|; sample deviation
+  double probs_pearson_corr = 0;  // of exp old and exp mu; 1 when they are equal, 0 when one does not vary
+};
+
+/// mu[N], old[N], offsets[S+1] ascending from 0 to N. Empty sequences count for nothing. Errors: sizes that
+/// do not match, no token at all, a log-prob that is not finite.
+MismatchStats mismatch_stats(std::span<const float> rollout_logprobs, std::span<const float> old_logprobs,
+                             std::span<const int32_t> offsets);
+
+/// Under the names users of verl know: rollout_corr/{kl,k3_kl,...},
+/// training/rollout_probs_diff_{max,mean,std}, training/rollout_actor_probs_pearson_corr.
+std::map<std::string, double> mismatch_metrics(const MismatchStats& stats);
+
+}  // namespace mantissa
