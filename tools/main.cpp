@@ -1,0 +1,82 @@
+// One executable for all programs: the basename it was called by picks one (build/bin holds a symlink each), or
+// `mantissa <program> ...` does. Results go to stdout, logs and errors to stderr; an error is one line and exit code 1.
+#include <algorithm>
+#include <filesystem>
+#include <iostream>
+#include <string>
+#include <string_view>
+
+#include "core/error.h"
+#include "tools/programs.h"
+
+namespace mantissa {
+namespace {
+
+struct Program {
+  const char* name;
+  int (*run)(int argc, char** argv);
+  const char* help;
+};
+
+constexpr Program kPrograms[] = {
+    {"trainer", trainer_main, "train a model by a YAML config (rl or sft)"},
+    {"generate", generate_main, "sample text from a model"},
+    {"score", score_main, "log-probs of token ids, and gradients of their mean NLL"},
+    {"tokenize", tokenize_main, "ids of text and back"},
+    {"grade", grade_main, "compare answers with gold answers"},
+    {"evaluate", evaluate_main, "avg@k, pass@k, maj@k of a model on problems"},
+    {"mismatch", mismatch_main, "rollout log-probs against the training path's"},
+    {"bench", bench_main, "speed of gemm, attention, train, decode, step"},
+};
+
+void print_overview(std::ostream& out) {
+  out << "mantissa " MANTISSA_VERSION ": reinforcement learning of language models in FP16\n\n"
+         "usage: mantissa PROGRAM [options]    (or the program's own name in the same folder)\n\n";
+  for (const Program& p : kPrograms)
+    out << "  " << p.name << std::string(12 - std::string_view(p.name).size(), ' ') << p.help << '\n';
+  out << "\nPROGRAM --help lists its options.\n";
+}
+
+const Program* find_program(std::string_view name) {
+  const auto* it = std::find_if(std::begin(kPrograms), std::end(kPrograms),
+                                [&](const Program& p) { return name == p.name; });
+  return it == std::end(kPrograms) ? nullptr : it;
+}
+
+int run(int argc, char** argv) {
+  const std::string called = argc > 0 ? std::filesystem::path(argv[0]).filename().string() : "mantissa";
+  const Program* program = find_program(called);
+  if (!program) {
+    const std::string_view name = argc > 1 ? argv[1] : "--help";
+    if (name == "--help" || name == "-h") {
+      print_overview(std::cout);
+      return 0;
+    }
+    if (name == "--version") {
+      std::cout << "mantissa " MANTISSA_VERSION "\n";
+      return 0;
+    }
+    program = find_program(name);
+    check(program != nullptr, "unknown program \"", name, "\"; mantissa --help lists them");
+    --argc, ++argv;
+  }
+  return program->run(argc, argv);
+}
+
+}  // namespace
+}  // namespace mantissa
+
+int main(int argc, char** argv) {
+  std::ios::sync_with_stdio(false);
+  try {
+    const int code = mantissa::run(argc, argv);
+    mantissa::check(bool(std::cout.flush()), "standard output cannot be written");
+    return code;
+  } catch (const std::exception& e) {
+    std::string text = e.what();
+    std::replace(text.begin(), text.end(), '\n', ' ');
+    std::cout.flush();
+    std::cerr << "error: " << text << std::endl;
+    return 1;
+  }
+}
