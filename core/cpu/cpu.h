@@ -15,6 +15,7 @@ void register_cast(Kernels& table);
 void register_matmul(Kernels& table);
 void register_norm(Kernels& table);
 void register_attention(Kernels& table);
+void register_attention_backward(Kernels& table);  // by register_attention
 void register_vocab(Kernels& table);
 void register_sampling(Kernels& table);
 void register_optim(Kernels& table);

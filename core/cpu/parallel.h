@@ -29,4 +29,11 @@ void parallel_for(int64_t n, int64_t grain, F&& body) {
   }
 }
 
+/// Calls body(i) for every i in [0, n), in any order and on any thread: for tasks of unequal cost, each worth a thread.
+template <class F>
+void parallel_tasks(int64_t n, F&& body) {
+#pragma omp parallel for schedule(dynamic) if (n > 1 && !omp_in_parallel())
+  for (int64_t i = 0; i < n; ++i) body(i);
+}
+
 }  // namespace mantissa::cpu_kernels
