@@ -6,10 +6,15 @@
 
 namespace mantissa {
 
-/// Constants [N]; all undefined for correction `none`, whose weight is 1.
+/// Log-ratios of corrections and losses are clamped to +- this before exp: e^20 = 4.9e8 is finite in fp32
+/// with room for its square.
+inline constexpr double kMaxLogRatio = 20;
+
+/// Constants [N], all undefined for correction `none`.
 struct Correction {
-  Var weight;
-  Var high, low;  // 1 where the ratio lies above correction_high, below correction_low
+  Var weight;     // undefined: 1
+  Var kept;       // 0 where the weight was masked; undefined: 1
+  Var high, low;  // 1 where the ratio lies above correction_high, below correction_low; undefined: 0
 };
 Correction correction_weights(Tape& tape, const LossInputs& in, const AlgorithmConfig& config);
 
