@@ -1,22 +1,19 @@
 // Elementwise kernels, sums, segments and row moves. Legend: T rows, C width, F half the width of gate_up, S segments.
+#define HWY_TARGET_INCLUDE "core/cpu/elementwise.cpp"
+#include "core/cpu/simd-inl.h"
+
 #include <cmath>
 #include <cstring>
 
 #include "core/cpu/cpu.h"
-#include "core/cpu/rows.h"
+#include "core/cpu/rows-inl.h"
 
+HWY_BEFORE_NAMESPACE();
 namespace mantissa::cpu_kernels {
-namespace {
+namespace HWY_NAMESPACE {
 
 /// Elements of one row of a tensor whose first dimension counts rows.
-int64_t row_width(const Tensor& t) { return t.size(0) == 0 ? 0 : t.numel() / t.size(0); }
-
-/// Calls f(begin, count) for every tile of [0, n), in parallel.
-template <class F>
-void for_tiles(int64_t n, F f) {
-#pragma omp parallel for schedule(static) if (n > kTile)
-  for (int64_t tile = 0; tile < blocks_of(n, kTile); ++tile) f(tile * kTile, std::min(kTile, n - tile * kTile));
-}
+inline int64_t row_width(const Tensor& t) { return t.size(0) == 0 ? 0 : t.numel() / t.size(0); }
 
 void fill(Exec&, Tensor& out, double value) {
   const auto fill_as = [&](auto x) {
@@ -32,126 +29,154 @@ void fill(Exec&, Tensor& out, double value) {
 
 template <class C, class Op>
 void binary_as(Tensor& out, const Tensor& a, const Tensor& b, Op op) {
-  for_tiles(out.numel(), [&](int64_t begin, int64_t n) {
+  for_tiles(out.numel(), [&](int64_t begin, int64_t n) HWY_ATTR {
     C a_tile[kTile], b_tile[kTile], out_tile[kTile];
-    const C* x = widen(a, begin, n, a_tile);
-    const C* y = widen(b, begin, n, b_tile);
-    C* z = target(out, begin, out_tile);
-    for (int64_t i = 0; i < n; ++i) z[i] = op(x[i], y[i]);
-    narrow(out, begin, n, z);
+    C* y = target(out, begin, out_tile);
+    transform(n, op, y, widen(a, begin, n, a_tile), widen(b, begin, n, b_tile));
+    narrow(out, begin, n, y);
   });
 }
 
+// Minimum and maximum keep a NaN of either side, so that a broken value never vanishes in a clip.
 void binary(Exec&, Tensor& out, const Tensor& a, const Tensor& b, Binary op) {
-  with_compute([&](auto tag) {
+  with_compute([&](auto tag) HWY_ATTR {
     using C = typename decltype(tag)::type;
     switch (op) {
-      case Binary::kAdd: return binary_as<C>(out, a, b, [](C x, C y) { return x + y; });
-      case Binary::kSub: return binary_as<C>(out, a, b, [](C x, C y) { return x - y; });
-      case Binary::kMul: return binary_as<C>(out, a, b, [](C x, C y) { return x * y; });
-      // A NaN in a is kept, so that a broken value never vanishes in a clip.
-      case Binary::kMin: return binary_as<C>(out, a, b, [](C x, C y) { return y < x || y != y ? y : x; });
-      case Binary::kMax: return binary_as<C>(out, a, b, [](C x, C y) { return y > x || y != y ? y : x; });
-      case Binary::kLessEqual: return binary_as<C>(out, a, b, [](C x, C y) { return x <= y ? C(1) : C(0); });
+      case Binary::kAdd: return binary_as<C>(out, a, b, [](auto x, auto y) HWY_ATTR { return x + y; });
+      case Binary::kSub: return binary_as<C>(out, a, b, [](auto x, auto y) HWY_ATTR { return x - y; });
+      case Binary::kMul: return binary_as<C>(out, a, b, [](auto x, auto y) HWY_ATTR { return x * y; });
+      case Binary::kMin:
+        return binary_as<C>(out, a, b, [](auto x, auto y) HWY_ATTR {
+          return select(x <= y, x, select(y < x, y, x + y));
+        });
+      case Binary::kMax:
+        return binary_as<C>(out, a, b, [](auto x, auto y) HWY_ATTR {
+          return select(x >= y, x, select(y > x, y, x + y));
+        });
+      case Binary::kLessEqual:
+        return binary_as<C>(out, a, b, [](auto x, auto y) HWY_ATTR {
+          using V = decltype(x);
+          return select(x <= y, splat<V>(1), splat<V>(0));
+        });
     }
   }, out, a, b);
 }
 
 template <class C, class Op>
 void unary_as(Tensor& out, const Tensor& in, Op op) {
-  for_tiles(out.numel(), [&](int64_t begin, int64_t n) {
+  for_tiles(out.numel(), [&](int64_t begin, int64_t n) HWY_ATTR {
     C in_tile[kTile], out_tile[kTile];
-    const C* x = widen(in, begin, n, in_tile);
     C* y = target(out, begin, out_tile);
-    for (int64_t i = 0; i < n; ++i) y[i] = op(x[i]);
+    transform(n, op, y, widen(in, begin, n, in_tile));
     narrow(out, begin, n, y);
   });
 }
 
 void unary(Exec&, Tensor& out, const Tensor& in, Unary op, double p0, double p1) {
-  with_compute([&](auto tag) {
+  with_compute([&](auto tag) HWY_ATTR {
     using C = typename decltype(tag)::type;
-    const C a = C(p0), b = C(p1);
     switch (op) {
-      case Unary::kAffine: return unary_as<C>(out, in, [=](C x) { return a * x + b; });
-      case Unary::kExp: return unary_as<C>(out, in, [](C x) { return std::exp(x); });
-      case Unary::kClamp: return unary_as<C>(out, in, [=](C x) { return x < a ? a : x > b ? b : x; });
-      case Unary::kWithinMask: return unary_as<C>(out, in, [=](C x) { return a <= x && x <= b ? C(1) : C(0); });
+      case Unary::kAffine:
+        return unary_as<C>(out, in, [=](auto x) HWY_ATTR {
+          using V = decltype(x);
+          return fma(splat<V>(p0), x, splat<V>(p1));
+        });
+      case Unary::kExp: return unary_as<C>(out, in, [](auto x) HWY_ATTR { return exp(x); });
+      case Unary::kClamp:
+        return unary_as<C>(out, in, [=](auto x) HWY_ATTR {
+          using V = decltype(x);
+          return select(x < splat<V>(p0), splat<V>(p0), select(x > splat<V>(p1), splat<V>(p1), x));
+        });
+      case Unary::kWithinMask:
+        return unary_as<C>(out, in, [=](auto x) HWY_ATTR {
+          using V = decltype(x);
+          return select(x >= splat<V>(p0), select(x <= splat<V>(p1), splat<V>(1), splat<V>(0)), splat<V>(0));
+        });
     }
   }, out, in);
 }
 
 void add_bias(Exec& exec, Tensor& out, const Tensor& in, const Tensor& bias) {
   const int64_t width = bias.numel(), rows = width == 0 ? 0 : in.numel() / width;
-  with_compute([&](auto tag) {
+  with_compute([&](auto tag) HWY_ATTR {
     using C = typename decltype(tag)::type;
     Scratch scratch(exec);
     const C* b = widen(bias, 0, width, scratch.take<C>(width));
     const ThreadBuffers<C> buffers(exec, 2 * width);
-#pragma omp parallel for schedule(static)
-    for (int64_t t = 0; t < rows; ++t) {
+    for_rows(rows, width, [&](int64_t t) HWY_ATTR {
       const C* x = widen(in, t * width, width, buffers.mine());
       C* y = target(out, t * width, buffers.mine() + width);
-      for (int64_t c = 0; c < width; ++c) y[c] = x[c] + b[c];
+      transform(width, [](auto v, auto shift) HWY_ATTR { return v + shift; }, y, x, b);
       narrow(out, t * width, width, y);
-    }
+    });
   }, out, in);
 }
 
 void bias_bwd(Exec& exec, Tensor& dbias, const Tensor& dout) {
   const int64_t width = dbias.numel(), rows = width == 0 ? 0 : dout.numel() / width;
-  with_compute([&](auto tag) {
+  with_compute([&](auto tag) HWY_ATTR {
     using C = typename decltype(tag)::type;
     const ThreadBuffers<C> buffers(exec, width);
-    sum_rows(exec, rows, width, dbias.data<C>(), [&](int64_t t, C* partial) {
+    sum_rows(exec, rows, width, dbias.data<C>(), [&](int64_t t, C* partial) HWY_ATTR {
       const C* dy = widen(dout, t * width, width, buffers.mine());
-      for (int64_t c = 0; c < width; ++c) partial[c] += dy[c];
+      transform(width, [](auto total, auto v) HWY_ATTR { return total + v; }, partial, partial, dy);
     });
   }, dbias);
 }
 
+/// Calls f(row, begin, count) for the tiles of every row of `width`, in parallel.
+template <class F>
+void for_row_tiles(int64_t rows, int64_t width, F f) {
+  const int64_t tiles = blocks_of(width, kTile);
+  for_rows(rows * tiles, std::min(width, kTile), [&](int64_t i) HWY_ATTR {
+    const int64_t begin = i % tiles * kTile;
+    f(i / tiles, begin, std::min(kTile, width - begin));
+  });
+}
+
+template <class V>
+HWY_INLINE V sigmoid(V x) {
+  return splat<V>(1) / (splat<V>(1) + exp(-x));
+}
+
 void swiglu_fwd(Exec&, Tensor& out, const Tensor& gate_up) {
-  const int64_t width = out.size(-1), rows = out.rows(), tiles = blocks_of(width, kTile);
-  with_compute([&](auto tag) {
+  const int64_t width = out.size(-1);
+  with_compute([&](auto tag) HWY_ATTR {
     using C = typename decltype(tag)::type;
-#pragma omp parallel for collapse(2) schedule(static)
-    for (int64_t t = 0; t < rows; ++t)
-      for (int64_t tile = 0; tile < tiles; ++tile) {
-        C gate_tile[kTile], up_tile[kTile], out_tile[kTile];
-        const int64_t begin = tile * kTile, n = std::min(kTile, width - begin);
-        const C* gate = widen(gate_up, 2 * t * width + begin, n, gate_tile);
-        const C* up = widen(gate_up, (2 * t + 1) * width + begin, n, up_tile);
-        C* y = target(out, t * width + begin, out_tile);
-        for (int64_t i = 0; i < n; ++i) y[i] = gate[i] / (C(1) + std::exp(-gate[i])) * up[i];
-        narrow(out, t * width + begin, n, y);
-      }
+    for_row_tiles(out.rows(), width, [&](int64_t t, int64_t begin, int64_t n) HWY_ATTR {
+      C gate_tile[kTile], up_tile[kTile], out_tile[kTile];
+      const C* gate = widen(gate_up, 2 * t * width + begin, n, gate_tile);
+      const C* up = widen(gate_up, (2 * t + 1) * width + begin, n, up_tile);
+      C* y = target(out, t * width + begin, out_tile);
+      transform(n, [](auto g, auto u) HWY_ATTR { return g * sigmoid(g) * u; }, y, gate, up);
+      narrow(out, t * width + begin, n, y);
+    });
   }, out);
 }
 
 // With s = sigmoid(g): d silu(g) / dg = s (1 + g (1 - s)).
 void swiglu_bwd(Exec&, Tensor& dgate_up, const Tensor& dout, const Tensor& gate_up) {
-  const int64_t width = dout.size(-1), rows = dout.rows(), tiles = blocks_of(width, kTile);
-  with_compute([&](auto tag) {
+  const int64_t width = dout.size(-1);
+  with_compute([&](auto tag) HWY_ATTR {
     using C = typename decltype(tag)::type;
-#pragma omp parallel for collapse(2) schedule(static)
-    for (int64_t t = 0; t < rows; ++t)
-      for (int64_t tile = 0; tile < tiles; ++tile) {
-        C gate_tile[kTile], up_tile[kTile], dout_tile[kTile], dgate_tile[kTile], dup_tile[kTile];
-        const int64_t begin = tile * kTile, n = std::min(kTile, width - begin);
-        const int64_t gate_at = 2 * t * width + begin, up_at = gate_at + width;
-        const C* gate = widen(gate_up, gate_at, n, gate_tile);
-        const C* up = widen(gate_up, up_at, n, up_tile);
-        const C* dy = widen(dout, t * width + begin, n, dout_tile);
-        C* dgate = target(dgate_up, gate_at, dgate_tile);
-        C* dup = target(dgate_up, up_at, dup_tile);
-        for (int64_t i = 0; i < n; ++i) {
-          const C g = gate[i], u = up[i], s = C(1) / (C(1) + std::exp(-g));
-          dgate[i] = dy[i] * u * s * (C(1) + g * (C(1) - s));
-          dup[i] = dy[i] * g * s;
-        }
-        narrow(dgate_up, gate_at, n, dgate);
-        narrow(dgate_up, up_at, n, dup);
-      }
+    for_row_tiles(dout.rows(), width, [&](int64_t t, int64_t begin, int64_t n) HWY_ATTR {
+      C gate_tile[kTile], up_tile[kTile], dout_tile[kTile], sigmoid_tile[kTile], out_tile[kTile];
+      const int64_t gate_at = 2 * t * width + begin, up_at = gate_at + width;
+      const C* gate = widen(gate_up, gate_at, n, gate_tile);
+      const C* up = widen(gate_up, up_at, n, up_tile);
+      const C* dy = widen(dout, t * width + begin, n, dout_tile);
+      transform(n, [](auto g) HWY_ATTR { return sigmoid(g); }, sigmoid_tile, gate);
+      C* dgate = target(dgate_up, gate_at, out_tile);
+      transform(n, [](auto d, auto g, auto u, auto s) HWY_ATTR {
+        const auto one = splat<decltype(s)>(1);
+        return d * u * s * (one + g * (one - s));
+      }, dgate, dy, gate, up, static_cast<const C*>(sigmoid_tile));
+      narrow(dgate_up, gate_at, n, dgate);
+      C* dup = target(dgate_up, up_at, out_tile);
+      transform(n, [](auto d, auto g, auto s) HWY_ATTR { return d * g * s; }, dup, dy, gate,
+                static_cast<const C*>(sigmoid_tile));
+      narrow(dgate_up, up_at, n, dup);
+    });
   }, dout);
 }
 
@@ -162,49 +187,53 @@ C sum_range(const Tensor& in, int64_t begin, int64_t end) {
   for (; begin < end; begin += kTile) {
     C tile[kTile];
     const int64_t n = std::min(kTile, end - begin);
-    const C* x = widen(in, begin, n, tile);
-    total += lane_sum<C>(n, [&](int64_t i) { return x[i]; });
+    total += sum_elements(n, widen(in, begin, n, tile));
   }
   return total;
 }
 
-void sum(Exec& exec, Tensor& out, const Tensor& in) {
-  with_compute([&](auto tag) {
+/// out[i] = round(value).
+template <class C>
+void store_one(const Tensor& out, int64_t i, C value) {
+  C buffer, *p = target(out, i, &buffer);
+  *p = value;
+  narrow(out, i, 1, p);
+}
+
+void sum_all(Exec& exec, Tensor& out, const Tensor& in) {
+  with_compute([&](auto tag) HWY_ATTR {
     using C = typename decltype(tag)::type;
     const int64_t tiles = blocks_of(in.numel(), kTile);
     Scratch scratch(exec);
     C* partials = scratch.take<C>(tiles);
-#pragma omp parallel for schedule(static) if (tiles > 1)
-    for (int64_t tile = 0; tile < tiles; ++tile)
+    for_rows(tiles, kTile, [&](int64_t tile) HWY_ATTR {
       partials[tile] = sum_range<C>(in, tile * kTile, std::min(in.numel(), (tile + 1) * kTile));
+    });
     C total = 0;
     for (int64_t tile = 0; tile < tiles; ++tile) total += partials[tile];
-    narrow(out, 0, 1, &(*target(out, 0, &total) = total));
+    store_one(out, 0, total);
   }, out, in);
 }
 
 void segment_sum(Exec&, Tensor& out, const Tensor& in, const Tensor& offsets) {
   const int32_t* bounds = offsets.data<int32_t>();
-  with_compute([&](auto tag) {
+  with_compute([&](auto tag) HWY_ATTR {
     using C = typename decltype(tag)::type;
-#pragma omp parallel for schedule(static)
-    for (int64_t s = 0; s < out.numel(); ++s) {
-      C total = sum_range<C>(in, bounds[s], bounds[s + 1]);
-      narrow(out, s, 1, &(*target(out, s, &total) = total));
-    }
+    for_rows(out.numel(), kTile, [&](int64_t s) HWY_ATTR {
+      store_one(out, s, sum_range<C>(in, bounds[s], bounds[s + 1]));
+    });
   }, out, in);
 }
 
 void segment_expand(Exec&, Tensor& out, const Tensor& in, const Tensor& offsets) {
   const int32_t* bounds = offsets.data<int32_t>();
-  with_compute([&](auto tag) {
+  with_compute([&](auto tag) HWY_ATTR {
     using C = typename decltype(tag)::type;
-#pragma omp parallel for schedule(static)
-    for (int64_t s = 0; s < in.numel(); ++s) {
+    for_rows(in.numel(), kTile, [&](int64_t s) HWY_ATTR {
       C buffer;
       const C value = *widen(in, s, 1, &buffer);
-      for (int64_t t = bounds[s]; t < bounds[s + 1]; ++t) narrow(out, t, 1, &(*target(out, t, &buffer) = value));
-    }
+      for (int64_t t = bounds[s]; t < bounds[s + 1]; ++t) store_one(out, t, value);
+    });
   }, out, in);
 }
 
@@ -213,60 +242,87 @@ void gather_rows(Exec&, Tensor& out, const Tensor& in, const Tensor& rows) {
   const size_t bytes = size_t(row_width(in)) * size_of(in.dtype());
   const std::byte* source = static_cast<const std::byte*>(in.raw());
   std::byte* destination = static_cast<std::byte*>(out.raw());
-#pragma omp parallel for schedule(static)
-  for (int64_t i = 0; i < rows.numel(); ++i)
+  for_rows(rows.numel(), row_width(in), [&](int64_t i) {
     std::memcpy(destination + size_t(i) * bytes, source + size_t(from[i]) * bytes, bytes);
+  });
 }
 
 void scatter_rows(Exec& exec, Tensor& out, const Tensor& in, const Tensor& rows) {
   const int32_t* to = rows.data<int32_t>();
   const int64_t width = row_width(out);
-  with_compute([&](auto tag) {
+  with_compute([&](auto tag) HWY_ATTR {
     using C = typename decltype(tag)::type;
     const ThreadBuffers<C> buffers(exec, 3 * width);
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < rows.numel(); ++i) {
+    for_rows(rows.numel(), width, [&](int64_t i) HWY_ATTR {
       C* buffer = buffers.mine();
       const int64_t at = to[i] * width;
       const C* x = widen(in, i * width, width, buffer);
       const C* old = widen(out, at, width, buffer + width);
       C* y = target(out, at, buffer + 2 * width);
-      for (int64_t c = 0; c < width; ++c) y[c] = old[c] + x[c];
+      transform(width, [](auto a, auto b) HWY_ATTR { return a + b; }, y, old, x);
       narrow(out, at, width, y);
-    }
+    });
   }, out, in);
 }
 
-void find_nonfinite(Exec&, Tensor& index, const Tensor& in) {
-  const int64_t n = in.numel();
-  int64_t first = n;
-  dispatch_floating(in.dtype(), [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    const T* x = in.data<T>();
-#pragma omp parallel for schedule(static) reduction(min : first)
-    for (int64_t tile = 0; tile < blocks_of(n, kTile); ++tile)
-      for (int64_t i = tile * kTile; i < std::min(n, (tile + 1) * kTile) && i < first; ++i)
-        if (!std::isfinite(to_float(x[i]))) first = i;
-  });
-  index.data<int32_t>()[0] = first == n ? -1 : int32_t(first);
+void find_nonfinite(Exec& exec, Tensor& index, const Tensor& in) {
+  const int64_t n = in.numel(), tiles = blocks_of(n, kTile);
+  int32_t first = -1;
+  with_compute([&](auto tag) HWY_ATTR {
+    using C = typename decltype(tag)::type;
+    Scratch scratch(exec);
+    int32_t* found = scratch.take<int32_t>(tiles);
+    for_rows(tiles, kTile, [&](int64_t tile) HWY_ATTR {
+      C buffer[kTile];
+      const int64_t begin = tile * kTile, count = std::min(kTile, n - begin);
+      const C* x = widen(in, begin, count, buffer);
+      found[tile] = -1;
+      // x - x is 0 for finite x and NaN otherwise.
+      if (sum_of(count, [](auto acc, auto v) HWY_ATTR { return acc + (v - v); }, x) == C(0)) return;
+      const C* bad = std::find_if(x, x + count, [](C v) { return !std::isfinite(v); });
+      found[tile] = int32_t(begin + (bad - x));
+    });
+    for (int64_t tile = 0; tile < tiles && first < 0; ++tile) first = found[tile];
+  }, in);
+  index.data<int32_t>()[0] = first;
 }
 
-}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace mantissa::cpu_kernels
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace mantissa::cpu_kernels {
+
+HWY_EXPORT(fill);
+HWY_EXPORT(binary);
+HWY_EXPORT(unary);
+HWY_EXPORT(add_bias);
+HWY_EXPORT(bias_bwd);
+HWY_EXPORT(swiglu_fwd);
+HWY_EXPORT(swiglu_bwd);
+HWY_EXPORT(sum_all);
+HWY_EXPORT(segment_sum);
+HWY_EXPORT(segment_expand);
+HWY_EXPORT(gather_rows);
+HWY_EXPORT(scatter_rows);
+HWY_EXPORT(find_nonfinite);
 
 void register_elementwise(Kernels& table) {
-  table.fill = fill;
-  table.binary = binary;
-  table.unary = unary;
-  table.add_bias = add_bias;
-  table.bias_bwd = bias_bwd;
-  table.swiglu_fwd = swiglu_fwd;
-  table.swiglu_bwd = swiglu_bwd;
-  table.sum = sum;
-  table.segment_sum = segment_sum;
-  table.segment_expand = segment_expand;
-  table.gather_rows = gather_rows;
-  table.scatter_rows = scatter_rows;
-  table.find_nonfinite = find_nonfinite;
+  table.fill = [](auto... args) { HWY_DYNAMIC_DISPATCH(fill)(args...); };
+  table.binary = [](auto... args) { HWY_DYNAMIC_DISPATCH(binary)(args...); };
+  table.unary = [](auto... args) { HWY_DYNAMIC_DISPATCH(unary)(args...); };
+  table.add_bias = [](auto... args) { HWY_DYNAMIC_DISPATCH(add_bias)(args...); };
+  table.bias_bwd = [](auto... args) { HWY_DYNAMIC_DISPATCH(bias_bwd)(args...); };
+  table.swiglu_fwd = [](auto... args) { HWY_DYNAMIC_DISPATCH(swiglu_fwd)(args...); };
+  table.swiglu_bwd = [](auto... args) { HWY_DYNAMIC_DISPATCH(swiglu_bwd)(args...); };
+  table.sum = [](auto... args) { HWY_DYNAMIC_DISPATCH(sum_all)(args...); };
+  table.segment_sum = [](auto... args) { HWY_DYNAMIC_DISPATCH(segment_sum)(args...); };
+  table.segment_expand = [](auto... args) { HWY_DYNAMIC_DISPATCH(segment_expand)(args...); };
+  table.gather_rows = [](auto... args) { HWY_DYNAMIC_DISPATCH(gather_rows)(args...); };
+  table.scatter_rows = [](auto... args) { HWY_DYNAMIC_DISPATCH(scatter_rows)(args...); };
+  table.find_nonfinite = [](auto... args) { HWY_DYNAMIC_DISPATCH(find_nonfinite)(args...); };
 }
 
 }  // namespace mantissa::cpu_kernels
+#endif

@@ -1,29 +1,42 @@
 // Optimizer kernels: gradient statistics, the decision of a step, AdamW. Legend: N elements of a flat buffer.
+#define HWY_TARGET_INCLUDE "core/cpu/optim.cpp"
+#include "core/cpu/simd-inl.h"
+
 #include <cmath>
 
 #include "core/cpu/cpu.h"
-#include "core/cpu/rows.h"
+#include "core/cpu/rows-inl.h"
 
+HWY_BEFORE_NAMESPACE();
 namespace mantissa::cpu_kernels {
-namespace {
+namespace HWY_NAMESPACE {
 
 constexpr int64_t kGradBlock = 65536;  // elements of one partial sum
 
-StepState& state_of(const Tensor& state) { return *static_cast<StepState*>(state.raw()); }
+inline StepState& state_of(const Tensor& state) { return *static_cast<StepState*>(state.raw()); }
 
-// In double the squares of finite floats stay finite, and so does the sum of all that memory can hold: a block's sum is
-// not finite exactly when one of its gradients is not, however large the loss scale.
+// In double the squares of finite floats stay finite, and so does the sum of all that memory can hold: the sum is
+// not finite exactly when one of the gradients is not, however large the loss scale.
+inline double block_sum_squares(const float* x, int64_t n) {
+  double part[16] = {};
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16)
+    for (int lane = 0; lane < 16; ++lane) part[lane] += double(x[i + lane]) * double(x[i + lane]);
+  for (int lane = 0; i < n; ++i, ++lane) part[lane] += double(x[i]) * double(x[i]);
+  for (int width = 8; width > 0; width /= 2)
+    for (int lane = 0; lane < width; ++lane) part[lane] += part[lane + width];
+  return part[0];
+}
+
 void grad_stats(Exec& exec, Tensor& state, const Tensor& grad) {
   const int64_t n = grad.numel(), blocks = blocks_of(n, kGradBlock);
   const float* g = grad.data<float>();
   Scratch scratch(exec);
   double* partials = scratch.take<double>(blocks);
-#pragma omp parallel for schedule(static)
-  for (int64_t block = 0; block < blocks; ++block) {
-    const float* x = g + block * kGradBlock;
-    partials[block] = lane_sum<double>(std::min(kGradBlock, n - block * kGradBlock),
-                                       [&](int64_t i) { return double(x[i]) * double(x[i]); });
-  }
+  for_rows(blocks, kGradBlock, [&](int64_t block) HWY_ATTR {
+    const int64_t begin = block * kGradBlock;
+    partials[block] = block_sum_squares(g + begin, std::min(kGradBlock, n - begin));
+  });
   StepState& s = state_of(state);
   for (int64_t block = 0; block < blocks; ++block) {
     s.sum_squares += partials[block];
@@ -67,32 +80,49 @@ void adamw(Exec&, Tensor& master, Tensor& m, Tensor& v, Tensor& compute, const T
   const double correction2 = 1.0 - std::pow(double(rule.beta2), s.adam_step);
   const float step = float(double(s.lr) / correction1), inv_root = float(1.0 / std::sqrt(correction2));
   const float keep = float(1.0 - double(s.lr) * double(rule.weight_decay));
-  const float factor = s.grad_factor, beta2 = rule.beta2, eps = rule.eps;
   const bool has_copy = compute.defined() && !compute.same_as(master);
-  const int64_t n = master.numel();
   float *w = master.data<float>(), *m1 = m.data<float>(), *m2 = v.data<float>();
   const float* gradient = grad.data<float>();
-#pragma omp parallel for schedule(static)
-  for (int64_t tile = 0; tile < blocks_of(n, kTile); ++tile) {
-    const int64_t begin = tile * kTile, end = std::min(n, begin + kTile);
-    for (int64_t i = begin; i < end; ++i) {
-      const float g = gradient[i] * factor;
-      m1[i] = m1[i] + rest1 * (g - m1[i]);
-      m2[i] = beta2 * m2[i] + rest2 * (g * g);
-      w[i] = keep * w[i] - step * (m1[i] / (std::sqrt(m2[i]) * inv_root + eps));
-    }
-    if (!has_copy) continue;
+  for_tiles(master.numel(), [&](int64_t begin, int64_t n) HWY_ATTR {
+    const auto update = [&](int64_t i, auto load_from, auto store_to) HWY_ATTR {
+      const Vec g = load_from(gradient + i) * set(s.grad_factor);
+      const Vec old_m = load_from(m1 + i), old_v = load_from(m2 + i);
+      const Vec new_m = fma(set(rest1), g - old_m, old_m);
+      const Vec new_v = fma(set(rest2), g * g, set(rule.beta2) * old_v);
+      const Vec direction = new_m / fma(sqrt(new_v), set(inv_root), set(rule.eps));
+      store_to(m1 + i, new_m);
+      store_to(m2 + i, new_v);
+      store_to(w + i, fma(set(-step), direction, set(keep) * load_from(w + i)));
+    };
+    int64_t i = begin;
+    const int64_t end = begin + n;
+    for (; i + kLanes <= end; i += kLanes)
+      update(i, [](const float* p) HWY_ATTR { return load(p); }, [](float* p, Vec x) HWY_ATTR { store(p, x); });
+    if (i < end)
+      update(i, [&](const float* p) HWY_ATTR { return load_n(p, end - i); },
+             [&](float* p, Vec x) HWY_ATTR { store_n(p, x, end - i); });
+    if (!has_copy) return;
     if (compute.dtype() == Dtype::kF32) std::copy(w + begin, w + end, compute.data<float>() + begin);
-    else narrow(compute, begin, end - begin, w + begin);
-  }
+    else narrow(compute, begin, n, static_cast<const float*>(w + begin));
+  });
 }
 
-}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace mantissa::cpu_kernels
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace mantissa::cpu_kernels {
+
+HWY_EXPORT(grad_stats);
+HWY_EXPORT(step_decide);
+HWY_EXPORT(adamw);
 
 void register_optim(Kernels& table) {
-  table.grad_stats = grad_stats;
-  table.step_decide = step_decide;
-  table.adamw = adamw;
+  table.grad_stats = [](auto... args) { HWY_DYNAMIC_DISPATCH(grad_stats)(args...); };
+  table.step_decide = [](auto... args) { HWY_DYNAMIC_DISPATCH(step_decide)(args...); };
+  table.adamw = [](auto... args) { HWY_DYNAMIC_DISPATCH(adamw)(args...); };
 }
 
 }  // namespace mantissa::cpu_kernels
+#endif

@@ -2,14 +2,18 @@
 // keeps the k largest, then top-p keeps, of those in descending order, the shortest prefix whose probability within the
 // top-k set reaches top_p. Equal logits are ordered by index, the lower first. The draw is the inverse CDF over the kept
 // set in vocabulary order. Legend: B rows, V vocabulary.
+#define HWY_TARGET_INCLUDE "core/cpu/sampling.cpp"
+#include "core/cpu/simd-inl.h"
+
 #include <cmath>
 
 #include "core/cpu/cpu.h"
 #include "core/cpu/logits-inl.h"
 #include "core/random.h"
 
+HWY_BEFORE_NAMESPACE();
 namespace mantissa::cpu_kernels {
-namespace {
+namespace HWY_NAMESPACE {
 
 struct Row {
   const float* logits;
@@ -21,14 +25,17 @@ struct Row {
   /// exp(z - max); 0 for a logit that is not finite.
   float weight(int64_t v) const {
     const float x = z(v);
-    return std::isfinite(x) ? std::exp(x - max) : 0.0f;
+    return std::isfinite(x) ? exp(x - max) : 0.0f;
   }
 };
 
-int32_t arg_max(const Row& row) {
-  for (int64_t v = 0; v < row.vocab; ++v)
-    if (row.z(v) == row.max) return int32_t(v);
-  return 0;
+/// The lowest index that holds the maximum.
+inline int32_t arg_max(const Row& row) {
+  int64_t v = 0;
+  const Vec inv = set(row.inv_temperature), max = set(row.max);
+  while (v + kLanes <= row.vocab && !any(load(row.logits + v) * inv == max)) v += kLanes;
+  while (v + 1 < row.vocab && row.z(v) != row.max) ++v;
+  return int32_t(v);
 }
 
 /// The first v of `count` candidates (at(0), at(1), ...) whose cumulative weight exceeds `threshold`; rounding may leave
@@ -48,14 +55,15 @@ int32_t walk(const Row& row, int64_t count, double threshold, At at) {
 }
 
 /// Draw over the whole vocabulary: find the chunk by the chunk sums, then walk inside it.
-int32_t draw(const Row& row, float* chunk_sums, double uniform) {
+inline int32_t draw(const Row& row, float* chunk_sums, double uniform) {
   const int64_t chunks = blocks_of(row.vocab, kVocabChunk);
   const auto chunk_size = [&](int64_t chunk) { return std::min(kVocabChunk, row.vocab - chunk * kVocabChunk); };
   double total = 0.0;
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    if (!std::isfinite(chunk_sums[chunk]))  // holds NaN or +inf: sum the finite ones
-      chunk_sums[chunk] =
-          lane_sum<float>(chunk_size(chunk), [&](int64_t i) { return row.weight(chunk * kVocabChunk + i); });
+    if (!std::isfinite(chunk_sums[chunk])) {  // holds NaN or +inf: sum the finite ones
+      chunk_sums[chunk] = 0.0f;
+      for (int64_t i = 0; i < chunk_size(chunk); ++i) chunk_sums[chunk] += row.weight(chunk * kVocabChunk + i);
+    }
     total += chunk_sums[chunk];
   }
   double threshold = uniform * total;
@@ -70,7 +78,7 @@ int32_t draw(const Row& row, float* chunk_sums, double uniform) {
 }
 
 /// Draw after top-k and top-p. `order` has room for V indices. Only as much of the vocabulary is sorted as top-p needs.
-int32_t draw_filtered(const Row& row, int32_t* order, SamplingRule rule, double uniform) {
+inline int32_t draw_filtered(const Row& row, int32_t* order, SamplingRule rule, double uniform) {
   int64_t kept = 0;
   for (int64_t v = 0; v < row.vocab; ++v)
     if (std::isfinite(row.z(v))) order[kept++] = int32_t(v);
@@ -116,10 +124,9 @@ void sample(Exec& exec, Tensor& tokens, Tensor& logprobs, const Tensor& logits, 
   const int32_t* counter = counters.data<int32_t>();
   int32_t* token = tokens.data<int32_t>();
   float* logprob = logprobs.data<float>();
-#pragma omp parallel for schedule(dynamic)
-  for (int64_t b = 0; b < rows; ++b) {
+  for_rows(rows, vocab, [&](int64_t b) HWY_ATTR {
     const float* x = logits.data<float>() + b * vocab;
-    const LogSum<float> s = log_sum_exp(x, vocab, inv_temperature, sums.mine());
+    const LogSum<float> s = log_sum_exp(x, vocab, inv_temperature, false, sums.mine());
     const Row row{x, vocab, inv_temperature, s.max};
     const PhiloxBlock at{{uint32_t(counter[3 * b]), uint32_t(counter[3 * b + 1]), uint32_t(counter[3 * b + 2]), 0}};
     const double uniform = uniform_from(philox(at, key).v[0]);
@@ -128,11 +135,21 @@ void sample(Exec& exec, Tensor& tokens, Tensor& logprobs, const Tensor& logits, 
     else if (filtered) token[b] = draw_filtered(row, orders.mine(), rule, uniform);
     else token[b] = draw(row, sums.mine(), uniform);
     logprob[b] = row.z(token[b]) - s.lse;
-  }
+  });
 }
 
-}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace mantissa::cpu_kernels
+HWY_AFTER_NAMESPACE();
 
-void register_sampling(Kernels& table) { table.sample = sample; }
+#if HWY_ONCE
+namespace mantissa::cpu_kernels {
+
+HWY_EXPORT(sample);
+
+void register_sampling(Kernels& table) {
+  table.sample = [](auto... args) { HWY_DYNAMIC_DISPATCH(sample)(args...); };
+}
 
 }  // namespace mantissa::cpu_kernels
+#endif
