@@ -63,9 +63,6 @@ void RolloutConfig::fields(Fields& f) {
   f.field("top_p", top_p, "keep the likeliest tokens up to this probability; 1 is off", between(1e-6, 1));
   f.field("top_k", top_k, "keep this many likeliest tokens; 0 is off", between(0, INT32_MAX));
   f.field("max_new_tokens", max_new_tokens, "longest response in tokens", between(1, 1 << 24));
-  f.field("max_prompt_tokens", max_prompt_tokens, "longest prompt in tokens", between(1, 1 << 24));
-  f.choice("overlong_prompt", overlong_prompt, {"skip", "error"},
-           "what a longer prompt does: skip (and count), error");
   f.field("max_batch", max_batch, "sequences decoded together", between(1, 65536));
   f.field("cache_tokens", cache_tokens,
           "size of the KV cache in tokens; 0 chooses it from the requests and free memory",

@@ -21,8 +21,6 @@ struct RolloutConfig {
   double temperature = 1.0, top_p = 1.0;
   int64_t top_k = 0;
   int64_t max_new_tokens = 512;
-  int64_t max_prompt_tokens = 1024;
-  std::string overlong_prompt = "skip";  // skip (and count) or error
   int64_t max_batch = 256;               // sequences decoded together
   /// KV pool size in tokens; 0: what the requests need at most (max_batch sequences of full length), within
   /// half of the device memory that is free.

@@ -1,0 +1,35 @@
+// Batcher: completions -> packed micro-batches. A sequence is prompt + response; micro-batches hold whole sequences up to a
+// token budget, balanced by cost. The packing depends only on lengths, so a resumed run packs alike.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "core/random.h"
+#include "rl/types.h"
+
+namespace mantissa {
+
+/// One sequence to train on. Pointers stay valid while its group does.
+struct Sequence {
+  const Prompt* prompt = nullptr;
+  const Completion* completion = nullptr;
+  double advantage = 0.0;
+  float loss_mask = 1.0f;  // 0: left out of the loss and of its denominators
+};
+
+/// A mini-batch: what one optimizer step sees, as packed micro-batches with the sums its loss divides by.
+struct MiniBatch {
+  std::vector<TrainBatch> micro;
+  int64_t sequences = 0;  // with loss_mask 1, and their scored tokens
+  int64_t tokens = 0;
+};
+
+/// Order of sequences for one pass over a rollout: a shuffle that depends on the stream alone.
+void shuffle(std::vector<Sequence>& sequences, RandomStream& random);
+
+/// Splits into mini-batches of `mini_batch_size` sequences (the last may be smaller), each packed under `budget` tokens a
+/// micro-batch. A sequence longer than the budget gets a micro-batch of its own.
+std::vector<MiniBatch> make_mini_batches(std::span<const Sequence> sequences, int64_t mini_batch_size, int64_t budget);
+
+}  // namespace mantissa

@@ -1,0 +1,251 @@
+// The YAML reader: the only file that sees yaml-cpp. A section's fields() drives it key by key.
+#include <yaml-cpp/yaml.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "core/file.h"
+#include "rl/config.h"
+
+namespace mantissa {
+namespace {
+
+constexpr size_t kConfigLimit = size_t(1) << 20;
+
+size_t edit_distance(const std::string& a, const std::string& b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t above = row[j];
+      row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (a[i - 1] != b[j - 1])});
+      diagonal = above;
+    }
+  }
+  return row[b.size()];
+}
+
+std::string nearest(const std::string& key, const std::vector<std::string>& known) {
+  return *std::min_element(known.begin(), known.end(), [&](const std::string& a, const std::string& b) {
+    return edit_distance(key, a) < edit_distance(key, b);
+  });
+}
+
+/// A value with where it stands: "file.yaml line 12" or "override optim.lr=x".
+struct Source {
+  YAML::Node node;
+  std::string where;
+};
+
+/// One section of the file plus the overrides that name it.
+class SectionReader : public Fields {
+ public:
+  SectionReader(std::string section, std::map<std::string, Source> values)
+      : section_(std::move(section)), values_(std::move(values)) {}
+
+  void field(const char* key, bool& value, const char*) override { read(key, value, "true or false"); }
+  void field(const char* key, int64_t& value, const char*, Range range) override {
+    read(key, value, "an integer");
+    in_range(key, double(value), range);
+  }
+  void field(const char* key, double& value, const char*, Range range) override {
+    read(key, value, "a number");
+    check(std::isfinite(value), place(key), "must be finite, got ", value);
+    in_range(key, value, range);
+  }
+  void field(const char* key, std::string& value, const char*) override { read(key, value, "a string"); }
+  void choice(const char* key, std::string& value, const std::vector<std::string>& choices, const char*) override {
+    read(key, value, "a string");
+    if (std::find(choices.begin(), choices.end(), value) != choices.end()) return;
+    std::string list;
+    for (const std::string& c : choices) list += (list.empty() ? "" : ", ") + c;
+    fail(place(key), "must be one of ", list, "; got \"", value, "\"");
+  }
+  void field(const char* key, std::vector<std::string>& value, const char*) override {
+    const Source* source = find(key);
+    if (!source) return;
+    value.clear();
+    if (source->node.IsScalar()) {
+      value.push_back(source->node.Scalar());
+      return;
+    }
+    check(source->node.IsSequence(), place(key), "must be a string or a list of strings");
+    for (const YAML::Node& item : source->node) {
+      check(item.IsScalar(), place(key), "must be a list of strings");
+      value.push_back(item.Scalar());
+    }
+  }
+
+  /// Throws when a key of the section was not asked for.
+  void finish() const {
+    for (const auto& [key, source] : values_)
+      if (std::find(known_.begin(), known_.end(), key) == known_.end())
+        fail(source.where, ": unknown key \"", section_, ".", key, "\"; the nearest known key is \"", section_, ".",
+             nearest(key, known_), "\"");
+  }
+
+ private:
+  const Source* find(const char* key) {
+    known_.push_back(key);
+    const auto it = values_.find(key);
+    return it == values_.end() ? nullptr : &it->second;
+  }
+
+  std::string place(const char* key) const {
+    const auto it = values_.find(key);
+    return str(it == values_.end() ? "default" : it->second.where, ": ", section_, ".", key, " ");
+  }
+
+  template <class T>
+  void read(const char* key, T& value, const char* expected) {
+    const Source* source = find(key);
+    if (!source) return;
+    const YAML::Node& node = source->node;
+    if constexpr (std::is_same_v<T, std::string>) {
+      if (node.IsNull()) {
+        value.clear();
+        return;
+      }
+    }
+    T read_value{};
+    const bool ok = node.IsScalar() && YAML::convert<T>::decode(node, read_value);
+    check(ok, place(key), "must be ", expected, ", got ",
+          node.IsScalar() ? "\"" + node.Scalar() + "\"" : node.IsNull() ? "nothing" : "a list or map");
+    value = read_value;
+  }
+
+  void in_range(const char* key, double value, Range range) const {
+    check(value >= range.low && value <= range.high, place(key), "must be ",
+          std::isinf(range.high) ? str("at least ", range.low)
+                                 : str("between ", range.low, " and ", range.high),
+          ", got ", value);
+  }
+
+  std::string section_;
+  std::map<std::string, Source> values_;
+  std::vector<std::string> known_;
+};
+
+class Printer : public Fields {
+ public:
+  explicit Printer(YAML::Emitter& out) : out_(out) {}
+  void field(const char* key, bool& value, const char*) override { pair(key) << value; }
+  void field(const char* key, int64_t& value, const char*, Range) override { pair(key) << value; }
+  void field(const char* key, double& value, const char*, Range) override {
+    char text[32];
+    for (int digits = 1; digits <= 17; ++digits) {  // the shortest text that reads back as the same value
+      std::snprintf(text, sizeof text, "%.*g", digits, value);
+      if (std::strtod(text, nullptr) == value) break;
+    }
+    pair(key) << text;
+  }
+  void field(const char* key, std::string& value, const char*) override { pair(key) << YAML::DoubleQuoted << value; }
+  void choice(const char* key, std::string& value, const std::vector<std::string>&, const char*) override {
+    pair(key) << value;
+  }
+  void field(const char* key, std::vector<std::string>& value, const char*) override {
+    pair(key) << YAML::Flow << YAML::BeginSeq;
+    for (const std::string& item : value) out_ << YAML::DoubleQuoted << item;
+    out_ << YAML::EndSeq;
+  }
+
+ private:
+  YAML::Emitter& pair(const char* key) { return out_ << YAML::Key << key << YAML::Value; }
+  YAML::Emitter& out_;
+};
+
+using Values = std::map<std::string, std::map<std::string, Source>>;
+
+Values read_values(const std::string& yaml, const std::string& where) {
+  Values values;
+  YAML::Node root;
+  try {
+    root = YAML::Load(yaml);
+  } catch (const YAML::Exception& e) {
+    fail(where, " line ", e.mark.line + 1, ": not valid YAML: ", e.msg);
+  }
+  check(root.IsMap(), where, ": must be a map of sections");
+  for (const auto& section : root) {
+    check(section.first.IsScalar(), where, ": section names must be strings");
+    const std::string name = section.first.Scalar();
+    const std::string line = str(where, " line ", section.first.Mark().line + 1);
+    check(!values.contains(name), line, ": section \"", name, "\" appears twice");
+    values[name];
+    if (section.second.IsNull()) continue;
+    check(section.second.IsMap(), line, ": section \"", name, "\" must be a map of keys");
+    for (const auto& entry : section.second) {
+      check(entry.first.IsScalar(), line, ": keys of section \"", name, "\" must be strings");
+      const std::string key = entry.first.Scalar();
+      const std::string at = str(where, " line ", entry.first.Mark().line + 1);
+      check(values[name].emplace(key, Source{entry.second, at}).second, at, ": key \"", name, ".", key,
+            "\" appears twice");
+    }
+  }
+  return values;
+}
+
+void apply_override(Values& values, const std::string& text) {
+  const size_t equals = text.find('='), dot = text.find('.');
+  check(equals != std::string::npos && dot != std::string::npos && dot < equals, "override \"", text,
+        "\": must be section.key=value");
+  YAML::Node node;
+  try {
+    node = YAML::Load(text.substr(equals + 1));
+  } catch (const YAML::Exception& e) {
+    fail("override \"", text, "\": the value is not valid YAML: ", e.msg);
+  }
+  values[text.substr(0, dot)][text.substr(dot + 1, equals - dot - 1)] = {node, "override " + text};
+}
+
+}  // namespace
+
+RunConfig parse_run_config(const std::string& yaml, const std::string& where,
+                           const std::vector<std::string>& overrides) {
+  RunConfig config;
+  try {
+    Values values = read_values(yaml, where);
+    for (const std::string& text : overrides) apply_override(values, text);
+    std::vector<std::string> known;
+    config.sections([&](const char* name, auto& section) {
+      known.push_back(name);
+      const auto it = values.find(name);
+      SectionReader reader(name, it == values.end() ? std::map<std::string, Source>{} : it->second);
+      section.fields(reader);
+      reader.finish();
+    });
+    for (const auto& [name, keys] : values)
+      if (std::find(known.begin(), known.end(), name) == known.end())
+        fail(keys.empty() ? where : keys.begin()->second.where, ": unknown section \"", name,
+             "\"; the nearest known section is \"", nearest(name, known), "\"");
+  } catch (const YAML::Exception& e) {
+    fail(where, ": not valid YAML: ", e.what());
+  }
+  try {
+    config.validate();
+  } catch (const Error& e) {
+    fail(where, ": ", e.what());
+  }
+  return config;
+}
+
+RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides) {
+  return parse_run_config(read_file(path, kConfigLimit), path, overrides);
+}
+
+std::string format_run_config(RunConfig config) {
+  YAML::Emitter out;
+  out << YAML::BeginMap;
+  config.sections([&](const char* name, auto& section) {
+    out << YAML::Key << name << YAML::Value << YAML::BeginMap;
+    Printer printer(out);
+    section.fields(printer);
+    out << YAML::EndMap;
+  });
+  out << YAML::EndMap;
+  return std::string(out.c_str()) + "\n";
+}
+
+}  // namespace mantissa

@@ -1,0 +1,164 @@
+#include "rl/run.h"
+
+#include <sstream>
+
+#include "core/file.h"
+#include "rl/log.h"
+#include "rl/stop.h"
+
+namespace mantissa {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kFiles[] = {"config.yaml", "metrics.jsonl", "sft.jsonl", "eval.jsonl", "samples.jsonl"};
+
+/// Lines of a resolved config that decide the run's bits: sections that only say how long, how often or where are left out.
+std::string decisive_lines(const std::string& config) {
+  std::istringstream in(config);
+  std::string line, kept;
+  bool skip = false;
+  while (std::getline(in, line)) {
+    if (!line.empty() && line[0] != ' ')
+      skip = line == "run:" || line == "eval:" || line == "checkpoint:" || line == "logging:";
+    const bool seed = line.find("  seed:") == 0, steps = line.find("  steps:") == 0;
+    if ((!skip || seed) && !steps) kept += line + "\n";
+  }
+  return kept;
+}
+
+std::string first_difference(const std::string& a, const std::string& b) {
+  std::istringstream left(a), right(b);
+  std::string x, y;
+  while (std::getline(left, x) && std::getline(right, y))
+    if (x != y) return "saved \"" + x + "\", now \"" + y + "\"";
+  return "one of them has more keys";
+}
+
+}  // namespace
+
+Run::Run(const RunConfig& run_config, const StartOptions& start)
+    : config(run_config), output_dir(config.output_dir()), exec(find_backend(config.run.device)) {
+  open_directory(start);
+  exec.deterministic = config.train.deterministic;
+  const Dtype train_dtype = config.precision.train_dtype(), rollout_dtype = config.precision.rollout_dtype();
+  model = load_model(config.model.path, exec.backend(), train_dtype, true);
+  tokenizer = Tokenizer::from_json(model->tokenizer.tokenizer_json, model->tokenizer.where);
+  check(tokenizer->vocab_size() <= model->config.vocab_size, model->tokenizer.where, ": the tokenizer has ",
+        tokenizer->vocab_size(), " ids, the model only ", model->config.vocab_size);
+  stop_ids = mantissa::stop_ids(model->config, *tokenizer);
+  check(!stop_ids.empty(), config.model.path, ": neither config.json nor the tokenizer names an end-of-sequence id");
+  load_data();
+
+  const int64_t sequences = config.train.prompts_per_step * (sft() ? 1 : config.rollout.n);
+  const int64_t updates = sequences / config.train.mini_batch_size * config.train.epochs;
+  optimizer.emplace(exec, model->weights, config.optim, config.scaler, config.train.steps * updates);
+  if (!sft() && rollout_dtype != train_dtype) model->weights.rollout = ParamBuffer(exec, model->weights.layout, rollout_dtype);
+  refresh_copies(exec, model->weights);
+  trainer.emplace(exec, *model, *optimizer,
+                  TrainerOptions{.temperature = sft() ? 1.0 : config.rollout.temperature,
+                                 .lm_head = config.precision.head_dtype(train_dtype),
+                                 .residual = config.precision.residual_dtype(train_dtype),
+                                 .recompute = config.train.recompute_tier(),
+                                 .head_chunk = config.train.head_chunk});
+  if (!sft() || !eval_prompts.empty())
+    engine.emplace(exec, *model, config.rollout, config.precision.engine(config.rollout));
+  cursor.emplace(int64_t(prompts.size()), uint64_t(config.run.seed), config.data.shuffle);
+
+  if (checkpoint_) {
+    resume(*checkpoint_);
+    return;
+  }
+  write_file(output_dir / "config.yaml", format_run_config(config));
+  metrics_file_.emplace(output_dir / metrics_name(), 0);
+  eval_file_.emplace(output_dir / "eval.jsonl", 0);
+  samples_file_.emplace(output_dir / "samples.jsonl", 0);
+}
+
+void Run::open_directory(const StartOptions& start) {
+  std::error_code error;
+  fs::create_directories(output_dir, error);
+  check(!error, output_dir.string(), ": output directory cannot be made: ", error.message());
+  const fs::path checkpoints = output_dir / "checkpoints";
+  if (!start.resume.empty()) {
+    if (start.resume != "auto") {
+      check(fs::is_directory(start.resume, error), start.resume, ": --resume takes \"auto\" or a checkpoint directory");
+      checkpoint_ = start.resume;
+      return;
+    }
+    clean_checkpoints(checkpoints);
+    checkpoint_ = latest_checkpoint(checkpoints);
+    if (checkpoint_) return;
+    log_info("no checkpoint in " + checkpoints.string() + ": starting anew");
+  } else if (!start.overwrite) {
+    for (const char* name : kFiles)
+      check(!file_exists(output_dir / name), output_dir.string(), ": holds ", name,
+            " of an earlier run; use --resume auto to go on, --overwrite to start anew, or another run.output_dir");
+  }
+  for (const char* name : kFiles) fs::remove(output_dir / name, error);
+  fs::remove_all(checkpoints, error);
+  fs::remove_all(output_dir / "model", error);
+  write_file(output_dir / "config.yaml", format_run_config(config));  // fails early where nothing can be written
+}
+
+void Run::load_data() {
+  PromptSet set = make_prompts(config.data, *tokenizer, model->tokenizer, sft());
+  prompts = std::move(set.prompts);
+  data_hash_ = data_hash(prompts);
+  log_info(str(prompts.size(), " problems",
+               set.overlong ? str(", ", set.overlong, " skipped for prompts over ", config.data.max_prompt_tokens, " tokens")
+                            : std::string()));
+  check(int64_t(prompts.size()) >= config.train.prompts_per_step,
+        "train.prompts_per_step: must not exceed the number of problems, ", prompts.size(), "; got ",
+        config.train.prompts_per_step);
+  if (config.eval.files.empty()) return;
+  DataConfig eval = config.data;
+  eval.files = config.eval.files;
+  eval.limit = config.eval.limit;
+  eval_prompts = make_prompts(eval, *tokenizer, model->tokenizer, false).prompts;
+}
+
+void Run::resume(const fs::path& checkpoint) {
+  const CheckpointState state = load_checkpoint(checkpoint, exec, model->weights, *optimizer);
+  const std::string now = decisive_lines(format_run_config(config)), saved = decisive_lines(state.config);
+  check(now == saved, checkpoint.string(), ": was made under another config: ", first_difference(saved, now));
+  const auto counter = [&](const char* name) {
+    const auto it = state.counters.find(name);
+    check(it != state.counters.end(), checkpoint.string(), ": state.json has no counter ", name);
+    return it->second;
+  };
+  check(state.texts.contains("data_hash") && state.texts.at("data_hash") == std::to_string(data_hash_), checkpoint.string(),
+        ": was made on other data than data.files holds now");
+  step = state.step;
+  policy_version = counter("policy_version");
+  cursor->seek(counter("data_position"));
+  write_file(output_dir / "config.yaml", format_run_config(config));
+  metrics_file_.emplace(output_dir / metrics_name(), counter("metrics_bytes"));
+  eval_file_.emplace(output_dir / "eval.jsonl", counter("eval_bytes"));
+  samples_file_.emplace(output_dir / "samples.jsonl", counter("samples_bytes"));
+  log_info(str("resumed from ", checkpoint.string(), " after step ", step));
+}
+
+void Run::save() {
+  CheckpointState state;
+  state.step = step;
+  state.config = format_run_config(config);
+  state.counters = {{"policy_version", policy_version},
+                    {"data_position", cursor->position()},
+                    {"metrics_bytes", metrics_file_->bytes()},
+                    {"eval_bytes", eval_file_->bytes()},
+                    {"samples_bytes", samples_file_->bytes()}};
+  state.texts = {{"data_hash", std::to_string(data_hash_)}, {"mode", config.train.mode}};
+  save_checkpoint(output_dir / "checkpoints", state, model->weights, *optimizer, config.checkpoint.keep);
+}
+
+void Run::export_model() const {
+  if (!config.checkpoint.export_model) return;
+  const fs::path target = output_dir / "model";
+  std::error_code ignored;
+  fs::remove_all(target, ignored);
+  save_hf(*model, target, config.precision.train_dtype());
+  log_info("model written to " + target.string());
+}
+
+}  // namespace mantissa

@@ -1,0 +1,76 @@
+// Run: everything one training run owns, opened in the order of the members; how it starts, resumes and saves.
+//
+//   <output_dir>/config.yaml      the resolved config
+//                metrics.jsonl    one line a step (sft.jsonl for supervised warm starts)
+//                eval.jsonl       one line an evaluation
+//                samples.jsonl    some completions of each step
+//                checkpoints/     step_<N>/ (nn/checkpoint.h)
+//                model/           the trained model as a Hugging Face directory, at the end
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+
+#include "nn/checkpoint.h"
+#include "rl/config.h"
+#include "rl/data.h"
+#include "rl/engine.h"
+#include "rl/metrics.h"
+#include "rl/tokenizer.h"
+#include "rl/trainer.h"
+
+namespace mantissa {
+
+struct StartOptions {
+  /// Empty: start anew. "auto": go on from the last checkpoint of the output directory, or start anew when there is none.
+  /// Else a checkpoint directory.
+  std::string resume;
+  /// Start anew in a used output directory, deleting what the earlier run wrote.
+  bool overwrite = false;
+};
+
+class Run {
+ public:
+  /// Checks the output directory before anything is loaded: a used one is refused unless told to resume or overwrite.
+  Run(const RunConfig& config, const StartOptions& start);
+
+  bool sft() const { return config.train.mode == "sft"; }
+  /// Writes a checkpoint of the current step.
+  void save();
+  /// Appends the metrics of a step.
+  void log_step(const Metrics& metrics) { metrics_file_->write(to_json_line(metrics)); }
+  void log_eval(const Metrics& metrics) { eval_file_->write(to_json_line(metrics)); }
+  void log_sample(const std::string& json_line) { samples_file_->write(json_line); }
+  /// output_dir/model, when the config asks for it.
+  void export_model() const;
+
+  const RunConfig config;
+  const std::filesystem::path output_dir;
+  Exec exec;
+  std::unique_ptr<Model> model;
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::vector<int32_t> stop_ids;
+  std::vector<Prompt> prompts, eval_prompts;
+  std::optional<DataCursor> cursor;
+  std::optional<Optimizer> optimizer;
+  std::optional<Trainer> trainer;
+  std::optional<Engine> engine;
+  int64_t step = 0;            // completed training steps
+  int64_t policy_version = 0;  // optimizer steps that changed the weights
+
+ private:
+  void open_directory(const StartOptions& start);
+  void load_data();
+  void resume(const std::filesystem::path& checkpoint);
+  std::string metrics_name() const { return sft() ? "sft.jsonl" : "metrics.jsonl"; }
+
+  std::optional<std::filesystem::path> checkpoint_;  // to resume from
+  uint64_t data_hash_ = 0;
+  std::optional<LineFile> metrics_file_, eval_file_, samples_file_;
+};
+
+/// Trains to the end of the config or until stop() says so between steps; then saves. Returns true when the run is complete.
+bool train(Run& run, const std::function<bool()>& stop);
+
+}  // namespace mantissa

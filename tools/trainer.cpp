@@ -1,0 +1,51 @@
+// trainer: runs one configuration file. See rl/loop.cpp for what happens in a step.
+#include <atomic>
+#include <csignal>
+#include <iostream>
+
+#include "rl/log.h"
+#include "rl/run.h"
+#include <CLI/CLI.hpp>
+#include "tools/programs.h"
+
+namespace mantissa {
+namespace {
+
+std::atomic<int> stop_signals{0};
+
+/// The first SIGINT or SIGTERM lets the step finish and saves; a second one ends the program as usual.
+void on_signal(int number) {
+  if (stop_signals.fetch_add(1) > 0) {
+    std::signal(number, SIG_DFL);
+    std::raise(number);
+  }
+}
+
+}  // namespace
+
+int trainer_main(int argc, char** argv) {
+  CLI::App app{"Trains a model as a YAML file says: GRPO and its relatives, or a supervised warm start."};
+  std::string config_path;
+  StartOptions start;
+  std::vector<std::string> overrides;
+  bool print_only = false;
+  app.add_option("--config", config_path, "YAML file, see configs/")->required();
+  app.add_option("--resume", start.resume, "auto: from the last checkpoint of the output directory; or a checkpoint directory");
+  app.add_flag("--overwrite", start.overwrite, "start anew in a used output directory, deleting the earlier run's files");
+  app.add_flag("--print-config", print_only, "print the resolved config and exit");
+  app.add_option("overrides", overrides, "section.key=value, applied over the file");
+  CLI11_PARSE(app, argc, argv);
+  check(start.resume.empty() || !start.overwrite, "--resume and --overwrite exclude each other");
+
+  const RunConfig config = load_run_config(config_path, overrides);
+  (print_only ? std::cout : std::cerr) << format_run_config(config);
+  if (print_only) return 0;
+  std::signal(SIGINT, on_signal);
+  std::signal(SIGTERM, on_signal);
+  Run run(config, start);
+  log_info("device " + run.exec.backend().description() + "; output in " + run.output_dir.string());
+  train(run, [] { return stop_signals.load() > 0; });
+  return 0;
+}
+
+}  // namespace mantissa
