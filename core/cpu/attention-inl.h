@@ -70,12 +70,21 @@ void convert(Out* out, const In* in, int64_t n) {
   }
 }
 
-/// out[rows, width] = widened in[rows, size] (row stride in elements), zero beyond size.
+/// Asks the cache for a row that will be read soon: pages lie anywhere, so the hardware does not foresee it.
+template <class T>
+HWY_INLINE void prefetch_row(const T* in, int64_t size) {
+  for (int64_t d = 0; d < size; d += int64_t(64 / sizeof(T))) __builtin_prefetch(in + d);
+}
+
+/// out[rows, width] = widened in[rows, size] (row stride in elements), zero beyond size. next, unless null,
+/// is where the same rows of the following tile are.
 template <class C, class T>
-void load_rows(C* out, int64_t width, const T* in, int64_t stride, int64_t rows, int64_t size) {
+void load_rows(C* out, int64_t width, const T* in, int64_t stride, int64_t rows, int64_t size,
+               const T* next = nullptr) {
   for (int64_t r = 0; r < rows; ++r) {
+    if (next) prefetch_row(next + r * stride, size);
     convert(out + r * width, in + r * stride, size);
-    std::fill(out + r * width + size, out + (r + 1) * width, C(0));
+    if (size < width) std::fill(out + r * width + size, out + (r + 1) * width, C(0));
   }
 }
 
@@ -104,11 +113,12 @@ void transpose_four(C* out, int64_t out_stride, const C* in, int64_t in_stride, 
 
 /// out[size, kAttentionTile] = transposed in[rows, size], zero beyond rows. rows4[4, width] is work space.
 template <class C, class T>
-void load_transposed(C* out, C* rows4, const T* in, int64_t stride, int64_t rows, int64_t size) {
+void load_transposed(C* out, C* rows4, const T* in, int64_t stride, int64_t rows, int64_t size,
+                     const T* next = nullptr) {
   const int64_t width = padded(size);
   for (int64_t r = 0; r < kAttentionTile; r += 4) {
     const int64_t here = std::clamp<int64_t>(rows - r, 0, 4);
-    load_rows(rows4, width, in + r * stride, stride, here, size);
+    load_rows(rows4, width, in + r * stride, stride, here, size, next ? next + r * stride : next);
     std::fill(rows4 + here * width, rows4 + 4 * width, C(0));
     transpose_four(out + r, kAttentionTile, rows4, width, size);
   }

@@ -196,18 +196,23 @@ void decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, con
     load_rows(work.q, g.width, qkv.data<T>() + b * heads.row() + g.query_column(group * g.ratio), heads.size,
               g.ratio, heads.size);
     const int64_t tiles = (length + kAttentionTile - 1) / kAttentionTile;
+    auto position_of = [&](int64_t tile) {
+      return table.data<int32_t>()[b * max_pages + tile] * kAttentionTile * cell +
+             int64_t(group) * heads.size;
+    };
+    auto rows_of = [&](int64_t tile) {
+      return std::clamp<int64_t>(length - tile * kAttentionTile, 0, kAttentionTile);
+    };
     Running<C> state = work.running(0, g.width);
     for (int part = 0; part < parts; ++part) {
       const int64_t first = tiles * part / parts, last = tiles * (part + 1) / parts;
       if (first == last) continue;
       state.clear(g.ratio, g.width);
       for (int64_t tile = first; tile < last; ++tile) {
-        const int64_t page = table.data<int32_t>()[b * max_pages + tile];
-        const int64_t at = page * kAttentionTile * cell + int64_t(group) * heads.size;
-        const int64_t rows = std::min<int64_t>(kAttentionTile, length - tile * kAttentionTile);
-        load_transposed(work.keys, work.rows4, keys + at, cell, rows, heads.size);
-        load_rows(work.values, g.width, values + at, cell, rows, heads.size);
-        attend_tile<T>(state, work.p, work.q, work.keys, work.values, g.ratio, {rows, 0}, g, peer);
+        const int64_t at = position_of(tile), next = tile + 1 < tiles ? position_of(tile + 1) : at;
+        load_transposed(work.keys, work.rows4, keys + at, cell, rows_of(tile), heads.size, keys + next);
+        load_rows(work.values, g.width, values + at, cell, rows_of(tile), heads.size, values + next);
+        attend_tile<T>(state, work.p, work.q, work.keys, work.values, g.ratio, {rows_of(tile), 0}, g, peer);
       }
       if (!peer) continue;
       if (first == 0) {
