@@ -20,20 +20,20 @@ import typing
 class Panel(typing.NamedTuple):
     title: str
     source: str  # "metrics" or "eval": the file it is read from
-    keys: list  # the first one that a run has is drawn
+    key: str  # one that ends in @ stands for the first that begins so
     axis: str = "linear"  # linear, log, log2
     fraction: bool = False  # values in [0, 1] get an axis from 0 to 1
     smooth: bool = False  # with a running mean over the values
 
 
 PANELS = [
-    Panel("Reward, mean over rollouts", "metrics", ["critic/score/mean"], fraction=True, smooth=True),
-    Panel("Evaluation: accuracy", "eval", ["eval/accuracy"], fraction=True),
-    Panel("Loss of the warm start", "metrics", ["sft/loss"]),
-    Panel("Rollout against training: KL per token (k3)", "metrics", ["rollout_corr/k3_kl"], axis="log"),
-    Panel("Rollout against training: largest |p - p'|", "metrics", ["training/rollout_probs_diff_max"], axis="log"),
-    Panel("Loss scale", "metrics", ["scaler/scale"], axis="log2"),
-    Panel("Response length, mean tokens", "metrics", ["response_length/mean"]),
+    Panel("Reward, mean over rollouts", "metrics", "critic/score/mean", fraction=True, smooth=True),
+    Panel("Evaluation: accuracy", "eval", "val-core/acc/mean@", fraction=True),
+    Panel("Loss of the warm start", "metrics", "sft/loss"),
+    Panel("Rollout against training: KL per token (k3)", "metrics", "rollout_corr/k3_kl", axis="log"),
+    Panel("Rollout against training: largest |p - p'|", "metrics", "training/rollout_probs_diff_max", axis="log"),
+    Panel("Loss scale", "metrics", "scaler/scale", axis="log2"),
+    Panel("Response length, mean tokens", "metrics", "response_length/mean"),
 ]
 COLORS = ["#0b6bcb", "#d1495b", "#2e933c", "#8f5fd7", "#c98a00", "#4d5358"]
 MEAN_OF = 10  # steps in the bold line of the reward, and in the accuracy that is printed
@@ -74,13 +74,12 @@ class Run:
         evaluation = os.path.join(self.directory, "eval.jsonl")
         self.rows = {"metrics": read_lines(main), "eval": read_lines(evaluation) if os.path.exists(evaluation) else []}
 
-    def series(self, source, keys):
-        """[(step, value)] of the first key that occurs; None where the run logged null."""
-        for key in keys:
-            points = [(row["step"], row[key]) for row in self.rows[source] if key in row]
-            if points:
-                return points
-        return []
+    def series(self, source, key):
+        """[(step, value)] of the rows that have the key; None where the run logged null."""
+        rows = self.rows[source]
+        if key.endswith("@"):
+            key = next((name for row in rows for name in row if name.startswith(key)), key)
+        return [(row["step"], row[key]) for row in rows if key in row]
 
 
 def finite(points):
@@ -199,7 +198,7 @@ def draw_panel(spec, all_points):
 def draw(runs):
     panels = []
     for spec in PANELS:
-        all_points = [run.series(spec.source, spec.keys) for run in runs]
+        all_points = [run.series(spec.source, spec.key) for run in runs]
         if any(finite(points) for points in all_points):
             panels.append(draw_panel(spec, all_points))
     if not panels:
@@ -226,7 +225,7 @@ def draw(runs):
 
 
 def terminal(run, columns=72, lines=12):
-    points = finite(run.series("metrics", ["critic/score/mean"]))
+    points = finite(run.series("metrics", "critic/score/mean"))
     if not points:
         return f"{run.name}: no critic/score/mean yet"
     # A column shows the mean of its steps, to an eighth of a line.

@@ -14,5 +14,5 @@ cmake --preset release -DMANTISSA_TESTS=OFF -DMANTISSA_CUDA=$cuda
 cmake --build --preset release -j "$(nproc)"
 
 run=runs/quickstart
-build/bin/trainer --config configs/grpo_fp16.yaml --overwrite "$@" run.name=quickstart run.output_dir=$run
+build/bin/trainer --config configs/grpo_fp16.yaml --overwrite "$@" run.output_dir=$run
 python3 tools/plot.py --terminal $run

@@ -1,0 +1,226 @@
+// The rules of the house: who may include whom, where heavy and vendor headers may appear, how long a file may be, and
+// documentation that names only what exists.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <regex>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace {
+
+namespace fs = std::filesystem;
+using Strings = std::vector<std::string>;
+
+const fs::path kRoot = MANTISSA_SOURCE_DIR;
+const Strings kFolders = {"core", "autograd", "nn", "rl", "cuda", "tools", "tests", "configs", "docs"};
+
+std::string text_of(const fs::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+size_t lines_of(const std::string& text) { return size_t(std::count(text.begin(), text.end(), '\n')); }
+
+bool starts_with_one_of(const std::string& text, const Strings& prefixes) {
+  return std::any_of(prefixes.begin(), prefixes.end(), [&](const std::string& p) { return text.starts_with(p); });
+}
+
+/// Files of the tree with one of these endings, relative to the root; golden data left out.
+Strings files_of(const Strings& folders, const std::set<std::string>& endings) {
+  Strings files;
+  for (const std::string& folder : folders) {
+    if (!fs::is_directory(kRoot / folder)) continue;
+    for (const auto& entry : fs::recursive_directory_iterator(kRoot / folder)) {
+      const std::string name = fs::relative(entry.path(), kRoot).generic_string();
+      if (entry.is_regular_file() && endings.contains(entry.path().extension().string()) &&
+          !name.starts_with("tests/golden/"))
+        files.push_back(name);
+    }
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+Strings sources() { return files_of(kFolders, {".h", ".cpp", ".cu", ".cuh"}); }
+std::string folder_of(const std::string& file) { return file.substr(0, file.find('/')); }
+bool is_header(const std::string& file) { return file.ends_with(".h") || file.ends_with(".cuh"); }
+
+/// What a file includes, with its marks: <vector>, "core/error.h".
+Strings includes_of(const std::string& file) {
+  static const std::regex kInclude(R"re((?:^|\n)[ \t]*#[ \t]*include[ \t]*([<"][^>"]+[>"]))re");
+  const std::string text = text_of(kRoot / file);
+  Strings found;
+  for (std::sregex_iterator it(text.begin(), text.end(), kInclude), end; it != end; ++it) found.push_back((*it)[1]);
+  return found;
+}
+
+Strings matches(const std::string& text, const std::regex& pattern) {
+  Strings found;
+  for (std::sregex_iterator it(text.begin(), text.end(), pattern), end; it != end; ++it) found.push_back((*it)[1]);
+  return found;
+}
+
+TEST(House, FoldersIncludeOnlyWhatIsToTheirLeft) {
+  const std::map<std::string, Strings> may_see = {
+      {"core", {"core/"}},
+      {"autograd", {"core/", "autograd/"}},
+      {"nn", {"core/", "autograd/", "nn/"}},
+      {"rl", {"core/", "autograd/", "nn/", "rl/"}},
+      {"cuda", {"core/", "cuda/"}},
+      {"tools", {"core/", "autograd/", "nn/", "rl/", "tools/", "cuda/backend.h"}},
+      {"tests", {"core/", "autograd/", "nn/", "rl/", "tests/", "cuda/backend.h"}},
+  };
+  const Strings files = sources();
+  ASSERT_GT(files.size(), 50u);
+  for (const std::string& file : files)
+    for (const std::string& include : includes_of(file)) {
+      const std::string target = include.substr(1, include.size() - 2);
+      const bool quoted = include[0] == '"';
+      if (!may_see.contains(folder_of(target))) {
+        // Vectorised code needs its library's headers in a given order, among ours.
+        EXPECT_TRUE(!quoted || target.starts_with("hwy/"))
+            << file << " includes " << include << ": own headers are named from the root of the tree";
+        continue;
+      }
+      EXPECT_TRUE(quoted) << file << " includes " << include << ": own headers stand in quotes";
+      EXPECT_TRUE(starts_with_one_of(target, may_see.at(folder_of(file)))) << file << " must not include " << target;
+      EXPECT_TRUE(fs::exists(kRoot / target)) << file << " includes " << target << ", which does not exist";
+    }
+}
+
+TEST(House, StagesOfTheLoopDoNotKnowEachOther) {
+  // Whatever is in no stage (loop, run, trainer, evaluate, config, ...) puts stages together.
+  const std::vector<Strings> stages = {
+      {"rl/data", "rl/chat", "rl/tokenizer", "rl/unicode"},
+      {"rl/engine", "rl/runner", "rl/scheduler", "rl/block_pool"},
+      {"rl/reward", "rl/math_"},
+      {"rl/algorithm", "rl/advantage", "rl/correction", "rl/policy_loss"},
+      {"rl/batcher"},
+      {"rl/mismatch"},
+  };
+  for (const std::string& file : sources())
+    for (const Strings& stage : stages) {
+      if (!starts_with_one_of(file, stage)) continue;
+      for (const std::string& include : includes_of(file)) {
+        const std::string target = include.substr(1, include.size() - 2);
+        EXPECT_TRUE(!target.starts_with("rl/") || target == "rl/types.h" || starts_with_one_of(target, stage))
+            << file << " must not include " << target << ": stages meet in rl/types.h only";
+      }
+    }
+}
+
+TEST(House, ForeignHeadersStayWhereTheyBelong) {
+  struct Rule {
+    Strings headers, folders;
+    size_t files;  // at most so many files include them
+    bool in_headers;
+  };
+  const std::vector<Rule> rules = {
+      {{"cuda", "cublas", "cudnn", "nccl", "nvtx", "cooperative_groups", "mma.h"}, {"cuda"}, 1000, true},
+      {{"yaml-cpp/"}, {"rl"}, 1, false},
+      {{"nlohmann/"}, {"core", "nn", "rl", "tools"}, 1000, false},
+      {{"spdlog/"}, {"rl"}, 1, false},
+      {{"CLI/"}, {"tools"}, 2, true},
+      {{"pcre2"}, {"rl"}, 1, false},
+      {{"utf8proc"}, {"rl"}, 1, false},
+      {{"gmp"}, {"rl"}, 2, true},
+      {{"hwy/"}, {"core"}, 1000, true},
+  };
+  for (const Rule& rule : rules) {
+    Strings users;
+    for (const std::string& file : sources()) {
+      if (folder_of(file) == "tests") continue;
+      for (const std::string& include : includes_of(file)) {
+        const std::string target = include.substr(1, include.size() - 2);
+        if (!starts_with_one_of(target, rule.headers) || fs::exists(kRoot / target)) continue;
+        EXPECT_TRUE(std::count(rule.folders.begin(), rule.folders.end(), folder_of(file)))
+            << file << " must not include " << include;
+        EXPECT_TRUE(rule.in_headers || !is_header(file)) << file << " is a header and must not include " << include;
+        if (users.empty() || users.back() != file) users.push_back(file);
+      }
+    }
+    EXPECT_LE(users.size(), rule.files) << rule.headers[0] << " is included by " << testing::PrintToString(users);
+  }
+}
+
+TEST(House, FilesStayShort) {
+  constexpr size_t kLongest = 600;
+  Strings files = files_of(kFolders, {".h", ".cpp", ".cu", ".cuh", ".py", ".sh"});
+  files.push_back("CMakeLists.txt");
+  for (const std::string& file : files) EXPECT_LE(lines_of(text_of(kRoot / file)), kLongest) << file;
+}
+
+Strings documents() {
+  Strings files = files_of({"docs"}, {".md"});
+  files.push_back("README.md");
+  return files;
+}
+
+TEST(House, DocumentsNameOnlyWhatExists) {
+  const std::regex path(R"re(`((?:core|autograd|nn|rl|cuda|tools|configs|builtin|tests|docs)/[\w./-]*)`)re");
+  const std::regex link(R"re(\]\(([^)#:]+)\))re");
+  for (const std::string& document : documents()) {
+    const std::string text = text_of(kRoot / document);
+    for (const std::string& name : matches(text, path))
+      EXPECT_TRUE(fs::exists(kRoot / name)) << document << " names " << name << ", which does not exist";
+    for (const std::string& name : matches(text, link))
+      EXPECT_TRUE(fs::exists((kRoot / document).parent_path() / name))
+          << document << " links to " << name << ", which does not exist";
+  }
+}
+
+TEST(House, DocumentsNameOnlyTestsThatExist) {
+  const std::regex definition(R"re(\bTEST(?:_P|_F)?\((\w+, *\w+)\))re"), mention(R"re(`([A-Z]\w+\.[A-Z]\w+)`)re");
+  std::set<std::string> known;
+  for (const std::string& file : files_of({"tests"}, {".cpp"}))
+    for (std::string name : matches(text_of(kRoot / file), definition)) {
+      name.replace(name.find(','), name.rfind(' ') + 1 - name.find(','), ".");
+      known.insert(name);
+    }
+  ASSERT_TRUE(known.contains("House.DocumentsNameOnlyTestsThatExist"));
+  size_t mentions = 0;
+  for (const std::string& document : documents())
+    for (const std::string& name : matches(text_of(kRoot / document), mention)) {
+      EXPECT_TRUE(known.contains(name)) << document << " points at the test " << name << ", which does not exist";
+      ++mentions;
+    }
+  EXPECT_GT(mentions, 0u);
+}
+
+TEST(House, EveryConfigAndProgramIsDocumented) {
+  const std::string readme = text_of(kRoot / "README.md");
+  const auto mentioned = [&](const std::string& name) { return readme.find(name) != std::string::npos; };
+  for (const std::string& config : files_of({"configs"}, {".yaml"}))
+    EXPECT_TRUE(mentioned('`' + config + '`')) << "README.md does not mention " << config;
+  for (const std::string& script : files_of({"tools"}, {".sh", ".py"}))
+    EXPECT_TRUE(mentioned(script)) << "README.md does not mention " << script;
+  for (const std::string& file : sources())
+    EXPECT_TRUE(mentioned('`' + folder_of(file) + "/`")) << "README.md does not mention the folder of " << file;
+
+  const Strings lists = matches(text_of(kRoot / "CMakeLists.txt"), std::regex(R"re(set\(MANTISSA_PROGRAMS ([^)]+)\))re"));
+  ASSERT_EQ(lists.size(), 1u);
+  const Strings programs = matches(lists[0], std::regex(R"re((\w+))re"));
+  ASSERT_GE(programs.size(), 8u);
+  for (const std::string& program : programs)
+    EXPECT_TRUE(mentioned("`" + program)) << "README.md does not mention the program " << program;
+}
+
+TEST(House, NoFileKnowsAMachine) {
+  // Written in pieces: this file is looked at as well.
+  const Strings places = {std::string("/") + "work/", std::string("/") + "home/", std::string("/") + "root/",
+                          std::string("/") + "tmp/"};
+  Strings files = files_of(kFolders, {".h", ".cpp", ".cu", ".cuh", ".py", ".sh", ".md", ".yaml", ".json"});
+  for (const char* name : {"README.md", "CMakeLists.txt", "CMakePresets.json", ".ci/run"}) files.push_back(name);
+  for (const std::string& file : files) {
+    const std::string text = text_of(kRoot / file);
+    EXPECT_FALSE(text.empty()) << file;
+    for (const std::string& place : places) EXPECT_EQ(text.find(place), std::string::npos) << file << " names " << place;
+  }
+}
+
+}  // namespace
