@@ -76,7 +76,10 @@ std::unique_ptr<Model> load_model(const std::string& path, Backend& backend, Dty
                                   bool fp32_master) {
   if (path.starts_with(kRandom)) {
     const fs::path file = path.substr(std::string(kRandom).size());
-    return random_model(parse_hf_config(read_file(file), file.string()), backend, compute, fp32_master, 0);
+    auto model =
+        random_model(parse_hf_config(read_file(file), file.string()), backend, compute, fp32_master, 0);
+    model->tokenizer = read_hf_tokenizer(file.parent_path());
+    return model;
   }
   const fs::path place = resolve(path);
   if (is_gguf(place)) {
@@ -90,6 +93,7 @@ std::unique_ptr<Model> load_model(const std::string& path, Backend& backend, Dty
 }
 
 TokenizerFiles load_tokenizer_files(const std::string& path) {
+  if (path.starts_with(kRandom)) return read_hf_tokenizer(fs::path(path.substr(std::string(kRandom).size())).parent_path());
   const fs::path place = resolve(path);
   if (is_gguf(place)) return open_gguf(place.string()).tokenizer;
   check_directory(place);

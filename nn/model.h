@@ -1,6 +1,6 @@
 // A loaded model: config, weights, decoder, and the folder or file it came from. Loading goes through load_model, which
 // recognises a Hugging Face directory, a .gguf file, "builtin:<name>" (a Hugging Face directory in builtin/ of the source
-// tree or in $MANTISSA_BUILTIN) and "random:CONFIG.json".
+// tree or in $MANTISSA_BUILTIN) and "random:CONFIG.json" (random weights; tokenizer files beside it).
 #pragma once
 
 #include <filesystem>
