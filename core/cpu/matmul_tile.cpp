@@ -115,7 +115,12 @@ void pack_b_panels(float* to, const T* b, int64_t stride, bool across, Range n, 
         const int64_t steps = std::min<int64_t>(kLanes, k.end - i);
         Vec v[kLanes];
         if (count == kLanes && steps == kLanes) {
-          for (int64_t r = 0; r < kLanes; ++r) v[r] = load(b + (first + r) * stride + i);
+          for (int64_t r = 0; r < kLanes; ++r) {
+            const T* from = b + (first + r) * stride + i;
+            // The hardware does not follow this many rows: fetch the next panel's into L2 (past b's end it is a no-op).
+            __builtin_prefetch(from + kColumns * stride, 0, 2);
+            v[r] = load(from);
+          }
           transpose(v);
           for (int64_t s = 0; s < kLanes; ++s) store(out + s * kColumns, v[s]);
         } else {
