@@ -1,0 +1,68 @@
+// Expression trees of written answers, and the parser that makes them from LaTeX or plain text.
+// Nodes live in one array and name each other by index; children come before their parents are made, so the array is a
+// topological order. Bounded: at most kMaxNodes nodes, kMaxDepth levels of nesting, kMaxDigits digits a number.
+#pragma once
+
+#include <gmpxx.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace mantissa {
+
+struct MathNode {
+  enum class Op : uint8_t {
+    kNumber,     // number; decimals: digits after the point of a decimal literal, else -1; base: of "204_5", else 0
+    kSymbol,     // name: variables, greek letters, words
+    kPi,
+    kE,
+    kI,
+    kInfinity,
+    kPercent,    // the factor of "%"
+    kDegree,     // the factor of "^\circ"
+    kAdd,        // args
+    kMul,        // args
+    kNeg,        // arg
+    kPlusMinus,  // arg with either sign; name "+" or "-": the sign it has where \pm is read as plus
+    kDiv,        // args[0] / args[1]
+    kPow,        // args[0] ^ args[1]
+    kCall,       // name applied to args; names of unknown functions begin with '@'
+    kRelation,   // args joined by the characters of name: = ~ < > l(<=) g(>=) n(!=) e(in)
+    kRatio,      // a : b : c
+    kTuple,      // name: its two brackets; intervals, points, ordered lists
+    kSet,        // {a, b}
+    kList,       // a, b or "a and b": bare, unordered
+    kUnion,      // args joined by \cup
+    kMatrix,     // args row by row; base: columns
+  };
+  Op op;
+  std::string name;
+  mpq_class number;
+  int decimals = -1;
+  int base = 0;
+  std::vector<int> args;
+};
+
+struct MathExpr {
+  static constexpr int kMaxNodes = 1000;
+  static constexpr int kMaxDepth = 60;
+  static constexpr int kMaxDigits = 1000;
+
+  std::vector<MathNode> nodes;
+  int root = -1;
+  std::string unit;  // words after the value: "cm", "square feet"; "" when there are none
+
+  const MathNode& operator[](int node) const { return nodes[size_t(node)]; }
+  int add(MathNode node) {
+    nodes.push_back(std::move(node));
+    return int(nodes.size()) - 1;
+  }
+  bool contains(int node, MathNode::Op op) const;
+};
+
+/// True and fills `expr`, or false and says in `error` what could not be read and where.
+bool parse_math(std::string_view text, MathExpr& expr, std::string& error);
+
+}  // namespace mantissa

@@ -1,0 +1,41 @@
+// Tokens of LaTeX and plain mathematics. Spelling is settled here: \dfrac and \tfrac are "frac", \le and <= and ≤ are
+// "<=", spaces, sizes and fonts vanish, thousands separators vanish from numbers.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace mantissa {
+
+struct MathToken {
+  enum class Kind {
+    kEnd,
+    kNumber,    // digits with at most one point; an exponent "e-3"; a repeating part in parentheses "1.(6)"
+    kName,      // a variable, greek letter or unknown command
+    kFunction,  // sin, frac, sqrt, ...: takes arguments
+    kText,      // words
+    kOp,        // + - * / ^ _ ( ) [ ] { } \{ \} | , ; : ! ' = < > <= >= != ~ in cup cap setminus pm mp % deg & \\ and
+                // begin:<environment> end
+  };
+  Kind kind = Kind::kEnd;
+  std::string text;
+  bool spaced = false;  // blanks stand before it
+  size_t at = 0;        // byte in the text, for messages
+};
+
+/// Thrown by lexer and parser, caught by parse_math.
+struct MathSyntaxError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+std::vector<MathToken> lex_math(std::string_view text);
+
+/// Spelling apart (fonts, delimiters, blanks, case of words), what the text says: equal keys are equal answers.
+std::string text_key(std::string_view text);
+
+/// The unit that a word is a spelling of: "cm" for "centimetres"; "" for a word that is none.
+std::string_view unit_of_word(std::string_view word);
+
+}  // namespace mantissa
