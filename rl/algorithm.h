@@ -56,9 +56,8 @@ float loss_mask(const Completion& completion, const AlgorithmConfig& config);
 ///   drgrpo        r - mean (Dr. GRPO, arXiv 2503.20783)
 ///   rloo          n / (n - 1) (r - mean) = r - mean of the others (arXiv 2402.14740)
 ///   reinforce_pp  (r - M) / sqrt(max(V, 1e-8)), M and V the mean and population variance of r over all
-///   tokens of
-///                 all groups, i.e. each sample weighs its response length (REINFORCE++, arXiv 2501.03262,
-///                 whitened as OpenRLHF does)
+///                 tokens of all groups, i.e. each sample weighs its response length (REINFORCE++,
+///                 arXiv 2501.03262, whitened as OpenRLHF does)
 ///
 /// No spread (in the group; in the batch for reinforce_pp) gives exactly 0. The first three refuse groups of
 /// one. With dynamic_sampling groups without spread are removed (possibly all of them), so rewards are
@@ -66,8 +65,7 @@ float loss_mask(const Completion& completion, const AlgorithmConfig& config);
 /// finite.
 int64_t compute_advantages(std::vector<RolloutGroup>& groups, const AlgorithmConfig& config);
 
-// ---- policy_loss.cpp, correction.cpp, loss_io.cpp
-// ----------------------------------------------------------------------
+// ---- policy_loss.cpp, correction.cpp; inputs and stats: algorithm.cpp -------------------------------------
 
 /// One micro-batch. All floating tensors have the type of logprobs (fp32; fp64 in gradient checks).
 struct LossInputs {
@@ -78,8 +76,9 @@ struct LossInputs {
   Tensor mask;                            // [S] 1, or 0 for sequences left out of the loss
   Tensor inverse_lengths;                 // [S] 1 / number of scored tokens
   Tensor response_offsets;                // [S+1] int32
-  /// Sequences with mask 1 and their tokens in the whole mini-batch, over micro-batches and ranks.
-  double sequences = 0, tokens = 0;
+  /// Sequences with mask 1 and their tokens in the whole mini-batch, over micro-batches and ranks. 0 where
+  /// everything is masked: the loss is 0 then. Negative means not set, an error.
+  double sequences = -1, tokens = -1;
   /// Of seq_mean_token_sum_norm: loss_norm_constant, or rollout.max_new_tokens when that is 0.
   double norm_constant = 0;
 };
@@ -106,24 +105,23 @@ struct LossOut {
 /// loss_aggregation: token_mean c = m / tokens; seq_mean_token_mean c = m / (n_i sequences);
 /// seq_mean_token_sum_norm c = m / (norm_constant sequences), as Dr. GRPO.
 ///
-/// policy_loss, with r = exp(clamp(logprobs - old_logprobs, +-20)), clip(r) = clamp(r, 1 - clip_low, 1 +
-/// clip_high):
+/// policy_loss, with r = exp(clamp(logprobs - old_logprobs, +-20)) and
+/// clip(r) = clamp(r, 1 - clip_low, 1 + clip_high):
 ///
 ///   grpo   l = max(-A r, -A clip(r)); with dual_clip c > 0 at most c |A|, which only binds for A < 0 (PPO)
 ///   gspo   the same with r = exp(mean over the sequence of logprobs - old_logprobs) (arXiv 2507.18071);
-///   every
-///          token carries r's value and the gradient r d(logprobs_t)
+///          every token carries r's value and the gradient r d(logprobs_t)
 ///   cispo  l = -sg(clip(r)) A logprobs (arXiv 2506.13585)
 ///   pg     l = -A logprobs
 ///
 /// correction, a weight w without gradient. Its ratio is explicit: correction_ratio old_over_rollout
 /// (pi_old / mu; the clip losses, whose r covers pi / pi_old) or current_over_rollout (pi / mu; pg); auto
-/// takes the one named here. x_t = log ratio of the token, q = exp(clamp(x_t, +-20)), Q = exp(clamp(sum_i
-/// x_t, +-20)):
+/// takes the one named here. x_t = log ratio of the token, q = exp(clamp(x_t, +-20)) and
+/// Q = exp(clamp(sum of the sequence's x_t, +-20)):
 ///
 ///   none w = 1 | token_is q | token_tis min(q, high) | token_mis q if low <= q <= high, else 0
 ///   seq_is Q | seq_tis min(Q, high) | seq_mis Q if low <= Q <= high, else 0
-///   geo_mis 1 if low <= exp(mean_i x_t) <= high, else 0
+///   geo_mis 1 if low <= exp(mean of the x_t) <= high, else 0
 ///
 /// Tokens with w = 0 stay in the denominators, and in the KL and entropy terms.
 ///

@@ -26,8 +26,8 @@ struct MismatchStats {
   double ppl_ratio = 0;         // seq mean exp(mean mu - mean old)
   double chi2_token = 0;        // mean r^2 - 1
   double chi2_seq = 0;          // seq mean exp(2 clamp(sum x, +-20)) - 1
-  double probs_diff_max = 0, probs_diff_mean = 0,
-         probs_diff_std = 0;      // of |exp old - exp mu|; sample deviation
+  // of |exp old - exp mu|; sample deviation
+  double probs_diff_max = 0, probs_diff_mean = 0, probs_diff_std = 0;
   double probs_pearson_corr = 0;  // of exp old and exp mu; 1 when they are equal, 0 when one does not vary
 };
 

@@ -1,6 +1,8 @@
 // Policy losses: a term per token (grpo, gspo, cispo, pg), times correction weights, plus KL and entropy,
 // aggregated. Formulas in rl/algorithm.h. Everything is composed from ops; the host touches no token.
 // Invariant: when old_logprobs equals logprobs bit for bit, every ratio is exactly 1 and nothing is clipped.
+#include <algorithm>
+
 #include "autograd/ops.h"
 #include "autograd/support.h"
 #include "rl/correction.h"
@@ -76,18 +78,23 @@ Var kl_term(Tape& tape, const LossInputs& in, const std::string& estimator) {
   return ops::add(tape, ops::exp(tape, ops::affine(tape, d, -1)), ops::affine(tape, d, 1, -1));
 }
 
+/// 1 / count; 0 where everything is masked and there is nothing to divide.
+double inverse(double count) {
+  return count > 0 ? 1 / count : 0;
+}
+
 /// c of the loss [N].
 Var coefficients(Tape& tape, const LossInputs& in, const AlgorithmConfig& config) {
   const Var mask(in.mask);
   if (config.loss_aggregation == "token_mean")
-    return expand(tape, in, ops::affine(tape, mask, 1 / in.tokens));
+    return expand(tape, in, ops::affine(tape, mask, inverse(in.tokens)));
   if (config.loss_aggregation == "seq_mean_token_mean")
     return expand(tape, in,
-                  ops::affine(tape, ops::mul(tape, mask, Var(in.inverse_lengths)), 1 / in.sequences));
+                  ops::affine(tape, ops::mul(tape, mask, Var(in.inverse_lengths)), inverse(in.sequences)));
   check(config.loss_aggregation == "seq_mean_token_sum_norm", "[policy_loss] unknown aggregation ",
         config.loss_aggregation);
   check(in.norm_constant > 0, "[policy_loss] the norm constant must be positive: got ", in.norm_constant);
-  return expand(tape, in, ops::affine(tape, mask, 1 / (in.norm_constant * in.sequences)));
+  return expand(tape, in, ops::affine(tape, mask, inverse(in.norm_constant * in.sequences)));
 }
 
 /// Token means over the mask, gathered as stats.
@@ -101,7 +108,7 @@ class TokenStats {
   void mean(const char* name, const Var& x, double otherwise = 0) {
     const Var masked =
         x.defined() ? ops::mul(tape_, mask_, ops::stop_gradient(x)) : ops::affine(tape_, mask_, otherwise);
-    stats.push_back({name, ops::sum(tape_, masked).value(), in_.tokens});
+    stats.push_back({name, ops::sum(tape_, masked).value(), std::max(in_.tokens, 1.0)});
   }
 
   std::vector<LossStat> stats;
@@ -124,7 +131,7 @@ void check_inputs(const char* loss, const LossInputs& in, std::initializer_list<
   same_type("entropy", in.entropy.value(), logprobs.numel());
   same_type("mask", in.mask, sequences);
   for (const Tensor* t : more) same_type("each tensor of log-probs", *t, logprobs.numel());
-  check(in.tokens >= 1, "[", loss, "] the mini-batch must have at least 1 token: got ", in.tokens);
+  check(in.tokens >= 0, "[", loss, "] the tokens of the mini-batch must be set: got ", in.tokens);
 }
 
 }  // namespace
@@ -133,7 +140,7 @@ LossOut policy_loss(Tape& tape, const LossInputs& in, const AlgorithmConfig& con
   check_inputs("policy_loss", in, {&in.old_logprobs, &in.rollout_logprobs});
   ops::check_shape("policy_loss", "advantages", in.advantages, in.mask.shape());
   ops::check_shape("policy_loss", "inverse_lengths", in.inverse_lengths, in.mask.shape());
-  check(in.sequences >= 1, "[policy_loss] the mini-batch must have at least 1 sequence: got ", in.sequences);
+  check(in.sequences >= 0, "[policy_loss] the sequences of the mini-batch must be set: got ", in.sequences);
 
   TokenStats tokens(tape, in);
   const Var c = coefficients(tape, in, config);
@@ -170,7 +177,7 @@ LossOut sft_loss(Tape& tape, const LossInputs& in) {
   check_inputs("sft_loss", in, {});
   TokenStats tokens(tape, in);
   const Var loss =
-      ops::affine(tape, ops::sum(tape, ops::mul(tape, in.logprobs, tokens.mask())), -1 / in.tokens);
+      ops::affine(tape, ops::sum(tape, ops::mul(tape, in.logprobs, tokens.mask())), -inverse(in.tokens));
   tokens.stats.push_back({"sft/loss", loss.value()});
   tokens.mean("actor/entropy", in.entropy);
   return {loss, std::move(tokens.stats)};

@@ -72,9 +72,9 @@ TEST(Advantage, ReinforceWhitensOverTheTokensOfTheBatch) {
 }
 
 TEST(Advantage, WithoutSpreadExactlyZero) {
-  // 0.1 three times: their mean in floating point is not 0.1.
+  // 0.9 three times: their mean in floating point is not 0.9.
   for (const char* name : {"grpo", "drgrpo", "rloo", "reinforce_pp"})
-    EXPECT_EQ(advantages(name, {group({0.1, 0.1, 0.1}), group({0.1, 0.1, 0.1})}), std::vector<double>(6, 0.0))
+    EXPECT_EQ(advantages(name, {group({0.9, 0.9, 0.9}), group({0.9, 0.9, 0.9})}), std::vector<double>(6, 0.0))
         << name;
 }
 

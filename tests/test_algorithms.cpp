@@ -262,6 +262,18 @@ TEST(PolicyLoss, MaskedSequencesLeaveLossAndStats) {
   for (const auto& [name, value] : want.stats) EXPECT_NEAR(masked.stats.at(name), value, 1e-7) << name;
 }
 
+TEST(PolicyLoss, NothingLeftIsALossOfZero) {
+  Case c = random_case({3, 2});
+  c.mask = {0, 0};
+  for (const char* aggregation : {"token_mean", "seq_mean_token_mean", "seq_mean_token_sum_norm"}) {
+    const Result got =
+        run(c, with([&](AlgorithmConfig& a) { a.loss_aggregation = aggregation, a.kl_coef = 1; }));
+    EXPECT_EQ(got.loss, 0.0);
+    expect_near(got.grad, {0, 0, 0, 0, 0}, 0);
+    for (const auto& [name, value] : got.stats) EXPECT_EQ(value, 0.0) << name;
+  }
+}
+
 // ---- worked numbers ---------------------------------------------------------------------------------------
 
 /// One sequence a ratio: log-probs log(ratio) above old = -5, one token each, advantages given.
@@ -271,6 +283,14 @@ Case ratios(std::vector<double> r, std::vector<double> advantages) {
   c.entropy.assign(r.size(), 0.5);
   c.mask.assign(r.size(), 1);
   return c;
+}
+
+TEST(PolicyLoss, ClipBoundsAreTheirOwn) {
+  const AlgorithmConfig config = with([](AlgorithmConfig& a) { a.clip_low = 0.1, a.clip_high = 0.3; });
+  const Result got = run(ratios({1.25, 1.5, 0.85, 0.95}, {1, 1, -1, -1}), config);
+  EXPECT_NEAR(got.loss, (-1.25 - 1.3 + 0.9 + 0.95) / 4, 1e-12);
+  expect_near(got.grad, {-1.25 / 4, 0, 0, 0.95 / 4});
+  EXPECT_DOUBLE_EQ(got.stats.at("actor/pg_clipfrac"), 0.5);
 }
 
 TEST(PolicyLoss, DualClipBoundsNegativeAdvantages) {
@@ -480,7 +500,7 @@ TEST(PolicyLoss, RefusesInputsThatDoNotFit) {
   EXPECT_NE(error([](Case& c) { c.mu.pop_back(); }).find("must have shape [5]: got [4]"), std::string::npos);
   EXPECT_NE(error([](Case& c) { c.advantages.pop_back(); }).find("advantages must have shape [2]"),
             std::string::npos);
-  EXPECT_NE(error([](Case&) {}, {0, 5}).find("at least 1 sequence: got 0"), std::string::npos);
+  EXPECT_NE(error([](Case&) {}, {-1, 5}).find("must be set: got -1"), std::string::npos);
   AlgorithmConfig norm;
   norm.loss_aggregation = "seq_mean_token_sum_norm";
   EXPECT_NE(error([](Case&) {}, {}, norm).find("norm constant must be positive: got 0"), std::string::npos);
