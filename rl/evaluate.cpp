@@ -11,13 +11,6 @@ int64_t correct_of(const RolloutGroup& group) {
                        [](const RolloutSample& s) { return s.reward >= kCorrect; });
 }
 
-/// Text of a response without the stop token that ended it.
-std::string text_of(const Completion& completion, const Tokenizer& tokenizer) {
-  std::vector<int32_t> ids = completion.ids;
-  if (completion.finish == Finish::kStop) ids.pop_back();
-  return tokenizer.decode(ids);
-}
-
 }  // namespace
 
 double pass_at_k(int64_t n, int64_t c, int64_t k) {
@@ -27,6 +20,8 @@ double pass_at_k(int64_t n, int64_t c, int64_t k) {
   for (int64_t i = 0; i < k && miss > 0; ++i) miss *= double(std::max<int64_t>(0, n - c - i)) / double(n - i);
   return 1.0 - miss;
 }
+
+double pass_rate(const RolloutGroup& group) { return double(correct_of(group)) / double(group.samples.size()); }
 
 double majority_correct(std::span<const RolloutSample> samples) {
   struct Votes {
@@ -76,7 +71,7 @@ EvalResult evaluate_prompts(Engine& engine, const Tokenizer& tokenizer, std::spa
     for (size_t j = 0; j < size_t(k); ++j) {
       RolloutSample& sample = result.groups[i].samples[j];
       sample.completion = std::move(completions[i][j]);
-      sample.completion.text = text_of(sample.completion, tokenizer);
+      sample.completion.text = tokenizer.decode(sample.completion.ids, true);
       const Grade graded = grade(reward, sample.completion.text, prompts[i].answer);
       sample.reward = reward_of(graded);
       sample.extracted = graded.extracted;

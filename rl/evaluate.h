@@ -34,6 +34,8 @@ struct EvalResult {
 /// A response counts as correct when its reward is at least this.
 inline constexpr double kCorrect = 0.5;
 
+/// Share of correct samples.
+double pass_rate(const RolloutGroup& group);
 /// 1 - C(n-c, k) / C(n, k), for 0 <= c <= n and 1 <= k <= n.
 double pass_at_k(int64_t n, int64_t c, int64_t k);
 /// maj@n of one problem's samples (reward and extracted answer).

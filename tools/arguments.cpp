@@ -1,0 +1,113 @@
+// The only file that sees CLI11.
+#include "tools/arguments.h"
+
+#include <CLI/CLI.hpp>
+#include <cmath>
+#include <iostream>
+
+#include "core/error.h"
+
+namespace mantissa {
+
+struct Arguments::Impl {
+  CLI::App app;
+  std::string program;
+  CLI::Option* last = nullptr;
+  std::vector<std::function<void()>> rules;  // checked after parsing
+};
+
+namespace {
+
+std::string flag_of(std::string key) {
+  std::replace(key.begin(), key.end(), '_', '-');
+  return "--" + key;
+}
+
+}  // namespace
+
+Arguments::Arguments(const std::string& program, const std::string& help) : impl_(std::make_unique<Impl>()) {
+  impl_->program = program;
+  impl_->app.name(program);
+  impl_->app.description(help);
+  impl_->app.set_version_flag("--version", program + " (mantissa " MANTISSA_VERSION ")");
+  impl_->app.option_defaults()->always_capture_default();
+}
+
+Arguments::~Arguments() = default;
+
+void Arguments::field(const char* key, bool& value, const char* help) {
+  if (skipped_.contains(key)) return;
+  const std::string flag = flag_of(key);
+  impl_->last = impl_->app.add_flag(flag + ",!--no" + flag.substr(1), value, help);
+}
+
+namespace {
+
+template <class T>
+std::function<void()> range_rule(const std::string& flag, const T& value, Range range) {
+  return [flag, &value, range] {
+    check(std::isfinite(double(value)) && double(value) >= range.low && double(value) <= range.high, flag, " must be ",
+          std::isinf(range.high) ? std::isinf(range.low) ? std::string("finite") : str("at least ", T(range.low))
+                                 : str("between ", T(range.low), " and ", T(range.high)),
+          ": got ", value);
+  };
+}
+
+}  // namespace
+
+void Arguments::field(const char* key, int64_t& value, const char* help, Range range) {
+  if (skipped_.contains(key)) return;
+  impl_->last = impl_->app.add_option(flag_of(key), value, help)->type_name("INTEGER");
+  impl_->rules.push_back(range_rule(flag_of(key), value, range));
+}
+
+void Arguments::field(const char* key, double& value, const char* help, Range range) {
+  if (skipped_.contains(key)) return;
+  impl_->last = impl_->app.add_option(flag_of(key), value, help)->type_name("NUMBER");
+  impl_->rules.push_back(range_rule(flag_of(key), value, range));
+}
+
+void Arguments::field(const char* key, std::string& value, const char* help) {
+  if (skipped_.contains(key)) return;
+  impl_->last = impl_->app.add_option(flag_of(key), value, help)->type_name("TEXT");
+}
+
+void Arguments::choice(const char* key, std::string& value, const std::vector<std::string>& choices,
+                       const char* help) {
+  if (skipped_.contains(key)) return;
+  std::string list;
+  for (const std::string& c : choices) list += (list.empty() ? "" : "|") + c;
+  impl_->last = impl_->app.add_option(flag_of(key), value, help)->type_name(list);
+  impl_->rules.push_back([flag = flag_of(key), &value, choices, list] {
+    check(std::find(choices.begin(), choices.end(), value) != choices.end(), flag, " must be one of ", list, ": got \"",
+          value, "\"");
+  });
+}
+
+void Arguments::field(const char* key, std::vector<std::string>& value, const char* help) {
+  if (skipped_.contains(key)) return;
+  impl_->last = impl_->app.add_option(flag_of(key), value, help)->type_name("TEXT")->default_str("");
+}
+
+void Arguments::words(const char* name, std::vector<std::string>& value, const char* help) {
+  impl_->last = impl_->app.add_option(name, value, help)->type_name("");
+}
+
+void Arguments::required() { impl_->last->required(); }
+
+bool Arguments::given(const std::string& key) const { return impl_->app.count(flag_of(key)) > 0; }
+
+bool Arguments::parse(int argc, char** argv) {
+  try {
+    impl_->app.parse(argc, argv);
+  } catch (const CLI::Success& e) {  // --help, --version
+    impl_->app.exit(e, std::cout, std::cerr);
+    return false;
+  } catch (const CLI::ParseError& e) {
+    fail(impl_->program, ": ", e.what(), "; --help lists the options");
+  }
+  for (const auto& rule : impl_->rules) rule();
+  return true;
+}
+
+}  // namespace mantissa

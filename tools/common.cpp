@@ -1,0 +1,53 @@
+#include "tools/common.h"
+
+#include <chrono>
+
+#include "rl/log.h"
+
+namespace mantissa {
+namespace {
+
+constexpr std::chrono::seconds kProgressInterval{30};
+
+}  // namespace
+
+void ModelFlags::fields(Arguments& args) {
+  args.field("model", model, "Hugging Face directory, .gguf file, builtin:NAME or random:CONFIG.json");
+  args.required();
+  args.choice("device", device, {"auto", "cpu", "cuda"}, "auto takes a GPU when there is one");
+  args.choice("precision", precision, {"fp16", "bf16", "fp32"}, "type of weights and activations");
+}
+
+std::unique_ptr<Model> ModelFlags::load() const {
+  Backend& where = backend();
+  std::unique_ptr<Model> loaded = load_model(model, where, dtype(), false);
+  log_info(str(model, ": ", loaded->config.architecture, ", ", loaded->weights.layout.numel() / 1000000.0,
+               " million parameters in ", precision, " on ", where.description()));
+  return loaded;
+}
+
+std::unique_ptr<Tokenizer> open_tokenizer(const TokenizerFiles& files) {
+  check(!files.tokenizer_json.empty(), files.where, ": has no tokenizer (tokenizer.json)");
+  return Tokenizer::from_json(files.tokenizer_json, files.where);
+}
+
+GenerateOptions generate_options(const Engine& engine, const RolloutConfig& rollout, std::vector<int32_t> stop_ids,
+                                 int64_t seed) {
+  using Clock = std::chrono::steady_clock;
+  const auto progress = [&engine, next = Clock::now() + kProgressInterval]() mutable {
+    if (Clock::now() >= next) {
+      log_info(str(engine.stats().decode_tokens, " tokens decoded"));
+      next = Clock::now() + kProgressInterval;
+    }
+    return false;
+  };
+  return {.temperature = rollout.temperature,
+          .top_p = rollout.top_p,
+          .top_k = rollout.top_k,
+          .max_new_tokens = rollout.max_new_tokens,
+          .stop_ids = std::move(stop_ids),
+          .keys = {.seed = uint64_t(seed), .step = 0},
+          .cancelled = progress};
+}
+
+}  // namespace mantissa

@@ -1,0 +1,107 @@
+// generate: prompts -> samples, one JSON line each, by the rollout engine.
+#include "rl/log.h"
+#include "rl/stop.h"
+#include "tools/common.h"
+#include "tools/json_lines.h"
+#include "tools/programs.h"
+
+namespace mantissa {
+namespace {
+
+/// Prompts of --prompt or --input: a text under the prompt template, or {"ids": [...]} as it is.
+class PromptReader {
+ public:
+  /// `tokenizer` may be null: then only ids will do.
+  PromptReader(const DataConfig& data, const Tokenizer* tokenizer, const TokenizerFiles& files)
+      : data_(data), tokenizer_(tokenizer), files_(files) {
+    chat_ = data.chat_template;
+    if (data.prompt_template == "chat" && chat_ == "auto") chat_ = detect_chat_template(files);
+  }
+
+  Prompt from_text(const std::string& text, int64_t id, const std::string& where) const {
+    check(tokenizer_ != nullptr, where, ": a text needs a tokenizer, which ", files_.where, " lacks; give \"ids\"");
+    Prompt prompt;
+    prompt.id = id;
+    prompt.text = apply_prompt_template(data_, chat_, text);
+    prompt.ids = tokenizer_->encode(prompt.text, data_.prompt_template != "chat");
+    check(!prompt.ids.empty(), where, ": the prompt has no tokens");
+    return prompt;
+  }
+
+  std::vector<Prompt> from_file(const std::string& path) const {
+    std::vector<Prompt> prompts;
+    for (JsonLines lines(path); lines.next();) {
+      if (lines.has("ids")) {
+        prompts.emplace_back().ids = lines.ids("ids");
+        prompts.back().id = int64_t(prompts.size()) - 1;
+        check(!prompts.back().ids.empty(), lines.where(), ": \"ids\" must not be empty");
+      } else {
+        prompts.push_back(from_text(lines.text(data_.prompt_key), int64_t(prompts.size()), lines.where()));
+      }
+    }
+    return prompts;
+  }
+
+ private:
+  const DataConfig& data_;
+  const Tokenizer* tokenizer_;
+  const TokenizerFiles& files_;
+  std::string chat_;
+};
+
+}  // namespace
+
+int generate_main(int argc, char** argv) {
+  ModelFlags flags;
+  DataConfig data;
+  data.prompt_key = "prompt";
+  RolloutConfig rollout;
+  rollout.n = 1;
+  rollout.max_new_tokens = 256;
+  std::string prompt, input;
+  int64_t seed = 0;
+  Arguments args("generate",
+                 "Samples of a prompt (--prompt) or of each line of a file (--input; {\"prompt\": text} or {\"ids\": "
+                 "[...]}), one line each: {\"prompt\", \"sample\", \"text\", \"finish\", \"ids\", \"logprobs\"}.");
+  flags.fields(args);
+  args.field("prompt", prompt, "the prompt");
+  args.field("input", input, "JSON lines of prompts; - is standard input");
+  std::set<std::string> unused = kTrainingDataKeys;
+  unused.insert({"answer_key", "limit", "max_prompt_tokens", "overlong_prompts"});
+  args.section(data, unused);
+  args.section(rollout);
+  args.field("seed", seed, "of the random numbers", at_least(0));
+  if (!args.parse(argc, argv)) return 0;
+  check(args.given("prompt") != args.given("input"), "generate: give --prompt or --input, one of them");
+
+  const std::unique_ptr<Model> model = flags.load();
+  const bool has_tokenizer = !model->tokenizer.tokenizer_json.empty();
+  const std::unique_ptr<Tokenizer> tokenizer = has_tokenizer ? open_tokenizer(model->tokenizer) : nullptr;
+  const PromptReader reader(data, tokenizer.get(), model->tokenizer);
+  const std::vector<Prompt> prompts = args.given("prompt") ? std::vector{reader.from_text(prompt, 0, "--prompt")}
+                                                           : reader.from_file(input);
+
+  Exec exec(*model->backend);
+  const PrecisionConfig precision{.train = flags.precision, .rollout = flags.precision};
+  Engine engine(exec, *model, rollout, precision.engine(rollout));
+  std::vector<Request> requests;
+  for (const Prompt& p : prompts) requests.push_back({.prompt = &p, .n = int(rollout.n)});
+  const auto options =
+      generate_options(engine, rollout, tokenizer ? stop_ids(model->config, *tokenizer) : model->config.eos_ids, seed);
+  const auto completions = engine.generate(requests, options);
+
+  for (size_t i = 0; i < prompts.size(); ++i)
+    for (size_t j = 0; j < completions[i].size(); ++j) {
+      const Completion& c = completions[i][j];
+      JsonObject line;
+      line.add("prompt", prompts[i].id).add("sample", int64_t(j));
+      if (tokenizer) line.add("text", tokenizer->decode(c.ids, true));
+      print(line.add("finish", finish_name(c.finish)).add("ids", c.ids).add("logprobs", c.rollout_logprobs));
+    }
+  const EngineStats& stats = engine.stats();
+  log_info(str(stats.prefill_tokens, " tokens prefilled, ", stats.decode_tokens, " decoded in ", stats.decode_steps,
+               " steps"));
+  return 0;
+}
+
+}  // namespace mantissa

@@ -1,0 +1,30 @@
+// grade: {"pred", "gold"} -> {"correct", "extracted", "status", "reason"}, by the rewards of training.
+#include "rl/reward.h"
+#include "tools/arguments.h"
+#include "tools/json_lines.h"
+#include "tools/programs.h"
+
+namespace mantissa {
+
+int grade_main(int argc, char** argv) {
+  RewardConfig reward;
+  std::string input;
+  Arguments args("grade", "Compares each line's response \"pred\" with the gold answer \"gold\".");
+  args.field("input", input, "JSON lines; - is standard input");
+  args.required();
+  args.section(reward);
+  if (!args.parse(argc, argv)) return 0;
+
+  JsonLines lines(input);
+  while (lines.next()) {
+    const Grade graded = grade(reward, lines.text_or_number("pred"), lines.text_or_number("gold"));
+    print(JsonObject()
+              .add("correct", graded.correct)
+              .add("extracted", graded.extracted)
+              .add("status", status_name(graded.status))
+              .add("reason", graded.reason));
+  }
+  return 0;
+}
+
+}  // namespace mantissa

@@ -1,0 +1,155 @@
+#include "tools/json_lines.h"
+
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+
+namespace mantissa {
+
+using nlohmann::json;
+
+namespace {
+
+constexpr size_t kMaxLine = size_t(16) << 20;
+
+/// getline with a bound, so that a file without line feeds is not read whole.
+bool read_line(std::istream& in, std::string& line, const std::string& where) {
+  line.clear();
+  std::streambuf& buffer = *in.rdbuf();
+  for (int c = buffer.sbumpc(); c != std::char_traits<char>::eof(); c = buffer.sbumpc()) {
+    if (c == '\n') return true;
+    check(line.size() < kMaxLine, where, ": a line has at most ", kMaxLine, " bytes");
+    line.push_back(char(c));
+  }
+  return !line.empty();
+}
+
+std::string json_text(std::string_view text) {
+  return json(text).dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+void append(std::string& out, double value) {
+  char number[32] = "null";
+  if (std::isfinite(value)) std::snprintf(number, sizeof number, "%.9g", value);
+  out += number;
+}
+
+template <class T, class Write>
+void append_array(std::string& out, std::span<const T> values, Write write) {
+  out += '[';
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (i) out += ", ";
+    write(values[i]);
+  }
+  out += ']';
+}
+
+}  // namespace
+
+struct JsonLines::Impl {
+  std::string path;
+  std::ifstream file;
+  std::istream* in = nullptr;
+  int64_t number = 0;
+  std::string line, where;
+  json object;
+
+  const json& at(const std::string& key) const {
+    const auto it = object.find(key);
+    check(it != object.end(), where, ": key \"", key, "\" is missing");
+    return *it;
+  }
+};
+
+JsonLines::JsonLines(const std::string& path) : impl_(std::make_unique<Impl>()) {
+  impl_->path = path;
+  impl_->in = &std::cin;
+  if (path == "-") return;
+  impl_->file.open(path, std::ios::binary);
+  impl_->in = &impl_->file;
+  check(impl_->file.good() && impl_->file.peek() != EOF, path, ": cannot be read, or is empty");
+}
+
+JsonLines::~JsonLines() = default;
+
+bool JsonLines::next() {
+  Impl& s = *impl_;
+  do {
+    s.where = str(s.path, ':', ++s.number);
+    if (!read_line(*s.in, s.line, s.where)) return false;
+  } while (s.line.find_first_not_of(" \t\r") == std::string::npos);
+  s.object = json::parse(s.line, nullptr, false);
+  check(!s.object.is_discarded(), s.where, ": not valid JSON");
+  check(s.object.is_object(), s.where, ": must be a JSON object: got a ", s.object.type_name());
+  return true;
+}
+
+const std::string& JsonLines::where() const { return impl_->where; }
+const std::string& JsonLines::line() const { return impl_->line; }
+bool JsonLines::has(const std::string& key) const { return impl_->object.contains(key); }
+
+std::string JsonLines::text(const std::string& key) const {
+  const json& value = impl_->at(key);
+  check(value.is_string(), impl_->where, ": \"", key, "\" must be a string: got a ", value.type_name());
+  return value.get<std::string>();
+}
+
+std::string JsonLines::text_or_number(const std::string& key) const {
+  const json& value = impl_->at(key);
+  return value.is_number() ? value.dump() : text(key);
+}
+
+std::vector<int32_t> JsonLines::ids(const std::string& key) const {
+  const json& value = impl_->at(key);
+  check(value.is_array(), impl_->where, ": \"", key, "\" must be an array of integers: got a ", value.type_name());
+  std::vector<int32_t> ids;
+  ids.reserve(value.size());
+  for (const json& item : value) {
+    check(item.is_number_integer() && item >= 0 && item <= INT32_MAX, impl_->where, ": \"", key, "\" entry ",
+          ids.size(), " must be an integer in [0, 2^31): got ", item.dump().substr(0, 40));
+    ids.push_back(item.get<int32_t>());
+  }
+  return ids;
+}
+
+std::string& JsonObject::start(std::string_view key) {
+  if (text_.size() > 1) text_ += ", ";
+  return text_ += json_text(key) + ": ";
+}
+
+JsonObject& JsonObject::add(std::string_view key, double value) {
+  append(start(key), value);
+  return *this;
+}
+JsonObject& JsonObject::add(std::string_view key, int64_t value) {
+  start(key) += std::to_string(value);
+  return *this;
+}
+JsonObject& JsonObject::add(std::string_view key, bool value) {
+  start(key) += value ? "true" : "false";
+  return *this;
+}
+JsonObject& JsonObject::add(std::string_view key, std::string_view value) {
+  start(key) += json_text(value);
+  return *this;
+}
+JsonObject& JsonObject::add(std::string_view key, std::span<const float> values) {
+  append_array(start(key), values, [&](float v) { append(text_, v); });
+  return *this;
+}
+JsonObject& JsonObject::add(std::string_view key, std::span<const int32_t> values) {
+  append_array(start(key), values, [&](int32_t v) { text_ += std::to_string(v); });
+  return *this;
+}
+JsonObject& JsonObject::add(std::string_view key, std::span<const std::string> values) {
+  append_array(start(key), values, [&](const std::string& v) { text_ += json_text(v); });
+  return *this;
+}
+
+void print(const JsonObject& object) { std::cout << object.str() << '\n'; }
+
+}  // namespace mantissa
