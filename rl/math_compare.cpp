@@ -16,7 +16,7 @@ using Op = MathNode::Op;
 using Kind = MathValue::Kind;
 
 constexpr int64_t kBudget = 60000;
-constexpr size_t kMaxItems = 128;  // of a list
+constexpr size_t kMaxItems = 128;   // of a list
 constexpr int kRoundingPlaces = 6;  // a decimal of fewer is meant as written
 
 /// A node with the signs its \pm have.
@@ -47,31 +47,39 @@ bool any(const MathExpr& expr, int node, const std::function<bool(const MathNode
   return false;
 }
 bool has_variable(const Item& item) {
-  return any(*item.expr, item.node, [](const MathNode& n) { return n.op == Op::kSymbol || n.name.starts_with('@'); });
+  return any(*item.expr, item.node,
+             [](const MathNode& n) { return n.op == Op::kSymbol || n.name.starts_with('@'); });
 }
 
 /// What only names a value: x, x_1, f(x), P(3), |AB|, AB/BC, (p, q), "area".
 bool is_label(const MathExpr& expr, int node, bool lenient) {
   const MathNode& n = expr[node];
   auto all = [&](size_t from = 0) {
-    return std::all_of(n.args.begin() + long(from), n.args.end(), [&](int arg) { return is_label(expr, arg, lenient); });
+    return std::all_of(n.args.begin() + long(from), n.args.end(),
+                       [&](int arg) { return is_label(expr, arg, lenient); });
   };
   switch (n.op) {
     case Op::kSymbol:
     case Op::kE:
-    case Op::kI: return true;
-    case Op::kCall: return n.name.starts_with('@') || (n.name != "factorial" && all());
+    case Op::kI:
+      return true;
+    case Op::kCall:
+      return n.name.starts_with('@') || (n.name != "factorial" && all());
     case Op::kMul:
       // P(3) reads as a product, 2x is one.
-      return is_label(expr, n.args[0], lenient) && std::all_of(n.args.begin() + 1, n.args.end(), [&](int arg) {
+      return is_label(expr, n.args[0], lenient) &&
+             std::all_of(n.args.begin() + 1, n.args.end(), [&](int arg) {
                return expr[arg].op == Op::kNumber || is_label(expr, arg, lenient);
              });
     case Op::kDiv:
     case Op::kRatio:
     case Op::kTuple:
-    case Op::kList: return all();
-    case Op::kAdd: return lenient && all();
-    default: return false;
+    case Op::kList:
+      return all();
+    case Op::kAdd:
+      return lenient && all();
+    default:
+      return false;
   }
 }
 
@@ -117,7 +125,8 @@ class Comparer {
     }
     std::sort(marks.begin(), marks.end());
     // \mp only makes sense together with a \pm: all signs move as one.
-    bool together = std::any_of(marks.begin(), marks.end(), [&](int m) { return (*item.expr)[m].name == "-"; });
+    bool together =
+        std::any_of(marks.begin(), marks.end(), [&](int m) { return (*item.expr)[m].name == "-"; });
     if (!together && marks.size() > 4) throw MathTooMuchWork("more than four \\pm");
     uint32_t count = 1u << marks.size();
     if (together) {
@@ -133,13 +142,16 @@ class Comparer {
     return out;
   }
 
-  /// The value that a chain of = and ~ states, or -1 for a proper equation, an inequality and a false statement.
+  /// The value that a chain of = and ~ states, or -1 for a proper equation, an inequality and a false
+  /// statement.
   int value_of(const Item& item) {
     const MathNode& n = *item;
     if (n.name == "e") return is_label(*item.expr, n.args[0], item.lenient) ? n.args[1] : -1;
     if (n.name.find_first_not_of("=~") != std::string::npos) return -1;
     size_t start = is_label(*item.expr, n.args[0], item.lenient) ? 1 : 0;
-    while (start + 1 < n.args.size() && start > 0 && n.name[start] == '=' && is_label(*item.expr, n.args[start], item.lenient)) ++start;
+    while (start + 1 < n.args.size() && start > 0 && n.name[start] == '=' &&
+           is_label(*item.expr, n.args[start], item.lenient))
+      ++start;
     size_t last = start;
     while (last + 1 < n.args.size() && n.name[last] == '=') ++last;
     if (start == 0 && has_variable(item.at(n.args[0]))) return -1;
@@ -179,7 +191,9 @@ class Comparer {
       return std::any_of(bs.begin(), bs.end(), [&](const Item& b) { return equal(a, b); });
     });
   }
-  bool same_set(const std::vector<Item>& as, const std::vector<Item>& bs) { return subset(as, bs) && subset(bs, as); }
+  bool same_set(const std::vector<Item>& as, const std::vector<Item>& bs) {
+    return subset(as, bs) && subset(bs, as);
+  }
 
   std::vector<Item> members(const Item& item) {
     std::vector<Item> out;
@@ -255,7 +269,8 @@ class Comparer {
     }
     if (m.op == Op::kUnion && n.op == Op::kUnion) return match(union_parts(x), union_parts(y));
     if (m.op == Op::kTuple && n.op == Op::kTuple) return m.name == n.name && in_order(members(x), members(y));
-    if (m.op == Op::kMatrix && n.op == Op::kMatrix) return m.base == n.base && in_order(members(x), members(y));
+    if (m.op == Op::kMatrix && n.op == Op::kMatrix)
+      return m.base == n.base && in_order(members(x), members(y));
     if (is_column(m) && n.op == Op::kTuple) return in_order(members(x), members(y));
     if (is_column(n) && m.op == Op::kTuple) return in_order(members(x), members(y));
     if (m.op == Op::kRatio || n.op == Op::kRatio) return ratios_equal(x, y);
@@ -263,15 +278,18 @@ class Comparer {
     return values_equal(x, y);
   }
 
-  static bool is_column(const MathNode& n) { return n.op == Op::kMatrix && (n.base == 1 || size_t(n.base) == n.args.size()); }
+  static bool is_column(const MathNode& n) {
+    return n.op == Op::kMatrix && (n.base == 1 || size_t(n.base) == n.args.size());
+  }
   static bool is_container(const MathNode& n) {
-    return n.op == Op::kTuple || n.op == Op::kSet || n.op == Op::kUnion || n.op == Op::kMatrix || n.op == Op::kList;
+    return n.op == Op::kTuple || n.op == Op::kSet || n.op == Op::kUnion || n.op == Op::kMatrix ||
+           n.op == Op::kList;
   }
 
-  /// 2:3 equals 4:6 and 2/3. A gold not in lowest terms is a time of day: 9:24 is not 3:8.
+  /// 2:3 equals 4:6 and 2/3. What is not in lowest terms is a time of day: 9:24 is not 3:8.
   bool ratios_equal(const Item& x, const Item& y) {
     const MathNode &m = *x, &n = *y;
-    if (m.op != n.op) return m.args.size() != 3 && n.args.size() != 3 && values_equal(x, y);
+    if (m.op != n.op) return lowest_terms(m.op == Op::kRatio ? x : y) && values_equal(x, y);
     if (m.args.size() != n.args.size()) return false;
     bool same = true, proportional = true;
     MathValue x0 = evaluate(x.at(m.args[0]), {}), y0 = evaluate(y.at(n.args[0]), {});
@@ -281,10 +299,13 @@ class Comparer {
       MathValue q = divide_values(evaluate(y.at(n.args[i]), {}), y0, budget_);
       proportional = proportional && same_value(p, q);
     }
-    if (same || !proportional) return same;
+    return same || (proportional && lowest_terms(y));
+  }
+
+  bool lowest_terms(const Item& ratio) {
     mpz_class divisor = 0;
-    for (int arg : n.args) {
-      MathValue v = evaluate(y.at(arg), {});
+    for (int arg : (*ratio).args) {
+      MathValue v = evaluate(ratio.at(arg), {});
       if (v.kind == Kind::kExact && v.exact.get_den() == 1) divisor = gcd(divisor, v.exact.get_num());
     }
     return divisor <= 1;
@@ -382,11 +403,16 @@ class Comparer {
   }
   static char flipped(char op) {
     switch (op) {
-      case '<': return '>';
-      case '>': return '<';
-      case 'l': return 'g';
-      case 'g': return 'l';
-      default: return op;
+      case '<':
+        return '>';
+      case '>':
+        return '<';
+      case 'l':
+        return 'g';
+      case 'g':
+        return 'l';
+      default:
+        return op;
     }
   }
 
@@ -404,13 +430,15 @@ class Comparer {
     if (m.args.size() == 2 && n.args.size() == 2) return sides_proportional(a, b);
     if (m.args.size() != n.args.size()) return false;
     Item x = as_interval(a), y = as_interval(b);
-    if (x.node >= 0 && y.node >= 0 && m.args.size() == 3) return values_equal(a.at(m.args[1]), b.at(n.args[1])) && equal(x, y);
+    if (x.node >= 0 && y.node >= 0 && m.args.size() == 3)
+      return values_equal(a.at(m.args[1]), b.at(n.args[1])) && equal(x, y);
     // Longer chains: part by part, in either direction.
     for (bool reverse : {false, true}) {
       bool same = true;
       for (size_t k = 0; k < m.name.size() && same; ++k)
         same = m.name[k] == (reverse ? flipped(n.name[m.name.size() - 1 - k]) : n.name[k]);
-      for (size_t k = 0; k < m.args.size() && same; ++k) same = equal(a.at(m.args[k]), b.at(n.args[reverse ? m.args.size() - 1 - k : k]));
+      for (size_t k = 0; k < m.args.size() && same; ++k)
+        same = equal(a.at(m.args[k]), b.at(n.args[reverse ? m.args.size() - 1 - k : k]));
       if (same) return true;
     }
     return false;
@@ -426,7 +454,9 @@ class Comparer {
     const MathNode &m = *a, &n = *b;
     char op = m.name[0], other = n.name[0];
     if (is_container((*a.expr)[m.args[0]]) || is_container((*a.expr)[m.args[1]])) return false;
-    auto kind = [](char c) { return c == '<' || c == '>' ? '<' : c == 'l' || c == 'g' ? 'l' : c == '~' ? '=' : c; };
+    auto kind = [](char c) {
+      return c == '<' || c == '>' ? '<' : c == 'l' || c == 'g' ? 'l' : c == '~' ? '=' : c;
+    };
     if (kind(op) != kind(other) || op == 'e') return false;
     bool ordered = kind(op) == '<' || kind(op) == 'l';
     bool same_direction = (op == '<' || op == 'l') == (other == '<' || other == 'l');
@@ -434,8 +464,10 @@ class Comparer {
     MathValue ratio;
     int agreed = 0;
     for (; scope.point < MathScope::kPoints; ++scope.point) {
-      MathValue f = subtract_values(evaluate(a.at(m.args[0]), scope), evaluate(a.at(m.args[1]), scope), budget_);
-      MathValue g = subtract_values(evaluate(b.at(n.args[0]), scope), evaluate(b.at(n.args[1]), scope), budget_);
+      MathValue f =
+          subtract_values(evaluate(a.at(m.args[0]), scope), evaluate(a.at(m.args[1]), scope), budget_);
+      MathValue g =
+          subtract_values(evaluate(b.at(n.args[0]), scope), evaluate(b.at(n.args[1]), scope), budget_);
       MathValue r = divide_values(f, g, budget_);
       if (r.kind == Kind::kNone) {
         MathValue inverse = divide_values(g, f, budget_);
@@ -456,8 +488,8 @@ class Comparer {
   MathBudget budget_{kBudget};
 };
 
-/// The letter of a multiple-choice answer: "B", "(B)", "\textbf{(B) } 24", "B. 24"; '\0' for anything else. `alone`: only
-/// where nothing follows the letter.
+/// The letter of a multiple-choice answer: "B", "(B)", "\textbf{(B) } 24", "B. 24"; '\0' for anything else.
+/// `alone`: only where nothing follows the letter.
 char choice_letter(std::string_view text, bool alone) {
   std::string key = text_key(text);
   std::string_view rest = key;
@@ -478,23 +510,28 @@ char choice_letter(std::string_view text, bool alone) {
   return closed && !alone ? letter : '\0';
 }
 
-/// The unit that the words name; "" for none known.
-std::string_view unit_of(std::string_view words) {
-  while (!words.empty()) {
+/// What the answer counts: the unit among its words, else "$", "%" or "degree" where it has those; "" for
+/// none known.
+std::string_view unit_of(const MathExpr& expr, std::string_view text) {
+  for (std::string_view words = expr.unit; !words.empty();) {
     size_t end = std::min(words.find(' '), words.size());
     std::string_view unit = unit_of_word(words.substr(0, end));
     if (!unit.empty() && unit != "-") return unit;
     words.remove_prefix(std::min(end + 1, words.size()));
   }
-  return {};
+  if (text.starts_with("\\$")) return "dollar";
+  if (expr.contains(expr.root, Op::kPercent)) return "%";
+  return expr.contains(expr.root, Op::kDegree) ? "degree" : "";
 }
 
 MathVerdict compare_parsed(std::string_view answer, std::string_view gold) {
   MathExpr a, b;
   std::string error;
-  if (!parse_math(gold, b, error)) return {false, false, "texts differ; the gold answer is no expression: " + error};
-  if (!parse_math(answer, a, error)) return {false, false, "texts differ; the answer is no expression: " + error};
-  std::string_view unit_a = unit_of(a.unit), unit_b = unit_of(b.unit);
+  if (!parse_math(gold, b, error))
+    return {false, false, "texts differ; the gold answer is no expression: " + error};
+  if (!parse_math(answer, a, error))
+    return {false, false, "texts differ; the answer is no expression: " + error};
+  std::string_view unit_a = unit_of(a, answer), unit_b = unit_of(b, gold);
   if (!unit_a.empty() && !unit_b.empty() && unit_a != unit_b)
     return {false, true, str("units differ: ", unit_a, ", ", unit_b)};
   try {
@@ -507,7 +544,8 @@ MathVerdict compare_parsed(std::string_view answer, std::string_view gold) {
 
 /// "100,200": three-digit groups with bare commas, a number or a list.
 bool may_be_list(std::string_view text) {
-  return text.find(',') != std::string_view::npos && text.find_first_not_of("0123456789,-. ") == std::string_view::npos;
+  return text.find(',') != std::string_view::npos &&
+         text.find_first_not_of("0123456789,-. ") == std::string_view::npos;
 }
 
 std::string commas_spaced(std::string_view text) {
@@ -523,9 +561,11 @@ MathVerdict math_equal(std::string_view answer, std::string_view gold) {
   std::string key = text_key(answer);
   if (!key.empty() && key == text_key(gold)) return {true, true, "same text"};
   if (char letter = choice_letter(gold, true)) {
-    if (char chosen = choice_letter(answer, false)) return {letter == chosen, true, letter == chosen ? "same choice" : "another choice"};
+    if (char chosen = choice_letter(answer, false))
+      return {letter == chosen, true, letter == chosen ? "same choice" : "another choice"};
   } else if (char option = choice_letter(gold, false)) {
-    if (char chosen = choice_letter(answer, true)) return {option == chosen, true, option == chosen ? "same choice" : "another choice"};
+    if (char chosen = choice_letter(answer, true))
+      return {option == chosen, true, option == chosen ? "same choice" : "another choice"};
   }
   MathVerdict verdict = compare_parsed(answer, gold);
   if (!verdict.equal && may_be_list(gold) && may_be_list(answer)) {

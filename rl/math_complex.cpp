@@ -7,17 +7,39 @@ namespace {
 
 // glibc's binary128 functions under names of our own: compilers disagree on whether <cmath> declares them.
 #if __LDBL_MANT_DIG__ == 113
-Quad q_sqrt(Quad x) { return std::sqrt(x); }
-Quad q_exp(Quad x) { return std::exp(x); }
-Quad q_log(Quad x) { return std::log(x); }
-Quad q_sin(Quad x) { return std::sin(x); }
-Quad q_cos(Quad x) { return std::cos(x); }
-Quad q_sinh(Quad x) { return std::sinh(x); }
-Quad q_cosh(Quad x) { return std::cosh(x); }
-Quad q_atan2(Quad y, Quad x) { return std::atan2(y, x); }
-Quad q_hypot(Quad x, Quad y) { return std::hypot(x, y); }
-Quad q_floor(Quad x) { return std::floor(x); }
-Quad q_lgamma(Quad x) { return std::lgamma(x); }
+Quad q_sqrt(Quad x) {
+  return std::sqrt(x);
+}
+Quad q_exp(Quad x) {
+  return std::exp(x);
+}
+Quad q_log(Quad x) {
+  return std::log(x);
+}
+Quad q_sin(Quad x) {
+  return std::sin(x);
+}
+Quad q_cos(Quad x) {
+  return std::cos(x);
+}
+Quad q_sinh(Quad x) {
+  return std::sinh(x);
+}
+Quad q_cosh(Quad x) {
+  return std::cosh(x);
+}
+Quad q_atan2(Quad y, Quad x) {
+  return std::atan2(y, x);
+}
+Quad q_hypot(Quad x, Quad y) {
+  return std::hypot(x, y);
+}
+Quad q_floor(Quad x) {
+  return std::floor(x);
+}
+Quad q_lgamma(Quad x) {
+  return std::lgamma(x);
+}
 #else
 extern "C" {
 Quad q_sqrt(Quad) noexcept __asm__("sqrtf128");
@@ -34,21 +56,37 @@ Quad q_lgamma(Quad, int*) noexcept __asm__("lgammaf128_r");
 }
 #endif
 
-QuadComplex reciprocal(QuadComplex z) { return QuadComplex{1, 0} / z; }
-QuadComplex times_i(QuadComplex z) { return {-z.im, z.re}; }
-QuadComplex half(QuadComplex z) { return {z.re / 2, z.im / 2}; }
+QuadComplex reciprocal(QuadComplex z) {
+  return QuadComplex{1, 0} / z;
+}
+QuadComplex times_i(QuadComplex z) {
+  return {-z.im, z.re};
+}
+QuadComplex half(QuadComplex z) {
+  return {z.re / 2, z.im / 2};
+}
 constexpr QuadComplex kOne{1, 0};
 
-QuadComplex sine(QuadComplex z) { return {q_sin(z.re) * q_cosh(z.im), q_cos(z.re) * q_sinh(z.im)}; }
-QuadComplex cosine(QuadComplex z) { return {q_cos(z.re) * q_cosh(z.im), -q_sin(z.re) * q_sinh(z.im)}; }
-QuadComplex hyperbolic_sine(QuadComplex z) { return half(complex_exp(z) - complex_exp({-z.re, -z.im})); }
-QuadComplex hyperbolic_cosine(QuadComplex z) { return half(complex_exp(z) + complex_exp({-z.re, -z.im})); }
+QuadComplex sine(QuadComplex z) {
+  return {q_sin(z.re) * q_cosh(z.im), q_cos(z.re) * q_sinh(z.im)};
+}
+QuadComplex cosine(QuadComplex z) {
+  return {q_cos(z.re) * q_cosh(z.im), -q_sin(z.re) * q_sinh(z.im)};
+}
+QuadComplex hyperbolic_sine(QuadComplex z) {
+  return half(complex_exp(z) - complex_exp({-z.re, -z.im}));
+}
+QuadComplex hyperbolic_cosine(QuadComplex z) {
+  return half(complex_exp(z) + complex_exp({-z.re, -z.im}));
+}
 
 QuadComplex arc_sine(QuadComplex z) {
   QuadComplex w = complex_log(times_i(z) + complex_sqrt(kOne - z * z));
   return {w.im, -w.re};
 }
-QuadComplex arc_cosine(QuadComplex z) { return QuadComplex{quad_pi() / 2, 0} - arc_sine(z); }
+QuadComplex arc_cosine(QuadComplex z) {
+  return QuadComplex{quad_pi() / 2, 0} - arc_sine(z);
+}
 QuadComplex arc_tangent(QuadComplex z) {
   if (z.im == 0) return {q_atan2(z.re, 1), 0};
   QuadComplex w = complex_log(kOne - times_i(z)) - complex_log(kOne + times_i(z));
@@ -57,22 +95,34 @@ QuadComplex arc_tangent(QuadComplex z) {
 
 }  // namespace
 
-QuadComplex operator+(QuadComplex a, QuadComplex b) { return {a.re + b.re, a.im + b.im}; }
-QuadComplex operator-(QuadComplex a, QuadComplex b) { return {a.re - b.re, a.im - b.im}; }
-QuadComplex operator*(QuadComplex a, QuadComplex b) { return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re}; }
+QuadComplex operator+(QuadComplex a, QuadComplex b) {
+  return {a.re + b.re, a.im + b.im};
+}
+QuadComplex operator-(QuadComplex a, QuadComplex b) {
+  return {a.re - b.re, a.im - b.im};
+}
+QuadComplex operator*(QuadComplex a, QuadComplex b) {
+  return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re};
+}
 QuadComplex operator/(QuadComplex a, QuadComplex b) {
   if (b.im == 0) return {a.re / b.re, a.im / b.re};
   Quad norm = b.re * b.re + b.im * b.im;
   return {(a.re * b.re + a.im * b.im) / norm, (a.im * b.re - a.re * b.im) / norm};
 }
-Quad magnitude(QuadComplex z) { return z.im == 0 ? (z.re < 0 ? -z.re : z.re) : q_hypot(z.re, z.im); }
-bool is_finite(QuadComplex z) { return z.re - z.re == 0 && z.im - z.im == 0; }
+Quad magnitude(QuadComplex z) {
+  return z.im == 0 ? (z.re < 0 ? -z.re : z.re) : q_hypot(z.re, z.im);
+}
+bool is_finite(QuadComplex z) {
+  return z.re - z.re == 0 && z.im - z.im == 0;
+}
 
 Quad quad_pi() {
   static const Quad pi = q_atan2(0, -1);
   return pi;
 }
-Quad quad_floor(Quad x) { return q_floor(x); }
+Quad quad_floor(Quad x) {
+  return q_floor(x);
+}
 Quad quad_log_gamma(Quad x) {
 #if __LDBL_MANT_DIG__ == 113
   return q_lgamma(x);
@@ -121,7 +171,8 @@ bool complex_function(std::string_view name, QuadComplex z, QuadComplex& out) {
   if (is("sech")) return out = reciprocal(hyperbolic_cosine(z)), true;
   if (is("csch")) return out = reciprocal(hyperbolic_sine(z)), true;
   if (is("arsinh") || is("arcsinh")) return out = complex_log(z + complex_sqrt(z * z + kOne)), true;
-  if (is("arcosh") || is("arccosh")) return out = complex_log(z + complex_sqrt(z + kOne) * complex_sqrt(z - kOne)), true;
+  if (is("arcosh") || is("arccosh"))
+    return out = complex_log(z + complex_sqrt(z + kOne) * complex_sqrt(z - kOne)), true;
   if (is("artanh") || is("arctanh")) return out = half(complex_log((kOne + z) / (kOne - z))), true;
   if (is("exp")) return out = complex_exp(z), true;
   if (is("ln") || is("log")) return out = complex_log(z), true;

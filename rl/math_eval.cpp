@@ -12,13 +12,15 @@ namespace {
 using Op = MathNode::Op;
 using Kind = MathValue::Kind;
 
-constexpr size_t kMaxBits = 65536;       // of an exact value; beyond it there is none
+constexpr size_t kMaxBits = 65536;  // of an exact value; beyond it there is none
 constexpr unsigned kMaxFactorial = 3000;
-constexpr size_t kMaxDeterminant = 5;    // rows; expanded by minors
-const Quad kEqual = 1e-24;               // relative difference of equal numeric values
-const Quad kCancelled = 1e-28;           // a sum this far below its terms is zero
+constexpr size_t kMaxDeterminant = 5;  // rows; expanded by minors
+const Quad kEqual = 1e-24;             // relative difference of equal numeric values
+const Quad kCancelled = 1e-28;         // a sum this far below its terms is zero
 
-size_t bits(const mpq_class& q) { return mpz_sizeinbase(q.get_num_mpz_t(), 2) + mpz_sizeinbase(q.get_den_mpz_t(), 2); }
+size_t bits(const mpq_class& q) {
+  return mpz_sizeinbase(q.get_num_mpz_t(), 2) + mpz_sizeinbase(q.get_den_mpz_t(), 2);
+}
 
 MathValue exact(mpq_class q) {
   if (bits(q) > kMaxBits) return {};
@@ -44,7 +46,8 @@ MathValue infinite(int sign) {
 Quad to_quad(const mpz_class& z) {
   Quad r = 0;
   const Quad limb = Quad(18446744073709551616.0);
-  for (size_t i = mpz_size(z.get_mpz_t()); i-- > 0;) r = r * limb + Quad(mpz_getlimbn(z.get_mpz_t(), mp_size_t(i)));
+  for (size_t i = mpz_size(z.get_mpz_t()); i-- > 0;)
+    r = r * limb + Quad(mpz_getlimbn(z.get_mpz_t(), mp_size_t(i)));
   return z < 0 ? -r : r;
 }
 QuadComplex to_complex(const MathValue& v) {
@@ -59,38 +62,59 @@ QuadComplex to_complex(const MathValue& v) {
   den >>= static_cast<unsigned long>(shift);
   return {to_quad(num) / to_quad(den), 0};
 }
-uint64_t salted_hash(const std::string& name, size_t salt) { return hash64(name + '#' + char('a' + salt % 26)); }
-bool has_number(const MathValue& v) { return v.kind == Kind::kExact || v.kind == Kind::kNumeric; }
+uint64_t salted_hash(const std::string& name, size_t salt) {
+  return hash64(name + '#' + char('a' + salt % 26));
+}
+bool has_number(const MathValue& v) {
+  return v.kind == Kind::kExact || v.kind == Kind::kNumeric;
+}
 
 class Evaluator {
  public:
-  Evaluator(const MathExpr& expr, const MathScope& scope, MathBudget& budget) : expr_(expr), scope_(scope), budget_(budget) {}
+  Evaluator(const MathExpr& expr, const MathScope& scope, MathBudget& budget)
+      : expr_(expr), scope_(scope), budget_(budget) {}
 
   MathValue eval(int i) {
     const MathNode& n = expr_[i];
     budget_.spend(1);
     switch (n.op) {
-      case Op::kNumber: return exact(n.number);
-      case Op::kSymbol: return variable(n.name);
-      case Op::kPi: return numeric({quad_pi(), 0});
-      case Op::kE: return numeric(complex_exp({1, 0}));
-      case Op::kI: return numeric({0, 1});
-      case Op::kInfinity: return infinite(1);
-      case Op::kPercent: return scope_.percent_is_one ? exact(1) : exact(mpq_class(1, 100));
-      case Op::kDegree: return scope_.degree_is_one ? exact(1) : numeric({quad_pi() / 180, 0});
-      case Op::kNeg: return negate(eval(n.args[0]));
-      case Op::kPlusMinus: return plus_minus(i, n);
-      case Op::kAdd: return sum(n);
+      case Op::kNumber:
+        return exact(n.number);
+      case Op::kSymbol:
+        return variable(n.name);
+      case Op::kPi:
+        return numeric({quad_pi(), 0});
+      case Op::kE:
+        return numeric(complex_exp({1, 0}));
+      case Op::kI:
+        return numeric({0, 1});
+      case Op::kInfinity:
+        return infinite(1);
+      case Op::kPercent:
+        return scope_.percent_is_one ? exact(1) : exact(mpq_class(1, 100));
+      case Op::kDegree:
+        return scope_.degree_is_one ? exact(1) : numeric({quad_pi() / 180, 0});
+      case Op::kNeg:
+        return negate(eval(n.args[0]));
+      case Op::kPlusMinus:
+        return plus_minus(i, n);
+      case Op::kAdd:
+        return sum(n);
       case Op::kMul: {
         MathValue v = eval(n.args[0]);
         for (size_t k = 1; k < n.args.size(); ++k) v = multiply(v, eval(n.args[k]));
         return v;
       }
-      case Op::kDiv: return divide(eval(n.args[0]), eval(n.args[1]));
-      case Op::kPow: return power(eval(n.args[0]), eval(n.args[1]));
-      case Op::kRatio: return n.args.size() == 2 ? divide(eval(n.args[0]), eval(n.args[1])) : MathValue{};
-      case Op::kCall: return call(n);
-      default: return {};
+      case Op::kDiv:
+        return divide(eval(n.args[0]), eval(n.args[1]));
+      case Op::kPow:
+        return power(eval(n.args[0]), eval(n.args[1]));
+      case Op::kRatio:
+        return n.args.size() == 2 ? divide(eval(n.args[0]), eval(n.args[1])) : MathValue{};
+      case Op::kCall:
+        return call(n);
+      default:
+        return {};
     }
   }
 
@@ -157,7 +181,8 @@ class Evaluator {
   }
 
   MathValue multiply(const MathValue& a, const MathValue& b) {
-    if (a.kind == Kind::kInfinite && b.kind == Kind::kExact && b.exact != 0) return infinite(sgn(a.exact) * sgn(b.exact));
+    if (a.kind == Kind::kInfinite && b.kind == Kind::kExact && b.exact != 0)
+      return infinite(sgn(a.exact) * sgn(b.exact));
     if (b.kind == Kind::kInfinite && a.kind == Kind::kExact) return multiply(b, a);
     if (!has_number(a) || !has_number(b)) return {};
     if (a.kind == Kind::kExact && b.kind == Kind::kExact) {
@@ -171,7 +196,8 @@ class Evaluator {
   static std::optional<mpq_class> rational_root(const mpq_class& q, unsigned long n) {
     if (q < 0 && n % 2 == 0) return {};
     mpz_class num, den;
-    if (!mpz_root(num.get_mpz_t(), q.get_num_mpz_t(), n) || !mpz_root(den.get_mpz_t(), q.get_den_mpz_t(), n)) return {};
+    if (!mpz_root(num.get_mpz_t(), q.get_num_mpz_t(), n) || !mpz_root(den.get_mpz_t(), q.get_den_mpz_t(), n))
+      return {};
     return mpq_class(num, den);
   }
 
@@ -230,7 +256,8 @@ class Evaluator {
   }
 
   MathValue binomial(const MathValue& n, const MathValue& k) {
-    if (n.kind == Kind::kExact && k.kind == Kind::kExact && n.exact.get_den() == 1 && k.exact.get_den() == 1) {
+    if (n.kind == Kind::kExact && k.kind == Kind::kExact && n.exact.get_den() == 1 &&
+        k.exact.get_den() == 1) {
       if (k.exact < 0 || n.exact < 0 || n.exact > kMaxFactorial) return {};
       if (k.exact > n.exact) return exact(0);
       budget_.spend(200);
@@ -247,7 +274,8 @@ class Evaluator {
     bool negative = false;
     for (size_t column = 0; column < rows; ++column) {
       if (used >> column & 1) continue;
-      MathValue v = multiply(eval(m.args[row * rows + column]), minor_sum(m, rows, row + 1, used | 1u << column));
+      MathValue v =
+          multiply(eval(m.args[row * rows + column]), minor_sum(m, rows, row + 1, used | 1u << column));
       total = add(total, negative ? negate(v) : v);
       negative = !negative;
     }
@@ -258,7 +286,9 @@ class Evaluator {
     MathValue best = args[0];
     for (const MathValue& v : args) {
       if (!is_real(v)) return {};
-      bool less = v.kind == Kind::kExact && best.kind == Kind::kExact ? v.exact < best.exact : to_complex(v).re < to_complex(best).re;
+      bool less = v.kind == Kind::kExact && best.kind == Kind::kExact
+                      ? v.exact < best.exact
+                      : to_complex(v).re < to_complex(best).re;
       if (less == (name == "min")) best = v;
     }
     return best;
@@ -314,16 +344,19 @@ class Evaluator {
     if (name == "root") return root(x, args[1]);
     if (name == "max" || name == "min") return order(name, args);
     if (name == "gcd" || name == "lcm") return common_divisor(name, args);
-    if (name == "abs") return x.kind == Kind::kExact ? exact(abs(x.exact)) : numeric({magnitude(to_complex(x)), 0});
+    if (name == "abs")
+      return x.kind == Kind::kExact ? exact(abs(x.exact)) : numeric({magnitude(to_complex(x)), 0});
     if (name == "floor" || name == "ceil") return round(name, x);
-    if (name == "log" && args.size() == 2) return numeric(complex_log(to_complex(args[1])) / complex_log(to_complex(x)));
+    if (name == "log" && args.size() == 2)
+      return numeric(complex_log(to_complex(args[1])) / complex_log(to_complex(x)));
     QuadComplex out;
     return complex_function(name, to_complex(x), out) ? numeric(out) : MathValue{};
   }
 
   MathValue root(const MathValue& index, const MathValue& x) {
     MathValue power_of = divide(exact(1), index);
-    bool odd = index.kind == Kind::kExact && index.exact.get_den() == 1 && mpz_odd_p(index.exact.get_num_mpz_t());
+    bool odd =
+        index.kind == Kind::kExact && index.exact.get_den() == 1 && mpz_odd_p(index.exact.get_num_mpz_t());
     if (odd && is_real(x) && to_complex(x).re < 0) return negate(power(negate(x), power_of));
     return power(x, power_of);
   }

@@ -1,6 +1,7 @@
 // Expression trees of written answers, and the parser that makes them from LaTeX or plain text.
-// Nodes live in one array and name each other by index; children come before their parents are made, so the array is a
-// topological order. Bounded: at most kMaxNodes nodes, kMaxDepth levels of nesting, kMaxDigits digits a number.
+// Nodes live in one array and name each other by index; children come before their parents are made, so the
+// array is a topological order. Bounded: at most kMaxNodes nodes, kMaxDepth levels of nesting, kMaxDigits
+// digits a number.
 #pragma once
 
 #include <gmpxx.h>
@@ -14,8 +15,9 @@ namespace mantissa {
 
 struct MathNode {
   enum class Op : uint8_t {
-    kNumber,     // number; decimals: digits after the point of a decimal literal, else -1; base: of "204_5", else 0
-    kSymbol,     // name: variables, greek letters, words
+    kNumber,  // number; decimals: digits after the point of a decimal literal, else -1; base: of "204_5",
+              // else 0
+    kSymbol,  // name: variables, greek letters, words
     kPi,
     kE,
     kI,

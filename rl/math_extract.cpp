@@ -4,20 +4,25 @@
 #include <array>
 #include <cctype>
 
+#include "rl/math_words.h"
+
 namespace mantissa {
 namespace {
 
 constexpr size_t kNone = std::string_view::npos;
 constexpr size_t kBareLimit = 200;  // a longer line is no bare answer
 
-bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == '\v'; }
+bool is_blank(char c) {
+  return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == '\v';
+}
 
 struct Box {
   size_t begin, end;  // the whole macro in the text
   std::string_view content;
 };
 
-/// The content of a box whose macro ends at `open`: a braced group, or one character after blanks ("\boxed 5").
+/// The content of a box whose macro ends at `open`: a braced group, or one character after blanks ("\boxed
+/// 5").
 bool read_box(std::string_view text, size_t begin, size_t open, Box& box) {
   size_t i = open;
   while (i < text.size() && is_blank(text[i])) ++i;
@@ -108,9 +113,11 @@ std::string_view first_statement(std::string_view text) {
   struct Delimiter {
     std::string_view open, close;
   };
-  for (auto [open, close] : std::array<Delimiter, 4>{{{"$$", "$$"}, {"$", "$"}, {"\\(", "\\)"}, {"\\[", "\\]"}}})
+  for (auto [open, close] :
+       std::array<Delimiter, 4>{{{"$$", "$$"}, {"$", "$"}, {"\\(", "\\)"}, {"\\[", "\\]"}}})
     if (text.starts_with(open)) {
       size_t end = text.find(close, open.size());
+      while (end != kNone && text[end - 1] == '\\' && close[0] == '$') end = text.find(close, end + 1);  // \$
       if (end != kNone && end > open.size()) {
         std::string_view inside = trimmed(text.substr(open.size(), end - open.size()));
         // "$5 and the rest is $3" is money, not math.
@@ -118,9 +125,11 @@ std::string_view first_statement(std::string_view text) {
       }
     }
   size_t end = 0;
+  int depth = 0;
   for (; end < text.size(); ++end) {
     if (text[end] == '\n') break;
-    bool stop = text[end] == '.' || text[end] == '!' || text[end] == '?';
+    depth += (text[end] == '{') - (text[end] == '}');
+    bool stop = depth <= 0 && (text[end] == '.' || text[end] == '!' || text[end] == '?');
     if (stop && (end + 1 == text.size() || is_blank(text[end + 1]))) {
       // "8:34 p.m." keeps its dots.
       if (text[end] == '.' && end >= 3 && text[end - 2] == '.') {
@@ -132,7 +141,26 @@ std::string_view first_statement(std::string_view text) {
   }
   std::string_view line = trimmed(text.substr(0, end));
   while (line.size() > 1 && line.ends_with("*")) line = trimmed(line.substr(0, line.size() - 1));
+  // "The largest n is 34": the value is what it says last.
+  if (size_t is = line.rfind(" is "); is != kNone) return first_statement(line.substr(is + 4));
   return line;
+}
+
+/// Words that make a line prose rather than an answer: two letters and more, no command, no known word.
+int prose_words(std::string_view line) {
+  int words = 0;
+  for (size_t i = 0; i < line.size();) {
+    auto letter = [&](size_t k) {
+      return k < line.size() && std::isalpha(static_cast<unsigned char>(line[k]));
+    };
+    size_t end = i;
+    while (letter(end)) ++end;
+    bool command = i > 0 && line[i - 1] == '\\';
+    if (end - i >= 2 && !command && math_word(line.substr(i, end - i)).kind == MathWord::Kind::kUnknown)
+      ++words;
+    i = std::max(end, i + 1);
+  }
+  return words;
 }
 
 std::string_view after_last_anchor(std::string_view text) {
@@ -143,7 +171,11 @@ std::string_view after_last_anchor(std::string_view text) {
     while (i < low.size() && (low[i] == ' ' || low[i] == '*')) ++i;
     if (i < low.size() && low[i] == ':') {
       best = i + 1;
-    } else if (low.compare(i, 2, "is") == 0 && i + 2 < low.size() && !std::isalpha(static_cast<unsigned char>(low[i + 2]))) {
+    } else if (low.compare(i, 1, "$") == 0 || low.compare(i, 2, "\\(") == 0 ||
+               low.compare(i, 2, "\\[") == 0) {
+      best = i;
+    } else if (low.compare(i, 2, "is") == 0 && i + 2 < low.size() &&
+               !std::isalpha(static_cast<unsigned char>(low[i + 2]))) {
       best = i + 2;
     }
     if (best != kNone && !trimmed(text.substr(best)).empty()) return text.substr(best);
@@ -173,7 +205,9 @@ ExtractedAnswer extract_answer(std::string_view response, bool boxed_only) {
   std::vector<Box> boxes = last_boxes(response, 16);
   if (!boxes.empty()) {
     size_t run = 1;
-    while (run < boxes.size() && connects(response.substr(boxes[run].end, boxes[run - 1].begin - boxes[run].end))) ++run;
+    while (run < boxes.size() &&
+           connects(response.substr(boxes[run].end, boxes[run - 1].begin - boxes[run].end)))
+      ++run;
     if (run > 1)
       for (size_t i = run; i-- > 0;) (answer.joined += boxes[i].content) += i == 0 ? "" : ", ";
     return found(boxes[0].content, true);
@@ -184,10 +218,12 @@ ExtractedAnswer extract_answer(std::string_view response, bool boxed_only) {
     line = trimmed(line.substr(0, line.find('\n')));
     if (!line.empty()) return found(line, true);
   }
-  if (std::string_view text = after_last_anchor(response); !text.empty()) return found(first_statement(text), true);
+  if (std::string_view text = after_last_anchor(response); !text.empty())
+    return found(first_statement(text), true);
 
   std::string_view whole = trimmed(response);
-  if (whole.empty() || whole.size() > kBareLimit || whole.find('\n') != kNone) return answer;
+  if (whole.empty() || whole.size() > kBareLimit || whole.find('\n') != kNone || prose_words(whole) > 2)
+    return answer;
   return found(whole, false);
 }
 

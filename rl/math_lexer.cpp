@@ -11,33 +11,44 @@ namespace {
 
 using Kind = MathToken::Kind;
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
-bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
-bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == '\v'; }
-char lower(char c) { return c >= 'A' && c <= 'Z' ? char(c + 'a' - 'A') : c; }
+bool is_digit(char c) {
+  return c >= '0' && c <= '9';
+}
+bool is_letter(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+bool is_blank(char c) {
+  return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == '\v';
+}
+char lower(char c) {
+  return c >= 'A' && c <= 'Z' ? char(c + 'a' - 'A') : c;
+}
 
 /// Unicode spellings, replaced before anything else.
 std::string to_ascii(std::string_view text) {
   static constexpr std::pair<std::string_view, std::string_view> kMap[] = {
-      {"π", "\\pi "},   {"√", "\\sqrt "}, {"∞", "\\infty "}, {"≤", "<="},     {"≥", ">="},       {"⩽", "<="},
-      {"⩾", ">="},      {"≠", "!="},      {"×", "*"},        {"·", "*"},      {"⋅", "*"},        {"÷", "/"},
-      {"−", "-"},       {"–", "-"},       {"—", "-"},        {"±", "\\pm "},  {"∓", "\\mp "},    {"∪", "\\cup "},
-      {"∩", "\\cap "},  {"∈", "\\in "},   {"°", "^\\circ "}, {"⁰", "^0"},     {"¹", "^1"},       {"²", "^2"},
-      {"³", "^3"},      {"⁴", "^4"},      {"⁵", "^5"},       {"⁶", "^6"},     {"⁷", "^7"},       {"⁸", "^8"},
-      {"⁹", "^9"},      {"½", "(1/2)"},   {"⅓", "(1/3)"},    {"⅔", "(2/3)"},  {"¼", "(1/4)"},    {"¾", "(3/4)"},
-      {"≈", "\\approx "}, {"∅", "\\emptyset "}, {"′", "'"},  {"’", "'"},      {"“", ""},         {"”", ""},
-      {"，", ","},      {"。", "."},      {"：", ":"},       {"；", ";"},     {"（", "("},       {"）", ")"},
-      {"、", ","},      {"€", ""},        {"£", ""},         {"¥", ""},       {"\u00a0", " "},   {"\u2009", " "},
-      {"\u202f", " "},  {"α", "\\alpha "}, {"β", "\\beta "}, {"γ", "\\gamma "}, {"δ", "\\delta "}, {"θ", "\\theta "},
-      {"λ", "\\lambda "}, {"μ", "\\mu "}, {"ρ", "\\rho "},   {"σ", "\\sigma "}, {"τ", "\\tau "}, {"φ", "\\phi "},
-      {"ω", "\\omega "}, {"ℝ", "\\mathbb{R}"}, {"⟨", "("},   {"⟩", ")"}};
+      {"π", "\\pi "},     {"√", "\\sqrt "},   {"∞", "\\infty "},    {"≤", "<="},       {"≥", ">="},
+      {"⩽", "<="},        {"⩾", ">="},        {"≠", "!="},          {"×", "*"},        {"·", "*"},
+      {"⋅", "*"},         {"÷", "/"},         {"−", "-"},           {"–", "-"},        {"—", "-"},
+      {"±", "\\pm "},     {"∓", "\\mp "},     {"∪", "\\cup "},      {"∩", "\\cap "},   {"∈", "\\in "},
+      {"°", "^\\circ "},  {"⁰", "^0"},        {"¹", "^1"},          {"²", "^2"},       {"³", "^3"},
+      {"⁴", "^4"},        {"⁵", "^5"},        {"⁶", "^6"},          {"⁷", "^7"},       {"⁸", "^8"},
+      {"⁹", "^9"},        {"½", "(1/2)"},     {"⅓", "(1/3)"},       {"⅔", "(2/3)"},    {"¼", "(1/4)"},
+      {"¾", "(3/4)"},     {"≈", "\\approx "}, {"∅", "\\emptyset "}, {"′", "'"},        {"’", "'"},
+      {"“", ""},          {"”", ""},          {"，", ","},          {"。", "."},       {"：", ":"},
+      {"；", ";"},        {"（", "("},        {"）", ")"},          {"、", ","},       {"€", ""},
+      {"£", ""},          {"¥", ""},          {"\u00a0", " "},      {"\u2009", " "},   {"\u202f", " "},
+      {"α", "\\alpha "},  {"β", "\\beta "},   {"γ", "\\gamma "},    {"δ", "\\delta "}, {"θ", "\\theta "},
+      {"λ", "\\lambda "}, {"μ", "\\mu "},     {"ρ", "\\rho "},      {"σ", "\\sigma "}, {"τ", "\\tau "},
+      {"φ", "\\phi "},    {"ω", "\\omega "},  {"ℝ", "\\mathbb{R}"}, {"⟨", "("},        {"⟩", ")"}};
   std::string out;
   for (size_t i = 0; i < text.size();) {
     if (static_cast<unsigned char>(text[i]) < 0x80) {
       out += text[i++];
       continue;
     }
-    auto it = std::find_if(std::begin(kMap), std::end(kMap), [&](auto& m) { return text.substr(i).starts_with(m.first); });
+    auto it = std::find_if(std::begin(kMap), std::end(kMap),
+                           [&](auto& m) { return text.substr(i).starts_with(m.first); });
     if (it != std::end(kMap)) {
       out += it->second;
       i += it->first.size();
@@ -92,8 +103,8 @@ class Lexer {
     }
   }
 
-  /// Length of a thousands separator at i that three digits and no fourth follow, else 0. A bare comma separates only
-  /// outside brackets (inside it is a list), a blank only where nothing else can be meant.
+  /// Length of a thousands separator at i that three digits and no fourth follow, else 0. A bare comma
+  /// separates only outside brackets (inside it is a list), a blank only where nothing else can be meant.
   size_t separator(size_t i) const {
     size_t length = 0;
     std::string_view rest = text_.substr(std::min(i, text_.size()));
@@ -140,7 +151,8 @@ class Lexer {
     }
     static constexpr std::string_view kOverline = "\\overline{";
     size_t bar = at(i) == '.' ? i + 1 : i;
-    if ((at(i) == '.' || digits.find('.') != std::string::npos) && text_.substr(std::min(bar, text_.size())).starts_with(kOverline)) {
+    if ((at(i) == '.' || digits.find('.') != std::string::npos) &&
+        text_.substr(std::min(bar, text_.size())).starts_with(kOverline)) {
       size_t j = bar + kOverline.size(), begin = j;
       while (is_digit(at(j))) ++j;
       if (j > begin && at(j) == '}') {
@@ -170,9 +182,12 @@ class Lexer {
 
   void word(MathWord word, std::string_view run) {
     switch (word.kind) {
-      case MathWord::Kind::kOp: return push(Kind::kOp, std::string(word.text));
-      case MathWord::Kind::kName: return push(Kind::kName, std::string(word.text));
-      case MathWord::Kind::kFunction: return push(Kind::kFunction, std::string(word.text));
+      case MathWord::Kind::kOp:
+        return push(Kind::kOp, std::string(word.text));
+      case MathWord::Kind::kName:
+        return push(Kind::kName, std::string(word.text));
+      case MathWord::Kind::kFunction:
+        return push(Kind::kFunction, std::string(word.text));
       default: {
         std::string text(run);
         std::transform(text.begin(), text.end(), text.begin(), lower);
@@ -181,14 +196,15 @@ class Lexer {
     }
   }
 
-  /// A run of letters outside \text: a known word, a function glued to its argument, an unknown word of four letters or
-  /// more, else one variable per letter.
+  /// A run of letters outside \text: a known word, a function glued to its argument, an unknown word of four
+  /// letters or more, else one variable per letter.
   void letters() {
     size_t end = i_;
     while (is_letter(at(end))) ++end;
     std::string_view run = text_.substr(i_, end - i_);
     if (run.size() == 1) {
-      bool between = (run == "U" || run == "u") && !tokens_.empty() && (tokens_.back().text == ")" || tokens_.back().text == "]");
+      bool between = (run == "U" || run == "u") && !tokens_.empty() &&
+                     (tokens_.back().text == ")" || tokens_.back().text == "]");
       size_t next = end;
       while (is_blank(at(next))) ++next;
       if (between && (at(next) == '(' || at(next) == '[' || at(next) == '\\' || at(next) == '{')) {
@@ -282,10 +298,14 @@ class Lexer {
         if ((name == "hspace" || name == "phantom") && at(i_) == '{') group();
         if ((name == "left" || name == "right") && at(i_) == '.') ++i_;
         return;
-      case MathWord::Kind::kDecoration: return;
-      case MathWord::Kind::kText: return words(group());
-      case MathWord::Kind::kUnknown: return push(Kind::kName, std::string(name));
-      default: return word(meaning, name);
+      case MathWord::Kind::kDecoration:
+        return;
+      case MathWord::Kind::kText:
+        return words(group());
+      case MathWord::Kind::kUnknown:
+        return push(Kind::kName, std::string(name));
+      default:
+        return word(meaning, name);
     }
   }
 
@@ -298,14 +318,17 @@ class Lexer {
     ++nesting_;
     while (i_ < text_.size()) {
       size_t end = i_;
-      while (is_letter(at(end)) || (end > i_ && (at(end) == '-' || at(end) == '\'') && is_letter(at(end + 1)))) ++end;
+      while (is_letter(at(end)) ||
+             (end > i_ && (at(end) == '-' || at(end) == '\'') && is_letter(at(end + 1))))
+        ++end;
       std::string_view run = text_.substr(i_, end - i_);
       if (is_letter(at(i_)) && at(i_ + 1) == '.' && is_letter(at(i_ + 2)) && !is_letter(at(i_ + 3))) {
         push(Kind::kText, {lower(at(i_)), lower(at(i_ + 2))});  // a.m., p.m.
         i_ += at(i_ + 3) == '.' ? 4 : 3;
       } else if (run.size() >= 2) {
         MathWord known = math_word(run);
-        bool separates = known.kind == MathWord::Kind::kOp && (known.text == "and" || known.text == "%" || known.text == "deg");
+        bool separates = known.kind == MathWord::Kind::kOp &&
+                         (known.text == "and" || known.text == "%" || known.text == "deg");
         bool function = known.kind == MathWord::Kind::kFunction && run != "min" && run != "sec";
         word(separates || function ? known : MathWord{}, run);
         i_ = end;
@@ -324,7 +347,9 @@ class Lexer {
     spaced_ = true;
   }
 
-  bool follows_number() const { return !tokens_.empty() && (tokens_.back().kind == Kind::kNumber || tokens_.back().text == "}"); }
+  bool follows_number() const {
+    return !tokens_.empty() && (tokens_.back().kind == Kind::kNumber || tokens_.back().text == "}");
+  }
 
   void symbol() {
     static constexpr std::pair<std::string_view, std::string_view> kPairs[] = {
@@ -358,25 +383,30 @@ class Lexer {
 
 }  // namespace
 
-std::vector<MathToken> lex_math(std::string_view text) { return Lexer(to_ascii(text)).run(); }
+std::vector<MathToken> lex_math(std::string_view text) {
+  return Lexer(to_ascii(text)).run();
+}
 
 std::string text_key(std::string_view text) {
-  static constexpr std::string_view kFonts[] = {"\\text{", "\\mbox{", "\\textbf{", "\\textit{", "\\textrm{", "\\mathrm{",
-                                                "\\mathbf{"};
-  static constexpr std::string_view kNothing[] = {"\\left", "\\right", "\\quad", "\\qquad", "\\displaystyle", "\\!", "\\,",
-                                                  "\\;",    "\\:",     "\\ ",    "\\$",     "\\(",            "\\)", "\\[", "\\]"};
+  static constexpr std::string_view kFonts[] = {"\\text{",   "\\mbox{",   "\\textbf{", "\\textit{",
+                                                "\\textrm{", "\\mathrm{", "\\mathbf{"};
+  static constexpr std::string_view kNothing[] = {"\\left", "\\right", "\\quad", "\\qquad", "\\displaystyle",
+                                                  "\\!",    "\\,",     "\\;",    "\\:",     "\\ ",
+                                                  "\\$",    "\\(",     "\\)",    "\\[",     "\\]"};
   std::string key;
   std::vector<bool> dropped;  // for each open brace: it belongs to a font
   bool words = true;
   for (size_t i = 0; i < text.size();) {
     std::string_view rest = text.substr(i);
     auto starts = [&](std::string_view s) {
-      return rest.starts_with(s) && !(is_letter(s.back()) && rest.size() > s.size() && is_letter(rest[s.size()]));
+      return rest.starts_with(s) &&
+             !(is_letter(s.back()) && rest.size() > s.size() && is_letter(rest[s.size()]));
     };
     if (auto font = std::find_if(std::begin(kFonts), std::end(kFonts), starts); font != std::end(kFonts)) {
       dropped.push_back(true);
       i += font->size();
-    } else if (auto it = std::find_if(std::begin(kNothing), std::end(kNothing), starts); it != std::end(kNothing)) {
+    } else if (auto it = std::find_if(std::begin(kNothing), std::end(kNothing), starts);
+               it != std::end(kNothing)) {
       i += it->size();
     } else if (starts("\\dfrac") || starts("\\tfrac")) {
       key += "\\frac";
@@ -390,7 +420,8 @@ std::string text_key(std::string_view text) {
         dropped.pop_back();
         if (drop) continue;
       }
-      words = words && (is_letter(c) || c == ',' || c == '-' || c == '(' || c == ')' || c == '.' || c == '\'');
+      words =
+          words && (is_letter(c) || c == ',' || c == '-' || c == '(' || c == ')' || c == '.' || c == '\'');
       key += c;
     }
   }

@@ -1,4 +1,5 @@
-// Tokens of LaTeX and plain mathematics. Spelling is settled here: \dfrac and \tfrac are "frac", \le and <= and ≤ are
+// Tokens of LaTeX and plain mathematics. Spelling is settled here: \dfrac and \tfrac are "frac", \le and <=
+// and ≤ are
 // "<=", spaces, sizes and fonts vanish, thousands separators vanish from numbers.
 #pragma once
 
@@ -16,8 +17,8 @@ struct MathToken {
     kName,      // a variable, greek letter or unknown command
     kFunction,  // sin, frac, sqrt, ...: takes arguments
     kText,      // words
-    kOp,        // + - * / ^ _ ( ) [ ] { } \{ \} | , ; : ! ' = < > <= >= != ~ in cup cap setminus pm mp % deg & \\ and
-                // begin:<environment> end
+    kOp,  // + - * / ^ _ ( ) [ ] { } \{ \} | , ; : ! ' = < > <= >= != ~ in cup cap setminus pm mp % deg &
+          // \\ and begin:<environment> end
   };
   Kind kind = Kind::kEnd;
   std::string text;
@@ -32,7 +33,8 @@ struct MathSyntaxError : std::runtime_error {
 
 std::vector<MathToken> lex_math(std::string_view text);
 
-/// Spelling apart (fonts, delimiters, blanks, case of words), what the text says: equal keys are equal answers.
+/// Spelling apart (fonts, delimiters, blanks, case of words), what the text says: equal keys are equal
+/// answers.
 std::string text_key(std::string_view text);
 
 /// The unit that a word is a spelling of: "cm" for "centimetres"; "" for a word that is none.

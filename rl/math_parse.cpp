@@ -1,659 +1,230 @@
-// Recursive descent over the tokens of math_lexer. From loose to tight:
-//   answer: list; list: relation (, ; "and") ...; relation: union (= < in ...) ...; union: sum (cup) ...;
-//   sum: term (+ - pm) ...; term: factor (* / or nothing) ...; factor: primary with ^ _ ! ' % deg behind it
-#include "core/error.h"
-#include "rl/math_expr.h"
-#include "rl/math_lexer.h"
+// The loose levels of the grammar: lists, relations, sums, terms; see math_parser.h.
+#include "rl/math_parser.h"
 
 namespace mantissa {
-namespace {
 
-using Op = MathNode::Op;
-using Kind = MathToken::Kind;
+void MathParser::run() {
+  expr_.root = list();
+  if (peek().kind != Kind::kEnd) unexpected();
+}
 
-constexpr int kMaxExponent = 1000;  // of a literal "1e-3"
+void MathParser::unexpected() const {
+  if (peek().kind == Kind::kEnd) throw MathSyntaxError("ends too early");
+  throw MathSyntaxError(str("unexpected \"", peek().text, "\" at byte ", peek().at));
+}
 
-class Parser {
- public:
-  Parser(std::vector<MathToken> tokens, MathExpr& expr) : tokens_(std::move(tokens)), expr_(expr) {}
+int MathParser::add(Op op, std::vector<int> args, std::string name) {
+  if (int(expr_.nodes.size()) >= MathExpr::kMaxNodes)
+    throw MathSyntaxError(str("more than ", MathExpr::kMaxNodes, " nodes"));
+  MathNode node{op, std::move(name), {}, -1, 0, std::move(args)};
+  return expr_.add(std::move(node));
+}
 
-  void run() {
-    expr_.root = list();
-    if (peek().kind != Kind::kEnd) unexpected();
-  }
+int MathParser::integer(long value) {
+  int node = add(Op::kNumber);
+  expr_.nodes[size_t(node)].number = value;
+  return node;
+}
 
- private:
-  const MathToken& peek(size_t ahead = 0) const { return tokens_[std::min(i_ + ahead, tokens_.size() - 1)]; }
-  bool is(std::string_view op, size_t ahead = 0) const { return peek(ahead).kind == Kind::kOp && peek(ahead).text == op; }
-  bool take(std::string_view op) { return is(op) ? (++i_, true) : false; }
-  void expect(std::string_view op) {
-    if (!take(op)) throw MathSyntaxError(str("expected ", op, " at byte ", peek().at));
-  }
-  [[noreturn]] void unexpected() const {
-    if (peek().kind == Kind::kEnd) throw MathSyntaxError("ends too early");
-    throw MathSyntaxError(str("unexpected \"", peek().text, "\" at byte ", peek().at));
-  }
+bool MathParser::at_end() const {
+  return peek().kind == Kind::kEnd || is(",") || is(";") || is("and") || is(")") || is("]") || is("}") ||
+         is("\\}") || is("&") || is("\\\\") || is("end");
+}
 
-  int add(Op op, std::vector<int> args = {}, std::string name = {}) {
-    if (int(expr_.nodes.size()) >= MathExpr::kMaxNodes) throw MathSyntaxError(str("more than ", MathExpr::kMaxNodes, " nodes"));
-    MathNode node{op, std::move(name), {}, -1, 0, std::move(args)};
-    return expr_.add(std::move(node));
-  }
-  int integer(long value) {
-    int node = add(Op::kNumber);
-    expr_.nodes[size_t(node)].number = value;
-    return node;
-  }
-  const MathNode& node(int i) const { return expr_[i]; }
-
-  struct Depth {
-    explicit Depth(int& depth) : depth(depth) {
-      if (++depth > MathExpr::kMaxDepth) {
-        --depth;
-        throw MathSyntaxError(str("nested more than ", MathExpr::kMaxDepth, " deep"));
-      }
+std::vector<int> MathParser::elements() {
+  std::vector<int> out;
+  for (;;) {
+    while (take(",") || take(";") || take("and")) {
     }
-    ~Depth() { --depth; }
-    int& depth;
-  };
-
-  bool at_end() const {
-    return peek().kind == Kind::kEnd || is(",") || is(";") || is("and") || is(")") || is("]") || is("}") || is("\\}") ||
-           is("&") || is("\\\\") || is("end");
+    if (at_end()) break;
+    out.push_back(relation());
+    if (!is(",") && !is(";") && !is("and")) break;
   }
+  return out;
+}
 
-  /// Elements split by commas, semicolons and "and"; "19, 46, and 82" has one separator in ", and".
-  std::vector<int> elements() {
-    std::vector<int> out;
-    for (;;) {
-      while (take(",") || take(";") || take("and")) {
-      }
-      if (at_end()) break;
-      out.push_back(relation());
-      if (!is(",") && !is(";") && !is("and")) break;
+int MathParser::list() {
+  Depth guard(depth_);
+  std::vector<int> all = elements();
+  if (all.empty()) unexpected();
+  return all.size() == 1 ? all[0] : add(Op::kList, std::move(all));
+}
+
+char MathParser::relation_op() const {
+  if (peek().kind != Kind::kOp) return '\0';
+  static constexpr std::pair<std::string_view, char> kOps[] = {
+      {"=", '='}, {"<", '<'}, {">", '>'}, {"<=", 'l'}, {">=", 'g'}, {"!=", 'n'}, {"~", '~'}, {"in", 'e'}};
+  for (auto [text, op] : kOps)
+    if (peek().text == text) return op;
+  return '\0';
+}
+
+int MathParser::relation() {
+  Depth guard(depth_);
+  std::string ops;
+  std::vector<int> args;
+  if (is("~")) ++i_;  // "\approx 3"
+  args.push_back(ratio());
+  while (char op = relation_op()) {
+    ++i_;
+    if (op == 'e' && at_end()) {  // "5 in"
+      expr_.unit = "inch";
+      break;
     }
-    return out;
-  }
-
-  int list() {
-    Depth guard(depth_);
-    std::vector<int> all = elements();
-    if (all.empty()) unexpected();
-    return all.size() == 1 ? all[0] : add(Op::kList, std::move(all));
-  }
-
-  char relation_op() const {
-    if (peek().kind != Kind::kOp) return '\0';
-    static constexpr std::pair<std::string_view, char> kOps[] = {{"=", '='},  {"<", '<'},  {">", '>'}, {"<=", 'l'},
-                                                                 {">=", 'g'}, {"!=", 'n'}, {"~", '~'}, {"in", 'e'}};
-    for (auto [text, op] : kOps)
-      if (peek().text == text) return op;
-    return '\0';
-  }
-
-  int relation() {
-    Depth guard(depth_);
-    std::string ops;
-    std::vector<int> args;
-    if (is("~")) ++i_;  // "\approx 3"
+    ops += op;
     args.push_back(ratio());
-    while (char op = relation_op()) {
-      ++i_;
-      if (op == 'e' && at_end()) {  // "5 in"
-        expr_.unit = "inch";
-        break;
-      }
-      ops += op;
-      args.push_back(ratio());
-    }
-    return ops.empty() ? args[0] : add(Op::kRelation, std::move(args), ops);
   }
+  return ops.empty() ? args[0] : add(Op::kRelation, std::move(args), ops);
+}
 
-  int ratio() {
-    std::vector<int> args{unions()};
-    while (!in_set_ && take(":")) args.push_back(unions());
-    return args.size() == 1 ? args[0] : add(Op::kRatio, std::move(args));
+int MathParser::ratio() {
+  std::vector<int> args{unions()};
+  while (!in_set_ && take(":")) args.push_back(unions());
+  return args.size() == 1 ? args[0] : add(Op::kRatio, std::move(args));
+}
+
+int MathParser::unions() {
+  int first = sum();
+  std::vector<int> args{first};
+  while (take("cup")) args.push_back(sum());
+  int left = args.size() == 1 ? first : add(Op::kUnion, std::move(args));
+  while (is("cap") || is("setminus")) {
+    std::string name = "@" + peek().text;
+    ++i_;
+    left = add(Op::kCall, {left, sum()}, name);
   }
+  return left;
+}
 
-  int unions() {
-    int first = sum();
-    std::vector<int> args{first};
-    while (take("cup")) args.push_back(sum());
-    int left = args.size() == 1 ? first : add(Op::kUnion, std::move(args));
-    while (is("cap") || is("setminus")) {
-      std::string name = "@" + peek().text;
-      ++i_;
-      left = add(Op::kCall, {left, sum()}, name);
-    }
-    return left;
-  }
-
-  int sum() {
-    Depth guard(depth_);
-    std::vector<int> args;
-    for (;;) {
-      if (take("+")) {
-        args.push_back(term());
-      } else if (take("-")) {
-        args.push_back(add(Op::kNeg, {term()}));
-      } else if (is("pm") || is("mp")) {
-        std::string sign = is("pm") ? "+" : "-";
-        ++i_;
-        args.push_back(add(Op::kPlusMinus, {term()}, sign));
-      } else if (args.empty()) {
-        args.push_back(term());
-      } else {
-        break;
-      }
-    }
-    return args.size() == 1 ? args[0] : add(Op::kAdd, std::move(args));
-  }
-
-  bool starts_factor() const {
-    switch (peek().kind) {
-      case Kind::kNumber:
-      case Kind::kName:
-      case Kind::kFunction: return true;
-      case Kind::kText: return true;
-      case Kind::kEnd: return false;
-      case Kind::kOp: break;
-    }
-    return is("(") || is("[") || is("{") || is("\\{") || is("lfloor") || is("lceil") || (is("|") && bars_ == 0) ||
-           peek().text.starts_with("begin:");
-  }
-
-  static bool is_plain_integer(const MathNode& n) { return n.op == Op::kNumber && n.decimals < 0 && n.base == 0 && n.number.get_den() == 1; }
-
-  /// "1\frac45", "1 1/2", "-3 \frac12": a whole number and a fraction of whole numbers below one.
-  bool mixed_fraction(int whole) {
-    if (!is_plain_integer(node(whole))) return false;
-    size_t mark = i_;
-    size_t nodes = expr_.nodes.size();
-    if (peek().kind == Kind::kFunction && peek().text == "frac") {
-      int fraction = primary();
-      const MathNode& f = node(fraction);
-      if (f.op == Op::kDiv && is_plain_integer(node(f.args[0])) && is_plain_integer(node(f.args[1])) &&
-          node(f.args[0]).number < node(f.args[1]).number && node(f.args[0]).number > 0) {
-        mixed_ = add(Op::kAdd, {whole, fraction});
-        return true;
-      }
-    } else if (peek().kind == Kind::kNumber && peek().spaced && is("/", 1) && peek(2).kind == Kind::kNumber) {
-      int above = primary();
-      ++i_;
-      int below = primary();
-      if (is_plain_integer(node(above)) && is_plain_integer(node(below)) && node(above).number < node(below).number) {
-        mixed_ = add(Op::kAdd, {whole, add(Op::kDiv, {above, below})});
-        return true;
-      }
-    }
-    i_ = mark;
-    expr_.nodes.resize(nodes);
-    return false;
-  }
-
-  int term() {
-    int left = signed_factor();
-    bool bare_number = node(left).op == Op::kNumber;
-    if (bare_number && mixed_fraction(left)) left = mixed_, bare_number = false;
-    std::vector<int> product{left};
-    auto close = [&] {
-      if (product.size() > 1) product = {add(Op::kMul, std::move(product))};
-      return product[0];
-    };
-    for (;;) {
-      if (take("*")) {
-        product.push_back(signed_factor());
-        bare_number = node(product.back()).op == Op::kNumber;
-      } else if (is("/")) {
-        if (peek(1).kind == Kind::kText && has_value(product)) {
-          units();
-          continue;
-        }
-        ++i_;
-        int above = close();
-        product = {add(Op::kDiv, {above, signed_factor()})};
-        bare_number = false;
-      } else if (is("choose")) {
-        ++i_;
-        int above = close();
-        product = {add(Op::kCall, {above, signed_factor()}, "binom")};
-      } else if (peek().kind == Kind::kText && has_value(product) && (peek().spaced || known_unit(peek().text))) {
-        units();
-      } else if (starts_factor()) {
-        if (bare_number && peek().kind == Kind::kNumber) unexpected();  // "1 2"
-        product.push_back(factor());
-        bare_number = node(product.back()).op == Op::kNumber;
-      } else {
-        break;
-      }
-    }
-    return close();
-  }
-
-  static bool known_unit(std::string_view words) { return !unit_of_word(words.substr(0, words.find(' '))).empty(); }
-
-  /// Words behind these factors are a unit: there is a value, and it is no word itself.
-  bool has_value(const std::vector<int>& product) const {
-    for (int i : product)
-      if (node(i).op == Op::kSymbol && node(i).name.starts_with('\'')) return false;
-    return true;
-  }
-
-  /// "cm^2", "miles/hour", "\text{degrees}": read, kept aside.
-  void units() {
-    while (peek().kind == Kind::kText || (is("/") && peek(1).kind == Kind::kText) ||
-           (is("*") && peek(1).kind == Kind::kText)) {
-      if (!is("/") && !is("*")) {
-        if (!expr_.unit.empty()) expr_.unit += ' ';
-        expr_.unit += peek().text;
-      }
-      ++i_;
-      if (take("^")) exponent();
-    }
-  }
-
-  int signed_factor() {
-    Depth guard(depth_);
-    if (take("-")) return add(Op::kNeg, {signed_factor()});
-    if (take("+")) return signed_factor();
-    if (is("pm") || is("mp")) {
+int MathParser::sum() {
+  Depth guard(depth_);
+  std::vector<int> args;
+  for (;;) {
+    if (take("+")) {
+      args.push_back(term());
+    } else if (take("-")) {
+      args.push_back(add(Op::kNeg, {term()}));
+    } else if (is("pm") || is("mp")) {
       std::string sign = is("pm") ? "+" : "-";
       ++i_;
-      return add(Op::kPlusMinus, {signed_factor()}, sign);
-    }
-    return factor();
-  }
-
-  int factor() {
-    Depth guard(depth_);
-    return postfix(primary());
-  }
-
-  bool degree_exponent() {
-    if (is("deg")) return ++i_, true;
-    if (is("{") && is("deg", 1) && is("}", 2)) return i_ += 3, true;
-    return false;
-  }
-
-  /// What stands behind ^: a group, or one signed number or name.
-  int exponent() {
-    Depth guard(depth_);
-    if (take("-")) return add(Op::kNeg, {exponent()});
-    if (take("+")) return exponent();
-    int base = primary();
-    if (take("^")) return add(Op::kPow, {base, exponent()});  // 2^3^4
-    return base;
-  }
-
-  int postfix(int base) {
-    for (;;) {
-      if (take("^")) {
-        if (degree_exponent()) {
-          base = add(Op::kMul, {base, add(Op::kDegree)});
-        } else if (is("'") || (is("{") && is("'", 1))) {
-          bool braces = take("{");
-          while (take("'")) base = prime(base);
-          if (braces) expect("}");
-        } else {
-          base = add(Op::kPow, {base, exponent()});
-        }
-      } else if (is("_")) {
-        base = subscript(base);
-      } else if (take("!")) {
-        base = add(Op::kCall, {base}, "factorial");
-      } else if (take("'")) {
-        base = prime(base);
-        if (is("(") && node(base).op == Op::kSymbol) base = add(Op::kCall, arguments(), "@" + node(base).name);
-      } else if (take("%")) {
-        base = add(Op::kMul, {base, add(Op::kPercent)});
-      } else if (take("deg")) {
-        base = add(Op::kMul, {base, add(Op::kDegree)});
-      } else {
-        return base;
-      }
-    }
-  }
-
-  int prime(int base) {
-    if (node(base).op != Op::kSymbol) throw MathSyntaxError("a prime behind what is no name");
-    return add(Op::kSymbol, {}, node(base).name + "'");
-  }
-
-  /// The written content of a subscript, as part of a name.
-  std::string subscript_text() {
-    std::string out;
-    if (!take("{")) {
-      if (peek().kind == Kind::kEnd) unexpected();
-      return tokens_[i_++].text;
-    }
-    for (int depth = 1; depth > 0; ++i_) {
-      if (peek().kind == Kind::kEnd) unexpected();
-      if (is("{")) ++depth;
-      if (is("}") && --depth == 0) continue;
-      out += peek().text;
-    }
-    return out;
-  }
-
-  int subscript(int base) {
-    ++i_;
-    std::string text = subscript_text();
-    if (node(base).op == Op::kNumber) return based_number(base, text);
-    if (node(base).op == Op::kPow && node(node(base).args[0]).op == Op::kSymbol) {  // x^2_1
-      int symbol = add(Op::kSymbol, {}, node(node(base).args[0]).name + "_" + text);
-      return add(Op::kPow, {symbol, node(base).args[1]});
-    }
-    if (node(base).op != Op::kSymbol) throw MathSyntaxError("a subscript behind what is no name");
-    int symbol = add(Op::kSymbol, {}, node(base).name + "_" + text);
-    // a_3(x) is rare, a_n(b+c) a product; f_1(x) a function.
-    if (is("(") && is_function_letter(node(base).name)) return add(Op::kCall, arguments(), "@" + node(symbol).name);
-    return symbol;
-  }
-
-  /// 204_5: the digits of the literal read in another base.
-  int based_number(int literal, const std::string& text) {
-    int base = 0;
-    static constexpr std::pair<std::string_view, int> kWords[] = {{"two", 2},   {"three", 3}, {"four", 4},    {"five", 5},    {"six", 6},
-                                                                  {"seven", 7}, {"eight", 8}, {"nine", 9}, {"ten", 10}, {"twelve", 12}, {"sixteen", 16}};
-    for (auto [word, value] : kWords)
-      if (text == word) base = value;
-    if (base == 0 && !text.empty() && text.size() <= 2 && text.find_first_not_of("0123456789") == std::string::npos) base = std::stoi(text);
-    const MathNode& n = node(literal);
-    if (base < 2 || base > 36 || !is_plain_integer(n)) throw MathSyntaxError(str("no base: ", text));
-    std::string digits = n.number.get_str();
-    mpz_class value;
-    if (value.set_str(digits, base) != 0) throw MathSyntaxError(str("digits of ", digits, " do not fit base ", base));
-    int out = add(Op::kNumber);
-    expr_.nodes[size_t(out)].number = value;
-    expr_.nodes[size_t(out)].base = base == 10 ? 0 : base;
-    return out;
-  }
-
-  static bool is_function_letter(std::string_view name) { return name == "f" || name == "g" || name == "h"; }
-
-  /// "(a, b)" behind a function.
-  std::vector<int> arguments() {
-    expect("(");
-    int bars = std::exchange(bars_, 0);
-    std::vector<int> args = elements();
-    bars_ = bars;
-    if (args.empty()) unexpected();
-    expect(")");
-    return args;
-  }
-
-  int group() {
-    expect("{");
-    int bars = std::exchange(bars_, 0);
-    int inside = list();
-    bars_ = bars;
-    expect("}");
-    return inside;
-  }
-
-  /// An argument of \frac and its like: a group, or one digit or letter.
-  int tight_argument() {
-    if (is("{")) return group();
-    MathToken& token = tokens_[i_];
-    if (token.kind == Kind::kNumber && token.text.size() > 1 && token.text.find_first_not_of("0123456789") == std::string::npos) {
-      int digit = integer(token.text[0] - '0');
-      token.text.erase(0, 1);
-      return digit;
-    }
-    if (take("-")) return add(Op::kNeg, {tight_argument()});
-    return primary();
-  }
-
-  int number(const std::string& text) {
-    if (text.size() > MathExpr::kMaxDigits) throw MathSyntaxError(str("a number of more than ", MathExpr::kMaxDigits, " digits"));
-    std::string digits, repeating;
-    int decimals = -1;
-    long exponent = 0;
-    for (size_t i = 0; i < text.size(); ++i) {
-      if (text[i] == '.') {
-        decimals = 0;
-      } else if (text[i] == '(') {
-        size_t end = text.find(')', i);
-        repeating = text.substr(i + 1, end - i - 1);
-        i = end;
-      } else if (text[i] == 'e') {
-        std::string written = text.substr(i + 1);
-        if (written.size() > 5 || std::abs(exponent = std::stol(written)) > kMaxExponent)
-          throw MathSyntaxError(str("exponent beyond ", kMaxExponent, ": ", written));
-        break;
-      } else {
-        digits += text[i];
-        if (decimals >= 0) ++decimals;
-      }
-    }
-    int out = add(Op::kNumber);
-    MathNode& n = expr_.nodes[size_t(out)];
-    mpz_class scale;
-    mpz_ui_pow_ui(scale.get_mpz_t(), 10, static_cast<unsigned long>(std::max(decimals, 0)));
-    n.number = mpq_class(mpz_class(digits.empty() ? "0" : digits, 10), scale);
-    if (!repeating.empty()) {
-      mpz_class nines;
-      mpz_ui_pow_ui(nines.get_mpz_t(), 10, static_cast<unsigned long>(repeating.size()));
-      n.number += mpq_class(mpz_class(repeating, 10), (nines - 1) * scale);
-      decimals = -1;
-    }
-    if (exponent != 0) {
-      mpz_ui_pow_ui(scale.get_mpz_t(), 10, static_cast<unsigned long>(std::abs(exponent)));
-      n.number = exponent > 0 ? mpq_class(n.number * scale) : mpq_class(n.number / scale);
-      decimals = -1;
-    }
-    n.number.canonicalize();
-    n.decimals = decimals;
-    return out;
-  }
-
-  int name(const std::string& text) {
-    if (text == "pi") return add(Op::kPi);
-    if (text == "infinity") return add(Op::kInfinity);
-    if (text == "e") return add(Op::kE);
-    if (text == "i") return add(Op::kI);
-    if (text == "mathbbR") {
-      int minus = add(Op::kNeg, {add(Op::kInfinity)});
-      int plus = add(Op::kInfinity);
-      return add(Op::kTuple, {minus, plus}, "()");
-    }
-    if (is("(") && !peek().spaced && is_function_letter(text)) return add(Op::kCall, arguments(), "@" + text);
-    int symbol = add(Op::kSymbol, {}, text);
-    if ((text == "angle" || text == "triangle" || text == "arc") && starts_factor()) {  // \angle ABC
-      std::string joined = text;
-      while (peek().kind == Kind::kName) joined += tokens_[i_++].text;
-      symbol = add(Op::kSymbol, {}, joined);
-    }
-    return symbol;
-  }
-
-  int primary() {
-    Depth guard(depth_);
-    const MathToken token = peek();
-    switch (token.kind) {
-      case Kind::kNumber: ++i_; return number(token.text);
-      case Kind::kName: ++i_; return name(token.text);
-      case Kind::kText: ++i_; return add(Op::kSymbol, {}, "'" + token.text);  // the quote marks a word
-      case Kind::kFunction: ++i_; return function(token.text);
-      case Kind::kEnd: unexpected();
-      case Kind::kOp: break;
-    }
-    if (is("{")) return braces();
-    if (is("(") || is("[") || is("]")) return brackets();
-    if (take("\\{")) {
-      bool outer = std::exchange(in_set_, true);
-      int bars = std::exchange(bars_, 0);
-      std::vector<int> members = elements();
-      in_set_ = outer;
-      if (take(":")) members = {relation()};  // {x : x > 2}
-      bars_ = bars;
-      expect("\\}");
-      if (members.size() == 1 && node(members[0]).op == Op::kRelation) return members[0];
-      return add(Op::kSet, std::move(members));
-    }
-    if (take("empty")) return add(Op::kSet);
-    if (take("|")) {
-      while (take("|")) {
-      }
-      ++bars_;
-      int inside = sum();
-      --bars_;
-      expect("|");
-      while (take("|")) {
-      }
-      return add(Op::kCall, {inside}, "abs");
-    }
-    for (std::string_view name : {"floor", "ceil"})
-      if (take(str("l", name))) {
-        int inside = sum();
-        expect(str("r", name));
-        return add(Op::kCall, {inside}, std::string(name));
-      }
-    if (token.text.starts_with("begin:")) return environment(token.text.substr(6));
-    unexpected();
-  }
-
-  /// TeX's braces only group; "{1, 2}" typed without backslashes is a list.
-  int braces() {
-    int bars = std::exchange(bars_, 0);
-    expect("{");
-    int inside = list();
-    bars_ = bars;
-    expect("}");
-    return inside;
-  }
-
-  int brackets() {
-    std::string kind = peek().text;
-    ++i_;
-    int bars = std::exchange(bars_, 0);
-    bool in_set = std::exchange(in_set_, false);
-    std::vector<int> args = elements();
-    bars_ = bars, in_set_ = in_set;
-    if (!is(")") && !is("]") && !is("[")) unexpected();
-    kind += peek().text;
-    ++i_;
-    if (args.empty()) throw MathSyntaxError("empty brackets");
-    if (args.size() == 1 && (kind == "()" || kind == "[]")) return args[0];
-    if (kind == "][") kind = "()";  // open intervals of another school
-    if (kind == "]]") kind = "(]";
-    if (kind == "[[") kind = "[)";
-    bool matrix = kind == "[]";  // [[1, 2], [3, 4]]
-    for (int arg : args) matrix = matrix && node(arg).op == Op::kTuple && node(arg).name == "[]" && node(arg).args.size() == node(args[0]).args.size();
-    if (matrix) {
-      std::vector<int> cells;
-      for (int arg : args) cells.insert(cells.end(), node(arg).args.begin(), node(arg).args.end());
-      int columns = int(node(args[0]).args.size());
-      int out = add(Op::kMatrix, std::move(cells));
-      expr_.nodes[size_t(out)].base = columns;
-      return out;
-    }
-    return add(Op::kTuple, std::move(args), kind);
-  }
-
-  int environment(const std::string& kind) {
-    ++i_;
-    bool matrix = kind.ends_with("matrix") || kind == "array";
-    if (!matrix && kind != "cases" && kind != "aligned") throw MathSyntaxError(str("environment ", kind));
-    std::vector<int> cells;
-    size_t columns = 0, row = 0;
-    for (;;) {
-      if (is("end")) break;
-      cells.push_back(relation());
-      ++row;
-      if (take("&")) continue;
-      if (matrix && columns != 0 && row != columns) throw MathSyntaxError("rows of unequal length");
-      columns = row, row = 0;
-      if (!take("\\\\")) take(",");
-    }
-    expect("end");
-    if (cells.empty()) throw MathSyntaxError("empty environment");
-    if (!matrix) return add(Op::kList, std::move(cells));
-    int out = add(Op::kMatrix, std::move(cells));
-    expr_.nodes[size_t(out)].base = int(columns);
-    return kind == "vmatrix" ? add(Op::kCall, {out}, "det") : out;
-  }
-
-  int function(const std::string& name) {
-    if (name == "frac" || name == "binom") {
-      int above = tight_argument();
-      int below = tight_argument();
-      return name == "frac" ? add(Op::kDiv, {above, below}) : add(Op::kCall, {above, below}, name);
-    }
-    if (name == "sqrt") {
-      int index = -1;
-      if (take("[")) {
-        index = sum();
-        expect("]");
-      }
-      if (is("^")) throw MathSyntaxError("a power of \\sqrt without argument");
-      int inside = is("{") ? group() : primary();
-      return index < 0 ? add(Op::kCall, {inside}, "sqrt") : add(Op::kCall, {index, inside}, "root");
-    }
-    int base = -1, power = -1;
-    for (;;) {
-      if (is("_") && base < 0) {
-        ++i_;
-        base = is("{") ? group() : tight_argument();
-      } else if (power < 0 && take("^")) {
-        power = exponent();
-      } else {
-        break;
-      }
-    }
-    std::string called = name;
-    if (power >= 0 && inverse(power)) {
-      if (!called.starts_with("ar")) called = "arc" + called;
-      power = -1;
-    }
-    std::vector<int> args;
-    if (name == "max" || name == "min" || name == "gcd" || name == "lcm" || name == "det") {
-      args = is("(") ? arguments() : std::vector<int>{factor()};
+      args.push_back(add(Op::kPlusMinus, {term()}, sign));
+    } else if (args.empty()) {
+      args.push_back(term());
     } else {
-      args = {function_argument()};
+      break;
     }
-    if (base >= 0 && called == "log") args.insert(args.begin(), base);
-    int out = add(Op::kCall, std::move(args), called);
-    return power < 0 ? out : add(Op::kPow, {out, power});
   }
+  return args.size() == 1 ? args[0] : add(Op::kAdd, std::move(args));
+}
 
-  bool inverse(int power) const {
-    const MathNode& n = node(power);
-    return n.op == Op::kNeg && node(n.args[0]).op == Op::kNumber && node(n.args[0]).number == 1;
+int MathParser::mixed_fraction(int whole) {
+  if (!is_plain_integer(node(whole))) return -1;
+  int above = -1, below = -1;
+  if (peek().kind == Kind::kFunction && peek().text == "frac") {
+    size_t k = 1;
+    for (int argument = 0; argument < 2; ++argument) {
+      bool braces = is("{", k);
+      if (peek(k + braces).kind != Kind::kNumber || (braces && !is("}", k + 2))) return -1;
+      if (!braces && argument == 0 && peek(k).text.size() > 1) break;  // \frac12 is one token
+      k += braces ? 3 : 1;
+    }
+    ++i_;
+    above = tight_argument();
+    below = tight_argument();
+  } else if (peek().kind == Kind::kNumber && peek().spaced && is("/", 1) && peek(2).kind == Kind::kNumber) {
+    above = primary();
+    ++i_;
+    below = primary();
+  } else {
+    return -1;
   }
+  int fraction = add(Op::kDiv, {above, below});
+  const mpq_class &p = node(above).number, &q = node(below).number;
+  bool proper = is_plain_integer(node(above)) && is_plain_integer(node(below)) && p > 0 && p < q;
+  return add(proper ? Op::kAdd : Op::kMul, {whole, fraction});
+}
 
-  /// "(x)" or "{x}" alone; else the factors up to the next function or operator: \sin 2x \cos x is a product.
-  int function_argument() {
-    Depth guard(depth_);
-    if (is("(")) return arguments_as_one();
-    if (is("{")) return group();
-    if (is("-")) {
+int MathParser::term() {
+  int left = signed_factor();
+  bool bare_number = node(left).op == Op::kNumber;
+  if (bare_number)
+    if (int mixed = mixed_fraction(left); mixed >= 0) left = mixed, bare_number = false;
+  std::vector<int> product{left};
+  auto close = [&] {
+    if (product.size() > 1) product = {add(Op::kMul, std::move(product))};
+    return product[0];
+  };
+  for (;;) {
+    if (take("*")) {
+      product.push_back(signed_factor());
+      bare_number = node(product.back()).op == Op::kNumber;
+    } else if (is("/")) {
+      if (peek(1).kind == Kind::kText && has_value(product)) {
+        units();
+        continue;
+      }
       ++i_;
-      return add(Op::kNeg, {function_argument()});
-    }
-    std::vector<int> product{factor()};
-    while (starts_factor() && !is("(") && !is("[") &&
-           (peek().kind != Kind::kFunction || peek().text == "frac" || peek().text == "sqrt") && peek().kind != Kind::kText)
+      int above = close();
+      product = {add(Op::kDiv, {above, signed_factor()})};
+      bare_number = false;
+    } else if (is("choose")) {
+      ++i_;
+      int above = close();
+      product = {add(Op::kCall, {above, signed_factor()}, "binom")};
+    } else if (peek().kind == Kind::kText && has_value(product) &&
+               (peek().spaced || known_unit(peek().text))) {
+      units();
+    } else if (starts_factor()) {
+      if (bare_number && peek().kind == Kind::kNumber) unexpected();  // "1 2"
       product.push_back(factor());
-    return product.size() == 1 ? product[0] : add(Op::kMul, std::move(product));
+      bare_number = node(product.back()).op == Op::kNumber;
+    } else {
+      break;
+    }
   }
+  return close();
+}
 
-  int arguments_as_one() {
-    std::vector<int> args = arguments();
-    if (args.size() != 1) throw MathSyntaxError("a function of one argument has several");
-    return args[0];
+bool MathParser::has_value(const std::vector<int>& product) const {
+  for (int i : product)
+    if (node(i).op == Op::kSymbol && node(i).name.starts_with('\'')) return false;
+  return true;
+}
+
+void MathParser::units() {
+  while (peek().kind == Kind::kText || (is("/") && peek(1).kind == Kind::kText) ||
+         (is("*") && peek(1).kind == Kind::kText)) {
+    if (!is("/") && !is("*")) {
+      if (!expr_.unit.empty()) expr_.unit += ' ';
+      expr_.unit += peek().text;
+    }
+    ++i_;
+    if (take("^")) exponent();
   }
+}
 
-  std::vector<MathToken> tokens_;
-  MathExpr& expr_;
-  size_t i_ = 0;
-  int depth_ = 0;
-  int bars_ = 0;         // open |
-  bool in_set_ = false;  // where ':' separates members from their condition
-  int mixed_ = -1;       // result of mixed_fraction
-};
+int MathParser::signed_factor() {
+  Depth guard(depth_);
+  if (take("-")) return add(Op::kNeg, {signed_factor()});
+  if (take("+")) return signed_factor();
+  if (is("pm") || is("mp")) {
+    std::string sign = is("pm") ? "+" : "-";
+    ++i_;
+    return add(Op::kPlusMinus, {signed_factor()}, sign);
+  }
+  return factor();
+}
 
-}  // namespace
+int MathParser::factor() {
+  Depth guard(depth_);
+  return postfix(primary());
+}
+
+bool MathParser::degree_exponent() {
+  if (is("deg")) return ++i_, true;
+  if (is("{") && is("deg", 1) && is("}", 2)) return i_ += 3, true;
+  return false;
+}
 
 bool MathExpr::contains(int node, MathNode::Op op) const {
   const MathNode& n = nodes[size_t(node)];
@@ -670,7 +241,7 @@ bool parse_math(std::string_view text, MathExpr& expr, std::string& error) {
     return false;
   }
   try {
-    Parser(lex_math(text), expr).run();
+    MathParser(lex_math(text), expr).run();
     return true;
   } catch (const MathSyntaxError& e) {
     error = e.what();

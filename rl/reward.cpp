@@ -9,14 +9,18 @@ namespace mantissa {
 void RewardConfig::fields(Fields& f) {
   f.choice("kind", kind, {"math", "exact", "format"},
            "math: final answer equal in value; exact: equal as text; format: a final answer is there");
-  f.field("boxed_only", boxed_only, "only an answer in \\boxed{} counts, not ####, \"the answer is\" or a bare one");
+  f.field("boxed_only", boxed_only,
+          "only an answer in \\boxed{} counts, not ####, \"the answer is\" or a bare one");
 }
 
 const char* status_name(Grade::Status status) {
   switch (status) {
-    case Grade::Status::kParsed: return "parsed";
-    case Grade::Status::kUnparsed: return "unparsed";
-    case Grade::Status::kNoAnswer: return "no_answer";
+    case Grade::Status::kParsed:
+      return "parsed";
+    case Grade::Status::kUnparsed:
+      return "unparsed";
+    case Grade::Status::kNoAnswer:
+      return "no_answer";
   }
   return "";
 }
@@ -61,6 +65,8 @@ Grade grade(const RewardConfig& config, std::string_view response, std::string_v
   return out;
 }
 
-double reward_of(const Grade& grade) { return grade.correct ? 1.0 : 0.0; }
+double reward_of(const Grade& grade) {
+  return grade.correct ? 1.0 : 0.0;
+}
 
 }  // namespace mantissa
