@@ -111,7 +111,8 @@ struct Kernels {
 
   // ---- matmul ------------------------------------------------------------------------------------------------------
   /// c[M,N] = op(a)[M,K] . op(b)[K,N] (+ c when accumulate). a and b share a type; c is that type or fp32.
-  /// Per element one FMA chain over ascending k in fp32 (fp64), starting at c when accumulate (see Rounding for kPeer).
+  /// Per element one FMA chain over ascending k in fp32 (fp64), starting at c when accumulate. Rounding::kPeer (not fp64):
+  /// four chains over quarters of K (rounded up), added in order, then c.
   void (*matmul)(Exec&, Tensor& c, const Tensor& a, const Tensor& b, Trans trans, bool accumulate);
 
   // ---- norm --------------------------------------------------------------------------------------------------------

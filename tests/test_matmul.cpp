@@ -1,5 +1,5 @@
-// The matrix product: every element equal, bit for bit, to one fused multiply-add chain over ascending k, whatever the
-// form, types, sizes, instruction set, threads and batch.
+// The matrix product: every element equal, bit for bit, to one fused multiply-add chain over ascending k,
+// whatever the form, types, sizes, instruction set, threads and batch.
 #include <gtest/gtest.h>
 #include <omp.h>
 
@@ -16,11 +16,14 @@ namespace {
 struct Size {
   int64_t m, n, k;
 };
-// Around the tiles (14 x 32, 6 x 16, 2 x 16), the slices of k (128, 384), the 32 rows where the plan changes, and none.
-constexpr Size kSizes[] = {{1, 1, 1},     {1, 33, 400},  {3, 5, 7},     {14, 32, 128}, {15, 16, 0},
+// Around the tiles (14 x 32, 6 x 16, 2 x 16), the slices of k (128, 384), the 32 rows where the plan changes,
+// and none.
+constexpr Size kSizes[] = {{1, 1, 1},     {1, 33, 400},  {3, 5, 7},    {14, 32, 128}, {15, 16, 0},
                            {17, 31, 129}, {32, 33, 385}, {33, 65, 50}, {36, 33, 400}, {50, 15, 800}};
 
-const char* name_of(Trans trans) { return trans == Trans::kNN ? "NN" : trans == Trans::kNT ? "NT" : "TN"; }
+const char* name_of(Trans trans) {
+  return trans == Trans::kNN ? "NN" : trans == Trans::kNT ? "NT" : "TN";
+}
 
 Tensor random_tensor(Shape shape, Dtype type, uint64_t seed) {
   RandomStream random(seed, 5);
@@ -52,8 +55,8 @@ struct Case {
 
   /// `start` continued by the chain over k in [begin, end).
   template <class C>
-  C chain(const std::vector<C>& left, const std::vector<C>& right, int64_t m, int64_t n, C start, int64_t begin,
-          int64_t end) const {
+  C chain(const std::vector<C>& left, const std::vector<C>& right, int64_t m, int64_t n, C start,
+          int64_t begin, int64_t end) const {
     for (int64_t k = begin; k < end; ++k)
       start = std::fma(left[size_t(trans == Trans::kTN ? k * size.m + m : m * size.k + k)],
                        right[size_t(trans == Trans::kNT ? n * size.k + k : k * size.n + n)], start);
@@ -68,8 +71,10 @@ struct Case {
 float rounded_to(Dtype type, float value) {
   return dispatch_floating(type, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    if constexpr (std::is_same_v<T, double>) return value;
-    else return to_float(round_to<T>(value));
+    if constexpr (std::is_same_v<T, double>)
+      return value;
+    else
+      return to_float(round_to<T>(value));
   });
 }
 
@@ -90,13 +95,13 @@ TEST(Matmul, IsOneChainForEveryFormTypeSizeAndInstructionSet) {
             const auto a = to_host_float(x.a), b = to_host_float(x.b), c = to_host_float(x.c);
             std::vector<float> want;
             for (int64_t i = 0; i < size.m * size.n; ++i)
-              want.push_back(rounded_to(
-                  c_type, x.chain(a, b, i / size.n, i % size.n, accumulate ? c[size_t(i)] : 0.0f, 0, size.k)));
+              want.push_back(rounded_to(c_type, x.chain(a, b, i / size.n, i % size.n,
+                                                        accumulate ? c[size_t(i)] : 0.0f, 0, size.k)));
             for (const char* level : levels) {
               limit_simd(level);
               expect_equal(x.run(accumulate), want,
-                           str(level, ' ', name_of(type), "->", name_of(c_type), ' ', name_of(trans), ' ', size.m, 'x',
-                               size.n, 'x', size.k, accumulate ? " accumulated" : ""));
+                           str(level, ' ', name_of(type), "->", name_of(c_type), ' ', name_of(trans), ' ',
+                               size.m, 'x', size.n, 'x', size.k, accumulate ? " accumulated" : ""));
               if (HasFatalFailure()) return;
             }
           }
@@ -116,7 +121,8 @@ TEST(Matmul, DoubleIsOneChain) {
         limit_simd(level);
         const auto got = to_host<double>(x.run(accumulate));
         for (int64_t i = 0; i < 7 * 13; ++i)
-          ASSERT_EQ(got[size_t(i)], x.chain(a, b, i / 13, i % 13, accumulate ? c[size_t(i)] : 0.0, 0, 50)) << level;
+          ASSERT_EQ(got[size_t(i)], x.chain(a, b, i / 13, i % 13, accumulate ? c[size_t(i)] : 0.0, 0, 50))
+              << level;
       }
     }
   }
@@ -159,7 +165,9 @@ TEST(Matmul, SeveralBlocks) {
     const Case x(size, Trans::kNN, Dtype::kBF16, Dtype::kBF16);
     const auto a = to_host_float(x.a), b = to_host_float(x.b), got = to_host_float(x.run(false));
     for (int64_t i = 0; i < size.m * size.n; i += 97)
-      ASSERT_EQ(got[size_t(i)], rounded_to(Dtype::kBF16, x.chain(a, b, i / size.n, i % size.n, 0.0f, 0, size.k))) << i;
+      ASSERT_EQ(got[size_t(i)],
+                rounded_to(Dtype::kBF16, x.chain(a, b, i / size.n, i % size.n, 0.0f, 0, size.k)))
+          << i;
   }
 }
 
@@ -176,7 +184,8 @@ TEST(Matmul, PeerRounding) {
           for (int64_t i = 0; i < size.m * size.n; ++i) {
             float sum = 0;
             for (int p = 0; p < 4; ++p) {
-              const float chain = x.chain(a, b, i / size.n, i % size.n, 0.0f, p * part, std::min(size.k, (p + 1) * part));
+              const float chain =
+                  x.chain(a, b, i / size.n, i % size.n, 0.0f, p * part, std::min(size.k, (p + 1) * part));
               sum = p == 0 ? chain : sum + chain;
             }
             want.push_back(rounded_to(type, accumulate ? c[size_t(i)] + sum : sum));
@@ -200,15 +209,18 @@ TEST(Matmul, NotFiniteValuesPropagate) {
       for (const char* level : levels) {
         limit_simd(level);
         Exec exec(cpu());
-        const Tensor a = tensor_from<float>(cpu(), left, {kSide, kSide}), b = tensor_from<float>(cpu(), zeros, {kSide, kSide});
+        const Tensor a = tensor_from<float>(cpu(), left, {kSide, kSide}),
+                     b = tensor_from<float>(cpu(), zeros, {kSide, kSide});
         Tensor c = exec.empty({rows, kSide}, Dtype::kF32);
         MANTISSA_RUN(exec, matmul, c, a.slice(0, rows), b, Trans::kNT, false);
         const auto got = to_host<float>(c);
-        for (int64_t i = 0; i < rows * kSide; ++i) ASSERT_EQ(std::isnan(got[size_t(i)]), i / kSide == 3) << level << ' ' << i;
+        for (int64_t i = 0; i < rows * kSide; ++i)
+          ASSERT_EQ(std::isnan(got[size_t(i)]), i / kSide == 3) << level << ' ' << i;
         Tensor turned = exec.empty({kSide, kSide}, Dtype::kF32);
         MANTISSA_RUN(exec, matmul, turned, b, a, Trans::kNT, false);
         const auto columns = to_host<float>(turned);
-        for (int64_t i = 0; i < kSide * kSide; ++i) ASSERT_EQ(std::isnan(columns[size_t(i)]), i % kSide == 3) << level;
+        for (int64_t i = 0; i < kSide * kSide; ++i)
+          ASSERT_EQ(std::isnan(columns[size_t(i)]), i % kSide == 3) << level;
       }
     }
   }
@@ -216,7 +228,8 @@ TEST(Matmul, NotFiniteValuesPropagate) {
 
 TEST(Matmul, OverflowsToInfinityAtTheStoreOnly) {
   const std::vector<Half> big(4, half_from_float(300.0f));
-  const std::vector<Half> signs = {half_from_float(300), half_from_float(300), half_from_float(-300), half_from_float(-299)};
+  const std::vector<Half> signs = {half_from_float(300), half_from_float(300), half_from_float(-300),
+                                   half_from_float(-299)};
   Exec exec(cpu());
   Tensor c = exec.empty({1, 1}, Dtype::kF16);
   const Tensor a = tensor_from<Half>(cpu(), big, {1, 4});

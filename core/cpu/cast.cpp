@@ -9,8 +9,8 @@ HWY_BEFORE_NAMESPACE();
 namespace mantissa::cpu_kernels {
 namespace HWY_NAMESPACE {
 
-/// The float from which rounding to 16 bits gives what rounding the double would: truncated, then the last bit set when
-/// inexact (round to odd).
+/// The float from which rounding to 16 bits gives what rounding the double would: truncated, then the last
+/// bit set when inexact (round to odd).
 inline float odd_float(double value) {
   const float nearest = float(value);
   if (std::isnan(value) || double(nearest) == value) return nearest;
@@ -23,13 +23,16 @@ template <class To, class From>
 void cast_range(To* out, const From* in, int64_t n) {
   if constexpr (std::is_same_v<From, double>) {
     for (int64_t i = 0; i < n; ++i) {
-      if constexpr (sizeof(To) == 2) out[i] = round_to<To>(odd_float(in[i]));
-      else out[i] = To(in[i]);
+      if constexpr (sizeof(To) == 2)
+        out[i] = round_to<To>(odd_float(in[i]));
+      else
+        out[i] = To(in[i]);
     }
   } else if constexpr (std::is_same_v<To, double>) {
     for (int64_t i = 0; i < n; ++i) out[i] = to_float(in[i]);
   } else {
-    transform(n, [](Vec v) HWY_ATTR { return v; }, out, in);
+    transform(
+        n, [](Vec v) HWY_ATTR { return v; }, out, in);
   }
 }
 
@@ -54,7 +57,9 @@ namespace mantissa::cpu_kernels {
 
 HWY_EXPORT(cast);
 
-void register_cast(Kernels& table) { MANTISSA_ENTER(table.cast, cast); }
+void register_cast(Kernels& table) {
+  MANTISSA_ENTER(table.cast, cast);
+}
 
 }  // namespace mantissa::cpu_kernels
 #endif

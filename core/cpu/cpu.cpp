@@ -1,8 +1,8 @@
 // The CPU backend: memory, and the table of kernels.
 //
-// Freed blocks are kept in lists by size class, so that a training step, once warm, takes no page fault and no system
-// call for its tensors. Classes are eight to a power of two (at most 1/8 wasted above 2 KiB). Blocks from 2 MiB on ask
-// for huge pages: fewer TLB misses in the matrix products.
+// Freed blocks are kept in lists by size class, so that a training step, once warm, takes no page fault and
+// no system call for its tensors. Classes are eight to a power of two (at most 1/8 wasted above 2 KiB).
+// Blocks from 2 MiB on ask for huge pages: fewer TLB misses in the matrix products.
 #include "core/cpu/cpu.h"
 
 #include <omp.h>
@@ -38,8 +38,9 @@ class BlockCache {
 
   std::byte* take(size_t bytes) {
     const std::lock_guard lock(mutex_);
-    check(bytes <= info_.capacity && class_of(bytes) <= info_.capacity - info_.in_use, "[cpu memory] asked for ", bytes,
-          " bytes: ", info_.in_use, " of ", info_.capacity, " bytes are in use");
+    check(bytes <= info_.capacity && class_of(bytes) <= info_.capacity - info_.in_use,
+          "[cpu memory] asked for ", bytes, " bytes: ", info_.in_use, " of ", info_.capacity,
+          " bytes are in use");
     const size_t size = class_of(bytes);
     std::byte* block = nullptr;
     if (auto list = free_.find(size); list != free_.end() && !list->second.empty()) {
@@ -53,7 +54,8 @@ class BlockCache {
         release_cached();
         block = make(size);
       }
-      check(block != nullptr, "[cpu memory] the system refused ", size, " bytes; ", info_.in_use, " bytes are in use");
+      check(block != nullptr, "[cpu memory] the system refused ", size, " bytes; ", info_.in_use,
+            " bytes are in use");
     }
     info_.in_use += size;
     info_.peak = std::max(info_.peak, info_.in_use);
@@ -79,8 +81,9 @@ class BlockCache {
 
  private:
   static std::byte* make(size_t size) {
-    void* block = std::aligned_alloc(size < kHugePage ? kAlignment : kHugePage,
-                                     size < kHugePage ? size : (size + kHugePage - 1) / kHugePage * kHugePage);
+    void* block =
+        std::aligned_alloc(size < kHugePage ? kAlignment : kHugePage,
+                           size < kHugePage ? size : (size + kHugePage - 1) / kHugePage * kHugePage);
     if (block && size >= kHugePage) madvise(block, size, MADV_HUGEPAGE);  // a wish: failure changes nothing
     return static_cast<std::byte*>(block);
   }
@@ -100,7 +103,8 @@ class BlockCache {
 class CpuBackend : public Backend {
  public:
   CpuBackend()
-      : cache_(std::make_shared<BlockCache>(size_t(sysconf(_SC_PHYS_PAGES)) * size_t(sysconf(_SC_PAGESIZE)))) {
+      : cache_(
+            std::make_shared<BlockCache>(size_t(sysconf(_SC_PHYS_PAGES)) * size_t(sysconf(_SC_PAGESIZE)))) {
     limit_simd(std::getenv("MANTISSA_SIMD"));
     cpu_kernels::register_elementwise(kernels_);
     cpu_kernels::register_cast(kernels_);
@@ -117,9 +121,8 @@ class CpuBackend : public Backend {
 
   std::shared_ptr<Storage> allocate(size_t bytes) override {
     std::byte* block = cache_->take(bytes);
-    std::shared_ptr<void> owner(block, [cache = cache_, bytes](void* p) {
-      cache->give_back(static_cast<std::byte*>(p), bytes);
-    });
+    std::shared_ptr<void> owner(
+        block, [cache = cache_, bytes](void* p) { cache->give_back(static_cast<std::byte*>(p), bytes); });
     return std::make_shared<Storage>(*this, block, bytes, std::move(owner));
   }
   void copy_from_host(void* dst, const void* src, size_t bytes) override { copy(dst, src, bytes); }
@@ -142,6 +145,8 @@ class CpuBackend : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_cpu_backend() { return std::make_unique<CpuBackend>(); }
+std::unique_ptr<Backend> make_cpu_backend() {
+  return std::make_unique<CpuBackend>();
+}
 
 }  // namespace mantissa

@@ -1,8 +1,9 @@
-// matmul: who packs what when, over the threads (matmul.h says how; matmul_tile.cpp computes). Work is handed out in
-// pieces as threads become free; no element of c depends on which piece or thread it fell to.
+// matmul: who packs what when, over the threads (matmul.h says how; matmul_tile.cpp computes). Work is handed
+// out in pieces as threads become free; no element of c depends on which piece or thread it fell to.
 //
-// Two plans. Many rows: slice by slice of k, all threads pack, then all threads multiply blocks. Few rows (decode): b is
-// read once from memory, each thread packing a panel of columns into its L1 and using it at once.
+// Two plans. Many rows: slice by slice of k, all threads pack, then all threads multiply blocks. Few rows
+// (decode): b is read once from memory, each thread packing a panel of columns into its L1 and using it at
+// once.
 #include "core/cpu/matmul.h"
 
 #include <omp.h>
@@ -22,9 +23,11 @@ constexpr int64_t kBlockColumns = 256;                  // of b, 384 KiB in L2
 constexpr int64_t kPieceDepth = 128;                    // of a panel of b in L1 when rows are few: 16 KiB
 constexpr int64_t kSerialWork = 1 << 18;                // multiply-adds too few to wake a second thread
 constexpr int kPeerParts = 4;
-constexpr int64_t kPeerElements = 1 << 22;              // of c at a time under Rounding::kPeer: 16 MiB a part
+constexpr int64_t kPeerElements = 1 << 22;  // of c at a time under Rounding::kPeer: 16 MiB a part
 
-int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
+int64_t round_up(int64_t value, int64_t step) {
+  return (value + step - 1) / step * step;
+}
 
 /// [0, total) cut in about equal pieces of at most `most`, at multiples of `unit`: the size of a piece.
 int64_t even_piece(int64_t total, int64_t most, int64_t unit) {
@@ -39,7 +42,9 @@ struct Product {
   bool accumulate;
 };
 
-Slice slice_of(const Product& p, Range k) { return {k.begin == 0, k.end == p.depth, p.accumulate, k.size(), 0}; }
+Slice slice_of(const Product& p, Range k) {
+  return {k.begin == 0, k.end == p.depth, p.accumulate, k.size(), 0};
+}
 
 void few_rows(Exec& exec, const Product& p) {
   const TileShape tile = tile_shape();
@@ -86,7 +91,8 @@ void many_rows(Exec& exec, const Product& p) {
   const int64_t block_columns = even_piece(super_columns, kBlockColumns, tile.columns);
   int64_t block_rows = even_piece(super_rows, kBlockRows, tile.rows);
   // Enough blocks that no thread waits long for the last one.
-  while (block_rows > 4 * tile.rows && super_rows / block_rows * (super_columns / block_columns) < 8 * threads)
+  while (block_rows > 4 * tile.rows &&
+         super_rows / block_rows * (super_columns / block_columns) < 8 * threads)
     block_rows = round_up(block_rows / 2, tile.rows);
 
   Scratch scratch(exec);
@@ -110,10 +116,12 @@ void many_rows(Exec& exec, const Product& p) {
           const Range k{k0, std::min(p.depth, k0 + depth)};
 #pragma omp for schedule(dynamic) nowait
           for (int64_t column = n.begin; column < n.end; column += tile.columns)
-            pack_b(b + (column - n.begin) * k.size(), p.b, {column, std::min(n.end, column + tile.columns)}, k);
+            pack_b(b + (column - n.begin) * k.size(), p.b, {column, std::min(n.end, column + tile.columns)},
+                   k);
 #pragma omp for schedule(dynamic)
           for (int64_t row = m.begin; row < m.end; row += tile.rows)
-            pack_a(a + (row - m.begin) / tile.rows * tile.panel_a(), p.a, {row, std::min(m.end, row + tile.rows)}, k);
+            pack_a(a + (row - m.begin) / tile.rows * tile.panel_a(), p.a,
+                   {row, std::min(m.end, row + tile.rows)}, k);
 #pragma omp for schedule(dynamic) collapse(2)
           for (int64_t column = n.begin; column < n.end; column += block_columns)
             for (int64_t row = m.begin; row < m.end; row += block_rows)
@@ -128,14 +136,17 @@ void many_rows(Exec& exec, const Product& p) {
 }
 
 void product(Exec& exec, const Product& p) {
-  if (p.rows <= kFewRows) few_rows(exec, p);
-  else many_rows(exec, p);
+  if (p.rows <= kFewRows)
+    few_rows(exec, p);
+  else
+    many_rows(exec, p);
 }
 
 /// The operand from `i` vectors and `k` steps on.
 Operand moved(const Operand& x, int64_t i, int64_t k) {
   const int64_t offset = x.across ? k * x.stride + i : i * x.stride + k;
-  return {static_cast<const std::byte*>(x.data) + offset * int64_t(size_of(x.type)), x.type, x.stride, x.across};
+  return {static_cast<const std::byte*>(x.data) + offset * int64_t(size_of(x.type)), x.type, x.stride,
+          x.across};
 }
 
 void peer_product(Exec& exec, const Product& p) {
@@ -158,7 +169,8 @@ void peer_product(Exec& exec, const Product& p) {
   }
 }
 
-void product_f64(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, Trans trans, int64_t depth, bool accumulate) {
+void product_f64(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, Trans trans, int64_t depth,
+                 bool accumulate) {
   const int64_t rows = c.rows(), columns = c.size(-1);
   Scratch scratch(exec);
   const double* right = b.data<double>();
@@ -169,10 +181,11 @@ void product_f64(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, Trans 
     right = turned;
   }
   const bool across = trans == Trans::kTN;
-  parallel_for(rows, std::max<int64_t>(1, kSerialWork / (depth * columns + 1)), [&](int64_t begin, int64_t end) {
-    multiply_f64(c.data<double>(), a.data<double>(), across ? 1 : depth, across ? rows : 1, right, {begin, end}, columns,
-                 depth, accumulate);
-  });
+  parallel_for(rows, std::max<int64_t>(1, kSerialWork / (depth * columns + 1)),
+               [&](int64_t begin, int64_t end) {
+                 multiply_f64(c.data<double>(), a.data<double>(), across ? 1 : depth, across ? rows : 1,
+                              right, {begin, end}, columns, depth, accumulate);
+               });
 }
 
 void matmul(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, Trans trans, bool accumulate) {
@@ -188,12 +201,16 @@ void matmul(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, Trans trans
       .depth = depth,
       .accumulate = accumulate,
   };
-  if (exec.rounding == Rounding::kPeer) peer_product(exec, p);
-  else product(exec, p);
+  if (exec.rounding == Rounding::kPeer)
+    peer_product(exec, p);
+  else
+    product(exec, p);
 }
 
 }  // namespace
 
-void register_matmul(Kernels& table) { table.matmul = matmul; }
+void register_matmul(Kernels& table) {
+  table.matmul = matmul;
+}
 
 }  // namespace mantissa::cpu_kernels

@@ -21,9 +21,11 @@ inline constexpr int kRows = 6, kVecs = 1;
 inline constexpr int kColumns = kVecs * kLanes;
 static_assert(kColumns <= kMaxTileColumns);
 
-TileShape shape_of_tile() { return {kRows, kColumns}; }
+TileShape shape_of_tile() {
+  return {kRows, kColumns};
+}
 
-// ---- packing ---------------------------------------------------------------------------------------------------------
+// ---- packing ----------------------------------------------------------------------------------------------
 
 /// 16 x 16 in place: lane j of v[i] and lane i of v[j] change places.
 HWY_INLINE void transpose(Vec (&v)[kLanes]) {
@@ -31,8 +33,8 @@ HWY_INLINE void transpose(Vec (&v)[kLanes]) {
   for (int i = 0; i < kLanes; ++i)
     for (int j = 0; j < i; ++j) std::swap(v[i].part[j], v[j].part[i]);
 #else
-  // Within 128-bit blocks first: u[4g + j] then holds, in block L of part p, column p * kPartLanes + 4L + j of rows
-  // 4g .. 4g + 3.
+  // Within 128-bit blocks first: u[4g + j] then holds, in block L of part p, column p * kPartLanes + 4L + j
+  // of rows 4g .. 4g + 3.
   const PartTag d;
   const hn::Repartition<double, PartTag> dd;
   const auto low = [&](Part a, Part b) HWY_ATTR {
@@ -92,7 +94,8 @@ void pack_a_panels(float* to, const T* a, int64_t stride, bool across, Range m, 
       }
     } else {  // [kRows][kDepth]
       for (int64_t r = 0; r < rows; ++r)
-        transform(k.size(), [](Vec v) HWY_ATTR { return v; }, to + r * kDepth, a + (row + r) * stride + k.begin);
+        transform(
+            k.size(), [](Vec v) HWY_ATTR { return v; }, to + r * kDepth, a + (row + r) * stride + k.begin);
     }
   }
 }
@@ -117,14 +120,16 @@ void pack_b_panels(float* to, const T* b, int64_t stride, bool across, Range n, 
         if (count == kLanes && steps == kLanes) {
           for (int64_t r = 0; r < kLanes; ++r) {
             const T* from = b + (first + r) * stride + i;
-            // The hardware does not follow this many rows: fetch the next panel's into L2 (past b's end it is a no-op).
+            // The hardware does not follow this many rows: fetch the next panel's into L2 (past b's end it is
+            // a no-op).
             __builtin_prefetch(from + kColumns * stride, 0, 2);
             v[r] = load(from);
           }
           transpose(v);
           for (int64_t s = 0; s < kLanes; ++s) store(out + s * kColumns, v[s]);
         } else {
-          for (int64_t r = 0; r < kLanes; ++r) v[r] = r < count ? load_n(b + (first + r) * stride + i, steps) : zero();
+          for (int64_t r = 0; r < kLanes; ++r)
+            v[r] = r < count ? load_n(b + (first + r) * stride + i, steps) : zero();
           transpose(v);
           for (int64_t s = 0; s < steps; ++s) store(out + s * kColumns, v[s]);
         }
@@ -137,9 +142,12 @@ void pack_b_panels(float* to, const T* b, int64_t stride, bool across, Range n, 
 template <class F>
 void with_float_type(Dtype type, F f) {
   switch (type) {
-    case Dtype::kF16: return f(TypeTag<Half>{});
-    case Dtype::kBF16: return f(TypeTag<BFloat16>{});
-    default: return f(TypeTag<float>{});
+    case Dtype::kF16:
+      return f(TypeTag<Half>{});
+    case Dtype::kBF16:
+      return f(TypeTag<BFloat16>{});
+    default:
+      return f(TypeTag<float>{});
   }
 }
 
@@ -155,7 +163,7 @@ void pack_b_target(float* to, const Operand& b, Range n, Range k) {
   });
 }
 
-// ---- the tile --------------------------------------------------------------------------------------------------------
+// ---- the tile ---------------------------------------------------------------------------------------------
 
 template <int kCount>
 struct Sums {
@@ -164,8 +172,8 @@ struct Sums {
 
 /// sums[r][c] (row stride `stride`) = its old value, or 0 when `clear`, continued along `depth` steps of k.
 template <int kTileRows, bool kAcross, size_t... I>
-HWY_INLINE void tile_steps(float* sums, int64_t stride, bool clear, const float* a, const float* b, int64_t depth,
-                           std::index_sequence<I...>) {
+HWY_INLINE void tile_steps(float* sums, int64_t stride, bool clear, const float* a, const float* b,
+                           int64_t depth, std::index_sequence<I...>) {
   Sums<kTileRows * kVecs> s{{(clear ? zero() : load(sums + I / kVecs * stride + I % kVecs * kLanes))...}};
   for (int64_t k = 0; k < depth; ++k, b += kColumns, a += kAcross ? kRows : 1) {
     Vec right[kVecs] = {load(b)};
@@ -177,7 +185,8 @@ HWY_INLINE void tile_steps(float* sums, int64_t stride, bool clear, const float*
 
 template <int kTileRows, bool kAcross>
 void tile(float* sums, int64_t stride, bool clear, const float* a, const float* b, int64_t depth) {
-  tile_steps<kTileRows, kAcross>(sums, stride, clear, a, b, depth, std::make_index_sequence<kTileRows * kVecs>());
+  tile_steps<kTileRows, kAcross>(sums, stride, clear, a, b, depth,
+                                 std::make_index_sequence<kTileRows * kVecs>());
 }
 
 using TileFn = void (*)(float*, int64_t, bool, const float*, const float*, int64_t);
@@ -190,16 +199,20 @@ TileFn tile_of(int64_t rows, std::index_sequence<I...>) {
 /// Rows of at most kColumns elements, between typed memory and a tile of floats.
 template <class T>
 void copy_in(float* tile, const T* from, int64_t stride, int64_t rows, int64_t columns) {
-  for (int64_t r = 0; r < rows; ++r) transform(columns, [](Vec v) HWY_ATTR { return v; }, tile + r * kColumns, from + r * stride);
+  for (int64_t r = 0; r < rows; ++r)
+    transform(
+        columns, [](Vec v) HWY_ATTR { return v; }, tile + r * kColumns, from + r * stride);
 }
 template <class T>
 void copy_out(T* to, int64_t stride, const float* tile, int64_t rows, int64_t columns) {
-  for (int64_t r = 0; r < rows; ++r) transform(columns, [](Vec v) HWY_ATTR { return v; }, to + r * stride, tile + r * kColumns);
+  for (int64_t r = 0; r < rows; ++r)
+    transform(
+        columns, [](Vec v) HWY_ATTR { return v; }, to + r * stride, tile + r * kColumns);
 }
 
 template <class T>
-void multiply_typed(const Result& c, const float* a_panels, bool a_across, const float* b_panels, Range m, Range n,
-                    Slice slice) {
+void multiply_typed(const Result& c, const float* a_panels, bool a_across, const float* b_panels, Range m,
+                    Range n, Slice slice) {
   const bool clear = slice.first && !slice.accumulate;
   const int64_t a_offset = slice.a_skip * (a_across ? kRows : 1);
   alignas(64) float buffer[kRows * kColumns];
@@ -218,18 +231,23 @@ void multiply_typed(const Result& c, const float* a_panels, bool a_across, const
           continue;
         }
       }
-      float* carry = c.carry ? c.carry + (row - c.carry_row) * c.carry_stride + column - c.carry_column : nullptr;
-      if (!slice.first && carry) copy_in(buffer, carry, c.carry_stride, rows, columns);
-      else if (!clear) copy_in(buffer, out, c.stride, rows, columns);
+      float* carry =
+          c.carry ? c.carry + (row - c.carry_row) * c.carry_stride + column - c.carry_column : nullptr;
+      if (!slice.first && carry)
+        copy_in(buffer, carry, c.carry_stride, rows, columns);
+      else if (!clear)
+        copy_in(buffer, out, c.stride, rows, columns);
       run(buffer, kColumns, clear, a, b, slice.depth);
-      if (!slice.last && carry) copy_out(carry, c.carry_stride, buffer, rows, columns);
-      else copy_out(out, c.stride, buffer, rows, columns);
+      if (!slice.last && carry)
+        copy_out(carry, c.carry_stride, buffer, rows, columns);
+      else
+        copy_out(out, c.stride, buffer, rows, columns);
     }
   }
 }
 
-void multiply_target(const Result& c, const float* a_panels, bool a_across, const float* b_panels, Range m, Range n,
-                     Slice slice) {
+void multiply_target(const Result& c, const float* a_panels, bool a_across, const float* b_panels, Range m,
+                     Range n, Slice slice) {
   with_float_type(c.type, [&](auto tag) HWY_ATTR {
     multiply_typed<typename decltype(tag)::type>(c, a_panels, a_across, b_panels, m, n, slice);
   });
@@ -240,9 +258,12 @@ void join_parts_target(const Result& c, const float* sums, int64_t step, Range r
     auto* out = static_cast<typename decltype(tag)::type*>(c.data) + range.begin;
     const float* p = sums + range.begin;
     const auto join = [](Vec p0, Vec p1, Vec p2, Vec p3) HWY_ATTR { return ((p0 + p1) + p2) + p3; };
-    const auto join_on = [](Vec p0, Vec p1, Vec p2, Vec p3, Vec old) HWY_ATTR { return old + (((p0 + p1) + p2) + p3); };
-    if (accumulate) transform(range.size(), join_on, out, p, p + step, p + 2 * step, p + 3 * step, out);
-    else transform(range.size(), join, out, p, p + step, p + 2 * step, p + 3 * step);
+    const auto join_on = [](Vec p0, Vec p1, Vec p2, Vec p3, Vec old)
+                             HWY_ATTR { return old + (((p0 + p1) + p2) + p3); };
+    if (accumulate)
+      transform(range.size(), join_on, out, p, p + step, p + 2 * step, p + 3 * step, out);
+    else
+      transform(range.size(), join, out, p, p + step, p + 2 * step, p + 3 * step);
   });
 }
 
@@ -273,9 +294,15 @@ HWY_EXPORT(multiply_target);
 HWY_EXPORT(join_parts_target);
 HWY_EXPORT(multiply_f64_target);
 
-TileShape tile_shape() { return HWY_DYNAMIC_DISPATCH(shape_of_tile)(); }
-void pack_a(float* to, const Operand& a, Range m, Range k) { HWY_DYNAMIC_DISPATCH(pack_a_target)(to, a, m, k); }
-void pack_b(float* to, const Operand& b, Range n, Range k) { HWY_DYNAMIC_DISPATCH(pack_b_target)(to, b, n, k); }
+TileShape tile_shape() {
+  return HWY_DYNAMIC_DISPATCH(shape_of_tile)();
+}
+void pack_a(float* to, const Operand& a, Range m, Range k) {
+  HWY_DYNAMIC_DISPATCH(pack_a_target)(to, a, m, k);
+}
+void pack_b(float* to, const Operand& b, Range n, Range k) {
+  HWY_DYNAMIC_DISPATCH(pack_b_target)(to, b, n, k);
+}
 void multiply(const Result& c, const float* a_panels, bool a_across, const float* b_panels, Range m, Range n,
               Slice slice) {
   HWY_DYNAMIC_DISPATCH(multiply_target)(c, a_panels, a_across, b_panels, m, n, slice);
@@ -283,8 +310,8 @@ void multiply(const Result& c, const float* a_panels, bool a_across, const float
 void join_parts(const Result& c, const float* sums, int64_t step, Range range, bool accumulate) {
   HWY_DYNAMIC_DISPATCH(join_parts_target)(c, sums, step, range, accumulate);
 }
-void multiply_f64(double* c, const double* a, int64_t a_row, int64_t a_step, const double* b, Range m, int64_t columns,
-                  int64_t depth, bool accumulate) {
+void multiply_f64(double* c, const double* a, int64_t a_row, int64_t a_step, const double* b, Range m,
+                  int64_t columns, int64_t depth, bool accumulate) {
   HWY_DYNAMIC_DISPATCH(multiply_f64_target)(c, a, a_row, a_step, b, m, columns, depth, accumulate);
 }
 

@@ -1,14 +1,15 @@
-// Vector code of the CPU kernels, written once and compiled for AVX-512, AVX2 (with FMA and F16C) and plain scalar;
-// the best one the machine has is chosen when the program runs (Highway's dynamic dispatch).
+// Vector code of the CPU kernels, written once and compiled for AVX-512, AVX2 (with FMA and F16C) and plain
+// scalar; the best one the machine has is chosen when the program runs (Highway's dynamic dispatch).
 //
-// The one idea: a Vec is 16 floats on every target (one AVX-512 register, two AVX2 registers, sixteen scalars). A
-// kernel that is written in Vecs performs the same fp32 operations in the same order everywhere, so all targets give
-// the same bits; reductions use 4 Vecs of partial sums and one fixed tree. Multiply-add is fused on every target.
+// The one idea: a Vec is 16 floats on every target (one AVX-512 register, two AVX2 registers, sixteen
+// scalars). A kernel that is written in Vecs performs the same fp32 operations in the same order everywhere,
+// so all targets give the same bits; reductions use 4 Vecs of partial sums and one fixed tree. Multiply-add
+// is fused on every target.
 //
-// How a kernel file looks (add HWY_ATTR to lambdas: a lambda does not inherit its function's target in clang):
+// How a kernel file looks (lambdas need HWY_ATTR: in clang a lambda does not inherit its function's target):
 //
-//   #define HWY_TARGET_INCLUDE "core/cpu/norm.cpp"   // this file: it is compiled once per target
-//   #include "core/cpu/simd-inl.h"                   // before any code; other includes may stand on either side
+//   #define HWY_TARGET_INCLUDE "core/cpu/norm.cpp"  // this file, which is compiled once per target
+//   #include "core/cpu/simd-inl.h"                  // before any code
 //
 //   #include "core/cpu/cpu.h"
 //   #include "core/cpu/parallel.h"
@@ -17,17 +18,17 @@
 //   namespace mantissa::cpu_kernels {
 //   namespace HWY_NAMESPACE {
 //
-//   template <class T>                                               // T: float, Half, BFloat16
+//   template <class T>  // float, Half, BFloat16
 //   void scale_row(T* out, const T* x, int64_t n, float factor) {
 //     const Vec f = set(factor);
-//     transform(n, [&](Vec v) HWY_ATTR { return v * f; }, out, x);   // fp32 inside, rounded once, tail included
+//     transform(n, [&](Vec v) HWY_ATTR { return v * f; }, out, x);  // fp32 inside, one rounding, any n
 //   }
 //
-//   void scale(Exec&, Tensor& out, const Tensor& in, double factor) {  // one plain function per kernel and target
+//   void scale(Exec&, Tensor& out, const Tensor& in, double factor) {  // one plain function per kernel
 //     dispatch_floating(in.dtype(), [&](auto tag) HWY_ATTR {
 //       using T = typename decltype(tag)::type;
-//       if constexpr (std::is_same_v<T, double>) { /* plain loop */ }
-//       else parallel_for(rows, grain, [&](int64_t begin, int64_t end) HWY_ATTR { ... scale_row<T>(...) ... });
+//       if constexpr (std::is_same_v<T, double>) ...  // a plain loop
+//       else parallel_for(rows, grain, [&](int64_t begin, int64_t end) HWY_ATTR { ... scale_row<T>(...) });
 //     });
 //   }
 //
@@ -38,16 +39,15 @@
 //   #if HWY_ONCE
 //   namespace mantissa::cpu_kernels {
 //   HWY_EXPORT(scale);
-//   void register_norm(Kernels& table) {
-//     MANTISSA_ENTER(table.scale, scale);
-//   }
+//   void register_norm(Kernels& table) { MANTISSA_ENTER(table.scale, scale); }
 //   }  // namespace mantissa::cpu_kernels
 //   #endif
 //
-// Helpers used by one file only and free of vectors belong inside its `#if HWY_ONCE` part or in an included header;
-// everything between HWY_BEFORE_NAMESPACE and HWY_AFTER_NAMESPACE must live in HWY_NAMESPACE (it exists per target).
+// Everything between HWY_BEFORE_NAMESPACE and HWY_AFTER_NAMESPACE must live in HWY_NAMESPACE (it exists per
+// target); what is free of vectors belongs in the `#if HWY_ONCE` part or in an ordinary header.
 
-// Only these targets (SCALAR also where Highway would take its 128-bit emulation): less to compile, all of them tested.
+// Only these targets (SCALAR also where Highway would take its 128-bit emulation): less to compile, all of
+// them tested.
 #ifndef HWY_DISABLED_TARGETS
 #define HWY_DISABLED_TARGETS (~(HWY_AVX3 | HWY_AVX2 | HWY_NEON | HWY_SCALAR))
 #define HWY_BROKEN_EMU128 1
@@ -115,7 +115,7 @@ HWY_INLINE R each(F f) {
   return each<R>(f, std::make_index_sequence<kParts>());
 }
 
-// ---- arithmetic ------------------------------------------------------------------------------------------------------
+// ---- arithmetic -------------------------------------------------------------------------------------------
 
 HWY_INLINE Part fused(Part a, Part b, Part c) {
 #if HWY_TARGET == HWY_SCALAR
@@ -125,14 +125,22 @@ HWY_INLINE Part fused(Part a, Part b, Part c) {
 #endif
 }
 /// Three times fused, with a constant factor or summand.
-HWY_INLINE Part fused(Part a, Part b, float c) { return fused(a, b, hn::Set(PartTag(), c)); }
-HWY_INLINE Part fused(Part a, float b, Part c) { return fused(a, hn::Set(PartTag(), b), c); }
-HWY_INLINE Part fused(Part a, float b, float c) { return fused(a, b, hn::Set(PartTag(), c)); }
+HWY_INLINE Part fused(Part a, Part b, float c) {
+  return fused(a, b, hn::Set(PartTag(), c));
+}
+HWY_INLINE Part fused(Part a, float b, Part c) {
+  return fused(a, hn::Set(PartTag(), b), c);
+}
+HWY_INLINE Part fused(Part a, float b, float c) {
+  return fused(a, b, hn::Set(PartTag(), c));
+}
 
 HWY_INLINE Vec set(float x) {
   return each([&](size_t) HWY_ATTR { return hn::Set(PartTag(), x); });
 }
-HWY_INLINE Vec zero() { return set(0.0f); }
+HWY_INLINE Vec zero() {
+  return set(0.0f);
+}
 HWY_INLINE Vec operator+(Vec a, Vec b) {
   return each([&](size_t i) HWY_ATTR { return hn::Add(a.part[i], b.part[i]); });
 }
@@ -162,11 +170,15 @@ HWY_INLINE Vec sqrt(Vec a) {
 HWY_INLINE Mask operator<(Vec a, Vec b) {
   return each<Mask>([&](size_t i) HWY_ATTR { return hn::Lt(a.part[i], b.part[i]); });
 }
-HWY_INLINE Mask operator>(Vec a, Vec b) { return b < a; }
+HWY_INLINE Mask operator>(Vec a, Vec b) {
+  return b < a;
+}
 HWY_INLINE Mask operator<=(Vec a, Vec b) {
   return each<Mask>([&](size_t i) HWY_ATTR { return hn::Le(a.part[i], b.part[i]); });
 }
-HWY_INLINE Mask operator>=(Vec a, Vec b) { return b <= a; }
+HWY_INLINE Mask operator>=(Vec a, Vec b) {
+  return b <= a;
+}
 HWY_INLINE Mask operator==(Vec a, Vec b) {
   return each<Mask>([&](size_t i) HWY_ATTR { return hn::Eq(a.part[i], b.part[i]); });
 }
@@ -192,11 +204,16 @@ HWY_INLINE Mask first_n(int64_t n) {
 HWY_INLINE Vec select(Mask mask, Vec a, Vec b) {
   return each([&](size_t i) HWY_ATTR { return hn::IfThenElse(mask.part[i], a.part[i], b.part[i]); });
 }
-/// a > b ? a : b and a < b ? a : b, so b when either is NaN: keep the running value in b to ignore NaN, in a to take it.
-HWY_INLINE Vec max(Vec a, Vec b) { return select(a > b, a, b); }
-HWY_INLINE Vec min(Vec a, Vec b) { return select(a < b, a, b); }
+/// a > b ? a : b and a < b ? a : b, so b when either is NaN: keep the running value in b to ignore NaN, in a
+/// to take it.
+HWY_INLINE Vec max(Vec a, Vec b) {
+  return select(a > b, a, b);
+}
+HWY_INLINE Vec min(Vec a, Vec b) {
+  return select(a < b, a, b);
+}
 
-// ---- load and store: bits of to_float and round_to (core/dtype.h) ----------------------------------------------------
+// ---- load and store: bits of to_float and round_to (core/dtype.h) -----------------------------------------
 
 #if HWY_TARGET == HWY_SCALAR
 template <class T>
@@ -208,7 +225,9 @@ HWY_INLINE void store_part(T* p, Part v) {
   *p = round_to<T>(v.raw);
 }
 #else
-HWY_INLINE Part load_part(const float* p) { return hn::LoadU(PartTag(), p); }
+HWY_INLINE Part load_part(const float* p) {
+  return hn::LoadU(PartTag(), p);
+}
 HWY_INLINE Part load_part(const Half* p) {
   const hn::Rebind<hwy::float16_t, PartTag> d;
   return hn::PromoteTo(PartTag(), hn::LoadU(d, reinterpret_cast<const hwy::float16_t*>(p)));
@@ -218,7 +237,9 @@ HWY_INLINE Part load_part(const BFloat16* p) {
   const auto wide = hn::PromoteTo(BitsTag(), hn::LoadU(d, reinterpret_cast<const uint16_t*>(p)));
   return hn::BitCast(PartTag(), hn::ShiftLeft<16>(wide));
 }
-HWY_INLINE void store_part(float* p, Part v) { hn::StoreU(v, PartTag(), p); }
+HWY_INLINE void store_part(float* p, Part v) {
+  hn::StoreU(v, PartTag(), p);
+}
 HWY_INLINE void store_part(Half* p, Part v) {
   const hn::Rebind<hwy::float16_t, PartTag> d;  // F16C rounds to nearest even and keeps subnormals
   hn::StoreU(hn::DemoteTo(d, v), d, reinterpret_cast<hwy::float16_t*>(p));
@@ -228,8 +249,8 @@ HWY_INLINE void store_part(BFloat16* p, Part v) {
   const hn::Rebind<uint16_t, PartTag> d;
   const auto x = hn::BitCast(du, v);
   const auto high = hn::ShiftRight<16>(x);
-  const auto nearest = hn::ShiftRight<16>(
-      hn::Add(x, hn::Add(hn::And(high, hn::Set(du, 1u)), hn::Set(du, 0x7fffu))));
+  const auto nearest =
+      hn::ShiftRight<16>(hn::Add(x, hn::Add(hn::And(high, hn::Set(du, 1u)), hn::Set(du, 0x7fffu))));
   const auto quiet = hn::Or(high, hn::Set(du, 0x40u));
   const auto bits = hn::IfThenElse(hn::RebindMask(du, hn::Eq(v, v)), nearest, quiet);
   hn::StoreU(hn::DemoteTo(d, hn::BitCast(BitsTag(), bits)), d, reinterpret_cast<uint16_t*>(p));
@@ -250,7 +271,8 @@ HWY_INLINE void store(T* p, Vec v) {
 template <class T>
 HWY_INLINE Vec load_n(const T* p, int64_t n) {
 #if HWY_TARGET == HWY_AVX3
-  if constexpr (std::is_same_v<T, float>) return {{hn::MaskedLoad(hn::FirstN(PartTag(), size_t(n)), PartTag(), p)}};
+  if constexpr (std::is_same_v<T, float>)
+    return {{hn::MaskedLoad(hn::FirstN(PartTag(), size_t(n)), PartTag(), p)}};
 #endif
   T buffer[kLanes] = {};
   std::memcpy(buffer, p, size_t(n) * sizeof(T));
@@ -260,14 +282,15 @@ HWY_INLINE Vec load_n(const T* p, int64_t n) {
 template <class T>
 HWY_INLINE void store_n(T* p, Vec v, int64_t n) {
 #if HWY_TARGET == HWY_AVX3
-  if constexpr (std::is_same_v<T, float>) return hn::BlendedStore(v.part[0], hn::FirstN(PartTag(), size_t(n)), PartTag(), p);
+  if constexpr (std::is_same_v<T, float>)
+    return hn::BlendedStore(v.part[0], hn::FirstN(PartTag(), size_t(n)), PartTag(), p);
 #endif
   T buffer[kLanes];
   store(buffer, v);
   std::memcpy(p, buffer, size_t(n) * sizeof(T));
 }
 
-// ---- exp and log -----------------------------------------------------------------------------------------------------
+// ---- exp and log ------------------------------------------------------------------------------------------
 
 HWY_INLINE Part exp_part(Part given) {
   const PartTag d;
@@ -300,11 +323,13 @@ HWY_INLINE Part exp_part(Part given) {
 HWY_INLINE Part log_part(Part given) {
   const PartTag d;
   const BitsTag di;
-  const auto tiny = hn::Lt(given, hn::Set(d, 0x1p-126f));  // subnormals are scaled up; zero and below are fixed at the end
+  const auto tiny =
+      hn::Lt(given, hn::Set(d, 0x1p-126f));  // subnormals are scaled up; zero and below are fixed at the end
   const Part x = hn::IfThenElse(tiny, hn::Mul(given, hn::Set(d, 0x1p25f)), given);
   // x = 2^k (1 + f), 1 + f in [sqrt(1/2), sqrt(2)); then fdlibm's log(1 + f).
   const auto shifted = hn::Add(hn::BitCast(di, x), hn::Set(di, 0x3f800000 - 0x3f3504f3));
-  const Part one_f = hn::BitCast(d, hn::Add(hn::And(shifted, hn::Set(di, 0x7fffff)), hn::Set(di, 0x3f3504f3)));
+  const Part one_f =
+      hn::BitCast(d, hn::Add(hn::And(shifted, hn::Set(di, 0x7fffff)), hn::Set(di, 0x3f3504f3)));
   Part k = hn::ConvertTo(d, hn::Sub(hn::ShiftRight<23>(shifted), hn::Set(di, 127)));
   k = hn::IfThenElse(tiny, hn::Sub(k, hn::Set(d, 25.0f)), k);
   const Part f = hn::Sub(one_f, hn::Set(d, 1.0f));
@@ -331,10 +356,14 @@ HWY_INLINE Vec log(Vec x) {
   return each([&](size_t i) HWY_ATTR { return log_part(x.part[i]); });
 }
 /// The same bits for one number.
-HWY_INLINE float exp(float x) { return hn::GetLane(exp_part(hn::Set(PartTag(), x))); }
-HWY_INLINE float log(float x) { return hn::GetLane(log_part(hn::Set(PartTag(), x))); }
+HWY_INLINE float exp(float x) {
+  return hn::GetLane(exp_part(hn::Set(PartTag(), x)));
+}
+HWY_INLINE float log(float x) {
+  return hn::GetLane(log_part(hn::Set(PartTag(), x)));
+}
 
-// ---- reductions ------------------------------------------------------------------------------------------------------
+// ---- reductions -------------------------------------------------------------------------------------------
 
 #if HWY_TARGET == HWY_SCALAR
 template <class D, class V, class F>
@@ -366,8 +395,9 @@ HWY_INLINE float max_lanes(Vec v) {
   return fold(v, [](auto a, auto b) HWY_ATTR { return hn::IfThenElse(hn::Gt(a, b), a, b); });
 }
 
-/// The pattern behind every reduction: element i goes to lane i % 16 of accumulator (i / 16) % 4, all starting at `start`,
-/// by acc = step(acc, in[i]...), lanes past n left alone; then merge(merge(acc0, acc1), merge(acc2, acc3)).
+/// The pattern behind every reduction: element i goes to lane i % 16 of accumulator (i / 16) % 4, all
+/// starting at `start`, by acc = step(acc, in[i]...), lanes past n left alone; then merge(merge(acc0, acc1),
+/// merge(acc2, acc3)).
 template <class Step, class Merge, class... In>
 HWY_INLINE Vec reduce(int64_t n, Vec start, Step step, Merge merge, const In*... in) {
   Vec acc0 = start, acc1 = start, acc2 = start, acc3 = start;
@@ -389,22 +419,27 @@ HWY_INLINE Vec reduce(int64_t n, Vec start, Step step, Merge merge, const In*...
   }
   return merge(merge(acc0, acc1), merge(acc2, acc3));
 }
-/// reduce, starting at 0 and merged by addition: sum_of(n, [](Vec acc, Vec x) HWY_ATTR { return acc + exp(x); }, x).
+/// reduce, starting at 0 and merged by addition: sum_of(n, [](Vec acc, Vec x) HWY_ATTR { return acc + exp(x);
+/// }, x).
 template <class Step, class... In>
 HWY_INLINE float sum_of(int64_t n, Step step, const In*... in) {
-  return sum_lanes(reduce(n, zero(), step, [](Vec a, Vec b) HWY_ATTR { return a + b; }, in...));
+  return sum_lanes(reduce(
+      n, zero(), step, [](Vec a, Vec b) HWY_ATTR { return a + b; }, in...));
 }
 template <class T>
 HWY_INLINE float sum(const T* x, int64_t n) {
-  return sum_of(n, [](Vec acc, Vec v) HWY_ATTR { return acc + v; }, x);
+  return sum_of(
+      n, [](Vec acc, Vec v) HWY_ATTR { return acc + v; }, x);
 }
 template <class T>
 HWY_INLINE float sum_squares(const T* x, int64_t n) {
-  return sum_of(n, [](Vec acc, Vec v) HWY_ATTR { return fma(v, v, acc); }, x);
+  return sum_of(
+      n, [](Vec acc, Vec v) HWY_ATTR { return fma(v, v, acc); }, x);
 }
 template <class T, class U>
 HWY_INLINE float dot(const T* x, const U* y, int64_t n) {
-  return sum_of(n, [](Vec acc, Vec a, Vec b) HWY_ATTR { return fma(a, b, acc); }, x, y);
+  return sum_of(
+      n, [](Vec acc, Vec a, Vec b) HWY_ATTR { return fma(a, b, acc); }, x, y);
 }
 /// Largest element, NaN ignored; -infinity when there is none.
 template <class T>
@@ -413,7 +448,8 @@ HWY_INLINE float max_element(const T* x, int64_t n) {
   return max_lanes(reduce(n, set(-std::numeric_limits<float>::infinity()), larger, larger, x));
 }
 
-/// out[i] = f(in[i]...) for i in [0, n), loaded as fp32 and rounded once into Out. out may be one of the inputs.
+/// out[i] = f(in[i]...) for i in [0, n), loaded as fp32 and rounded once into Out. out may be one of the
+/// inputs.
 template <class F, class Out, class... In>
 HWY_INLINE void transform(int64_t n, F f, Out* out, const In*... in) {
   int64_t i = 0;
