@@ -118,7 +118,8 @@ class Comparer {
     }
     if (out.size() > kMaxItems) throw MathTooMuchWork(str("a list of more than ", kMaxItems));
     std::vector<int> marks;
-    if (item.plus_minus.empty()) find_plus_minus(*item.expr, item.node, marks);
+    // The members of a set take their signs one by one.
+    if (item.plus_minus.empty() && n.op != Op::kSet) find_plus_minus(*item.expr, item.node, marks);
     if (marks.empty()) {
       out.push_back(item);
       return;
@@ -252,7 +253,10 @@ class Comparer {
 
   bool equal(const Item& a, const Item& b) {
     budget_.spend(1);
-    if ((*a).op == Op::kRelation && (*b).op == Op::kRelation) return relations_equal(a, b);
+    if ((*a).op == Op::kRelation && (*b).op == Op::kRelation) {
+      if (relations_equal(a, b)) return true;
+      if ((value_of(a) < 0) == (value_of(b) < 0)) return false;  // else "x in [-2, 7]" against "-2 <= x <= 7"
+    }
     Item x = strip(a), y = strip(b);
     if ((*x).op == Op::kRelation || (*y).op == Op::kRelation) {
       if ((*x).op == Op::kRelation) x = as_interval(x);

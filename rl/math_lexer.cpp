@@ -214,6 +214,9 @@ class Lexer {
       }
     } else if (MathWord known = math_word(run); known.kind != MathWord::Kind::kUnknown) {
       word(known, run);
+    } else if (size_t n = tokens_.size();
+               run.size() == 2 && lower(run[1]) == 'm' && n > 1 && tokens_[n - 2].text == ":") {
+      word({}, run);  // 8:34 PM
     } else if (std::string_view head = function_prefix(run); !head.empty()) {
       word(math_word(head), head);
       i_ += head.size();

@@ -35,7 +35,7 @@ Grade grade(const RewardConfig& config, std::string_view response, std::string_v
     out.reason = out.correct ? "same text" : "texts differ";
     return out;
   }
-  if (!answer.found) {
+  if (!answer.found || answer.text.empty()) {
     out.reason = "no final answer in the response";
     return out;
   }
