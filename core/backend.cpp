@@ -51,7 +51,7 @@ Tensor Exec::zeros(Shape shape, Dtype dtype) {
 void* Scratch::take_bytes(size_t bytes) {
   bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
   if (!exec_.scratch_ || exec_.scratch_used_ + bytes > exec_.scratch_->bytes) {
-    if (exec_.scratch_) retired_.push_back(exec_.scratch_);
+    if (exec_.scratch_) exec_.outgrown_scratch_.push_back(exec_.scratch_);
     const size_t grown = exec_.scratch_ ? exec_.scratch_->bytes * 2 : size_t(1) << 20;
     exec_.scratch_ = exec_.backend_->allocate(std::max(grown, exec_.scratch_used_ + bytes));
   }

@@ -69,14 +69,18 @@ class Exec {
   Backend* backend_;
   std::shared_ptr<Storage> scratch_;
   size_t scratch_used_ = 0;
+  std::vector<std::shared_ptr<Storage>> outgrown_scratch_;  // blocks that some Scratch may still point into
 };
 
 /// Temporary memory of one kernel call: taken from the Exec's arena, given back when the object dies.
-/// An arena that is too small grows (a new block; the old one lives until its users are done).
+/// An arena that is too small grows: a new block; the old one lives until the outermost Scratch dies.
 class Scratch {
  public:
   explicit Scratch(Exec& exec) : exec_(exec), start_(exec.scratch_used_) {}
-  ~Scratch() { exec_.scratch_used_ = start_; }
+  ~Scratch() {
+    exec_.scratch_used_ = start_;
+    if (start_ == 0) exec_.outgrown_scratch_.clear();
+  }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 
@@ -90,7 +94,6 @@ class Scratch {
   void* take_bytes(size_t bytes);
   Exec& exec_;
   size_t start_;
-  std::vector<std::shared_ptr<Storage>> retired_;
 };
 
 }  // namespace mantissa

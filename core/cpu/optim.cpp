@@ -13,10 +13,12 @@ namespace HWY_NAMESPACE {
 
 constexpr int64_t kGradBlock = 65536;  // elements of one partial sum
 
-inline StepState& state_of(const Tensor& state) { return *static_cast<StepState*>(state.raw()); }
+inline StepState& state_of(const Tensor& state) {
+  return *static_cast<StepState*>(state.raw());
+}
 
-// In double the squares of finite floats stay finite, and so does the sum of all that memory can hold: the sum is
-// not finite exactly when one of the gradients is not, however large the loss scale.
+// In double the squares of finite floats stay finite, and so does the sum of all that memory can hold: the
+// sum is not finite exactly when one of the gradients is not, however large the loss scale.
 inline double block_sum_squares(const float* x, int64_t n) {
   double part[16] = {};
   int64_t i = 0;
@@ -71,8 +73,8 @@ void step_decide(Exec&, Tensor& state, ScalerRule rule, double max_norm) {
   }
 }
 
-void adamw(Exec&, Tensor& master, Tensor& m, Tensor& v, Tensor& compute, const Tensor& grad, const Tensor& state,
-           AdamWRule rule) {
+void adamw(Exec&, Tensor& master, Tensor& m, Tensor& v, Tensor& compute, const Tensor& grad,
+           const Tensor& state, AdamWRule rule) {
   const StepState& s = state_of(state);
   if (s.overflow) return;
   const float rest1 = float(1.0 - double(rule.beta1)), rest2 = float(1.0 - double(rule.beta2));
@@ -97,13 +99,17 @@ void adamw(Exec&, Tensor& master, Tensor& m, Tensor& v, Tensor& compute, const T
     int64_t i = begin;
     const int64_t end = begin + n;
     for (; i + kLanes <= end; i += kLanes)
-      update(i, [](const float* p) HWY_ATTR { return load(p); }, [](float* p, Vec x) HWY_ATTR { store(p, x); });
+      update(
+          i, [](const float* p) HWY_ATTR { return load(p); }, [](float* p, Vec x) HWY_ATTR { store(p, x); });
     if (i < end)
-      update(i, [&](const float* p) HWY_ATTR { return load_n(p, end - i); },
-             [&](float* p, Vec x) HWY_ATTR { store_n(p, x, end - i); });
+      update(
+          i, [&](const float* p) HWY_ATTR { return load_n(p, end - i); },
+          [&](float* p, Vec x) HWY_ATTR { store_n(p, x, end - i); });
     if (!has_copy) return;
-    if (compute.dtype() == Dtype::kF32) std::copy(w + begin, w + end, compute.data<float>() + begin);
-    else narrow(compute, begin, n, static_cast<const float*>(w + begin));
+    if (compute.dtype() == Dtype::kF32)
+      std::copy(w + begin, w + end, compute.data<float>() + begin);
+    else
+      narrow(compute, begin, n, static_cast<const float*>(w + begin));
   });
 }
 

@@ -1,6 +1,7 @@
-// What the row-wise CPU kernels share, above simd-inl.h: rows and tiles are widened into the compute type C (float, or
-// double for fp64 tensors), worked on there, and rounded once on the way out. One generic lambda serves both: it sees Vecs
-// of 16 floats or single doubles. Sums over rows run over blocks of kRowBlock rows in order.
+// What the row-wise CPU kernels share, above simd-inl.h: rows and tiles are widened into the compute type C
+// (float, or double for fp64 tensors), worked on there, and rounded once on the way out. One generic lambda
+// serves both: it sees Vecs of 16 floats or single doubles. Sums over rows run over blocks of kRowBlock rows
+// in order.
 #include <algorithm>
 #include <cmath>
 
@@ -23,22 +24,37 @@ inline constexpr int64_t kTile = 2048;      // elements worked on at once by ele
 inline constexpr int64_t kRowBlock = 64;    // rows summed by one partial sum of a reduction over rows
 inline constexpr int64_t kGrain = 1 << 15;  // elements worth a thread
 
-inline int64_t blocks_of(int64_t n, int64_t block) { return (n + block - 1) / block; }
+inline int64_t blocks_of(int64_t n, int64_t block) {
+  return (n + block - 1) / block;
+}
 /// Rows of `width` elements worth a thread.
-inline int64_t row_grain(int64_t width) { return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, width)); }
+inline int64_t row_grain(int64_t width) {
+  return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, width));
+}
 
-// ---- doubles under the names of the Vec operations -------------------------------------------------------------------
+// ---- doubles under the names of the Vec operations
+// -------------------------------------------------------------------
 
-inline double fma(double a, double b, double c) { return std::fma(a, b, c); }
-inline double select(bool mask, double a, double b) { return mask ? a : b; }
-inline double exp(double x) { return std::exp(x); }
-inline double log(double x) { return std::log(x); }
+inline double fma(double a, double b, double c) {
+  return std::fma(a, b, c);
+}
+inline double select(bool mask, double a, double b) {
+  return mask ? a : b;
+}
+inline double exp(double x) {
+  return std::exp(x);
+}
+inline double log(double x) {
+  return std::log(x);
+}
 
 /// The constant x as a V: in every lane of a Vec.
 template <class V>
 HWY_INLINE V splat(double x) {
-  if constexpr (std::is_same_v<V, Vec>) return set(float(x));
-  else return V(x);
+  if constexpr (std::is_same_v<V, Vec>)
+    return set(float(x));
+  else
+    return V(x);
 }
 
 template <class F, class... In>
@@ -66,12 +82,15 @@ float max_of(int64_t n, Term term, const float* x) {
 }
 template <class C>
 C sum_elements(int64_t n, const C* x) {
-  return sum_of(n, [](auto acc, auto v) HWY_ATTR { return acc + v; }, x);
+  return sum_of(
+      n, [](auto acc, auto v) HWY_ATTR { return acc + v; }, x);
 }
 
-// ---- tensors ---------------------------------------------------------------------------------------------------------
+// ---- tensors
+// ---------------------------------------------------------------------------------------------------------
 
-/// Elements [offset, offset + n) in the compute type: the tensor's own memory when it has that type, else `buffer`.
+/// Elements [offset, offset + n) in the compute type: the tensor's own memory when it has that type, else
+/// `buffer`.
 template <class C>
 const C* widen(const Tensor& t, int64_t offset, int64_t n, C* buffer) {
   return dispatch_floating(t.dtype(), [&](auto tag) HWY_ATTR -> const C* {
@@ -80,7 +99,8 @@ const C* widen(const Tensor& t, int64_t offset, int64_t n, C* buffer) {
     if constexpr (std::is_same_v<T, C>) {
       return p;
     } else if constexpr (std::is_same_v<C, float> && !std::is_same_v<T, double>) {
-      transform(n, [](Vec v) HWY_ATTR { return v; }, buffer, p);
+      transform(
+          n, [](Vec v) HWY_ATTR { return v; }, buffer, p);
     } else {
       for (int64_t i = 0; i < n; ++i) buffer[i] = C(to_float(p[i]));
     }
@@ -103,7 +123,8 @@ void narrow(const Tensor& t, int64_t offset, int64_t n, const C* values) {
     if constexpr (std::is_same_v<T, C>) {
       return;
     } else if constexpr (std::is_same_v<C, float> && !std::is_same_v<T, double>) {
-      transform(n, [](Vec v) HWY_ATTR { return v; }, p, values);
+      transform(
+          n, [](Vec v) HWY_ATTR { return v; }, p, values);
     } else {
       for (int64_t i = 0; i < n; ++i) p[i] = round_to<T>(Compute<T>(values[i]));
     }
@@ -113,8 +134,10 @@ void narrow(const Tensor& t, int64_t offset, int64_t n, const C* values) {
 /// Calls f(TypeTag<double>) when one of the tensors is fp64, else f(TypeTag<float>).
 template <class F, class... Tensors>
 void with_compute(F&& f, const Tensors&... tensors) {
-  if (((tensors.dtype() == Dtype::kF64) || ...)) f(TypeTag<double>{});
-  else f(TypeTag<float>{});
+  if (((tensors.dtype() == Dtype::kF64) || ...))
+    f(TypeTag<double>{});
+  else
+    f(TypeTag<float>{});
 }
 
 /// A buffer of `count` elements for every thread of a parallel_for.
@@ -147,8 +170,8 @@ void for_rows(int64_t rows, int64_t width, F f) {
   });
 }
 
-/// For every row of `rows`: add(row, partial) adds it to the partial sums of its block. Then totals[0..width) += the
-/// partial sums in order.
+/// For every row of `rows`: add(row, partial) adds it to the partial sums of its block. Then totals[0..width)
+/// += the partial sums in order.
 template <class C, class AddRow>
 void sum_rows(Exec& exec, int64_t rows, int64_t width, C* totals, AddRow add) {
   const int64_t blocks = blocks_of(rows, kRowBlock);
