@@ -4,9 +4,11 @@
 #include <omp.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <numeric>
 
+#include "core/cpu/simd.h"
 #include "core/kernels.h"
 #include "core/random.h"
 
@@ -154,6 +156,25 @@ TEST_P(AttentionTypes, ForwardAndBackwardMatchPlainSoftmax) {
     Tensor dqkv = exec.empty(qkv.shape(), dtype);
     MANTISSA_RUN(exec, attention_bwd, dqkv, dout, qkv, run.out, run.lse, run.offsets, c.heads);
     expect_close(doubles(exec, dqkv), want.dqkv, 4 * unit, 1.0);  // the rounded output enters delta
+  }
+}
+
+TEST_P(AttentionTypes, BitsDoNotDependOnTheInstructionSet) {
+  for (const Case& c : {Case{{6, 2, 24}, {70, 3}}, Case{{9, 3, 64}, {129}}}) {
+    const int64_t tokens = offsets_of(c.lengths).back();
+    const Tensor qkv = random(exec, {tokens, c.heads.row()}, GetParam(), 11);
+    const Tensor dout = random(exec, {tokens, c.heads.query * c.heads.size}, GetParam(), 12);
+    std::vector<std::vector<std::byte>> first;
+    for (const char* level : {"scalar", "avx2", "avx512"}) {  // a level the machine lacks repeats a lower one
+      limit_simd(level);
+      const Packed run = run_packed(exec, qkv, c.lengths, c.heads);
+      Tensor dqkv = exec.empty(qkv.shape(), qkv.dtype());
+      MANTISSA_RUN(exec, attention_bwd, dqkv, dout, qkv, run.out, run.lse, run.offsets, c.heads);
+      const std::vector<std::vector<std::byte>> bits = {bytes_of(run.out), bytes_of(run.lse), bytes_of(dqkv)};
+      if (first.empty()) first = bits;
+      EXPECT_EQ(bits, first) << level;
+    }
+    limit_simd(std::getenv("MANTISSA_SIMD"));
   }
 }
 

@@ -197,8 +197,8 @@ void decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, con
               g.ratio, heads.size);
     const int64_t tiles = (length + kAttentionTile - 1) / kAttentionTile;
     auto position_of = [&](int64_t tile) {
-      return table.data<int32_t>()[b * max_pages + tile] * kAttentionTile * cell +
-             int64_t(group) * heads.size;
+      const int64_t page = table.data<int32_t>()[b * max_pages + tile];
+      return page * kAttentionTile * cell + int64_t(group) * heads.size;
     };
     auto rows_of = [&](int64_t tile) {
       return std::clamp<int64_t>(length - tile * kAttentionTile, 0, kAttentionTile);
