@@ -14,14 +14,16 @@ int64_t correct_of(const RolloutGroup& group) {
 }  // namespace
 
 double pass_at_k(int64_t n, int64_t c, int64_t k) {
-  check(c >= 0 && c <= n && k >= 1 && k <= n, "[evaluate] pass@k needs 0 <= c <= n and 1 <= k <= n: got n ", n, ", c ",
-        c, ", k ", k);
+  check(c >= 0 && c <= n && k >= 1 && k <= n, "[evaluate] pass@k needs 0 <= c <= n and 1 <= k <= n: got n ",
+        n, ", c ", c, ", k ", k);
   double miss = 1.0;  // C(n-c, k) / C(n, k) as a product of k factors
   for (int64_t i = 0; i < k && miss > 0; ++i) miss *= double(std::max<int64_t>(0, n - c - i)) / double(n - i);
   return 1.0 - miss;
 }
 
-double pass_rate(const RolloutGroup& group) { return double(correct_of(group)) / double(group.samples.size()); }
+double pass_rate(const RolloutGroup& group) {
+  return double(correct_of(group)) / double(group.samples.size());
+}
 
 double majority_correct(std::span<const RolloutSample> samples) {
   struct Votes {
@@ -51,8 +53,8 @@ double EvalResult::pass_at(int64_t j) const {
   return groups.empty() ? 0.0 : sum / double(groups.size());
 }
 
-EvalResult evaluate_prompts(Engine& engine, const Tokenizer& tokenizer, std::span<const Prompt> prompts, int k,
-                            const GenerateOptions& options, const RewardConfig& reward) {
+EvalResult evaluate_prompts(Engine& engine, const Tokenizer& tokenizer, std::span<const Prompt> prompts,
+                            int k, const GenerateOptions& options, const RewardConfig& reward) {
   check(k >= 1, "[evaluate] needs at least one sample a problem: got ", k);
   std::vector<Request> requests;
   for (const Prompt& prompt : prompts) requests.push_back({.prompt = &prompt, .n = k});

@@ -1,10 +1,11 @@
-// Evaluation: k samples a problem, graded, summed up as avg@k, pass@k and maj@k. Used by `evaluate` and by the loop's own
-// evaluation.
+// Evaluation: k samples a problem, graded, summed up as avg@k, pass@k and maj@k. Used by `evaluate` and by
+// the loop's own evaluation.
 //
 // With c of n samples of a problem correct, the mean over problems of
 //   avg@n   c / n
-//   pass@k  1 - C(n-c, k) / C(n, k): the chance that k samples drawn without replacement hold a correct one (unbiased for k <= n)
-//   maj@n   1 if the most frequent extracted answer is correct (samples without an answer do not vote; of several most
+//   pass@k  1 - C(n-c, k) / C(n, k): the chance that k samples drawn without replacement hold a correct one
+//   (unbiased for k <= n) maj@n   1 if the most frequent extracted answer is correct (samples without an
+//   answer do not vote; of several most
 //           frequent answers, the share of them that is correct)
 #pragma once
 
@@ -24,8 +25,8 @@ struct EvalResult {
   double pass = 0.0;                 // pass@k with k = all samples: problems with a correct one
   double majority = 0.0;             // maj@k
   double mean_reward = 0.0;
-  double mean_length = 0.0;          // response tokens
-  double truncated = 0.0;            // share of responses that hit the limit
+  double mean_length = 0.0;  // response tokens
+  double truncated = 0.0;    // share of responses that hit the limit
 
   /// pass@j for any j in [1, k].
   double pass_at(int64_t j) const;
@@ -41,9 +42,9 @@ double pass_at_k(int64_t n, int64_t c, int64_t k);
 /// maj@n of one problem's samples (reward and extracted answer).
 double majority_correct(std::span<const RolloutSample> samples);
 
-/// Samples k responses to every prompt, decodes and grades them. Sample j draws with counter (prompt id, j, position) under
-/// options.keys. An empty span gives zeros.
-EvalResult evaluate_prompts(Engine& engine, const Tokenizer& tokenizer, std::span<const Prompt> prompts, int k,
-                            const GenerateOptions& options, const RewardConfig& reward);
+/// Samples k responses to every prompt, decodes and grades them. Sample j draws with counter (prompt id, j,
+/// position) under options.keys. An empty span gives zeros.
+EvalResult evaluate_prompts(Engine& engine, const Tokenizer& tokenizer, std::span<const Prompt> prompts,
+                            int k, const GenerateOptions& options, const RewardConfig& reward);
 
 }  // namespace mantissa

@@ -2,8 +2,8 @@
 
 namespace mantissa {
 
-ops::TokenScores score_batch(Tape& tape, const Model& model, const TrainBatch& batch, const ScoreOptions& options,
-                             const ParamBuffer* grads, const Tensor& state) {
+ops::TokenScores score_batch(Tape& tape, const Model& model, const TrainBatch& batch,
+                             const ScoreOptions& options, const ParamBuffer* grads, const Tensor& state) {
   const auto upload = [&](const std::vector<int32_t>& values) {
     return tensor_from<int32_t>(tape.exec().backend(), values, {int64_t(values.size())});
   };

@@ -1,5 +1,5 @@
-// The log-prob routine of the training path: one packed micro-batch through the decoder to the log-probs and entropies of
-// its scored tokens. Training, re-scoring of rollouts, `score` and `bench` all call this one.
+// The log-prob routine of the training path: one packed micro-batch through the decoder to the log-probs and
+// entropies of its scored tokens. Training, re-scoring of rollouts, `score` and `bench` all call this one.
 #pragma once
 
 #include "nn/model.h"
@@ -14,9 +14,11 @@ struct ScoreOptions {
   int64_t head_chunk = 256;      // tokens whose logits exist at once
 };
 
-/// Scores of batch.targets at batch.scored, [N] each. `grads` are the sinks of parameter gradients (null: none); `state` is
-/// a StepState whose loss scale multiplies them (undefined: 1). Ids and positions were checked by the caller.
-ops::TokenScores score_batch(Tape& tape, const Model& model, const TrainBatch& batch, const ScoreOptions& options,
-                             const ParamBuffer* grads = nullptr, const Tensor& state = {});
+/// Scores of batch.targets at batch.scored, [N] each. `grads` are the sinks of parameter gradients (null:
+/// none); `state` is a StepState whose loss scale multiplies them (undefined: 1). Ids and positions were
+/// checked by the caller.
+ops::TokenScores score_batch(Tape& tape, const Model& model, const TrainBatch& batch,
+                             const ScoreOptions& options, const ParamBuffer* grads = nullptr,
+                             const Tensor& state = {});
 
 }  // namespace mantissa

@@ -46,9 +46,11 @@ namespace {
 template <class T>
 std::function<void()> range_rule(const std::string& flag, const T& value, Range range) {
   return [flag, &value, range] {
-    check(std::isfinite(double(value)) && double(value) >= range.low && double(value) <= range.high, flag, " must be ",
-          std::isinf(range.high) ? std::isinf(range.low) ? std::string("finite") : str("at least ", T(range.low))
-                                 : str("between ", T(range.low), " and ", T(range.high)),
+    check(std::isfinite(double(value)) && double(value) >= range.low && double(value) <= range.high, flag,
+          " must be ",
+          std::isinf(range.high)
+              ? std::isinf(range.low) ? std::string("finite") : str("at least ", T(range.low))
+              : str("between ", T(range.low), " and ", T(range.high)),
           ": got ", value);
   };
 }
@@ -79,8 +81,8 @@ void Arguments::choice(const char* key, std::string& value, const std::vector<st
   for (const std::string& c : choices) list += (list.empty() ? "" : "|") + c;
   impl_->last = impl_->app.add_option(flag_of(key), value, help)->type_name(list);
   impl_->rules.push_back([flag = flag_of(key), &value, choices, list] {
-    check(std::find(choices.begin(), choices.end(), value) != choices.end(), flag, " must be one of ", list, ": got \"",
-          value, "\"");
+    check(std::find(choices.begin(), choices.end(), value) != choices.end(), flag, " must be one of ", list,
+          ": got \"", value, "\"");
   });
 }
 
@@ -93,9 +95,13 @@ void Arguments::words(const char* name, std::vector<std::string>& value, const c
   impl_->last = impl_->app.add_option(name, value, help)->type_name("");
 }
 
-void Arguments::required() { impl_->last->required(); }
+void Arguments::required() {
+  impl_->last->required();
+}
 
-bool Arguments::given(const std::string& key) const { return impl_->app.count(flag_of(key)) > 0; }
+bool Arguments::given(const std::string& key) const {
+  return impl_->app.count(flag_of(key)) > 0;
+}
 
 bool Arguments::parse(int argc, char** argv) {
   try {

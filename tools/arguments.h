@@ -1,4 +1,5 @@
-// The command line of a program. It is a Fields, so a config struct declares its own flags: key "max_new_tokens" becomes
+// The command line of a program. It is a Fields, so a config struct declares its own flags: key
+// "max_new_tokens" becomes
 // --max-new-tokens, with the struct's default, help and range.
 #pragma once
 
@@ -15,13 +16,14 @@ class Arguments final : public Fields {
   Arguments(const std::string& program, const std::string& help);
   ~Arguments() override;
 
-  // Values are written by parse(), so they must live until then. The narrow forms (int, float) of Fields pass a local and
-  // cannot work here.
+  // Values are written by parse(), so they must live until then. The narrow forms (int, float) of Fields pass
+  // a local and cannot work here.
   void field(const char* key, bool& value, const char* help) override;  // --key and --no-key
   void field(const char* key, int64_t& value, const char* help, Range range) override;
   void field(const char* key, double& value, const char* help, Range range) override;
   void field(const char* key, std::string& value, const char* help) override;
-  void choice(const char* key, std::string& value, const std::vector<std::string>& choices, const char* help) override;
+  void choice(const char* key, std::string& value, const std::vector<std::string>& choices,
+              const char* help) override;
   void field(const char* key, std::vector<std::string>& value, const char* help) override;
 
   /// All fields of a config struct but `skipped` ones.
@@ -36,7 +38,8 @@ class Arguments final : public Fields {
   /// The option declared last must be given.
   void required();
 
-  /// Reads the command line. False when --help or --version was asked for and printed. Throws Error naming the option.
+  /// Reads the command line. False when --help or --version was asked for and printed. Throws Error naming
+  /// the option.
   bool parse(int argc, char** argv);
   /// Whether an option was given.
   bool given(const std::string& key) const;

@@ -24,16 +24,19 @@ struct ModelFlags {
 /// The model's tokenizer; throws where it has none.
 std::unique_ptr<Tokenizer> open_tokenizer(const TokenizerFiles& files);
 
-/// The options of a generation by `engine`: sampling and length of `rollout`, the model's stop ids, seed. Says on stderr
-/// twice a minute how far it is.
-GenerateOptions generate_options(const Engine& engine, const RolloutConfig& rollout, std::vector<int32_t> stop_ids,
-                                 int64_t seed);
+/// The options of a generation by `engine`: sampling and length of `rollout`, the model's stop ids, seed.
+/// Says on stderr twice a minute how far it is.
+GenerateOptions generate_options(const Engine& engine, const RolloutConfig& rollout,
+                                 std::vector<int32_t> stop_ids, int64_t seed);
 
 /// "stop", "length".
-inline const char* finish_name(Finish finish) { return finish == Finish::kStop ? "stop" : "length"; }
+inline const char* finish_name(Finish finish) {
+  return finish == Finish::kStop ? "stop" : "length";
+}
 
-/// Keys of DataConfig that only training reads, and `files`, which programs spell --data: not flags of theirs.
-inline const std::set<std::string> kTrainingDataKeys = {"files", "solution_key", "shuffle", "strip_calculator_marks",
-                                                        "response_format"};
+/// Keys of DataConfig that only training reads, and `files`, which programs spell --data: not flags of
+/// theirs.
+inline const std::set<std::string> kTrainingDataKeys = {"files", "solution_key", "shuffle",
+                                                        "strip_calculator_marks", "response_format"};
 
 }  // namespace mantissa

@@ -1,4 +1,5 @@
-// evaluate: avg@k, pass@k and maj@k of a model on problems; --keep writes the problems whose pass rate lies in a range.
+// evaluate: avg@k, pass@k and maj@k of a model on problems; --keep writes the problems whose pass rate lies
+// in a range.
 #include <charconv>
 #include <chrono>
 #include <optional>
@@ -74,9 +75,10 @@ int evaluate_main(int argc, char** argv) {
   rollout.top_p = 0.95;
   std::string keep, output, dump;
   int64_t seed = 0;
-  Arguments args("evaluate",
-                 "Samples n responses to every problem and grades them: avg@n, pass@k (unbiased), maj@n in one line. A "
-                 "sanity set is what --keep 0.2:0.8 leaves.");
+  Arguments args(
+      "evaluate",
+      "Samples n responses to every problem and grades them: avg@n, pass@k (unbiased), maj@n in one line. A "
+      "sanity set is what --keep 0.2:0.8 leaves.");
   flags.fields(args);
   args.field("data", data.files, "JSON lines of problems");
   args.required();
@@ -97,8 +99,8 @@ int evaluate_main(int argc, char** argv) {
   const std::unique_ptr<Model> model = flags.load();
   const std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(model->tokenizer);
   const PromptSet set = make_prompts(data, *tokenizer, model->tokenizer, false);
-  log_info(str(set.prompts.size(), " problems, ", set.overlong, " left out as longer than ", data.max_prompt_tokens,
-               " tokens; ", rollout.n, " samples each"));
+  log_info(str(set.prompts.size(), " problems, ", set.overlong, " left out as longer than ",
+               data.max_prompt_tokens, " tokens; ", rollout.n, " samples each"));
 
   Exec exec(*model->backend);
   const PrecisionConfig precision{.train = flags.precision, .rollout = flags.precision};
@@ -117,7 +119,9 @@ int evaluate_main(int argc, char** argv) {
   }
   if (dump_file) dump_file->commit();
   JsonObject line;
-  line.add("model", flags.model).add("precision", flags.precision).add("problems", int64_t(result.groups.size()));
+  line.add("model", flags.model)
+      .add("precision", flags.precision)
+      .add("problems", int64_t(result.groups.size()));
   line.add("overlong", set.overlong).add("n", rollout.n).add(str("avg@", rollout.n), result.avg);
   line.add(str("maj@", rollout.n), result.majority);
   for (int64_t k = 1; k < rollout.n; k *= 2) line.add(str("pass@", k), result.pass_at(k));

@@ -88,9 +88,15 @@ bool JsonLines::next() {
   return true;
 }
 
-const std::string& JsonLines::where() const { return impl_->where; }
-const std::string& JsonLines::line() const { return impl_->line; }
-bool JsonLines::has(const std::string& key) const { return impl_->object.contains(key); }
+const std::string& JsonLines::where() const {
+  return impl_->where;
+}
+const std::string& JsonLines::line() const {
+  return impl_->line;
+}
+bool JsonLines::has(const std::string& key) const {
+  return impl_->object.contains(key);
+}
 
 std::string JsonLines::text(const std::string& key) const {
   const json& value = impl_->at(key);
@@ -105,7 +111,8 @@ std::string JsonLines::text_or_number(const std::string& key) const {
 
 std::vector<int32_t> JsonLines::ids(const std::string& key) const {
   const json& value = impl_->at(key);
-  check(value.is_array(), impl_->where, ": \"", key, "\" must be an array of integers: got a ", value.type_name());
+  check(value.is_array(), impl_->where, ": \"", key, "\" must be an array of integers: got a ",
+        value.type_name());
   std::vector<int32_t> ids;
   ids.reserve(value.size());
   for (const json& item : value) {
@@ -150,6 +157,8 @@ JsonObject& JsonObject::add(std::string_view key, std::span<const std::string> v
   return *this;
 }
 
-void print(const JsonObject& object) { std::cout << object.str() << '\n'; }
+void print(const JsonObject& object) {
+  std::cout << object.str() << '\n';
+}
 
 }  // namespace mantissa

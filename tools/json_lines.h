@@ -1,5 +1,5 @@
-// JSON lines in and out: one object a line. Reading names file, line, key, rule and value in every error; writing gives
-// floats 9 digits (they read back as the same fp32) and what is not finite as null.
+// JSON lines in and out: one object a line. Reading names file, line, key, rule and value in every error;
+// writing gives floats 9 digits (they read back as the same fp32) and what is not finite as null.
 #pragma once
 
 #include <cstdint>
@@ -46,7 +46,9 @@ class JsonObject {
   JsonObject& add(std::string_view key, bool value);
   /// Bytes that are no UTF-8 become U+FFFD.
   JsonObject& add(std::string_view key, std::string_view value);
-  JsonObject& add(std::string_view key, const std::string& value) { return add(key, std::string_view(value)); }
+  JsonObject& add(std::string_view key, const std::string& value) {
+    return add(key, std::string_view(value));
+  }
   JsonObject& add(std::string_view key, const char* value) { return add(key, std::string_view(value)); }
   JsonObject& add(std::string_view key, std::span<const float> values);
   JsonObject& add(std::string_view key, std::span<const int32_t> values);

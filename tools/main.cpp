@@ -1,5 +1,6 @@
-// One executable for all programs: the basename it was called by picks one (build/bin holds a symlink each), or
-// `mantissa <program> ...` does. Results go to stdout, logs and errors to stderr; an error is one line and exit code 1.
+// One executable for all programs: the basename it was called by picks one (build/bin holds a symlink each),
+// or `mantissa <program> ...` does. Results go to stdout, logs and errors to stderr; an error is one line and
+// exit code 1.
 #include <algorithm>
 #include <filesystem>
 #include <iostream>
@@ -30,7 +31,8 @@ constexpr Program kPrograms[] = {
 };
 
 void print_overview(std::ostream& out) {
-  out << "mantissa " MANTISSA_VERSION ": reinforcement learning of language models in FP16\n\n"
+  out << "mantissa " MANTISSA_VERSION
+         ": reinforcement learning of language models in FP16\n\n"
          "usage: mantissa PROGRAM [options]    (or the program's own name in the same folder)\n\n";
   for (const Program& p : kPrograms)
     out << "  " << p.name << std::string(12 - std::string_view(p.name).size(), ' ') << p.help << '\n';

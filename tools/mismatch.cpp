@@ -1,5 +1,6 @@
-// mismatch: how far rollout and training are apart on the same tokens. Rollouts are sampled by the engine in one precision
-// and rounding (mu), then scored by the training path (pi_old) as a training step would before its update.
+// mismatch: how far rollout and training are apart on the same tokens. Rollouts are sampled by the engine in
+// one precision and rounding (mu), then scored by the training path (pi_old) as a training step would before
+// its update.
 #include <optional>
 
 #include "core/file.h"
@@ -12,11 +13,11 @@
 #include "tools/json_lines.h"
 #include "tools/programs.h"
 
-
 namespace mantissa {
 namespace {
 
-/// Log-probs of the rollouts from both sides, sequence by sequence: sequence s owns [offsets[s], offsets[s+1]).
+/// Log-probs of the rollouts from both sides, sequence by sequence: sequence s owns [offsets[s],
+/// offsets[s+1]).
 struct Sides {
   std::vector<float> rollout, old;
   std::vector<int32_t> offsets{0};
@@ -45,7 +46,8 @@ Sides score_rollouts(Exec& exec, const Model& model, const std::vector<Prompt>& 
   for (const MiniBatch& mini : make_mini_batches(sequences, int64_t(sequences.size()), batch_tokens))
     for (const TrainBatch& batch : mini.micro) {
       Tape tape(exec, false);
-      const std::vector<float> old = to_host<float>(score_batch(tape, model, batch, options).logprobs.value());
+      const std::vector<float> old =
+          to_host<float>(score_batch(tape, model, batch, options).logprobs.value());
       const int32_t start = int32_t(sides.old.size());
       sides.old.insert(sides.old.end(), old.begin(), old.end());
       sides.rollout.insert(sides.rollout.end(), batch.rollout_logprobs.begin(), batch.rollout_logprobs.end());
@@ -83,11 +85,13 @@ int mismatch_main(int argc, char** argv) {
   PrecisionConfig precision;
   std::string train = "auto", points;
   int64_t seed = 0, batch_tokens = 4096;
-  Arguments args("mismatch",
-                 "Samples n responses a prompt, scores them again by the training path and compares the log-probs: KL a "
-                 "token and a sequence, probability differences, slope of log(pi/mu) against length.");
+  Arguments args(
+      "mismatch",
+      "Samples n responses a prompt, scores them again by the training path and compares the log-probs: KL a "
+      "token and a sequence, probability differences, slope of log(pi/mu) against length.");
   flags.fields(args);
-  args.choice("train_precision", train, {"auto", "fp16", "bf16", "fp32"}, "of the training path; auto: --precision");
+  args.choice("train_precision", train, {"auto", "fp16", "bf16", "fp32"},
+              "of the training path; auto: --precision");
   std::set<std::string> skipped = {"train", "rollout"};
   args.section(precision, skipped);
   args.field("data", data.files, "JSON lines of problems");
@@ -112,7 +116,8 @@ int mismatch_main(int argc, char** argv) {
   Engine engine(exec, *model, rollout, precision.engine(rollout));
   std::vector<Request> requests;
   for (const Prompt& prompt : set.prompts) requests.push_back({.prompt = &prompt, .n = int(rollout.n)});
-  log_info(str(set.prompts.size(), " prompts, ", rollout.n, " samples each, on ", exec.backend().description()));
+  log_info(
+      str(set.prompts.size(), " prompts, ", rollout.n, " samples each, on ", exec.backend().description()));
   const auto completions =
       engine.generate(requests, generate_options(engine, rollout, stop_ids(model->config, *tokenizer), seed));
 
@@ -129,7 +134,9 @@ int mismatch_main(int argc, char** argv) {
   }
   JsonObject line;
   line.add("model", flags.model).add("rollout", precision.rollout).add("train", precision.train);
-  line.add("kv_cache", precision.kv_cache).add("lm_head", precision.lm_head).add("residual", precision.residual);
+  line.add("kv_cache", precision.kv_cache)
+      .add("lm_head", precision.lm_head)
+      .add("residual", precision.residual);
   line.add("rounding", rollout.rounding).add("temperature", rollout.temperature);
   line.add("sequences", stats.sequences).add("tokens", stats.tokens);
   for (const auto& [name, value] : mismatch_metrics(stats)) line.add(name, value);

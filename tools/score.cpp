@@ -1,11 +1,12 @@
 // score: {"ids"} -> {"logprobs"}, position t scoring ids[t+1], and with --grads the gradient of the mean NLL.
 //
-// Lines are packed in order under a token budget; logits exist for a chunk of tokens at a time. In 16 bits the gradient is
-// made under loss scale 2^16, halved until every parameter's gradient is finite, and written unscaled in fp32.
+// Lines are packed in order under a token budget; logits exist for a chunk of tokens at a time. In 16 bits
+// the gradient is made under loss scale 2^16, halved until every parameter's gradient is finite, and written
+// unscaled in fp32.
+#include "rl/score.h"
 #include "autograd/nonfinite.h"
 #include "nn/hf.h"
 #include "rl/log.h"
-#include "rl/score.h"
 #include "tools/common.h"
 #include "tools/json_lines.h"
 #include "tools/programs.h"
@@ -55,7 +56,8 @@ TrainBatch pack(const std::vector<ScoreLine>& lines, size_t begin, size_t end) {
   return batch;
 }
 
-/// Calls use(batch, first line, last line) for each packed batch of at most `budget` tokens (a longer line goes alone).
+/// Calls use(batch, first line, last line) for each packed batch of at most `budget` tokens (a longer line
+/// goes alone).
 template <class Use>
 void for_each_batch(const std::vector<ScoreLine>& lines, int64_t budget, Use use) {
   for (size_t begin = 0; begin < lines.size();) {
@@ -143,14 +145,16 @@ int score_main(int argc, char** argv) {
   flags.precision = "fp32";
   std::string input, grads;
   int64_t batch_tokens = 2048, head_chunk = 256;
-  Arguments args("score",
-                 "Log-probs of each line {\"ids\": [...]} as {\"logprobs\": [...]}: position t scores ids[t+1].");
+  Arguments args(
+      "score",
+      "Log-probs of each line {\"ids\": [...]} as {\"logprobs\": [...]}: position t scores ids[t+1].");
   flags.fields(args);
   args.field("input", input, "JSON lines; - is standard input");
   args.required();
-  args.field("grads", grads,
-             "also write d(mean NLL over all scored tokens)/d(parameter), fp32, under Hugging Face names to this "
-             ".safetensors file");
+  args.field(
+      "grads", grads,
+      "also write d(mean NLL over all scored tokens)/d(parameter), fp32, under Hugging Face names to this "
+      ".safetensors file");
   args.field("batch_tokens", batch_tokens, "tokens packed into one pass", between(1, 1 << 24));
   args.field("head_chunk", head_chunk, "tokens whose logits exist at once", between(1, 1 << 24));
   if (!args.parse(argc, argv)) return 0;

@@ -1,0 +1,353 @@
+// The built programs as a user runs them: subprocesses on tiny models. Results are JSON lines on stdout; bad
+// input gives one line "error: ..." on stderr that names the place, and exit code 1.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "core/file.h"
+#include "core/safetensors.h"
+#include "nn/hf.h"
+#include "tests/temp_dir.h"
+
+namespace mantissa {
+namespace {
+
+namespace fs = std::filesystem;
+
+const fs::path kSource = MANTISSA_SOURCE_DIR, kBin = fs::path(MANTISSA_BINARY_DIR) / "bin";
+const std::string kQwen3 = (kSource / "tests/golden/qwen3").string();
+const char* const kAll[] = {"trainer", "generate", "score",    "tokenize",
+                            "grade",   "evaluate", "mismatch", "bench"};
+
+struct Result {
+  int code = -1;
+  std::string out, err;
+  std::vector<std::string> lines() const {
+    std::vector<std::string> lines;
+    size_t at = 0;
+    for (size_t end; (end = out.find('\n', at)) != std::string::npos; at = end + 1)
+      lines.push_back(out.substr(at, end - at));
+    return lines;
+  }
+};
+
+std::string quoted(const std::string& word) {
+  std::string text = "'";
+  for (const char c : word) text += c == '\'' ? "'\\''" : std::string(1, c);
+  return text + "'";
+}
+
+class Programs : public ::testing::Test {
+ protected:
+  /// A random model with the embedded tokenizer, made once.
+  static void SetUpTestSuite() {
+    shared_ = new TempDir;
+    const fs::path builtin = kSource / "builtin/arithmetic";
+    const auto model = random_model(parse_hf_config(read_file(builtin / "config.json"), "config.json"), cpu(),
+                                    Dtype::kF32, false, 1);
+    model->tokenizer.tokenizer_json = read_file(builtin / "tokenizer.json");
+    save_hf(*model, *shared_ / "model", Dtype::kF32);
+  }
+  static void TearDownTestSuite() { delete shared_; }
+
+  static std::string model() { return (*shared_ / "model").string(); }
+  std::string write(const std::string& name, const std::string& text) const {
+    std::ofstream(dir_ / name, std::ios::binary) << text;
+    return (dir_ / name).string();
+  }
+  std::string path(const std::string& name) const { return (dir_ / name).string(); }
+
+  Result run(const std::string& program, const std::vector<std::string>& arguments) const {
+    std::string command = quoted((kBin / program).string());
+    for (const std::string& a : arguments) command += " " + quoted(a);
+    command += " 2>" + quoted(path("stderr")) + " </dev/null";
+    Result result;
+    FILE* pipe = ::popen(command.c_str(), "r");
+    char buffer[4096];
+    for (size_t n; (n = std::fread(buffer, 1, sizeof buffer, pipe)) > 0;) result.out.append(buffer, n);
+    const int status = ::pclose(pipe);
+    result.code = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+    result.err = read_file(dir_ / "stderr");
+    return result;
+  }
+
+  /// Exit code 1, nothing on stdout, and one error line that holds each of `parts`.
+  void expect_error(const std::string& program, const std::vector<std::string>& arguments,
+                    const std::vector<std::string>& parts) const {
+    const Result r = run(program, arguments);
+    SCOPED_TRACE(program + ": " + r.err);
+    EXPECT_EQ(r.code, 1);
+    EXPECT_EQ(r.out, "");
+    const size_t at = r.err.find("error: ");
+    ASSERT_NE(at, std::string::npos);
+    EXPECT_EQ(r.err.find('\n', at), r.err.size() - 1) << "one line, the last one";
+    for (const std::string& part : parts) EXPECT_NE(r.err.find(part, at), std::string::npos) << part;
+  }
+
+  TempDir dir_;
+
+ private:
+  static inline TempDir* shared_ = nullptr;
+};
+
+/// The text behind "key": up to the next comma or brace outside of brackets.
+std::string value_of(const std::string& line, const std::string& key) {
+  const std::string mark = "\"" + key + "\": ";
+  const size_t begin = line.find(mark);
+  if (begin == std::string::npos) return "missing";
+  int depth = 0;
+  size_t end = begin + mark.size();
+  for (; end < line.size(); ++end) {
+    if (depth == 0 && (line[end] == ',' || line[end] == '}')) break;
+    depth += (line[end] == '[') - (line[end] == ']');
+  }
+  return line.substr(begin + mark.size(), end - begin - mark.size());
+}
+
+std::vector<float> floats(const std::string& array) {
+  std::vector<float> values;
+  for (size_t at = array.find_first_not_of("[ "); at < array.size() && array[at] != ']';) {
+    size_t used = 0;
+    values.push_back(std::stof(array.substr(at), &used));
+    at = array.find_first_not_of(", ", at + used);
+  }
+  return values;
+}
+
+TEST_F(Programs, HelpAndVersionEverywhere) {
+  for (const std::string program : kAll) {
+    const Result help = run(program, {"--help"});
+    EXPECT_EQ(help.code, 0) << program;
+    EXPECT_NE(help.out.find("Usage"), std::string::npos) << program << help.out;
+    const Result by_argument = run("mantissa", {program, "--help"});
+    EXPECT_EQ(by_argument.code, 0) << program;
+  }
+  EXPECT_NE(run("mantissa", {}).out.find("evaluate"), std::string::npos);
+  EXPECT_NE(run("mantissa", {"--version"}).out.find("mantissa"), std::string::npos);
+  expect_error("mantissa", {"scroe"}, {"unknown program \"scroe\""});
+}
+
+TEST_F(Programs, BadCommandLines) {
+  expect_error("score", {}, {"score", "required"});
+  expect_error("score", {"--modell", "x"}, {"score", "--help"});
+  expect_error("generate", {"--model", model(), "--prompt", "1+1=", "--n", "0"},
+               {"--n", "between 1 and", "got 0"});
+  expect_error("generate", {"--model", model(), "--prompt", "1+1=", "--top-p", "nan"}, {"--top-p", "nan"});
+  expect_error("generate", {"--model", model(), "--prompt", "1+1=", "--precision", "fp8"},
+               {"--precision", "fp8"});
+  expect_error("generate", {"--model", model()}, {"--prompt", "--input"});
+  expect_error("generate", {"--model", model(), "--prompt", "1+1=", "--device", "tpu"}, {"--device", "tpu"});
+  expect_error("bench", {"fly"}, {"\"fly\""});
+  expect_error("bench", {"train"}, {"--model"});
+  expect_error("evaluate", {"--model", model(), "--data", "x", "--keep", "0.8:0.2", "--output", path("o")},
+               {"--keep", "0.8:0.2"});
+  expect_error("evaluate", {"--model", model(), "--data", "x", "--keep", "0.2:0.8"}, {"--output"});
+}
+
+TEST_F(Programs, ScoreEqualsTheGoldenLogProbs) {
+  const Safetensors golden(fs::path(kQwen3) / "golden.safetensors");
+  const int64_t rows = golden.shape("input_ids")[0], length = golden.shape("input_ids")[1];
+  Tensor ids(cpu(), {rows, length}, Dtype::kI32), want(cpu(), {rows, length - 1}, Dtype::kF32);
+  golden.read("input_ids", ids);
+  golden.read("logprobs", want);
+  std::string text;
+  for (int64_t r = 0; r < rows; ++r) {
+    text += "{\"ids\": [";
+    for (int64_t t = 0; t < length; ++t)
+      text += (t ? ", " : "") + std::to_string(ids.data<int32_t>()[r * length + t]);
+    text += "]}\n\n";  // blank lines are skipped
+  }
+  const std::string input = write("ids.jsonl", text);
+  const Result one =
+      run("score", {"--model", kQwen3, "--input", input, "--grads", path("grads.safetensors")});
+  ASSERT_EQ(one.code, 0) << one.err;
+  ASSERT_EQ(int64_t(one.lines().size()), rows);
+  for (int64_t r = 0; r < rows; ++r) {
+    const std::vector<float> got = floats(value_of(one.lines()[size_t(r)], "logprobs"));
+    ASSERT_EQ(int64_t(got.size()), length - 1);
+    for (int64_t t = 0; t + 1 < length; ++t)
+      EXPECT_NEAR(got[size_t(t)], want.data<float>()[r * (length - 1) + t], 2e-5);
+  }
+  // Every tensor of the model has its gradient, of its shape, under its Hugging Face name.
+  const Safetensors grads(dir_ / "grads.safetensors"), weights(fs::path(kQwen3) / "model.safetensors");
+  EXPECT_EQ(grads.entries().size(), weights.entries().size());
+  for (const auto& [name, entry] : weights.entries()) EXPECT_EQ(grads.at(name).shape, entry.shape) << name;
+
+  // Neither the packing nor the chunks of logits change a digit.
+  const Result alone =
+      run("score", {"--model", kQwen3, "--input", input, "--batch-tokens", "1", "--head-chunk", "3"});
+  EXPECT_EQ(alone.out, one.out);
+
+  const Result half =
+      run("score", {"--model", kQwen3, "--input", input, "--precision", "fp16", "--grads", path("half")});
+  ASSERT_EQ(half.code, 0) << half.err;
+  EXPECT_NE(half.err.find("loss scale 65536"), std::string::npos);
+  const Safetensors half_grads(dir_ / "half");
+  double scale = 0, error = 0;
+  for (const auto& [name, entry] : grads.entries()) {
+    const Shape shape = grads.shape(name);
+    Tensor a(cpu(), shape, Dtype::kF32), b(cpu(), shape, Dtype::kF32);
+    grads.read(name, a);
+    half_grads.read(name, b);
+    for (int64_t i = 0; i < a.numel(); ++i) {
+      scale += std::abs(a.data<float>()[i]);
+      error += std::abs(double(a.data<float>()[i]) - b.data<float>()[i]);
+    }
+  }
+  EXPECT_LT(error, 0.02 * scale) << "unscaled, and near the fp32 gradient";
+  EXPECT_GT(error, 0.0);
+}
+
+TEST_F(Programs, ScoreRefusesBadLines) {
+  const auto refuses = [&](const std::string& text, const std::vector<std::string>& parts) {
+    expect_error("score", {"--model", kQwen3, "--input", write("bad.jsonl", text)}, parts);
+  };
+  refuses("{\"ids\": [1, 2]}\n{\"ids\": [1, 2\n", {"bad.jsonl:2", "JSON"});
+  refuses("{\"ids\": [1, 2]}\n\n[1]\n", {"bad.jsonl:3", "object"});
+  refuses("{\"text\": \"a\"}\n", {"bad.jsonl:1", "\"ids\" is missing"});
+  refuses("{\"ids\": [1, -2]}\n", {"bad.jsonl:1", "entry 1", "-2"});
+  refuses("{\"ids\": [1, 2.5]}\n", {"bad.jsonl:1", "2.5"});
+  refuses("{\"ids\": [1, 99999999]}\n", {"bad.jsonl:1", "entry 1", "99999999"});
+  refuses("", {"bad.jsonl", "empty"});
+  std::string longer = "{\"ids\": [1";
+  for (int i = 0; i < 5000; ++i) longer += ", 1";
+  refuses(longer + "]}\n", {"bad.jsonl:1", "max_position_embeddings", "5001"});
+  expect_error("score", {"--model", kQwen3, "--input", path("none.jsonl")}, {"none.jsonl", "cannot be read"});
+  expect_error("score", {"--model", path("none"), "--input", write("a", "{\"ids\": [1]}\n")},
+               {"none", "does not exist"});
+  expect_error("score", {"--model", "builtin:../x", "--input", path("a")}, {"builtin"});
+}
+
+TEST_F(Programs, DamagedModelsAreNamed) {
+  fs::copy(kQwen3, dir_ / "broken");
+  const std::string input = write("ids.jsonl", "{\"ids\": [1, 2]}\n");
+  fs::resize_file(dir_ / "broken" / "model.safetensors",
+                  fs::file_size(dir_ / "broken" / "model.safetensors") - 4);
+  expect_error("score", {"--model", path("broken"), "--input", input}, {"model.safetensors"});
+  write("broken/config.json", "{\"model_type\": \"mamba\"}");
+  expect_error("score", {"--model", path("broken"), "--input", input}, {"config.json", "mamba"});
+  write("broken/config.json", "{");
+  expect_error("score", {"--model", path("broken"), "--input", input}, {"config.json", "JSON"});
+}
+
+TEST_F(Programs, TokenizeAndGrade) {
+  const Result tokens = run("tokenize", {"--model", model(), "--input",
+                                         write("t.jsonl", "{\"text\": \"12+30=\"}\n{\"text\": \"\"}\n")});
+  ASSERT_EQ(tokens.code, 0) << tokens.err;
+  ASSERT_EQ(tokens.lines().size(), 2u);
+  EXPECT_EQ(value_of(tokens.lines()[0], "decoded"), "\"12+30=\"");
+  EXPECT_EQ(value_of(tokens.lines()[1], "ids"), "[]");
+  expect_error("tokenize", {"--model", kQwen3, "--input", path("t.jsonl")}, {"tokenizer"});
+  expect_error("tokenize", {"--model", model(), "--input", write("u.jsonl", "{\"text\": 3}\n")},
+               {"u.jsonl:1", "string"});
+
+  const Result grades =
+      run("grade", {"--input", write("g.jsonl",
+                                     "{\"pred\": \"so \\\\boxed{0.5}\", \"gold\": \"1/2\"}\n"
+                                     "{\"pred\": \"#### 7\", \"gold\": 8}\n")});
+  ASSERT_EQ(grades.code, 0) << grades.err;
+  ASSERT_EQ(grades.lines().size(), 2u);
+  EXPECT_EQ(value_of(grades.lines()[0], "correct"), "true");
+  EXPECT_EQ(value_of(grades.lines()[0], "extracted"), "\"0.5\"");
+  EXPECT_EQ(value_of(grades.lines()[1], "correct"), "false");
+  expect_error("grade", {"--input", write("h.jsonl", "{\"pred\": \"1\"}\n")},
+               {"h.jsonl:1", "\"gold\" is missing"});
+}
+
+TEST_F(Programs, GenerateIsReproducible) {
+  const std::vector<std::string> flags = {"--model",          model(), "--prompt", "12+30=", "--n", "3",
+                                          "--max-new-tokens", "6",     "--seed",   "5"};
+  const Result a = run("generate", flags), b = run("generate", flags);
+  ASSERT_EQ(a.code, 0) << a.err;
+  EXPECT_EQ(a.out, b.out);
+  ASSERT_EQ(a.lines().size(), 3u);
+  EXPECT_NE(value_of(a.lines()[0], "ids"), value_of(a.lines()[1], "ids"));
+  EXPECT_EQ(floats(value_of(a.lines()[0], "logprobs")).size(), floats(value_of(a.lines()[0], "ids")).size());
+  expect_error("generate", {"--model", kQwen3, "--prompt", "a"}, {"tokenizer"});
+
+  const std::string ids = write("ids.jsonl", "{\"ids\": [1, 2, 3]}\n{\"ids\": [9999999]}\n");
+  expect_error("generate", {"--model", kQwen3, "--input", ids}, {"9999999"});
+}
+
+TEST_F(Programs, EvaluateWritesDumpAndKeptProblems) {
+  const std::string first = "{\"problem\": \"1+2=\", \"answer\": \"3\", \"extra\": [1]}\n",
+                    second = "{\"problem\": \"4+4=\", \"answer\": 8}\n";
+  const std::string data = write("d.jsonl", first + "\n" + second);
+  const Result all =
+      run("evaluate", {"--model", model(), "--data", data, "--n", "2", "--max-new-tokens", "4", "--keep",
+                       "0:1", "--output", path("kept.jsonl"), "--dump", path("dump.jsonl")});
+  ASSERT_EQ(all.code, 0) << all.err;
+  ASSERT_EQ(all.lines().size(), 1u);
+  for (const char* key : {"avg@2", "maj@2", "pass@1", "pass@2", "mean_length", "truncated"})
+    EXPECT_NE(value_of(all.out, key), "missing") << key;
+  EXPECT_EQ(value_of(all.out, "problems"), "2");
+  EXPECT_EQ(value_of(all.out, "kept"), "2");
+  EXPECT_EQ(read_file(path("kept.jsonl")), first + second) << "lines as they were";
+  const std::string dump = read_file(path("dump.jsonl"));
+  EXPECT_EQ(std::count(dump.begin(), dump.end(), '\n'), 2);
+  EXPECT_NE(dump.find("\"responses\": ["), std::string::npos);
+
+  expect_error("evaluate", {"--model", model(), "--data", write("e.jsonl", "{\"problem\": \"1\"}\n")},
+               {"e.jsonl:1", "answer"});
+  expect_error("evaluate", {"--model", model(), "--data", data, "--dump", path("no/where")}, {"no/where"});
+  EXPECT_FALSE(fs::exists(path("dump.jsonl.partial")));
+}
+
+TEST_F(Programs, MismatchIsZeroWithTheSameRoundingAndKernels) {
+  const std::string data = write("d.jsonl", "{\"problem\": \"1+2=\"}\n{\"problem\": \"14+25=\"}\n");
+  const std::vector<std::string> flags = {"--model", model(), "--data",           data,
+                                          "--n",     "2",     "--max-new-tokens", "12"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), flags.begin(), flags.end());
+    return run("mismatch", more);
+  };
+  const Result same = with({"--points", path("points.jsonl")});
+  ASSERT_EQ(same.code, 0) << same.err;
+  EXPECT_EQ(value_of(same.out, "sequences"), "4");
+  EXPECT_EQ(value_of(same.out, "rollout_corr/k3_kl"), "0");
+  EXPECT_EQ(value_of(same.out, "training/rollout_probs_diff_max"), "0");
+  const std::string points = read_file(path("points.jsonl"));
+  EXPECT_EQ(std::count(points.begin(), points.end(), '\n'), 4);
+
+  const auto mean_diff = [&](std::vector<std::string> more) {
+    const Result r = with(std::move(more));
+    EXPECT_EQ(r.code, 0) << r.err;
+    return std::stod(value_of(r.out, "training/rollout_probs_diff_mean"));
+  };
+  const double half = mean_diff({"--rounding", "peer"}),
+               brain = mean_diff({"--rounding", "peer", "--precision", "bf16"});
+  EXPECT_GT(half, 0.0);
+  EXPECT_GT(brain, 2 * half);
+  EXPECT_GT(mean_diff({"--precision", "bf16", "--train-precision", "fp32"}), 0.0);
+}
+
+TEST_F(Programs, BenchPrintsItsFields) {
+  const std::string random = "random:" + (kSource / "builtin/arithmetic/config.json").string();
+  const Result r =
+      run("bench", {"train", "decode", "step", "attention", "--model", random, "--sequences", "2", "--length",
+                    "32", "--batch", "2", "--context", "16", "--steps", "4", "--repeat", "1"});
+  ASSERT_EQ(r.code, 0) << r.err;
+  EXPECT_EQ(r.lines().size(), 8u) << r.out;  // two ceilings, train, decode, step, three of attention
+  for (const std::string& line : r.lines())
+    for (const char* key : {"bench", "shape", "dtype", "device", "ms_min", "ms_median", "ms_max",
+                            "tokens_per_s", "fraction", "peak_bytes"})
+      EXPECT_NE(value_of(line, key), "missing") << key << " in " << line;
+  expect_error("bench", {"train", "--model", random, "--length", "100000"},
+               {"--length", "max_position_embeddings"});
+}
+
+TEST_F(Programs, TrainerNamesWhatIsWrongInItsConfig) {
+  const std::string config = write("c.yaml", "run:\n  name: x\nmodel:\n  path: nowhere\noptim:\n  lrr: 1\n");
+  expect_error("trainer", {"--config", config}, {"c.yaml line 6", "optim.lrr", "optim.lr"});
+  expect_error("trainer", {"--config", path("none.yaml")}, {"none.yaml"});
+}
+
+}  // namespace
+}  // namespace mantissa
