@@ -92,8 +92,8 @@ class Comparer {
     std::vector<Item> as = items(a), bs = items(b);
     if (as.size() == 1 && bs.size() == 1) {
       if (equal(as[0], bs[0])) return true;
-    } else if (match(as, bs)) {
-      return true;
+    } else if (bs.size() == 1 ? subset(as, bs) : match(as, bs)) {
+      return true;  // "1/2 or 0.5" repeats one value
     }
     return structured(as, bs) || structured(bs, as);
   }

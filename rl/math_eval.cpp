@@ -349,8 +349,15 @@ class Evaluator {
     if (name == "floor" || name == "ceil") return round(name, x);
     if (name == "log" && args.size() == 2)
       return numeric(complex_log(to_complex(args[1])) / complex_log(to_complex(x)));
-    QuadComplex out;
-    return complex_function(name, to_complex(x), out) ? numeric(out) : MathValue{};
+    QuadComplex z = to_complex(x), out;
+    if (!complex_function(name, z, out)) return {};
+    // sin(pi) and ln(sqrt(2)^2 / 2): values of order one that round to nearly zero.
+    if (!name.starts_with("ar") && name != "sqrt" && name != "exp" && !name.ends_with('h')) {
+      Quad noise = kCancelled * (1 + magnitude(z));
+      if (magnitude({out.re, 0}) < noise) out.re = 0;
+      if (magnitude({out.im, 0}) < noise) out.im = 0;
+    }
+    return numeric(out);
   }
 
   MathValue root(const MathValue& index, const MathValue& x) {

@@ -192,13 +192,13 @@ bool MathParser::has_value(const std::vector<int>& product) const {
 }
 
 void MathParser::units() {
-  while (peek().kind == Kind::kText || (is("/") && peek(1).kind == Kind::kText) ||
-         (is("*") && peek(1).kind == Kind::kText)) {
-    if (!is("/") && !is("*")) {
-      if (!expr_.unit.empty()) expr_.unit += ' ';
-      expr_.unit += peek().text;
-    }
-    ++i_;
+  for (;;) {
+    const bool joined = is("/") || is("*");
+    const MathToken& word = peek(joined);
+    const bool letter = is("/") && word.kind == Kind::kName;  // km/h
+    if (word.kind != Kind::kText && !letter) break;
+    i_ += joined ? 2 : 1;
+    (expr_.unit += expr_.unit.empty() ? "" : " ") += word.text;
     if (take("^")) exponent();
   }
 }
