@@ -6,12 +6,12 @@
 namespace mantissa {
 namespace {
 
-int64_t length(const Sequence& s) { return int64_t(s.prompt->ids.size() + s.completion->ids.size()); }
+int64_t length(const TrainSequence& s) { return int64_t(s.prompt->ids.size() + s.completion->ids.size()); }
 
 /// Linear layers cost by token, attention by token squared; at about this length both are equal in a small model.
 double cost(int64_t tokens) { return double(tokens) * (1.0 + double(tokens) / 8192.0); }
 
-void append(TrainBatch& batch, const Sequence& s) {
+void append(TrainBatch& batch, const TrainSequence& s) {
   const std::vector<int32_t>&prompt = s.prompt->ids, &response = s.completion->ids;
   const int32_t start = int32_t(batch.ids.size());
   batch.ids.insert(batch.ids.end(), prompt.begin(), prompt.end());
@@ -31,13 +31,13 @@ void append(TrainBatch& batch, const Sequence& s) {
 }
 
 /// Longest first into the cheapest bin that has room; the number of bins grows until all fit.
-std::vector<TrainBatch> pack(std::span<const Sequence> sequences, int64_t budget) {
+std::vector<TrainBatch> pack(std::span<const TrainSequence> sequences, int64_t budget) {
   std::vector<size_t> order(sequences.size());
   std::iota(order.begin(), order.end(), size_t(0));
   std::stable_sort(order.begin(), order.end(),
                    [&](size_t a, size_t b) { return length(sequences[a]) > length(sequences[b]); });
   const int64_t total = std::accumulate(sequences.begin(), sequences.end(), int64_t(0),
-                                        [](int64_t sum, const Sequence& s) { return sum + length(s); });
+                                        [](int64_t sum, const TrainSequence& s) { return sum + length(s); });
   struct Bin {
     int64_t tokens = 0;
     double cost = 0.0;
@@ -67,18 +67,18 @@ std::vector<TrainBatch> pack(std::span<const Sequence> sequences, int64_t budget
 
 }  // namespace
 
-void shuffle(std::vector<Sequence>& sequences, RandomStream& random) {
+void shuffle(std::vector<TrainSequence>& sequences, RandomStream& random) {
   for (size_t i = sequences.size(); i > 1; --i) std::swap(sequences[i - 1], sequences[random.below(uint32_t(i))]);
 }
 
-std::vector<MiniBatch> make_mini_batches(std::span<const Sequence> sequences, int64_t mini_batch_size,
+std::vector<MiniBatch> make_mini_batches(std::span<const TrainSequence> sequences, int64_t mini_batch_size,
                                          int64_t budget) {
   std::vector<MiniBatch> result;
   for (size_t begin = 0; begin < sequences.size(); begin += size_t(mini_batch_size)) {
     const auto part = sequences.subspan(begin, std::min(size_t(mini_batch_size), sequences.size() - begin));
     MiniBatch& mini = result.emplace_back();
     mini.micro = pack(part, budget);
-    for (const Sequence& s : part) {
+    for (const TrainSequence& s : part) {
       if (s.loss_mask == 0.0f) continue;
       ++mini.sequences;
       mini.tokens += int64_t(s.completion->ids.size());

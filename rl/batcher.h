@@ -11,7 +11,7 @@
 namespace mantissa {
 
 /// One sequence to train on. Pointers stay valid while its group does.
-struct Sequence {
+struct TrainSequence {
   const Prompt* prompt = nullptr;
   const Completion* completion = nullptr;
   double advantage = 0.0;
@@ -26,10 +26,10 @@ struct MiniBatch {
 };
 
 /// Order of sequences for one pass over a rollout: a shuffle that depends on the stream alone.
-void shuffle(std::vector<Sequence>& sequences, RandomStream& random);
+void shuffle(std::vector<TrainSequence>& sequences, RandomStream& random);
 
 /// Splits into mini-batches of `mini_batch_size` sequences (the last may be smaller), each packed under `budget` tokens a
 /// micro-batch. A sequence longer than the budget gets a micro-batch of its own.
-std::vector<MiniBatch> make_mini_batches(std::span<const Sequence> sequences, int64_t mini_batch_size, int64_t budget);
+std::vector<MiniBatch> make_mini_batches(std::span<const TrainSequence> sequences, int64_t mini_batch_size, int64_t budget);
 
 }  // namespace mantissa

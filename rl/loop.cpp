@@ -84,7 +84,7 @@ void reward(Run& run, std::vector<RolloutGroup>& groups, Metrics& metrics) {
   metrics.set("reward/unparsed_fraction", double(unparsed) / double(scores.count));
 }
 
-std::vector<MiniBatch> make_batches(Run& run, std::vector<Sequence> sequences) {
+std::vector<MiniBatch> make_batches(Run& run, std::vector<TrainSequence> sequences) {
   RandomStream random(uint64_t(run.config.run.seed), mix64(kShuffleStream) ^ uint64_t(run.step));
   shuffle(sequences, random);
   return make_mini_batches(sequences, run.config.train.mini_batch_size, run.config.train.micro_batch_tokens);
@@ -167,7 +167,7 @@ void grpo_step(Run& run, Metrics& metrics) {
   reward(run, groups, metrics);
   metrics.set("reward/zero_spread_groups", double(compute_advantages(groups, run.config.algorithm)));
 
-  std::vector<Sequence> sequences;
+  std::vector<TrainSequence> sequences;
   for (const RolloutGroup& group : groups)
     for (const RolloutSample& sample : group.samples)
       sequences.push_back({.prompt = &group.prompt,
@@ -194,7 +194,7 @@ void sft_step(Run& run, Metrics& metrics) {
   const std::vector<int64_t> indices = run.cursor->next(run.config.train.prompts_per_step);
   std::vector<Completion> solutions;
   solutions.reserve(indices.size());
-  std::vector<Sequence> sequences;
+  std::vector<TrainSequence> sequences;
   for (int64_t index : indices) {
     Completion& solution = solutions.emplace_back();
     solution.ids = run.tokenizer->encode(run.prompts[size_t(index)].solution);

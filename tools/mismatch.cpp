@@ -38,7 +38,7 @@ std::unique_ptr<Model> load(const std::string& path, Exec& exec, const Precision
 Sides score_rollouts(Exec& exec, const Model& model, const std::vector<Prompt>& prompts,
                      const std::vector<std::vector<Completion>>& completions, int64_t batch_tokens,
                      const ScoreOptions& options) {
-  std::vector<Sequence> sequences;
+  std::vector<TrainSequence> sequences;
   for (size_t i = 0; i < prompts.size(); ++i)
     for (const Completion& completion : completions[i])
       sequences.push_back({.prompt = &prompts[i], .completion = &completion});
