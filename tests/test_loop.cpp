@@ -115,8 +115,7 @@ class Loop : public ::testing::Test {
   TempDir dir_;
 };
 
-// ---- golden numbers: made by this test's own runs, printed with 9 digits
-// -----------------------------------
+// ---- golden numbers: made by this test's own runs, printed with 9 digits ----------------------------------
 
 struct Golden {
   const char* metric;
@@ -158,8 +157,7 @@ TEST_F(Loop, GoldenSft) {
   }
 }
 
-// ---- stop, kill, resume
-// ------------------------------------------------------------------------------------
+// ---- stop, kill, resume -----------------------------------------------------------------------------------
 
 struct Variant {
   const char* name;
@@ -217,8 +215,7 @@ TEST_F(Loop, ResumeFromAnotherRunsCheckpoint) {
   EXPECT_THROW(train(copy, (dir_ / "whole/checkpoints/step_2").string()), Error) << "a used directory";
 }
 
-// ---- overflow
-// ----------------------------------------------------------------------------------------------
+// ---- overflow ---------------------------------------------------------------------------------------------
 
 TEST_F(Loop, InjectedOverflowIsNamedSkippedAndOvercome) {
   const Strings inject{"train.inject_overflow_step=2",
@@ -250,8 +247,7 @@ TEST_F(Loop, InjectedOverflowIsNamedSkippedAndOvercome) {
   EXPECT_EQ(number(lines[3], "scaler/scale"), 65536);
 }
 
-// ---- what a step can be asked to do
-// ------------------------------------------------------------------------
+// ---- what a step can be asked to do -----------------------------------------------------------------------
 
 TEST_F(Loop, KlToTheWeightsOfTheStart) {
   const auto divergences = [&](const std::string& name, const std::string& coefficient) {
