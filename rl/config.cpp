@@ -84,6 +84,8 @@ void RunConfig::validate() const {
           sequences, ", got ", train.mini_batch_size);
     check(rollout.temperature > 0, "rollout.temperature: must be above 0 in training, got ", rollout.temperature);
     algorithm.validate(rollout.n);
+    check(algorithm.overlong_buffer <= rollout.max_new_tokens, "algorithm.overlong_buffer: must not exceed ",
+          "rollout.max_new_tokens = ", rollout.max_new_tokens, ", got ", algorithm.overlong_buffer);
   } else {
     check(train.prompts_per_step % train.mini_batch_size == 0,
           "train.mini_batch_size: must divide train.prompts_per_step = ", train.prompts_per_step, ", got ",

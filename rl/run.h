@@ -32,7 +32,8 @@ struct StartOptions {
 
 class Run {
  public:
-  /// Checks the output directory before anything is loaded: a used one is refused unless told to resume or overwrite.
+  /// Checks the output directory before anything is loaded: a used one is refused unless told to resume or
+  /// overwrite. What an earlier run left there is deleted only when everything else has been opened.
   Run(const RunConfig& config, const StartOptions& start);
 
   bool sft() const { return config.train.mode == "sft"; }
@@ -58,15 +59,19 @@ class Run {
   std::optional<Engine> engine;
   int64_t step = 0;            // completed training steps
   int64_t policy_version = 0;  // optimizer steps that changed the weights
+  int64_t saved_step = -1;     // step of the last checkpoint in the output directory
 
  private:
-  void open_directory(const StartOptions& start);
+  void check_directory(const StartOptions& start);
+  void clear_directory() const;
+  void keep_reference();
   void load_data();
   void resume(const std::filesystem::path& checkpoint);
   std::string metrics_name() const { return sft() ? "sft.jsonl" : "metrics.jsonl"; }
 
   std::optional<std::filesystem::path> checkpoint_;  // to resume from
-  uint64_t data_hash_ = 0;
+  bool foreign_ = false;                             // it lies in another run's directory
+  uint64_t data_hash_ = 0, reference_hash_ = 0;      // 0: no reference weights
   std::optional<LineFile> metrics_file_, eval_file_, samples_file_;
 };
 
