@@ -328,6 +328,38 @@ TEST_F(Programs, MismatchIsZeroWithTheSameRoundingAndKernels) {
   EXPECT_GT(mean_diff({"--precision", "bf16", "--train-precision", "fp32"}), 0.0);
 }
 
+TEST_F(Programs, MismatchMeasuresAMatrix) {
+  const std::string data = write("d.jsonl", "{\"problem\": \"1+2=\"}\n{\"problem\": \"14+25=\"}\n");
+  const std::vector<std::string> flags = {"--model", model(), "--data", data, "--n", "2", "--max-new-tokens", "12"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), flags.begin(), flags.end());
+    return run("mismatch", more);
+  };
+  const Result all = with({"--matrix", "rollout=fp16,bf16,fp32", "train=fp16,fp32", "kv_cache=auto,bf16", "lm_head=auto",
+                           "rounding=peer", "--table", path("table.md"), "--points", path("points.jsonl")});
+  ASSERT_EQ(all.code, 0) << all.err;
+  ASSERT_EQ(all.lines().size(), 10u) << "3 x 2 x 2, less the two that put a bf16 cache beside an fp32 rollout";
+  EXPECT_NE(all.err.find("left out rollout fp32"), std::string::npos) << all.err;
+  const std::string first = all.lines()[0];
+  EXPECT_EQ(value_of(first, "rollout"), "\"fp16\"");
+  EXPECT_EQ(value_of(first, "rounding"), "\"peer\"");
+  for (const char* key : {"rollout_corr/kl", "rollout_corr/seq_k3_kl_stderr", "rollout_corr/log_ratio_slope",
+                          "by_length/seq_k3_kl", "probs_diff_histogram"})
+    EXPECT_NE(value_of(first, key), "missing") << key;
+  // A cell of the matrix is what the program measures alone.
+  const Result alone = with({"--precision", "fp16", "--train-precision", "fp32", "--rounding", "peer"});
+  for (const char* key : {"tokens", "rollout_corr/k3_kl", "training/rollout_probs_diff_max"})
+    EXPECT_EQ(value_of(alone.out, key), value_of(all.lines()[2], key)) << key;
+  const std::string table = read_file(path("table.md")), points = read_file(path("points.jsonl"));
+  EXPECT_EQ(std::count(points.begin(), points.end(), '\n'), 40);
+  EXPECT_NE(table.find("| bf16 | fp16 | bf16 | auto | compute | peer | "), std::string::npos) << table;
+
+  expect_error("mismatch", {"--model", model(), "--data", data, "--matrix", "head=fp16"}, {"--matrix", "lm_head", "head=fp16"});
+  expect_error("mismatch", {"--model", model(), "--data", data, "--matrix", "train=fp16,fp8"}, {"train", "fp8"});
+  expect_error("mismatch", {"--model", model(), "--data", data, "--precision", "fp32", "--lm-head", "bf16"},
+               {"precision.lm_head", "bf16", "fp32"});
+}
+
 TEST_F(Programs, BenchPrintsItsFields) {
   const std::string random = "random:" + (kSource / "builtin/arithmetic/config.json").string();
   const Result r =
