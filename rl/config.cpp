@@ -98,6 +98,7 @@ void RunConfig::validate() const {
           train.mini_batch_size);
   }
   precision.validate();
+  reward.validate();
 }
 
 }  // namespace mantissa
