@@ -1,5 +1,5 @@
-// Around attention: rotary embedding, writes and copies of the paged KV cache; and the registration of the family.
-// Legend: T tokens, H/G/D heads, P pages. qkv[T,(H+2G)D], pages[2,P,kAttentionTile,GD].
+// Around attention: rotary embedding, writes and copies of the paged KV cache; and the registration of the
+// family. Legend: T tokens, H/G/D heads, P pages. qkv[T,(H+2G)D], pages[2,P,kAttentionTile,GD].
 #include "cuda/attention.h"
 
 #include "cuda/common.cuh"
@@ -12,8 +12,9 @@ using namespace cuda;
 constexpr int kThreads = 256;
 constexpr int kVector = 8;  // elements a thread moves: D is a multiple of it
 
-/// One thread rotates N pairs of one head, or copies kVector values. Items of a token: pairs first, then values; there
-/// are none of those when out is in. May run in place: a thread reads and writes its own elements only.
+/// One thread rotates N pairs of one head, or copies kVector values. Items of a token: pairs first, then
+/// values; there are none of those when out is in. May run in place: a thread reads and writes its own
+/// elements only.
 template <int N, class T>
 __global__ void __launch_bounds__(kThreads)
     rope_kernel(T* out, const T* in, const float* table, const int32_t* positions, uint32_t items,
@@ -28,7 +29,8 @@ __global__ void __launch_bounds__(kThreads)
     store_floats(out + at, x);
     return;
   }
-  const uint32_t parts_of_head = uint32_t(half) / N, head = part / parts_of_head, i = part % parts_of_head * N;
+  const uint32_t parts_of_head = uint32_t(half) / N, head = part / parts_of_head,
+                 i = part % parts_of_head * N;
   const int64_t at = t * row + int64_t(head) * 2 * half + i;
   float x1[N], x2[N], angle[2 * N];
   load_floats(x1, in + at);
@@ -44,14 +46,15 @@ __global__ void __launch_bounds__(kThreads)
   store_floats(out + at + half, x2);
 }
 
-void rope(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& table, const Tensor& positions, Heads heads,
-          bool inverse) {
+void rope(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& table, const Tensor& positions,
+          Heads heads, bool inverse) {
   if (qkv.numel() == 0) return;
   const int half = heads.size / 2, n = half % 8 == 0 ? 8 : 4;
   const uint32_t rotations = uint32_t((heads.query + heads.kv) * half / n);
   const uint32_t values = out.same_as(qkv) ? 0 : uint32_t(heads.kv * heads.size / kVector);
   const int64_t items = qkv.size(0) * int64_t(rotations + values);
-  check(items < (int64_t(1) << 32), "[rope] at most 2^32 vectors of work, got ", items, ": lower the tokens of a batch");
+  check(items < (int64_t(1) << 32), "[rope] at most 2^32 vectors of work, got ", items,
+        ": lower the tokens of a batch");
   visit_float(qkv.dtype(), [&]<class T>(std::type_identity<T>) {
     auto* kernel = n == 8 ? rope_kernel<8, T> : rope_kernel<4, T>;
     kernel<<<blocks(items, kThreads), kThreads, 0, stream(exec)>>>(
@@ -86,15 +89,17 @@ void kv_write(Exec& exec, Tensor& pages, const Tensor& qkv, const Tensor& slots,
         pages.dtype(),
         [&]<class To>(std::type_identity<To>) {
           kv_write_kernel<<<blocks(items, kThreads), kThreads, 0, stream(exec)>>>(
-              elements<To>(pages), elements<From>(qkv) + int64_t(heads.query) * heads.size, slots.data<int32_t>(),
-              uint32_t(items), uint32_t(2 * width / kVector), heads.row(), width, pages.numel() / 2);
+              elements<To>(pages), elements<From>(qkv) + int64_t(heads.query) * heads.size,
+              slots.data<int32_t>(), uint32_t(items), uint32_t(2 * width / kVector), heads.row(), width,
+              pages.numel() / 2);
         },
         "kv_write");
   });
   MANTISSA_LAUNCH_CHECK();
 }
 
-/// Block (i, part) copies the keys or the values of one page. A page is a multiple of 16 bytes: kAttentionTile rows.
+/// Block (i, part) copies the keys or the values of one page. A page is a multiple of 16 bytes:
+/// kAttentionTile rows.
 __global__ void __launch_bounds__(kThreads)
     kv_copy_kernel(uint4* pages, const int32_t* from, const int32_t* to, int64_t page, int64_t plane) {
   const int32_t source = from[blockIdx.x], target = to[blockIdx.x];
@@ -112,7 +117,8 @@ void kv_copy(Exec& exec, Tensor& pages, const Tensor& from, const Tensor& to) {
   MANTISSA_LAUNCH_CHECK();
 }
 
-void attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets, Heads heads) {
+void attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets,
+                   Heads heads) {
   if (qkv.size(0) == 0) return;
   if (!cudnn_attention_fwd(exec, out, lse, qkv, offsets, heads))
     own_attention_fwd(exec, out, lse, qkv, offsets, heads);

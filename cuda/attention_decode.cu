@@ -1,12 +1,13 @@
-// One query row per sequence against its paged keys and values. The price is reading the cache once, so all query heads of
-// a kv head share the read, and enough blocks and copies are in flight to keep memory busy.
+// One query row per sequence against its paged keys and values. The price is reading the cache once, so all
+// query heads of a kv head share the read, and enough blocks and copies are in flight to keep memory busy.
 //
-// A row's pages are cut into splits by a rule that knows the row's length only; a block does one (split, kv head, row), and
-// a second kernel folds the splits of a row in ascending order. So a row gives the same bits alone and in any batch.
-// Two ways through a block: tensor cores for 16-bit caches of 64 or 128 wide heads, ordinary cores for the rest.
-// Softmax is kept in units of log 2: z = q.k * scale * log2(e).
+// A row's pages are cut into splits by a rule that knows the row's length only; a block does one (split, kv
+// head, row), and a second kernel folds the splits of a row in ascending order. So a row gives the same bits
+// alone and in any batch. Two ways through a block: tensor cores for 16-bit caches of 64 or 128 wide heads,
+// ordinary cores for the rest. Softmax is kept in units of log 2: z = q.k * scale * log2(e).
 //
-// Legend: B rows, H/G/D heads, P pages. pages[2,P,kAttentionTile,GD], table[B,max_pages], lengths[B], out[B,HD].
+// Legend: B rows, H/G/D heads, P pages. pages[2,P,kAttentionTile,GD], table[B,max_pages], lengths[B],
+// out[B,HD].
 #include "cuda/attention.h"
 #include "cuda/attention_tiles.cuh"
 #include "cuda/mma.cuh"
@@ -21,7 +22,8 @@ constexpr int kWarps = kThreads / kWarp;
 constexpr int kMaxSplits = 16;
 constexpr int kPagesOfSplit = 8;  // shorter splits would spend their time on starting and on partial results
 
-/// Number of splits of a row and the pages [first, last) of one. Rounding::kPeer: always four, some may be empty.
+/// Number of splits of a row and the pages [first, last) of one. Rounding::kPeer: always four, some may be
+/// empty.
 __host__ __device__ inline int split_count(int pages, bool peer) {
   if (peer) return 4;
   const int wanted = (pages + kPagesOfSplit - 1) / kPagesOfSplit;
@@ -85,26 +87,31 @@ __device__ void store_result(const Task<T, K>& task, const Place& at, int head, 
   if (d == 0) task.part_weight[slot] = make_float2(high, total);
 }
 
-__device__ __forceinline__ float finite_or_zero(float high) { return high == -INFINITY ? 0.0f : high; }
+__device__ __forceinline__ float finite_or_zero(float high) {
+  return high == -INFINITY ? 0.0f : high;
+}
 
-// ---- tensor cores ----------------------------------------------------------------------------------------------------
+// ---- tensor cores
+// ----------------------------------------------------------------------------------------------------
 
-/// Keys of a page that one warp takes: it streams its 16 of every page through its own shared memory, with its own
-/// running softmax, and meets the other warps only at the end.
+/// Keys of a page that one warp takes: it streams its 16 of every page through its own shared memory, with
+/// its own running softmax, and meets the other warps only at the end.
 constexpr int kKeys = 16;
 static_assert(kWarps * kKeys == kAttentionTile);
 
 template <int kSize>
 struct Stage {
-  static constexpr int kCount = 256 / kSize;             // 64 KB of copies under way in a block: three fit a Hopper SM
-  static constexpr int kRow = kSize * 2;                 // bytes
-  static constexpr int kBytes = 2 * kKeys * kRow;        // keys and values
+  static constexpr int kCount = 256 / kSize;  // 64 KB of copies under way in a block: three fit a Hopper SM
+  static constexpr int kRow = kSize * 2;      // bytes
+  static constexpr int kBytes = 2 * kKeys * kRow;  // keys and values
   static constexpr int kBlock = kCount * kWarps * kBytes;
-  /// Byte of 16-byte piece c of row r: exchanged within the row, so that eight rows' pieces lie in different banks.
+  /// Byte of 16-byte piece c of row r: exchanged within the row, so that eight rows' pieces lie in different
+  /// banks.
   static __device__ uint32_t at(int r, int c) { return r * kRow + ((c ^ (r & 7)) << 4); }
 };
 
-/// kBlocks: blocks of 8 query heads. Per 16 keys, transposed: scores[key, head] = K . q^T, out[d, head] += V^T . P^T.
+/// kBlocks: blocks of 8 query heads. Per 16 keys, transposed: scores[key, head] = K . q^T, out[d, head] +=
+/// V^T . P^T.
 template <class T, int kSize, int kBlocks>
 __global__ void __launch_bounds__(kThreads) tensor_kernel(const __grid_constant__ Task<T, T> task) {
   constexpr int kSteps = kSize / 16, kHeads = 8 * kBlocks;
@@ -153,7 +160,8 @@ __global__ void __launch_bounds__(kThreads) tensor_kernel(const __grid_constant_
 #pragma unroll
     for (int k = 0; k < kSteps; ++k) {
       const bool valid = 8 * n + g < heads_here;
-      const T* row = task.qkv + at.b * row_of(heads) + int64_t(first_head + 8 * n + g) * kSize + 16 * k + 2 * t;
+      const T* row =
+          task.qkv + at.b * row_of(heads) + int64_t(first_head + 8 * n + g) * kSize + 16 * k + 2 * t;
       q[n][k][0] = valid ? *reinterpret_cast<const uint32_t*>(row) : 0;
       q[n][k][1] = valid ? *reinterpret_cast<const uint32_t*>(row + 8) : 0;
     }
@@ -186,7 +194,8 @@ __global__ void __launch_bounds__(kThreads) tensor_kernel(const __grid_constant_
       for (int j = 0; j < 2; ++j) {
         float top = fmaxf(p[n][j], p[n][j + 2]);
 #pragma unroll
-        for (int offset = 4; offset < kWarp; offset *= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, offset));
+        for (int offset = 4; offset < kWarp; offset *= 2)
+          top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, offset));
         now[j] = fmaxf(high[n][j], top);
       }
       // Most tiles leave the maximum alone: then the factor is 1 and there is nothing to do.
@@ -212,15 +221,16 @@ __global__ void __launch_bounds__(kThreads) tensor_kernel(const __grid_constant_
       for (int j = 0; j < 2; ++j) {
         const float a = p[n][2 * j], b = p[n][2 * j + 1];
         weight[n][j] = transpose_matrix(pack_two<T>(a, b));
-        // The part of the weight that the 16-bit type lost goes through a product of its own: P stays fp32 in effect.
+        // The part of the weight that the 16-bit type lost goes through a product of its own: P stays fp32 in
+        // effect.
         if (!task.peer) rest[n][j] = transpose_matrix(pack_two<T>(a - rounded<T>(a), b - rounded<T>(b)));
       }
     }
 #pragma unroll
     for (int m = 0; m < kSteps; ++m) {
       uint32_t a[4];
-      load_matrices_transposed(a, stage + Stage::kBytes / 2 +
-                                      Stage::at(lane % 8 + lane / 16 * 8, 2 * m + lane / 8 % 2));
+      load_matrices_transposed(
+          a, stage + Stage::kBytes / 2 + Stage::at(lane % 8 + lane / 16 * 8, 2 * m + lane / 8 % 2));
 #pragma unroll
       for (int n = 0; n < kBlocks; ++n) {
         mma<T>(o[n][m], a, weight[n][0], weight[n][1]);
@@ -269,10 +279,11 @@ __global__ void __launch_bounds__(kThreads) tensor_kernel(const __grid_constant_
   }
 }
 
-// ---- every type and size ---------------------------------------------------------------------------------------------
+// ---- every type and size
+// ---------------------------------------------------------------------------------------------
 
-/// Shared memory in floats: queries and outputs [ratio, D], a page of keys or values [64, D + 4], weights [ratio, 64], and
-/// maximum, sum and the factor of the old output per head.
+/// Shared memory in floats: queries and outputs [ratio, D], a page of keys or values [64, D + 4], weights
+/// [ratio, 64], and maximum, sum and the factor of the old output per head.
 __host__ __device__ inline int plain_floats(int ratio, int size) {
   return 2 * ratio * size + kAttentionTile * (size + 4) + ratio * kAttentionTile + 3 * ratio;
 }
@@ -356,7 +367,8 @@ __global__ void __launch_bounds__(kThreads) plain_kernel(const __grid_constant__
     store_result(task, at, first_head + i / size, i % size, o[i], high[i / size], total[i / size]);
 }
 
-// ---- folding the splits ----------------------------------------------------------------------------------------------
+// ---- folding the splits
+// ----------------------------------------------------------------------------------------------
 
 /// A thread folds four elements of a row over its splits, ascending.
 template <class T, class K>
@@ -405,8 +417,8 @@ template <class T, int kSize>
 void launch_tensor(dim3 grid, int ratio, cudaStream_t stream, const Task<T, T>& task) {
   const int blocks_of_heads = ratio <= 8 ? 1 : 2;
   grid.y *= (ratio + 8 * blocks_of_heads - 1) / (8 * blocks_of_heads);
-  launch(blocks_of_heads == 1 ? tensor_kernel<T, kSize, 1> : tensor_kernel<T, kSize, 2>, grid, Stage<kSize>::kBlock,
-         stream, task);
+  launch(blocks_of_heads == 1 ? tensor_kernel<T, kSize, 1> : tensor_kernel<T, kSize, 2>, grid,
+         Stage<kSize>::kBlock, stream, task);
 }
 
 template <class T, class K>
@@ -417,9 +429,19 @@ void decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, con
   const int ratio = heads.query / heads.kv, max_pages = int(table.size(1));
   const int splits = std::max(1, split_count(max_pages, peer));
   Scratch scratch(exec);
-  Task<T, K> task{elements<T>(out), nullptr, nullptr, elements<T>(qkv), elements<K>(pages), table.data<int32_t>(),
-                  lengths.data<int32_t>(), heads, pages.numel() / 2, max_pages, splits,
-                  softmax_scale(heads) * 1.44269504088896340736f, peer};
+  Task<T, K> task{elements<T>(out),
+                  nullptr,
+                  nullptr,
+                  elements<T>(qkv),
+                  elements<K>(pages),
+                  table.data<int32_t>(),
+                  lengths.data<int32_t>(),
+                  heads,
+                  pages.numel() / 2,
+                  max_pages,
+                  splits,
+                  softmax_scale(heads) * 1.44269504088896340736f,
+                  peer};
   if (splits > 1) {
     task.part = scratch.take<float>(batch * splits * heads.query * heads.size);
     task.part_weight = scratch.take<float2>(batch * splits * heads.query);
@@ -436,7 +458,8 @@ void decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, con
     else
       done = false;
   }
-  if (!done) launch(plain_kernel<T, K>, grid, sizeof(float) * plain_floats(ratio, heads.size), stream(exec), task);
+  if (!done)
+    launch(plain_kernel<T, K>, grid, sizeof(float) * plain_floats(ratio, heads.size), stream(exec), task);
   if (splits > 1) {
     const int64_t threads = int64_t(heads.query) * heads.size / 4;
     fold_kernel<<<dim3(blocks(threads, kThreads), unsigned(batch)), kThreads, 0, stream(exec)>>>(task);

@@ -1,9 +1,9 @@
-// Own packed causal attention, forward and backward: fp32 arithmetic on the ordinary cores for every type and head size. It
-// is the reference of the faster ways and what runs where they do not.
+// Own packed causal attention, forward and backward: fp32 arithmetic on the ordinary cores for every type and
+// head size. It is the reference of the faster ways and what runs where they do not.
 //
-// A block owns a tile of rows of one head and visits tiles of the other side in a fixed order, tiles counted from the
-// beginning of the sequence: no atomics, results do not depend on the neighbours in the batch. The backward makes two
-// passes over the scores, one for dq and one for dk and dv:
+// A block owns a tile of rows of one head and visits tiles of the other side in a fixed order, tiles counted
+// from the beginning of the sequence: no atomics, results do not depend on the neighbours in the batch. The
+// backward makes two passes over the scores, one for dq and one for dk and dv:
 //   P = exp(scale q.k - lse)   delta = rowsum(dO * O)   dS = scale * P * (dO.v - delta)
 //   dv += P^T dO   dk += dS^T q   dq += dS k
 //
@@ -19,9 +19,11 @@ using namespace cuda;
 constexpr int kThreads = 256;  // a square of kSide x kSide threads over a tile of scores
 constexpr int kSide = 16;
 
-/// Rows of a tile in shared memory are this many floats apart: 16-byte aligned, and consecutive rows start in different
-/// banks.
-__host__ __device__ constexpr int padded(int size) { return size + 4; }
+/// Rows of a tile in shared memory are this many floats apart: 16-byte aligned, and consecutive rows start in
+/// different banks.
+__host__ __device__ constexpr int padded(int size) {
+  return size + 4;
+}
 
 template <int kTile>
 constexpr int kScoreRow = kTile + 4;
@@ -72,7 +74,8 @@ __device__ void tile_dot(float (&s)[kTile / kSide][kTile / kSide], const float* 
   }
 }
 
-/// acc row (ty + kSide i), columns 4 tx + 64 j .. + 3: the rows of the block's tile times the whole head size.
+/// acc row (ty + kSide i), columns 4 tx + 64 j .. + 3: the rows of the block's tile times the whole head
+/// size.
 template <int kTile, int kColumns>
 struct Accumulator {
   static constexpr int kRows = kTile / kSide;
@@ -135,11 +138,12 @@ __device__ void keep_scores(float* tile, const float (&s)[kTile / kSide][kTile /
       tile[(at.ty + kSide * i) * kScoreRow<kTile> + at.tx + kSide * j] = s[i][j];
 }
 
-/// One block per (query tile, query head). Scores in shared memory; kThreads / kTile threads share the softmax of a row.
+/// One block per (query tile, query head). Scores in shared memory; kThreads / kTile threads share the
+/// softmax of a row.
 template <class T, int kTile, int kColumns>
 __global__ void __launch_bounds__(kThreads)
-    forward_kernel(T* out, float* lse, const T* qkv, const int32_t* offsets, int sequences, Heads heads, float scale,
-                   bool round_p) {
+    forward_kernel(T* out, float* lse, const T* qkv, const int32_t* offsets, int sequences, Heads heads,
+                   float scale, bool round_p) {
   const Tile tile = find_tile(offsets, sequences, gridDim.x - 1 - blockIdx.x, kTile);
   if (tile.rows <= 0) return;
   extern __shared__ float4 shared[];
@@ -147,7 +151,8 @@ __global__ void __launch_bounds__(kThreads)
   float* q = reinterpret_cast<float*>(shared);
   float* kv = q + kTile * padded(size);
   float* p = kv + kTile * padded(size);
-  float* high = p + kTile * kScoreRow<kTile>;  // per row: maximum so far, sum, and the factor of the old output
+  float* high =
+      p + kTile * kScoreRow<kTile>;  // per row: maximum so far, sum, and the factor of the old output
   float* total = high + kTile;
   float* keep = total + kTile;
 
@@ -197,7 +202,8 @@ __global__ void __launch_bounds__(kThreads)
         scores[l] = round_p ? rounded<T>(weight) : weight;
       }
 #pragma unroll
-      for (int offset = kSharers / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+      for (int offset = kSharers / 2; offset > 0; offset /= 2)
+        sum += __shfl_xor_sync(0xffffffffu, sum, offset);
       if (lane == 0) {
         const float factor = expf(before - now);  // 0 at the first tile
         keep[r] = factor;
@@ -239,12 +245,13 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x % kWarp == 0) delta[i] = sum;
 }
 
-/// Of a tile of scores: P, and dS = scale * P * (dO.v - delta), into shared memory; zero where the query does not see the
-/// key. Rows are queries from `query` on, columns keys from `key` on, both counted in the sequence.
+/// Of a tile of scores: P, and dS = scale * P * (dO.v - delta), into shared memory; zero where the query does
+/// not see the key. Rows are queries from `query` on, columns keys from `key` on, both counted in the
+/// sequence.
 template <int kTile>
-__device__ void score_gradient(float* p, float* ds, const float* q, const float* d_o, const float* k, const float* v,
-                               const float* lse, const float* delta, int query, int key, int length, int size,
-                               float scale) {
+__device__ void score_gradient(float* p, float* ds, const float* q, const float* d_o, const float* k,
+                               const float* v, const float* lse, const float* delta, int query, int key,
+                               int length, int size, float scale) {
   constexpr int kEach = kTile / kSide;
   const Place at;
   float s[kEach][kEach], dp[kEach][kEach];
@@ -278,8 +285,8 @@ __device__ void load_row_numbers(float* lse_tile, float* delta_tile, const float
 /// One block per (query tile, query head): dq over ascending key tiles.
 template <class T, int kTile, int kColumns>
 __global__ void __launch_bounds__(kThreads)
-    dq_kernel(T* dqkv, const T* dout, const T* qkv, const float* lse, const float* delta, const int32_t* offsets,
-              int sequences, Heads heads, float scale) {
+    dq_kernel(T* dqkv, const T* dout, const T* qkv, const float* lse, const float* delta,
+              const int32_t* offsets, int sequences, Heads heads, float scale) {
   const Tile tile = find_tile(offsets, sequences, gridDim.x - 1 - blockIdx.x, kTile);
   if (tile.rows <= 0) return;
   extern __shared__ float4 shared[];
@@ -302,28 +309,32 @@ __global__ void __launch_bounds__(kThreads)
     load_tile<kTile>(k, keys + key * row, row, count, size);
     load_tile<kTile>(v, values + key * row, row, count, size);
     __syncthreads();
-    score_gradient<kTile>(nullptr, ds, q, d_o, k, v, lse_tile, delta_tile, tile.first, key, tile.length, size, scale);
+    score_gradient<kTile>(nullptr, ds, q, d_o, k, v, lse_tile, delta_tile, tile.first, key, tile.length, size,
+                          scale);
     __syncthreads();
     dq.add(ds, kScoreRow<kTile>, 1, k, size);
   }
   dq.store(dqkv + token * row + int64_t(head) * size, row, tile.rows, size, [](float x, int) { return x; });
 }
 
-/// One block per (key tile, kv head): dk and dv over ascending query tiles, then the query heads of the group.
+/// One block per (key tile, kv head): dk and dv over ascending query tiles, then the query heads of the
+/// group.
 template <class T, int kTile, int kColumns>
 __global__ void __launch_bounds__(kThreads)
-    dkdv_kernel(T* dqkv, const T* dout, const T* qkv, const float* lse, const float* delta, const int32_t* offsets,
-                int sequences, Heads heads, float scale) {
+    dkdv_kernel(T* dqkv, const T* dout, const T* qkv, const float* lse, const float* delta,
+                const int32_t* offsets, int sequences, Heads heads, float scale) {
   const Tile tile = find_tile(offsets, sequences, blockIdx.x, kTile);
   if (tile.rows <= 0) return;
   extern __shared__ float4 shared[];
-  const int size = heads.size, group = blockIdx.y, ratio = heads.query / heads.kv, area = kTile * padded(size);
+  const int size = heads.size, group = blockIdx.y, ratio = heads.query / heads.kv,
+            area = kTile * padded(size);
   float* k = reinterpret_cast<float*>(shared);
   float *v = k + area, *q = v + area, *d_o = q + area, *p = d_o + area, *ds = p + kTile * kScoreRow<kTile>;
   float *lse_tile = ds + kTile * kScoreRow<kTile>, *delta_tile = lse_tile + kTile;
 
   const int64_t row = row_of(heads), out_row = int64_t(heads.query) * size, token = tile.begin + tile.first;
-  const int64_t key_column = int64_t(heads.query + group) * size, value_column = key_column + int64_t(heads.kv) * size;
+  const int64_t key_column = int64_t(heads.query + group) * size,
+                value_column = key_column + int64_t(heads.kv) * size;
   load_tile<kTile>(k, qkv + token * row + key_column, row, tile.rows, size);
   load_tile<kTile>(v, qkv + token * row + value_column, row, tile.rows, size);
   Accumulator<kTile, kColumns> dk, dv;
@@ -338,7 +349,8 @@ __global__ void __launch_bounds__(kThreads)
       load_tile<kTile>(d_o, dout + at * out_row + int64_t(head) * size, out_row, rows, size);
       load_row_numbers<kTile>(lse_tile, delta_tile, lse, delta, at, rows, head, heads.query);
       __syncthreads();
-      score_gradient<kTile>(p, ds, q, d_o, k, v, lse_tile, delta_tile, query, tile.first, tile.length, size, scale);
+      score_gradient<kTile>(p, ds, q, d_o, k, v, lse_tile, delta_tile, query, tile.first, tile.length, size,
+                            scale);
       __syncthreads();
       dv.add(p, 1, kScoreRow<kTile>, d_o, size);
       dk.add(ds, 1, kScoreRow<kTile>, q, size);
@@ -360,7 +372,8 @@ size_t shared_bytes(int tile, int tiles, int size, int score_tiles, int row_numb
   return sizeof(float) * size_t(tile * (tiles * padded(size) + score_tiles * (tile + 4) + row_numbers));
 }
 
-/// Calls f(tile rows, 64-column strips): small tiles for wide heads, so that they fit in 99 KB of shared memory.
+/// Calls f(tile rows, 64-column strips): small tiles for wide heads, so that they fit in 99 KB of shared
+/// memory.
 template <int kWide, int kNarrow, class F>
 void visit_size(int size, F&& f) {
   check(size <= 256, "[attention] head sizes up to 256 have a CUDA kernel: got ", size);
@@ -372,7 +385,8 @@ void visit_size(int size, F&& f) {
 
 }  // namespace
 
-void own_attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets, Heads heads) {
+void own_attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets,
+                       Heads heads) {
   const int sequences = int(offsets.numel()) - 1;
   const bool round_p = exec.rounding == Rounding::kPeer;
   visit_float(
@@ -380,7 +394,8 @@ void own_attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, 
       [&]<class T>(std::type_identity<T>) {
         visit_size<64, 32>(heads.size, [&]<int kTile, int kColumns>(std::integral_constant<int, kTile>,
                                                                     std::integral_constant<int, kColumns>) {
-          launch(forward_kernel<T, kTile, kColumns>, dim3(tile_ids(qkv.size(0), sequences, kTile), heads.query),
+          launch(forward_kernel<T, kTile, kColumns>,
+                 dim3(tile_ids(qkv.size(0), sequences, kTile), heads.query),
                  shared_bytes(kTile, 2, heads.size, 1, 3), stream(exec), elements<T>(out), lse.data<float>(),
                  elements<T>(qkv), offsets.data<int32_t>(), sequences, heads, softmax_scale(heads), round_p);
         });

@@ -1,4 +1,5 @@
-// Tiles of packed sequences: which rows a block works on, found on the device, because the host does not know the bounds.
+// Tiles of packed sequences: which rows a block works on, found on the device, because the host does not know
+// the bounds.
 #pragma once
 
 #include <cmath>
@@ -12,8 +13,11 @@ struct Tile {
   int begin, length, first, rows;  // rows <= 0: nothing to do
 };
 
-/// Sequence s owns the ids from offsets[s] / tile + s on: ascending, disjoint, and at least as many as it has tiles.
-inline unsigned tile_ids(int64_t tokens, int64_t sequences, int tile) { return unsigned(tokens / tile + sequences); }
+/// Sequence s owns the ids from offsets[s] / tile + s on: ascending, disjoint, and at least as many as it has
+/// tiles.
+inline unsigned tile_ids(int64_t tokens, int64_t sequences, int tile) {
+  return unsigned(tokens / tile + sequences);
+}
 
 __device__ inline Tile find_tile(const int32_t* offsets, int sequences, int id, int tile) {
   int low = 0, high = sequences - 1;  // the last s whose ids begin at or before id
@@ -29,8 +33,12 @@ __device__ inline Tile find_tile(const int32_t* offsets, int sequences, int id, 
 }
 
 /// Elements of a qkv row: Heads::row() for device code.
-__device__ inline int64_t row_of(Heads heads) { return int64_t(heads.query + 2 * heads.kv) * heads.size; }
+__device__ inline int64_t row_of(Heads heads) {
+  return int64_t(heads.query + 2 * heads.kv) * heads.size;
+}
 
-inline float softmax_scale(Heads heads) { return 1.0f / std::sqrt(float(heads.size)); }
+inline float softmax_scale(Heads heads) {
+  return 1.0f / std::sqrt(float(heads.size));
+}
 
 }  // namespace mantissa::cuda_kernels

@@ -1,25 +1,30 @@
-// The tensor core instructions that sm_80 and later share, on 16-bit operands with fp32 accumulation, and the copies that
-// feed them. Layouts of m16n8k16 (lane = 4 g + t): A holds rows g and g + 8, columns 2t, 2t + 1 and those + 8; B holds
-// column g, rows 2t, 2t + 1 and those + 8; C holds rows g and g + 8, columns 2t, 2t + 1.
+// The tensor core instructions that sm_80 and later share, on 16-bit operands with fp32 accumulation, and the
+// copies that feed them. Layouts of m16n8k16 (lane = 4 g + t): A holds rows g and g + 8, columns 2t, 2t + 1
+// and those + 8; B holds column g, rows 2t, 2t + 1 and those + 8; C holds rows g and g + 8, columns 2t, 2t
+// + 1.
 #pragma once
 
 #include "cuda/common.cuh"
 
 namespace mantissa::cuda {
 
-__device__ __forceinline__ uint32_t shared_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
+__device__ __forceinline__ uint32_t shared_address(const void* p) {
+  return uint32_t(__cvta_generic_to_shared(p));
+}
 
 /// c += a . b
 template <class T>
 __device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   if constexpr (std::is_same_v<T, __half>)
     asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   else
     asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -55,10 +60,13 @@ __device__ __forceinline__ uint32_t pack_two(float low, float high) {
 
 /// Starts a copy of 16 bytes to shared memory; zeros instead when !valid (nothing is read then).
 __device__ __forceinline__ void copy_async(uint32_t to, const void* from, bool valid) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0)
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+               "r"(valid ? 16 : 0)
                : "memory");
 }
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void commit_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
 /// Waits until at most kPending of this thread's groups are under way.
 template <int kPending>
 __device__ __forceinline__ void wait_copies() {

@@ -11,7 +11,8 @@ constexpr int kVector = 8;  // elements of a row that a thread moves at once
 
 template <int N, class Out, class In>
 __global__ void __launch_bounds__(kThreads)
-    embedding_fwd_kernel(Out* out, const In* table, const int32_t* ids, int64_t items, int parts, int64_t width) {
+    embedding_fwd_kernel(Out* out, const In* table, const int32_t* ids, int64_t items, int parts,
+                         int64_t width) {
   const int64_t item = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (item >= items) return;
   const int64_t t = item / parts, c = item % parts * N;
@@ -42,9 +43,10 @@ void embedding_fwd(Exec& exec, Tensor& out, const Tensor& table, const Tensor& i
   MANTISSA_LAUNCH_CHECK();
 }
 
-/// One block a token. The first token of an id adds the rows of all tokens with that id, ascending, so that every element
-/// of the table is one sum in token order; the others have nothing to do. Looking through the ids costs T^2 comparisons of
-/// integers, which for the tokens of a batch is far cheaper than the gradient it is for.
+/// One block a token. The first token of an id adds the rows of all tokens with that id, ascending, so that
+/// every element of the table is one sum in token order; the others have nothing to do. Looking through the
+/// ids costs T^2 comparisons of integers, which for the tokens of a batch is far cheaper than the gradient it
+/// is for.
 template <int N, class T>
 __global__ void __launch_bounds__(kThreads)
     embedding_bwd_kernel(float* dtable, const T* dout, const int32_t* ids, int tokens, int width) {
@@ -105,8 +107,8 @@ void embedding_bwd(Exec& exec, Tensor& dtable, const Tensor& dout, const Tensor&
 
 template <bool kVectors>
 __global__ void __launch_bounds__(kRowThreads)
-    logprob_fwd_kernel(float* logprob, float* entropy, float* lse, const float* logits, const int32_t* targets,
-                       int vocab, float inv_temperature) {
+    logprob_fwd_kernel(float* logprob, float* entropy, float* lse, const float* logits,
+                       const int32_t* targets, int vocab, float inv_temperature) {
   extern __shared__ Chunk chunks[];
   const int64_t t = blockIdx.x;
   const float* row = logits + t * vocab;
@@ -117,14 +119,6 @@ __global__ void __launch_bounds__(kRowThreads)
   entropy[t] = logf(s.sum) - s.moment / s.sum;
 }
 
-void check_logits(const char* op, const Tensor& logits) {
-  check(logits.dtype() == Dtype::kF32, "[", op, "] ",
-        logits.dtype() == Dtype::kF64 ? "fp64 runs on the CPU only" : "logits must be fp32: got ",
-        logits.dtype() == Dtype::kF64 ? "" : name_of(logits.dtype()));
-  check(logits.size(-1) > 0 && logits.size(-1) <= (1 << 22), "[", op, "] a vocabulary of 1 to 2^22: got ",
-        logits.size(-1));
-}
-
 void logprob_fwd(Exec& exec, Tensor& logprob, Tensor& entropy, Tensor& lse, const Tensor& logits,
                  const Tensor& targets, double inv_temperature) {
   check_logits("logprob_fwd", logits);
@@ -132,18 +126,18 @@ void logprob_fwd(Exec& exec, Tensor& logprob, Tensor& entropy, Tensor& lse, cons
   if (logits.numel() == 0) return;
   auto* kernel = vocab % 4 == 0 ? logprob_fwd_kernel<true> : logprob_fwd_kernel<false>;
   kernel<<<unsigned(logits.rows()), kRowThreads, vocab_chunks(vocab) * sizeof(Chunk), stream(exec)>>>(
-      logprob.data<float>(), entropy.data<float>(), lse.data<float>(), logits.data<float>(), targets.data<int32_t>(),
-      vocab, float(inv_temperature));
+      logprob.data<float>(), entropy.data<float>(), lse.data<float>(), logits.data<float>(),
+      targets.data<int32_t>(), vocab, float(inv_temperature));
   MANTISSA_LAUNCH_CHECK();
 }
 
-/// Block (x, t) has kThreads * N consecutive logits of row t. A thread reads its own before it writes them, so dlogits may
-/// lie over logits.
+/// Block (x, t) has kThreads * N consecutive logits of row t. A thread reads its own before it writes them,
+/// so dlogits may lie over logits.
 template <int N, class T>
 __global__ void __launch_bounds__(kThreads)
-    logprob_bwd_kernel(T* dlogits, const float* logits, const float* lse, const float* entropy, const int32_t* targets,
-                       const float* dlogprob, const float* dentropy, const StepState* state, int vocab,
-                       double inv_temperature) {
+    logprob_bwd_kernel(T* dlogits, const float* logits, const float* lse, const float* entropy,
+                       const int32_t* targets, const float* dlogprob, const float* dentropy,
+                       const StepState* state, int vocab, double inv_temperature) {
   const int64_t t = blockIdx.y;
   const int v = (blockIdx.x * kThreads + threadIdx.x) * N;
   if (v >= vocab) return;
@@ -173,8 +167,8 @@ void logprob_bwd(Exec& exec, Tensor& dlogits, const Tensor& logits, const Tensor
     const auto launch = [&]<int N>(std::integral_constant<int, N>) {
       constexpr int64_t kRows = 65535;  // of a grid
       for (int64_t t = 0; t < rows; t += kRows)
-        logprob_bwd_kernel<N><<<dim3(blocks(vocab, kThreads * N), unsigned(std::min(kRows, rows - t))), kThreads, 0,
-                                stream(exec)>>>(
+        logprob_bwd_kernel<N><<<dim3(blocks(vocab, kThreads * N), unsigned(std::min(kRows, rows - t))),
+                                kThreads, 0, stream(exec)>>>(
             elements<T>(dlogits) + t * vocab, logits.data<float>() + t * vocab, lse.data<float>() + t,
             entropy.data<float>() + t, targets.data<int32_t>() + t, dlogprob.data<float>() + t,
             dentropy.defined() ? dentropy.data<float>() + t : nullptr,
