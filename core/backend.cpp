@@ -1,5 +1,7 @@
 #include "core/backend.h"
 
+#include <map>
+
 #include "core/cpu/cpu.h"
 #include "core/kernels.h"
 
@@ -15,6 +17,11 @@ std::vector<std::unique_ptr<Backend>>& registry() {
   return backends;
 }
 
+std::map<std::string, std::string>& reasons() {
+  static std::map<std::string, std::string> unavailable;
+  return unavailable;
+}
+
 constexpr size_t kAlignment = 256;
 
 }  // namespace
@@ -27,10 +34,14 @@ void register_backend(std::unique_ptr<Backend> backend) {
   registry().push_back(std::move(backend));
 }
 
+void set_unavailable(const std::string& name, const std::string& reason) { reasons()[name] = reason; }
+
 Backend& find_backend(const std::string& name) {
   if (name == "auto") return *registry().back();
   for (const auto& known : registry())
     if (known->name() == name) return *known;
+  if (const auto it = reasons().find(name); it != reasons().end())
+    fail("device \"", name, "\" is not available: ", it->second);
   std::string names = "auto";
   for (const std::string& known : backend_names()) names += ", " + known;
   fail("device \"", name, "\" is not available; this program has: ", names);

@@ -2,6 +2,7 @@
 // explicitly by tools and tests. A missing kernel is a null entry, reported as "[op] no kernel registered for cuda".
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,6 +24,16 @@ struct MemoryInfo {
   size_t capacity = 0;  // bytes of the device
 };
 
+class Exec;
+
+/// Recorded kernels (Backend::capture), to be run again at a fraction of the launches' cost.
+class Graph {
+ public:
+  virtual ~Graph() = default;
+  /// Runs them in stream order, on what the same addresses hold now.
+  virtual void replay() = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -36,6 +47,15 @@ class Backend {
   /// Device-to-device, in stream order.
   virtual void copy(void* dst, const void* src, size_t bytes) = 0;
   virtual void synchronize() = 0;
+  /// Records the kernels that `body` runs on the exec's stream, without running them; null where the backend has no
+  /// graphs. Scalars and addresses are recorded as they are: whatever changes between replays must be device data, in
+  /// tensors that outlive the graph; memory that body takes and gives back stays reserved. Body must have run once
+  /// with these shapes (that sizes the scratch arena and chooses the plans of matrix products), and copies nothing
+  /// from or to the host. Graphs of one backend share their memory: they are replayed one after the other.
+  virtual std::unique_ptr<Graph> capture(Exec& exec, const std::function<void()>& body) {
+    (void)exec, (void)body;
+    return nullptr;
+  }
   virtual MemoryInfo memory() const = 0;
   virtual void reset_peak() = 0;
   /// One line for logs and results: device name, cores or SMs, instruction set or driver.
@@ -46,7 +66,9 @@ class Backend {
 Backend& cpu();
 /// Adds a backend; the name must be new.
 void register_backend(std::unique_ptr<Backend> backend);
-/// By name; "auto" prefers the last one registered. Throws, listing what is there.
+/// Remembers why `name` is not there, for the error of find_backend.
+void set_unavailable(const std::string& name, const std::string& reason);
+/// By name; "auto" prefers the last one registered. Throws, with the reason or listing what is there.
 Backend& find_backend(const std::string& name);
 std::vector<std::string> backend_names();
 
@@ -59,6 +81,8 @@ class Exec {
   const Kernels& kernels() const { return backend_->kernels(); }
   Tensor empty(Shape shape, Dtype dtype) const { return Tensor(*backend_, shape, dtype); }
   Tensor zeros(Shape shape, Dtype dtype);
+  /// The block that Scratch lends from now (null before the first use): a graph keeps it alive.
+  const std::shared_ptr<Storage>& scratch() const { return scratch_; }
 
   bool deterministic = true;           // same inputs, same bits
   Rounding rounding = Rounding::kSame;

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "core/backend.h"
+#include "core/random.h"
 
 namespace mantissa {
 
@@ -36,6 +37,13 @@ struct SampleKeys {
   uint64_t seed = 0;
   uint64_t step = 0;
 };
+/// The Philox key as the kernel reads it from device memory, so that a recorded step can be replayed under another key.
+inline Tensor key_tensor(Backend& backend, SampleKeys keys) {
+  const PhiloxKey key = philox_key(keys.seed, keys.step);
+  Tensor t(backend, {2}, Dtype::kI32);
+  backend.copy_from_host(t.raw(), &key, sizeof(key));
+  return t;
+}
 
 struct SamplingRule {
   double temperature = 1.0;  // 0: greedy, log-probs then reported at temperature 1
@@ -165,9 +173,9 @@ struct Kernels {
   // ---- sampling ----------------------------------------------------------------------------------------------------
   /// Per row of fp32 logits[B,V]: log-softmax(logits / temperature) of the sampled token before any filtering goes to
   /// logprobs[B]; the token is drawn by inverse CDF among those kept by top-k, then top-p. counters[B,3] int32 are
-  /// (prompt, sample, position).
+  /// (prompt, sample, position), key a key_tensor().
   void (*sample)(Exec&, Tensor& tokens, Tensor& logprobs, const Tensor& logits, const Tensor& counters,
-                 SampleKeys keys, SamplingRule rule);
+                 const Tensor& key, SamplingRule rule);
 
   // ---- optim -------------------------------------------------------------------------------------------------------
   /// state is a tensor holding one StepState. Adds sum of squares and non-finite flag of grad (fp32).

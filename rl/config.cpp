@@ -12,6 +12,12 @@ EnginePrecision PrecisionConfig::engine(const RolloutConfig& rollout_config) con
           .rounding = parse_rounding(rollout_config.rounding)};
 }
 
+void PrecisionConfig::validate() const {
+  for (const auto& [key, name] : {std::pair("kv_cache", &kv_cache), std::pair("lm_head", &lm_head)})
+    check(*name == "auto" || *name == "fp32" || rollout != "fp32", "precision.", key, ": ", *name,
+          " beside an fp32 rollout loses what fp32 is for; use auto or fp32");
+}
+
 Recompute TrainConfig::recompute_tier() const {
   if (recompute == "elementwise") return Recompute::kElementwise;
   if (recompute == "mlp") return Recompute::kMlp;
@@ -92,9 +98,8 @@ void RunConfig::validate() const {
           "train.mini_batch_size: must divide train.prompts_per_step = ", train.prompts_per_step, ", got ",
           train.mini_batch_size);
   }
-  for (const std::string* name : {&precision.kv_cache, &precision.lm_head})
-    check(*name == "auto" || *name == precision.rollout || *name == "fp32" || precision.rollout != "fp32",
-          "precision: ", *name, " beside an fp32 rollout loses what fp32 is for; use auto or fp32");
+  precision.validate();
+  reward.validate();
 }
 
 }  // namespace mantissa

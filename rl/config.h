@@ -39,6 +39,8 @@ struct PrecisionConfig {
   Dtype head_dtype(Dtype compute) const { return lm_head == "auto" ? compute : parse_precision(lm_head); }
   Dtype residual_dtype(Dtype compute) const { return residual == "fp32" ? Dtype::kF32 : compute; }
   EnginePrecision engine(const RolloutConfig& rollout) const;
+  /// Throws Error for combinations that undo what they ask for.
+  void validate() const;
 };
 
 struct TrainConfig {

@@ -7,17 +7,17 @@
 #include <cmath>
 #include <cstdio>
 
-#include "rl/evaluate.h"
+#include "rl/grading.h"
 #include "rl/log.h"
 #include "rl/mismatch.h"
 #include "rl/run.h"
+#include "rl/selftest.h"
 
 namespace mantissa {
 namespace {
 
-/// Purposes of random streams that derive from the run's seed; sampling keys use (seed, step).
+/// Purpose of a random stream that derives from the run's seed; sampling keys use (seed, step).
 constexpr uint64_t kShuffleStream = 0x51;
-constexpr uint64_t kEvalSeed = 0xe7a1;
 
 struct MinMaxMean {
   double sum = 0.0, min = INFINITY, max = -INFINITY;
@@ -36,13 +36,12 @@ struct MinMaxMean {
 /// What the metrics say of everything that was sampled in a step.
 struct RewardStats {
   MinMaxMean scores, lengths, prompts;
-  int64_t clipped = 0, unparsed = 0;
+  int64_t clipped = 0;
   void put(Metrics& metrics) const {
     scores.put(metrics, "critic/score");
     lengths.put(metrics, "response_length");
     metrics.set("response_length/clip_ratio", double(clipped) / double(lengths.count));
     prompts.put(metrics, "prompt_length");
-    metrics.set("reward/unparsed_fraction", double(unparsed) / double(scores.count));
   }
 };
 
@@ -76,14 +75,11 @@ std::vector<RolloutGroup> rollout(Run& run, int64_t round, Metrics& metrics) {
 
 void reward(Run& run, std::vector<RolloutGroup>& groups, RewardStats& stats, Metrics& metrics) {
   Timer timer(metrics, "timing_s/reward");
+  grade_samples(run.config.reward, groups, metrics);
   for (RolloutGroup& group : groups) {
     for (RolloutSample& sample : group.samples) {
-      const Grade grade = mantissa::grade(run.config.reward, sample.completion.text, group.prompt.answer);
-      sample.extracted = grade.extracted;
-      sample.reward = reward_of(grade);
       stats.lengths.add(double(sample.completion.ids.size()));
       stats.clipped += sample.completion.finish == Finish::kLength;
-      stats.unparsed += grade.status != Grade::Status::kParsed;
     }
     stats.prompts.add(double(group.prompt.ids.size()));
   }
@@ -244,31 +240,6 @@ void sft_step(Run& run, Metrics& metrics) {
   update(run, batches, [](Tape& tape, const LossInputs& in) { return sft_loss(tape, in); }, metrics);
 }
 
-void evaluate(Run& run) {
-  const EvalConfig& eval = run.config.eval;
-  Metrics metrics;
-  metrics.set("step", double(run.step));
-  const EvalResult result = [&] {
-    Timer timer(metrics, "timing_s/testing");
-    return evaluate_prompts(*run.engine, *run.tokenizer, run.eval_prompts, int(eval.n),
-                            {.temperature = eval.temperature,
-                             .top_p = eval.top_p,
-                             .top_k = 0,
-                             .max_new_tokens = run.config.rollout.max_new_tokens,
-                             .stop_ids = run.stop_ids,
-                             .keys = {mix64(uint64_t(run.config.run.seed) ^ kEvalSeed), 0},
-                             .policy_version = run.policy_version,
-                             .cancelled = {}},
-                            run.config.reward);
-  }();
-  metrics.set(str("val-core/acc/mean@", eval.n), result.avg);
-  metrics.set(str("val-core/acc/pass@", eval.n), result.pass);
-  metrics.set(str("val-core/acc/maj@", eval.n), result.majority);
-  run.log_eval(metrics);
-  log_info(str("evaluation after step ", run.step, ": mean@", eval.n, " ", result.avg, ", pass@", eval.n, " ", result.pass,
-               ", maj@", eval.n, " ", result.majority, " (", run.eval_prompts.size(), " problems)"));
-}
-
 std::string console_line(const Run& run, const Metrics& m, double seconds_per_step) {
   const int64_t left = int64_t(seconds_per_step * double(run.config.train.steps - run.step));
   char head[192], eta[32];
@@ -293,7 +264,8 @@ std::string console_line(const Run& run, const Metrics& m, double seconds_per_st
 
 bool train(Run& run, const std::function<bool()>& stop) {
   const RunConfig& config = run.config;
-  if (run.step == 0 && config.eval.before_training && !run.eval_prompts.empty()) evaluate(run);
+  if (run.step == 0 && config.eval.before_training && !run.eval_sets.empty()) evaluate(run);
+  SelfTest self_test(run);
   double seconds = 0.0;
   int64_t done = 0;
   while (run.step < config.train.steps) {
@@ -315,6 +287,7 @@ bool train(Run& run, const std::function<bool()>& stop) {
     seconds += metrics.get("timing_s/step");
     metrics.set("perf/throughput", metrics.get("perf/total_num_tokens") / metrics.get("timing_s/step"));
     metrics.set("perf/max_memory_allocated_gb", double(run.exec.backend().memory().peak) * 1e-9);
+    self_test.check(run, metrics);
     run.log_step(metrics);
     log_info(console_line(run, metrics, seconds / double(done)));
     if (config.eval.every && run.step % config.eval.every == 0) evaluate(run);

@@ -5,6 +5,7 @@
 
 #include "core/file.h"
 #include "core/hash.h"
+#include "rl/evaluate.h"
 #include "rl/log.h"
 #include "rl/stop.h"
 
@@ -73,7 +74,7 @@ Run::Run(const RunConfig& run_config, const StartOptions& start)
                                            .residual = config.precision.residual_dtype(train_dtype),
                                            .head_chunk = config.train.head_chunk},
                                  .recompute = config.train.recompute_tier()});
-  if (!sft() || !eval_prompts.empty())
+  if (!sft() || !eval_sets.empty())
     engine.emplace(exec, *model, config.rollout, config.precision.engine(config.rollout));
   cursor.emplace(int64_t(prompts.size()), uint64_t(config.run.seed), config.data.shuffle);
 
@@ -148,9 +149,12 @@ void Run::load_data() {
         "train.prompts_per_step: must not exceed the number of problems, ", prompts.size(), "; got ",
         config.train.prompts_per_step);
   if (config.eval.files.empty()) return;
-  data.files = config.eval.files;
-  data.limit = config.eval.limit;
-  eval_prompts = make_prompts(data, *tokenizer, model->tokenizer, false).prompts;
+  const std::vector<std::string> names = set_names(config.eval.files);
+  for (size_t i = 0; i < names.size(); ++i) {
+    data.files = {config.eval.files[i]};
+    data.limit = config.eval.limit;
+    eval_sets.push_back({names[i], make_prompts(data, *tokenizer, model->tokenizer, false).prompts});
+  }
 }
 
 /// Responses to imitate end with the stop token. One that does not fit behind its prompt is treated as

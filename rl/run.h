@@ -30,6 +30,12 @@ struct StartOptions {
   bool overwrite = false;
 };
 
+/// The problems of one file of eval.files.
+struct EvalSet {
+  std::string name;
+  std::vector<Prompt> prompts;
+};
+
 class Run {
  public:
   /// Checks the output directory before anything is loaded: a used one is refused unless told to resume or
@@ -52,7 +58,8 @@ class Run {
   std::unique_ptr<Model> model;
   std::unique_ptr<Tokenizer> tokenizer;
   std::vector<int32_t> stop_ids;
-  std::vector<Prompt> prompts, eval_prompts;
+  std::vector<Prompt> prompts;
+  std::vector<EvalSet> eval_sets;
   std::optional<DataCursor> cursor;
   std::optional<Optimizer> optimizer;
   std::optional<Trainer> trainer;
@@ -78,5 +85,10 @@ class Run {
 
 /// Trains to the end of the config or until stop() says so between steps; then saves. Returns true when the run is complete.
 bool train(Run& run, const std::function<bool()>& stop);
+
+/// Evaluates the current weights on every set of eval.files, by the settings of `eval`: one line of eval.jsonl,
+/// val-core/<set>/acc/{mean,pass,maj}@n with their 95 % intervals and more under val-aux/<set>/ (evaluate.h).
+/// Samples depend on seed and problem alone, so that evaluations of a run compare.
+void evaluate(Run& run);
 
 }  // namespace mantissa

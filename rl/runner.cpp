@@ -56,7 +56,9 @@ void Runner::reserve(int64_t pages, int64_t max_pages) {
 }
 
 void Runner::begin(SampleKeys keys, SamplingRule rule) {
-  keys_ = keys;
+  const Tensor key = key_tensor(exec_.backend(), keys);
+  if (!key_.defined()) key_ = key;
+  exec_.backend().copy(key_.raw(), key.raw(), key.bytes());
   rule_ = rule;
   std::fill(rows_.begin(), rows_.end(), Row());
 }
@@ -208,7 +210,7 @@ void Runner::draw(const Tensor& logits, const Tensor& counters, int64_t rows) {
   const int64_t n = logits.size(0);
   Tensor tokens(results_, 0, {n}, Dtype::kI32);
   Tensor logprobs(results_, size_t(n) * sizeof(int32_t), {n}, Dtype::kF32);
-  MANTISSA_RUN(exec_, sample, tokens, logprobs, logits, counters, keys_, rule_);
+  MANTISSA_RUN(exec_, sample, tokens, logprobs, logits, counters, key_, rule_);
   host_.resize(size_t(2 * n));
   exec_.backend().copy_to_host(host_.data(), results_->data, size_t(2 * n) * sizeof(int32_t));
   tokens_.insert(tokens_.end(), host_.begin(), host_.begin() + rows);

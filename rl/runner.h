@@ -51,7 +51,7 @@ class Runner {
   const Model& model_;
   EnginePrecision precision_;
   int64_t max_batch_;
-  SampleKeys keys_;
+  Tensor key_;  // of the random numbers
   SamplingRule rule_;
 
   KvCache cache_;

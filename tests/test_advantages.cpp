@@ -257,6 +257,41 @@ TEST(Mismatch, HugeRatiosStayFinite) {
   EXPECT_NEAR(s.k3_kl, std::exp(20.0) - 21, 1e-3);
 }
 
+TEST(Mismatch, SequencesByLength) {
+  // Lengths 1, 3, 2: the last two share the bucket [2, 4).
+  const float mu[] = {-1, -1, -1, -1, -1, -1}, old[] = {-0.5f, -1.25f, -1, -1, -0.875f, -1};
+  const int32_t offsets[] = {0, 1, 4, 4, 6};
+  const auto k3 = [](double x) { return std::exp(x) - x - 1; };
+  const std::vector<SequenceMismatch> sequences = sequence_mismatch(mu, old, offsets);
+  ASSERT_EQ(sequences.size(), 3u) << "the empty one counts for nothing";
+  EXPECT_EQ(sequences[1].length, 3);
+  EXPECT_NEAR(sequences[1].log_ratio, -0.25, 1e-12);
+  EXPECT_NEAR(sequences[2].k3_kl, k3(0.125), 1e-12);
+
+  const std::vector<LengthBucket> buckets = length_buckets(sequences);
+  ASSERT_EQ(buckets.size(), 2u);
+  EXPECT_EQ(buckets[0].from, 1);
+  EXPECT_EQ(buckets[0].sequences, 1);
+  EXPECT_EQ(buckets[0].k3_kl_stderr, 0);
+  EXPECT_EQ(buckets[1].from, 2);
+  EXPECT_EQ(buckets[1].sequences, 2);
+  EXPECT_NEAR(buckets[1].length, 2.5, 1e-12);
+  EXPECT_NEAR(buckets[1].log_ratio, (-0.25 + 0.125) / 2, 1e-12);
+  EXPECT_NEAR(buckets[1].k3_kl, (k3(-0.25) + k3(0.125)) / 2, 1e-12);
+  EXPECT_NEAR(buckets[1].k3_kl_stderr, std::abs(k3(-0.25) - k3(0.125)) / 2, 1e-12);
+}
+
+TEST(Mismatch, HistogramOfProbabilityDifferences) {
+  // Probabilities 1 against 1/4, 5/8, 1, nearly 1: differences 3/4, 3/8, 0, 1e-3.
+  const float mu[] = {0, 0, 0, 0}, old[] = {std::log(0.25f), std::log(0.625f), 0, std::log(0.999f)};
+  const std::vector<int64_t> counts = probs_diff_histogram(mu, old, 12);
+  ASSERT_EQ(counts.size(), 12u);
+  EXPECT_EQ(counts[0], 1);   // (1/2, 1]
+  EXPECT_EQ(counts[1], 1);   // (1/4, 1/2]
+  EXPECT_EQ(counts[9], 1);   // (2^-10, 2^-9]
+  EXPECT_EQ(counts[11], 1);  // equal
+}
+
 TEST(Mismatch, RefusesBadInput) {
   const float two[] = {-1, -2}, one[] = {-1}, bad[] = {-1, -INFINITY};
   const int32_t offsets[] = {0, 2}, short_offsets[] = {0, 1}, none[] = {0};

@@ -57,7 +57,7 @@ class KernelTest : public testing::Test {
     for (int b = 0; b < rows; ++b) counters.insert(counters.end(), {b + first_prompt, 1, 2});
     Tensor tokens = exec_.empty({rows}, Dtype::kI32), logprobs = exec_.empty({rows}, Dtype::kF32);
     const Tensor at = tensor_from<int32_t>(cpu(), counters, {rows, 3});
-    MANTISSA_RUN(exec_, sample, tokens, logprobs, logits, at, keys, rule);
+    MANTISSA_RUN(exec_, sample, tokens, logprobs, logits, at, key_tensor(cpu(), keys), rule);
     return {to_host<int32_t>(tokens), to_host<float>(logprobs)};
   }
   /// `draws` draws from one row of logits.

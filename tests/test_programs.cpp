@@ -302,6 +302,63 @@ TEST_F(Programs, EvaluateWritesDumpAndKeptProblems) {
   EXPECT_FALSE(fs::exists(path("dump.jsonl.partial")));
 }
 
+TEST_F(Programs, EvaluateTakesSeveralSetsAndGoesOnAfterAKill) {
+  std::string text;
+  for (int i = 0; i < 7; ++i) text += "{\"problem\": \"1+" + std::to_string(i) + "=\", \"answer\": " + std::to_string(i + 1) + "}\n";
+  const std::string first = write("first.jsonl", text), second = write("second.jsonl", text.substr(text.find('\n') + 1));
+  const std::vector<std::string> flags = {"--model", model(), "--data", first, second, "--n", "2", "--max-new-tokens", "4",
+                                          "--max-batch", "1"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), flags.begin(), flags.end());
+    return run("evaluate", more);
+  };
+  const Result whole = with({"--dump", path("whole.jsonl"), "--keep", "0:1", "--output", path("kept.jsonl")});
+  ASSERT_EQ(whole.code, 0) << whole.err;
+  ASSERT_EQ(whole.lines().size(), 3u);
+  EXPECT_EQ(value_of(whole.lines()[0], "set"), "\"first\"");
+  EXPECT_EQ(value_of(whole.lines()[1], "problems"), "6");
+  EXPECT_EQ(value_of(whole.lines()[2], "set"), "\"all\"");
+  EXPECT_EQ(value_of(whole.lines()[2], "problems"), "13");
+  EXPECT_NE(value_of(whole.lines()[0], "avg@2/interval"), "missing");
+  EXPECT_NE(value_of(whole.lines()[0], "verifier/no_answer"), "missing");
+  EXPECT_EQ(read_file(path("kept.jsonl")), text + text.substr(text.find('\n') + 1));
+  const std::string dump = read_file(path("whole.jsonl"));
+  ASSERT_EQ(std::count(dump.begin(), dump.end(), '\n'), 13);
+
+  // Killed in the middle of the ninth line: what is whole is kept, the rest is sampled again, alike.
+  size_t cut = 0;
+  for (int line = 0; line < 8; ++line) cut = dump.find('\n', cut) + 1;
+  write("cut.jsonl", dump.substr(0, cut + 20));
+  const Result rest = with({"--dump", path("cut.jsonl"), "--resume"});
+  ASSERT_EQ(rest.code, 0) << rest.err;
+  EXPECT_EQ(read_file(path("cut.jsonl")), dump);
+  for (size_t i = 0; i < 3; ++i)
+    for (const char* key : {"problems", "avg@2", "avg@2/interval", "maj@2", "pass@1", "pass@2", "mean_length", "truncated"})
+      EXPECT_EQ(value_of(rest.lines()[i], key), value_of(whole.lines()[i], key)) << key;
+  // A finished one has nothing left to do.
+  EXPECT_EQ(value_of(with({"--dump", path("cut.jsonl"), "--resume"}).lines()[0], "avg@2"), value_of(whole.lines()[0], "avg@2"));
+
+  std::vector<std::string> other = flags;
+  other.insert(other.end(), {"--dump", path("cut.jsonl"), "--resume", "--seed", "7"});
+  expect_error("evaluate", other, {"cut.jsonl:7", "seed"});
+  other = flags;
+  other.push_back("--resume");
+  expect_error("evaluate", other, {"--resume", "--dump"});
+}
+
+TEST_F(Programs, GradeByAProgram) {
+  const std::string input = write("g.jsonl",
+                                  "{\"pred\": \"yes\", \"gold\": \"1\"}\n{\"pred\": \"hang\", \"gold\": \"1\"}\n");
+  const Result r = run("grade", {"--input", input, "--kind", "command", "--timeout-s", "0.5", "--command",
+                                 "if grep -q hang; then sleep 60; else echo 0.75 half; fi"});
+  ASSERT_EQ(r.code, 0) << r.err;
+  ASSERT_EQ(r.lines().size(), 2u);
+  EXPECT_EQ(value_of(r.lines()[0], "reward"), "0.75");
+  EXPECT_EQ(value_of(r.lines()[0], "extracted"), "\"half\"");
+  EXPECT_EQ(value_of(r.lines()[1], "status"), "\"timeout\"");
+  expect_error("grade", {"--input", input, "--kind", "command"}, {"reward.command", "required"});
+}
+
 TEST_F(Programs, MismatchIsZeroWithTheSameRoundingAndKernels) {
   const std::string data = write("d.jsonl", "{\"problem\": \"1+2=\"}\n{\"problem\": \"14+25=\"}\n");
   const std::vector<std::string> flags = {"--model", model(), "--data",           data,
@@ -328,6 +385,38 @@ TEST_F(Programs, MismatchIsZeroWithTheSameRoundingAndKernels) {
   EXPECT_GT(half, 0.0);
   EXPECT_GT(brain, 2 * half);
   EXPECT_GT(mean_diff({"--precision", "bf16", "--train-precision", "fp32"}), 0.0);
+}
+
+TEST_F(Programs, MismatchMeasuresAMatrix) {
+  const std::string data = write("d.jsonl", "{\"problem\": \"1+2=\"}\n{\"problem\": \"14+25=\"}\n");
+  const std::vector<std::string> flags = {"--model", model(), "--data", data, "--n", "2", "--max-new-tokens", "12"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), flags.begin(), flags.end());
+    return run("mismatch", more);
+  };
+  const Result all = with({"--matrix", "rollout=fp16,bf16,fp32", "train=fp16,fp32", "kv_cache=auto,bf16", "lm_head=auto",
+                           "rounding=peer", "--table", path("table.md"), "--points", path("points.jsonl")});
+  ASSERT_EQ(all.code, 0) << all.err;
+  ASSERT_EQ(all.lines().size(), 10u) << "3 x 2 x 2, less the two that put a bf16 cache beside an fp32 rollout";
+  EXPECT_NE(all.err.find("left out rollout fp32"), std::string::npos) << all.err;
+  const std::string first = all.lines()[0];
+  EXPECT_EQ(value_of(first, "rollout"), "\"fp16\"");
+  EXPECT_EQ(value_of(first, "rounding"), "\"peer\"");
+  for (const char* key : {"rollout_corr/kl", "rollout_corr/seq_k3_kl_stderr", "rollout_corr/log_ratio_slope",
+                          "by_length/seq_k3_kl", "probs_diff_histogram"})
+    EXPECT_NE(value_of(first, key), "missing") << key;
+  // A cell of the matrix is what the program measures alone.
+  const Result alone = with({"--precision", "fp16", "--train-precision", "fp32", "--rounding", "peer"});
+  for (const char* key : {"tokens", "rollout_corr/k3_kl", "training/rollout_probs_diff_max"})
+    EXPECT_EQ(value_of(alone.out, key), value_of(all.lines()[2], key)) << key;
+  const std::string table = read_file(path("table.md")), points = read_file(path("points.jsonl"));
+  EXPECT_EQ(std::count(points.begin(), points.end(), '\n'), 40);
+  EXPECT_NE(table.find("| bf16 | fp16 | bf16 | auto | compute | peer | "), std::string::npos) << table;
+
+  expect_error("mismatch", {"--model", model(), "--data", data, "--matrix", "head=fp16"}, {"--matrix", "lm_head", "head=fp16"});
+  expect_error("mismatch", {"--model", model(), "--data", data, "--matrix", "train=fp16,fp8"}, {"train", "fp8"});
+  expect_error("mismatch", {"--model", model(), "--data", data, "--precision", "fp32", "--lm-head", "bf16"},
+               {"precision.lm_head", "bf16", "fp32"});
 }
 
 TEST_F(Programs, BenchPrintsItsFields) {

@@ -5,6 +5,7 @@
 #include "rl/config.h"
 #include "rl/tokenizer.h"
 #include "tools/arguments.h"
+#include "tools/device.h"
 
 namespace mantissa {
 
@@ -15,7 +16,7 @@ struct ModelFlags {
 
   /// --model (required), --device, --precision.
   void fields(Arguments& args);
-  Backend& backend() const { return find_backend(device); }
+  Backend& backend() const { return open_device(device); }
   Dtype dtype() const { return parse_precision(precision); }
   /// Weights in that precision; says so on stderr.
   std::unique_ptr<Model> load() const;

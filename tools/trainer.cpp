@@ -6,6 +6,7 @@
 #include "rl/log.h"
 #include "rl/run.h"
 #include "tools/arguments.h"
+#include "tools/device.h"
 #include "tools/programs.h"
 
 namespace mantissa {
@@ -46,6 +47,7 @@ int trainer_main(int argc, char** argv) {
   if (print_only) return 0;
   std::signal(SIGINT, on_signal);
   std::signal(SIGTERM, on_signal);
+  open_device(config.run.device);  // Run finds it by name
   Run run(config, start);
   log_info("device " + run.exec.backend().description() + "; output in " + run.output_dir.string());
   train(run, [] { return stop_signals.load() > 0; });

@@ -154,12 +154,12 @@ inline int32_t draw_filtered(const Row& row, double total, int32_t* order, float
 }
 
 void sample(Exec& exec, Tensor& tokens, Tensor& logprobs, const Tensor& logits, const Tensor& counters,
-            SampleKeys keys, SamplingRule rule) {
+            const Tensor& key_words, SamplingRule rule) {
   const int64_t vocab = logits.size(-1), rows = logits.rows();
   const bool greedy = rule.temperature == 0.0;
   const bool filtered = !greedy && ((rule.top_k > 0 && rule.top_k < vocab) || rule.top_p < 1.0f);
   const float inv_temperature = greedy ? 1.0f : float(1.0 / rule.temperature);
-  const PhiloxKey key = philox_key(keys.seed, keys.step);
+  const PhiloxKey key{uint32_t(key_words.data<int32_t>()[0]), uint32_t(key_words.data<int32_t>()[1])};
   const ThreadBuffers<float> sums(exec, blocks_of(vocab, kVocabChunk));
   const ThreadBuffers<int32_t> orders(exec, filtered ? vocab : 0);
   const ThreadBuffers<float> maxima(exec, filtered ? blocks_of(vocab, kBlock) : 0);

@@ -1,0 +1,297 @@
+// The CUDA backend: one device, one stream. Memory (cuda/memory.h), copies through pinned memory, graphs, the
+// table of kernels.
+#include "cuda/backend.h"
+
+#include <cstring>
+#include <exception>
+
+#include "cuda/device.h"
+#include "cuda/kernels.h"
+#include "cuda/memory.h"
+
+namespace mantissa::cuda {
+namespace {
+
+constexpr int kOldestMajor = 8;  // compute capability: 8.0 has bf16
+
+/// Pinned memory that copies go through, so that a copy to the device neither waits nor needs its source
+/// afterwards. A ring of slots, each with the event after which it may be written again.
+class Staging {
+ public:
+  static constexpr size_t kSlotBytes = size_t(4) << 20;
+  static constexpr int kSlots = 8;
+
+  Staging() {
+    void* p = nullptr;
+    MANTISSA_CUDA(cudaMallocHost(&p, kSlots * kSlotBytes));
+    memory_ = static_cast<std::byte*>(p);
+    for (cudaEvent_t& event : done_) MANTISSA_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  }
+  ~Staging() {
+    for (cudaEvent_t event : done_) cudaEventDestroy(event);
+    cudaFreeHost(memory_);
+  }
+  Staging(const Staging&) = delete;
+  Staging& operator=(const Staging&) = delete;
+
+  void to_device(void* dst, const void* src, size_t bytes, cudaStream_t stream) {
+    while (bytes > 0) {
+      if (used_ == kSlotBytes) advance(stream);
+      const size_t count = std::min(bytes, kSlotBytes - used_);
+      std::byte* place = memory_ + size_t(slot_) * kSlotBytes + used_;
+      std::memcpy(place, src, count);
+      MANTISSA_CUDA(cudaMemcpyAsync(dst, place, count, cudaMemcpyHostToDevice, stream));
+      used_ = std::min(kSlotBytes, (used_ + count + 255) / 256 * 256);
+      dst = static_cast<std::byte*>(dst) + count;
+      src = static_cast<const std::byte*>(src) + count;
+      bytes -= count;
+    }
+  }
+
+  /// Waits for the stream. The slots are filled in turn while the one before is emptied.
+  void to_host(void* dst, const void* src, size_t bytes, cudaStream_t stream) {
+    std::byte *out = static_cast<std::byte*>(dst), *waiting = nullptr;
+    size_t waiting_bytes = 0;
+    int waiting_slot = 0;
+    const auto empty = [&] {
+      if (!waiting) return;
+      MANTISSA_CUDA(cudaEventSynchronize(done_[waiting_slot]));
+      std::memcpy(out, waiting, waiting_bytes);
+      out += waiting_bytes;
+      waiting = nullptr;
+    };
+    const auto* from = static_cast<const std::byte*>(src);
+    while (bytes > 0) {
+      advance(stream);
+      const size_t count = std::min(bytes, kSlotBytes);
+      std::byte* place = memory_ + size_t(slot_) * kSlotBytes;
+      MANTISSA_CUDA(cudaMemcpyAsync(place, from, count, cudaMemcpyDeviceToHost, stream));
+      MANTISSA_CUDA(cudaEventRecord(done_[slot_], stream));
+      used_ = kSlotBytes;  // this slot is taken
+      empty();
+      waiting = place, waiting_bytes = count, waiting_slot = slot_;
+      from += count;
+      bytes -= count;
+    }
+    empty();
+  }
+
+ private:
+  /// Goes to the next slot once the device has left it.
+  void advance(cudaStream_t stream) {
+    MANTISSA_CUDA(cudaEventRecord(done_[slot_], stream));
+    slot_ = (slot_ + 1) % kSlots;
+    used_ = 0;
+    MANTISSA_CUDA(cudaEventSynchronize(done_[slot_]));  // an event never recorded is done
+  }
+
+  std::byte* memory_ = nullptr;
+  cudaEvent_t done_[kSlots] = {};
+  int slot_ = 0;
+  size_t used_ = 0;
+};
+
+class CudaGraph : public Graph {
+ public:
+  CudaGraph(cudaGraph_t graph, cudaStream_t stream, std::shared_ptr<Storage> scratch,
+            std::shared_ptr<BlockPool> pool)
+      : stream_(stream), scratch_(std::move(scratch)), pool_(std::move(pool)) {
+    MANTISSA_CUDA(cudaGraphInstantiate(&executable_, graph, 0));
+  }
+  ~CudaGraph() override { cudaGraphExecDestroy(executable_); }
+  void replay() override { MANTISSA_CUDA(cudaGraphLaunch(executable_, stream_)); }
+
+ private:
+  cudaGraphExec_t executable_ = nullptr;
+  cudaStream_t stream_;
+  std::shared_ptr<Storage> scratch_;  // recorded addresses lie in these
+  std::shared_ptr<BlockPool> pool_;
+};
+
+class CudaBackend : public Backend {
+ public:
+  explicit CudaBackend(int device) {
+    MANTISSA_CUDA(cudaSetDevice(device));
+    cudaDeviceProp properties;
+    MANTISSA_CUDA(cudaGetDeviceProperties(&properties, device));
+    int runtime = 0, driver = 0;
+    MANTISSA_CUDA(cudaRuntimeGetVersion(&runtime));
+    MANTISSA_CUDA(cudaDriverGetVersion(&driver));
+    const auto version = [](int v) { return str(v / 1000, ".", v % 1000 / 10); };
+    device_name_ = properties.name;
+    description_ = str("cuda:", device, " ", properties.name, ", ", properties.multiProcessorCount,
+                       " SMs, CUDA ", version(runtime), ", driver for ", version(driver));
+    facts_ = {.sms = properties.multiProcessorCount,
+              .shared_per_block = properties.sharedMemPerBlockOptin,
+              .major = properties.major,
+              .minor = properties.minor};
+    MANTISSA_CUDA(cudaStreamCreateWithFlags(&main_, cudaStreamNonBlocking));
+    pool_ = std::make_shared<BlockPool>("tensors", properties.totalGlobalMem);
+    graph_pool_ = std::make_shared<BlockPool>("graphs", properties.totalGlobalMem);
+    staging_ = std::make_unique<Staging>();
+    cuda_kernels::register_elementwise(kernels_);
+    cuda_kernels::register_matmul(kernels_);
+    cuda_kernels::register_norm(kernels_);
+    cuda_kernels::register_optim(kernels_);
+  }
+  ~CudaBackend() override {
+    cudaStreamSynchronize(main_);
+    cudaStreamDestroy(main_);
+  }
+
+  const std::string& name() const override { return name_; }
+  const Kernels& kernels() const override { return kernels_; }
+
+  std::shared_ptr<Storage> allocate(size_t bytes) override {
+    const std::shared_ptr<BlockPool>& pool = capturing_ ? graph_pool_ : pool_;
+    std::byte* block = pool->take(bytes);
+    if (!block) {
+      // What is cached in pieces may serve as a whole. Graphs' segments hold recorded addresses and stay.
+      pool_->release_unused();
+      block = pool->take(bytes);
+    }
+    if (!block) fail_allocation(bytes);
+    std::shared_ptr<void> owner(block, [pool](void* p) { pool->give_back(static_cast<std::byte*>(p)); });
+    return std::make_shared<Storage>(*this, block, bytes, std::move(owner));
+  }
+  void copy_from_host(void* dst, const void* src, size_t bytes) override {
+    check(!capturing_, "[cuda] a copy from the host cannot be part of a graph");
+    staging_->to_device(dst, src, bytes, main_);
+  }
+  void copy_to_host(void* dst, const void* src, size_t bytes) override {
+    check(!capturing_, "[cuda] a copy to the host cannot be part of a graph");
+    staging_->to_host(dst, src, bytes, main_);
+  }
+  void copy(void* dst, const void* src, size_t bytes) override {
+    if (bytes > 0) MANTISSA_CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, main_));
+  }
+  void synchronize() override { MANTISSA_CUDA(cudaStreamSynchronize(main_)); }
+
+  std::unique_ptr<Graph> capture(Exec& exec, const std::function<void()>& body) override {
+    check(!capturing_, "[cuda] graphs cannot be nested");
+    check(!exec.stream, "[cuda] graphs are recorded on the backend's own stream");
+    const std::shared_ptr<Storage> scratch = exec.scratch();
+    MANTISSA_CUDA(cudaStreamBeginCapture(main_, cudaStreamCaptureModeRelaxed));
+    capturing_ = true;
+    std::exception_ptr failure;
+    try {
+      body();
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    capturing_ = false;
+    cudaGraph_t graph = nullptr;
+    const cudaError_t end = cudaStreamEndCapture(main_, &graph);
+    const std::unique_ptr<std::remove_pointer_t<cudaGraph_t>, cudaError_t (*)(cudaGraph_t)> owner(
+        graph, cudaGraphDestroy);
+    if (failure) {
+      (void)cudaGetLastError();
+      std::rethrow_exception(failure);
+    }
+    MANTISSA_CUDA(end);
+    check(exec.scratch() == scratch,
+          "[cuda] the scratch arena grew while a graph was recorded: its body must have run "
+          "once with the same shapes");
+    return std::make_unique<CudaGraph>(graph, main_, scratch, graph_pool_);
+  }
+
+  /// Capacity is what this program can have: what it holds and what the device has left.
+  MemoryInfo memory() const override {
+    size_t free = 0, total = 0;
+    MANTISSA_CUDA(cudaMemGetInfo(&free, &total));
+    return {.in_use = pool_->in_use() + graph_pool_->in_use(),
+            .peak = pool_->peak() + graph_pool_->peak(),
+            .capacity = pool_->reserved() + graph_pool_->reserved() + free};
+  }
+  void reset_peak() override {
+    pool_->reset_peak();
+    graph_pool_->reset_peak();
+  }
+  std::string description() const override { return description_; }
+
+  cudaStream_t main() const { return main_; }
+  const DeviceFacts& facts() const { return facts_; }
+  bool capturing() const { return capturing_; }
+
+ private:
+  [[noreturn]] void fail_allocation(size_t bytes) const {
+    size_t free = 0, total = 0;
+    (void)cudaMemGetInfo(&free, &total);
+    fail("[cuda memory] asked for ", bytes, " bytes: ", device_name_, " has ", total, " bytes, of which ",
+         free, " are left; ", pool_->summary(), "; ", graph_pool_->summary(),
+         ". To need less: train.micro_batch_tokens, train.recompute (elementwise, mlp, full), "
+         "train.head_chunk, "
+         "rollout.max_batch, rollout.cache_tokens");
+  }
+
+  const std::string name_ = "cuda";
+  std::string device_name_, description_;
+  DeviceFacts facts_;
+  cudaStream_t main_ = nullptr;
+  bool capturing_ = false;
+  std::shared_ptr<BlockPool> pool_, graph_pool_;
+  std::unique_ptr<Staging> staging_;
+  Kernels kernels_{};
+};
+
+const CudaBackend& backend_of(const Exec& exec) {
+  return static_cast<const CudaBackend&>(exec.backend());
+}
+
+}  // namespace
+
+void fail_call(cudaError_t error, const char* call, const char* file, int line) {
+  fail("[cuda] ", call, " at ", file, ":", line, " failed: ", cudaGetErrorString(error), " (",
+       cudaGetErrorName(error), ")");
+}
+
+cudaStream_t stream(const Exec& exec) {
+  return exec.stream ? static_cast<cudaStream_t>(exec.stream) : backend_of(exec).main();
+}
+const DeviceFacts& device_facts(const Exec& exec) {
+  return backend_of(exec).facts();
+}
+bool capturing(const Exec& exec) {
+  return backend_of(exec).capturing();
+}
+
+}  // namespace mantissa::cuda
+
+namespace mantissa {
+
+std::string cuda_unavailable(int device) {
+  int count = 0, runtime = 0, driver = 0;
+  (void)cudaRuntimeGetVersion(&runtime);
+  (void)cudaDriverGetVersion(&driver);
+  if (driver == 0) return "no NVIDIA driver is installed";
+  const auto version = [](int v) { return str(v / 1000, ".", v % 1000 / 10); };
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  (void)cudaGetLastError();
+  if (error == cudaErrorInsufficientDriver)
+    return str("the driver supports CUDA ", version(driver), ", this program needs ", version(runtime));
+  if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0))
+    return "no CUDA device is visible (CUDA_VISIBLE_DEVICES?)";
+  if (error != cudaSuccess) return cudaGetErrorString(error);
+  if (device < 0 || device >= count)
+    return str("there are ", count, " CUDA devices, asked for number ", device);
+  int major = 0, minor = 0;
+  if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess)
+    return str("device ", device, " does not answer");
+  if (major < cuda::kOldestMajor)
+    return str("device ", device, " has compute capability ", major, ".", minor, ", ", cuda::kOldestMajor,
+               ".0 is needed");
+  if (cudaSetDevice(device) != cudaSuccess) {
+    (void)cudaGetLastError();
+    return str("device ", device, " cannot be used by this process");
+  }
+  return cuda_kernels::missing_device_code();
+}
+
+void register_cuda_backend(int device) {
+  const std::string reason = cuda_unavailable(device);
+  check(reason.empty(), "device \"cuda\" is not available: ", reason);
+  register_backend(std::make_unique<cuda::CudaBackend>(device));
+}
+
+}  // namespace mantissa

@@ -1,0 +1,21 @@
+// The kernel families of the CUDA backend: each fills its entries of the table (core/kernels.h is the
+// contract). fp64 runs on the CPU only. Nothing here allocates, waits for the device, or does what a graph
+// cannot record. The build has --fmad=false: where a multiply and an add shall fuse, the source says fmaf.
+#pragma once
+
+#include "core/kernels.h"
+
+namespace mantissa::cuda_kernels {
+
+void register_elementwise(Kernels& table);
+void register_matmul(Kernels& table);
+void register_norm(Kernels& table);
+void register_attention(Kernels& table);
+void register_vocab(Kernels& table);
+void register_sampling(Kernels& table);
+void register_optim(Kernels& table);
+
+/// Empty when this build has code for the current device, else what it has code for.
+std::string missing_device_code();
+
+}  // namespace mantissa::cuda_kernels
