@@ -47,10 +47,11 @@ void PrecisionConfig::fields(Fields& f) {
 
 void TrainConfig::fields(Fields& f) {
   f.choice("mode", mode, {"grpo", "sft"}, "reinforcement learning, or supervised warm start");
-  f.field("steps", steps, "training steps: rollouts (grpo) or batches (sft)", at_least(0));
-  f.field("prompts_per_step", prompts_per_step, "prompts of a rollout, or examples of a batch", at_least(1));
-  f.field("mini_batch_size", mini_batch_size, "sequences per optimizer step", at_least(1));
-  f.field("epochs", epochs, "passes over each rollout", at_least(1));
+  f.field("steps", steps, "training steps: rollouts (grpo) or batches (sft)", between(0, 1 << 30));
+  f.field("prompts_per_step", prompts_per_step, "prompts of a rollout, or examples of a batch",
+          between(1, 1 << 20));
+  f.field("mini_batch_size", mini_batch_size, "sequences per optimizer step", between(1, 1 << 30));
+  f.field("epochs", epochs, "passes over each rollout", between(1, 1 << 20));
   f.field("micro_batch_tokens", micro_batch_tokens, "tokens packed into one forward and backward", at_least(1));
   f.choice("recompute", recompute, {"none", "elementwise", "mlp", "full"}, "what backward makes again");
   f.field("head_chunk", head_chunk, "tokens whose logits exist at once", at_least(1));

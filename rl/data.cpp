@@ -1,6 +1,7 @@
 // JSONL reading, prompt templates, the cursor.
 #include "rl/data.h"
 
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -97,7 +98,9 @@ std::vector<Record> read_records(const DataConfig& config) {
   int64_t row = 0;
   for (const std::string& name : config.files) {
     std::ifstream file(name, std::ios::binary);
-    check(file.good(), name, ": cannot be read (data.files)");
+    std::error_code ignored;
+    check(file.good() && !std::filesystem::is_directory(name, ignored), name,
+          ": cannot be read (data.files, eval.files)");
     std::string line;
     for (int64_t number = 1; std::getline(file, line); ++number) {
       if (config.limit > 0 && row == config.limit) return records;
@@ -164,7 +167,8 @@ PromptSet make_prompts(const DataConfig& config, const Tokenizer& tokenizer, con
     set.prompts.push_back(std::move(prompt));
   }
   check(!set.prompts.empty(), config.files[0],
-        ": every prompt is longer than data.max_prompt_tokens = ", config.max_prompt_tokens);
+        ": every prompt is longer than data.max_prompt_tokens = ", config.max_prompt_tokens,
+        " (at most the model's positions less one)");
   return set;
 }
 

@@ -233,8 +233,7 @@ void sft_step(Run& run, Metrics& metrics) {
   std::vector<TrainSequence> sequences;
   for (int64_t index : indices) {
     Completion& solution = solutions.emplace_back();
-    solution.ids = run.tokenizer->encode(run.prompts[size_t(index)].solution);
-    solution.ids.push_back(run.stop_ids.front());
+    solution.ids = run.prompts[size_t(index)].solution_ids;
     sequences.push_back({.prompt = &run.prompts[size_t(index)], .completion = &solution});
   }
   const std::vector<MiniBatch> batches = make_batches(run, std::move(sequences), metrics);

@@ -1,5 +1,6 @@
 #include "rl/run.h"
 
+#include <algorithm>
 #include <sstream>
 
 #include "core/file.h"
@@ -32,9 +33,11 @@ std::string decisive_lines(const std::string& config) {
 
 std::string first_difference(const std::string& a, const std::string& b) {
   std::istringstream left(a), right(b);
-  std::string x, y;
-  while (std::getline(left, x) && std::getline(right, y))
-    if (x != y) return "saved \"" + x + "\", now \"" + y + "\"";
+  std::string x, y, section;
+  while (std::getline(left, x) && std::getline(right, y)) {
+    if (x != y) return str("in section ", section, " saved \"", x, "\", now \"", y, '"');
+    if (!x.starts_with(' ')) section = x;
+  }
   return "one of them has more keys";
 }
 
@@ -46,11 +49,17 @@ Run::Run(const RunConfig& run_config, const StartOptions& start)
   exec.deterministic = config.train.deterministic;
   const Dtype train_dtype = config.precision.train_dtype(), rollout_dtype = config.precision.rollout_dtype();
   model = load_model(config.model.path, exec.backend(), train_dtype, true);
+  check(!model->tokenizer.tokenizer_json.empty(), model->tokenizer.where,
+        ": has no tokenizer (tokenizer.json)");
   tokenizer = Tokenizer::from_json(model->tokenizer.tokenizer_json, model->tokenizer.where);
   check(tokenizer->vocab_size() <= model->config.vocab_size, model->tokenizer.where, ": the tokenizer has ",
         tokenizer->vocab_size(), " ids, the model only ", model->config.vocab_size);
   stop_ids = mantissa::stop_ids(model->config, *tokenizer);
   check(!stop_ids.empty(), config.model.path, ": neither config.json nor the tokenizer names an end-of-sequence id");
+  const std::string& poisoned = config.train.inject_overflow_parameter;
+  check(config.train.inject_overflow_step <= 0 ||
+            std::ranges::count(model->weights.layout.params(), poisoned, &ParamInfo::name) > 0,
+        "train.inject_overflow_parameter: the model has no parameter \"", poisoned, "\"");
   load_data();
 
   const int64_t sequences = config.train.prompts_per_step * (sft() ? 1 : config.rollout.n);
@@ -125,23 +134,49 @@ void Run::keep_reference() {
 }
 
 void Run::load_data() {
-  PromptSet set = make_prompts(config.data, *tokenizer, model->tokenizer, sft());
+  // A prompt and at least one more token have to fit into the model's positions.
+  DataConfig data = config.data;
+  data.max_prompt_tokens = std::min(data.max_prompt_tokens, model->config.max_positions - 1);
+  PromptSet set = make_prompts(data, *tokenizer, model->tokenizer, sft());
   prompts = std::move(set.prompts);
-  data_hash_ = data_hash(prompts);
   log_info(str(prompts.size(), " problems",
-               set.overlong ? str(", ", set.overlong, " skipped for prompts over ", config.data.max_prompt_tokens, " tokens")
-                            : std::string()));
+               set.overlong
+                   ? str(", ", set.overlong, " skipped for prompts over ", data.max_prompt_tokens, " tokens")
+                   : std::string()));
+  if (sft()) encode_solutions();
+  data_hash_ = data_hash(prompts);
   check(int64_t(prompts.size()) >= config.train.prompts_per_step,
         "train.prompts_per_step: must not exceed the number of problems, ", prompts.size(), "; got ",
         config.train.prompts_per_step);
   if (config.eval.files.empty()) return;
   const std::vector<std::string> names = set_names(config.eval.files);
   for (size_t i = 0; i < names.size(); ++i) {
-    DataConfig eval = config.data;
+    DataConfig eval = data;
     eval.files = {config.eval.files[i]};
     eval.limit = config.eval.limit;
     eval_sets.push_back({names[i], make_prompts(eval, *tokenizer, model->tokenizer, false).prompts});
   }
+}
+
+/// Responses to imitate end with the stop token. One that does not fit behind its prompt is treated as
+/// data.overlong_prompts says.
+void Run::encode_solutions() {
+  const size_t room = size_t(model->config.max_positions), all = prompts.size();
+  for (Prompt& p : prompts) {
+    p.solution_ids = tokenizer->encode(p.solution);
+    p.solution_ids.push_back(stop_ids.front());
+  }
+  std::erase_if(prompts, [&](const Prompt& p) {
+    const size_t tokens = p.ids.size() + p.solution_ids.size();
+    check(tokens <= room || config.data.overlong_prompts == "skip", config.data.files[0], ": row ", p.id,
+          ": prompt and response must fit into the model's ", room, " positions: got ", tokens, " tokens");
+    return tokens > room;
+  });
+  if (prompts.size() < all)
+    log_info(
+        str(all - prompts.size(), " skipped: prompt and response exceed the model's ", room, " positions"));
+  check(!prompts.empty(), config.data.files[0], ": no prompt and response fit into the model's ", room,
+        " positions");
 }
 
 void Run::resume(const fs::path& checkpoint) {

@@ -73,6 +73,7 @@ class Run {
   void clear_directory() const;
   void keep_reference();
   void load_data();
+  void encode_solutions();
   void resume(const std::filesystem::path& checkpoint);
   std::string metrics_name() const { return sft() ? "sft.jsonl" : "metrics.jsonl"; }
 

@@ -20,6 +20,7 @@ struct Prompt {
   std::string text;        // the prompt as tokenized
   std::string answer;      // gold answer for the reward
   std::string solution;    // response to imitate (sft), may be empty
+  std::vector<int32_t> solution_ids;  // its tokens and the stop token
 };
 
 enum class Finish : uint8_t { kStop, kLength };  // sampled a stop token (it belongs to the response) / hit the limit

@@ -11,6 +11,7 @@ import argparse
 import json
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,24 +45,31 @@ def run_alone(args, output):
     return time.monotonic() - start
 
 
-def run_killed(args, output, seconds):
-    """Kills fall anywhere in the time of a few steps, starting up and saving included."""
+def run_killed(args, alone, killed, seconds):
+    """Kills fall anywhere in the time of a few steps, starting up and saving included. A run that completes is compared,
+    and another one takes the kills that are left."""
     dice = random.Random(args.seed)
-    for kill in range(args.kills):
-        with open(output.parent / "stderr", "w") as log:
-            process = subprocess.Popen(command(args, output, True), cwd=ROOT, stderr=log)
+    log = killed.parent / "stderr"
+    kills = 0
+    while kills < args.kills:
+        with open(log, "w") as stderr:
+            process = subprocess.Popen(command(args, killed, True), cwd=ROOT, stderr=stderr)
             try:
-                code = process.wait(timeout=dice.uniform(0.05, 2.5 * seconds / args.kills))
+                code = process.wait(timeout=dice.uniform(0.05, 2 * seconds / args.kills))
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 code = process.wait()
         if code == 0:
-            sys.exit(f"complete before kill {kill + 1} of {args.kills}: take more --steps")
+            compare(alone, killed, args.steps)
+            shutil.rmtree(killed)
+            continue
         if code != -signal.SIGKILL:
-            sys.exit(f"ended with code {code}: {(output.parent / 'stderr').read_text()[-500:]}")
-        saved = sorted(path.name for path in (output / "checkpoints").glob("*"))
-        print(f"kill {kill + 1}: metrics of {step_now(output)} steps, checkpoints {' '.join(saved) or 'none'}", flush=True)
-    subprocess.run(command(args, output, True), cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+            sys.exit(f"ended with code {code}: {log.read_text()[-500:]}")
+        kills += 1
+        saved = sorted(path.name for path in (killed / "checkpoints").glob("*"))
+        print(f"kill {kills}: metrics of {step_now(killed)} steps, checkpoints {' '.join(saved) or 'none'}", flush=True)
+    subprocess.run(command(args, killed, True), cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    compare(alone, killed, args.steps)
 
 
 def compare(alone, killed, steps):
@@ -96,8 +104,7 @@ def main():
         alone, killed = pathlib.Path(place) / "alone", pathlib.Path(place) / "killed"
         seconds = run_alone(args, alone)
         print(f"alone: {args.steps} steps in {seconds:.1f} s", flush=True)
-        run_killed(args, killed, seconds)
-        compare(alone, killed, args.steps)
+        run_killed(args, alone, killed, seconds)
 
 
 if __name__ == "__main__":
