@@ -3,6 +3,7 @@
 #include <sstream>
 
 #include "core/file.h"
+#include "core/hash.h"
 #include "rl/evaluate.h"
 #include "rl/log.h"
 #include "rl/stop.h"
@@ -12,7 +13,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kFiles[] = {"config.yaml", "metrics.jsonl", "sft.jsonl", "eval.jsonl", "samples.jsonl"};
+constexpr const char* kWritten[] = {"config.yaml",   "metrics.jsonl", "sft.jsonl", "eval.jsonl",
+                                    "samples.jsonl", "checkpoints",   "model",     "tensorboard"};
 
 /// Lines of a resolved config that decide the run's bits: sections that only say how long, how often or where are left out.
 std::string decisive_lines(const std::string& config) {
@@ -40,7 +42,9 @@ std::string first_difference(const std::string& a, const std::string& b) {
 
 Run::Run(const RunConfig& run_config, const StartOptions& start)
     : config(run_config), output_dir(config.output_dir()), exec(find_backend(config.run.device)) {
-  open_directory(start);
+  const std::vector<std::string> missing = missing_features(config);
+  check(missing.empty(), config.run.name, ": this version cannot run it: ", missing.empty() ? "" : missing[0]);
+  check_directory(start);
   exec.deterministic = config.train.deterministic;
   const Dtype train_dtype = config.precision.train_dtype(), rollout_dtype = config.precision.rollout_dtype();
   model = load_model(config.model.path, exec.backend(), train_dtype, true);
@@ -56,50 +60,84 @@ Run::Run(const RunConfig& run_config, const StartOptions& start)
   optimizer.emplace(exec, model->weights, config.optim, config.scaler, config.train.steps * updates);
   if (!sft() && rollout_dtype != train_dtype) model->weights.rollout = ParamBuffer(exec, model->weights.layout, rollout_dtype);
   refresh_copies(exec, model->weights);
+  if (!sft() && config.algorithm.kl_coef > 0) keep_reference();
   trainer.emplace(exec, *model, *optimizer,
-                  TrainerOptions{.temperature = sft() ? 1.0 : config.rollout.temperature,
-                                 .lm_head = config.precision.head_dtype(train_dtype),
-                                 .residual = config.precision.residual_dtype(train_dtype),
-                                 .recompute = config.train.recompute_tier(),
-                                 .head_chunk = config.train.head_chunk});
+                  TrainerOptions{.score = {.temperature = sft() ? 1.0 : config.rollout.temperature,
+                                           .lm_head = config.precision.head_dtype(train_dtype),
+                                           .residual = config.precision.residual_dtype(train_dtype),
+                                           .head_chunk = config.train.head_chunk},
+                                 .recompute = config.train.recompute_tier()});
   if (!sft() || !eval_sets.empty())
     engine.emplace(exec, *model, config.rollout, config.precision.engine(config.rollout));
   cursor.emplace(int64_t(prompts.size()), uint64_t(config.run.seed), config.data.shuffle);
 
   if (checkpoint_) {
     resume(*checkpoint_);
-    return;
+  } else {
+    clear_directory();
+    metrics_file_.emplace(output_dir / metrics_name(), 0);
+    eval_file_.emplace(output_dir / "eval.jsonl", 0);
+    samples_file_.emplace(output_dir / "samples.jsonl", 0);
   }
-  write_file(output_dir / "config.yaml", format_run_config(config));
-  metrics_file_.emplace(output_dir / metrics_name(), 0);
-  eval_file_.emplace(output_dir / "eval.jsonl", 0);
-  samples_file_.emplace(output_dir / "samples.jsonl", 0);
+  write_config();
+  if (config.logging.tensorboard) event_file_.emplace(output_dir / "tensorboard", step + 1);
 }
 
-void Run::open_directory(const StartOptions& start) {
+void Run::write_config() const {
+  std::string head = str("# mantissa ", MANTISSA_VERSION, " on ", exec.backend().description(), "\n# model: ",
+                         config.model.path, ", ", model->config.architecture, ", ", model->weights.layout.numel(),
+                         " parameters\n# data: ", prompts.size(), " problems");
+  for (const EvalSet& set : eval_sets) head += str("; evaluation on ", set.name, ", ", set.prompts.size());
+  write_file(output_dir / "config.yaml", head + "\n" + format_run_config(config));
+}
+
+void Run::log(LineFile& file, const Metrics& metrics) {
+  file.write(to_json_line(metrics));
+  if (event_file_) event_file_->write(metrics);
+}
+
+void Run::check_directory(const StartOptions& start) {
   std::error_code error;
   fs::create_directories(output_dir, error);
   check(!error, output_dir.string(), ": output directory cannot be made: ", error.message());
+  { AtomicFile probe(output_dir / "probe"); }  // fails early where nothing can be written
   const fs::path checkpoints = output_dir / "checkpoints";
-  if (!start.resume.empty()) {
-    if (start.resume != "auto") {
-      check(fs::is_directory(start.resume, error), start.resume, ": --resume takes \"auto\" or a checkpoint directory");
-      checkpoint_ = start.resume;
-      return;
-    }
+  if (start.resume == "auto") {
     clean_checkpoints(checkpoints);
     checkpoint_ = latest_checkpoint(checkpoints);
-    if (checkpoint_) return;
-    log_info("no checkpoint in " + checkpoints.string() + ": starting anew");
-  } else if (!start.overwrite) {
-    for (const char* name : kFiles)
-      check(!file_exists(output_dir / name), output_dir.string(), ": holds ", name,
-            " of an earlier run; use --resume auto to go on, --overwrite to start anew, or another run.output_dir");
+    if (!checkpoint_) log_info("no checkpoint in " + checkpoints.string() + ": starting anew");
+    return;
   }
-  for (const char* name : kFiles) fs::remove(output_dir / name, error);
-  fs::remove_all(checkpoints, error);
-  fs::remove_all(output_dir / "model", error);
-  write_file(output_dir / "config.yaml", format_run_config(config));  // fails early where nothing can be written
+  if (!start.resume.empty()) {
+    check(fs::is_directory(start.resume, error), start.resume,
+          ": --resume takes \"auto\" or a checkpoint directory");
+    checkpoint_ = fs::canonical(start.resume);
+    foreign_ = checkpoint_->parent_path() != fs::weakly_canonical(checkpoints);
+    if (!foreign_) return;
+  }
+  if (start.overwrite) return;
+  for (const char* name : kWritten)
+    check(!file_exists(output_dir / name), output_dir.string(), ": holds ", name,
+          " of an earlier run; use --resume auto to go on, --overwrite to start anew, or another "
+          "run.output_dir");
+}
+
+void Run::clear_directory() const {
+  std::error_code error;
+  for (const char* name : kWritten) {
+    fs::remove_all(output_dir / name, error);
+    check(!error, (output_dir / name).string(), ": cannot be deleted: ", error.message());
+  }
+}
+
+/// The weights a run begins with. A resumed run reads them again, and must find the same.
+void Run::keep_reference() {
+  Weights& w = model->weights;
+  w.reference = ParamBuffer(exec, w.layout, w.compute.dtype());
+  exec.backend().copy(w.reference.flat().raw(), w.compute.flat().raw(), w.compute.flat().bytes());
+  std::vector<std::byte> bytes(w.reference.flat().bytes());
+  exec.backend().copy_to_host(bytes.data(), w.reference.flat().raw(), bytes.size());
+  reference_hash_ = hash64(bytes);
 }
 
 void Run::load_data() {
@@ -133,13 +171,18 @@ void Run::resume(const fs::path& checkpoint) {
   };
   check(state.texts.contains("data_hash") && state.texts.at("data_hash") == std::to_string(data_hash_), checkpoint.string(),
         ": was made on other data than data.files holds now");
+  const auto reference = state.texts.find("reference_hash");
+  check(reference == state.texts.end() || reference->second == std::to_string(reference_hash_),
+        checkpoint.string(), ": its reference model was another than model.path ", config.model.path,
+        " holds now");
   step = state.step;
   policy_version = counter("policy_version");
   cursor->seek(counter("data_position"));
-  write_file(output_dir / "config.yaml", format_run_config(config));
-  metrics_file_.emplace(output_dir / metrics_name(), counter("metrics_bytes"));
-  eval_file_.emplace(output_dir / "eval.jsonl", counter("eval_bytes"));
-  samples_file_.emplace(output_dir / "samples.jsonl", counter("samples_bytes"));
+  if (foreign_) clear_directory();
+  metrics_file_.emplace(output_dir / metrics_name(), foreign_ ? 0 : counter("metrics_bytes"));
+  eval_file_.emplace(output_dir / "eval.jsonl", foreign_ ? 0 : counter("eval_bytes"));
+  samples_file_.emplace(output_dir / "samples.jsonl", foreign_ ? 0 : counter("samples_bytes"));
+  if (!foreign_) saved_step = step;
   log_info(str("resumed from ", checkpoint.string(), " after step ", step));
 }
 
@@ -153,7 +196,9 @@ void Run::save() {
                     {"eval_bytes", eval_file_->bytes()},
                     {"samples_bytes", samples_file_->bytes()}};
   state.texts = {{"data_hash", std::to_string(data_hash_)}, {"mode", config.train.mode}};
+  if (reference_hash_) state.texts["reference_hash"] = std::to_string(reference_hash_);
   save_checkpoint(output_dir / "checkpoints", state, model->weights, *optimizer, config.checkpoint.keep);
+  saved_step = step;
 }
 
 void Run::export_model() const {

@@ -12,6 +12,8 @@ struct ScoreOptions {
   Dtype lm_head = Dtype::kF32;   // see ops::HeadOptions
   Dtype residual = Dtype::kF32;  // type of the residual stream
   int64_t head_chunk = 256;      // tokens whose logits exist at once
+  /// The weights to score with (null: the model's compute copy), e.g. the reference of a KL term.
+  const ParamBuffer* weights = nullptr;
 };
 
 /// Scores of batch.targets at batch.scored, [N] each. `grads` are the sinks of parameter gradients (null:

@@ -8,11 +8,6 @@
 namespace mantissa {
 namespace {
 
-template <class T>
-Tensor upload(Exec& exec, const std::vector<T>& values) {
-  return tensor_from<T>(exec.backend(), values, {int64_t(values.size())});
-}
-
 /// Makes the first weight of a parameter infinite while it lives.
 class Poison {
  public:
@@ -35,33 +30,25 @@ class Poison {
 
 }  // namespace
 
-ops::TokenScores Trainer::forward(Tape& tape, const TrainBatch& batch, bool gradients) {
-  ForwardContext ctx;
-  ctx.tape = &tape;
-  ctx.weights = &model_.weights.compute;
-  ctx.grads = gradients ? &model_.weights.grad : nullptr;
-  ctx.residual = options_.residual;
-  ctx.ids = upload(exec_, batch.ids);
-  ctx.positions = upload(exec_, batch.positions);
-  ctx.offsets = upload(exec_, batch.offsets);
-  const Var hidden = model_.decoder->forward(ctx);
-  const Var scored = ops::gather_rows(tape, hidden, upload(exec_, batch.scored));
-  return model_.decoder->scores(ctx, scored, upload(exec_, batch.targets),
-                                {.temperature = options_.temperature,
-                                 .dtype = options_.lm_head,
-                                 .state = optimizer_.state(),
-                                 .chunk = options_.head_chunk});
+std::vector<float> Trainer::score(const TrainBatch& batch, const ParamBuffer& weights) {
+  Tape tape(exec_, false);
+  ScoreOptions options = options_.score;
+  options.weights = &weights;
+  return to_host<float>(score_batch(tape, model_, batch, options).logprobs.value());
 }
 
 void Trainer::score(MiniBatch& mini) {
-  for (TrainBatch& batch : mini.micro) {
-    Tape tape(exec_, false);
-    batch.old_logprobs = to_host<float>(forward(tape, batch, false).logprobs.value());
-  }
+  for (TrainBatch& batch : mini.micro) batch.old_logprobs = score(batch, model_.weights.compute);
+}
+
+void Trainer::score_reference(MiniBatch& mini) {
+  check(model_.weights.reference.defined(), "[trainer] there are no reference weights to score with");
+  for (TrainBatch& batch : mini.micro) batch.reference_logprobs = score(batch, model_.weights.reference);
 }
 
 LossOut Trainer::run_micro_batch(Tape& tape, const MiniBatch& mini, const TrainBatch& batch, const Loss& loss) {
-  const ops::TokenScores scores = forward(tape, batch, true);
+  const ops::TokenScores scores =
+      score_batch(tape, model_, batch, options_.score, &model_.weights.grad, optimizer_.state());
   LossInputs in = make_loss_inputs(exec_.backend(), batch);
   in.logprobs = scores.logprobs;
   in.entropy = scores.entropy;
@@ -78,6 +65,8 @@ UpdateReport Trainer::update(const MiniBatch& mini, const Loss& loss) {
   inject_.clear();
 
   UpdateReport report;
+  report.empty = mini.tokens == 0;
+  if (report.empty) return report;
   std::vector<LossOut> outs;
   optimizer_.zero_grad();
   for (const TrainBatch& batch : mini.micro) {

@@ -83,15 +83,15 @@ TEST(Advantage, DynamicSamplingDropsGroupsWithoutSpread) {
   std::vector<RolloutGroup> groups{group({1, 1}), group({1, 0}), group({0, 0})};
   EXPECT_EQ(compute_advantages(groups, config), 2);
   EXPECT_EQ(groups.size(), 3u);
-  config.dynamic_sampling = true;
-  EXPECT_EQ(compute_advantages(groups, config), 2);
+  EXPECT_EQ(drop_without_spread(groups), 2);
   ASSERT_EQ(groups.size(), 1u);
+  EXPECT_EQ(compute_advantages(groups, config), 0);
   EXPECT_GT(groups[0].samples[0].advantage, 0);
 
   for (const char* name : {"grpo", "reinforce_pp"}) {
     config.advantage = name;
     std::vector<RolloutGroup> equal{group({1, 1})};
-    EXPECT_EQ(compute_advantages(equal, config), 1);
+    EXPECT_EQ(drop_without_spread(equal), 1);
     EXPECT_TRUE(equal.empty());
     EXPECT_EQ(compute_advantages(equal, config), 0);
   }
@@ -115,7 +115,7 @@ TEST(Overlong, ZeroRewardMaskOrKeep) {
     std::vector<RolloutGroup> groups{group({1, 0.5})};
     groups[0].samples[0].completion.finish = Finish::kStop;
     groups[0].samples[1].completion.finish = Finish::kLength;
-    apply_overlong(groups, config);
+    apply_overlong(groups, config, 8);
     const auto& s = groups[0].samples;
     return std::vector<double>{s[0].reward, s[1].reward, loss_mask(s[0].completion, config),
                                loss_mask(s[1].completion, config)};
@@ -123,6 +123,27 @@ TEST(Overlong, ZeroRewardMaskOrKeep) {
   EXPECT_EQ(outcome("zero_reward"), (std::vector<double>{1, 0, 1, 1}));
   EXPECT_EQ(outcome("mask"), (std::vector<double>{1, 0.5, 1, 0}));
   EXPECT_EQ(outcome("keep"), (std::vector<double>{1, 0.5, 1, 1}));
+}
+
+TEST(Overlong, SoftPunishmentGrowsOverTheBuffer) {
+  AlgorithmConfig config;
+  config.overlong = "soft_punish";
+  config.overlong_buffer = 4;
+  config.overlong_penalty = 0.5;
+  const auto reward = [&](size_t length, Finish finish) {
+    std::vector<RolloutGroup> groups{group({1})};
+    groups[0].samples[0].completion.ids.assign(length, 7);
+    groups[0].samples[0].completion.finish = finish;
+    apply_overlong(groups, config, 16);
+    return groups[0].samples[0].reward;
+  };
+  EXPECT_EQ(reward(3, Finish::kStop), 1);
+  EXPECT_EQ(reward(12, Finish::kStop), 1);  // 16 - 4
+  EXPECT_EQ(reward(13, Finish::kStop), 1 - 0.125);
+  EXPECT_EQ(reward(14, Finish::kStop), 1 - 0.25);
+  EXPECT_EQ(reward(16, Finish::kStop), 0.5);
+  EXPECT_EQ(reward(16, Finish::kLength), 0.5);
+  EXPECT_EQ(reward(9, Finish::kLength), 0.5) << "cut off early by the model's own limit";
 }
 
 TEST(AlgorithmConfig, RefusesCombinationsThatSayTwoThings) {
@@ -136,6 +157,16 @@ TEST(AlgorithmConfig, RefusesCombinationsThatSayTwoThings) {
   EXPECT_EQ(error([](C& c) { c.advantage = "reinforce_pp"; }, 1), "no error");
   EXPECT_EQ(error([](C&) {}, 1),
             "rollout.n: advantage grpo compares the samples of a prompt and needs at least 2, got 1");
+  EXPECT_EQ(error([](C& c) { c.dynamic_sampling = true, c.advantage = "reinforce_pp"; }, 1),
+            "algorithm.dynamic_sampling: one sample has no spread, rollout.n must be at least 2, got 1");
+  EXPECT_EQ(error([](C& c) { c.overlong = "soft_punish"; }),
+            "algorithm.overlong_buffer: must be above 0 with overlong soft_punish and belongs to nothing "
+            "else, got 0 "
+            "with soft_punish");
+  EXPECT_EQ(error([](C& c) { c.overlong_buffer = 8; }),
+            "algorithm.overlong_buffer: must be above 0 with overlong soft_punish and belongs to nothing "
+            "else, got 8 "
+            "with zero_reward");
   EXPECT_EQ(error([](C& c) { c.dual_clip = 3, c.policy_loss = "gspo"; }),
             "algorithm.dual_clip: belongs to policy_loss grpo, got 3 with gspo");
   EXPECT_EQ(error([](C& c) { c.dual_clip = 1.1; }),
