@@ -117,21 +117,40 @@ void kv_copy(Exec& exec, Tensor& pages, const Tensor& from, const Tensor& to) {
   MANTISSA_LAUNCH_CHECK();
 }
 
+__global__ void sequence_bounds_kernel(SequenceBounds bounds, const int32_t* offsets, int sequences,
+                                       int count, int row, int out_row, int heads) {
+  const int s = blockIdx.x * kThreads + threadIdx.x;
+  if (s > count) return;
+  const int begin = offsets[min(s, sequences)], end = offsets[min(s + 1, sequences)];
+  if (s < count) bounds.lengths[s] = end - begin;
+  bounds.row[s] = begin * row;
+  bounds.out[s] = begin * out_row;
+  bounds.lse[s] = begin * heads;
+}
+
 void attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets,
-                   Heads heads) {
+                   int64_t longest, Heads heads) {
   if (qkv.size(0) == 0) return;
-  if (!cudnn_attention_fwd(exec, out, lse, qkv, offsets, heads))
-    own_attention_fwd(exec, out, lse, qkv, offsets, heads);
+  if (!cudnn_attention_fwd(exec, out, lse, qkv, offsets, longest, heads))
+    own_attention_fwd(exec, out, lse, qkv, offsets, longest, heads);
 }
 
 void attention_bwd(Exec& exec, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, const Tensor& out,
-                   const Tensor& lse, const Tensor& offsets, Heads heads) {
+                   const Tensor& lse, const Tensor& offsets, int64_t longest, Heads heads) {
   if (qkv.size(0) == 0) return;
-  if (!cudnn_attention_bwd(exec, dqkv, dout, qkv, out, lse, offsets, heads))
-    own_attention_bwd(exec, dqkv, dout, qkv, out, lse, offsets, heads);
+  if (!cudnn_attention_bwd(exec, dqkv, dout, qkv, out, lse, offsets, longest, heads))
+    own_attention_bwd(exec, dqkv, dout, qkv, out, lse, offsets, longest, heads);
 }
 
 }  // namespace
+
+void fill_sequence_bounds(Exec& exec, const SequenceBounds& bounds, const Tensor& offsets, int64_t count,
+                          Heads heads) {
+  sequence_bounds_kernel<<<blocks(count + 1, kThreads), kThreads, 0, stream(exec)>>>(
+      bounds, offsets.data<int32_t>(), int(offsets.numel()) - 1, int(count), int(heads.row()),
+      heads.query * heads.size, heads.query);
+  MANTISSA_LAUNCH_CHECK();
+}
 
 void register_attention(Kernels& table) {
   table.rope = rope;

@@ -115,7 +115,7 @@ __device__ RowSum sum_row(Chunk* chunks, const float* row, int vocab, float inv_
   for (int c = lane; c < count; c += kWarp) {
     const Chunk chunk = chunks[c];
     const float below = chunk.max - max, factor = chunk.max == -INFINITY ? 1.0f : expf(below);
-    sum = fmaf(chunk.sum, factor, sum);
+    sum = is_finite(chunk.sum) ? fmaf(chunk.sum, factor, sum) : sum + chunk.sum;
     if (kMoment && factor != 0.0f && chunk.max != -INFINITY)
       moment = fmaf(factor, fmaf(chunk.sum, below, chunk.moment), moment);
   }

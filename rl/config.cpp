@@ -34,6 +34,12 @@ void RunSection::fields(Fields& f) {
 
 void ModelSection::fields(Fields& f) {
   f.field("path", path, "Hugging Face directory, .gguf file or builtin:<name>");
+  f.field("lora_rank", lora_rank, "rank of trained low-rank updates; 0 = all weights are trained", at_least(0));
+  f.field("lora_alpha", lora_alpha, "the update is scaled by lora_alpha / lora_rank", at_least(0));
+}
+
+void DistributedConfig::fields(Fields& f) {
+  f.field("gpus", gpus, "processes that share the run, one a GPU", at_least(1));
 }
 
 void PrecisionConfig::fields(Fields& f) {
@@ -78,6 +84,16 @@ void CheckpointConfig::fields(Fields& f) {
 
 void LoggingConfig::fields(Fields& f) {
   f.field("samples", samples, "completions written to samples.jsonl a step", at_least(0));
+  f.field("tensorboard", tensorboard, "also write the metrics as event files, in output_dir/tensorboard");
+}
+
+std::vector<std::string> missing_features(const RunConfig& config) {
+  std::vector<std::string> missing;
+  if (config.model.lora_rank > 0)
+    missing.push_back(str("model.lora_rank ", config.model.lora_rank, ": low-rank updates (LoRA) are not there yet; 0 trains all weights"));
+  if (config.distributed.gpus > 1)
+    missing.push_back(str("distributed.gpus ", config.distributed.gpus, ": a run on several GPUs is not there yet; 1 trains on one"));
+  return missing;
 }
 
 void RunConfig::validate() const {

@@ -24,6 +24,8 @@ struct RunSection {
 
 struct ModelSection {
   std::string path;  // Hugging Face directory, .gguf file, builtin:<name>
+  int64_t lora_rank = 0;  // 0: all weights are trained
+  double lora_alpha = 16;
   void fields(Fields& f);
 };
 
@@ -79,6 +81,12 @@ struct CheckpointConfig {
 
 struct LoggingConfig {
   int64_t samples = 4;  // completions written to samples.jsonl a step
+  bool tensorboard = false;
+  void fields(Fields& f);
+};
+
+struct DistributedConfig {
+  int64_t gpus = 1;  // processes that share the run, one a GPU
   void fields(Fields& f);
 };
 
@@ -96,6 +104,7 @@ struct RunConfig {
   EvalConfig eval;
   CheckpointConfig checkpoint;
   LoggingConfig logging;
+  DistributedConfig distributed;
 
   std::string output_dir() const { return run.output_dir.empty() ? "runs/" + run.name : run.output_dir; }
   /// Rules between sections; throws Error naming the keys.
@@ -106,9 +115,12 @@ struct RunConfig {
   void sections(F&& f) {
     f("run", run), f("model", model), f("precision", precision), f("data", data), f("rollout", rollout);
     f("reward", reward), f("algorithm", algorithm), f("optim", optim), f("scaler", scaler), f("train", train);
-    f("eval", eval), f("checkpoint", checkpoint), f("logging", logging);
+    f("eval", eval), f("checkpoint", checkpoint), f("logging", logging), f("distributed", distributed);
   }
 };
+
+/// What the config asks for and this version cannot do yet, a line each: it loads, a run of it is refused.
+std::vector<std::string> missing_features(const RunConfig& config);
 
 /// Reads a file and applies overrides "section.key=value". Errors name file, line (or the override), key, rule and value; an
 /// unknown key comes with the nearest known one.

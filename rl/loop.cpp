@@ -109,7 +109,12 @@ std::vector<RolloutGroup> collect(Run& run, Metrics& metrics) {
     if (groups.size() > wanted) groups.resize(wanted);
     metrics.set("train/kept_groups", double(groups.size()));
   }
+  Timer timer(metrics, "timing_s/adv");
   metrics.set("reward/zero_spread_groups", double(dropped + compute_advantages(groups, algorithm)));
+  MinMaxMean advantages;
+  for (const RolloutGroup& group : groups)
+    for (const RolloutSample& sample : group.samples) advantages.add(sample.advantage);
+  if (advantages.count > 0) advantages.put(metrics, "critic/advantages");
   return groups;
 }
 

@@ -15,7 +15,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kWritten[] = {"config.yaml",   "metrics.jsonl", "sft.jsonl", "eval.jsonl",
-                                    "samples.jsonl", "checkpoints",   "model"};
+                                    "samples.jsonl", "checkpoints",   "model",     "tensorboard"};
 
 /// Lines of a resolved config that decide the run's bits: sections that only say how long, how often or where are left out.
 std::string decisive_lines(const std::string& config) {
@@ -45,6 +45,8 @@ std::string first_difference(const std::string& a, const std::string& b) {
 
 Run::Run(const RunConfig& run_config, const StartOptions& start)
     : config(run_config), output_dir(config.output_dir()), exec(find_backend(config.run.device)) {
+  const std::vector<std::string> missing = missing_features(config);
+  check(missing.empty(), config.run.name, ": this version cannot run it: ", missing.empty() ? "" : missing[0]);
   check_directory(start);
   exec.deterministic = config.train.deterministic;
   const Dtype train_dtype = config.precision.train_dtype(), rollout_dtype = config.precision.rollout_dtype();
@@ -80,13 +82,27 @@ Run::Run(const RunConfig& run_config, const StartOptions& start)
 
   if (checkpoint_) {
     resume(*checkpoint_);
-    return;
+  } else {
+    clear_directory();
+    metrics_file_.emplace(output_dir / metrics_name(), 0);
+    eval_file_.emplace(output_dir / "eval.jsonl", 0);
+    samples_file_.emplace(output_dir / "samples.jsonl", 0);
   }
-  clear_directory();
-  write_file(output_dir / "config.yaml", format_run_config(config));
-  metrics_file_.emplace(output_dir / metrics_name(), 0);
-  eval_file_.emplace(output_dir / "eval.jsonl", 0);
-  samples_file_.emplace(output_dir / "samples.jsonl", 0);
+  write_config();
+  if (config.logging.tensorboard) event_file_.emplace(output_dir / "tensorboard", step + 1);
+}
+
+void Run::write_config() const {
+  std::string head = str("# mantissa ", MANTISSA_VERSION, " on ", exec.backend().description(), "\n# model: ",
+                         config.model.path, ", ", model->config.architecture, ", ", model->weights.layout.numel(),
+                         " parameters\n# data: ", prompts.size(), " problems");
+  for (const EvalSet& set : eval_sets) head += str("; evaluation on ", set.name, ", ", set.prompts.size());
+  write_file(output_dir / "config.yaml", head + "\n" + format_run_config(config));
+}
+
+void Run::log(LineFile& file, const Metrics& metrics) {
+  file.write(to_json_line(metrics));
+  if (event_file_) event_file_->write(metrics);
 }
 
 void Run::check_directory(const StartOptions& start) {
@@ -151,9 +167,10 @@ void Run::load_data() {
   if (config.eval.files.empty()) return;
   const std::vector<std::string> names = set_names(config.eval.files);
   for (size_t i = 0; i < names.size(); ++i) {
-    data.files = {config.eval.files[i]};
-    data.limit = config.eval.limit;
-    eval_sets.push_back({names[i], make_prompts(data, *tokenizer, model->tokenizer, false).prompts});
+    DataConfig eval = data;
+    eval.files = {config.eval.files[i]};
+    eval.limit = config.eval.limit;
+    eval_sets.push_back({names[i], make_prompts(eval, *tokenizer, model->tokenizer, false).prompts});
   }
 }
 
@@ -197,7 +214,6 @@ void Run::resume(const fs::path& checkpoint) {
   policy_version = counter("policy_version");
   cursor->seek(counter("data_position"));
   if (foreign_) clear_directory();
-  write_file(output_dir / "config.yaml", format_run_config(config));
   metrics_file_.emplace(output_dir / metrics_name(), foreign_ ? 0 : counter("metrics_bytes"));
   eval_file_.emplace(output_dir / "eval.jsonl", foreign_ ? 0 : counter("eval_bytes"));
   samples_file_.emplace(output_dir / "samples.jsonl", foreign_ ? 0 : counter("samples_bytes"));

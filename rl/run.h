@@ -1,9 +1,10 @@
 // Run: everything one training run owns, opened in the order of the members; how it starts, resumes and saves.
 //
-//   <output_dir>/config.yaml      the resolved config
+//   <output_dir>/config.yaml      the resolved config; on top version, device, model, data
 //                metrics.jsonl    one line a step (sft.jsonl for supervised warm starts)
 //                eval.jsonl       one line an evaluation
 //                samples.jsonl    some completions of each step
+//                tensorboard/     the same metrics as event files, with logging.tensorboard
 //                checkpoints/     step_<N>/ (nn/checkpoint.h)
 //                model/           the trained model as a Hugging Face directory, at the end
 #pragma once
@@ -17,6 +18,7 @@
 #include "rl/data.h"
 #include "rl/engine.h"
 #include "rl/metrics.h"
+#include "rl/tensorboard.h"
 #include "rl/tokenizer.h"
 #include "rl/trainer.h"
 
@@ -46,8 +48,8 @@ class Run {
   /// Writes a checkpoint of the current step.
   void save();
   /// Appends the metrics of a step.
-  void log_step(const Metrics& metrics) { metrics_file_->write(to_json_line(metrics)); }
-  void log_eval(const Metrics& metrics) { eval_file_->write(to_json_line(metrics)); }
+  void log_step(const Metrics& metrics) { log(*metrics_file_, metrics); }
+  void log_eval(const Metrics& metrics) { log(*eval_file_, metrics); }
   void log_sample(const std::string& json_line) { samples_file_->write(json_line); }
   /// output_dir/model, when the config asks for it.
   void export_model() const;
@@ -74,6 +76,8 @@ class Run {
   void keep_reference();
   void load_data();
   void encode_solutions();
+  void write_config() const;
+  void log(LineFile& file, const Metrics& metrics);
   void resume(const std::filesystem::path& checkpoint);
   std::string metrics_name() const { return sft() ? "sft.jsonl" : "metrics.jsonl"; }
 
@@ -81,6 +85,7 @@ class Run {
   bool foreign_ = false;                             // it lies in another run's directory
   uint64_t data_hash_ = 0, reference_hash_ = 0;      // 0: no reference weights
   std::optional<LineFile> metrics_file_, eval_file_, samples_file_;
+  std::optional<EventFile> event_file_;
 };
 
 /// Trains to the end of the config or until stop() says so between steps; then saves. Returns true when the run is complete.
