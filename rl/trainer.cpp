@@ -54,10 +54,12 @@ ops::TokenScores Trainer::forward(Tape& tape, const TrainBatch& batch, bool grad
 }
 
 void Trainer::score(MiniBatch& mini) {
-  for (TrainBatch& batch : mini.micro) {
+  std::vector<Tensor> logprobs;  // read back when all are on their way: a wait between them would idle the device
+  for (const TrainBatch& batch : mini.micro) {
     Tape tape(exec_, false);
-    batch.old_logprobs = to_host<float>(forward(tape, batch, false).logprobs.value());
+    logprobs.push_back(forward(tape, batch, false).logprobs.value());
   }
+  for (size_t i = 0; i < logprobs.size(); ++i) mini.micro[i].old_logprobs = to_host<float>(logprobs[i]);
 }
 
 LossOut Trainer::run_micro_batch(Tape& tape, const MiniBatch& mini, const TrainBatch& batch, const Loss& loss) {
