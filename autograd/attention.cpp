@@ -22,20 +22,21 @@ Var rope(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& position
   });
 }
 
-Var attention(Tape& tape, const Var& qkv, const Tensor& offsets, Heads heads) {
+Var attention(Tape& tape, const Var& qkv, const Tensor& offsets, Heads heads, int64_t longest) {
   check_heads("attention", qkv.value(), heads);
   check_offsets("attention", offsets);
   const int64_t tokens = qkv.value().size(0);
+  if (longest <= 0) longest = tokens;
   Exec& exec = tape.exec();
   Tensor y = exec.empty({tokens, int64_t(heads.query) * heads.size}, qkv.dtype());
   Tensor lse = exec.empty({tokens, heads.query}, accumulator_of(qkv.dtype()));
-  MANTISSA_RUN(exec, attention_fwd, y, lse, qkv.value(), offsets, heads);
+  MANTISSA_RUN(exec, attention_fwd, y, lse, qkv.value(), offsets, longest, heads);
   if (!tape.needs_grad({&qkv})) return tape.constant("attention", std::move(y));
 
   return tape.output(
-      "attention", y, [&tape, offsets, heads, y, lse, xs = tape.save(qkv), slot = qkv.slot()](auto douts) {
+      "attention", y, [&tape, offsets, longest, heads, y, lse, xs = tape.save(qkv), slot = qkv.slot()](auto douts) {
         Tensor dx = tape.exec().empty(slot->shape, slot->dtype);
-        MANTISSA_RUN(tape.exec(), attention_bwd, dx, douts[0], xs.get(), y, lse, offsets, heads);
+        MANTISSA_RUN(tape.exec(), attention_bwd, dx, douts[0], xs.get(), y, lse, offsets, longest, heads);
         tape.add_grad(slot, std::move(dx));
       });
 }

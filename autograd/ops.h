@@ -32,8 +32,9 @@ Var qk_norm(Tape& tape, const Var& qkv, const Var& qw, const Var& kw, Heads head
 /// positions[T] int32 in [0, max_positions) (the caller checks). The gradient is the inverse rotation.
 Var rope(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& positions, Heads heads);
 /// Causal grouped-query attention over packed sequences; offsets[S+1] int32, qkv[T,(H+2G)D] -> [T,H*D]. Saves
-/// qkv, output and log-sum-exp.
-Var attention(Tape& tape, const Var& qkv, const Tensor& offsets, Heads heads);
+/// qkv, output and log-sum-exp. No sequence is longer than `longest` (0: not known, T is taken): a device plans its
+/// launches with it.
+Var attention(Tape& tape, const Var& qkv, const Tensor& offsets, Heads heads, int64_t longest = 0);
 
 // ---- elementwise (elementwise.cpp)
 // -----------------------------------------------------------------------------------

@@ -143,9 +143,11 @@ struct Kernels {
                bool inverse);
   /// Causal attention over packed sequences, offsets[S+1] int32. out[T,H*D]; lse[T,H] fp32 (fp64), natural log of the softmax
   /// denominator of the scaled scores (scale 1/sqrt(D)). Key blocks of kAttentionTile from key 0, ascending.
-  void (*attention_fwd)(Exec&, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets, Heads heads);
+  /// No sequence is longer than `longest`: offsets may be on a device, launches are planned on the host.
+  void (*attention_fwd)(Exec&, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets, int64_t longest,
+                        Heads heads);
   void (*attention_bwd)(Exec&, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, const Tensor& out,
-                        const Tensor& lse, const Tensor& offsets, Heads heads);
+                        const Tensor& lse, const Tensor& offsets, int64_t longest, Heads heads);
   /// KV cache of one layer: pages[2, P, kAttentionTile, G*D] (keys, values), any floating type.
   /// Writes k and v of qkv row t into slot slots[t] (int32) = page * kAttentionTile + offset; negative slots are skipped.
   void (*kv_write)(Exec&, Tensor& pages, const Tensor& qkv, const Tensor& slots, Heads heads);

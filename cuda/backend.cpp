@@ -132,6 +132,9 @@ class CudaBackend : public Backend {
     cuda_kernels::register_elementwise(kernels_);
     cuda_kernels::register_matmul(kernels_);
     cuda_kernels::register_norm(kernels_);
+    cuda_kernels::register_attention(kernels_);
+    cuda_kernels::register_vocab(kernels_);
+    cuda_kernels::register_sampling(kernels_);
     cuda_kernels::register_optim(kernels_);
   }
   ~CudaBackend() override {

@@ -113,7 +113,7 @@ Var Decoder::attention(const ForwardContext& ctx, int index, const Var& projecte
   qkv = ops::rope(tape, qkv, rope_table_, ctx.positions, heads);
   if (ctx.cache)
     MANTISSA_RUN(tape.exec(), kv_write, ctx.cache->layers[size_t(index)], qkv.value(), ctx.slots, heads);
-  if (ctx.offsets.defined()) return ops::attention(tape, qkv, ctx.offsets, heads);
+  if (ctx.offsets.defined()) return ops::attention(tape, qkv, ctx.offsets, heads, ctx.longest);
 
   check(ctx.cache && !tape.recording(),
         "[decoder] the decode form needs a cache and a tape that does not record");

@@ -29,6 +29,7 @@ struct ForwardContext {
   Tensor positions;  // [T] int32
   // Packed form (training, scoring, prefill): sequence bounds.
   Tensor offsets;    // [S+1] int32; undefined selects the decode form
+  int64_t longest = 0;  // no sequence is longer; 0: not known
   // Rollout: cache to write to (both forms) and to read from (decode form).
   KvCache* cache = nullptr;
   Tensor slots;      // [T] int32 cache slots, see kv_write

@@ -139,6 +139,7 @@ void Runner::prefill(const Plan& plan) {
   ctx.positions = take(tokens);
   ctx.slots = take(tokens);
   ctx.offsets = take(prompts + 1);
+  for (const Plan::Prefill& p : plan.prefills) ctx.longest = std::max<int64_t>(ctx.longest, p.length);
   const Tensor last_rows = take(prompts), sources = take(rows), keys = take(3 * rows).view({rows, 3});
 
   const Tensor hidden = model_.decoder->forward(ctx).value();

@@ -15,6 +15,7 @@ ops::TokenScores score_batch(Tape& tape, const Model& model, const TrainBatch& b
   ctx.ids = upload(batch.ids);
   ctx.positions = upload(batch.positions);
   ctx.offsets = upload(batch.offsets);
+  ctx.longest = batch.longest();
   Var hidden = model.decoder->forward(ctx);
   if (batch.scored.size() != batch.ids.size()) hidden = ops::gather_rows(tape, hidden, upload(batch.scored));
   return model.decoder->scores(ctx, hidden, upload(batch.targets),

@@ -44,6 +44,7 @@ ops::TokenScores Trainer::forward(Tape& tape, const TrainBatch& batch, bool grad
   ctx.ids = upload(exec_, batch.ids);
   ctx.positions = upload(exec_, batch.positions);
   ctx.offsets = upload(exec_, batch.offsets);
+  ctx.longest = batch.longest();
   const Var hidden = model_.decoder->forward(ctx);
   const Var scored = ops::gather_rows(tape, hidden, upload(exec_, batch.scored));
   return model_.decoder->scores(ctx, scored, upload(exec_, batch.targets),

@@ -7,6 +7,7 @@
 // (those whose next token is a response token) are 2 3 and 7, with targets 7 0 and 8.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -55,6 +56,13 @@ struct TrainBatch {
   std::vector<float> old_logprobs;      // [N] pi_old; empty until scored
   std::vector<float> advantages;        // [S]
   std::vector<float> loss_mask;         // [S] 0 for sequences left out of the loss (overlong masking), else 1
+
+  /// Tokens of the longest sequence.
+  int64_t longest() const {
+    int64_t most = 0;
+    for (size_t s = 0; s + 1 < offsets.size(); ++s) most = std::max<int64_t>(most, offsets[s + 1] - offsets[s]);
+    return most;
+  }
 };
 
 }  // namespace mantissa

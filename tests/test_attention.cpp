@@ -65,7 +65,7 @@ struct Packed {
 Packed run_packed(Exec& exec, const Tensor& qkv, const std::vector<int>& lengths, Heads heads) {
   Packed run{qkv, ints(offsets_of(lengths)), exec.empty({qkv.size(0), heads.query * heads.size}, qkv.dtype()),
              exec.empty({qkv.size(0), heads.query}, accumulator_of(qkv.dtype()))};
-  MANTISSA_RUN(exec, attention_fwd, run.out, run.lse, qkv, run.offsets, heads);
+  MANTISSA_RUN(exec, attention_fwd, run.out, run.lse, qkv, run.offsets, qkv.size(0), heads);
   return run;
 }
 
@@ -154,7 +154,7 @@ TEST_P(AttentionTypes, ForwardAndBackwardMatchPlainSoftmax) {
     expect_close(doubles(exec, run.out), want.out, 1.01 * unit, 0.5);
     expect_close(doubles(exec, run.lse), want.lse, dtype == Dtype::kF64 ? 1e-12 : 1e-6, 1.0);
     Tensor dqkv = exec.empty(qkv.shape(), dtype);
-    MANTISSA_RUN(exec, attention_bwd, dqkv, dout, qkv, run.out, run.lse, run.offsets, c.heads);
+    MANTISSA_RUN(exec, attention_bwd, dqkv, dout, qkv, run.out, run.lse, run.offsets, qkv.size(0), c.heads);
     expect_close(doubles(exec, dqkv), want.dqkv, 4 * unit, 1.0);  // the rounded output enters delta
   }
 }
@@ -169,7 +169,7 @@ TEST_P(AttentionTypes, BitsDoNotDependOnTheInstructionSet) {
       limit_simd(level);
       const Packed run = run_packed(exec, qkv, c.lengths, c.heads);
       Tensor dqkv = exec.empty(qkv.shape(), qkv.dtype());
-      MANTISSA_RUN(exec, attention_bwd, dqkv, dout, qkv, run.out, run.lse, run.offsets, c.heads);
+      MANTISSA_RUN(exec, attention_bwd, dqkv, dout, qkv, run.out, run.lse, run.offsets, qkv.size(0), c.heads);
       const std::vector<std::vector<std::byte>> bits = {bytes_of(run.out), bytes_of(run.lse), bytes_of(dqkv)};
       if (first.empty()) first = bits;
       EXPECT_EQ(bits, first) << level;
@@ -189,7 +189,7 @@ TEST_P(AttentionTypes, BitsDoNotDependOnThreadsOrNeighbours) {
     omp_set_num_threads(n);
     const Packed run = run_packed(exec, qkv, lengths, heads);
     Tensor dqkv = exec.empty(qkv.shape(), qkv.dtype());
-    MANTISSA_RUN(exec, attention_bwd, dqkv, dout, qkv, run.out, run.lse, run.offsets, heads);
+    MANTISSA_RUN(exec, attention_bwd, dqkv, dout, qkv, run.out, run.lse, run.offsets, qkv.size(0), heads);
     results.push_back(bytes_of(run.out));
     results.push_back(bytes_of(run.lse));
     results.push_back(bytes_of(dqkv));
@@ -198,7 +198,7 @@ TEST_P(AttentionTypes, BitsDoNotDependOnThreadsOrNeighbours) {
     EXPECT_EQ(bytes_of(alone.out), bytes_of(run.out.slice(129, 169)));
     Tensor dalone = exec.empty(alone.qkv.shape(), qkv.dtype());
     MANTISSA_RUN(exec, attention_bwd, dalone, dout.slice(129, 169), alone.qkv, alone.out, alone.lse,
-                 alone.offsets, heads);
+                 alone.offsets, 40, heads);
     EXPECT_EQ(bytes_of(dalone), bytes_of(dqkv.slice(129, 169)));
   }
   omp_set_num_threads(threads);

@@ -198,10 +198,10 @@ void Bench::attention() {
   const double product = 1000.0 * double(s) * double(l) * double(l) * double(width) / gemm_ceiling();
   const std::string packed = str("S=", s, ",L=", l, shape);
   report("attention_fwd", packed,
-         time([&] { MANTISSA_RUN(exec_, attention_fwd, out, lse, qkv, offsets, heads); }), double(total),
+         time([&] { MANTISSA_RUN(exec_, attention_fwd, out, lse, qkv, offsets, l, heads); }), double(total),
          2 * product);
   report("attention_bwd", packed,
-         time([&] { MANTISSA_RUN(exec_, attention_bwd, dqkv, dout, qkv, out, lse, offsets, heads); }),
+         time([&] { MANTISSA_RUN(exec_, attention_bwd, dqkv, dout, qkv, out, lse, offsets, l, heads); }),
          double(total), 5 * product);
 
   const int64_t b = flags_.batch, kv = int64_t(heads.kv) * heads.size;

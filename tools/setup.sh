@@ -8,12 +8,15 @@
 #   tools/setup.sh --check    only looks: exit code 1 and a list when something is missing
 #
 # Packages come from apt, as root or through sudo. Where the system's cmake is too old, a newer one goes into .deps/venv
-# of this tree and nowhere else.
+# of this tree and nowhere else. Where nvcc is, the headers of cuDNN's C++ frontend (MIT) go into .deps/cudnn-frontend;
+# without them training runs on the own attention kernels.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly min_cmake=3.25
 readonly venv=.deps/venv
+readonly frontend=.deps/cudnn-frontend
+readonly frontend_wheel='nvidia-cudnn-frontend==1.32.0 --hash=sha256:c6006556017a4d1c914c52a556c71b1267f2d6a0500f742e7b4edef539878df0'
 
 say() { echo "setup: $*"; }
 die() { echo "setup: $*" >&2; exit 1; }
@@ -24,7 +27,7 @@ for option in "$@"; do
     --tests) tests=1 ;;
     --fuzz) fuzz=1 ;;
     --check) check=1 ;;
-    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) die "unknown option $option (known: --tests --fuzz --check)" ;;
   esac
 done
@@ -45,6 +48,9 @@ new_enough() { # CMAKE
   version=$("$1" --version 2>/dev/null | sed -n '1s/[^0-9]*//p') && [[ -n $version ]] &&
     [[ $(printf '%s\n' "$min_cmake" "$version" | sort -V | head -n 1) == "$min_cmake" ]]
 }
+no_frontend() {
+  { command -v nvcc || [[ -x /usr/local/cuda/bin/nvcc ]]; } >/dev/null && [[ ! -e $frontend/include/cudnn_frontend.h ]]
+}
 no_cmake() { ! new_enough cmake && ! new_enough "$venv/bin/cmake"; }
 
 packages=()
@@ -58,7 +64,8 @@ done
 if ((check)); then
   if ((${#packages[@]} > 0)); then say "missing packages: ${packages[*]}"; fi
   if no_cmake; then say "missing: cmake >= $min_cmake (where the package is older, a newer one goes into $venv)"; fi
-  if ((${#packages[@]} > 0)) || no_cmake; then exit 1; fi
+  if no_frontend; then say "missing: the headers of cuDNN's C++ frontend, in $frontend"; fi
+  if ((${#packages[@]} > 0)) || no_cmake || no_frontend; then exit 1; fi
   say "nothing is missing"
   exit 0
 fi
@@ -83,12 +90,34 @@ apt_install() { # PACKAGES...
 }
 if ((${#packages[@]} > 0)); then apt_install "${packages[@]}"; fi
 
-# ---- cmake
-if no_cmake; then
+# ---- cmake, and cuDNN's frontend
+need_venv() {
+  if [[ -x $venv/bin/pip ]]; then return; fi
   # Debian's python3 comes without ensurepip, others' with it.
   python3 -c 'import ensurepip' 2>/dev/null || apt_install python3-venv ca-certificates
-  say "installing cmake >= $min_cmake into $venv (the system's is $(cmake --version | sed -n '1s/[^0-9]*//p'))"
   python3 -m venv "$venv" || die "python3 -m venv $venv failed"
+}
+if no_cmake; then
+  say "installing cmake >= $min_cmake into $venv (the system's is $(cmake --version | sed -n '1s/[^0-9]*//p'))"
+  need_venv
   "$venv/bin/pip" install --quiet --disable-pip-version-check "cmake>=$min_cmake,<4" || die "pip could not install cmake"
+fi
+if no_frontend; then
+  say "fetching the headers of cuDNN's C++ frontend into $frontend"
+  need_venv
+  mkdir -p "$frontend"
+  echo "$frontend_wheel" >"$frontend/requirements.txt"
+  # Headers alone: the same wheel serves every machine and every version of Python.
+  "$venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.11 \
+    --platform manylinux_2_27_x86_64 --require-hashes -r "$frontend/requirements.txt" -d "$frontend" ||
+    die "pip could not fetch $frontend_wheel"
+  python3 - "$frontend" <<'UNPACK'
+import pathlib, sys, zipfile
+folder = pathlib.Path(sys.argv[1])
+for wheel in folder.glob("*.whl"):
+    with zipfile.ZipFile(wheel) as z:
+        z.extractall(folder, [n for n in z.namelist() if n.startswith("include/")])
+    wheel.unlink()
+UNPACK
 fi
 say "everything is in place"

@@ -238,7 +238,7 @@ void rope(Exec&, Tensor& out, const Tensor& qkv, const Tensor& table, const Tens
   });
 }
 
-void attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets,
+void attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets, int64_t,
                    Heads heads) {
   dispatch_floating(qkv.dtype(), [&](auto tag) HWY_ATTR {
     attention::forward<typename decltype(tag)::type>(exec, out, lse, qkv, offsets, heads);
@@ -305,8 +305,8 @@ void register_attention(Kernels& kernels) {
     HWY_DYNAMIC_DISPATCH(rope)(exec, out, qkv, table, positions, heads, inverse);
   };
   kernels.attention_fwd = [](Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets,
-                             Heads heads) {
-    HWY_DYNAMIC_DISPATCH(attention_fwd)(exec, out, lse, qkv, offsets, heads);
+                             int64_t longest, Heads heads) {
+    HWY_DYNAMIC_DISPATCH(attention_fwd)(exec, out, lse, qkv, offsets, longest, heads);
   };
   kernels.kv_write = [](Exec& exec, Tensor& pages, const Tensor& qkv, const Tensor& slots, Heads heads) {
     HWY_DYNAMIC_DISPATCH(kv_write)(exec, pages, qkv, slots, heads);

@@ -134,7 +134,7 @@ void backward(Exec& exec, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, c
 }  // namespace attention
 
 void attention_bwd(Exec& exec, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, const Tensor& out,
-                   const Tensor& lse, const Tensor& offsets, Heads heads) {
+                   const Tensor& lse, const Tensor& offsets, int64_t, Heads heads) {
   dispatch_floating(qkv.dtype(), [&](auto tag) HWY_ATTR {
     attention::backward<typename decltype(tag)::type>(exec, dqkv, dout, qkv, out, lse, offsets, heads);
   });
@@ -151,8 +151,8 @@ HWY_EXPORT(attention_bwd);
 
 void register_attention_backward(Kernels& table) {
   table.attention_bwd = [](Exec& exec, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, const Tensor& out,
-                           const Tensor& lse, const Tensor& offsets, Heads heads) {
-    HWY_DYNAMIC_DISPATCH(attention_bwd)(exec, dqkv, dout, qkv, out, lse, offsets, heads);
+                           const Tensor& lse, const Tensor& offsets, int64_t longest, Heads heads) {
+    HWY_DYNAMIC_DISPATCH(attention_bwd)(exec, dqkv, dout, qkv, out, lse, offsets, longest, heads);
   };
 }
 

@@ -1,0 +1,34 @@
+// Inside the attention family: who implements what. attention.cu registers; the packed forward and backward
+// exist twice, as own kernels (attention_packed.cu: every shape and type) and through cuDNN
+// (attention_cudnn.cpp: 16-bit types).
+#pragma once
+
+#include "core/kernels.h"
+
+namespace mantissa::cuda_kernels {
+
+void own_attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets,
+                       int64_t longest, Heads heads);
+void own_attention_bwd(Exec& exec, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, const Tensor& out,
+                       const Tensor& lse, const Tensor& offsets, int64_t longest, Heads heads);
+
+/// False when cuDNN does not serve this call (absent, refused version, type or shape it has no plan for):
+/// nothing was launched, the own kernels have to. The first reason is logged once.
+bool cudnn_attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets,
+                         int64_t longest, Heads heads);
+bool cudnn_attention_bwd(Exec& exec, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, const Tensor& out,
+                         const Tensor& lse, const Tensor& offsets, int64_t longest, Heads heads);
+
+/// On the device, for sequences 0 .. count (the last ones of length 0 beyond those that `offsets` has):
+/// lengths[count], and where sequences begin, [count + 1] in elements of qkv rows, of out rows and of lse
+/// rows.
+struct SequenceBounds {
+  int32_t *lengths, *row, *out, *lse;
+};
+void fill_sequence_bounds(Exec& exec, const SequenceBounds& bounds, const Tensor& offsets, int64_t count,
+                          Heads heads);
+
+void attention_decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table,
+                      const Tensor& lengths, Heads heads);
+
+}  // namespace mantissa::cuda_kernels
