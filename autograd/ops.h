@@ -8,16 +8,14 @@
 
 namespace mantissa::ops {
 
-// ---- matmul (matmul.cpp)
-// -------------------------------------------------------------------------------------------
+// ---- matmul (matmul.cpp) ----------------------------------------------------------------------------------
 /// y[T,N] = x[T,K] . w[N,K]^T (+ bias[N]). dx = dy . w, dw += dy^T . x, dbias += column sums. Saves x, w.
 /// x, w and bias share a type; the product is rounded, then the sum.
 Var linear(Tape& tape, const Var& x, const Var& w, const Var& bias = {});
 /// The same with a recipe at Recompute::kMlp: the gate/up projection.
 Var linear_recomputable(Tape& tape, const Var& x, const Var& w, const Var& bias = {});
 
-// ---- norm (norm.cpp)
-// -----------------------------------------------------------------------------------------------
+// ---- norm (norm.cpp) --------------------------------------------------------------------------------------
 /// y = x * rstd * w, rstd = 1/sqrt(mean(x^2) + eps) over the last dimension, in fp32, one rounding, to w's
 /// type. dx = rstd (w dy - xhat mean(w dy xhat)), dw += sum over rows of dy xhat. Saves x, w, rstd; recipe at
 /// kElementwise.
@@ -26,8 +24,7 @@ Var rms_norm(Tape& tape, const Var& x, const Var& w, double eps);
 /// Saves qkv, weights, rstd.
 Var qk_norm(Tape& tape, const Var& qkv, const Var& qw, const Var& kw, Heads heads, double eps);
 
-// ---- attention (attention.cpp)
-// ---------------------------------------------------------------------------------------
+// ---- attention (attention.cpp) ----------------------------------------------------------------------------
 /// Rotary position embedding of query and key heads; table[max_positions, D/2, 2] fp32 (cos, sin),
 /// positions[T] int32 in [0, max_positions) (the caller checks). The gradient is the inverse rotation.
 Var rope(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& positions, Heads heads);
@@ -36,8 +33,7 @@ Var rope(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& position
 /// launches with it.
 Var attention(Tape& tape, const Var& qkv, const Tensor& offsets, Heads heads, int64_t longest = 0);
 
-// ---- elementwise (elementwise.cpp)
-// -----------------------------------------------------------------------------------
+// ---- elementwise (elementwise.cpp) ------------------------------------------------------------------------
 /// a + b of equal shapes; the result has a's type (residual streams may be wider than branches). The same for
 /// sub, mul, minimum, maximum, less_equal.
 Var add(Tape& tape, const Var& a, const Var& b);
@@ -69,8 +65,7 @@ Var segment_sum(Tape& tape, const Var& x, const Tensor& offsets);
 /// the host knows.
 Var segment_expand(Tape& tape, const Var& x, const Tensor& offsets, int64_t tokens);
 
-// ---- vocab (vocab.cpp)
-// -----------------------------------------------------------------------------------------------
+// ---- vocab (vocab.cpp) ------------------------------------------------------------------------------------
 /// table[V,C] rows of ids[T] (int32; validated by the caller: ids come from the tokenizer or a checked
 /// batch).
 Var embedding(Tape& tape, const Var& table, const Tensor& ids);
@@ -89,8 +84,9 @@ struct HeadOptions {
   /// One StepState: its loss_scale multiplies the gradient before the first cast to 16 bits. Undefined =
   /// scale 1.
   Tensor state;
-  /// Tokens per chunk of logits; memory is chunk * V * 4 bytes.
-  int64_t chunk = 256;
+  /// Tokens per chunk of logits; memory is chunk * V * 4 bytes, half as much again for 16-bit gradients.
+  /// 0: 256 on the CPU, where they stay in the cache, 2048 elsewhere, where small products waste the device.
+  int64_t chunk = 0;
 };
 /// Log-prob of targets[T] and entropy of softmax(hidden[T,C] . w[V,C]^T / temperature), in chunks of tokens:
 /// logits for all tokens never exist. Forward saves hidden and log-sum-exp; backward makes each logits chunk

@@ -122,8 +122,7 @@ class Tape {
   /// uses add.
   Var param(Tensor value, Tensor sink);
 
-  // ---- for ops
-  // -----------------------------------------------------------------------------------------------------
+  // ---- for ops --------------------------------------------------------------------------------------------
   /// True when a gradient record is needed for an op with these inputs (undefined ones count as constants).
   bool needs_grad(std::initializer_list<const Var*> inputs) const;
   /// Wraps the output of an op that leaves no record.
@@ -144,8 +143,7 @@ class Tape {
   Tensor open_sink(const Slot& slot);
   void close_sink(const Slot& slot, Tensor sum);
 
-  // ---- for callers
-  // -------------------------------------------------------------------------------------------------
+  // ---- for callers ----------------------------------------------------------------------------------------
   /// Plays the records back from d(root)/d(root) = 1 (root: one element), freeing them. Can be called once.
   void backward(const Var& root);
   /// The same from given gradients of several roots (type and shape of their values; undefined = zero).

@@ -298,7 +298,7 @@ __global__ void __launch_bounds__(kThreads) plain_kernel(const __grid_constant__
 
   const T* query = task.qkv + at.b * row_of(heads) + int64_t(first_head) * size;
   for (int i = threadIdx.x; i < ratio * size; i += kThreads) {
-    q[i] = load_one(query + i);
+    q[i] = to_float(query[i]);
     o[i] = 0;
   }
   for (int h = threadIdx.x; h < ratio; h += kThreads) {

@@ -240,7 +240,7 @@ __global__ void __launch_bounds__(kThreads)
   if (i >= count) return;
   float sum = 0;
   for (int d = threadIdx.x % kWarp; d < size; d += kWarp)
-    sum = fmaf(load_one(dout + i * size + d), load_one(out + i * size + d), sum);
+    sum = fmaf(to_float(dout[i * size + d]), to_float(out[i * size + d]), sum);
   sum = warp_sum(sum);
   if (threadIdx.x % kWarp == 0) delta[i] = sum;
 }

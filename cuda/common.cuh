@@ -62,8 +62,8 @@ __device__ __forceinline__ void store_pack(T* p, const Pack<T>& pack) {
   *reinterpret_cast<Pack<T>*>(p) = pack;
 }
 
-/// N consecutive elements as floats, by 16-byte accesses where N of them fill some (p aligned to that), and
-/// back.
+/// N consecutive elements as floats and back, by one access of 16 or 8 bytes or several of 16 where N
+/// elements fill them (p aligned to min(16, N elements)), else one by one.
 template <int N, class T>
 __device__ __forceinline__ void load_floats(float (&x)[N], const T* p) {
   if constexpr (N % Pack<T>::kSize == 0) {
@@ -73,6 +73,11 @@ __device__ __forceinline__ void load_floats(float (&x)[N], const T* p) {
 #pragma unroll
       for (int j = 0; j < Pack<T>::kSize; ++j) x[i + j] = to_float(pack.v[j]);
     }
+  } else if constexpr (N * sizeof(T) == 8) {
+    const uint2 words = *reinterpret_cast<const uint2*>(p);
+    const T* v = reinterpret_cast<const T*>(&words);
+#pragma unroll
+    for (int i = 0; i < N; ++i) x[i] = to_float(v[i]);
   } else {
 #pragma unroll
     for (int i = 0; i < N; ++i) x[i] = to_float(p[i]);
@@ -88,16 +93,16 @@ __device__ __forceinline__ void store_floats(T* p, const float (&x)[N]) {
       for (int j = 0; j < Pack<T>::kSize; ++j) pack.v[j] = from_float<T>(x[i + j]);
       store_pack(p + i, pack);
     }
+  } else if constexpr (N * sizeof(T) == 8) {
+    uint2 words;
+    T* v = reinterpret_cast<T*>(&words);
+#pragma unroll
+    for (int i = 0; i < N; ++i) v[i] = from_float<T>(x[i]);
+    *reinterpret_cast<uint2*>(p) = words;
   } else {
 #pragma unroll
     for (int i = 0; i < N; ++i) p[i] = from_float<T>(x[i]);
   }
-}
-
-/// Both in one type of access: N elements when `wide`, else one.
-template <class T>
-__device__ __forceinline__ float load_one(const T* p) {
-  return to_float(*p);
 }
 
 // ---- reductions
@@ -192,3 +197,8 @@ inline bool aligned(std::initializer_list<const void*> pointers) {
 }
 
 }  // namespace mantissa::cuda
+
+namespace mantissa::cuda_kernels {
+using namespace cuda;
+using cuda::to_float;  // over the host's conversions of core/dtype.h
+}  // namespace mantissa::cuda_kernels

@@ -46,8 +46,7 @@ std::string hex(uint64_t value) {
   return text;
 }
 
-// ---- manifest: lines "<checksum> <bytes> <name>", the last one "<checksum of the lines before> end"
-// -------------------
+// ---- manifest: lines "<checksum> <bytes> <name>", the last one "<checksum of the lines before> end" -------
 
 std::string manifest_line(const fs::path& file) {
   const MappedFile map(file);
@@ -79,8 +78,7 @@ void verify(const fs::path& directory, const std::map<std::string, std::string>&
         " to resume from an earlier checkpoint");
 }
 
-// ---- directories
-// ------------------------------------------------------------------------------------------------------
+// ---- directories ------------------------------------------------------------------------------------------
 
 /// N of a directory step_N, -1 for any other name.
 int64_t step_of(const fs::path& path) {
@@ -113,8 +111,7 @@ void retire(const fs::path& directory) {
   check(!error, "cannot delete the old checkpoint ", directory.string(), ": ", error.message());
 }
 
-// ---- content
-// ------------------------------------------------------------------------------------------------------------
+// ---- content ----------------------------------------------------------------------------------------------
 
 std::vector<NamedTensor> named(const ParamLayout& layout, const ParamBuffer& buffer) {
   std::vector<NamedTensor> tensors;

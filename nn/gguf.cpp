@@ -120,8 +120,7 @@ class GgufSource : public TensorSource {
   std::map<std::string, Entry> entries_;
 };
 
-// ---- config
-// ---------------------------------------------------------------------------------------------------------
+// ---- config -----------------------------------------------------------------------------------------------
 
 int small_integer(const GgufFile& file, const std::string& key, std::optional<int64_t> otherwise = {}) {
   const int64_t value = file.integer(key, otherwise);

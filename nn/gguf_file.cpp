@@ -182,8 +182,7 @@ void GgufFile::read_tensors(Cursor& in, uint64_t count) {
   }
 }
 
-// ---- metadata
-// -------------------------------------------------------------------------------------------------------
+// ---- metadata ---------------------------------------------------------------------------------------------
 
 const GgufFile::Value* GgufFile::find(std::string_view key, bool required) const {
   const auto it = values_.find(key);

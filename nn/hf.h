@@ -14,8 +14,7 @@
 
 namespace mantissa {
 
-// ---- text to values (hf_config.cpp); `where` names the file in messages
-// ------------------------------------------------
+// ---- text to values (hf_config.cpp); `where` names the file in messages -----------------------------------
 /// config.json, in the old (rope_theta, rope_scaling) and the new (rope_parameters) spelling. Throws on what
 /// is missing, of a wrong type, out of range, or not supported.
 ModelConfig parse_hf_config(const std::string& config_json, const std::string& where);
@@ -31,8 +30,7 @@ std::map<std::string, std::string> parse_weight_map(const std::string& index_jso
 /// The (default) chat template in tokenizer_config.json, empty when there is none.
 std::string parse_chat_template(const std::string& tokenizer_config_json, const std::string& where);
 
-// ---- tensors (hf.cpp)
-// ------------------------------------------------------------------------------------------------
+// ---- tensors (hf.cpp) -------------------------------------------------------------------------------------
 struct HfTensor {
   std::string name;  // "model.layers.0.self_attn.q_proj.weight"
   ParamId param;

@@ -80,7 +80,8 @@ class ParamBuffer {
 struct Weights {
   ParamLayout layout;
   ParamBuffer compute;
-  ParamBuffer rollout;  // undefined: rollout reads compute
+  ParamBuffer rollout;    // undefined: rollout reads compute
+  ParamBuffer reference;  // what a run began with, in the compute type; undefined without a KL term
   ParamBuffer master, m, v, grad;  // undefined when not training
 
   const ParamBuffer& for_rollout() const { return rollout.defined() ? rollout : compute; }

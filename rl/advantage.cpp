@@ -54,11 +54,22 @@ bool all_equal(const std::vector<RolloutGroup>& groups) {
 
 }  // namespace
 
-void apply_overlong(std::vector<RolloutGroup>& groups, const AlgorithmConfig& config) {
-  if (config.overlong != "zero_reward") return;
+void apply_overlong(std::vector<RolloutGroup>& groups, const AlgorithmConfig& config, int64_t limit) {
+  const bool zero = config.overlong == "zero_reward", soft = config.overlong == "soft_punish";
+  if (!zero && !soft) return;
+  const double begin = double(limit - config.overlong_buffer), buffer = double(config.overlong_buffer);
   for (RolloutGroup& group : groups)
-    for (RolloutSample& s : group.samples)
-      if (s.completion.finish == Finish::kLength) s.reward = 0;
+    for (RolloutSample& s : group.samples) {
+      const bool truncated = s.completion.finish == Finish::kLength;
+      if (zero && truncated) s.reward = 0;
+      if (!soft) continue;
+      const double over = (double(s.completion.ids.size()) - begin) / buffer;
+      s.reward -= config.overlong_penalty * (truncated ? 1.0 : std::clamp(over, 0.0, 1.0));
+    }
+}
+
+int64_t drop_without_spread(std::vector<RolloutGroup>& groups) {
+  return int64_t(std::erase_if(groups, [](const RolloutGroup& group) { return !has_spread(group.samples); }));
 }
 
 float loss_mask(const Completion& completion, const AlgorithmConfig& config) {
@@ -79,8 +90,6 @@ int64_t compute_advantages(std::vector<RolloutGroup>& groups, const AlgorithmCon
     }
     without_spread += !has_spread(group.samples);
   }
-  if (config.dynamic_sampling)
-    std::erase_if(groups, [](const RolloutGroup& group) { return !has_spread(group.samples); });
 
   if (batch_wide) {
     if (!all_equal(groups)) whiten_over_batch(groups);

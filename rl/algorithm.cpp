@@ -20,9 +20,15 @@ bool one_of(const std::string& name, std::initializer_list<const char*> names) {
 void AlgorithmConfig::fields(Fields& f) {
   f.choice("advantage", advantage, {"grpo", "drgrpo", "rloo", "reinforce_pp"},
            "advantage of a sample from its reward");
-  f.field("dynamic_sampling", dynamic_sampling, "drop groups whose rewards are all equal");
-  f.choice("overlong", overlong, {"zero_reward", "mask", "keep"},
-           "truncated answers: reward 0, left out of the loss, or as they are");
+  f.field("dynamic_sampling", dynamic_sampling,
+          "drop groups whose rewards are all equal and sample more prompts in their place");
+  f.field("max_gen_batches", max_gen_batches, "rollouts a step at most, with dynamic_sampling", at_least(1));
+  f.choice("overlong", overlong, {"zero_reward", "mask", "keep", "soft_punish"},
+           "truncated answers: reward 0, left out of the loss, as they are, or less reward near the limit");
+  f.field("overlong_buffer", overlong_buffer, "of soft_punish: tokens before the limit where it begins",
+          at_least(0));
+  f.field("overlong_penalty", overlong_penalty, "of soft_punish: what it takes off at the limit",
+          at_least(0));
   f.choice("policy_loss", policy_loss, {"grpo", "gspo", "cispo", "pg"}, "policy term");
   f.choice("loss_aggregation", loss_aggregation,
            {"token_mean", "seq_mean_token_mean", "seq_mean_token_sum_norm"},
@@ -47,6 +53,11 @@ void AlgorithmConfig::fields(Fields& f) {
 void AlgorithmConfig::validate(int64_t n) const {
   check(n >= 2 || advantage == "reinforce_pp", "rollout.n: advantage ", advantage,
         " compares the samples of a prompt and needs at least 2, got ", n);
+  check(!dynamic_sampling || n >= 2,
+        "algorithm.dynamic_sampling: one sample has no spread, rollout.n must be at least 2, got ", n);
+  check((overlong == "soft_punish") == (overlong_buffer > 0),
+        "algorithm.overlong_buffer: must be above 0 with overlong soft_punish and belongs to nothing else, got ",
+        overlong_buffer, " with ", overlong);
   check(dual_clip == 0 || policy_loss == "grpo", "algorithm.dual_clip: belongs to policy_loss grpo, got ",
         dual_clip, " with ", policy_loss);
   check(dual_clip == 0 || dual_clip > 1 + clip_high,
@@ -82,6 +93,7 @@ LossInputs make_loss_inputs(Backend& backend, const TrainBatch& batch) {
 
   LossInputs in;
   if (!batch.old_logprobs.empty()) in.old_logprobs = upload(batch.old_logprobs);
+  if (!batch.reference_logprobs.empty()) in.reference_logprobs = upload(batch.reference_logprobs);
   in.rollout_logprobs = upload(batch.rollout_logprobs);
   in.advantages = upload(batch.advantages);
   in.mask = upload(batch.loss_mask);

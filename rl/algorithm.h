@@ -19,8 +19,11 @@ namespace mantissa {
 
 struct AlgorithmConfig {
   std::string advantage = "grpo";               // see compute_advantages
-  bool dynamic_sampling = false;                // drop groups whose rewards are all equal
+  bool dynamic_sampling = false;                // see drop_without_spread
+  int64_t max_gen_batches = 10;                 // rollouts of a step with dynamic_sampling
   std::string overlong = "zero_reward";         // see apply_overlong
+  int64_t overlong_buffer = 0;
+  double overlong_penalty = 1.0;
   std::string policy_loss = "grpo";             // grpo, gspo, cispo, pg: see policy_loss
   std::string loss_aggregation = "token_mean";  // see policy_loss
   int64_t loss_norm_constant = 0;               // of seq_mean_token_sum_norm; 0: rollout.max_new_tokens
@@ -43,9 +46,15 @@ struct AlgorithmConfig {
 
 // ---- advantage.cpp ----------------------------------------------------------------------------------------
 
-/// zero_reward: truncated answers (Finish::kLength) get reward 0. mask and keep leave rewards alone. Comes
-/// after the reward and before anything reads it.
-void apply_overlong(std::vector<RolloutGroup>& groups, const AlgorithmConfig& config);
+/// zero_reward: truncated answers (Finish::kLength) get reward 0. soft_punish (DAPO, arXiv 2503.14476): an
+/// answer of length l loses overlong_penalty * min(1, max(0, l - (limit - overlong_buffer)) /
+/// overlong_buffer), a truncated one the whole penalty; `limit` is rollout.max_new_tokens. mask and keep
+/// leave rewards alone. Comes after the reward and before anything reads it.
+void apply_overlong(std::vector<RolloutGroup>& groups, const AlgorithmConfig& config, int64_t limit);
+/// Dynamic sampling (DAPO): removes the groups whose rewards are all equal, possibly all of them. Such a
+/// group has only zero advantages. Returns how many. The loop then samples more prompts, max_gen_batches
+/// rollouts a step at most.
+int64_t drop_without_spread(std::vector<RolloutGroup>& groups);
 /// TrainBatch::loss_mask of a completion: 0 when it is truncated and overlong is `mask`, else 1. A masked
 /// sequence still counts in its group's mean; it leaves the loss and its denominators.
 float loss_mask(const Completion& completion, const AlgorithmConfig& config);
@@ -60,9 +69,7 @@ float loss_mask(const Completion& completion, const AlgorithmConfig& config);
 ///                 arXiv 2501.03262, whitened as OpenRLHF does)
 ///
 /// No spread (in the group; in the batch for reinforce_pp) gives exactly 0. The first three refuse groups of
-/// one. With dynamic_sampling groups without spread are removed (possibly all of them), so rewards are
-/// reported before. Returns how many groups were without spread. Errors: a group of one, a reward that is not
-/// finite.
+/// one. Returns how many groups were without spread. Errors: a group of one, a reward that is not finite.
 int64_t compute_advantages(std::vector<RolloutGroup>& groups, const AlgorithmConfig& config);
 
 // ---- policy_loss.cpp, correction.cpp; inputs and stats: algorithm.cpp -------------------------------------
@@ -83,8 +90,8 @@ struct LossInputs {
   double norm_constant = 0;
 };
 
-/// What the host knows of a micro-batch, copied to `backend` in fp32: everything but logprobs, entropy,
-/// reference_logprobs and the three numbers. old_logprobs stays undefined while the batch has none.
+/// What the host knows of a micro-batch, copied to `backend` in fp32: everything but logprobs, entropy and
+/// the three numbers. old_logprobs and reference_logprobs stay undefined while the batch has none.
 LossInputs make_loss_inputs(Backend& backend, const TrainBatch& batch);
 
 /// A metric in parts: the micro-batches' sum / denominator add up to the mini-batch's value.
@@ -136,7 +143,7 @@ struct LossOut {
 LossOut policy_loss(Tape& tape, const LossInputs& in, const AlgorithmConfig& config);
 
 /// Warm start: loss = -sum m logprobs / tokens, the mean negative log-likelihood of response tokens. Stats:
-/// sft/loss, actor/entropy. Reads logprobs, entropy, mask, response_offsets, tokens.
+/// sft/loss, sft/entropy. Reads logprobs, entropy, mask, response_offsets, tokens.
 LossOut sft_loss(Tape& tape, const LossInputs& in);
 
 /// Sums the stats of a mini-batch's micro-batches (reads them from the device: after backward, not before).

@@ -12,6 +12,12 @@ EnginePrecision PrecisionConfig::engine(const RolloutConfig& rollout_config) con
           .rounding = parse_rounding(rollout_config.rounding)};
 }
 
+void PrecisionConfig::validate() const {
+  for (const auto& [key, name] : {std::pair("kv_cache", &kv_cache), std::pair("lm_head", &lm_head)})
+    check(*name == "auto" || *name == "fp32" || rollout != "fp32", "precision.", key, ": ", *name,
+          " beside an fp32 rollout loses what fp32 is for; use auto or fp32");
+}
+
 Recompute TrainConfig::recompute_tier() const {
   if (recompute == "elementwise") return Recompute::kElementwise;
   if (recompute == "mlp") return Recompute::kMlp;
@@ -28,6 +34,12 @@ void RunSection::fields(Fields& f) {
 
 void ModelSection::fields(Fields& f) {
   f.field("path", path, "Hugging Face directory, .gguf file or builtin:<name>");
+  f.field("lora_rank", lora_rank, "rank of trained low-rank updates; 0 = all weights are trained", at_least(0));
+  f.field("lora_alpha", lora_alpha, "the update is scaled by lora_alpha / lora_rank", at_least(0));
+}
+
+void DistributedConfig::fields(Fields& f) {
+  f.field("gpus", gpus, "processes that share the run, one a GPU", at_least(1));
 }
 
 void PrecisionConfig::fields(Fields& f) {
@@ -41,13 +53,14 @@ void PrecisionConfig::fields(Fields& f) {
 
 void TrainConfig::fields(Fields& f) {
   f.choice("mode", mode, {"grpo", "sft"}, "reinforcement learning, or supervised warm start");
-  f.field("steps", steps, "training steps: rollouts (grpo) or batches (sft)", at_least(0));
-  f.field("prompts_per_step", prompts_per_step, "prompts of a rollout, or examples of a batch", at_least(1));
-  f.field("mini_batch_size", mini_batch_size, "sequences per optimizer step", at_least(1));
-  f.field("epochs", epochs, "passes over each rollout", at_least(1));
+  f.field("steps", steps, "training steps: rollouts (grpo) or batches (sft)", between(0, 1 << 30));
+  f.field("prompts_per_step", prompts_per_step, "prompts of a rollout, or examples of a batch",
+          between(1, 1 << 20));
+  f.field("mini_batch_size", mini_batch_size, "sequences per optimizer step", between(1, 1 << 30));
+  f.field("epochs", epochs, "passes over each rollout", between(1, 1 << 20));
   f.field("micro_batch_tokens", micro_batch_tokens, "tokens packed into one forward and backward", at_least(1));
   f.choice("recompute", recompute, {"none", "elementwise", "mlp", "full"}, "what backward makes again");
-  f.field("head_chunk", head_chunk, "tokens whose logits exist at once", at_least(1));
+  f.field("head_chunk", head_chunk, "tokens whose logits exist at once; 0 chooses for the device", at_least(0));
   f.field("deterministic", deterministic, "same inputs, same bits");
   f.field("inject_overflow_step", inject_overflow_step, "for tests: one weight is infinite during this step", at_least(-1));
   f.field("inject_overflow_parameter", inject_overflow_parameter, "which");
@@ -71,6 +84,16 @@ void CheckpointConfig::fields(Fields& f) {
 
 void LoggingConfig::fields(Fields& f) {
   f.field("samples", samples, "completions written to samples.jsonl a step", at_least(0));
+  f.field("tensorboard", tensorboard, "also write the metrics as event files, in output_dir/tensorboard");
+}
+
+std::vector<std::string> missing_features(const RunConfig& config) {
+  std::vector<std::string> missing;
+  if (config.model.lora_rank > 0)
+    missing.push_back(str("model.lora_rank ", config.model.lora_rank, ": low-rank updates (LoRA) are not there yet; 0 trains all weights"));
+  if (config.distributed.gpus > 1)
+    missing.push_back(str("distributed.gpus ", config.distributed.gpus, ": a run on several GPUs is not there yet; 1 trains on one"));
+  return missing;
 }
 
 void RunConfig::validate() const {
@@ -84,14 +107,15 @@ void RunConfig::validate() const {
           sequences, ", got ", train.mini_batch_size);
     check(rollout.temperature > 0, "rollout.temperature: must be above 0 in training, got ", rollout.temperature);
     algorithm.validate(rollout.n);
+    check(algorithm.overlong_buffer <= rollout.max_new_tokens, "algorithm.overlong_buffer: must not exceed ",
+          "rollout.max_new_tokens = ", rollout.max_new_tokens, ", got ", algorithm.overlong_buffer);
   } else {
     check(train.prompts_per_step % train.mini_batch_size == 0,
           "train.mini_batch_size: must divide train.prompts_per_step = ", train.prompts_per_step, ", got ",
           train.mini_batch_size);
   }
-  for (const std::string* name : {&precision.kv_cache, &precision.lm_head})
-    check(*name == "auto" || *name == precision.rollout || *name == "fp32" || precision.rollout != "fp32",
-          "precision: ", *name, " beside an fp32 rollout loses what fp32 is for; use auto or fp32");
+  precision.validate();
+  reward.validate();
 }
 
 }  // namespace mantissa

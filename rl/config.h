@@ -24,6 +24,8 @@ struct RunSection {
 
 struct ModelSection {
   std::string path;  // Hugging Face directory, .gguf file, builtin:<name>
+  int64_t lora_rank = 0;  // 0: all weights are trained
+  double lora_alpha = 16;
   void fields(Fields& f);
 };
 
@@ -39,6 +41,8 @@ struct PrecisionConfig {
   Dtype head_dtype(Dtype compute) const { return lm_head == "auto" ? compute : parse_precision(lm_head); }
   Dtype residual_dtype(Dtype compute) const { return residual == "fp32" ? Dtype::kF32 : compute; }
   EnginePrecision engine(const RolloutConfig& rollout) const;
+  /// Throws Error for combinations that undo what they ask for.
+  void validate() const;
 };
 
 struct TrainConfig {
@@ -49,7 +53,7 @@ struct TrainConfig {
   int64_t epochs = 1;             // passes over a rollout
   int64_t micro_batch_tokens = 16384;
   std::string recompute = "none";  // none, elementwise, mlp, full
-  int64_t head_chunk = 256;        // tokens whose logits exist at once
+  int64_t head_chunk = 0;          // tokens whose logits exist at once; 0: chosen for the device
   bool deterministic = true;
   int64_t inject_overflow_step = -1;     // for tests: one weight is infinite during this step
   std::string inject_overflow_parameter = "layers.0.down.weight";
@@ -77,6 +81,12 @@ struct CheckpointConfig {
 
 struct LoggingConfig {
   int64_t samples = 4;  // completions written to samples.jsonl a step
+  bool tensorboard = false;
+  void fields(Fields& f);
+};
+
+struct DistributedConfig {
+  int64_t gpus = 1;  // processes that share the run, one a GPU
   void fields(Fields& f);
 };
 
@@ -94,6 +104,7 @@ struct RunConfig {
   EvalConfig eval;
   CheckpointConfig checkpoint;
   LoggingConfig logging;
+  DistributedConfig distributed;
 
   std::string output_dir() const { return run.output_dir.empty() ? "runs/" + run.name : run.output_dir; }
   /// Rules between sections; throws Error naming the keys.
@@ -104,9 +115,12 @@ struct RunConfig {
   void sections(F&& f) {
     f("run", run), f("model", model), f("precision", precision), f("data", data), f("rollout", rollout);
     f("reward", reward), f("algorithm", algorithm), f("optim", optim), f("scaler", scaler), f("train", train);
-    f("eval", eval), f("checkpoint", checkpoint), f("logging", logging);
+    f("eval", eval), f("checkpoint", checkpoint), f("logging", logging), f("distributed", distributed);
   }
 };
+
+/// What the config asks for and this version cannot do yet, a line each: it loads, a run of it is refused.
+std::vector<std::string> missing_features(const RunConfig& config);
 
 /// Reads a file and applies overrides "section.key=value". Errors name file, line (or the override), key, rule and value; an
 /// unknown key comes with the nearest known one.

@@ -1,6 +1,7 @@
 // JSONL reading, prompt templates, the cursor.
 #include "rl/data.h"
 
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -78,7 +79,7 @@ void DataConfig::fields(Fields& f) {
   f.field("prompt_key", prompt_key, "key of the problem");
   f.field("answer_key", answer_key, "key of the gold answer; empty: the data has none");
   f.field("solution_key", solution_key, "key of the worked solution (sft)");
-  f.choice("template", prompt_template, {"none", "chat", "r1", "qwen_math"}, "what is put around a problem");
+  f.choice("template", prompt_template, {"none", "chat", "r1", "r1_distill_qwen", "qwen_math"}, "what is put around a problem");
   std::vector<std::string> names = chat_template_names();
   names.insert(names.begin(), "auto");
   f.choice("chat_template", chat_template, names, "form of template chat; auto: the model's own");
@@ -97,7 +98,9 @@ std::vector<Record> read_records(const DataConfig& config) {
   int64_t row = 0;
   for (const std::string& name : config.files) {
     std::ifstream file(name, std::ios::binary);
-    check(file.good(), name, ": cannot be read (data.files)");
+    std::error_code ignored;
+    check(file.good() && !std::filesystem::is_directory(name, ignored), name,
+          ": cannot be read (data.files, eval.files)");
     std::string line;
     for (int64_t number = 1; std::getline(file, line); ++number) {
       if (config.limit > 0 && row == config.limit) return records;
@@ -127,6 +130,11 @@ std::string apply_prompt_template(const DataConfig& config, const std::string& c
            "tags, respectively, i.e., <think> reasoning process here </think> <answer> answer here "
            "</answer>.\nUser: " +
            problem + "\nAssistant: <think>";
+  // As DeepSeek recommends for its distilled models, in the punctuation of the FP16 paper's code.
+  if (config.prompt_template == "r1_distill_qwen")
+    return apply_chat_template(
+        "deepseek_r1",
+        {{"user", problem + " Please reason step by step, and put your final answer within \\boxed{}.\n"}});
   if (config.prompt_template == "qwen_math")
     return apply_chat_template("chatml_qwen2_5_math", {{"user", problem}});
   if (config.prompt_template == "chat") {
@@ -135,7 +143,7 @@ std::string apply_prompt_template(const DataConfig& config, const std::string& c
     messages.push_back({"user", problem});
     return apply_chat_template(chat_template, messages);
   }
-  check(config.prompt_template == "none", "data.template must be none, chat, r1 or qwen_math: got ",
+  check(config.prompt_template == "none", "data.template must be none, chat, r1, r1_distill_qwen or qwen_math: got ",
         config.prompt_template);
   return problem;
 }
@@ -150,7 +158,7 @@ PromptSet make_prompts(const DataConfig& config, const Tokenizer& tokenizer, con
     Prompt prompt;
     prompt.id = record.row;
     prompt.text = apply_prompt_template(config, form, record.problem);
-    prompt.ids = tokenizer.encode(prompt.text, !chat);
+    prompt.ids = tokenizer.encode(prompt.text, !chat && config.prompt_template != "r1_distill_qwen");
     check(!prompt.ids.empty(), record.where, ": the prompt has no tokens");
     if (int64_t(prompt.ids.size()) > config.max_prompt_tokens) {
       check(config.overlong_prompts == "skip", record.where,
@@ -164,7 +172,8 @@ PromptSet make_prompts(const DataConfig& config, const Tokenizer& tokenizer, con
     set.prompts.push_back(std::move(prompt));
   }
   check(!set.prompts.empty(), config.files[0],
-        ": every prompt is longer than data.max_prompt_tokens = ", config.max_prompt_tokens);
+        ": every prompt is longer than data.max_prompt_tokens = ", config.max_prompt_tokens,
+        " (at most the model's positions less one)");
   return set;
 }
 

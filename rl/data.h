@@ -41,7 +41,7 @@ struct Record {
 /// are skipped. Errors name file and line; no record at all is an error.
 std::vector<Record> read_records(const DataConfig& config);
 
-/// Text of a problem under template none, r1, qwen_math or chat (`chat_template` is a name, not "auto").
+/// Text of a problem under template none, r1, r1_distill_qwen, qwen_math or chat (`chat_template` is a name, not "auto").
 std::string apply_prompt_template(const DataConfig& config, const std::string& chat_template,
                                   const std::string& problem);
 
@@ -50,8 +50,8 @@ struct PromptSet {
   int64_t overlong = 0;  // prompts left out for being longer than max_prompt_tokens
 };
 
-/// Prompts of the files. `files` serves template chat with chat_template auto. Template chat holds its own
-/// BOS; the others get what the tokenizer adds. `with_solution`: Prompt.solution is response_format filled
+/// Prompts of the files. `files` serves template chat with chat_template auto. Templates chat and
+/// r1_distill_qwen hold their own BOS; the others get what the tokenizer adds. `with_solution`: Prompt.solution is response_format filled
 /// in, and a record that lacks a part of it is an error (sft); else it stays empty. No prompt left is an
 /// error.
 PromptSet make_prompts(const DataConfig& config, const Tokenizer& tokenizer, const TokenizerFiles& files,

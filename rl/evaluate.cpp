@@ -1,15 +1,17 @@
 #include "rl/evaluate.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
+
+#include "core/random.h"
+#include "rl/grading.h"
 
 namespace mantissa {
 namespace {
 
-int64_t correct_of(const RolloutGroup& group) {
-  return std::count_if(group.samples.begin(), group.samples.end(),
-                       [](const RolloutSample& s) { return s.reward >= kCorrect; });
-}
+constexpr int kResamples = 2000;
+constexpr uint64_t kBootstrapStream = 0xb007;
 
 }  // namespace
 
@@ -19,10 +21,6 @@ double pass_at_k(int64_t n, int64_t c, int64_t k) {
   double miss = 1.0;  // C(n-c, k) / C(n, k) as a product of k factors
   for (int64_t i = 0; i < k && miss > 0; ++i) miss *= double(std::max<int64_t>(0, n - c - i)) / double(n - i);
   return 1.0 - miss;
-}
-
-double pass_rate(const RolloutGroup& group) {
-  return double(correct_of(group)) / double(group.samples.size());
 }
 
 double majority_correct(std::span<const RolloutSample> samples) {
@@ -47,52 +45,93 @@ double majority_correct(std::span<const RolloutSample> samples) {
   return leaders > 0 ? share / leaders : 0.0;
 }
 
-double EvalResult::pass_at(int64_t j) const {
-  double sum = 0.0;
-  for (const RolloutGroup& group : groups) sum += pass_at_k(k, correct_of(group), j);
-  return groups.empty() ? 0.0 : sum / double(groups.size());
+ProblemResult problem_result(const RolloutGroup& group) {
+  ProblemResult result{.row = group.prompt.id, .samples = int64_t(group.samples.size())};
+  for (const RolloutSample& s : group.samples) {
+    result.correct += s.reward >= kCorrect;
+    result.truncated += s.completion.finish == Finish::kLength;
+    result.tokens += int64_t(s.completion.ids.size());
+    result.reward += s.reward;
+  }
+  result.majority = majority_correct(group.samples);
+  return result;
 }
 
-EvalResult evaluate_prompts(Engine& engine, const Tokenizer& tokenizer, std::span<const Prompt> prompts,
-                            int k, const GenerateOptions& options, const RewardConfig& reward) {
+double pass_at(std::span<const ProblemResult> problems, int64_t k) {
+  double sum = 0.0;
+  for (const ProblemResult& p : problems) sum += pass_at_k(p.samples, p.correct, k);
+  return problems.empty() ? 0.0 : sum / double(problems.size());
+}
+
+Interval bootstrap_interval(std::span<const double> values) {
+  if (values.empty()) return {};
+  RandomStream random(0, kBootstrapStream);
+  std::vector<double> means(kResamples);
+  for (double& mean : means) {
+    for (size_t i = 0; i < values.size(); ++i) mean += values[random.below(uint32_t(values.size()))];
+    mean /= double(values.size());
+  }
+  std::sort(means.begin(), means.end());
+  return {means[kResamples / 40], means[kResamples - 1 - kResamples / 40]};
+}
+
+EvalSummary summarize(std::span<const ProblemResult> problems) {
+  EvalSummary s;
+  if (problems.empty()) return s;
+  s.problems = int64_t(problems.size());
+  s.samples = problems[0].samples;
+  std::vector<double> avg, pass, majority;
+  for (const ProblemResult& p : problems) {
+    check(p.samples == s.samples && p.samples > 0, "[evaluate] problems must have equally many samples: got ",
+          s.samples, " and ", p.samples);
+    avg.push_back(p.pass_rate());
+    pass.push_back(p.correct > 0);
+    majority.push_back(p.majority);
+    const double all = double(s.problems * s.samples);
+    s.mean_reward += p.reward / all;
+    s.mean_length += double(p.tokens) / all;
+    s.truncated += double(p.truncated) / all;
+  }
+  const auto mean = [](const std::vector<double>& values) {
+    double sum = 0.0;
+    for (const double v : values) sum += v;
+    return sum / double(values.size());
+  };
+  s.avg = mean(avg), s.pass = mean(pass), s.majority = mean(majority);
+  s.avg_interval = bootstrap_interval(avg);
+  s.pass_interval = bootstrap_interval(pass);
+  s.majority_interval = bootstrap_interval(majority);
+  return s;
+}
+
+std::vector<std::string> set_names(const std::vector<std::string>& files) {
+  std::vector<std::string> names;
+  for (const std::string& file : files) names.push_back(std::filesystem::path(file).stem().string());
+  std::vector<std::string> out = names;
+  for (size_t i = 0; i < files.size(); ++i)
+    if (std::count(names.begin(), names.end(), names[i]) > 1) out[i] = files[i];
+  return out;
+}
+
+std::vector<RolloutGroup> sample_and_grade(Engine& engine, const Tokenizer& tokenizer,
+                                           std::span<const Prompt> prompts, int k,
+                                           const GenerateOptions& options, const RewardConfig& reward,
+                                           Metrics& metrics) {
   check(k >= 1, "[evaluate] needs at least one sample a problem: got ", k);
   std::vector<Request> requests;
   for (const Prompt& prompt : prompts) requests.push_back({.prompt = &prompt, .n = k});
   std::vector<std::vector<Completion>> completions = engine.generate(requests, options);
 
-  EvalResult result;
-  result.k = k;
-  result.groups.resize(prompts.size());
+  std::vector<RolloutGroup> groups(prompts.size());
   for (size_t i = 0; i < prompts.size(); ++i) {
-    result.groups[i].prompt = prompts[i];
-    result.groups[i].samples.resize(size_t(k));
-  }
-  // Grading is pure and its work is bounded: any thread may take any problem.
-#pragma omp parallel for schedule(dynamic)
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    for (size_t j = 0; j < size_t(k); ++j) {
-      RolloutSample& sample = result.groups[i].samples[j];
-      sample.completion = std::move(completions[i][j]);
-      sample.completion.text = tokenizer.decode(sample.completion.ids, true);
-      const Grade graded = grade(reward, sample.completion.text, prompts[i].answer);
-      sample.reward = reward_of(graded);
-      sample.extracted = graded.extracted;
+    groups[i].prompt = prompts[i];
+    for (Completion& completion : completions[i]) {
+      completion.text = tokenizer.decode(completion.ids, true);
+      groups[i].samples.emplace_back().completion = std::move(completion);
     }
   }
-  if (prompts.empty()) return result;
-
-  const double problems = double(prompts.size()), samples = problems * k;
-  for (const RolloutGroup& group : result.groups) {
-    result.avg += double(correct_of(group)) / samples;
-    result.majority += majority_correct(group.samples) / problems;
-    for (const RolloutSample& s : group.samples) {
-      result.mean_reward += s.reward / samples;
-      result.mean_length += double(s.completion.ids.size()) / samples;
-      result.truncated += (s.completion.finish == Finish::kLength) / samples;
-    }
-  }
-  result.pass = result.pass_at(k);
-  return result;
+  grade_samples(reward, groups, metrics);
+  return groups;
 }
 
 }  // namespace mantissa

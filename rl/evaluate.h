@@ -1,50 +1,76 @@
-// Evaluation: k samples a problem, graded, summed up as avg@k, pass@k and maj@k. Used by `evaluate` and by
+// Evaluation: n samples a problem, graded, summed up as avg@n, pass@k and maj@n. Used by `evaluate` and by
 // the loop's own evaluation.
 //
 // With c of n samples of a problem correct, the mean over problems of
 //   avg@n   c / n
 //   pass@k  1 - C(n-c, k) / C(n, k): the chance that k samples drawn without replacement hold a correct one
-//   (unbiased for k <= n) maj@n   1 if the most frequent extracted answer is correct (samples without an
-//   answer do not vote; of several most
-//           frequent answers, the share of them that is correct)
+//           (unbiased for k <= n)
+//   maj@n   1 if the most frequent extracted answer is correct (samples without an answer do not vote; of
+//           several most frequent answers, the share of them that is correct)
+//
+// Intervals are 95 % percentile bootstrap: problems are drawn with replacement 2,000 times.
 #pragma once
 
 #include <span>
+#include <string>
 #include <vector>
 
 #include "rl/engine.h"
+#include "rl/metrics.h"
 #include "rl/reward.h"
 #include "rl/tokenizer.h"
 
 namespace mantissa {
 
-struct EvalResult {
-  int64_t k = 0;                     // samples a problem
-  std::vector<RolloutGroup> groups;  // one a problem, in order: texts, rewards, extracted answers
-  double avg = 0.0;                  // avg@k
-  double pass = 0.0;                 // pass@k with k = all samples: problems with a correct one
-  double majority = 0.0;             // maj@k
-  double mean_reward = 0.0;
-  double mean_length = 0.0;  // response tokens
-  double truncated = 0.0;    // share of responses that hit the limit
-
-  /// pass@j for any j in [1, k].
-  double pass_at(int64_t j) const;
-};
-
 /// A response counts as correct when its reward is at least this.
 inline constexpr double kCorrect = 0.5;
 
-/// Share of correct samples.
-double pass_rate(const RolloutGroup& group);
+/// What counts of one problem's samples: sums over them.
+struct ProblemResult {
+  int64_t row = 0;  // Prompt::id
+  int64_t samples = 0, correct = 0, truncated = 0;
+  int64_t tokens = 0;  // of the responses
+  double reward = 0.0;
+  double majority = 0.0;  // maj@samples of this problem
+
+  double pass_rate() const { return double(correct) / double(samples); }
+};
+
+ProblemResult problem_result(const RolloutGroup& group);
+
+struct Interval {
+  double low = 0.0, high = 0.0;
+};
+
+/// Means over problems. No problem at all gives zeros.
+struct EvalSummary {
+  int64_t problems = 0, samples = 0;             // samples a problem
+  double avg = 0.0, pass = 0.0, majority = 0.0;  // avg@n, pass@n, maj@n
+  Interval avg_interval, pass_interval, majority_interval;
+  double mean_reward = 0.0;
+  double mean_length = 0.0;  // response tokens
+  double truncated = 0.0;    // share of responses that hit the limit
+};
+
+/// All problems have the same number of samples.
+EvalSummary summarize(std::span<const ProblemResult> problems);
+/// pass@k over problems, for 1 <= k <= samples.
+double pass_at(std::span<const ProblemResult> problems, int64_t k);
 /// 1 - C(n-c, k) / C(n, k), for 0 <= c <= n and 1 <= k <= n.
 double pass_at_k(int64_t n, int64_t c, int64_t k);
 /// maj@n of one problem's samples (reward and extracted answer).
 double majority_correct(std::span<const RolloutSample> samples);
+/// Of the mean of `values`. The same values in the same order give the same interval.
+Interval bootstrap_interval(std::span<const double> values);
 
-/// Samples k responses to every prompt, decodes and grades them. Sample j draws with counter (prompt id, j,
-/// position) under options.keys. An empty span gives zeros.
-EvalResult evaluate_prompts(Engine& engine, const Tokenizer& tokenizer, std::span<const Prompt> prompts,
-                            int k, const GenerateOptions& options, const RewardConfig& reward);
+/// A name for each file: its stem, or the path as it is where two stems are equal.
+std::vector<std::string> set_names(const std::vector<std::string>& files);
+
+/// Samples k responses to every prompt, decodes and grades them: a group a prompt, in order. Sample j draws
+/// with counter (prompt id, j, position) under options.keys. Adds verifier/* to the metrics (grading.h).
+std::vector<RolloutGroup> sample_and_grade(Engine& engine, const Tokenizer& tokenizer,
+                                           std::span<const Prompt> prompts, int k,
+                                           const GenerateOptions& options, const RewardConfig& reward,
+                                           Metrics& metrics);
 
 }  // namespace mantissa

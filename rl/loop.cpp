@@ -7,17 +7,17 @@
 #include <cmath>
 #include <cstdio>
 
-#include "rl/evaluate.h"
+#include "rl/grading.h"
 #include "rl/log.h"
 #include "rl/mismatch.h"
 #include "rl/run.h"
+#include "rl/selftest.h"
 
 namespace mantissa {
 namespace {
 
-/// Purposes of random streams that derive from the run's seed; sampling keys use (seed, step).
+/// Purpose of a random stream that derives from the run's seed; sampling keys use (seed, step).
 constexpr uint64_t kShuffleStream = 0x51;
-constexpr uint64_t kEvalSeed = 0xe7a1;
 
 struct MinMaxMean {
   double sum = 0.0, min = INFINITY, max = -INFINITY;
@@ -33,7 +33,21 @@ struct MinMaxMean {
   }
 };
 
-std::vector<RolloutGroup> rollout(Run& run, Metrics& metrics) {
+/// What the metrics say of everything that was sampled in a step.
+struct RewardStats {
+  MinMaxMean scores, lengths, prompts;
+  int64_t clipped = 0;
+  void put(Metrics& metrics) const {
+    scores.put(metrics, "critic/score");
+    lengths.put(metrics, "response_length");
+    metrics.set("response_length/clip_ratio", double(clipped) / double(lengths.count));
+    prompts.put(metrics, "prompt_length");
+  }
+};
+
+/// The next prompts with their samples. `round` counts the rollouts of a step, so that a prompt drawn twice
+/// in it gets other random numbers.
+std::vector<RolloutGroup> rollout(Run& run, int64_t round, Metrics& metrics) {
   Timer timer(metrics, "timing_s/gen");
   std::vector<RolloutGroup> groups;
   std::vector<Request> requests;
@@ -42,12 +56,13 @@ std::vector<RolloutGroup> rollout(Run& run, Metrics& metrics) {
     requests.push_back({.prompt = &run.prompts[size_t(index)], .n = int(run.config.rollout.n)});
   }
   const RolloutConfig& rollout = run.config.rollout;
+  const uint64_t counter = uint64_t(run.step) | uint64_t(round) << 32;
   auto completions = run.engine->generate(requests, {.temperature = rollout.temperature,
                                                      .top_p = rollout.top_p,
                                                      .top_k = rollout.top_k,
                                                      .max_new_tokens = rollout.max_new_tokens,
                                                      .stop_ids = run.stop_ids,
-                                                     .keys = {uint64_t(run.config.run.seed), uint64_t(run.step)},
+                                                     .keys = {uint64_t(run.config.run.seed), counter},
                                                      .policy_version = run.policy_version,
                                                      .cancelled = {}});
   for (size_t i = 0; i < groups.size(); ++i)
@@ -58,33 +73,55 @@ std::vector<RolloutGroup> rollout(Run& run, Metrics& metrics) {
   return groups;
 }
 
-void reward(Run& run, std::vector<RolloutGroup>& groups, Metrics& metrics) {
+void reward(Run& run, std::vector<RolloutGroup>& groups, RewardStats& stats, Metrics& metrics) {
   Timer timer(metrics, "timing_s/reward");
-  MinMaxMean scores, lengths, prompts;
-  int64_t clipped = 0, unparsed = 0;
+  grade_samples(run.config.reward, groups, metrics);
   for (RolloutGroup& group : groups) {
     for (RolloutSample& sample : group.samples) {
-      const Grade grade = mantissa::grade(run.config.reward, sample.completion.text, group.prompt.answer);
-      const bool overlong = sample.completion.finish == Finish::kLength;
-      sample.extracted = grade.extracted;
-      sample.reward = reward_of(grade);
-      lengths.add(double(sample.completion.ids.size()));
-      clipped += overlong;
-      unparsed += grade.status != Grade::Status::kParsed;
+      stats.lengths.add(double(sample.completion.ids.size()));
+      stats.clipped += sample.completion.finish == Finish::kLength;
     }
-    prompts.add(double(group.prompt.ids.size()));
+    stats.prompts.add(double(group.prompt.ids.size()));
   }
-  apply_overlong(groups, run.config.algorithm);
+  apply_overlong(groups, run.config.algorithm, run.config.rollout.max_new_tokens);
   for (const RolloutGroup& group : groups)
-    for (const RolloutSample& sample : group.samples) scores.add(sample.reward);
-  scores.put(metrics, "critic/score");
-  lengths.put(metrics, "response_length");
-  metrics.set("response_length/clip_ratio", double(clipped) / double(lengths.count));
-  prompts.put(metrics, "prompt_length");
-  metrics.set("reward/unparsed_fraction", double(unparsed) / double(scores.count));
+    for (const RolloutSample& sample : group.samples) stats.scores.add(sample.reward);
 }
 
-std::vector<MiniBatch> make_batches(Run& run, std::vector<TrainSequence> sequences) {
+/// The groups to train on, with rewards and advantages. The metrics are those of all that were sampled,
+/// whatever dynamic sampling leaves out.
+std::vector<RolloutGroup> collect(Run& run, Metrics& metrics) {
+  const AlgorithmConfig& algorithm = run.config.algorithm;
+  const size_t wanted = size_t(run.config.train.prompts_per_step);
+  std::vector<RolloutGroup> groups;
+  RewardStats stats;
+  int64_t rounds = 0, dropped = 0;
+  do {
+    std::vector<RolloutGroup> next = rollout(run, rounds++, metrics);
+    reward(run, next, stats, metrics);
+    if (algorithm.dynamic_sampling) dropped += drop_without_spread(next);
+    std::move(next.begin(), next.end(), std::back_inserter(groups));
+  } while (algorithm.dynamic_sampling && groups.size() < wanted && rounds < algorithm.max_gen_batches);
+  stats.put(metrics);
+  if (algorithm.dynamic_sampling) {
+    metrics.set("train/num_gen_batches", double(rounds));
+    metrics.set("train/surplus_groups", double(groups.size() - std::min(groups.size(), wanted)));
+    if (groups.size() > wanted) groups.resize(wanted);
+    metrics.set("train/kept_groups", double(groups.size()));
+  }
+  Timer timer(metrics, "timing_s/adv");
+  metrics.set("reward/zero_spread_groups", double(dropped + compute_advantages(groups, algorithm)));
+  MinMaxMean advantages;
+  for (const RolloutGroup& group : groups)
+    for (const RolloutSample& sample : group.samples) advantages.add(sample.advantage);
+  if (advantages.count > 0) advantages.put(metrics, "critic/advantages");
+  return groups;
+}
+
+std::vector<MiniBatch> make_batches(Run& run, std::vector<TrainSequence> sequences, Metrics& metrics) {
+  int64_t tokens = 0;
+  for (const TrainSequence& s : sequences) tokens += int64_t(s.prompt->ids.size() + s.completion->ids.size());
+  metrics.set("perf/total_num_tokens", double(tokens));
   RandomStream random(uint64_t(run.config.run.seed), mix64(kShuffleStream) ^ uint64_t(run.step));
   shuffle(sequences, random);
   return make_mini_batches(sequences, run.config.train.mini_batch_size, run.config.train.micro_batch_tokens);
@@ -104,37 +141,39 @@ void measure_mismatch(const std::vector<MiniBatch>& batches, Metrics& metrics) {
   for (const auto& [name, value] : mismatch_metrics(mismatch_stats(mu, old, offsets))) metrics.set(name, value);
 }
 
-/// All optimizer steps of one training step; statistics are means over them.
+/// All optimizer steps of one training step; statistics are means over those that were taken.
 void update(Run& run, const std::vector<MiniBatch>& batches, const Trainer::Loss& loss, Metrics& metrics) {
   Timer timer(metrics, "timing_s/update_actor");
+  const std::string prefix = run.sft() ? "sft/" : "actor/";
   std::map<std::string, double> sums;
-  StepReport last;
-  double loss_sum = 0.0, norm_sum = 0.0;
-  int64_t updates = 0, skipped = 0;
+  double norm_sum = 0.0, lr = NAN, scale = run.optimizer->read_state().loss_scale;
+  int64_t taken = 0, skipped = 0, empty = 0;
   for (int64_t epoch = 0; epoch < run.config.train.epochs; ++epoch)
     for (const MiniBatch& mini : batches) {
       const UpdateReport report = run.trainer->update(mini, loss);
-      last = report.step;
-      ++updates;
+      empty += report.empty;
+      if (report.empty) continue;
+      lr = report.step.lr;
+      scale = report.step.loss_scale;
+      skipped += report.step.skipped;
+      for (const auto& [name, value] : report.stats) sums[name] += report.step.skipped ? 0.0 : value;
       if (report.step.skipped) {
-        ++skipped;
-        log_warning(str("step ", run.step + 1, ": overflow at loss scale ", report.step.loss_scale, ", update skipped; first: ",
-                        report.overflow));
+        log_warning(str("step ", run.step + 1, ": overflow at loss scale ", scale,
+                        ", update skipped; first: ", report.overflow));
         continue;
       }
+      ++taken;
       ++run.policy_version;
-      loss_sum += report.loss;
       norm_sum += report.step.grad_norm;
-      for (const auto& [name, value] : report.stats) sums[name] += value;
     }
-  const double clean = double(updates - skipped);  // 0 / 0 is NaN, written as null: nothing was measured
-  metrics.set("actor/pg_loss", loss_sum / clean);
-  metrics.set("actor/grad_norm", norm_sum / clean);
-  metrics.set("actor/lr", last.lr);
-  for (const auto& [name, value] : sums) metrics.set(name, value / clean);
-  metrics.set("scaler/scale", last.loss_scale);
+  // Where no step was taken 0 / 0 is written as null.
+  for (const auto& [name, value] : sums) metrics.set(name, value / double(taken));
+  metrics.set(prefix + "grad_norm", norm_sum / double(taken));
+  metrics.set(prefix + "lr", lr);
+  metrics.set("scaler/scale", scale);
   metrics.set("scaler/skipped", double(skipped));
-  metrics.set("scaler/skipped_total", double(last.skips_total));
+  metrics.set("scaler/skipped_total", double(run.optimizer->read_state().skips_total));
+  metrics.set("training/empty_mini_batches", double(empty));
   metrics.set("training/policy_version", double(run.policy_version));
 }
 
@@ -163,24 +202,26 @@ void dump_samples(Run& run, const std::vector<RolloutGroup>& groups) {
 }
 
 void grpo_step(Run& run, Metrics& metrics) {
-  std::vector<RolloutGroup> groups = rollout(run, metrics);
-  reward(run, groups, metrics);
-  metrics.set("reward/zero_spread_groups", double(compute_advantages(groups, run.config.algorithm)));
-
+  const AlgorithmConfig& algorithm = run.config.algorithm;
+  const std::vector<RolloutGroup> groups = collect(run, metrics);
   std::vector<TrainSequence> sequences;
   for (const RolloutGroup& group : groups)
     for (const RolloutSample& sample : group.samples)
       sequences.push_back({.prompt = &group.prompt,
                            .completion = &sample.completion,
                            .advantage = sample.advantage,
-                           .loss_mask = loss_mask(sample.completion, run.config.algorithm)});
-  std::vector<MiniBatch> batches = make_batches(run, std::move(sequences));
+                           .loss_mask = loss_mask(sample.completion, algorithm)});
+  std::vector<MiniBatch> batches = make_batches(run, std::move(sequences), metrics);
   {
     Timer timer(metrics, "timing_s/old_log_prob");
     for (MiniBatch& mini : batches) run.trainer->score(mini);
   }
   measure_mismatch(batches, metrics);
-  const AlgorithmConfig& algorithm = run.config.algorithm;
+  if (algorithm.kl_coef > 0) {
+    Timer timer(metrics, "timing_s/ref");
+    for (MiniBatch& mini : batches) run.trainer->score_reference(mini);
+    metrics.set("actor/kl_coef", algorithm.kl_coef);
+  }
   const double norm = double(algorithm.loss_norm_constant ? algorithm.loss_norm_constant : run.config.rollout.max_new_tokens);
   update(run, batches, [&](Tape& tape, const LossInputs& in) {
     LossInputs inputs = in;
@@ -197,37 +238,11 @@ void sft_step(Run& run, Metrics& metrics) {
   std::vector<TrainSequence> sequences;
   for (int64_t index : indices) {
     Completion& solution = solutions.emplace_back();
-    solution.ids = run.tokenizer->encode(run.prompts[size_t(index)].solution);
-    solution.ids.push_back(run.stop_ids.front());
+    solution.ids = run.prompts[size_t(index)].solution_ids;
     sequences.push_back({.prompt = &run.prompts[size_t(index)], .completion = &solution});
   }
-  std::vector<MiniBatch> batches = make_batches(run, std::move(sequences));
+  const std::vector<MiniBatch> batches = make_batches(run, std::move(sequences), metrics);
   update(run, batches, [](Tape& tape, const LossInputs& in) { return sft_loss(tape, in); }, metrics);
-}
-
-void evaluate(Run& run) {
-  const EvalConfig& eval = run.config.eval;
-  Metrics metrics;
-  metrics.set("step", double(run.step));
-  const EvalResult result = [&] {
-    Timer timer(metrics, "timing_s/testing");
-    return evaluate_prompts(*run.engine, *run.tokenizer, run.eval_prompts, int(eval.n),
-                            {.temperature = eval.temperature,
-                             .top_p = eval.top_p,
-                             .top_k = 0,
-                             .max_new_tokens = run.config.rollout.max_new_tokens,
-                             .stop_ids = run.stop_ids,
-                             .keys = {mix64(uint64_t(run.config.run.seed) ^ kEvalSeed), 0},
-                             .policy_version = run.policy_version,
-                             .cancelled = {}},
-                            run.config.reward);
-  }();
-  metrics.set(str("val-core/acc/mean@", eval.n), result.avg);
-  metrics.set(str("val-core/acc/pass@", eval.n), result.pass);
-  metrics.set(str("val-core/acc/maj@", eval.n), result.majority);
-  run.log_eval(metrics);
-  log_info(str("evaluation after step ", run.step, ": mean@", eval.n, " ", result.avg, ", pass@", eval.n, " ", result.pass,
-               ", maj@", eval.n, " ", result.majority, " (", run.eval_prompts.size(), " problems)"));
 }
 
 std::string console_line(const Run& run, const Metrics& m, double seconds_per_step) {
@@ -236,7 +251,8 @@ std::string console_line(const Run& run, const Metrics& m, double seconds_per_st
   std::snprintf(eta, sizeof eta, "%02d:%02d:%02d", int(left / 3600), int(left / 60 % 60), int(left % 60));
   if (run.sft()) {
     std::snprintf(head, sizeof head, "step %lld/%lld | loss %.4f | grad %.3f | lr %.2e", (long long)run.step,
-                  (long long)run.config.train.steps, m.get("actor/pg_loss"), m.get("actor/grad_norm"), m.get("actor/lr"));
+                  (long long)run.config.train.steps, m.get("sft/loss"), m.get("sft/grad_norm"),
+                  m.get("sft/lr"));
   } else {
     std::snprintf(head, sizeof head, "step %lld/%lld | score %.3f | len %.1f | kl %.1e | clip %.3f | grad %.3f",
                   (long long)run.step, (long long)run.config.train.steps, m.get("critic/score/mean"),
@@ -253,12 +269,13 @@ std::string console_line(const Run& run, const Metrics& m, double seconds_per_st
 
 bool train(Run& run, const std::function<bool()>& stop) {
   const RunConfig& config = run.config;
-  if (run.step == 0 && config.eval.before_training && !run.eval_prompts.empty()) evaluate(run);
+  if (run.step == 0 && config.eval.before_training && !run.eval_sets.empty()) evaluate(run);
+  SelfTest self_test(run);
   double seconds = 0.0;
-  int64_t done = 0, saved = -1;
+  int64_t done = 0;
   while (run.step < config.train.steps) {
     if (stop()) {
-      if (saved != run.step) run.save();
+      if (run.saved_step != run.step) run.save();
       log_info(str("stopped after step ", run.step, "; go on with the same command and --resume auto"));
       return false;
     }
@@ -273,20 +290,15 @@ bool train(Run& run, const std::function<bool()>& stop) {
     ++run.step;
     ++done;
     seconds += metrics.get("timing_s/step");
-    const double tokens = run.sft() ? 0.0
-                                    : metrics.get("response_length/mean") *
-                                          double(config.train.prompts_per_step * config.rollout.n);
-    metrics.set("perf/throughput", tokens / metrics.get("timing_s/step"));
+    metrics.set("perf/throughput", metrics.get("perf/total_num_tokens") / metrics.get("timing_s/step"));
     metrics.set("perf/max_memory_allocated_gb", double(run.exec.backend().memory().peak) * 1e-9);
+    self_test.check(run, metrics);
     run.log_step(metrics);
     log_info(console_line(run, metrics, seconds / double(done)));
     if (config.eval.every && run.step % config.eval.every == 0) evaluate(run);
-    if (config.checkpoint.every && run.step % config.checkpoint.every == 0) {
-      run.save();
-      saved = run.step;
-    }
+    if (config.checkpoint.every && run.step % config.checkpoint.every == 0) run.save();
   }
-  if (saved != run.step) run.save();
+  if (run.saved_step != run.step) run.save();
   run.export_model();
   return true;
 }

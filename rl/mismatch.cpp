@@ -2,6 +2,7 @@
 #include "rl/mismatch.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "core/error.h"
@@ -21,6 +22,7 @@ class Moments {
     xy_ += dx * (y - mean_y_);
   }
   double mean_x() const { return mean_x_; }
+  double mean_y() const { return mean_y_; }
   /// Sample deviation of x; 0 for a single value.
   double deviation_x() const { return n_ > 1 ? std::sqrt(xx_ / double(n_ - 1)) : 0.0; }
   double standard_error_x() const { return n_ > 0 ? deviation_x() / std::sqrt(double(n_)) : 0.0; }
@@ -38,17 +40,28 @@ double limited(double log_ratio) {
   return std::clamp(log_ratio, -20.0, 20.0);
 }
 
-}  // namespace
+double token_k3(double log_ratio) {
+  return std::expm1(limited(log_ratio)) - limited(log_ratio);
+}
 
-MismatchStats mismatch_stats(std::span<const float> mu, std::span<const float> old,
-                             std::span<const int32_t> offsets) {
+void check_sides(std::span<const float> mu, std::span<const float> old, std::span<const int32_t> offsets) {
   check(mu.size() == old.size(), "[mismatch] rollout and old log-probs must be as many: got ", mu.size(),
         " and ", old.size());
   check(!mu.empty() && offsets.size() >= 2 && offsets.front() == 0 && size_t(offsets.back()) == mu.size() &&
             std::is_sorted(offsets.begin(), offsets.end()),
         "[mismatch] offsets must ascend from 0 to the number of tokens, at least 1: got ", offsets.size(),
         " offsets for ", mu.size(), " tokens");
+  for (size_t t = 0; t < mu.size(); ++t)
+    check(std::isfinite(mu[t]) && std::isfinite(old[t]), "[mismatch] log-probs must be finite: token ", t,
+          " of sequence ", std::upper_bound(offsets.begin(), offsets.end(), int32_t(t)) - offsets.begin() - 1,
+          " has ", mu[t], " (rollout) and ", old[t], " (old)");
+}
 
+}  // namespace
+
+MismatchStats mismatch_stats(std::span<const float> mu, std::span<const float> old,
+                             std::span<const int32_t> offsets) {
+  check_sides(mu, old, offsets);
   MismatchStats s;
   Moments probs, diffs, seq_k3, lengths;
   for (size_t i = 0; i + 1 < offsets.size(); ++i) {
@@ -57,9 +70,7 @@ MismatchStats mismatch_stats(std::span<const float> mu, std::span<const float> o
     double mu_sum = 0, old_sum = 0, k3_sum = 0;
     for (int32_t t = offsets[i]; t < offsets[i + 1]; ++t) {
       const double m = mu[size_t(t)], o = old[size_t(t)], x = o - m;
-      check(std::isfinite(m) && std::isfinite(o), "[mismatch] log-probs must be finite: token ", t,
-            " of sequence ", i, " has ", m, " (rollout) and ", o, " (old)");
-      const double r = std::exp(limited(x)), k3 = std::expm1(limited(x)) - limited(x);
+      const double r = std::exp(limited(x)), k3 = token_k3(x);
       s.kl -= x;
       s.k3_kl += k3;
       s.abs_logprob_diff += std::abs(x);
@@ -95,6 +106,60 @@ MismatchStats mismatch_stats(std::span<const float> mu, std::span<const float> o
   s.probs_diff_std = diffs.deviation_x();
   s.probs_pearson_corr = s.probs_diff_max == 0 ? 1.0 : probs.correlation();
   return s;
+}
+
+std::vector<SequenceMismatch> sequence_mismatch(std::span<const float> mu, std::span<const float> old,
+                                                std::span<const int32_t> offsets) {
+  check_sides(mu, old, offsets);
+  std::vector<SequenceMismatch> out;
+  for (size_t i = 0; i + 1 < offsets.size(); ++i) {
+    SequenceMismatch sequence{.length = offsets[i + 1] - offsets[i]};
+    for (size_t t = size_t(offsets[i]); t < size_t(offsets[i + 1]); ++t) {
+      const double x = double(old[t]) - mu[t];
+      sequence.log_ratio += x;
+      sequence.k3_kl += token_k3(x);
+    }
+    if (sequence.length > 0) out.push_back(sequence);
+  }
+  return out;
+}
+
+std::vector<LengthBucket> length_buckets(std::span<const SequenceMismatch> sequences) {
+  struct Sums {
+    Moments k3_and_length, log_ratio;
+    int64_t count = 0;
+  };
+  std::map<int64_t, Sums> buckets;
+  for (const SequenceMismatch& s : sequences) {
+    Sums& sums = buckets[int64_t(std::bit_floor(uint64_t(s.length)))];
+    sums.k3_and_length.add(s.k3_kl, double(s.length));
+    sums.log_ratio.add(s.log_ratio, 0);
+    ++sums.count;
+  }
+  std::vector<LengthBucket> out;
+  for (const auto& [from, sums] : buckets)
+    out.push_back({.from = from,
+                   .sequences = sums.count,
+                   .length = sums.k3_and_length.mean_y(),
+                   .log_ratio = sums.log_ratio.mean_x(),
+                   .k3_kl = sums.k3_and_length.mean_x(),
+                   .k3_kl_stderr = sums.k3_and_length.standard_error_x()});
+  return out;
+}
+
+std::vector<int64_t> probs_diff_histogram(std::span<const float> mu, std::span<const float> old,
+                                          int entries) {
+  check(mu.size() == old.size() && entries >= 1,
+        "[mismatch] a histogram needs as many rollout as old log-probs and an entry: got ", mu.size(), ", ",
+        old.size(), " and ", entries);
+  std::vector<int64_t> counts(size_t(entries), 0);
+  for (size_t t = 0; t < mu.size(); ++t) {
+    const double diff = std::abs(std::exp(double(old[t])) - std::exp(double(mu[t])));
+    size_t entry = 0;
+    for (double edge = 0.5; diff <= edge && entry + 1 < counts.size(); edge *= 0.5) ++entry;
+    ++counts[entry];
+  }
+  return counts;
 }
 
 std::map<std::string, double> mismatch_metrics(const MismatchStats& s) {

@@ -6,6 +6,7 @@
 #include <map>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace mantissa {
 
@@ -35,6 +36,31 @@ struct MismatchStats {
 /// do not match, no token at all, a log-prob that is not finite.
 MismatchStats mismatch_stats(std::span<const float> rollout_logprobs, std::span<const float> old_logprobs,
                              std::span<const int32_t> offsets);
+
+/// What a sequence adds to them: its tokens, sum x = log(pi_old / mu), sum of token k3.
+struct SequenceMismatch {
+  int64_t length = 0;
+  double log_ratio = 0, k3_kl = 0;
+};
+
+/// One for each sequence that has tokens. Errors as mismatch_stats.
+std::vector<SequenceMismatch> sequence_mismatch(std::span<const float> rollout_logprobs,
+                                                std::span<const float> old_logprobs,
+                                                std::span<const int32_t> offsets);
+
+/// Sequences of length [from, 2 from), from a power of two: means over them, standard error of the k3 sum.
+struct LengthBucket {
+  int64_t from = 1, sequences = 0;
+  double length = 0, log_ratio = 0, k3_kl = 0, k3_kl_stderr = 0;
+};
+
+/// The buckets that hold a sequence, by ascending length.
+std::vector<LengthBucket> length_buckets(std::span<const SequenceMismatch> sequences);
+
+/// Tokens by d = |exp old - exp mu| in powers of two: entry b counts 2^-(b+1) < d <= 2^-b, the last entry all
+/// smaller ones, equal probabilities included.
+std::vector<int64_t> probs_diff_histogram(std::span<const float> rollout_logprobs,
+                                          std::span<const float> old_logprobs, int entries = 28);
 
 /// Under the names users of verl know: rollout_corr/{kl,k3_kl,...},
 /// training/rollout_probs_diff_{max,mean,std}, training/rollout_actor_probs_pearson_corr.

@@ -179,7 +179,7 @@ LossOut sft_loss(Tape& tape, const LossInputs& in) {
   const Var loss =
       ops::affine(tape, ops::sum(tape, ops::mul(tape, in.logprobs, tokens.mask())), -inverse(in.tokens));
   tokens.stats.push_back({"sft/loss", loss.value()});
-  tokens.mean("actor/entropy", in.entropy);
+  tokens.mean("sft/entropy", in.entropy);
   return {loss, std::move(tokens.stats)};
 }
 

@@ -4,8 +4,10 @@
 //   response -> (math_extract) final answer -> (math_parse) expression -> (math_compare) verdict with its
 //   reason
 //
-// Invariant: an answer that could not be read never passes for a wrong one. Every grade carries a status, and
-// the loop counts them apart.
+// or, for a user's own verifier, by a program (reward_command).
+//
+// Invariant: an answer that could not be read, timed out or failed never passes for a wrong one. Every grade
+// carries a status, and the loop counts them apart.
 #pragma once
 
 #include <string>
@@ -16,9 +18,14 @@
 namespace mantissa {
 
 struct RewardConfig {
-  std::string kind = "math";  // math, exact, format
+  std::string kind = "math";  // math, exact, format, command, code
   bool boxed_only = false;    // answers count only inside \boxed{}
+  std::string command;        // of kinds command and code
+  double timeout_s = 10;
+  int64_t memory_mb = 1024;
   void fields(Fields& f);
+  /// Throws Error where a key is missing that the kind needs.
+  void validate() const;
 };
 
 struct Grade {
@@ -27,25 +34,38 @@ struct Grade {
     kUnparsed,  // an answer was found, but it (or the gold) is no expression within bounds; only its text was
                 // compared
     kNoAnswer,  // the response holds no final answer
+    kTimeout,   // the program took longer than timeout_s
+    kError,     // the program could not be run, was ended by a signal, or gave no number
   };
   bool correct = false;
+  double reward = 0;  // 1 for correct, 0 otherwise; a program gives its own
   Status status = Status::kNoAnswer;
   std::string extracted;  // the final answer as written in the response, "" when there is none
   std::string reason;     // why, in a few words
 };
 
-/// "parsed", "unparsed", "no_answer": the names of the counters.
+inline constexpr Grade::Status kGradeStatuses[] = {Grade::Status::kParsed, Grade::Status::kUnparsed,
+                                                   Grade::Status::kNoAnswer, Grade::Status::kTimeout,
+                                                   Grade::Status::kError};
+
+/// "parsed", "unparsed", "no_answer", "timeout", "error": the names of the counters.
 const char* status_name(Grade::Status status);
 
 /// Grades a response against the gold answer. `gold` may be a bare answer or a text with its own \boxed{} or
 /// ####.
-///   math    the final answer equals the gold in value (see math_compare.h)
-///   exact   the final answer, or the whole response where none is marked, is the gold's text, blanks around
-///   it ignored format  a final answer is there, whatever it says
-/// Never throws on any text. Thread-safe. Work is bounded by about the length of the response.
+///
+///   math     the final answer equals the gold in value (see math_compare.h)
+///   exact    the final answer, or the whole response where none is marked, is the gold's text, blanks
+///            around it ignored
+///   format   a final answer is there, whatever it says
+///   command  `command` reads {"response": ..., "gold": ...} as one line of JSON and prints a number, the
+///            reward; 0.5 and more counts as correct. What follows the number on its line is kept as the
+///            extracted answer. Another exit code than 0 is an error, not a wrong answer
+///   code     the last fenced block of the response (```), a line feed, and the gold, which are tests, go to
+///            `command` (empty: "python3 -"); exit code 0 is correct, any other is wrong
+///
+/// Never throws on any text. Thread-safe. Work is bounded by about the length of the response, and by
+/// timeout_s and memory_mb for a program.
 Grade grade(const RewardConfig& config, std::string_view response, std::string_view gold);
-
-/// 1 for correct, 0 otherwise.
-double reward_of(const Grade& grade);
 
 }  // namespace mantissa

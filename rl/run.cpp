@@ -1,8 +1,11 @@
 #include "rl/run.h"
 
+#include <algorithm>
 #include <sstream>
 
 #include "core/file.h"
+#include "core/hash.h"
+#include "rl/evaluate.h"
 #include "rl/log.h"
 #include "rl/stop.h"
 
@@ -11,7 +14,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kFiles[] = {"config.yaml", "metrics.jsonl", "sft.jsonl", "eval.jsonl", "samples.jsonl"};
+constexpr const char* kWritten[] = {"config.yaml",   "metrics.jsonl", "sft.jsonl", "eval.jsonl",
+                                    "samples.jsonl", "checkpoints",   "model",     "tensorboard"};
 
 /// Lines of a resolved config that decide the run's bits: sections that only say how long, how often or where are left out.
 std::string decisive_lines(const std::string& config) {
@@ -29,9 +33,11 @@ std::string decisive_lines(const std::string& config) {
 
 std::string first_difference(const std::string& a, const std::string& b) {
   std::istringstream left(a), right(b);
-  std::string x, y;
-  while (std::getline(left, x) && std::getline(right, y))
-    if (x != y) return "saved \"" + x + "\", now \"" + y + "\"";
+  std::string x, y, section;
+  while (std::getline(left, x) && std::getline(right, y)) {
+    if (x != y) return str("in section ", section, " saved \"", x, "\", now \"", y, '"');
+    if (!x.starts_with(' ')) section = x;
+  }
   return "one of them has more keys";
 }
 
@@ -39,15 +45,23 @@ std::string first_difference(const std::string& a, const std::string& b) {
 
 Run::Run(const RunConfig& run_config, const StartOptions& start)
     : config(run_config), output_dir(config.output_dir()), exec(find_backend(config.run.device)) {
-  open_directory(start);
+  const std::vector<std::string> missing = missing_features(config);
+  check(missing.empty(), config.run.name, ": this version cannot run it: ", missing.empty() ? "" : missing[0]);
+  check_directory(start);
   exec.deterministic = config.train.deterministic;
   const Dtype train_dtype = config.precision.train_dtype(), rollout_dtype = config.precision.rollout_dtype();
   model = load_model(config.model.path, exec.backend(), train_dtype, true);
+  check(!model->tokenizer.tokenizer_json.empty(), model->tokenizer.where,
+        ": has no tokenizer (tokenizer.json)");
   tokenizer = Tokenizer::from_json(model->tokenizer.tokenizer_json, model->tokenizer.where);
   check(tokenizer->vocab_size() <= model->config.vocab_size, model->tokenizer.where, ": the tokenizer has ",
         tokenizer->vocab_size(), " ids, the model only ", model->config.vocab_size);
   stop_ids = mantissa::stop_ids(model->config, *tokenizer);
   check(!stop_ids.empty(), config.model.path, ": neither config.json nor the tokenizer names an end-of-sequence id");
+  const std::string& poisoned = config.train.inject_overflow_parameter;
+  check(config.train.inject_overflow_step <= 0 ||
+            std::ranges::count(model->weights.layout.params(), poisoned, &ParamInfo::name) > 0,
+        "train.inject_overflow_parameter: the model has no parameter \"", poisoned, "\"");
   load_data();
 
   const int64_t sequences = config.train.prompts_per_step * (sft() ? 1 : config.rollout.n);
@@ -55,67 +69,130 @@ Run::Run(const RunConfig& run_config, const StartOptions& start)
   optimizer.emplace(exec, model->weights, config.optim, config.scaler, config.train.steps * updates);
   if (!sft() && rollout_dtype != train_dtype) model->weights.rollout = ParamBuffer(exec, model->weights.layout, rollout_dtype);
   refresh_copies(exec, model->weights);
+  if (!sft() && config.algorithm.kl_coef > 0) keep_reference();
   trainer.emplace(exec, *model, *optimizer,
-                  TrainerOptions{.temperature = sft() ? 1.0 : config.rollout.temperature,
-                                 .lm_head = config.precision.head_dtype(train_dtype),
-                                 .residual = config.precision.residual_dtype(train_dtype),
-                                 .recompute = config.train.recompute_tier(),
-                                 .head_chunk = config.train.head_chunk});
-  if (!sft() || !eval_prompts.empty())
+                  TrainerOptions{.score = {.temperature = sft() ? 1.0 : config.rollout.temperature,
+                                           .lm_head = config.precision.head_dtype(train_dtype),
+                                           .residual = config.precision.residual_dtype(train_dtype),
+                                           .head_chunk = config.train.head_chunk},
+                                 .recompute = config.train.recompute_tier()});
+  if (!sft() || !eval_sets.empty())
     engine.emplace(exec, *model, config.rollout, config.precision.engine(config.rollout));
   cursor.emplace(int64_t(prompts.size()), uint64_t(config.run.seed), config.data.shuffle);
 
   if (checkpoint_) {
     resume(*checkpoint_);
-    return;
+  } else {
+    clear_directory();
+    metrics_file_.emplace(output_dir / metrics_name(), 0);
+    eval_file_.emplace(output_dir / "eval.jsonl", 0);
+    samples_file_.emplace(output_dir / "samples.jsonl", 0);
   }
-  write_file(output_dir / "config.yaml", format_run_config(config));
-  metrics_file_.emplace(output_dir / metrics_name(), 0);
-  eval_file_.emplace(output_dir / "eval.jsonl", 0);
-  samples_file_.emplace(output_dir / "samples.jsonl", 0);
+  write_config();
+  if (config.logging.tensorboard) event_file_.emplace(output_dir / "tensorboard", step + 1);
 }
 
-void Run::open_directory(const StartOptions& start) {
+void Run::write_config() const {
+  std::string head = str("# mantissa ", MANTISSA_VERSION, " on ", exec.backend().description(), "\n# model: ",
+                         config.model.path, ", ", model->config.architecture, ", ", model->weights.layout.numel(),
+                         " parameters\n# data: ", prompts.size(), " problems");
+  for (const EvalSet& set : eval_sets) head += str("; evaluation on ", set.name, ", ", set.prompts.size());
+  write_file(output_dir / "config.yaml", head + "\n" + format_run_config(config));
+}
+
+void Run::log(LineFile& file, const Metrics& metrics) {
+  file.write(to_json_line(metrics));
+  if (event_file_) event_file_->write(metrics);
+}
+
+void Run::check_directory(const StartOptions& start) {
   std::error_code error;
   fs::create_directories(output_dir, error);
   check(!error, output_dir.string(), ": output directory cannot be made: ", error.message());
+  { AtomicFile probe(output_dir / "probe"); }  // fails early where nothing can be written
   const fs::path checkpoints = output_dir / "checkpoints";
-  if (!start.resume.empty()) {
-    if (start.resume != "auto") {
-      check(fs::is_directory(start.resume, error), start.resume, ": --resume takes \"auto\" or a checkpoint directory");
-      checkpoint_ = start.resume;
-      return;
-    }
+  if (start.resume == "auto") {
     clean_checkpoints(checkpoints);
     checkpoint_ = latest_checkpoint(checkpoints);
-    if (checkpoint_) return;
-    log_info("no checkpoint in " + checkpoints.string() + ": starting anew");
-  } else if (!start.overwrite) {
-    for (const char* name : kFiles)
-      check(!file_exists(output_dir / name), output_dir.string(), ": holds ", name,
-            " of an earlier run; use --resume auto to go on, --overwrite to start anew, or another run.output_dir");
+    if (!checkpoint_) log_info("no checkpoint in " + checkpoints.string() + ": starting anew");
+    return;
   }
-  for (const char* name : kFiles) fs::remove(output_dir / name, error);
-  fs::remove_all(checkpoints, error);
-  fs::remove_all(output_dir / "model", error);
-  write_file(output_dir / "config.yaml", format_run_config(config));  // fails early where nothing can be written
+  if (!start.resume.empty()) {
+    check(fs::is_directory(start.resume, error), start.resume,
+          ": --resume takes \"auto\" or a checkpoint directory");
+    checkpoint_ = fs::canonical(start.resume);
+    foreign_ = checkpoint_->parent_path() != fs::weakly_canonical(checkpoints);
+    if (!foreign_) return;
+  }
+  if (start.overwrite) return;
+  for (const char* name : kWritten)
+    check(!file_exists(output_dir / name), output_dir.string(), ": holds ", name,
+          " of an earlier run; use --resume auto to go on, --overwrite to start anew, or another "
+          "run.output_dir");
+}
+
+void Run::clear_directory() const {
+  std::error_code error;
+  for (const char* name : kWritten) {
+    fs::remove_all(output_dir / name, error);
+    check(!error, (output_dir / name).string(), ": cannot be deleted: ", error.message());
+  }
+}
+
+/// The weights a run begins with. A resumed run reads them again, and must find the same.
+void Run::keep_reference() {
+  Weights& w = model->weights;
+  w.reference = ParamBuffer(exec, w.layout, w.compute.dtype());
+  exec.backend().copy(w.reference.flat().raw(), w.compute.flat().raw(), w.compute.flat().bytes());
+  std::vector<std::byte> bytes(w.reference.flat().bytes());
+  exec.backend().copy_to_host(bytes.data(), w.reference.flat().raw(), bytes.size());
+  reference_hash_ = hash64(bytes);
 }
 
 void Run::load_data() {
-  PromptSet set = make_prompts(config.data, *tokenizer, model->tokenizer, sft());
+  // A prompt and at least one more token have to fit into the model's positions.
+  DataConfig data = config.data;
+  data.max_prompt_tokens = std::min(data.max_prompt_tokens, model->config.max_positions - 1);
+  PromptSet set = make_prompts(data, *tokenizer, model->tokenizer, sft());
   prompts = std::move(set.prompts);
-  data_hash_ = data_hash(prompts);
   log_info(str(prompts.size(), " problems",
-               set.overlong ? str(", ", set.overlong, " skipped for prompts over ", config.data.max_prompt_tokens, " tokens")
-                            : std::string()));
+               set.overlong
+                   ? str(", ", set.overlong, " skipped for prompts over ", data.max_prompt_tokens, " tokens")
+                   : std::string()));
+  if (sft()) encode_solutions();
+  data_hash_ = data_hash(prompts);
   check(int64_t(prompts.size()) >= config.train.prompts_per_step,
         "train.prompts_per_step: must not exceed the number of problems, ", prompts.size(), "; got ",
         config.train.prompts_per_step);
   if (config.eval.files.empty()) return;
-  DataConfig eval = config.data;
-  eval.files = config.eval.files;
-  eval.limit = config.eval.limit;
-  eval_prompts = make_prompts(eval, *tokenizer, model->tokenizer, false).prompts;
+  const std::vector<std::string> names = set_names(config.eval.files);
+  for (size_t i = 0; i < names.size(); ++i) {
+    DataConfig eval = data;
+    eval.files = {config.eval.files[i]};
+    eval.limit = config.eval.limit;
+    eval_sets.push_back({names[i], make_prompts(eval, *tokenizer, model->tokenizer, false).prompts});
+  }
+}
+
+/// Responses to imitate end with the stop token. One that does not fit behind its prompt is treated as
+/// data.overlong_prompts says.
+void Run::encode_solutions() {
+  const size_t room = size_t(model->config.max_positions), all = prompts.size();
+  for (Prompt& p : prompts) {
+    p.solution_ids = tokenizer->encode(p.solution);
+    p.solution_ids.push_back(stop_ids.front());
+  }
+  std::erase_if(prompts, [&](const Prompt& p) {
+    const size_t tokens = p.ids.size() + p.solution_ids.size();
+    check(tokens <= room || config.data.overlong_prompts == "skip", config.data.files[0], ": row ", p.id,
+          ": prompt and response must fit into the model's ", room, " positions: got ", tokens, " tokens");
+    return tokens > room;
+  });
+  if (prompts.size() < all)
+    log_info(
+        str(all - prompts.size(), " skipped: prompt and response exceed the model's ", room, " positions"));
+  check(!prompts.empty(), config.data.files[0], ": no prompt and response fit into the model's ", room,
+        " positions");
 }
 
 void Run::resume(const fs::path& checkpoint) {
@@ -129,13 +206,18 @@ void Run::resume(const fs::path& checkpoint) {
   };
   check(state.texts.contains("data_hash") && state.texts.at("data_hash") == std::to_string(data_hash_), checkpoint.string(),
         ": was made on other data than data.files holds now");
+  const auto reference = state.texts.find("reference_hash");
+  check(reference == state.texts.end() || reference->second == std::to_string(reference_hash_),
+        checkpoint.string(), ": its reference model was another than model.path ", config.model.path,
+        " holds now");
   step = state.step;
   policy_version = counter("policy_version");
   cursor->seek(counter("data_position"));
-  write_file(output_dir / "config.yaml", format_run_config(config));
-  metrics_file_.emplace(output_dir / metrics_name(), counter("metrics_bytes"));
-  eval_file_.emplace(output_dir / "eval.jsonl", counter("eval_bytes"));
-  samples_file_.emplace(output_dir / "samples.jsonl", counter("samples_bytes"));
+  if (foreign_) clear_directory();
+  metrics_file_.emplace(output_dir / metrics_name(), foreign_ ? 0 : counter("metrics_bytes"));
+  eval_file_.emplace(output_dir / "eval.jsonl", foreign_ ? 0 : counter("eval_bytes"));
+  samples_file_.emplace(output_dir / "samples.jsonl", foreign_ ? 0 : counter("samples_bytes"));
+  if (!foreign_) saved_step = step;
   log_info(str("resumed from ", checkpoint.string(), " after step ", step));
 }
 
@@ -149,7 +231,9 @@ void Run::save() {
                     {"eval_bytes", eval_file_->bytes()},
                     {"samples_bytes", samples_file_->bytes()}};
   state.texts = {{"data_hash", std::to_string(data_hash_)}, {"mode", config.train.mode}};
+  if (reference_hash_) state.texts["reference_hash"] = std::to_string(reference_hash_);
   save_checkpoint(output_dir / "checkpoints", state, model->weights, *optimizer, config.checkpoint.keep);
+  saved_step = step;
 }
 
 void Run::export_model() const {

@@ -1,9 +1,10 @@
 // Run: everything one training run owns, opened in the order of the members; how it starts, resumes and saves.
 //
-//   <output_dir>/config.yaml      the resolved config
+//   <output_dir>/config.yaml      the resolved config; on top version, device, model, data
 //                metrics.jsonl    one line a step (sft.jsonl for supervised warm starts)
 //                eval.jsonl       one line an evaluation
 //                samples.jsonl    some completions of each step
+//                tensorboard/     the same metrics as event files, with logging.tensorboard
 //                checkpoints/     step_<N>/ (nn/checkpoint.h)
 //                model/           the trained model as a Hugging Face directory, at the end
 #pragma once
@@ -17,6 +18,7 @@
 #include "rl/data.h"
 #include "rl/engine.h"
 #include "rl/metrics.h"
+#include "rl/tensorboard.h"
 #include "rl/tokenizer.h"
 #include "rl/trainer.h"
 
@@ -30,17 +32,24 @@ struct StartOptions {
   bool overwrite = false;
 };
 
+/// The problems of one file of eval.files.
+struct EvalSet {
+  std::string name;
+  std::vector<Prompt> prompts;
+};
+
 class Run {
  public:
-  /// Checks the output directory before anything is loaded: a used one is refused unless told to resume or overwrite.
+  /// Checks the output directory before anything is loaded: a used one is refused unless told to resume or
+  /// overwrite. What an earlier run left there is deleted only when everything else has been opened.
   Run(const RunConfig& config, const StartOptions& start);
 
   bool sft() const { return config.train.mode == "sft"; }
   /// Writes a checkpoint of the current step.
   void save();
   /// Appends the metrics of a step.
-  void log_step(const Metrics& metrics) { metrics_file_->write(to_json_line(metrics)); }
-  void log_eval(const Metrics& metrics) { eval_file_->write(to_json_line(metrics)); }
+  void log_step(const Metrics& metrics) { log(*metrics_file_, metrics); }
+  void log_eval(const Metrics& metrics) { log(*eval_file_, metrics); }
   void log_sample(const std::string& json_line) { samples_file_->write(json_line); }
   /// output_dir/model, when the config asks for it.
   void export_model() const;
@@ -51,26 +60,40 @@ class Run {
   std::unique_ptr<Model> model;
   std::unique_ptr<Tokenizer> tokenizer;
   std::vector<int32_t> stop_ids;
-  std::vector<Prompt> prompts, eval_prompts;
+  std::vector<Prompt> prompts;
+  std::vector<EvalSet> eval_sets;
   std::optional<DataCursor> cursor;
   std::optional<Optimizer> optimizer;
   std::optional<Trainer> trainer;
   std::optional<Engine> engine;
   int64_t step = 0;            // completed training steps
   int64_t policy_version = 0;  // optimizer steps that changed the weights
+  int64_t saved_step = -1;     // step of the last checkpoint in the output directory
 
  private:
-  void open_directory(const StartOptions& start);
+  void check_directory(const StartOptions& start);
+  void clear_directory() const;
+  void keep_reference();
   void load_data();
+  void encode_solutions();
+  void write_config() const;
+  void log(LineFile& file, const Metrics& metrics);
   void resume(const std::filesystem::path& checkpoint);
   std::string metrics_name() const { return sft() ? "sft.jsonl" : "metrics.jsonl"; }
 
   std::optional<std::filesystem::path> checkpoint_;  // to resume from
-  uint64_t data_hash_ = 0;
+  bool foreign_ = false;                             // it lies in another run's directory
+  uint64_t data_hash_ = 0, reference_hash_ = 0;      // 0: no reference weights
   std::optional<LineFile> metrics_file_, eval_file_, samples_file_;
+  std::optional<EventFile> event_file_;
 };
 
 /// Trains to the end of the config or until stop() says so between steps; then saves. Returns true when the run is complete.
 bool train(Run& run, const std::function<bool()>& stop);
+
+/// Evaluates the current weights on every set of eval.files, by the settings of `eval`: one line of eval.jsonl,
+/// val-core/<set>/acc/{mean,pass,maj}@n with their 95 % intervals and more under val-aux/<set>/ (evaluate.h).
+/// Samples depend on seed and problem alone, so that evaluations of a run compare.
+void evaluate(Run& run);
 
 }  // namespace mantissa

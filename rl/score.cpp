@@ -9,7 +9,7 @@ ops::TokenScores score_batch(Tape& tape, const Model& model, const TrainBatch& b
   };
   ForwardContext ctx;
   ctx.tape = &tape;
-  ctx.weights = &model.weights.compute;
+  ctx.weights = options.weights ? options.weights : &model.weights.compute;
   ctx.grads = grads;
   ctx.residual = options.residual;
   ctx.ids = upload(batch.ids);

@@ -8,11 +8,6 @@
 namespace mantissa {
 namespace {
 
-template <class T>
-Tensor upload(Exec& exec, const std::vector<T>& values) {
-  return tensor_from<T>(exec.backend(), values, {int64_t(values.size())});
-}
-
 /// Makes the first weight of a parameter infinite while it lives.
 class Poison {
  public:
@@ -35,34 +30,27 @@ class Poison {
 
 }  // namespace
 
-ops::TokenScores Trainer::forward(Tape& tape, const TrainBatch& batch, bool gradients) {
-  ForwardContext ctx;
-  ctx.tape = &tape;
-  ctx.weights = &model_.weights.compute;
-  ctx.grads = gradients ? &model_.weights.grad : nullptr;
-  ctx.residual = options_.residual;
-  ctx.ids = upload(exec_, batch.ids);
-  ctx.positions = upload(exec_, batch.positions);
-  ctx.offsets = upload(exec_, batch.offsets);
-  ctx.longest = batch.longest();
-  const Var hidden = model_.decoder->forward(ctx);
-  const Var scored = ops::gather_rows(tape, hidden, upload(exec_, batch.scored));
-  return model_.decoder->scores(ctx, scored, upload(exec_, batch.targets),
-                                {.temperature = options_.temperature,
-                                 .dtype = options_.lm_head,
-                                 .state = optimizer_.state(),
-                                 .chunk = options_.head_chunk});
+void Trainer::score(MiniBatch& mini, const ParamBuffer& weights, std::vector<float> TrainBatch::* into) {
+  ScoreOptions options = options_.score;
+  options.weights = &weights;
+  std::vector<Tensor> logprobs;  // read back when all are on their way: a wait in between would idle the device
+  for (const TrainBatch& batch : mini.micro) {
+    Tape tape(exec_, false);
+    logprobs.push_back(score_batch(tape, model_, batch, options).logprobs.value());
+  }
+  for (size_t i = 0; i < logprobs.size(); ++i) mini.micro[i].*into = to_host<float>(logprobs[i]);
 }
 
-void Trainer::score(MiniBatch& mini) {
-  for (TrainBatch& batch : mini.micro) {
-    Tape tape(exec_, false);
-    batch.old_logprobs = to_host<float>(forward(tape, batch, false).logprobs.value());
-  }
+void Trainer::score(MiniBatch& mini) { score(mini, model_.weights.compute, &TrainBatch::old_logprobs); }
+
+void Trainer::score_reference(MiniBatch& mini) {
+  check(model_.weights.reference.defined(), "[trainer] there are no reference weights to score with");
+  score(mini, model_.weights.reference, &TrainBatch::reference_logprobs);
 }
 
 LossOut Trainer::run_micro_batch(Tape& tape, const MiniBatch& mini, const TrainBatch& batch, const Loss& loss) {
-  const ops::TokenScores scores = forward(tape, batch, true);
+  const ops::TokenScores scores =
+      score_batch(tape, model_, batch, options_.score, &model_.weights.grad, optimizer_.state());
   LossInputs in = make_loss_inputs(exec_.backend(), batch);
   in.logprobs = scores.logprobs;
   in.entropy = scores.entropy;
@@ -79,6 +67,8 @@ UpdateReport Trainer::update(const MiniBatch& mini, const Loss& loss) {
   inject_.clear();
 
   UpdateReport report;
+  report.empty = mini.tokens == 0;
+  if (report.empty) return report;
   std::vector<LossOut> outs;
   optimizer_.zero_grad();
   for (const TrainBatch& batch : mini.micro) {

@@ -13,18 +13,17 @@
 #include "nn/optimizer.h"
 #include "rl/algorithm.h"
 #include "rl/batcher.h"
+#include "rl/score.h"
 
 namespace mantissa {
 
 struct TrainerOptions {
-  double temperature = 1.0;
-  Dtype lm_head = Dtype::kF16;
-  Dtype residual = Dtype::kF16;
+  ScoreOptions score;
   Recompute recompute = Recompute::kNone;
-  int64_t head_chunk = 256;
 };
 
 struct UpdateReport {
+  bool empty = false;  // every token was masked: nothing to learn from, no step was taken
   StepReport step;
   double loss = 0.0;
   std::map<std::string, double> stats;  // LossStats::metrics of the mini-batch
@@ -41,13 +40,17 @@ class Trainer {
 
   /// Fills old_logprobs of every micro-batch with the current weights' log-probs of the scored tokens.
   void score(MiniBatch& batch);
-  /// One optimizer step. Throws when too many steps in a row overflow (optimizer.h).
+  /// Fills reference_logprobs with those of Weights::reference.
+  void score_reference(MiniBatch& batch);
+  /// One optimizer step; none where every token of the mini-batch is masked (weight decay and Adam's momentum
+  /// would move the weights without any evidence). Throws when too many steps in a row overflow
+  /// (optimizer.h).
   UpdateReport update(const MiniBatch& batch, const Loss& loss);
   /// For tests: during the next update the first weight of this parameter is infinite.
   void inject_overflow(const std::string& parameter);
 
  private:
-  ops::TokenScores forward(Tape& tape, const TrainBatch& batch, bool gradients);
+  void score(MiniBatch& batch, const ParamBuffer& weights, std::vector<float> TrainBatch::* into);
   LossOut run_micro_batch(Tape& tape, const MiniBatch& mini, const TrainBatch& batch, const Loss& loss);
   std::string find_overflow(const MiniBatch& batch, const Loss& loss, double loss_scale);
 

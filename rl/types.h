@@ -20,6 +20,7 @@ struct Prompt {
   std::string text;        // the prompt as tokenized
   std::string answer;      // gold answer for the reward
   std::string solution;    // response to imitate (sft), may be empty
+  std::vector<int32_t> solution_ids;  // its tokens and the stop token
 };
 
 enum class Finish : uint8_t { kStop, kLength };  // sampled a stop token (it belongs to the response) / hit the limit
@@ -54,6 +55,7 @@ struct TrainBatch {
   std::vector<int32_t> response_offsets;  // [S+1] bounds of each sequence's scored tokens in [N]
   std::vector<float> rollout_logprobs;  // [N] mu
   std::vector<float> old_logprobs;      // [N] pi_old; empty until scored
+  std::vector<float> reference_logprobs;  // [N] the reference model's; empty where no KL term asks for them
   std::vector<float> advantages;        // [S]
   std::vector<float> loss_mask;         // [S] 0 for sequences left out of the loss (overlong masking), else 1
 

@@ -83,15 +83,15 @@ TEST(Advantage, DynamicSamplingDropsGroupsWithoutSpread) {
   std::vector<RolloutGroup> groups{group({1, 1}), group({1, 0}), group({0, 0})};
   EXPECT_EQ(compute_advantages(groups, config), 2);
   EXPECT_EQ(groups.size(), 3u);
-  config.dynamic_sampling = true;
-  EXPECT_EQ(compute_advantages(groups, config), 2);
+  EXPECT_EQ(drop_without_spread(groups), 2);
   ASSERT_EQ(groups.size(), 1u);
+  EXPECT_EQ(compute_advantages(groups, config), 0);
   EXPECT_GT(groups[0].samples[0].advantage, 0);
 
   for (const char* name : {"grpo", "reinforce_pp"}) {
     config.advantage = name;
     std::vector<RolloutGroup> equal{group({1, 1})};
-    EXPECT_EQ(compute_advantages(equal, config), 1);
+    EXPECT_EQ(drop_without_spread(equal), 1);
     EXPECT_TRUE(equal.empty());
     EXPECT_EQ(compute_advantages(equal, config), 0);
   }
@@ -115,7 +115,7 @@ TEST(Overlong, ZeroRewardMaskOrKeep) {
     std::vector<RolloutGroup> groups{group({1, 0.5})};
     groups[0].samples[0].completion.finish = Finish::kStop;
     groups[0].samples[1].completion.finish = Finish::kLength;
-    apply_overlong(groups, config);
+    apply_overlong(groups, config, 8);
     const auto& s = groups[0].samples;
     return std::vector<double>{s[0].reward, s[1].reward, loss_mask(s[0].completion, config),
                                loss_mask(s[1].completion, config)};
@@ -123,6 +123,27 @@ TEST(Overlong, ZeroRewardMaskOrKeep) {
   EXPECT_EQ(outcome("zero_reward"), (std::vector<double>{1, 0, 1, 1}));
   EXPECT_EQ(outcome("mask"), (std::vector<double>{1, 0.5, 1, 0}));
   EXPECT_EQ(outcome("keep"), (std::vector<double>{1, 0.5, 1, 1}));
+}
+
+TEST(Overlong, SoftPunishmentGrowsOverTheBuffer) {
+  AlgorithmConfig config;
+  config.overlong = "soft_punish";
+  config.overlong_buffer = 4;
+  config.overlong_penalty = 0.5;
+  const auto reward = [&](size_t length, Finish finish) {
+    std::vector<RolloutGroup> groups{group({1})};
+    groups[0].samples[0].completion.ids.assign(length, 7);
+    groups[0].samples[0].completion.finish = finish;
+    apply_overlong(groups, config, 16);
+    return groups[0].samples[0].reward;
+  };
+  EXPECT_EQ(reward(3, Finish::kStop), 1);
+  EXPECT_EQ(reward(12, Finish::kStop), 1);  // 16 - 4
+  EXPECT_EQ(reward(13, Finish::kStop), 1 - 0.125);
+  EXPECT_EQ(reward(14, Finish::kStop), 1 - 0.25);
+  EXPECT_EQ(reward(16, Finish::kStop), 0.5);
+  EXPECT_EQ(reward(16, Finish::kLength), 0.5);
+  EXPECT_EQ(reward(9, Finish::kLength), 0.5) << "cut off early by the model's own limit";
 }
 
 TEST(AlgorithmConfig, RefusesCombinationsThatSayTwoThings) {
@@ -136,6 +157,16 @@ TEST(AlgorithmConfig, RefusesCombinationsThatSayTwoThings) {
   EXPECT_EQ(error([](C& c) { c.advantage = "reinforce_pp"; }, 1), "no error");
   EXPECT_EQ(error([](C&) {}, 1),
             "rollout.n: advantage grpo compares the samples of a prompt and needs at least 2, got 1");
+  EXPECT_EQ(error([](C& c) { c.dynamic_sampling = true, c.advantage = "reinforce_pp"; }, 1),
+            "algorithm.dynamic_sampling: one sample has no spread, rollout.n must be at least 2, got 1");
+  EXPECT_EQ(error([](C& c) { c.overlong = "soft_punish"; }),
+            "algorithm.overlong_buffer: must be above 0 with overlong soft_punish and belongs to nothing "
+            "else, got 0 "
+            "with soft_punish");
+  EXPECT_EQ(error([](C& c) { c.overlong_buffer = 8; }),
+            "algorithm.overlong_buffer: must be above 0 with overlong soft_punish and belongs to nothing "
+            "else, got 8 "
+            "with zero_reward");
   EXPECT_EQ(error([](C& c) { c.dual_clip = 3, c.policy_loss = "gspo"; }),
             "algorithm.dual_clip: belongs to policy_loss grpo, got 3 with gspo");
   EXPECT_EQ(error([](C& c) { c.dual_clip = 1.1; }),
@@ -224,6 +255,41 @@ TEST(Mismatch, HugeRatiosStayFinite) {
   const MismatchStats s = mismatch_stats(mu, old, offsets);
   EXPECT_NEAR(s.chi2_seq / std::exp(40.0), 1, 1e-12);
   EXPECT_NEAR(s.k3_kl, std::exp(20.0) - 21, 1e-3);
+}
+
+TEST(Mismatch, SequencesByLength) {
+  // Lengths 1, 3, 2: the last two share the bucket [2, 4).
+  const float mu[] = {-1, -1, -1, -1, -1, -1}, old[] = {-0.5f, -1.25f, -1, -1, -0.875f, -1};
+  const int32_t offsets[] = {0, 1, 4, 4, 6};
+  const auto k3 = [](double x) { return std::exp(x) - x - 1; };
+  const std::vector<SequenceMismatch> sequences = sequence_mismatch(mu, old, offsets);
+  ASSERT_EQ(sequences.size(), 3u) << "the empty one counts for nothing";
+  EXPECT_EQ(sequences[1].length, 3);
+  EXPECT_NEAR(sequences[1].log_ratio, -0.25, 1e-12);
+  EXPECT_NEAR(sequences[2].k3_kl, k3(0.125), 1e-12);
+
+  const std::vector<LengthBucket> buckets = length_buckets(sequences);
+  ASSERT_EQ(buckets.size(), 2u);
+  EXPECT_EQ(buckets[0].from, 1);
+  EXPECT_EQ(buckets[0].sequences, 1);
+  EXPECT_EQ(buckets[0].k3_kl_stderr, 0);
+  EXPECT_EQ(buckets[1].from, 2);
+  EXPECT_EQ(buckets[1].sequences, 2);
+  EXPECT_NEAR(buckets[1].length, 2.5, 1e-12);
+  EXPECT_NEAR(buckets[1].log_ratio, (-0.25 + 0.125) / 2, 1e-12);
+  EXPECT_NEAR(buckets[1].k3_kl, (k3(-0.25) + k3(0.125)) / 2, 1e-12);
+  EXPECT_NEAR(buckets[1].k3_kl_stderr, std::abs(k3(-0.25) - k3(0.125)) / 2, 1e-12);
+}
+
+TEST(Mismatch, HistogramOfProbabilityDifferences) {
+  // Probabilities 1 against 1/4, 5/8, 1, nearly 1: differences 3/4, 3/8, 0, 1e-3.
+  const float mu[] = {0, 0, 0, 0}, old[] = {std::log(0.25f), std::log(0.625f), 0, std::log(0.999f)};
+  const std::vector<int64_t> counts = probs_diff_histogram(mu, old, 12);
+  ASSERT_EQ(counts.size(), 12u);
+  EXPECT_EQ(counts[0], 1);   // (1/2, 1]
+  EXPECT_EQ(counts[1], 1);   // (1/4, 1/2]
+  EXPECT_EQ(counts[9], 1);   // (2^-10, 2^-9]
+  EXPECT_EQ(counts[11], 1);  // equal
 }
 
 TEST(Mismatch, RefusesBadInput) {

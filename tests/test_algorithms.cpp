@@ -480,7 +480,7 @@ TEST(SftLoss, MeanNegativeLogLikelihoodOfKeptTokens) {
   LossStats stats;
   stats.add(out);
   EXPECT_NEAR(stats.metrics().at("sft/loss"), 10.0 / 8, 1e-6);
-  EXPECT_NEAR(stats.metrics().at("actor/entropy"), 1, 1e-6);
+  EXPECT_NEAR(stats.metrics().at("sft/entropy"), 1, 1e-6);
 }
 
 TEST(PolicyLoss, RefusesInputsThatDoNotFit) {

@@ -80,6 +80,10 @@ TEST_F(Data, Templates) {
             "<|im_start|>system\nPlease reason step by step, and put your final answer within "
             "\\boxed{}.<|im_end|>\n"
             "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n");
+  config_.prompt_template = "r1_distill_qwen";
+  EXPECT_EQ(apply_prompt_template(config_, "", "Q"),
+            "<｜begin▁of▁sentence｜><｜User｜>Q Please reason step by step, and put your final answer within "
+            "\\boxed{}.\n<｜Assistant｜><think>\n");
   config_.prompt_template = "r1";
   const std::string r1 = apply_prompt_template(config_, "", "Q");
   EXPECT_TRUE(r1.starts_with("A conversation between User and Assistant. The User asks"));

@@ -36,8 +36,7 @@ std::vector<float> read_floats(const GgufModel& model, const std::string& name) 
   return to_host<float>(out);
 }
 
-// ---- blocks
-// ---------------------------------------------------------------------------------------------------------
+// ---- blocks -----------------------------------------------------------------------------------------------
 
 TEST(Gguf, BlocksEqualTheReference) {
   const Safetensors golden(std::filesystem::path(MANTISSA_SOURCE_DIR) /
@@ -66,8 +65,7 @@ TEST(Gguf, BlocksEqualTheReference) {
   EXPECT_EQ(block_format(10), nullptr);  // Q2_K
 }
 
-// ---- model
-// ----------------------------------------------------------------------------------------------------------
+// ---- model ------------------------------------------------------------------------------------------------
 
 TEST(Gguf, ConfigAndNames) {
   const std::string image = tiny_gguf("llama").image();
@@ -193,8 +191,7 @@ TEST(Gguf, Llama3RopeFactors) {
   EXPECT_NE(refusal(with({1.0f, 2.0f})).find("rope_freqs.weight"), std::string::npos);
 }
 
-// ---- tokenizers
-// -----------------------------------------------------------------------------------------------------
+// ---- tokenizers -------------------------------------------------------------------------------------------
 
 /// A tiny model whose embedding has a row per token.
 GgufBuilder with_tokens(const std::vector<std::string>& tokens, const std::vector<int32_t>& types) {
@@ -297,8 +294,7 @@ TEST(Gguf, SmolLm2) {
   EXPECT_GT(compared, 0);
 }
 
-// ---- lies
-// -----------------------------------------------------------------------------------------------------------
+// ---- lies -------------------------------------------------------------------------------------------------
 
 struct Lie {
   const char* part;  // of the message

@@ -84,8 +84,7 @@ std::vector<double> frequencies(const std::vector<int32_t>& tokens, size_t vocab
   return f;
 }
 
-// ---- sampling
-// --------------------------------------------------------------------------------------------------------
+// ---- sampling ---------------------------------------------------------------------------------------------
 
 TEST_F(KernelTest, SampleDrawsFromTheSoftmax) {
   const std::vector<float> row = {0.5f, -1.0f, 2.0f, 0.0f, 1.0f};
@@ -263,8 +262,7 @@ TEST_F(KernelTest, LogProbOfImpossibleTokensHasAFiniteGradient) {
   EXPECT_NEAR(d[2], expected(p, 1), 0.2);
 }
 
-// ---- optimizer
-// -------------------------------------------------------------------------------------------------------
+// ---- optimizer --------------------------------------------------------------------------------------------
 
 class StepTest : public KernelTest {
  protected:
@@ -377,8 +375,7 @@ TEST_F(KernelTest, AdamWFollowsItsFormula) {
   }
 }
 
-// ---- elementwise
-// -----------------------------------------------------------------------------------------------------
+// ---- elementwise ------------------------------------------------------------------------------------------
 
 TEST_F(KernelTest, BinaryTakesMixedTypesAndRoundsOnce) {
   const std::vector<float> wide = {1.0f, 1.0f + 0x1p-12f, 70000.0f, 3.0f},
@@ -510,8 +507,7 @@ TEST_F(KernelTest, GradientsOfWeightsAreAdded) {
   EXPECT_EQ(to_host<float>(bias), (std::vector<float>{10, 13}));
 }
 
-// ---- bits
-// ------------------------------------------------------------------------------------------------------------
+// ---- bits -------------------------------------------------------------------------------------------------
 
 TEST_F(KernelTest, BitsDependOnNeitherThreadsNorInstructionSet) {
   const int64_t rows = 150, width = 333, vocab = 2500;

@@ -57,8 +57,7 @@ ScalerConfig quick_scaler() {
   return s;
 }
 
-// ---- scaler
-// ---------------------------------------------------------------------------------------------------------
+// ---- scaler -----------------------------------------------------------------------------------------------
 
 TEST(Scaler, ModesByComputeType) {
   const auto start = [](const char* mode, Dtype compute) {
@@ -159,8 +158,7 @@ TEST(Scaler, FixedScalesSkipButNeverMove) {
   }
 }
 
-// ---- step
-// -----------------------------------------------------------------------------------------------------------
+// ---- step -------------------------------------------------------------------------------------------------
 
 TEST(Optimizer, UnscalesThenClips) {
   // 13 elements of gradient 3 (scaled by 8): the norm is 3 sqrt(13), clipped to 1. Clipping the scaled
@@ -257,8 +255,7 @@ TEST(Optimizer, UnscaledStepsAreBitEqualAcrossPowersOfTwo) {
   }
 }
 
-// ---- schedules
-// ------------------------------------------------------------------------------------------------------
+// ---- schedules --------------------------------------------------------------------------------------------
 
 TEST(LearningRate, Schedules) {
   OptimConfig c;

@@ -175,8 +175,8 @@ TEST(Verifier, StatusesAndKinds) {
   EXPECT_NE(unread.reason.find("no expression"), std::string::npos) << unread.reason;
   const Grade wrong = grade({}, "\\boxed{5}", "4");
   EXPECT_EQ(wrong.status, Grade::Status::kParsed);
-  EXPECT_EQ(reward_of(wrong), 0.0);
-  EXPECT_EQ(reward_of(grade({}, "\\boxed{4.0}", "The sum is \\boxed{4}.")), 1.0);
+  EXPECT_EQ(wrong.reward, 0.0);
+  EXPECT_EQ(grade({}, "\\boxed{4.0}", "The sum is \\boxed{4}.").reward, 1.0);
 
   RewardConfig exact{.kind = "exact"};
   EXPECT_TRUE(grade(exact, " 42 \n", "42").correct);

@@ -4,8 +4,8 @@
 //   fraction, peak_bytes
 //
 // fraction is of a ceiling measured first in the same process: arithmetic (gemm, attention, train) of a large
-// square GEMM in the same type, memory traffic (decode, step) of copying a large buffer, reads and writes
-// counted.
+// square GEMM in the same type, memory traffic (decode, rollout, step) of copying a large buffer, reads and
+// writes counted.
 #include <algorithm>
 #include <chrono>
 #include <functional>
@@ -25,7 +25,7 @@ namespace {
 struct BenchFlags {
   ModelFlags model;
   int64_t sequences = 4, length = 512;  // train, attention, rows of gemm
-  int64_t batch = 8, context = 512, steps = 32;
+  int64_t batch = 8, context = 512, steps = 32, n = 8;
   int64_t repeat = 5;
   std::string recompute = "none";
 
@@ -35,11 +35,13 @@ struct BenchFlags {
                "Hugging Face directory, .gguf file, builtin:NAME or random:CONFIG.json");
     args.choice("device", model.device, {"auto", "cpu", "cuda"}, "auto takes a GPU when there is one");
     args.choice("precision", model.precision, {"fp16", "bf16", "fp32"}, "type of weights and activations");
-    args.field("sequences", sequences, "packed sequences of train and attention", between(1, 1 << 20));
+    args.field("sequences", sequences, "packed sequences of train and attention; prompts of rollout",
+               between(1, 1 << 20));
     args.field("length", length, "their tokens", between(1, 1 << 20));
-    args.field("batch", batch, "sequences decoded together (decode, attention)", between(1, 1 << 16));
+    args.field("batch", batch, "sequences decoded together (decode, attention, rollout)", between(1, 1 << 16));
     args.field("context", context, "cached tokens when decoding starts", between(1, 1 << 20));
-    args.field("steps", steps, "decode steps that are timed", between(1, 1 << 20));
+    args.field("steps", steps, "decode steps that are timed; new tokens of a rollout's sample", between(1, 1 << 20));
+    args.field("n", n, "samples per prompt (rollout)", between(1, 1 << 16));
     args.field("repeat", repeat, "timed repetitions of everything else", between(1, 1 << 20));
     args.choice("recompute", recompute, {"none", "elementwise", "mlp", "full"},
                 "what backward makes again (train)");
@@ -63,6 +65,7 @@ class Bench {
   void attention();
   void train();
   void decode();
+  void rollout();
   void step();
 
  private:
@@ -308,6 +311,48 @@ void Bench::decode() {
   report("decode", str("B=", flags_.batch, ",context=", flags_.context), ms, double(flags_.batch), ideal);
 }
 
+/// The engine from the first prefill to the last token: prompts of random tokens, no stop token, so every sample has
+/// --steps tokens. The masters, moments and gradients of training lie beside it, as in a run. tokens_per_s counts
+/// generated tokens; the ideal reads the weights once a step and every sample's cache up to its length.
+void Bench::rollout() {
+  const ModelConfig& c = model().config;
+  check(flags_.length + flags_.steps <= c.max_positions,
+        "--length and --steps must fit the model's max_position_embeddings ", c.max_positions, ": got ", flags_.length,
+        " and ", flags_.steps);
+  copy_ceiling();
+  const Optimizer optimizer(exec_, model().weights, OptimConfig(), ScalerConfig(), 1000000);
+  RandomStream random(1, 3);
+  std::vector<Prompt> prompts(size_t(flags_.sequences));
+  std::vector<Request> requests;
+  for (Prompt& p : prompts) {
+    p.id = int64_t(requests.size());
+    for (int64_t t = 0; t < flags_.length; ++t) p.ids.push_back(int32_t(random.below(uint32_t(c.vocab_size))));
+    requests.push_back({.prompt = &p, .n = int(flags_.n)});
+  }
+  RolloutConfig config;
+  config.max_batch = flags_.batch;
+  config.max_new_tokens = flags_.steps;
+  const PrecisionConfig precision{.train = flags_.model.precision, .rollout = flags_.model.precision};
+  Engine engine(exec_, model(), config, precision.engine(config));
+  GenerateOptions options = generate_options(engine, config, {}, 0);
+  options.max_new_tokens = 2;
+  engine.generate(requests, options);  // warm-up: plans, graphs
+  options.max_new_tokens = flags_.steps;
+  exec_.backend().reset_peak();
+  const Clock::time_point start = Clock::now();
+  engine.generate(requests, options);
+  const std::vector<double> ms = {milliseconds(Clock::now() - start)};
+  const double samples = double(flags_.sequences * flags_.n), tokens = samples * double(flags_.steps);
+  const double kv = tokens * (double(flags_.length) + double(flags_.steps) / 2) * double(c.layers) * 2 *
+                    double(c.heads.kv) * c.heads.size * double(size_of(dtype_));
+  const double steps = tokens / double(std::min(flags_.batch, flags_.sequences * flags_.n));
+  const double ideal = 1000.0 * (weight_bytes() * steps + kv) / copy_ceiling();
+  report("rollout",
+         str("prompts=", flags_.sequences, ",n=", flags_.n, ",length=", flags_.length, ",new=", flags_.steps,
+             ",B=", flags_.batch),
+         ms, tokens, ideal);
+}
+
 /// Norm, finite check, clip, AdamW and the 16-bit copy over all parameters.
 void Bench::step() {
   copy_ceiling();
@@ -329,9 +374,9 @@ int bench_main(int argc, char** argv) {
   Arguments args(
       "bench",
       "Measures gemm (a large one, and the model's shapes), attention, train (forward and backward), decode "
-      "(the rollout engine) or step (the optimizer), one JSON line each, with the fraction of a ceiling "
+      "and rollout (the rollout engine) or step (the optimizer), one JSON line each, with the fraction of a ceiling "
       "measured in the same process.");
-  args.words("what", words, "gemm, attention, train, decode, step");
+  args.words("what", words, "gemm, attention, train, decode, rollout, step");
   args.required();
   flags.fields(args);
   if (!args.parse(argc, argv)) return 0;
@@ -339,12 +384,13 @@ int bench_main(int argc, char** argv) {
                                                            {"attention", &Bench::attention},
                                                            {"train", &Bench::train},
                                                            {"decode", &Bench::decode},
+                                                           {"rollout", &Bench::rollout},
                                                            {"step", &Bench::step}};
   std::vector<void (Bench::*)()> chosen;
   for (const std::string& word : words) {
     const auto* it =
         std::find_if(std::begin(all), std::end(all), [&](const auto& b) { return word == b.first; });
-    check(it != std::end(all), "bench: must be gemm, attention, train, decode or step: got \"", word, "\"");
+    check(it != std::end(all), "bench: must be gemm, attention, train, decode, rollout or step: got \"", word, "\"");
     check(word == "gemm" || !flags.model.model.empty(), "bench ", word, ": --model is required");
     chosen.push_back(it->second);
   }

@@ -1,10 +1,18 @@
-// evaluate: avg@k, pass@k and maj@k of a model on problems; --keep writes the problems whose pass rate lies
-// in a range.
+// evaluate: avg@n, pass@k and maj@n of a model on one or several sets of problems; --keep writes the problems
+// whose pass rate lies in a range.
+//
+// --dump is also how an evaluation goes on after it was killed: a problem's line is written when its samples
+// are graded, and --resume reads the lines that are there instead of sampling these problems again. Samples
+// do not depend on what else is in a batch, so the results are those of an evaluation that was never
+// interrupted.
 #include <charconv>
 #include <chrono>
+#include <cstdio>
+#include <map>
 #include <optional>
 
 #include "core/file.h"
+#include "core/hash.h"
 #include "rl/evaluate.h"
 #include "rl/log.h"
 #include "rl/stop.h"
@@ -28,7 +36,46 @@ Range parse_keep(const std::string& text) {
   return range;
 }
 
-std::string dump_line(const RolloutGroup& group) {
+/// The keys and values of a config section as text.
+class SettingsText final : public Fields {
+ public:
+  explicit SettingsText(std::set<std::string> skipped) : skipped_(std::move(skipped)) {}
+  void field(const char* key, bool& value, const char*) override { add(key, value); }
+  void field(const char* key, int64_t& value, const char*, Range) override { add(key, value); }
+  void field(const char* key, double& value, const char*, Range) override { add(key, value); }
+  void field(const char* key, std::string& value, const char*) override { add(key, value); }
+  void choice(const char* key, std::string& value, const std::vector<std::string>&, const char*) override {
+    add(key, value);
+  }
+  void field(const char* key, std::vector<std::string>& value, const char*) override {
+    for (const std::string& v : value) add(key, v);
+  }
+  const std::string& text() const { return text_; }
+
+ private:
+  template <class T>
+  void add(const char* key, const T& value) {
+    if (!skipped_.contains(key)) text_ += str(key, '=', value, '\n');
+  }
+  std::set<std::string> skipped_;
+  std::string text_;
+};
+
+/// Hash of what decides the samples and grades of a set, as 16 hexadecimal digits.
+std::string settings_of(const ModelFlags& flags, RolloutConfig rollout, RewardConfig reward,
+                        const std::vector<Prompt>& prompts, int64_t seed) {
+  SettingsText text({"max_batch", "cache_tokens"});
+  rollout.fields(text);
+  reward.fields(text);
+  char digits[17];
+  std::snprintf(digits, sizeof digits, "%016llx",
+                (unsigned long long)hash64(str(flags.model, '\n', flags.precision, '\n', text.text(), seed,
+                                               '\n', data_hash(prompts))));
+  return digits;
+}
+
+std::string dump_line(const std::string& set, const std::string& settings, const RolloutGroup& group,
+                      const ProblemResult& result) {
   std::vector<std::string> responses, extracted, finish;
   std::vector<float> rewards;
   std::vector<int32_t> lengths;
@@ -40,10 +87,18 @@ std::string dump_line(const RolloutGroup& group) {
     lengths.push_back(int32_t(s.completion.ids.size()));
   }
   return JsonObject()
+      .add("set", set)
       .add("row", group.prompt.id)
+      .add("settings", settings)
       .add("prompt", group.prompt.text)
       .add("answer", group.prompt.answer)
-      .add("pass_rate", pass_rate(group))
+      .add("samples", result.samples)
+      .add("correct", result.correct)
+      .add("pass_rate", result.pass_rate())
+      .add("majority", result.majority)
+      .add("reward", result.reward)
+      .add("tokens", result.tokens)
+      .add("truncated", result.truncated)
       .add("rewards", rewards)
       .add("extracted", extracted)
       .add("finish", finish)
@@ -52,16 +107,87 @@ std::string dump_line(const RolloutGroup& group) {
       .str();
 }
 
-/// Copies the lines of the data files whose row is kept, as they are; returns how many.
-int64_t write_kept(AtomicFile& out, const std::vector<std::string>& files, const std::set<int64_t>& kept) {
-  int64_t row = 0, written = 0;
-  for (const std::string& file : files)
-    for (JsonLines lines(file); lines.next(); ++row) {
-      if (!kept.contains(row)) continue;
-      out.write(lines.line() + "\n");
-      ++written;
+using Results = std::map<int64_t, ProblemResult>;  // by row
+
+/// The dump of an interrupted evaluation, less the line that it was killed in, and where to go on writing.
+struct Dump {
+  std::string path;
+  std::optional<LineFile> file;
+  std::map<std::string, Results> known;  // by set
+  std::map<std::string, std::string> settings, where;
+
+  void open(bool resume) {
+    int64_t whole = 0;
+    if (resume && file_exists(path)) whole = int64_t(read_file(path, size_t(4) << 30).rfind('\n')) + 1;
+    file.emplace(path, whole);
+    if (whole == 0) return;
+    for (JsonLines lines(path); lines.next();) {
+      const std::string set = lines.text("set");
+      const auto [it, fresh] = settings.emplace(set, lines.text("settings"));
+      check(it->second == lines.text("settings"), lines.where(),
+            ": was made by other settings than the line before");
+      where[set] = lines.where();
+      known[set][lines.integer("row")] = {.row = lines.integer("row"),
+                                          .samples = lines.integer("samples"),
+                                          .correct = lines.integer("correct"),
+                                          .truncated = lines.integer("truncated"),
+                                          .tokens = lines.integer("tokens"),
+                                          .reward = lines.number("reward"),
+                                          .majority = lines.number("majority")};
     }
+  }
+
+  /// What is known of a set; an error when it was made by other settings.
+  Results take(const std::string& set, const std::string& now) {
+    const auto it = settings.find(set);
+    if (it == settings.end()) return {};
+    check(it->second == now, where[set],
+          ": was made with another model, precision, sampling, reward, seed or data; --resume goes on with "
+          "the same only");
+    return known[set];
+  }
+};
+
+/// Copies the lines of a data file whose pass rate lies in the range, as they are; returns how many.
+int64_t write_kept(AtomicFile& out, const std::string& file, const Results& results, const Range& range) {
+  int64_t row = 0, written = 0;
+  for (JsonLines lines(file); lines.next(); ++row) {
+    const auto it = results.find(row);
+    if (it == results.end() || it->second.pass_rate() < range.low || it->second.pass_rate() > range.high)
+      continue;
+    out.write(lines.line() + "\n");
+    ++written;
+  }
   return written;
+}
+
+std::vector<ProblemResult> values_of(const Results& results) {
+  std::vector<ProblemResult> values;
+  for (const auto& [row, result] : results) values.push_back(result);
+  return values;
+}
+
+void add_interval(JsonObject& line, const std::string& name, double value, const Interval& interval) {
+  const float ends[] = {float(interval.low), float(interval.high)};
+  line.add(name, value).add(name + "/interval", std::span<const float>(ends));
+}
+
+/// The results of a set, or of all together.
+JsonObject summary_line(const ModelFlags& flags, const std::string& set,
+                        std::span<const ProblemResult> problems) {
+  const EvalSummary s = summarize(problems);
+  JsonObject line;
+  line.add("model", flags.model)
+      .add("precision", flags.precision)
+      .add("set", set)
+      .add("problems", s.problems);
+  line.add("n", s.samples);
+  add_interval(line, str("avg@", s.samples), s.avg, s.avg_interval);
+  add_interval(line, str("maj@", s.samples), s.majority, s.majority_interval);
+  for (int64_t k = 1; k < s.samples; k *= 2) line.add(str("pass@", k), pass_at(problems, k));
+  add_interval(line, str("pass@", s.samples), s.pass, s.pass_interval);
+  line.add("mean_reward", s.mean_reward).add("mean_length", s.mean_length).add("truncated", s.truncated);
+  return line;
 }
 
 }  // namespace
@@ -73,14 +199,17 @@ int evaluate_main(int argc, char** argv) {
   RolloutConfig rollout;
   rollout.temperature = 0.6;
   rollout.top_p = 0.95;
-  std::string keep, output, dump;
+  std::string keep, output;
+  Dump dump;
+  bool resume = false;
   int64_t seed = 0;
   Arguments args(
       "evaluate",
-      "Samples n responses to every problem and grades them: avg@n, pass@k (unbiased), maj@n in one line. A "
-      "sanity set is what --keep 0.2:0.8 leaves.");
+      "Samples n responses to every problem and grades them: avg@n, pass@k (unbiased), maj@n with bootstrap "
+      "intervals, one line a file of --data, and one for all where there are several. A sanity set is what "
+      "--keep 0.2:0.8 leaves.");
   flags.fields(args);
-  args.field("data", data.files, "JSON lines of problems");
+  args.field("data", data.files, "JSON lines of problems; each file is a set");
   args.required();
   args.section(data, kTrainingDataKeys);
   args.section(rollout);
@@ -88,51 +217,75 @@ int evaluate_main(int argc, char** argv) {
   args.field("seed", seed, "of the random numbers", at_least(0));
   args.field("keep", keep, "LOW:HIGH, ends included: write problems with such a pass rate to --output");
   args.field("output", output, "file of --keep: their lines of the data, unchanged");
-  args.field("dump", dump, "file for one line a problem: responses, extracted answers, rewards");
+  args.field("dump", dump.path, "file for one line a problem: responses, extracted answers, rewards");
+  args.field("resume", resume, "go on with the problems that --dump does not hold yet");
   if (!args.parse(argc, argv)) return 0;
+  reward.validate();
   check(keep.empty() == output.empty(), "evaluate: --keep and --output belong together");
+  check(!resume || !dump.path.empty(), "evaluate: --resume needs the --dump of the evaluation to go on with");
   const Range range = keep.empty() ? Range() : parse_keep(keep);
-  std::optional<AtomicFile> output_file, dump_file;  // opened first: an unwritable place costs no evaluation
+  std::optional<AtomicFile> output_file;  // opened first: an unwritable place costs no evaluation
   if (!output.empty()) output_file.emplace(output);
-  if (!dump.empty()) dump_file.emplace(dump);
+  if (!dump.path.empty()) dump.open(resume);
 
   const std::unique_ptr<Model> model = flags.load();
   const std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(model->tokenizer);
-  const PromptSet set = make_prompts(data, *tokenizer, model->tokenizer, false);
-  log_info(str(set.prompts.size(), " problems, ", set.overlong, " left out as longer than ",
-               data.max_prompt_tokens, " tokens; ", rollout.n, " samples each"));
+  const std::vector<std::string> names = set_names(data.files);
+  std::vector<PromptSet> sets;
+  std::vector<Results> results;
+  std::vector<std::string> settings;
+  for (size_t i = 0; i < names.size(); ++i) {
+    DataConfig one = data;
+    one.files = {data.files[i]};
+    sets.push_back(make_prompts(one, *tokenizer, model->tokenizer, false));
+    settings.push_back(settings_of(flags, rollout, reward, sets[i].prompts, seed));
+    results.push_back(dump.take(names[i], settings[i]));
+    log_info(str(names[i], ": ", sets[i].prompts.size(), " problems, ", sets[i].overlong,
+                 " left out as longer than ", data.max_prompt_tokens, " tokens; ", rollout.n, " samples each",
+                 results[i].empty() ? std::string() : str("; ", results[i].size(), " are in ", dump.path)));
+  }
 
   Exec exec(*model->backend);
   const PrecisionConfig precision{.train = flags.precision, .rollout = flags.precision};
   Engine engine(exec, *model, rollout, precision.engine(rollout));
-  const auto start = std::chrono::steady_clock::now();
-  const EvalResult result =
-      evaluate_prompts(engine, *tokenizer, set.prompts, int(rollout.n),
-                       generate_options(engine, rollout, stop_ids(model->config, *tokenizer), seed), reward);
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-
-  std::set<int64_t> kept;
-  for (const RolloutGroup& group : result.groups) {
-    if (dump_file) dump_file->write(dump_line(group) + "\n");
-    const double rate = pass_rate(group);
-    if (rate >= range.low && rate <= range.high) kept.insert(group.prompt.id);
+  const GenerateOptions options =
+      generate_options(engine, rollout, stop_ids(model->config, *tokenizer), seed);
+  // What a kill may cost: a few batches of the engine.
+  const size_t chunk =
+      dump.file ? size_t(std::max<int64_t>(1, 4 * rollout.max_batch / rollout.n)) : size_t(-1);
+  std::vector<ProblemResult> all;
+  for (size_t i = 0; i < names.size(); ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    std::vector<Prompt> left;
+    for (Prompt& prompt : sets[i].prompts)
+      if (!results[i].contains(prompt.id)) left.push_back(std::move(prompt));
+    Metrics verifier;
+    int64_t sampled = 0;
+    for (size_t begin = 0; begin < left.size(); begin += std::min(chunk, left.size() - begin)) {
+      const auto part = std::span(left).subspan(begin, std::min(chunk, left.size() - begin));
+      for (const RolloutGroup& group :
+           sample_and_grade(engine, *tokenizer, part, int(rollout.n), options, reward, verifier)) {
+        const ProblemResult result = problem_result(group);
+        if (dump.file) dump.file->write(dump_line(names[i], settings[i], group, result));
+        results[i][result.row] = result;
+        sampled += result.tokens;
+      }
+      if (begin + part.size() < left.size())
+        log_info(str(names[i], ": ", begin + part.size(), " of ", left.size(), " problems"));
+    }
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const std::vector<ProblemResult> problems = values_of(results[i]);
+    all.insert(all.end(), problems.begin(), problems.end());
+    JsonObject line = summary_line(flags, names[i], problems);
+    line.add("overlong", sets[i].overlong)
+        .add("seconds", seconds)
+        .add("tokens_per_s", double(sampled) / seconds);
+    for (const auto& [name, value] : verifier.values()) line.add(name, int64_t(value));
+    if (output_file) line.add("kept", write_kept(*output_file, data.files[i], results[i], range));
+    print(line);
   }
-  if (dump_file) dump_file->commit();
-  JsonObject line;
-  line.add("model", flags.model)
-      .add("precision", flags.precision)
-      .add("problems", int64_t(result.groups.size()));
-  line.add("overlong", set.overlong).add("n", rollout.n).add(str("avg@", rollout.n), result.avg);
-  line.add(str("maj@", rollout.n), result.majority);
-  for (int64_t k = 1; k < rollout.n; k *= 2) line.add(str("pass@", k), result.pass_at(k));
-  line.add(str("pass@", rollout.n), result.pass).add("mean_length", result.mean_length);
-  line.add("truncated", result.truncated).add("seconds", seconds);
-  line.add("tokens_per_s", result.mean_length * double(result.groups.size() * size_t(rollout.n)) / seconds);
-  if (output_file) {
-    line.add("kept", write_kept(*output_file, data.files, kept));
-    output_file->commit();
-  }
-  print(line);
+  if (names.size() > 1) print(summary_line(flags, "all", all));
+  if (output_file) output_file->commit();
   return 0;
 }
 

@@ -1,4 +1,4 @@
-// grade: {"pred", "gold"} -> {"correct", "extracted", "status", "reason"}, by the rewards of training.
+// grade: {"pred", "gold"} -> {"correct", "reward", "extracted", "status", "reason"}, by the rewards of training.
 #include "rl/reward.h"
 #include "tools/arguments.h"
 #include "tools/json_lines.h"
@@ -14,12 +14,14 @@ int grade_main(int argc, char** argv) {
   args.required();
   args.section(reward);
   if (!args.parse(argc, argv)) return 0;
+  reward.validate();
 
   JsonLines lines(input);
   while (lines.next()) {
     const Grade graded = grade(reward, lines.text_or_number("pred"), lines.text_or_number("gold"));
     print(JsonObject()
               .add("correct", graded.correct)
+              .add("reward", graded.reward)
               .add("extracted", graded.extracted)
               .add("status", status_name(graded.status))
               .add("reason", graded.reason));

@@ -109,6 +109,19 @@ std::string JsonLines::text_or_number(const std::string& key) const {
   return value.is_number() ? value.dump() : text(key);
 }
 
+double JsonLines::number(const std::string& key) const {
+  const json& value = impl_->at(key);
+  check(value.is_number(), impl_->where, ": \"", key, "\" must be a number: got a ", value.type_name());
+  return value.get<double>();
+}
+
+int64_t JsonLines::integer(const std::string& key) const {
+  const json& value = impl_->at(key);
+  check(value.is_number_integer(), impl_->where, ": \"", key, "\" must be an integer: got ",
+        value.dump().substr(0, 40));
+  return value.get<int64_t>();
+}
+
 std::vector<int32_t> JsonLines::ids(const std::string& key) const {
   const json& value = impl_->at(key);
   check(value.is_array(), impl_->where, ": \"", key, "\" must be an array of integers: got a ",

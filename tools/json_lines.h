@@ -29,6 +29,9 @@ class JsonLines {
   std::string text(const std::string& key) const;
   /// A string, or a number as it is written: gold answers.
   std::string text_or_number(const std::string& key) const;
+  /// A number; the same, and an integer.
+  double number(const std::string& key) const;
+  int64_t integer(const std::string& key) const;
   /// An array of integers in [0, 2^31).
   std::vector<int32_t> ids(const std::string& key) const;
 

@@ -2,6 +2,7 @@
 // or `mantissa <program> ...` does. Results go to stdout, logs and errors to stderr; an error is one line and
 // exit code 1.
 #include <algorithm>
+#include <csignal>
 #include <filesystem>
 #include <iostream>
 #include <string>
@@ -70,6 +71,8 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   std::ios::sync_with_stdio(false);
+  std::signal(SIGXFSZ,
+              SIG_IGN);  // a file over the size limit is an error of write(), with its name, not a silent end
   try {
     const int code = mantissa::run(argc, argv);
     mantissa::check(bool(std::cout.flush()), "standard output cannot be written");

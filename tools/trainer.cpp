@@ -5,7 +5,7 @@
 
 #include "rl/log.h"
 #include "rl/run.h"
-#include <CLI/CLI.hpp>
+#include "tools/arguments.h"
 #include "tools/device.h"
 #include "tools/programs.h"
 
@@ -25,17 +25,21 @@ void on_signal(int number) {
 }  // namespace
 
 int trainer_main(int argc, char** argv) {
-  CLI::App app{"Trains a model as a YAML file says: GRPO and its relatives, or a supervised warm start."};
+  Arguments arguments(
+      "trainer", "Trains a model as a YAML file says: GRPO and its relatives, or a supervised warm start.");
   std::string config_path;
   StartOptions start;
   std::vector<std::string> overrides;
   bool print_only = false;
-  app.add_option("--config", config_path, "YAML file, see configs/")->required();
-  app.add_option("--resume", start.resume, "auto: from the last checkpoint of the output directory; or a checkpoint directory");
-  app.add_flag("--overwrite", start.overwrite, "start anew in a used output directory, deleting the earlier run's files");
-  app.add_flag("--print-config", print_only, "print the resolved config and exit");
-  app.add_option("overrides", overrides, "section.key=value, applied over the file");
-  CLI11_PARSE(app, argc, argv);
+  arguments.field("config", config_path, "YAML file, see configs/");
+  arguments.required();
+  arguments.field("resume", start.resume,
+                  "auto: from the last checkpoint of the output directory; or a checkpoint directory");
+  arguments.field("overwrite", start.overwrite,
+                  "start anew in a used output directory, deleting the earlier run's files");
+  arguments.field("print_config", print_only, "print the resolved config and exit");
+  arguments.words("overrides", overrides, "section.key=value, applied over the file");
+  if (!arguments.parse(argc, argv)) return 0;
   check(start.resume.empty() || !start.overwrite, "--resume and --overwrite exclude each other");
 
   const RunConfig config = load_run_config(config_path, overrides);

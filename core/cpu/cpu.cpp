@@ -105,7 +105,7 @@ class CpuBackend : public Backend {
   CpuBackend()
       : cache_(
             std::make_shared<BlockCache>(size_t(sysconf(_SC_PHYS_PAGES)) * size_t(sysconf(_SC_PAGESIZE)))) {
-    limit_simd(std::getenv("MANTISSA_SIMD"));
+    if (const char* level = std::getenv("MANTISSA_SIMD")) limit_simd(level);
     cpu_kernels::register_elementwise(kernels_);
     cpu_kernels::register_cast(kernels_);
     cpu_kernels::register_matmul(kernels_);

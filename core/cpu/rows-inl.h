@@ -32,8 +32,7 @@ inline int64_t row_grain(int64_t width) {
   return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, width));
 }
 
-// ---- doubles under the names of the Vec operations
-// -------------------------------------------------------------------
+// ---- doubles under the names of the Vec operations --------------------------------------------------------
 
 inline double fma(double a, double b, double c) {
   return std::fma(a, b, c);
@@ -86,8 +85,7 @@ C sum_elements(int64_t n, const C* x) {
       n, [](auto acc, auto v) HWY_ATTR { return acc + v; }, x);
 }
 
-// ---- tensors
-// ---------------------------------------------------------------------------------------------------------
+// ---- tensors ----------------------------------------------------------------------------------------------
 
 /// Elements [offset, offset + n) in the compute type: the tensor's own memory when it has that type, else
 /// `buffer`.

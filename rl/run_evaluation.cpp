@@ -1,0 +1,56 @@
+// Evaluation inside training.
+#include "rl/evaluate.h"
+#include "rl/log.h"
+#include "rl/run.h"
+
+namespace mantissa {
+namespace {
+
+constexpr uint64_t kEvalSeed = 0xe7a1;  // apart from the seed of rollouts
+
+void put(Metrics& metrics, const std::string& name, double value, const Interval& interval) {
+  metrics.set("val-core/" + name, value);
+  metrics.set("val-aux/" + name + "/low", interval.low);
+  metrics.set("val-aux/" + name + "/high", interval.high);
+}
+
+}  // namespace
+
+void evaluate(Run& run) {
+  const EvalConfig& eval = run.config.eval;
+  Metrics metrics;
+  metrics.set("step", double(run.step));
+  for (const EvalSet& set : run.eval_sets) {
+    EvalSummary s;
+    {
+      Timer timer(metrics, "timing_s/testing");
+      const std::vector<RolloutGroup> groups =
+          sample_and_grade(*run.engine, *run.tokenizer, set.prompts, int(eval.n),
+                           {.temperature = eval.temperature,
+                            .top_p = eval.top_p,
+                            .top_k = 0,
+                            .max_new_tokens = run.config.rollout.max_new_tokens,
+                            .stop_ids = run.stop_ids,
+                            .keys = {mix64(uint64_t(run.config.run.seed) ^ kEvalSeed), 0},
+                            .policy_version = run.policy_version,
+                            .cancelled = {}},
+                           run.config.reward, metrics);
+      std::vector<ProblemResult> problems;
+      for (const RolloutGroup& group : groups) problems.push_back(problem_result(group));
+      s = summarize(problems);
+    }
+    const std::string at = str("@", eval.n);
+    put(metrics, set.name + "/acc/mean" + at, s.avg, s.avg_interval);
+    put(metrics, set.name + "/acc/pass" + at, s.pass, s.pass_interval);
+    put(metrics, set.name + "/acc/maj" + at, s.majority, s.majority_interval);
+    metrics.set("val-aux/" + set.name + "/reward/mean", s.mean_reward);
+    metrics.set("val-aux/" + set.name + "/response_length/mean", s.mean_length);
+    metrics.set("val-aux/" + set.name + "/response_length/clip_ratio", s.truncated);
+    log_info(str("evaluation after step ", run.step, ", ", set.name, ": mean", at, " ", s.avg, " [",
+                 s.avg_interval.low, ", ", s.avg_interval.high, "], pass", at, " ", s.pass, ", maj", at, " ",
+                 s.majority, " (", s.problems, " problems)"));
+  }
+  run.log_eval(metrics);
+}
+
+}  // namespace mantissa

@@ -1,0 +1,57 @@
+#include "rl/selftest.h"
+
+#include <cmath>
+
+#include "core/hash.h"
+#include "rl/log.h"
+
+namespace mantissa {
+namespace {
+
+uint64_t hash_of(const Weights& weights) {
+  uint64_t hash = 0;
+  for (const ParamBuffer* buffer : {&weights.compute, &weights.rollout, &weights.master}) {
+    if (!buffer->defined()) continue;
+    const Tensor& flat = buffer->flat();
+    std::vector<std::byte> host(size_t(flat.bytes()));
+    flat.backend().copy_to_host(host.data(), flat.raw(), flat.bytes());
+    hash = std::rotl(hash, 1) ^ hash64(host);
+  }
+  return hash;
+}
+
+}  // namespace
+
+double trend(std::span<const double> values) {
+  const double n = double(values.size());
+  if (values.size() < 4) return 0;
+  double mean = 0;
+  for (const double y : values) mean += y / n;
+  double xx = 0, xy = 0, yy = 0;
+  for (size_t i = 0; i < values.size(); ++i) {
+    const double dx = double(i) - (n - 1) / 2, dy = values[i] - mean;
+    xx += dx * dx, xy += dx * dy, yy += dy * dy;
+  }
+  if (!std::isfinite(yy) || yy == 0) return 0;
+  const double slope = xy / xx, residual = std::max(0.0, yy - slope * xy);
+  return slope / std::sqrt(residual / (n - 2) / xx);
+}
+
+SelfTest::SelfTest(const Run& run) : active_(run.config.optim.lr == 0) {
+  if (!active_) return;
+  weights_ = hash_of(run.model->weights);
+  log_info("optim.lr is 0: self-test, nothing may change (selftest/* in the metrics)");
+}
+
+void SelfTest::check(const Run& run, Metrics& metrics) {
+  if (!active_) return;
+  const bool changed = hash_of(run.model->weights) != weights_;
+  if (changed) log_warning(str("step ", run.step, ": self-test: weights changed though optim.lr is 0"));
+  metrics.set("selftest/weights_changed", changed);
+  const double k3 = metrics.get("rollout_corr/k3_kl");
+  if (std::isnan(k3)) return;  // a warm start, or a rollout without a spread
+  k3_.push_back(k3);
+  metrics.set("selftest/k3_kl_trend", trend(k3_));
+}
+
+}  // namespace mantissa

@@ -1,0 +1,91 @@
+// The shipped configs: each loads, each says what it is, and files of a pair differ in precision alone.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <sstream>
+
+#include "core/file.h"
+#include "rl/config.h"
+
+namespace mantissa {
+namespace {
+
+namespace fs = std::filesystem;
+
+const fs::path kConfigs = fs::path(MANTISSA_SOURCE_DIR) / "configs";
+
+std::vector<fs::path> configs() {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::recursive_directory_iterator(kConfigs))
+    if (entry.path().extension() == ".yaml") files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+/// The comment lines on top.
+std::string header_of(const fs::path& file) {
+  std::istringstream in(read_file(file));
+  std::string header;
+  for (std::string line; std::getline(in, line) && line.starts_with("#");) header += line + "\n";
+  return header;
+}
+
+TEST(Configs, EveryShippedOneLoads) {
+  const std::vector<fs::path> files = configs();
+  ASSERT_GE(files.size(), 30u);
+  std::string errors;
+  for (const fs::path& file : files) try {
+      const RunConfig config = load_run_config(file.string(), {});
+      // The resolved text is a config of its own, with the same meaning.
+      const std::string text = format_run_config(config);
+      EXPECT_EQ(format_run_config(parse_run_config(text, "resolved", {})), text) << file;
+      EXPECT_EQ(config.run.name, file.stem()) << file << ": the run is named as its file";
+    } catch (const Error& e) {
+      errors += str("\n", file.string(), ": ", e.what());
+    }
+  EXPECT_TRUE(errors.empty()) << "these do not load:" << errors;
+}
+
+TEST(Configs, EachSaysWhatItIsAndHowToRunIt) {
+  for (const fs::path& file : configs()) {
+    const std::string header = header_of(file), name = fs::relative(file, kConfigs.parent_path()).string();
+    EXPECT_NE(header.find("build/bin/trainer --config " + name), std::string::npos) << name;
+    if (!name.starts_with("configs/paper/")) continue;
+    for (const char* part : {"The paper's outcome in", "Cost, estimated"})
+      EXPECT_NE(header.find(part), std::string::npos) << name << " does not say: " << part;
+  }
+}
+
+TEST(Configs, PairsDifferInNameAndPrecisionAlone) {
+  int pairs = 0;
+  for (const fs::path& file : configs()) {
+    const std::string name = file.stem();
+    if (!name.ends_with("_bf16")) continue;
+    const std::string base = name.substr(0, name.size() - 5);
+    const fs::path other = file.parent_path() / (base + "_fp16.yaml");
+    ASSERT_TRUE(fs::exists(other)) << file << " has no FP16 partner";
+    const RunConfig bf16 = load_run_config(file.string(), {}), fp16 = load_run_config(other.string(), {});
+    EXPECT_EQ(bf16.precision.train, "bf16") << file;
+    EXPECT_EQ(fp16.precision.rollout, "fp16") << other;
+    RunConfig as_fp16 = bf16;
+    as_fp16.run.name = fp16.run.name;
+    as_fp16.precision = fp16.precision;
+    EXPECT_EQ(format_run_config(as_fp16), format_run_config(fp16)) << file;
+    ++pairs;
+  }
+  EXPECT_GE(pairs, 15);
+}
+
+TEST(Configs, WhatIsMissingIsNamed) {
+  const auto missing = [](const char* name) {
+    return missing_features(load_run_config((kConfigs / "paper" / name).string(), {}));
+  };
+  EXPECT_TRUE(missing("sanity_grpo_fp16.yaml").empty());
+  ASSERT_EQ(missing("lora_grpo_tis_fp16.yaml").size(), 1u);
+  EXPECT_NE(missing("lora_grpo_tis_fp16.yaml")[0].find("model.lora_rank 32"), std::string::npos);
+  ASSERT_EQ(missing("dense14b_dapo_fp16.yaml").size(), 1u);
+  EXPECT_NE(missing("dense14b_dapo_fp16.yaml")[0].find("distributed.gpus 64"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace mantissa
