@@ -305,6 +305,7 @@ void Bench::decode() {
     requests.push_back({.prompt = &p});
   }
   RolloutConfig rollout;
+  rollout.memory_fraction = 0.9;
   rollout.max_batch = flags_.batch;
   rollout.max_new_tokens =
       flags_.steps + 2;  // the first comes from the prefill; the first decode step warms up
@@ -348,6 +349,7 @@ void Bench::rollout() {
     requests.push_back({.prompt = &p, .n = int(flags_.n)});
   }
   RolloutConfig config;
+  config.memory_fraction = 0.75;  // leaves the activations of training what they need
   config.max_batch = flags_.batch;
   config.max_new_tokens = flags_.steps;
   const PrecisionConfig precision{.train = flags_.model.precision, .rollout = flags_.model.precision};
