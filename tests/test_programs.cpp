@@ -1,104 +1,16 @@
-// The built programs as a user runs them: subprocesses on tiny models. Results are JSON lines on stdout; bad
-// input gives one line "error: ..." on stderr that names the place, and exit code 1.
-#include <gtest/gtest.h>
-#include <sys/wait.h>
-
+// What the programs print. Results are JSON lines on stdout; bad input gives one line "error: ..." on stderr
+// that names the place, and exit code 1.
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <filesystem>
-#include <fstream>
-#include <string>
-#include <vector>
 
-#include "core/file.h"
 #include "core/safetensors.h"
-#include "nn/hf.h"
-#include "tests/temp_dir.h"
+#include "tests/programs.h"
 
 namespace mantissa {
 namespace {
 
-namespace fs = std::filesystem;
-
-const fs::path kSource = MANTISSA_SOURCE_DIR, kBin = fs::path(MANTISSA_BINARY_DIR) / "bin";
-const std::string kQwen3 = (kSource / "tests/golden/qwen3").string();
 const char* const kAll[] = {"trainer", "generate", "score",    "tokenize",
                             "grade",   "evaluate", "mismatch", "bench"};
-
-struct Result {
-  int code = -1;
-  std::string out, err;
-  std::vector<std::string> lines() const {
-    std::vector<std::string> lines;
-    size_t at = 0;
-    for (size_t end; (end = out.find('\n', at)) != std::string::npos; at = end + 1)
-      lines.push_back(out.substr(at, end - at));
-    return lines;
-  }
-};
-
-std::string quoted(const std::string& word) {
-  std::string text = "'";
-  for (const char c : word) text += c == '\'' ? "'\\''" : std::string(1, c);
-  return text + "'";
-}
-
-class Programs : public ::testing::Test {
- protected:
-  /// A random model with the embedded tokenizer, made once.
-  static void SetUpTestSuite() {
-    shared_ = new TempDir;
-    const fs::path builtin = kSource / "builtin/arithmetic";
-    const auto model = random_model(parse_hf_config(read_file(builtin / "config.json"), "config.json"), cpu(),
-                                    Dtype::kF32, false, 1);
-    model->tokenizer.tokenizer_json = read_file(builtin / "tokenizer.json");
-    save_hf(*model, *shared_ / "model", Dtype::kF32);
-  }
-  static void TearDownTestSuite() { delete shared_; }
-
-  static std::string model() { return (*shared_ / "model").string(); }
-  std::string write(const std::string& name, const std::string& text) const {
-    std::ofstream(dir_ / name, std::ios::binary) << text;
-    return (dir_ / name).string();
-  }
-  std::string path(const std::string& name) const { return (dir_ / name).string(); }
-
-  /// `shell` stands before the command, e.g. "ulimit -f 8;".
-  Result run(const std::string& program, const std::vector<std::string>& arguments,
-             const std::string& shell = "") const {
-    // On the CPU wherever the tests run: what is expected below are its bits.
-    std::string command = "export CUDA_VISIBLE_DEVICES=; " + shell + quoted((kBin / program).string());
-    for (const std::string& a : arguments) command.append(" ").append(quoted(a));
-    command.append(" 2>").append(quoted(path("stderr"))).append(" </dev/null");
-    Result result;
-    FILE* pipe = ::popen(command.c_str(), "r");
-    char buffer[4096];
-    for (size_t n; (n = std::fread(buffer, 1, sizeof buffer, pipe)) > 0;) result.out.append(buffer, n);
-    const int status = ::pclose(pipe);
-    result.code = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
-    result.err = read_file(dir_ / "stderr");
-    return result;
-  }
-
-  /// Exit code 1, nothing on stdout, and one error line that holds each of `parts`.
-  void expect_error(const std::string& program, const std::vector<std::string>& arguments,
-                    const std::vector<std::string>& parts, const std::string& shell = "") const {
-    const Result r = run(program, arguments, shell);
-    SCOPED_TRACE(program + ": " + r.err);
-    EXPECT_EQ(r.code, 1);
-    EXPECT_EQ(r.out, "");
-    const size_t at = r.err.find("error: ");
-    ASSERT_NE(at, std::string::npos);
-    EXPECT_EQ(r.err.find('\n', at), r.err.size() - 1) << "one line, the last one";
-    for (const std::string& part : parts) EXPECT_NE(r.err.find(part, at), std::string::npos) << part;
-  }
-
-  TempDir dir_;
-
- private:
-  static inline TempDir* shared_ = nullptr;
-};
 
 /// The text behind "key": up to the next comma or brace outside of brackets.
 std::string value_of(const std::string& line, const std::string& key) {
@@ -123,7 +35,6 @@ std::vector<float> floats(const std::string& array) {
   }
   return values;
 }
-
 TEST_F(Programs, HelpAndVersionEverywhere) {
   for (const std::string program : kAll) {
     const Result help = run(program, {"--help"});
@@ -305,10 +216,12 @@ TEST_F(Programs, EvaluateWritesDumpAndKeptProblems) {
 
 TEST_F(Programs, EvaluateTakesSeveralSetsAndGoesOnAfterAKill) {
   std::string text;
-  for (int i = 0; i < 7; ++i) text += "{\"problem\": \"1+" + std::to_string(i) + "=\", \"answer\": " + std::to_string(i + 1) + "}\n";
-  const std::string first = write("first.jsonl", text), second = write("second.jsonl", text.substr(text.find('\n') + 1));
-  const std::vector<std::string> flags = {"--model", model(), "--data", first, second, "--n", "2", "--max-new-tokens", "4",
-                                          "--max-batch", "1"};
+  for (int i = 0; i < 7; ++i)
+    text += "{\"problem\": \"1+" + std::to_string(i) + "=\", \"answer\": " + std::to_string(i + 1) + "}\n";
+  const std::string first = write("first.jsonl", text),
+                    second = write("second.jsonl", text.substr(text.find('\n') + 1));
+  const std::vector<std::string> flags = {
+      "--model", model(), "--data", first, second, "--n", "2", "--max-new-tokens", "4", "--max-batch", "1"};
   const auto with = [&](std::vector<std::string> more) {
     more.insert(more.begin(), flags.begin(), flags.end());
     return run("evaluate", more);
@@ -334,10 +247,12 @@ TEST_F(Programs, EvaluateTakesSeveralSetsAndGoesOnAfterAKill) {
   ASSERT_EQ(rest.code, 0) << rest.err;
   EXPECT_EQ(read_file(path("cut.jsonl")), dump);
   for (size_t i = 0; i < 3; ++i)
-    for (const char* key : {"problems", "avg@2", "avg@2/interval", "maj@2", "pass@1", "pass@2", "mean_length", "truncated"})
+    for (const char* key :
+         {"problems", "avg@2", "avg@2/interval", "maj@2", "pass@1", "pass@2", "mean_length", "truncated"})
       EXPECT_EQ(value_of(rest.lines()[i], key), value_of(whole.lines()[i], key)) << key;
   // A finished one has nothing left to do.
-  EXPECT_EQ(value_of(with({"--dump", path("cut.jsonl"), "--resume"}).lines()[0], "avg@2"), value_of(whole.lines()[0], "avg@2"));
+  EXPECT_EQ(value_of(with({"--dump", path("cut.jsonl"), "--resume"}).lines()[0], "avg@2"),
+            value_of(whole.lines()[0], "avg@2"));
 
   std::vector<std::string> other = flags;
   other.insert(other.end(), {"--dump", path("cut.jsonl"), "--resume", "--seed", "7"});
@@ -348,8 +263,8 @@ TEST_F(Programs, EvaluateTakesSeveralSetsAndGoesOnAfterAKill) {
 }
 
 TEST_F(Programs, GradeByAProgram) {
-  const std::string input = write("g.jsonl",
-                                  "{\"pred\": \"yes\", \"gold\": \"1\"}\n{\"pred\": \"hang\", \"gold\": \"1\"}\n");
+  const std::string input =
+      write("g.jsonl", "{\"pred\": \"yes\", \"gold\": \"1\"}\n{\"pred\": \"hang\", \"gold\": \"1\"}\n");
   const Result r = run("grade", {"--input", input, "--kind", "command", "--timeout-s", "0.5", "--command",
                                  "if grep -q hang; then sleep 60; else echo 0.75 half; fi"});
   ASSERT_EQ(r.code, 0) << r.err;
@@ -390,15 +305,18 @@ TEST_F(Programs, MismatchIsZeroWithTheSameRoundingAndKernels) {
 
 TEST_F(Programs, MismatchMeasuresAMatrix) {
   const std::string data = write("d.jsonl", "{\"problem\": \"1+2=\"}\n{\"problem\": \"14+25=\"}\n");
-  const std::vector<std::string> flags = {"--model", model(), "--data", data, "--n", "2", "--max-new-tokens", "12"};
+  const std::vector<std::string> flags = {"--model", model(), "--data",           data,
+                                          "--n",     "2",     "--max-new-tokens", "12"};
   const auto with = [&](std::vector<std::string> more) {
     more.insert(more.begin(), flags.begin(), flags.end());
     return run("mismatch", more);
   };
-  const Result all = with({"--matrix", "rollout=fp16,bf16,fp32", "train=fp16,fp32", "kv_cache=auto,bf16", "lm_head=auto",
-                           "rounding=peer", "--table", path("table.md"), "--points", path("points.jsonl")});
+  const Result all =
+      with({"--matrix", "rollout=fp16,bf16,fp32", "train=fp16,fp32", "kv_cache=auto,bf16", "lm_head=auto",
+            "rounding=peer", "--table", path("table.md"), "--points", path("points.jsonl")});
   ASSERT_EQ(all.code, 0) << all.err;
-  ASSERT_EQ(all.lines().size(), 10u) << "3 x 2 x 2, less the two that put a bf16 cache beside an fp32 rollout";
+  ASSERT_EQ(all.lines().size(), 10u)
+      << "3 x 2 x 2, less the two that put a bf16 cache beside an fp32 rollout";
   EXPECT_NE(all.err.find("left out rollout fp32"), std::string::npos) << all.err;
   const std::string first = all.lines()[0];
   EXPECT_EQ(value_of(first, "rollout"), "\"fp16\"");
@@ -414,8 +332,10 @@ TEST_F(Programs, MismatchMeasuresAMatrix) {
   EXPECT_EQ(std::count(points.begin(), points.end(), '\n'), 40);
   EXPECT_NE(table.find("| bf16 | fp16 | bf16 | auto | compute | peer | "), std::string::npos) << table;
 
-  expect_error("mismatch", {"--model", model(), "--data", data, "--matrix", "head=fp16"}, {"--matrix", "lm_head", "head=fp16"});
-  expect_error("mismatch", {"--model", model(), "--data", data, "--matrix", "train=fp16,fp8"}, {"train", "fp8"});
+  expect_error("mismatch", {"--model", model(), "--data", data, "--matrix", "head=fp16"},
+               {"--matrix", "lm_head", "head=fp16"});
+  expect_error("mismatch", {"--model", model(), "--data", data, "--matrix", "train=fp16,fp8"},
+               {"train", "fp8"});
   expect_error("mismatch", {"--model", model(), "--data", data, "--precision", "fp32", "--lm-head", "bf16"},
                {"precision.lm_head", "bf16", "fp32"});
 }
@@ -433,184 +353,6 @@ TEST_F(Programs, BenchPrintsItsFields) {
       EXPECT_NE(value_of(line, key), "missing") << key << " in " << line;
   expect_error("bench", {"train", "--model", random, "--length", "100000"},
                {"--length", "max_position_embeddings"});
-}
-
-TEST_F(Programs, TrainerNamesWhatIsWrongInItsConfig) {
-  const auto refuses = [&](const std::string& yaml, const std::vector<std::string>& parts) {
-    expect_error("trainer", {"--config", write("c.yaml", yaml)}, parts);
-  };
-  expect_error("trainer", {}, {"--config", "required"});
-  expect_error("trainer", {"--config", path("none.yaml")}, {"none.yaml"});
-  expect_error("trainer", {"--config", path("")}, {"not a regular file"});
-  refuses("run:\n  name: x\nmodel:\n  path: nowhere\noptim:\n  lrr: 1\n",
-          {"c.yaml line 6", "optim.lrr", "optim.lr"});
-  refuses("run:\n  name: x\ntrian:\n  steps: 1\n", {"c.yaml line 4", "\"trian\"", "\"train\""});
-  refuses("", {"c.yaml", "map of sections"});
-  refuses("run: 3\n", {"c.yaml line 1", "\"run\"", "map of keys"});
-  refuses("train:\n\tsteps: 1\n", {"c.yaml line 2", "YAML"});
-  refuses("train:\n  steps: [1, 2]\n", {"c.yaml line 2", "train.steps", "integer", "list"});
-  refuses("train:\n  steps: 1.5\n", {"c.yaml line 2", "train.steps", "integer", "1.5"});
-  refuses("train:\n  steps: -3\n", {"c.yaml line 2", "train.steps", "between 0", "-3"});
-  refuses("train:\n  steps: 1\n  steps: 2\n", {"c.yaml line 3", "train.steps", "twice"});
-  refuses("train:\n  prompts_per_step: 0\n",
-          {"c.yaml line 2", "train.prompts_per_step", "between 1", "got 0"});
-  refuses("rollout:\n  n: 9999999999999\n", {"c.yaml line 2", "rollout.n", "between 1"});
-  refuses("optim:\n  lr: .nan\n", {"c.yaml line 2", "optim.lr", "finite", "nan"});
-  refuses("precision:\n  train: fp8\n", {"c.yaml line 2", "precision.train", "fp16, bf16, fp32", "fp8"});
-  refuses("run:\n  name: " + std::string(100000, '[') + "\n", {"c.yaml", "YAML"});
-  const std::string rest = "model:\n  path: x\ndata:\n  files: x\n";
-  refuses(rest + "rollout:\n  n: 3\ntrain:\n  prompts_per_step: 4\n  mini_batch_size: 8\n",
-          {"c.yaml", "train.mini_batch_size", "divide", "12", "got 8"});
-  refuses(rest + "algorithm:\n  overlong: soft_punish\n  overlong_buffer: 4096\n",
-          {"c.yaml", "algorithm.overlong_buffer", "rollout.max_new_tokens = 512", "4096"});
-  refuses(rest + "eval:\n  every: 1\n", {"c.yaml", "eval.files", "required"});
-  write("c.yaml", rest);
-  expect_error("trainer", {"--config", path("c.yaml"), "optim.lr=abc"}, {"optim.lr=abc", "number"});
-  expect_error("trainer", {"--config", path("c.yaml"), "optim.lr"}, {"section.key=value"});
-  expect_error("trainer", {"--config", path("c.yaml"), "--resume", "auto", "--overwrite"}, {"exclude"});
-}
-
-/// A run of a few small steps on the random model.
-class Trainer : public Programs {
- protected:
-  std::vector<std::string> arguments(std::vector<std::string> more = {}) const {
-    std::vector<std::string> all = {"--config",
-                                    (kSource / "configs/grpo_fp16.yaml").string(),
-                                    "run.output_dir=" + path("run"),
-                                    "run.device=cpu",
-                                    "model.path=" + model(),
-                                    "data.files=" + path("data.jsonl"),
-                                    "rollout.n=2",
-                                    "rollout.max_new_tokens=4",
-                                    "train.steps=2",
-                                    "train.prompts_per_step=2",
-                                    "train.mini_batch_size=4",
-                                    "checkpoint.every=1"};
-    all.insert(all.end(), more.begin(), more.end());
-    return all;
-  }
-  void SetUp() override { write("data.jsonl", data("3")); }
-  static std::string data(const std::string& answer) {
-    return "{\"problem\": \"1+2=\", \"answer\": \"" + answer +
-           "\", \"solution\": \"3\"}\n{\"problem\": \"2+2=\", \"answer\": \"4\"}\n";
-  }
-  void refuses(std::vector<std::string> more, const std::vector<std::string>& parts,
-               const std::string& shell = "") const {
-    expect_error("trainer", arguments(std::move(more)), parts, shell);
-  }
-  bool any_partial() const {
-    for (const auto& entry : fs::recursive_directory_iterator(path("run")))
-      if (entry.path().extension() == ".partial") return true;
-    return false;
-  }
-};
-
-TEST_F(Trainer, RefusesDataAndModelsThatDoNotFit) {
-  refuses({"data.files=" + write("empty.jsonl", "\n")}, {"empty.jsonl", "no record"});
-  refuses({"data.files=" + path("none.jsonl")}, {"none.jsonl", "cannot be read"});
-  refuses({"data.files=" + path("")}, {"cannot be read"});
-  refuses({"data.files=" + write("bad.jsonl", data("3") + "{\"problem\": 7}\n")}, {"bad.jsonl:3", "problem"});
-  refuses({"train.prompts_per_step=4"}, {"train.prompts_per_step", "number of problems, 2", "got 4"});
-  refuses({"data.max_prompt_tokens=2"}, {"data.jsonl", "data.max_prompt_tokens"});
-  refuses({"data.max_prompt_tokens=2", "data.overlong_prompts=error"}, {"data.jsonl:1", "got 4"});
-  refuses({"train.mode=sft", "train.mini_batch_size=2"}, {"data.jsonl:2", "{solution}"});
-  const std::string wide = std::string(200, '1');
-  refuses({"data.files=" + write("wide.jsonl", "{\"problem\": \"" + wide + "\", \"answer\": \"1\"}\n")},
-          {"wide.jsonl", "positions"});
-  refuses({"train.mode=sft", "train.prompts_per_step=1", "train.mini_batch_size=1",
-           "data.files=" + write("deep.jsonl", "{\"problem\": \"1\", \"answer\": \"1\", \"solution\": \"" +
-                                                   wide + "\"}\n")},
-          {"deep.jsonl", "128 positions"});
-  refuses({"model.path=" + kQwen3}, {"qwen3", "tokenizer.json"});
-  refuses({"run.device=cuda"}, {"\"cuda\""});
-  refuses({"rollout.cache_tokens=1"}, {"rollout.cache_tokens"});
-  refuses({"train.inject_overflow_step=1", "train.inject_overflow_parameter=foo", "--overwrite"},
-          {"train.inject_overflow_parameter", "\"foo\""});
-}
-
-TEST_F(Trainer, RefusesDirectoriesItCannotUse) {
-  refuses({"run.output_dir=" + write("file", "") + "/x"}, {"file/x", "output directory"});
-  refuses({"run.output_dir=/proc/x"}, {"/proc/x", "output directory"});
-  refuses({"model.path=" + path("none")}, {"none", "does not exist"});
-  ASSERT_EQ(run("trainer", arguments()).code, 0)
-      << "a run that failed before its first step left nothing behind";
-  refuses({}, {path("run"), "earlier run", "--resume auto", "--overwrite"});
-  refuses({"--resume", path("none")}, {path("none"), "checkpoint directory"});
-  const std::string before = read_file(path("run/metrics.jsonl"));
-  refuses({"--overwrite", "model.path=" + path("none")}, {"none", "does not exist"});
-  EXPECT_EQ(read_file(path("run/metrics.jsonl")), before) << "nothing is deleted for a run that cannot start";
-  EXPECT_EQ(run("trainer", arguments({"--overwrite"})).code, 0);
-}
-
-TEST_F(Trainer, FullDisksLeaveWholeCheckpoints) {
-  // The smallest limit that a checkpoint's tensors exceed and the other files do not.
-  refuses({}, {"step_1", "master.safetensors", "File too large"}, "ulimit -f 100; ");
-  EXPECT_FALSE(any_partial());
-  EXPECT_TRUE(fs::is_empty(path("run/checkpoints")));
-  ASSERT_EQ(run("trainer", arguments({"--resume", "auto"})).code, 0);
-  refuses({"train.steps=3", "--resume", "auto"}, {"step_3", "File too large"}, "ulimit -f 100; ");
-  EXPECT_FALSE(any_partial());
-  EXPECT_TRUE(fs::exists(path("run/checkpoints/step_2/MANIFEST")));
-  EXPECT_TRUE(fs::exists(path("run/model/model.safetensors")));
-  ASSERT_EQ(run("trainer", arguments({"train.steps=3", "--resume", "auto"})).code, 0);
-}
-
-TEST_F(Trainer, ResumesOnlyWhatItLeft) {
-  ASSERT_EQ(run("trainer", arguments()).code, 0);
-  const std::vector<std::string> on = {"train.steps=3", "--resume", "auto"};
-  const auto refuses_with = [&](std::vector<std::string> more, const std::vector<std::string>& parts) {
-    more.insert(more.end(), on.begin(), on.end());
-    refuses(more, parts);
-  };
-  refuses_with({"optim.lr=0.5"}, {"step_2", "another config", "optim", "lr: 0.0003", "lr: 0.5"});
-  write("data.jsonl", data("5"));
-  refuses_with({}, {"step_2", "other data", "data.files"});
-  write("data.jsonl", data("3"));
-
-  // The same path, another model.
-  std::string smaller = read_file(model() + "/config.json");
-  smaller.replace(smaller.find("384"), 3, "256");  // intermediate_size
-  const auto other = random_model(parse_hf_config(smaller, "smaller"), cpu(), Dtype::kF32, false, 1);
-  other->tokenizer.tokenizer_json = read_file(model() + "/tokenizer.json");
-  fs::rename(model(), path("kept"));
-  save_hf(*other, model(), Dtype::kF32);
-  refuses_with({}, {"step_2", "must have the model's shape"});
-  fs::remove_all(model());
-  fs::rename(path("kept"), model());
-
-  const std::string step = path("run/checkpoints/step_2");
-  for (const std::string file :
-       {"master.safetensors", "adam_v.safetensors", "state.json", "config.yaml", "MANIFEST"}) {
-    const std::string whole = read_file(step + "/" + file);
-    std::string flipped = whole;
-    flipped[flipped.size() / 2] ^= 1;
-    for (const std::string& damaged : {flipped, whole.substr(0, whole.size() - 3), std::string()}) {
-      std::ofstream(step + "/" + file, std::ios::binary) << damaged;
-      refuses(on, {step, file, "damaged"});
-    }
-    std::ofstream(step + "/" + file, std::ios::binary) << whole;
-  }
-  EXPECT_EQ(run("trainer", arguments(on)).code, 0);
-}
-
-TEST_F(Trainer, StopsOnSigtermAndGoesOn) {
-  const std::vector<std::string> more = {"train.steps=400", "checkpoint.every=0",
-                                         "checkpoint.export_model=false"};
-  // The shell waits for the first line of metrics, then asks the trainer to stop.
-  const std::string wait = "(while [ ! -s " + quoted(path("run/metrics.jsonl")) +
-                           " ]; do sleep 0.01; done; kill -TERM $$) & exec ";
-  const Result stopped = run("trainer", arguments(more), wait);
-  EXPECT_EQ(stopped.code, 0) << stopped.err;
-  EXPECT_NE(stopped.err.find("stopped after step "), std::string::npos) << stopped.err;
-  EXPECT_NE(stopped.err.find("--resume auto"), std::string::npos) << stopped.err;
-  EXPECT_FALSE(fs::is_empty(path("run/checkpoints")));
-  const std::string text = read_file(path("run/metrics.jsonl"));
-  const int64_t steps = std::count(text.begin(), text.end(), '\n');
-  const Result resumed =
-      run("trainer", arguments({"train.steps=" + std::to_string(steps + 1), "--resume", "auto",
-                                "checkpoint.every=0", "checkpoint.export_model=false"}));
-  EXPECT_EQ(resumed.code, 0) << resumed.err;
-  EXPECT_NE(resumed.err.find("after step " + std::to_string(steps)), std::string::npos) << resumed.err;
 }
 
 }  // namespace
