@@ -254,7 +254,7 @@ def mismatch_charts(path, columns):
     cells = list(groups)
     ratios = [row["log_ratio"] for rows in groups.values() for row in rows]
     lengths = [row["length"] for rows in groups.values() for row in rows]
-    reach = max(max(map(abs, ratios)) * 1.05, 1e-9)
+    reach = max(max(map(abs, ratios)) * 1.4, 1e-9)  # room for the notes
     above = [token_chart(t, groups[c], style(i)[0]) for i, (c, t) in enumerate(zip(cells, cell_titles(cells)))]
     below = [
         sequence_chart("", groups[c], style(i)[0], (-reach, reach), (0.0, 1.04 * max(lengths))) for i, c in enumerate(cells)
@@ -373,11 +373,12 @@ def svg_chart(chart, width, height):
                     f"<polyline points='{path}' fill='none' stroke='{s.color}' stroke-width='{s.width}' "
                     f"stroke-opacity='{s.opacity}' stroke-linejoin='round'{dash}/>"
                 )
-            if s.kind != "line" or len(stretch) == 1:
-                out += [
-                    f"<circle cx='{px(x):.1f}' cy='{py(y):.1f}' r='2.5' fill='{s.color}' fill-opacity='{s.opacity}'/>"
-                    for x, y in stretch
-                ]
+            if s.kind != "line" or len(stretch) == 1:  # a round cap of no length is a dot
+                path = "".join(f"M{px(x):.1f} {py(y):.1f}h0" for x, y in stretch)
+                out.append(
+                    f"<path d='{path}' fill='none' stroke='{s.color}' stroke-width='5' stroke-linecap='round' "
+                    f"stroke-opacity='{s.opacity}'/>"
+                )
     out.append(f"<path d='M{LEFT},{TOP} V{bottom} H{right}' fill='none' stroke='#4d5358'/>")
     out.append(f"<text x='{(LEFT + right) / 2}' y='{height - 8}' text-anchor='middle'>{chart.x_label}</text>")
     if chart.y_label:
