@@ -83,10 +83,11 @@ TokenScores token_scores(Tape& tape, const Var& hidden, const Var& w, const Tens
         "[token_scores] hidden[T,C] and w[V,C] must agree in C: got ", hidden.shape(), " and ", w.shape());
   check_index("token_scores", "targets", targets, tokens);
   check(options.temperature > 0, "[token_scores] temperature must be positive: got ", options.temperature);
-  check(options.chunk > 0, "[token_scores] chunk must be positive: got ", options.chunk);
+  check(options.chunk >= 0, "[token_scores] chunk must not be negative: got ", options.chunk);
   // A gradient check runs in fp64 throughout.
   const Dtype dtype = hidden.dtype() == Dtype::kF64 ? Dtype::kF64 : options.dtype;
-  const int64_t chunk = std::min(options.chunk, tokens);
+  const int64_t automatic = tape.exec().backend().name() == "cpu" ? 256 : 2048;
+  const int64_t chunk = std::min(options.chunk > 0 ? options.chunk : automatic, tokens);
   const double inv_temperature = 1.0 / options.temperature;
 
   Exec& exec = tape.exec();

@@ -49,6 +49,7 @@ struct SamplingRule {
   double temperature = 1.0;  // 0: greedy, log-probs then reported at temperature 1
   float top_p = 1.0f;        // 1: off
   int top_k = 0;             // 0: off
+  bool operator==(const SamplingRule&) const = default;
 };
 
 /// Optimizer and scaler state that changes between steps; lives in device memory as one record so that a step never
@@ -153,7 +154,8 @@ struct Kernels {
   /// Copies pages from[i] to to[i] (both int32 [N]); a negative `from` is skipped.
   void (*kv_copy)(Exec&, Tensor& pages, const Tensor& from, const Tensor& to);
   /// One query row per sequence against its cached keys: table[B,max_pages] int32, lengths[B] int32 (keys to read, the
-  /// current token included; 0 = inactive row, output zero). Bit-equal to attention_fwd when the cache has qkv's type.
+  /// current token included; 0 = inactive row, output zero). On the CPU bit-equal to attention_fwd when the cache has qkv's
+  /// type; elsewhere equal within rounding.
   void (*attention_decode)(Exec&, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table,
                            const Tensor& lengths, Heads heads);
 

@@ -117,15 +117,17 @@ void kv_copy(Exec& exec, Tensor& pages, const Tensor& from, const Tensor& to) {
   MANTISSA_LAUNCH_CHECK();
 }
 
-__global__ void sequence_bounds_kernel(SequenceBounds bounds, const int32_t* offsets, int sequences,
-                                       int count, int row, int out_row, int heads) {
-  const int s = blockIdx.x * kThreads + threadIdx.x;
-  if (s > count) return;
+/// Block y has group y.
+__global__ void sequence_bounds_kernel(SequenceBounds bounds, const int32_t* offsets, int sequences, int row,
+                                       int out_row, int heads) {
+  const int i = blockIdx.x * kThreads + threadIdx.x, s = blockIdx.y * bounds.batch + i;
+  if (i > bounds.batch) return;
   const int begin = offsets[min(s, sequences)], end = offsets[min(s + 1, sequences)];
-  if (s < count) bounds.lengths[s] = end - begin;
-  bounds.row[s] = begin * row;
-  bounds.out[s] = begin * out_row;
-  bounds.lse[s] = begin * heads;
+  const int at = blockIdx.y * bounds.stride + i;
+  if (i < bounds.batch) bounds.lengths[at] = end - begin;
+  bounds.row[at] = begin * row;
+  bounds.out[at] = begin * out_row;
+  bounds.lse[at] = begin * heads;
 }
 
 void attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets,
@@ -144,11 +146,10 @@ void attention_bwd(Exec& exec, Tensor& dqkv, const Tensor& dout, const Tensor& q
 
 }  // namespace
 
-void fill_sequence_bounds(Exec& exec, const SequenceBounds& bounds, const Tensor& offsets, int64_t count,
-                          Heads heads) {
-  sequence_bounds_kernel<<<blocks(count + 1, kThreads), kThreads, 0, stream(exec)>>>(
-      bounds, offsets.data<int32_t>(), int(offsets.numel()) - 1, int(count), int(heads.row()),
-      heads.query * heads.size, heads.query);
+void fill_sequence_bounds(Exec& exec, const SequenceBounds& bounds, const Tensor& offsets, Heads heads) {
+  sequence_bounds_kernel<<<dim3(blocks(bounds.batch + 1, kThreads), bounds.groups), kThreads, 0,
+                           stream(exec)>>>(bounds, offsets.data<int32_t>(), int(offsets.numel()) - 1,
+                                           int(heads.row()), heads.query * heads.size, heads.query);
   MANTISSA_LAUNCH_CHECK();
 }
 

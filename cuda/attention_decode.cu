@@ -105,9 +105,6 @@ struct Stage {
   static constexpr int kRow = kSize * 2;      // bytes
   static constexpr int kBytes = 2 * kKeys * kRow;  // keys and values
   static constexpr int kBlock = kCount * kWarps * kBytes;
-  /// Byte of 16-byte piece c of row r: exchanged within the row, so that eight rows' pieces lie in different
-  /// banks.
-  static __device__ uint32_t at(int r, int c) { return r * kRow + ((c ^ (r & 7)) << 4); }
 };
 
 /// kBlocks: blocks of 8 query heads. Per 16 keys, transposed: scores[key, head] = K . q^T, out[d, head] +=
@@ -145,8 +142,8 @@ __global__ void __launch_bounds__(kThreads) tensor_kernel(const __grid_constant_
       for (int j = 0; j < kKeys * kPieces / kWarp; ++j) {
         const int piece = j * kWarp + lane, r = piece / kPieces, c = piece % kPieces;
         const T* row = from + r * cell + c * 8;
-        copy_async(to + Stage::at(r, c), row, r < valid);
-        copy_async(to + Stage::kBytes / 2 + Stage::at(r, c), row + task.plane, r < valid);
+        copy_async(to + tile_byte<kSize>(r, c), row, r < valid);
+        copy_async(to + Stage::kBytes / 2 + tile_byte<kSize>(r, c), row + task.plane, r < valid);
       }
     }
     commit_copies();  // empty beyond the end, so that counting stays simple
@@ -179,7 +176,7 @@ __global__ void __launch_bounds__(kThreads) tensor_kernel(const __grid_constant_
 #pragma unroll
     for (int k = 0; k < kSteps; ++k) {
       uint32_t a[4];
-      load_matrices(a, stage + Stage::at(lane % 16, 2 * k + lane / 16));
+      load_a<kSize>(a, stage, 0, k);
 #pragma unroll
       for (int n = 0; n < kBlocks; ++n) mma<T>(p[n], a, q[n][k][0], q[n][k][1]);
     }
@@ -229,8 +226,7 @@ __global__ void __launch_bounds__(kThreads) tensor_kernel(const __grid_constant_
 #pragma unroll
     for (int m = 0; m < kSteps; ++m) {
       uint32_t a[4];
-      load_matrices_transposed(
-          a, stage + Stage::kBytes / 2 + Stage::at(lane % 8 + lane / 16 * 8, 2 * m + lane / 8 % 2));
+      load_a_of_columns<kSize>(a, stage + Stage::kBytes / 2, 0, m);
 #pragma unroll
       for (int n = 0; n < kBlocks; ++n) {
         mma<T>(o[n][m], a, weight[n][0], weight[n][1]);

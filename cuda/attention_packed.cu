@@ -1,5 +1,5 @@
-// Own packed causal attention, forward and backward: fp32 arithmetic on the ordinary cores for every type and
-// head size. It is the reference of the faster ways and what runs where they do not.
+// Own packed causal attention, forward and backward, on the ordinary cores: fp32 arithmetic for every type
+// and head size. attention_tensor.cu takes what tensor cores serve.
 //
 // A block owns a tile of rows of one head and visits tiles of the other side in a fixed order, tiles counted
 // from the beginning of the sequence: no atomics, results do not depend on the neighbours in the batch. The
@@ -387,6 +387,7 @@ void visit_size(int size, F&& f) {
 
 void own_attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets,
                        int64_t, Heads heads) {
+  if (tensor_attention_fwd(exec, out, lse, qkv, offsets, heads)) return;
   const int sequences = int(offsets.numel()) - 1;
   const bool round_p = exec.rounding == Rounding::kPeer;
   visit_float(
@@ -415,6 +416,7 @@ void own_attention_bwd(Exec& exec, Tensor& dqkv, const Tensor& dout, const Tenso
         delta_kernel<<<blocks(count * kWarp, kThreads), kThreads, 0, stream(exec)>>>(
             delta, elements<T>(dout), elements<T>(out), count, heads.size);
         MANTISSA_LAUNCH_CHECK();
+        if (tensor_attention_bwd(exec, dqkv, dout, qkv, delta, lse, offsets, heads)) return;
         visit_size<32, 16>(heads.size, [&]<int kTile, int kColumns>(std::integral_constant<int, kTile>,
                                                                     std::integral_constant<int, kColumns>) {
           const unsigned tiles = tile_ids(qkv.size(0), sequences, kTile);

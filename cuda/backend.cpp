@@ -148,9 +148,8 @@ class CudaBackend : public Backend {
   std::shared_ptr<Storage> allocate(size_t bytes) override {
     const std::shared_ptr<BlockPool>& pool = capturing_ ? graph_pool_ : pool_;
     std::byte* block = pool->take(bytes);
-    if (!block) {
-      // What is cached in pieces may serve as a whole. Graphs' segments hold recorded addresses and stay.
-      pool_->release_unused();
+    if (!block && !capturing_) {
+      pool_->release_unused();  // what is cached in pieces may serve as a whole
       block = pool->take(bytes);
     }
     if (!block) fail_allocation(bytes);
@@ -173,6 +172,10 @@ class CudaBackend : public Backend {
   std::unique_ptr<Graph> capture(Exec& exec, const std::function<void()>& body) override {
     check(!capturing_, "[cuda] graphs cannot be nested");
     check(!exec.stream, "[cuda] graphs are recorded on the backend's own stream");
+    size_t free = 0, total = 0;
+    MANTISSA_CUDA(cudaMemGetInfo(&free, &total));
+    if (free < total / 16)
+      pool_->release_unused();  // graphs' memory is their own, and nothing is freed while recording
     const std::shared_ptr<Storage> scratch = exec.scratch();
     MANTISSA_CUDA(cudaStreamBeginCapture(main_, cudaStreamCaptureModeRelaxed));
     capturing_ = true;

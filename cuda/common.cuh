@@ -62,8 +62,8 @@ __device__ __forceinline__ void store_pack(T* p, const Pack<T>& pack) {
   *reinterpret_cast<Pack<T>*>(p) = pack;
 }
 
-/// N consecutive elements as floats and back, by one access of 16 or 8 bytes or several of 16 where N elements fill them
-/// (p aligned to min(16, N elements)), else one by one.
+/// N consecutive elements as floats and back, by one access of 16 or 8 bytes or several of 16 where N
+/// elements fill them (p aligned to min(16, N elements)), else one by one.
 template <int N, class T>
 __device__ __forceinline__ void load_floats(float (&x)[N], const T* p) {
   if constexpr (N % Pack<T>::kSize == 0) {

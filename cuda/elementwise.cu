@@ -1,5 +1,5 @@
-// Elementwise kernels, casts and row moves: one pass, 16-byte accesses where the addresses allow. Sums and segments are in
-// sums.cu. Legend: T rows, C width, F half the width of gate_up.
+// Elementwise kernels, casts and row moves: one pass, 16-byte accesses where the addresses allow. Sums and
+// segments are in sums.cu. Legend: T rows, C width, F half the width of gate_up.
 #include <limits>
 
 #include "cuda/common.cuh"
@@ -14,8 +14,8 @@ constexpr int kUnroll = 4;  // accesses in flight per operand and thread
 template <class... Ts>
 constexpr int kTogether = 16 / int(std::max({sizeof(Ts)...}));
 
-/// out[i] = op(a[i]) or op(a[i], b[i]); a thread's accesses lie kThreads * N apart. All loads of a tile come before its
-/// stores, element by element by one thread: out may alias a or b.
+/// out[i] = op(a[i]) or op(a[i], b[i]); a thread's accesses lie kThreads * N apart. All loads of a tile come
+/// before its stores, element by element by one thread: out may alias a or b.
 template <int N, class Op, class Out, class A>
 __global__ void __launch_bounds__(kThreads) map1(int64_t n, Op op, Out* out, const A* a) {
   constexpr int64_t kTile = int64_t(kThreads) * N * kUnroll;
@@ -31,7 +31,8 @@ __global__ void __launch_bounds__(kThreads) map1(int64_t n, Op op, Out* out, con
       store_floats(out + base + u * kThreads * N, x[u]);
     }
   } else {
-    for (int64_t i = blockIdx.x * kTile + threadIdx.x; i < n; i += kThreads) out[i] = from_float<Out>(op(to_float(a[i])));
+    for (int64_t i = blockIdx.x * kTile + threadIdx.x; i < n; i += kThreads)
+      out[i] = from_float<Out>(op(to_float(a[i])));
   }
 }
 
@@ -80,7 +81,8 @@ void launch_map2(Exec& exec, int64_t n, Op op, Out* out, const A* a, const B* b)
   MANTISSA_LAUNCH_CHECK();
 }
 
-// ---- fill, cast, binary, unary ---------------------------------------------------------------------------------------
+// ---- fill, cast, binary, unary
+// ---------------------------------------------------------------------------------------
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) fill_kernel(int64_t n, T* out, T value) {
@@ -111,9 +113,12 @@ void fill(Exec& exec, Tensor& out, double value) {
     visit_float(out.dtype(), [&]<class T>(std::type_identity<T>) {
       const float x = float(value);
       T rounded;
-      if constexpr (std::is_same_v<T, __half>) rounded = __float2half_rn(x);
-      else if constexpr (std::is_same_v<T, __nv_bfloat16>) rounded = __float2bfloat16_rn(x);
-      else rounded = x;
+      if constexpr (std::is_same_v<T, __half>)
+        rounded = __float2half_rn(x);
+      else if constexpr (std::is_same_v<T, __nv_bfloat16>)
+        rounded = __float2bfloat16_rn(x);
+      else
+        rounded = x;
       fill_kernel<<<grid, kThreads, 0, stream(exec)>>>(n, elements<T>(out), rounded);
     });
   }
@@ -126,9 +131,12 @@ struct Identity {
 
 void cast(Exec& exec, Tensor& out, const Tensor& in) {
   visit_float(out.dtype(), [&]<class Out>(std::type_identity<Out>) {
-    visit_float(in.dtype(), [&]<class In>(std::type_identity<In>) {
-      launch_map1(exec, in.numel(), Identity(), elements<Out>(out), elements<In>(in));
-    }, "cast");
+    visit_float(
+        in.dtype(),
+        [&]<class In>(std::type_identity<In>) {
+          launch_map1(exec, in.numel(), Identity(), elements<Out>(out), elements<In>(in));
+        },
+        "cast");
   });
 }
 
@@ -138,12 +146,18 @@ struct BinaryOp {
   Binary op;
   __device__ float operator()(float x, float y) const {
     switch (op) {
-      case Binary::kAdd: return x + y;
-      case Binary::kSub: return x - y;
-      case Binary::kMul: return x * y;
-      case Binary::kMin: return x <= y ? x : y < x ? y : x + y;
-      case Binary::kMax: return x >= y ? x : y > x ? y : x + y;
-      case Binary::kLessEqual: return x <= y ? 1.0f : 0.0f;
+      case Binary::kAdd:
+        return x + y;
+      case Binary::kSub:
+        return x - y;
+      case Binary::kMul:
+        return x * y;
+      case Binary::kMin:
+        return x <= y ? x : y < x ? y : x + y;
+      case Binary::kMax:
+        return x >= y ? x : y > x ? y : x + y;
+      case Binary::kLessEqual:
+        return x <= y ? 1.0f : 0.0f;
     }
     return 0.0f;
   }
@@ -151,11 +165,18 @@ struct BinaryOp {
 
 void binary(Exec& exec, Tensor& out, const Tensor& a, const Tensor& b, Binary op) {
   visit_float(out.dtype(), [&]<class Out>(std::type_identity<Out>) {
-    visit_float(a.dtype(), [&]<class A>(std::type_identity<A>) {
-      visit_float(b.dtype(), [&]<class B>(std::type_identity<B>) {
-        launch_map2(exec, out.numel(), BinaryOp{op}, elements<Out>(out), elements<A>(a), elements<B>(b));
-      }, "binary");
-    }, "binary");
+    visit_float(
+        a.dtype(),
+        [&]<class A>(std::type_identity<A>) {
+          visit_float(
+              b.dtype(),
+              [&]<class B>(std::type_identity<B>) {
+                launch_map2(exec, out.numel(), BinaryOp{op}, elements<Out>(out), elements<A>(a),
+                            elements<B>(b));
+              },
+              "binary");
+        },
+        "binary");
   });
 }
 
@@ -164,10 +185,14 @@ struct UnaryOp {
   float p0, p1;
   __device__ float operator()(float x) const {
     switch (op) {
-      case Unary::kAffine: return fmaf(p0, x, p1);
-      case Unary::kExp: return expf(x);
-      case Unary::kClamp: return x < p0 ? p0 : x > p1 ? p1 : x;
-      case Unary::kWithinMask: return x >= p0 && x <= p1 ? 1.0f : 0.0f;
+      case Unary::kAffine:
+        return fmaf(p0, x, p1);
+      case Unary::kExp:
+        return expf(x);
+      case Unary::kClamp:
+        return x < p0 ? p0 : x > p1 ? p1 : x;
+      case Unary::kWithinMask:
+        return x >= p0 && x <= p1 ? 1.0f : 0.0f;
     }
     return 0.0f;
   }
@@ -175,13 +200,18 @@ struct UnaryOp {
 
 void unary(Exec& exec, Tensor& out, const Tensor& in, Unary op, double p0, double p1) {
   visit_float(out.dtype(), [&]<class Out>(std::type_identity<Out>) {
-    visit_float(in.dtype(), [&]<class In>(std::type_identity<In>) {
-      launch_map1(exec, in.numel(), UnaryOp{op, float(p0), float(p1)}, elements<Out>(out), elements<In>(in));
-    }, "unary");
+    visit_float(
+        in.dtype(),
+        [&]<class In>(std::type_identity<In>) {
+          launch_map1(exec, in.numel(), UnaryOp{op, float(p0), float(p1)}, elements<Out>(out),
+                      elements<In>(in));
+        },
+        "unary");
   });
 }
 
-// ---- bias, SwiGLU ----------------------------------------------------------------------------------------------------
+// ---- bias, SwiGLU
+// ----------------------------------------------------------------------------------------------------
 
 /// Threads walk packs of N elements of [rows, width] in order; f(row, column) handles one.
 template <int N, class F>
@@ -198,13 +228,15 @@ __global__ void __launch_bounds__(kThreads) map_rows(int64_t packs, uint32_t pac
 
 /// With packs of 8 where every row of every operand starts on a boundary for them, else element by element.
 template <class F>
-void launch_map_rows(Exec& exec, int64_t rows, int64_t width, F f, std::initializer_list<const void*> operands) {
+void launch_map_rows(Exec& exec, int64_t rows, int64_t width, F f,
+                     std::initializer_list<const void*> operands) {
   if (rows * width == 0) return;
   if (width % 8 == 0 && aligned(operands))
     map_rows<8><<<blocks(rows * width / 8, kThreads), kThreads, 0, stream(exec)>>>(rows * width / 8,
-                                                                                  uint32_t(width / 8), f);
+                                                                                   uint32_t(width / 8), f);
   else
-    map_rows<1><<<blocks(rows * width, kThreads), kThreads, 0, stream(exec)>>>(rows * width, uint32_t(width), f);
+    map_rows<1>
+        <<<blocks(rows * width, kThreads), kThreads, 0, stream(exec)>>>(rows * width, uint32_t(width), f);
   MANTISSA_LAUNCH_CHECK();
 }
 
@@ -226,14 +258,18 @@ struct AddBias {
 
 void add_bias(Exec& exec, Tensor& out, const Tensor& in, const Tensor& bias) {
   const int64_t width = bias.numel(), rows = width == 0 ? 0 : in.numel() / width;
-  check(out.dtype() == in.dtype() && bias.dtype() == in.dtype(), "[add_bias] out, in and bias must share a type");
+  check(out.dtype() == in.dtype() && bias.dtype() == in.dtype(),
+        "[add_bias] out, in and bias must share a type");
   visit_float(in.dtype(), [&]<class T>(std::type_identity<T>) {
-    launch_map_rows(exec, rows, width, AddBias<T>{width, elements<T>(out), elements<T>(in), elements<T>(bias)},
+    launch_map_rows(exec, rows, width,
+                    AddBias<T>{width, elements<T>(out), elements<T>(in), elements<T>(bias)},
                     {out.raw(), in.raw(), bias.raw()});
   });
 }
 
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+__device__ __forceinline__ float sigmoid(float x) {
+  return 1.0f / (1.0f + expf(-x));
+}
 
 template <class T>
 struct SwigluFwd {
@@ -292,7 +328,8 @@ void swiglu_bwd(Exec& exec, Tensor& dgate_up, const Tensor& dout, const Tensor& 
   });
 }
 
-// ---- rows ------------------------------------------------------------------------------------------------------------
+// ---- rows
+// ------------------------------------------------------------------------------------------------------------
 
 template <class Word>
 struct GatherRows {
@@ -348,11 +385,15 @@ struct ScatterRows {
 void scatter_rows(Exec& exec, Tensor& out, const Tensor& in, const Tensor& rows) {
   const int64_t width = out.size(0) == 0 ? 0 : out.numel() / out.size(0);
   visit_float(out.dtype(), [&]<class Out>(std::type_identity<Out>) {
-    visit_float(in.dtype(), [&]<class In>(std::type_identity<In>) {
-      launch_map_rows(exec, rows.numel(), width,
-                      ScatterRows<Out, In>{width, elements<Out>(out), elements<In>(in), rows.data<int32_t>()},
-                      {out.raw(), in.raw()});
-    }, "scatter_rows");
+    visit_float(
+        in.dtype(),
+        [&]<class In>(std::type_identity<In>) {
+          launch_map_rows(
+              exec, rows.numel(), width,
+              ScatterRows<Out, In>{width, elements<Out>(out), elements<In>(in), rows.data<int32_t>()},
+              {out.raw(), in.raw()});
+        },
+        "scatter_rows");
   });
 }
 

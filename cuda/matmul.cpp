@@ -1,9 +1,10 @@
-// Matrix products by cuBLASLt: fp16, bf16, fp32 (true fp32, no TF32), always fp32 accumulation; a split of K adds its parts
-// in fp32, in a fixed order. A plan (layouts and algorithm) is made once per shape. Where exec.deterministic asks for
-// the same bits in every run the library's first choice is taken; else the fastest of its candidates, measured once per
-// size class of shapes.
+// Matrix products by cuBLASLt: fp16, bf16, fp32 (true fp32, no TF32), always fp32 accumulation; a split of K
+// adds its parts in fp32, in a fixed order. A plan (layouts and algorithm) is made once per shape. Where
+// exec.deterministic asks for the same bits in every run the library's first choice is taken; else the
+// fastest of its candidates, measured once per size class of shapes.
 //
-// cuBLASLt counts columns first, so c[M,N] row-major is computed as c^T[N,M] = op(b)^T . op(a)^T: its A is our b.
+// cuBLASLt counts columns first, so c[M,N] row-major is computed as c^T[N,M] = op(b)^T . op(a)^T: its A is
+// our b.
 #include <cublasLt.h>
 
 #include <algorithm>
@@ -37,11 +38,16 @@ void check_lt(cublasStatus_t status, const char* call) {
 
 cudaDataType_t data_type(Dtype d) {
   switch (d) {
-    case Dtype::kF32: return CUDA_R_32F;
-    case Dtype::kF16: return CUDA_R_16F;
-    case Dtype::kBF16: return CUDA_R_16BF;
-    case Dtype::kF64: fail("[matmul] fp64 runs on the CPU only");
-    default: fail("[matmul] expected fp32, fp16 or bf16: got ", name_of(d));
+    case Dtype::kF32:
+      return CUDA_R_32F;
+    case Dtype::kF16:
+      return CUDA_R_16F;
+    case Dtype::kBF16:
+      return CUDA_R_16BF;
+    case Dtype::kF64:
+      fail("[matmul] fp64 runs on the CPU only");
+    default:
+      fail("[matmul] expected fp32, fp16 or bf16: got ", name_of(d));
   }
 }
 
@@ -106,7 +112,8 @@ Layout make_layout(Dtype type, int64_t rows, int64_t columns, int64_t stride) {
 
 struct Plan {
   Description description{nullptr, cublasLtMatmulDescDestroy};
-  Layout a{nullptr, cublasLtMatrixLayoutDestroy}, b = Layout(nullptr, cublasLtMatrixLayoutDestroy),
+  Layout a{nullptr, cublasLtMatrixLayoutDestroy},
+      b = Layout(nullptr, cublasLtMatrixLayoutDestroy),
       c = Layout(nullptr, cublasLtMatrixLayoutDestroy);  // the library's A, B and C = D
   cublasLtMatmulAlgo_t algorithm{};
   size_t workspace = 0;
@@ -135,13 +142,14 @@ class Products {
     return handle_;
   }
 
-  void launch(Exec& exec, const Plan& plan, const cublasLtMatmulAlgo_t& algorithm, size_t workspace, const Product& p,
-              void* c) {
+  void launch(Exec& exec, const Plan& plan, const cublasLtMatmulAlgo_t& algorithm, size_t workspace,
+              const Product& p, void* c) {
     Scratch scratch(exec);
     void* space = workspace > 0 ? scratch.take<std::byte>(int64_t(workspace)) : nullptr;
     const float alpha = 1.0f, beta = p.accumulate ? 1.0f : 0.0f;
-    MANTISSA_LT(cublasLtMatmul(handle(), plan.description.get(), &alpha, p.b, plan.a.get(), p.a, plan.b.get(), &beta, c,
-                               plan.c.get(), c, plan.c.get(), &algorithm, space, workspace, stream(exec)));
+    MANTISSA_LT(cublasLtMatmul(handle(), plan.description.get(), &alpha, p.b, plan.a.get(), p.a, plan.b.get(),
+                               &beta, c, plan.c.get(), c, plan.c.get(), &algorithm, space, workspace,
+                               stream(exec)));
   }
 
   void make_plan(Exec& exec, Plan& plan, const Product& p, bool measured) {
@@ -152,8 +160,10 @@ class Products {
     plan.description.reset(description);
     const cublasOperation_t a_op = a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N,
                             b_op = b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
-    MANTISSA_LT(cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_TRANSA, &a_op, sizeof(a_op)));
-    MANTISSA_LT(cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_TRANSB, &b_op, sizeof(b_op)));
+    MANTISSA_LT(
+        cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_TRANSA, &a_op, sizeof(a_op)));
+    MANTISSA_LT(
+        cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_TRANSB, &b_op, sizeof(b_op)));
     plan.a = a_transposed ? make_layout(p.type, p.depth, p.columns, p.b_stride)
                           : make_layout(p.type, p.columns, p.depth, p.b_stride);
     plan.b = b_transposed ? make_layout(p.type, p.rows, p.depth, p.a_stride)
@@ -171,7 +181,8 @@ class Products {
         return;
       }
     }
-    const std::vector<cublasLtMatmulHeuristicResult_t> found = candidates(plan, p, measured ? kCandidates : 1);
+    const std::vector<cublasLtMatmulHeuristicResult_t> found =
+        candidates(plan, p, measured ? kCandidates : 1);
     const size_t best = measured && found.size() > 1 && !capturing(exec) ? fastest(exec, plan, found, p) : 0;
     plan.algorithm = found[best].algo;
     plan.workspace = found[best].workspaceSize;
@@ -194,14 +205,14 @@ class Products {
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(p.c));
     std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<size_t>(count));
     int returned = 0;
-    const cublasStatus_t status =
-        cublasLtMatmulAlgoGetHeuristic(handle(), plan.description.get(), plan.a.get(), plan.b.get(), plan.c.get(),
-                                       plan.c.get(), preference, count, found.data(), &returned);
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+        handle(), plan.description.get(), plan.a.get(), plan.b.get(), plan.c.get(), plan.c.get(), preference,
+        count, found.data(), &returned);
     found.resize(size_t(returned));
     std::erase_if(found, [](const auto& r) { return r.state != CUBLAS_STATUS_SUCCESS; });
-    check(status == CUBLAS_STATUS_SUCCESS && !found.empty(), "[matmul] cuBLASLt has no algorithm for M=", p.rows,
-          " N=", p.columns, " K=", p.depth, " ", name_of(p.type), " -> ", name_of(p.out_type), ": ",
-          cublasLtGetStatusString(status));
+    check(status == CUBLAS_STATUS_SUCCESS && !found.empty(),
+          "[matmul] cuBLASLt has no algorithm for M=", p.rows, " N=", p.columns, " K=", p.depth, " ",
+          name_of(p.type), " -> ", name_of(p.out_type), ": ", cublasLtGetStatusString(status));
     return found;
   }
 
@@ -282,8 +293,8 @@ void peer_product(Exec& exec, const Product& p, Tensor& c) {
     products().run(exec, step);
     step.accumulate = true;
   }
-  const Tensor sums(std::make_shared<Storage>(exec.backend(), step.c, size_t(count) * sizeof(float), nullptr), 0,
-                    c.shape(), Dtype::kF32);
+  const Tensor sums(std::make_shared<Storage>(exec.backend(), step.c, size_t(count) * sizeof(float), nullptr),
+                    0, c.shape(), Dtype::kF32);
   if (p.accumulate)
     MANTISSA_RUN(exec, binary, c, sums, c, Binary::kAdd);
   else
@@ -318,6 +329,8 @@ void matmul(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, Trans trans
 
 }  // namespace
 
-void register_matmul(Kernels& table) { table.matmul = matmul; }
+void register_matmul(Kernels& table) {
+  table.matmul = matmul;
+}
 
 }  // namespace mantissa::cuda_kernels

@@ -1,15 +1,15 @@
 // RMSNorm over rows and over the query and key heads of qkv rows. With xhat = x * rstd:
 //   y = xhat w,   dx = rstd (w dy - xhat mean(w dy xhat)),   dw += sum over rows of dy xhat.
-// A row is read once and kept in registers. Weight gradients add up over blocks of kRowBlock rows in order, then over the
-// blocks. Legend: T rows, C width, H query heads, G key/value heads, D head size.
+// A row is read once and kept in registers. Weight gradients add up over blocks of kRowBlock rows in order,
+// then over the blocks. Legend: T rows, C width, H query heads, G key/value heads, D head size.
 #include "cuda/sums.cuh"
 
 namespace mantissa::cuda_kernels {
 namespace {
 
-constexpr int kPack = 8;          // elements a thread takes at once
-constexpr int kRowBlock = 32;     // rows of one partial sum
-constexpr int kBlock = 256;       // threads of a block
+constexpr int kPack = 8;       // elements a thread takes at once
+constexpr int kRowBlock = 32;  // rows of one partial sum
+constexpr int kBlock = 256;    // threads of a block
 constexpr int64_t kMaxWidth = 16384;
 constexpr int kMaxHead = 512;
 
@@ -24,7 +24,8 @@ __device__ __forceinline__ void load_part(float (&x)[kPack], const T* row, int c
   }
 }
 template <class T>
-__device__ __forceinline__ void store_part(T* row, const float (&x)[kPack], int column, int width, bool wide) {
+__device__ __forceinline__ void store_part(T* row, const float (&x)[kPack], int column, int width,
+                                           bool wide) {
   if (wide && column < width) {
     store_floats(row + column, x);
   } else {
@@ -36,8 +37,8 @@ __device__ __forceinline__ void store_part(T* row, const float (&x)[kPack], int 
 
 /// Rows by groups of kGroup threads (a warp or a block), each thread with kParts packs of the row.
 template <int kGroup, int kParts, class X, class Y>
-__global__ void __launch_bounds__(kBlock)
-    rms_norm_fwd_kernel(Y* y, float* rstd, const X* x, const Y* w, int64_t rows, int width, float eps, bool wide) {
+__global__ void __launch_bounds__(kBlock) rms_norm_fwd_kernel(Y* y, float* rstd, const X* x, const Y* w,
+                                                              int64_t rows, int width, float eps, bool wide) {
   const int lane = threadIdx.x % kGroup;
   const int64_t row = blockIdx.x * int64_t(kBlock / kGroup) + threadIdx.x / kGroup;
   if (row >= rows) return;  // a whole group leaves
@@ -50,8 +51,10 @@ __global__ void __launch_bounds__(kBlock)
 #pragma unroll
     for (int j = 0; j < kPack; ++j) squares = fmaf(v[p][j], v[p][j], squares);
   }
-  if constexpr (kGroup == kWarp) squares = warp_sum(squares);
-  else squares = block_sum<kGroup>(squares);
+  if constexpr (kGroup == kWarp)
+    squares = warp_sum(squares);
+  else
+    squares = block_sum<kGroup>(squares);
   const float r = 1.0f / sqrtf(squares / float(width) + eps);
   if (lane == 0) rstd[row] = r;
 #pragma unroll
@@ -73,29 +76,40 @@ void rms_norm_fwd(Exec& exec, Tensor& y, Tensor& rstd, const Tensor& x, const Te
   if (rows == 0 || width == 0) return;
   const bool wide = width % kPack == 0 && aligned({x.raw(), w.raw(), y.raw()});
   visit_float(x.dtype(), [&]<class X>(std::type_identity<X>) {
-    visit_float(y.dtype(), [&]<class Y>(std::type_identity<Y>) {
-      const auto launch = [&]<int kGroup, int kParts>() {
-        rms_norm_fwd_kernel<kGroup, kParts><<<blocks(rows, kBlock / kGroup), kBlock, 0, stream(exec)>>>(
-            elements<Y>(y), elements<float>(rstd), elements<X>(x), elements<Y>(w), rows, int(width), float(eps), wide);
-        MANTISSA_LAUNCH_CHECK();
-      };
-      if (width <= 1 * kWarp * kPack) launch.template operator()<kWarp, 1>();
-      else if (width <= 4 * kWarp * kPack) launch.template operator()<kWarp, 4>();
-      else if (width <= 8 * kWarp * kPack) launch.template operator()<kWarp, 8>();
-      else if (width <= 2 * kBlock * kPack) launch.template operator()<kBlock, 2>();
-      else launch.template operator()<kBlock, 8>();
-    }, "rms_norm_fwd");
+    visit_float(
+        y.dtype(),
+        [&]<class Y>(std::type_identity<Y>) {
+          const auto launch = [&]<int kGroup, int kParts>() {
+            rms_norm_fwd_kernel<kGroup, kParts><<<blocks(rows, kBlock / kGroup), kBlock, 0, stream(exec)>>>(
+                elements<Y>(y), elements<float>(rstd), elements<X>(x), elements<Y>(w), rows, int(width),
+                float(eps), wide);
+            MANTISSA_LAUNCH_CHECK();
+          };
+          if (width <= 1 * kWarp * kPack)
+            launch.template operator()<kWarp, 1>();
+          else if (width <= 4 * kWarp * kPack)
+            launch.template operator()<kWarp, 4>();
+          else if (width <= 8 * kWarp * kPack)
+            launch.template operator()<kWarp, 8>();
+          else if (width <= 2 * kBlock * kPack)
+            launch.template operator()<kBlock, 2>();
+          else
+            launch.template operator()<kBlock, 8>();
+        },
+        "rms_norm_fwd");
   });
 }
 
-/// One block works through kRowBlock rows; its threads keep the weight gradients of their columns in registers.
+/// One block works through kRowBlock rows; its threads keep the weight gradients of their columns in
+/// registers.
 template <int kParts, class X, class Y>
 __global__ void __launch_bounds__(kBlock)
-    rms_norm_bwd_kernel(X* dx, float* dw_partials, const Y* dy, const X* x, const Y* w, const float* rstd, int64_t rows,
-                        int width, bool wide) {
+    rms_norm_bwd_kernel(X* dx, float* dw_partials, const Y* dy, const X* x, const Y* w, const float* rstd,
+                        int64_t rows, int width, bool wide) {
   float weight[kParts][kPack], dw[kParts][kPack] = {};
 #pragma unroll
-  for (int p = 0; p < kParts; ++p) load_part(weight[p], w, (p * kBlock + int(threadIdx.x)) * kPack, width, wide);
+  for (int p = 0; p < kParts; ++p)
+    load_part(weight[p], w, (p * kBlock + int(threadIdx.x)) * kPack, width, wide);
   const int64_t first = blockIdx.x * int64_t(kRowBlock), end = min(rows, first + kRowBlock);
   for (int64_t row = first; row < end; ++row) {
     const float r = rstd[row];
@@ -136,36 +150,46 @@ void rms_norm_bwd(Exec& exec, Tensor& dx, Tensor& dw, const Tensor& dy, const Te
                   const Tensor& rstd) {
   const int64_t width = x.size(-1), rows = x.rows();
   check(width <= kMaxWidth, "[rms_norm_bwd] rows have at most ", kMaxWidth, " elements on cuda: got ", width);
-  check(dx.dtype() == x.dtype() && dy.dtype() == w.dtype(), "[rms_norm_bwd] dx must have x's type and dy w's type");
+  check(dx.dtype() == x.dtype() && dy.dtype() == w.dtype(),
+        "[rms_norm_bwd] dx must have x's type and dy w's type");
   if (rows == 0 || width == 0) return;
   const int64_t row_blocks = (rows + kRowBlock - 1) / kRowBlock;
   Scratch scratch(exec);
   float* partials = dw.defined() ? scratch.take<float>(row_blocks * width) : nullptr;
   const bool wide = width % kPack == 0 && aligned({x.raw(), w.raw(), dy.raw(), dx.raw()});
   visit_float(x.dtype(), [&]<class X>(std::type_identity<X>) {
-    visit_float(w.dtype(), [&]<class Y>(std::type_identity<Y>) {
-      const auto launch = [&]<int kParts>() {
-        rms_norm_bwd_kernel<kParts><<<unsigned(row_blocks), kBlock, 0, stream(exec)>>>(
-            elements<X>(dx), partials, elements<Y>(dy), elements<X>(x), elements<Y>(w), elements<float>(rstd), rows,
-            int(width), wide);
-        MANTISSA_LAUNCH_CHECK();
-      };
-      if (width <= 1 * kBlock * kPack) launch.template operator()<1>();
-      else if (width <= 2 * kBlock * kPack) launch.template operator()<2>();
-      else if (width <= 4 * kBlock * kPack) launch.template operator()<4>();
-      else launch.template operator()<8>();
-    }, "rms_norm_bwd");
+    visit_float(
+        w.dtype(),
+        [&]<class Y>(std::type_identity<Y>) {
+          const auto launch = [&]<int kParts>() {
+            rms_norm_bwd_kernel<kParts><<<unsigned(row_blocks), kBlock, 0, stream(exec)>>>(
+                elements<X>(dx), partials, elements<Y>(dy), elements<X>(x), elements<Y>(w),
+                elements<float>(rstd), rows, int(width), wide);
+            MANTISSA_LAUNCH_CHECK();
+          };
+          if (width <= 1 * kBlock * kPack)
+            launch.template operator()<1>();
+          else if (width <= 2 * kBlock * kPack)
+            launch.template operator()<2>();
+          else if (width <= 4 * kBlock * kPack)
+            launch.template operator()<4>();
+          else
+            launch.template operator()<8>();
+        },
+        "rms_norm_bwd");
   });
   if (dw.defined()) add_partials(exec, elements<float>(dw), partials, row_blocks, width);
 }
 
-// ---- heads -----------------------------------------------------------------------------------------------------------
+// ---- heads
+// -----------------------------------------------------------------------------------------------------------
 
 constexpr int kHeadPack = 4;
 constexpr int kHeadParts = kMaxHead / (kWarp * kHeadPack);
 constexpr int kWarps = kBlock / kWarp;
 
-/// A warp a head; value heads are copied. D is a multiple of 8, so packs of 4 are aligned when the tensors are.
+/// A warp a head; value heads are copied. D is a multiple of 8, so packs of 4 are aligned when the tensors
+/// are.
 template <class T>
 __global__ void __launch_bounds__(kBlock)
     qk_norm_fwd_kernel(T* out, float* rstd, const T* qkv, const T* qw, const T* kw, int64_t rows, Heads heads,
@@ -204,7 +228,8 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 void check_head(const char* op, Heads heads, std::initializer_list<const void*> pointers) {
-  check(heads.size <= kMaxHead, "[", op, "] heads have at most ", kMaxHead, " elements on cuda: got ", heads.size);
+  check(heads.size <= kMaxHead, "[", op, "] heads have at most ", kMaxHead, " elements on cuda: got ",
+        heads.size);
   check(aligned(pointers), "[", op, "] tensors must start on 16 bytes");
 }
 
@@ -215,14 +240,14 @@ void qk_norm_fwd(Exec& exec, Tensor& out, Tensor& rstd, const Tensor& qkv, const
   if (count == 0) return;
   visit_float(qkv.dtype(), [&]<class T>(std::type_identity<T>) {
     qk_norm_fwd_kernel<<<blocks(count, kWarps), kBlock, 0, stream(exec)>>>(
-        elements<T>(out), elements<float>(rstd), elements<T>(qkv), elements<T>(qw), elements<T>(kw), qkv.rows(), heads,
-        float(eps));
+        elements<T>(out), elements<float>(rstd), elements<T>(qkv), elements<T>(qw), elements<T>(kw),
+        qkv.rows(), heads, float(eps));
     MANTISSA_LAUNCH_CHECK();
   });
 }
 
-/// A block works through kRowBlock rows, its warps through their heads in turn. A warp keeps the gradients of both weights
-/// in registers; at the end the warps' sums are added in order.
+/// A block works through kRowBlock rows, its warps through their heads in turn. A warp keeps the gradients of
+/// both weights in registers; at the end the warps' sums are added in order.
 template <class T>
 __global__ void __launch_bounds__(kBlock)
     qk_norm_bwd_kernel(T* dqkv, float* partials, const T* dout, const T* qkv, const T* qw, const T* kw,
@@ -252,8 +277,10 @@ __global__ void __launch_bounds__(kBlock)
 #pragma unroll
       for (int j = 0; j < kHeadPack; ++j) {
         x[p][j] *= r;
-        if (query) dw[0][p][j] = fmaf(d[p][j], x[p][j], dw[0][p][j]);
-        else dw[1][p][j] = fmaf(d[p][j], x[p][j], dw[1][p][j]);
+        if (query)
+          dw[0][p][j] = fmaf(d[p][j], x[p][j], dw[0][p][j]);
+        else
+          dw[1][p][j] = fmaf(d[p][j], x[p][j], dw[1][p][j]);
         d[p][j] *= weight[j];
         dot = fmaf(d[p][j], x[p][j], dot);
       }

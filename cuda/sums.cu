@@ -1,5 +1,6 @@
-// Sums, segments and the search for a non-finite element. Every sum has a shape that depends on the sizes alone, so its
-// bits are the same in every run, and a segment's do not depend on where it lies. Legend: T rows, C width, S segments.
+// Sums, segments and the search for a non-finite element. Every sum has a shape that depends on the sizes
+// alone, so its bits are the same in every run, and a segment's do not depend on where it lies. Legend: T
+// rows, C width, S segments.
 #include "cuda/sums.cuh"
 
 #include <limits>
@@ -47,7 +48,8 @@ void sum(Exec& exec, Tensor& out, const Tensor& in) {
 }
 
 template <class Out, class In>
-__global__ void __launch_bounds__(kThreads) segment_sum_kernel(Out* out, const In* in, const int32_t* offsets) {
+__global__ void __launch_bounds__(kThreads)
+    segment_sum_kernel(Out* out, const In* in, const int32_t* offsets) {
   const float total = sum_range(in, offsets[blockIdx.x], offsets[blockIdx.x + 1]);
   if (threadIdx.x == 0) out[blockIdx.x] = from_float<Out>(total);
 }
@@ -55,16 +57,20 @@ __global__ void __launch_bounds__(kThreads) segment_sum_kernel(Out* out, const I
 void segment_sum(Exec& exec, Tensor& out, const Tensor& in, const Tensor& offsets) {
   if (out.numel() == 0) return;
   visit_float(out.dtype(), [&]<class Out>(std::type_identity<Out>) {
-    visit_float(in.dtype(), [&]<class In>(std::type_identity<In>) {
-      segment_sum_kernel<<<unsigned(out.numel()), kThreads, 0, stream(exec)>>>(elements<Out>(out), elements<In>(in),
-                                                                              offsets.data<int32_t>());
-    }, "segment_sum");
+    visit_float(
+        in.dtype(),
+        [&]<class In>(std::type_identity<In>) {
+          segment_sum_kernel<<<unsigned(out.numel()), kThreads, 0, stream(exec)>>>(
+              elements<Out>(out), elements<In>(in), offsets.data<int32_t>());
+        },
+        "segment_sum");
   });
   MANTISSA_LAUNCH_CHECK();
 }
 
 template <class Out, class In>
-__global__ void __launch_bounds__(kThreads) segment_expand_kernel(Out* out, const In* in, const int32_t* offsets) {
+__global__ void __launch_bounds__(kThreads)
+    segment_expand_kernel(Out* out, const In* in, const int32_t* offsets) {
   const Out value = from_float<Out>(to_float(in[blockIdx.x]));
   for (int32_t t = offsets[blockIdx.x] + int32_t(threadIdx.x); t < offsets[blockIdx.x + 1]; t += kThreads)
     out[t] = value;
@@ -73,15 +79,19 @@ __global__ void __launch_bounds__(kThreads) segment_expand_kernel(Out* out, cons
 void segment_expand(Exec& exec, Tensor& out, const Tensor& in, const Tensor& offsets) {
   if (in.numel() == 0) return;
   visit_float(out.dtype(), [&]<class Out>(std::type_identity<Out>) {
-    visit_float(in.dtype(), [&]<class In>(std::type_identity<In>) {
-      segment_expand_kernel<<<unsigned(in.numel()), kThreads, 0, stream(exec)>>>(elements<Out>(out), elements<In>(in),
-                                                                                offsets.data<int32_t>());
-    }, "segment_expand");
+    visit_float(
+        in.dtype(),
+        [&]<class In>(std::type_identity<In>) {
+          segment_expand_kernel<<<unsigned(in.numel()), kThreads, 0, stream(exec)>>>(
+              elements<Out>(out), elements<In>(in), offsets.data<int32_t>());
+        },
+        "segment_expand");
   });
   MANTISSA_LAUNCH_CHECK();
 }
 
-// ---- column sums -----------------------------------------------------------------------------------------------------
+// ---- column sums
+// -----------------------------------------------------------------------------------------------------
 
 constexpr int kLanes = 32, kRowsAtOnce = kThreads / kLanes;
 
@@ -143,16 +153,19 @@ void bias_bwd(Exec& exec, Tensor& dbias, const Tensor& dout) {
       column_sums<8><<<dim3(blocks(width, kLanes * 8), unsigned(row_blocks)), kThreads, 0, stream(exec)>>>(
           partials, in, rows, width);
     else
-      column_sums<1><<<dim3(blocks(width, kLanes), unsigned(row_blocks)), kThreads, 0, stream(exec)>>>(partials, in,
-                                                                                                      rows, width);
+      column_sums<1><<<dim3(blocks(width, kLanes), unsigned(row_blocks)), kThreads, 0, stream(exec)>>>(
+          partials, in, rows, width);
     MANTISSA_LAUNCH_CHECK();
   });
   add_partials(exec, elements<float>(dbias), partials, row_blocks, width);
 }
 
-// ---- non-finite elements ---------------------------------------------------------------------------------------------
+// ---- non-finite elements
+// ---------------------------------------------------------------------------------------------
 
-__global__ void set_index(int32_t* index) { *index = std::numeric_limits<int32_t>::max(); }
+__global__ void set_index(int32_t* index) {
+  *index = std::numeric_limits<int32_t>::max();
+}
 __global__ void finish_index(int32_t* index) {
   if (*index == std::numeric_limits<int32_t>::max()) *index = -1;
 }

@@ -43,6 +43,29 @@ void embedding_fwd(Exec& exec, Tensor& out, const Tensor& table, const Tensor& i
   MANTISSA_LAUNCH_CHECK();
 }
 
+/// row += the rows of `in` that the list names, in its order, by the whole block.
+template <int N, class T>
+__device__ void add_rows(float* row, const T* in, const int* list, int count, int width) {
+  constexpr int kAhead = 4;  // rows loaded before the first is added
+  if (count == 0) return;
+  for (int c = threadIdx.x * N; c < width; c += kThreads * N) {
+    float sum[N];
+    load_floats(sum, row + c);
+    for (int i = 0; i < count; i += kAhead) {
+      float x[kAhead][N];
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k)
+        if (i + k < count) load_floats(x[k], in + int64_t(list[i + k]) * width + c);
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k)
+        if (i + k < count)
+#pragma unroll
+          for (int j = 0; j < N; ++j) sum[j] += x[k][j];
+    }
+    store_floats(row + c, sum);
+  }
+}
+
 /// One block a token. The first token of an id adds the rows of all tokens with that id, ascending, so that
 /// every element of the table is one sum in token order; the others have nothing to do. Looking through the
 /// ids costs T^2 comparisons of integers, which for the tokens of a batch is far cheaper than the gradient it
@@ -50,47 +73,44 @@ void embedding_fwd(Exec& exec, Tensor& out, const Tensor& table, const Tensor& i
 template <int N, class T>
 __global__ void __launch_bounds__(kThreads)
     embedding_bwd_kernel(float* dtable, const T* dout, const int32_t* ids, int tokens, int width) {
+  constexpr int kLooks = 4;  // ids that a thread looks at before the block agrees
   const int first = blockIdx.x, id = ids[first];
-  for (int begin = 0; begin < first; begin += kThreads) {
-    const int t = begin + threadIdx.x;
-    if (__syncthreads_or(t < first && ids[t] == id)) return;
-  }
+  bool match[kLooks];
+  const auto look = [&](int begin, int end) {
+    bool any = false;
+#pragma unroll
+    for (int k = 0; k < kLooks; ++k) {
+      const int t = begin + k * kThreads + threadIdx.x;
+      match[k] = t < end && ids[t] == id;
+      any |= match[k];
+    }
+    return __syncthreads_or(any);
+  };
+  for (int begin = 0; begin < first; begin += kLooks * kThreads)
+    if (look(begin, first)) return;
+
   __shared__ int found[kThreads];
   __shared__ int found_in_warp[kThreads / kWarp];
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   float* row = dtable + int64_t(id) * width;
-  for (int begin = first; begin < tokens; begin += kThreads) {
-    // The matching tokens of this stretch, in order.
-    const int t = begin + threadIdx.x;
-    const bool match = t < tokens && ids[t] == id;
-    const unsigned votes = __ballot_sync(0xffffffffu, match);
-    if (lane == 0) found_in_warp[warp] = __popc(votes);
-    if (!__syncthreads_or(match)) continue;
-    int before = 0, count = 0;
-    for (int w = 0; w < kThreads / kWarp; ++w) {
-      before += w < warp ? found_in_warp[w] : 0;
-      count += found_in_warp[w];
-    }
-    if (match) found[before + __popc(votes & ((1u << lane) - 1))] = t;
-    __syncthreads();
-    for (int c = threadIdx.x * N; c < width; c += kThreads * N) {
-      float sum[N];
-      load_floats(sum, row + c);
-      constexpr int kAhead = 4;  // rows loaded before the first is added
-      for (int i = 0; i < count; i += kAhead) {
-        float x[kAhead][N];
+  for (int begin = first; begin < tokens; begin += kLooks * kThreads) {
+    if (!look(begin, tokens)) continue;
 #pragma unroll
-        for (int k = 0; k < kAhead; ++k)
-          if (i + k < count) load_floats(x[k], dout + int64_t(found[i + k]) * width + c);
-#pragma unroll
-        for (int k = 0; k < kAhead; ++k)
-          if (i + k < count)
-#pragma unroll
-            for (int j = 0; j < N; ++j) sum[j] += x[k][j];
+    for (int k = 0; k < kLooks; ++k) {
+      // The matching tokens of kThreads, in order.
+      const unsigned votes = __ballot_sync(0xffffffffu, match[k]);
+      if (lane == 0) found_in_warp[warp] = __popc(votes);
+      __syncthreads();
+      int before = 0, count = 0;
+      for (int w = 0; w < kThreads / kWarp; ++w) {
+        before += w < warp ? found_in_warp[w] : 0;
+        count += found_in_warp[w];
       }
-      store_floats(row + c, sum);
+      if (match[k]) found[before + __popc(votes & ((1u << lane) - 1))] = begin + k * kThreads + threadIdx.x;
+      __syncthreads();
+      add_rows<N>(row, dout, found, count, width);
+      __syncthreads();  // before the lists are written again
     }
-    __syncthreads();  // before the lists are written again
   }
 }
 

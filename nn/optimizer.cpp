@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <numbers>
 
 namespace mantissa {
@@ -84,9 +85,8 @@ Optimizer::Optimizer(Exec& exec, Weights& weights, const OptimConfig& optim, con
 
   const ScalerStart start = resolve_scaler(scaler, weights_.compute.dtype());
   rule_ = start.rule;
-  StepState state;
-  state.loss_scale = start.scale;
-  state_ = state_tensor(exec_.backend(), state);
+  known_.loss_scale = start.scale;
+  state_ = state_tensor(exec_.backend(), known_);
 }
 
 void Optimizer::zero_grad() {
@@ -95,9 +95,10 @@ void Optimizer::zero_grad() {
 }
 
 StepReport Optimizer::step() {
-  StepState before = read_state();
+  StepState before = known_;
   before.lr = float(learning_rate(optim_, before.adam_step, total_steps_));
-  write_state(before);
+  exec_.backend().copy_from_host(static_cast<std::byte*>(state_.raw()) + offsetof(StepState, lr), &before.lr,
+                                 sizeof(before.lr));
 
   const Tensor& grad = weights_.grad.flat();
   MANTISSA_RUN(exec_, grad_stats, state_, grad);
@@ -121,7 +122,7 @@ StepReport Optimizer::step() {
     MANTISSA_RUN(exec_, cast, rollout, weights_.master.flat());
   }
 
-  const StepState after = read_state();
+  const StepState after = known_ = read_state();  // the one wait of an update
   StepReport report{after.overflow != 0, after.grad_norm,   before.lr,
                     before.loss_scale,   after.skips_total, after.skips_in_row};
   if (report.skips_in_row > scaler_.max_skips_in_row) fail_overflow(report, after);
@@ -147,6 +148,7 @@ StepState Optimizer::read_state() const {
 }
 
 void Optimizer::write_state(const StepState& state) {
+  known_ = state;
   exec_.backend().copy_from_host(state_.raw(), &state, sizeof(state));
 }
 

@@ -90,6 +90,7 @@ class Optimizer {
   ScalerRule rule_;
   int64_t total_steps_;
   Tensor state_;
+  StepState known_;  // what state_ holds between steps: a step starts without reading it back
 };
 
 }  // namespace mantissa

@@ -60,7 +60,7 @@ void TrainConfig::fields(Fields& f) {
   f.field("epochs", epochs, "passes over each rollout", between(1, 1 << 20));
   f.field("micro_batch_tokens", micro_batch_tokens, "tokens packed into one forward and backward", at_least(1));
   f.choice("recompute", recompute, {"none", "elementwise", "mlp", "full"}, "what backward makes again");
-  f.field("head_chunk", head_chunk, "tokens whose logits exist at once", at_least(1));
+  f.field("head_chunk", head_chunk, "tokens whose logits exist at once; 0 chooses for the device", at_least(0));
   f.field("deterministic", deterministic, "same inputs, same bits");
   f.field("inject_overflow_step", inject_overflow_step, "for tests: one weight is infinite during this step", at_least(-1));
   f.field("inject_overflow_parameter", inject_overflow_parameter, "which");

@@ -53,7 +53,7 @@ struct TrainConfig {
   int64_t epochs = 1;             // passes over a rollout
   int64_t micro_batch_tokens = 16384;
   std::string recompute = "none";  // none, elementwise, mlp, full
-  int64_t head_chunk = 256;        // tokens whose logits exist at once
+  int64_t head_chunk = 0;          // tokens whose logits exist at once; 0: chosen for the device
   bool deterministic = true;
   int64_t inject_overflow_step = -1;     // for tests: one weight is infinite during this step
   std::string inject_overflow_parameter = "layers.0.down.weight";

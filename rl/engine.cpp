@@ -67,6 +67,8 @@ void RolloutConfig::fields(Fields& f) {
   f.field("cache_tokens", cache_tokens,
           "size of the KV cache in tokens; 0 chooses it from the requests and free memory",
           between(0, INT32_MAX));
+  f.field("memory_fraction", memory_fraction, "share of the free memory that a chosen KV cache may take",
+          between(0.01, 0.95));
   f.choice("rounding", rounding, {"same", "peer"},
            "how rollout kernels round: same as training, or peer (as a separate rollout engine does)");
 }
@@ -80,6 +82,7 @@ struct Engine::Impl {
   Exec& exec;
   const Model& model;
   int64_t max_batch, cache_tokens;
+  double memory_fraction;
   EnginePrecision precision;
   Runner runner;
   EngineStats stats;
@@ -108,10 +111,10 @@ void Engine::Impl::make_pool(std::span<const Request> requests, const GenerateOp
     const MemoryInfo memory = exec.backend().memory();
     const int64_t held = runner.pages() * runner.page_bytes();
     const int64_t free = std::max<int64_t>(0, int64_t(memory.capacity) - int64_t(memory.in_use) + held);
-    const int64_t room = free / 2 / runner.page_bytes();
+    const int64_t room = int64_t(double(free) * memory_fraction) / runner.page_bytes();
     pages = std::min({all, max_batch * longest, room, kMaxPages});
-    found = str("rollout.cache_tokens is 0 (automatic) and half of the free memory (", free, " bytes) holds ",
-                room * kAttentionTile);
+    found = str("rollout.cache_tokens is 0 (automatic) and rollout.memory_fraction = ", memory_fraction,
+                " of the free memory (", free, " bytes) holds ", room * kAttentionTile);
   }
   check(pages >= longest, "[generate] the KV cache must hold at least one sequence: prompt ",
         worst->prompt->id, " (", worst->prompt->ids.size(), " tokens) with up to ",
@@ -129,6 +132,7 @@ Engine::Engine(Exec& exec, const Model& model, const RolloutConfig& config,
                        model,
                        config.max_batch,
                        config.cache_tokens,
+                       config.memory_fraction,
                        precision,
                        Runner(exec, model, precision, config.max_batch),
                        {}});

@@ -23,8 +23,10 @@ struct RolloutConfig {
   int64_t max_new_tokens = 512;
   int64_t max_batch = 256;               // sequences decoded together
   /// KV pool size in tokens; 0: what the requests need at most (max_batch sequences of full length), within
-  /// half of the device memory that is free.
+  /// memory_fraction of the device memory that is free when the first rollout starts. The pool stays; the rest
+  /// is for the activations of training.
   int64_t cache_tokens = 0;
+  double memory_fraction = 0.5;
   std::string rounding = "same";  // same, peer (see Rounding)
   void fields(Fields& f);
 };
@@ -73,7 +75,7 @@ struct EnginePrecision {
 
 class Engine {
  public:
-  /// Reads max_batch and cache_tokens of `config`; `exec` and `model` must outlive the engine. The exec's
+  /// Reads max_batch, cache_tokens and memory_fraction of `config`; `exec` and `model` must outlive the engine. The exec's
   /// rounding is `precision.rounding` while generate() runs and is put back after it.
   Engine(Exec& exec, const Model& model, const RolloutConfig& config, const EnginePrecision& precision);
   ~Engine();

@@ -213,6 +213,12 @@ ExtractedAnswer extract_answer(std::string_view response, bool boxed_only) {
     return found(boxes[0].content, true);
   }
   if (boxed_only) return answer;
+  constexpr std::string_view kTag = "<answer>";  // of the prompt template r1
+  if (size_t at = response.rfind(kTag); at != kNone) {
+    std::string_view text = response.substr(at + kTag.size());
+    text = trimmed(text.substr(0, text.find("</answer>")));
+    if (!text.empty()) return found(text, true);
+  }
   if (size_t at = response.rfind("####"); at != kNone) {
     std::string_view line = response.substr(at + 4);
     line = trimmed(line.substr(0, line.find('\n')));

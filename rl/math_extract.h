@@ -17,7 +17,7 @@ struct ExtractedAnswer {
 };
 
 /// The final answer of a response, from what follows the last </think>: the last complete \boxed{} (or
-/// \fbox{}), else what follows the last ####, else the last "answer is ..." or "answer: ...", else a response
+/// \fbox{}), else what the last <answer> tag holds, else what follows the last ####, else the last "answer is ..." or "answer: ...", else a response
 /// that is one short line without prose. `boxed_only` stops after the first rule.
 ExtractedAnswer extract_answer(std::string_view response, bool boxed_only = false);
 

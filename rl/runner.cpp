@@ -33,6 +33,7 @@ Runner::Runner(Exec& exec, const Model& model, const EnginePrecision& precision,
       model_(model),
       precision_(precision),
       max_batch_(max_batch),
+      key_(key_tensor(exec.backend(), {})),
       rows_(size_t(max_batch)),
       results_(exec.backend().allocate(size_t(2 * max_batch) * sizeof(int32_t))) {}
 
@@ -43,6 +44,7 @@ int64_t Runner::page_bytes() const {
 
 void Runner::reserve(int64_t pages, int64_t max_pages) {
   if (pages > pages_) {
+    forget_graphs();
     const Heads& heads = model_.config.heads;
     cache_.layers.clear();  // before the larger one is asked for
     pages_ = 0;
@@ -51,16 +53,23 @@ void Runner::reserve(int64_t pages, int64_t max_pages) {
           exec_.empty({2, pages, kAttentionTile, int64_t(heads.kv) * heads.size}, precision_.kv_cache));
     pages_ = pages;
   }
-  if (!table_.defined() || max_pages > table_.size(1))
+  if (!table_.defined() || max_pages > table_.size(1)) {
+    forget_graphs();
     table_ = exec_.zeros({max_batch_, max_pages}, Dtype::kI32);
+  }
 }
 
 void Runner::begin(SampleKeys keys, SamplingRule rule) {
-  const Tensor key = key_tensor(exec_.backend(), keys);
-  if (!key_.defined()) key_ = key;
-  exec_.backend().copy(key_.raw(), key.raw(), key.bytes());
+  const PhiloxKey key = philox_key(keys.seed, keys.step);
+  exec_.backend().copy_from_host(key_.raw(), &key, sizeof(key));
+  if (rule != rule_) forget_graphs();
   rule_ = rule;
   std::fill(rows_.begin(), rows_.end(), Row());
+}
+
+/// Graphs hold addresses and the sampling rule.
+void Runner::forget_graphs() {
+  for (auto& [rows, bucket] : buckets_) bucket.graph.reset();
 }
 
 void Runner::run(const Plan& plan) {
@@ -142,7 +151,8 @@ void Runner::prefill(const Plan& plan) {
     const int64_t end = std::min(rows, begin + max_batch_);
     Tensor copies = exec_.empty({end - begin, logits.size(1)}, logits.dtype());
     MANTISSA_RUN(exec_, gather_rows, copies, logits, sources.slice(begin, end));
-    draw(copies, keys.slice(begin, end), end - begin);
+    draw(copies, keys.slice(begin, end));
+    fetch(end - begin, end - begin);
   }
 }
 
@@ -166,9 +176,20 @@ void Runner::decode(const Plan& plan) {
   }
   std::fill(slots + rows, slots + bucket, -1);
 
-  Tensor& block = blocks_[bucket];
-  if (!block.defined()) block = exec_.empty({kIntsPerRow * bucket}, Dtype::kI32);
-  upload(block);
+  Bucket& b = buckets_[bucket];
+  if (!b.block.defined()) b.block = exec_.empty({kIntsPerRow * bucket}, Dtype::kI32);
+  upload(b.block);
+  if (b.graph) {
+    b.graph->replay();
+  } else {
+    const auto step = [&] { decode_step(b.block, bucket); };
+    step();
+    b.graph = exec_.backend().capture(exec_, step);
+  }
+  fetch(bucket, rows);
+}
+
+void Runner::decode_step(const Tensor& block, int64_t bucket) {
   Tape tape(exec_, false);
   ForwardContext ctx = context(tape);
   ctx.ids = block.slice(0, bucket);
@@ -178,7 +199,7 @@ void Runner::decode(const Plan& plan) {
   ctx.table = table_.slice(0, bucket);
   const Tensor hidden = model_.decoder->forward(ctx).value();
   const Tensor logits = model_.decoder->logits(ctx, hidden, precision_.lm_head);
-  draw(logits, block.slice(4 * bucket, kIntsPerRow * bucket).view({bucket, 3}), rows);
+  draw(logits, block.slice(4 * bucket, kIntsPerRow * bucket).view({bucket, 3}));
 }
 
 void Runner::copy_pages(const Plan& plan) {
@@ -206,18 +227,22 @@ void Runner::update_table(const Plan& plan) {
   }
 }
 
-/// Draws a token per row of logits[N,V] and appends the first `rows` of them to the results.
-void Runner::draw(const Tensor& logits, const Tensor& counters, int64_t rows) {
+/// Draws a token per row of logits[N,V].
+void Runner::draw(const Tensor& logits, const Tensor& counters) {
   const int64_t n = logits.size(0);
   Tensor tokens(results_, 0, {n}, Dtype::kI32);
   Tensor logprobs(results_, size_t(n) * sizeof(int32_t), {n}, Dtype::kF32);
   MANTISSA_RUN(exec_, sample, tokens, logprobs, logits, counters, key_, rule_);
-  host_.resize(size_t(2 * n));
-  exec_.backend().copy_to_host(host_.data(), results_->data, size_t(2 * n) * sizeof(int32_t));
+}
+
+/// Appends the first `rows` of the `drawn` tokens to the results.
+void Runner::fetch(int64_t drawn, int64_t rows) {
+  host_.resize(size_t(2 * drawn));
+  exec_.backend().copy_to_host(host_.data(), results_->data, size_t(2 * drawn) * sizeof(int32_t));
   tokens_.insert(tokens_.end(), host_.begin(), host_.begin() + rows);
   const size_t filled = logprobs_.size();
   logprobs_.resize(filled + size_t(rows));
-  std::memcpy(logprobs_.data() + filled, host_.data() + n, size_t(rows) * sizeof(float));
+  std::memcpy(logprobs_.data() + filled, host_.data() + drawn, size_t(rows) * sizeof(float));
 }
 
 }  // namespace mantissa

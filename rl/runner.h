@@ -3,8 +3,9 @@
 //
 // Prefill packs the prompts of a plan into one pass. Decode works on buckets of rows: a batch is padded with
 // inactive rows (length 0, slot -1) to the next of a few sizes, whose tensors are made once and keep their
-// addresses, so that a step can be captured as a graph per bucket. The host sends one block of int32 per
-// step, and of the page table only what changed.
+// addresses. The first step of a bucket runs kernel by kernel and is recorded; the next ones replay it where
+// the backend has graphs. The host sends one block of int32 per step, and of the page table only what
+// changed; all else that differs between steps (keys and values, the random key) is device data.
 #pragma once
 
 #include <map>
@@ -44,7 +45,9 @@ class Runner {
   void copy_pages(const Plan& plan);
   void update_table(const Plan& plan);
   Tensor upload(Tensor block);
-  void draw(const Tensor& logits, const Tensor& counters, int64_t rows);
+  void decode_step(const Tensor& block, int64_t bucket);
+  void draw(const Tensor& logits, const Tensor& counters);
+  void fetch(int64_t drawn, int64_t rows);
   ForwardContext context(Tape& tape);
 
   Exec& exec_;
@@ -53,14 +56,18 @@ class Runner {
   int64_t max_batch_;
   Tensor key_;  // of the random numbers
   SamplingRule rule_;
-
   KvCache cache_;
   int64_t pages_ = 0;
   Tensor table_;           // [max_batch, max_pages] int32
   std::vector<Row> rows_;  // [max_batch]
-  std::map<int64_t, Tensor>
-      blocks_;  // per bucket of B rows: ids, positions, slots, lengths [B], counters [B,3]
-  std::shared_ptr<Storage> results_;  // of B rows: tokens int32 [B], then log-probs fp32 [B]
+  struct Bucket {
+    Tensor block;                  // of B rows: ids, positions, slots, lengths [B], counters [B,3]
+    std::unique_ptr<Graph> graph;  // of decode_step under rule_, on cache_ and table_
+  };
+  void forget_graphs();
+
+  std::map<int64_t, Bucket> buckets_;  // by B
+  std::shared_ptr<Storage> results_;   // of B rows: tokens int32 [B], then log-probs fp32 [B]
 
   std::vector<int32_t> host_;  // the block being filled, and results on their way back
   std::vector<int32_t> tokens_;

@@ -11,7 +11,7 @@ struct ScoreOptions {
   double temperature = 1.0;
   Dtype lm_head = Dtype::kF32;   // see ops::HeadOptions
   Dtype residual = Dtype::kF32;  // type of the residual stream
-  int64_t head_chunk = 256;      // tokens whose logits exist at once
+  int64_t head_chunk = 0;        // tokens whose logits exist at once; 0: see ops::HeadOptions
   /// The weights to score with (null: the model's compute copy), e.g. the reference of a KL term.
   const ParamBuffer* weights = nullptr;
 };

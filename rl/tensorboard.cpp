@@ -31,7 +31,8 @@ void varint(std::string& out, uint64_t value) {
   out += char(value);
 }
 
-// Fields of a message, by the wire types of protobuf: 0 varint, 1 eight bytes, 2 length and bytes, 5 four bytes.
+// Fields of a message, by the wire types of protobuf: 0 varint, 1 eight bytes, 2 length and bytes, 5 four
+// bytes.
 void put_integer(std::string& out, int field, int64_t value) {
   varint(out, uint64_t(field) << 3);
   varint(out, uint64_t(value));
@@ -52,7 +53,8 @@ void put_bytes(std::string& out, int field, std::string_view bytes) {
 
 std::string event_at(int64_t step) {
   std::string event;
-  put_double(event, 1, std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count());
+  put_double(event, 1,
+             std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count());
   put_integer(event, 2, step);
   return event;
 }
@@ -80,7 +82,8 @@ EventFile::EventFile(const std::filesystem::path& directory, int64_t first_step)
   check(!error, directory.string(), ": cannot be made: ", error.message());
   // Files are read in the order of their names: later ones need later times.
   const auto now = std::chrono::duration_cast<std::chrono::milliseconds>(
-                       std::chrono::system_clock::now().time_since_epoch()).count();
+                       std::chrono::system_clock::now().time_since_epoch())
+                       .count();
   path_ = directory / str("events.out.tfevents.", now, ".mantissa");
   fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   check(fd_ >= 0, path_.string(), ": cannot be written: ", std::strerror(errno));
@@ -93,7 +96,9 @@ EventFile::EventFile(const std::filesystem::path& directory, int64_t first_step)
   record(start);
 }
 
-EventFile::~EventFile() { ::close(fd_); }
+EventFile::~EventFile() {
+  ::close(fd_);
+}
 
 void EventFile::record(const std::string& event) {
   std::string text;

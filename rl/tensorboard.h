@@ -1,4 +1,5 @@
-// Metrics as TensorBoard reads them: a TFRecord file of Event messages, written by hand (both formats are open).
+// Metrics as TensorBoard reads them: a TFRecord file of Event messages, written by hand (both formats are
+// open).
 //
 //   record   u64 length | u32 masked crc of these 8 bytes | data | u32 masked crc of data     (little endian)
 //   crc      CRC-32C; masked: rotated right by 15, plus 0xa282ead8

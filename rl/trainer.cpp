@@ -30,20 +30,22 @@ class Poison {
 
 }  // namespace
 
-std::vector<float> Trainer::score(const TrainBatch& batch, const ParamBuffer& weights) {
-  Tape tape(exec_, false);
+void Trainer::score(MiniBatch& mini, const ParamBuffer& weights, std::vector<float> TrainBatch::* into) {
   ScoreOptions options = options_.score;
   options.weights = &weights;
-  return to_host<float>(score_batch(tape, model_, batch, options).logprobs.value());
+  std::vector<Tensor> logprobs;  // read back when all are on their way: a wait in between would idle the device
+  for (const TrainBatch& batch : mini.micro) {
+    Tape tape(exec_, false);
+    logprobs.push_back(score_batch(tape, model_, batch, options).logprobs.value());
+  }
+  for (size_t i = 0; i < logprobs.size(); ++i) mini.micro[i].*into = to_host<float>(logprobs[i]);
 }
 
-void Trainer::score(MiniBatch& mini) {
-  for (TrainBatch& batch : mini.micro) batch.old_logprobs = score(batch, model_.weights.compute);
-}
+void Trainer::score(MiniBatch& mini) { score(mini, model_.weights.compute, &TrainBatch::old_logprobs); }
 
 void Trainer::score_reference(MiniBatch& mini) {
   check(model_.weights.reference.defined(), "[trainer] there are no reference weights to score with");
-  for (TrainBatch& batch : mini.micro) batch.reference_logprobs = score(batch, model_.weights.reference);
+  score(mini, model_.weights.reference, &TrainBatch::reference_logprobs);
 }
 
 LossOut Trainer::run_micro_batch(Tape& tape, const MiniBatch& mini, const TrainBatch& batch, const Loss& loss) {

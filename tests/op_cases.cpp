@@ -88,6 +88,7 @@ OpCase linear_case(std::string name, bool bias, std::function<std::array<int64_t
            [bias](Tape& tape, Vars v, Rows, int64_t) {
              return std::vector{ops::linear(tape, v[0], v[1], bias ? v[2] : Var())};
            }};
+  c.products = true;
   if (bias) c.inner_forward = 1;  // the product is rounded before the bias is added
   return c;
 }
@@ -132,6 +133,7 @@ OpCase scores_case(std::string name, double temperature) {
              return std::vector{s.logprobs, s.entropy};
            }};
   c.inner_backward = 2;  // d(logits) are rounded
+  c.products = true;
   return c;
 }
 

@@ -39,6 +39,8 @@ struct OpCase {
   /// is part of the op.
   double accumulate = 64;
   double inner_forward = 0, inner_backward = 0;
+  /// Made of matrix products, whose bits may depend on the batch where a library computes them.
+  bool products = false;
 };
 
 /// How GoogleTest prints a row.

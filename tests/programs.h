@@ -62,7 +62,8 @@ class Programs : public ::testing::Test {
   /// `shell` stands before the command, e.g. "ulimit -f 8;".
   Result run(const std::string& program, const std::vector<std::string>& arguments,
              const std::string& shell = "") const {
-    std::string command = shell + quoted((kBin / program).string());
+    // On the CPU wherever the tests run: what is expected is its bits.
+    std::string command = "export CUDA_VISIBLE_DEVICES=; " + shell + quoted((kBin / program).string());
     for (const std::string& a : arguments) command.append(" ").append(quoted(a));
     command.append(" 2>").append(quoted(path("stderr"))).append(" </dev/null");
     Result result;

@@ -9,6 +9,7 @@
 #include "core/random.h"
 #include "nn/hf.h"
 #include "nn/rope.h"
+#include "tests/cuda_pair.h"
 
 namespace mantissa {
 namespace {
@@ -30,9 +31,9 @@ std::vector<float> read_floats(const Safetensors& file, const std::string& name)
   return to_host<float>(t);
 }
 
-Tensor ints(std::vector<int32_t> values) {
+Tensor ints(std::vector<int32_t> values, Backend& backend = cpu()) {
   const int64_t n = int64_t(values.size());
-  return tensor_from<int32_t>(cpu(), values, {n});
+  return tensor_from<int32_t>(backend, values, {n});
 }
 
 /// Sequences of equal length packed back to back, without the last token of each: what scores all the others.
@@ -60,7 +61,8 @@ struct Scored {
 /// Log-probs of the packed sequences and the gradient of their mean negative.
 Scored score(Model& model, const Packed& packed, Dtype residual, bool backward,
              Recompute recompute = Recompute::kNone) {
-  Exec exec(cpu());
+  Backend& backend = model.weights.compute.flat().backend();
+  Exec exec(backend);
   Tape tape(exec, backward, recompute);
   Scored out;
   if (backward) out.grads = ParamBuffer(exec, model.weights.layout, Dtype::kF32);
@@ -69,14 +71,14 @@ Scored score(Model& model, const Packed& packed, Dtype residual, bool backward,
   ctx.weights = &model.weights.compute;
   ctx.grads = backward ? &out.grads : nullptr;
   ctx.residual = residual;
-  ctx.ids = ints(packed.ids);
-  ctx.positions = ints(packed.positions);
-  ctx.offsets = ints(packed.offsets);
+  ctx.ids = ints(packed.ids, backend);
+  ctx.positions = ints(packed.positions, backend);
+  ctx.offsets = ints(packed.offsets, backend);
   const Var hidden = model.decoder->forward(ctx);
   ops::HeadOptions options;
   options.dtype = model.weights.compute.dtype();
   options.chunk = 17;
-  const Var logprobs = model.decoder->scores(ctx, hidden, ints(packed.targets), options).logprobs;
+  const Var logprobs = model.decoder->scores(ctx, hidden, ints(packed.targets, backend), options).logprobs;
   const Var loss = ops::affine(tape, ops::sum(tape, logprobs), -1.0 / double(packed.ids.size()));
   out.logprobs = to_host_float(logprobs.value());
   out.loss = to_host_float(loss.value())[0];
@@ -92,12 +94,12 @@ double mean_error(const std::vector<float>& a, const std::vector<float>& b) {
 
 /// A directory with golden.safetensors; gradients are in `grads` under `prefix` + name.
 void expect_golden(const fs::path& directory, const Safetensors& golden, const Safetensors& grads,
-                   const std::string& prefix) {
+                   const std::string& prefix, Backend& backend = cpu()) {
   SCOPED_TRACE(directory.string());
   const Packed packed(read_ints(golden, "input_ids"), golden.shape("input_ids")[0]);
   const std::vector<float> want = read_floats(golden, "logprobs");
 
-  const auto model = load_model(directory.string(), cpu(), Dtype::kF32, false);
+  const auto model = load_model(directory.string(), backend, Dtype::kF32, false);
   const Scored got = score(*model, packed, Dtype::kF32, true);
   ASSERT_EQ(got.logprobs.size(), want.size());
   for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(got.logprobs[i], want[i], 2e-5) << "log-prob " << i;
@@ -113,7 +115,7 @@ void expect_golden(const fs::path& directory, const Safetensors& golden, const S
   }
 
   const auto error_in = [&](Dtype dtype) {
-    const auto rounded = load_model(directory.string(), cpu(), dtype, false);
+    const auto rounded = load_model(directory.string(), backend, dtype, false);
     return mean_error(score(*rounded, packed, dtype, false).logprobs, want);
   };
   const double fp16 = error_in(Dtype::kF16), bf16 = error_in(Dtype::kBF16);
@@ -137,12 +139,12 @@ TEST(Decoder, AgreesWithTransformersOnTheSharedSet) {
                   Safetensors(kShared / name / "golden_grads.safetensors"), "");
 }
 
-TEST(Decoder, RecomputeTiersGiveTheSameBits) {
+void expect_recompute_keeps_bits(Backend& backend) {
   for (const char* name : {"llama3", "qwen2", "qwen3"}) {
     const Safetensors golden(kGolden / name / "golden.safetensors");
     const Packed packed(read_ints(golden, "input_ids"), 2);
     for (const Dtype dtype : {Dtype::kF32, Dtype::kF16}) {
-      const auto model = load_model((kGolden / name).string(), cpu(), dtype, false);
+      const auto model = load_model((kGolden / name).string(), backend, dtype, false);
       const std::vector<float> keep = to_host_float(score(*model, packed, Dtype::kF32, true).grads.flat());
       for (const Recompute tier : {Recompute::kElementwise, Recompute::kMlp, Recompute::kFull})
         EXPECT_EQ(keep, to_host_float(score(*model, packed, Dtype::kF32, true, tier).grads.flat()))
@@ -150,6 +152,17 @@ TEST(Decoder, RecomputeTiersGiveTheSameBits) {
     }
   }
 }
+TEST(Decoder, RecomputeTiersGiveTheSameBits) { expect_recompute_keeps_bits(cpu()); }
+
+class CudaDecoder : public CudaFixture<testing::Test> {};
+
+TEST_F(CudaDecoder, AgreesWithTransformers) {
+  for (const char* name : {"llama3", "qwen2", "qwen3"}) {
+    const Safetensors golden(kGolden / name / "golden.safetensors");
+    expect_golden(kGolden / name, golden, golden, "grad.", gpu().backend());
+  }
+}
+TEST_F(CudaDecoder, RecomputeTiersGiveTheSameBits) { expect_recompute_keeps_bits(gpu().backend()); }
 
 /// Prefill of a prompt and decode steps after it, two sequences of different length in one batch with an
 /// inactive row: the hidden states and logits of the packed form, bit for bit.

@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "core/random.h"
+#include "tests/cuda_pair.h"
 
 namespace mantissa {
 namespace {
@@ -30,7 +31,7 @@ ModelConfig tiny_config() {
 
 class EngineTest : public testing::Test {
  protected:
-  EngineTest() {
+  explicit EngineTest(Backend& backend = cpu()) : exec_(backend) {
     RandomStream random(3, 1);
     const int64_t lengths[] = {5, 64, 100, 1, 130, 63};
     for (size_t i = 0; i < std::size(lengths); ++i) {
@@ -50,9 +51,9 @@ class EngineTest : public testing::Test {
   const Model& model(Dtype dtype) {
     std::unique_ptr<Model>& m = models_[size_t(dtype)];
     if (!m) {
-      m = random_model(tiny_config(), cpu(), dtype, false, 17);
+      m = random_model(tiny_config(), exec_.backend(), dtype, false, 17);
       // Weights of std 0.02 make near-uniform predictions; a larger head makes them differ.
-      Exec exec(cpu());
+      Exec exec(exec_.backend());
       Tensor head = m->weights.compute[m->decoder->params().head];
       MANTISSA_RUN(exec, unary, head, head, Unary::kAffine, 40.0, 0.0);
     }
@@ -93,8 +94,8 @@ class EngineTest : public testing::Test {
         offsets.push_back(int32_t(ids.size()));
       }
     }
-    const auto tensor = [](const std::vector<int32_t>& v) {
-      return tensor_from<int32_t>(cpu(), v, {int64_t(v.size())});
+    const auto tensor = [this](const std::vector<int32_t>& v) {
+      return tensor_from<int32_t>(exec_.backend(), v, {int64_t(v.size())});
     };
     const Model& m = model(dtype);
     Tape tape(exec_, true);  // recording, as in training
@@ -129,7 +130,7 @@ class EngineTest : public testing::Test {
     return "no error";
   }
 
-  Exec exec_{cpu()};
+  Exec exec_;
   std::vector<Prompt> prompts_;
   std::vector<Request> requests_;
   GenerateOptions options_;
@@ -338,6 +339,60 @@ TEST_F(EngineTest, Errors) {
   expect_error("max_new_tokens must be at least 1: got 0");
   EXPECT_EQ(parse_rounding("peer"), Rounding::kPeer);
   EXPECT_THROW(parse_rounding("exact"), Error);
+}
+
+// ---- the same engine on CUDA: decode steps are replayed from graphs ----
+
+class CudaEngineTest : public EngineTest {
+ protected:
+  CudaEngineTest() : EngineTest(no_cuda_because().empty() ? find_backend("cuda") : cpu()) {}
+  void SetUp() override {
+    const std::string reason = no_cuda_because();
+    if (!reason.empty()) GTEST_SKIP() << reason;
+  }
+};
+
+TEST_F(CudaEngineTest, RepeatsBitForBitAndDependsOnKeys) {
+  for (const Dtype dtype : kTypes) {
+    SCOPED_TRACE(name_of(dtype));
+    RolloutConfig config;
+    config.max_batch = 7;
+    Engine engine(exec_, model(dtype), config, precision(dtype));
+    const Results first = engine.generate(requests_, options_);
+    expect_same(engine.generate(requests_, options_), first);  // graphs recorded by the first call
+    GenerateOptions other = options_;
+    other.keys.seed += 1;
+    EXPECT_NE(engine.generate(requests_, other)[0][0].ids, first[0][0].ids);
+    other.temperature = 0.5;  // another rule: recorded anew
+    EXPECT_NE(engine.generate(requests_, other)[4][0].rollout_logprobs, first[4][0].rollout_logprobs);
+    expect_same(engine.generate(requests_, options_), first);
+  }
+}
+
+TEST_F(CudaEngineTest, LogprobsAreNearTheTrainingPath) {
+  for (const Dtype dtype : kTypes)
+    for (const Rounding rounding : {Rounding::kSame, Rounding::kPeer}) {
+      SCOPED_TRACE(testing::Message() << name_of(dtype) << (rounding == Rounding::kPeer ? " peer" : ""));
+      const Results got = run(dtype, requests_, options_, precision(dtype, rounding), 5);
+      const Results scored = score(dtype, got);
+      const double bound = dtype == Dtype::kF32 ? 1e-4 : dtype == Dtype::kF16 ? 0.05 : 0.3;
+      for (size_t i = 0; i < got.size(); ++i)
+        for (size_t j = 0; j < got[i].size(); ++j)
+          for (size_t t = 0; t < got[i][j].ids.size(); ++t)
+            EXPECT_NEAR(got[i][j].rollout_logprobs[t], scored[i][j].rollout_logprobs[t], bound);
+    }
+}
+
+TEST_F(CudaEngineTest, GreedyTokensInFp32AreThoseOfTheCpu) {
+  options_.temperature = 0;
+  const Results got = run(Dtype::kF32, requests_, options_, precision(Dtype::kF32));
+  const auto same_model = random_model(tiny_config(), cpu(), Dtype::kF32, false, 17);
+  Exec host(cpu());
+  Tensor head = same_model->weights.compute[same_model->decoder->params().head];
+  MANTISSA_RUN(host, unary, head, head, Unary::kAffine, 40.0, 0.0);
+  Engine engine(host, *same_model, RolloutConfig(), precision(Dtype::kF32));
+  const Results want = engine.generate(requests_, options_);
+  for (size_t i = 0; i < want.size(); ++i) EXPECT_EQ(got[i][0].ids, want[i][0].ids) << "request " << i;
 }
 
 }  // namespace

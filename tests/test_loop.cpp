@@ -11,6 +11,7 @@
 #include "core/file.h"
 #include "nn/hf.h"
 #include "rl/run.h"
+#include "tests/cuda_pair.h"
 #include "tests/temp_dir.h"
 
 namespace mantissa {
@@ -165,10 +166,13 @@ struct Variant {
   Strings overrides;
 };
 
+constexpr const char* kOnCuda = "run.device=cuda";
+
 class LoopResume : public Loop, public ::testing::WithParamInterface<Variant> {};
 
 TEST_P(LoopResume, SameBits) {
   const auto& [name, yaml, overrides] = GetParam();
+  if (!overrides.empty() && overrides[0] == kOnCuda && !no_cuda_because().empty()) GTEST_SKIP() << no_cuda_because();
   ASSERT_TRUE(train(config("whole", yaml, overrides)));
 
   const RunConfig stopped = config("stopped", yaml, overrides);
@@ -203,6 +207,14 @@ INSTANTIATE_TEST_SUITE_P(
                                "algorithm.max_gen_batches=2", "algorithm.overlong=soft_punish",
                                "algorithm.overlong_buffer=8", "eval.every=2", "eval.before_training=true",
                                "eval.limit=4", "eval.files=" + (kBuiltin / "sanity.jsonl").string()}}),
+    [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Cuda, LoopResume,
+    ::testing::Values(Variant{"grpo", kGrpo, {kOnCuda}}, Variant{"sft", kSft, {kOnCuda}},
+                      Variant{"bf16", kGrpo, {kOnCuda, "precision.train=bf16", "precision.rollout=bf16"}},
+                      Variant{"eval", kGrpo,
+                              {kOnCuda, "eval.every=2", "eval.limit=4",
+                               "eval.files=" + (kBuiltin / "sanity.jsonl").string()}}),
     [](const auto& info) { return info.param.name; });
 
 TEST_F(Loop, ResumeFromAnotherRunsCheckpoint) {

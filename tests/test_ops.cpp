@@ -232,6 +232,7 @@ TEST_P(Ops, RowsAloneGiveTheBitsTheyGiveInABatch) {
   for (int64_t n : c.sizes)
     for (Dtype dtype : kTypes)
       for (const std::string& name : backend_names()) {
+        if (c.products && name != "cpu") continue;
         const Problem problem(c, n);
         Backend& backend = find_backend(name);
         const Result batch = problem.run(backend, dtype);

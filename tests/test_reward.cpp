@@ -168,6 +168,15 @@ TEST(Verifier, DifferentAnswers) {
   }
 }
 
+TEST(Verifier, AnswersInTagsOfTheR1Template) {
+  const std::string response = "<think> 40 + 2, so <answer> 7 </answer>? No. </think> <answer> 42 </answer>";
+  EXPECT_TRUE(grade({}, response, "42").correct);
+  EXPECT_EQ(grade({}, response, "42").extracted, "42");
+  EXPECT_TRUE(grade({}, "<answer> it is \\boxed{42} </answer>", "42").correct);
+  EXPECT_TRUE(grade({}, "<answer>\\frac{1}{2}", "0.5").correct) << "cut off behind the answer";
+  EXPECT_EQ(grade({.boxed_only = true}, response, "42").status, Grade::Status::kNoAnswer);
+}
+
 TEST(Verifier, StatusesAndKinds) {
   EXPECT_EQ(grade({}, "I do not know.", "4").status, Grade::Status::kNoAnswer);
   const Grade unread = grade({}, "\\boxed{4 +}", "4");

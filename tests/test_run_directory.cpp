@@ -29,8 +29,8 @@ logging: {tensorboard: true}
 
 RunConfig config(const fs::path& directory, std::vector<std::string> overrides = {}) {
   const fs::path data = fs::path(MANTISSA_SOURCE_DIR) / "builtin/arithmetic/sanity.jsonl";
-  overrides.insert(overrides.begin(), {"run.output_dir=" + directory.string(), "data.files=" + data.string(), "data.limit=8",
-                                       "eval.files=" + data.string(), "eval.limit=2"});
+  overrides.insert(overrides.begin(), {"run.output_dir=" + directory.string(), "data.files=" + data.string(),
+                                       "data.limit=8", "eval.files=" + data.string(), "eval.limit=2"});
   return parse_run_config(kGrpo, "test", overrides);
 }
 
@@ -44,7 +44,9 @@ std::vector<std::string> lines_of(const fs::path& file) {
 double number(const std::string& line, const std::string& name) {
   const std::string mark = "\"" + name + "\": ";
   const size_t at = line.find(mark);
-  return at == std::string::npos || line.compare(at + mark.size(), 4, "null") == 0 ? NAN : std::stod(line.substr(at + mark.size()));
+  return at == std::string::npos || line.compare(at + mark.size(), 4, "null") == 0
+             ? NAN
+             : std::stod(line.substr(at + mark.size()));
 }
 
 TEST(SelfTestRun, WithALearningRateOfZeroNothingMoves) {
@@ -55,7 +57,8 @@ TEST(SelfTestRun, WithALearningRateOfZeroNothingMoves) {
   ASSERT_EQ(lines.size(), 4u);
   for (const std::string& line : lines) {
     EXPECT_EQ(number(line, "selftest/weights_changed"), 0);
-    EXPECT_GT(number(line, "rollout_corr/k3_kl"), 0) << "peer rounding: there is a mismatch, and it is not learning";
+    EXPECT_GT(number(line, "rollout_corr/k3_kl"), 0)
+        << "peer rounding: there is a mismatch, and it is not learning";
     EXPECT_LT(number(line, "rollout_corr/k3_kl"), 1e-4);
     EXPECT_EQ(number(line, "actor/pg_clipfrac"), 0) << "pi stays pi_old in every update of a step";
     EXPECT_EQ(number(line, "actor/ppo_kl"), 0);
@@ -90,18 +93,40 @@ TEST(RunDirectory, SaysWhatTheRunWas) {
   EXPECT_TRUE(text.starts_with("# mantissa ")) << text.substr(0, 80);
   for (const char* part : {"cpu", "qwen3", "parameters", "8 problems", "sanity, 2"})
     EXPECT_NE(text.substr(0, text.find("run:")).find(part), std::string::npos) << part;
-  EXPECT_EQ(format_run_config(load_run_config((dir / "run/config.yaml").string(), {})), format_run_config(run.config));
-  const std::string step = lines_of(dir / "run/metrics.jsonl").back(), eval = lines_of(dir / "run/eval.jsonl").back();
-  for (const char* name : {"critic/score/mean", "critic/advantages/max", "response_length/clip_ratio", "prompt_length/mean",
-                           "reward/zero_spread_groups", "verifier/parsed", "verifier/timeout", "actor/pg_loss", "actor/entropy",
-                           "actor/grad_norm", "actor/lr", "rollout_corr/kl", "rollout_corr/k3_kl", "rollout_corr/kept_fraction",
-                           "rollout_corr/rollout_is_eff_sample_size", "training/rollout_probs_diff_max", "scaler/scale",
-                           "scaler/skipped", "timing_s/gen", "timing_s/reward", "timing_s/old_log_prob", "timing_s/adv",
-                           "timing_s/update_actor", "timing_s/step", "perf/throughput", "perf/total_num_tokens",
+  EXPECT_EQ(format_run_config(load_run_config((dir / "run/config.yaml").string(), {})),
+            format_run_config(run.config));
+  const std::string step = lines_of(dir / "run/metrics.jsonl").back(),
+                    eval = lines_of(dir / "run/eval.jsonl").back();
+  for (const char* name : {"critic/score/mean",
+                           "critic/advantages/max",
+                           "response_length/clip_ratio",
+                           "prompt_length/mean",
+                           "reward/zero_spread_groups",
+                           "verifier/parsed",
+                           "verifier/timeout",
+                           "actor/pg_loss",
+                           "actor/entropy",
+                           "actor/grad_norm",
+                           "actor/lr",
+                           "rollout_corr/kl",
+                           "rollout_corr/k3_kl",
+                           "rollout_corr/kept_fraction",
+                           "rollout_corr/rollout_is_eff_sample_size",
+                           "training/rollout_probs_diff_max",
+                           "scaler/scale",
+                           "scaler/skipped",
+                           "timing_s/gen",
+                           "timing_s/reward",
+                           "timing_s/old_log_prob",
+                           "timing_s/adv",
+                           "timing_s/update_actor",
+                           "timing_s/step",
+                           "perf/throughput",
+                           "perf/total_num_tokens",
                            "perf/max_memory_allocated_gb"})
     EXPECT_TRUE(std::isfinite(number(step, name))) << name;
-  for (const char* name : {"val-core/sanity/acc/mean@2", "val-core/sanity/acc/pass@2", "val-core/sanity/acc/maj@2",
-                           "val-aux/sanity/acc/mean@2/low", "timing_s/testing"})
+  for (const char* name : {"val-core/sanity/acc/mean@2", "val-core/sanity/acc/pass@2",
+                           "val-core/sanity/acc/maj@2", "val-aux/sanity/acc/mean@2/low", "timing_s/testing"})
     EXPECT_TRUE(std::isfinite(number(eval, name))) << name;
 }
 
@@ -152,7 +177,10 @@ TEST(TensorBoard, EventsAreRecords) {
   // Field 1 wall time (9 bytes), field 2 step, field 7 session log with status START.
   EXPECT_EQ(records[1].substr(9), std::string("\x10\x07\x3a\x02\x08\x01", 6));
   // Step 300 as a varint; a summary of one value: tag "a/b", 1.5 as fp32.
-  EXPECT_EQ(records[2].substr(9), std::string("\x10\xac\x02\x2a\x0c\x0a\x0a\x0a\x03" "a/b" "\x15\x00\x00\xc0\x3f", 17));
+  EXPECT_EQ(records[2].substr(9), std::string("\x10\xac\x02\x2a\x0c\x0a\x0a\x0a\x03"
+                                              "a/b"
+                                              "\x15\x00\x00\xc0\x3f",
+                                              17));
 }
 
 TEST(TensorBoard, AResumedRunGoesOnInAFileOfItsOwn) {

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <functional>
 #include <limits>
+#include <optional>
 
 #include "core/random.h"
 #include "nn/optimizer.h"
@@ -28,6 +29,7 @@ struct BenchFlags {
   int64_t batch = 8, context = 512, steps = 32, n = 8;
   int64_t repeat = 5;
   std::string recompute = "none";
+  bool deterministic = false, states = false;
 
   void fields(Arguments& args) {
     model.precision = "fp32";
@@ -45,6 +47,9 @@ struct BenchFlags {
     args.field("repeat", repeat, "timed repetitions of everything else", between(1, 1 << 20));
     args.choice("recompute", recompute, {"none", "elementwise", "mlp", "full"},
                 "what backward makes again (train)");
+    args.field("deterministic", deterministic,
+               "the kernels of train.deterministic: the same bits in every run");
+    args.field("states", states, "masters and Adam's moments lie beside it, as in a run (train)");
   }
 };
 
@@ -58,6 +63,7 @@ class Bench {
  public:
   explicit Bench(const BenchFlags& flags)
       : flags_(flags), exec_(flags.model.backend()), dtype_(flags.model.dtype()) {
+    exec_.deterministic = flags.deterministic;
     if (!flags.model.model.empty()) model_ = flags.model.load();
   }
 
@@ -88,18 +94,26 @@ class Bench {
   Exec exec_;
   Dtype dtype_;
   std::unique_ptr<Model> model_;
+  Tensor noise_;
   double gemm_ceiling_ = 0, copy_ceiling_ = 0;  // flop/s, bytes/s
 };
 
 /// Small normal values: products stay finite in 16 bits.
 Tensor Bench::noise(Shape shape, Dtype dtype) {
-  RandomStream random(1, 0);
-  std::vector<float> values(size_t(shape.numel()));
-  for (float& v : values) v = 0.1f * random.normal();
-  const Tensor wide = tensor_from<float>(exec_.backend(), values, shape);
-  if (dtype == Dtype::kF32) return wide;
+  constexpr int64_t kValues = 1048573;  // made once and repeated; a prime, so that no two rows are the same
+  if (!noise_.defined()) {
+    RandomStream random(1, 0);
+    std::vector<float> values(size_t(kValues), 0.0f);
+    for (float& v : values) v = 0.1f * random.normal();
+    noise_ = tensor_from<float>(exec_.backend(), values, {kValues});
+  }
   Tensor out = exec_.empty(shape, dtype);
-  MANTISSA_RUN(exec_, cast, out, wide);
+  const Tensor flat = out.view({out.numel()});
+  for (int64_t begin = 0; begin < out.numel(); begin += kValues) {
+    const int64_t end = std::min(out.numel(), begin + kValues);
+    Tensor part = flat.slice(begin, end);
+    MANTISSA_RUN(exec_, cast, part, noise_.slice(0, end - begin));
+  }
   return out;
 }
 
@@ -179,7 +193,7 @@ void Bench::gemm() {
                   {"down", c.width, c.feed_forward},
                   {"head", c.vocab_size, c.width}};
   for (const auto& p : products) {
-    const int64_t rows = p.n == c.vocab_size ? std::min<int64_t>(m, 256) : m;  // logits come in chunks
+    const int64_t rows = p.n == c.vocab_size ? std::min<int64_t>(m, on_cpu() ? 256 : 2048) : m;  // logits come in chunks
     const double ideal = 2000.0 * double(rows) * double(p.n) * double(p.k) / gemm_ceiling();
     report("gemm", str(p.name, ",M=", rows, ",N=", p.n, ",K=", p.k), time_gemm(rows, p.n, p.k), 0, ideal);
   }
@@ -245,7 +259,10 @@ void Bench::train() {
   TrainConfig config;
   config.recompute = flags_.recompute;
   const ScoreOptions options{.lm_head = dtype_, .residual = dtype_};
-  const ParamBuffer grads(exec_, model().weights.layout, Dtype::kF32);
+  std::optional<Optimizer> optimizer;
+  if (flags_.states) optimizer.emplace(exec_, model().weights, OptimConfig(), ScalerConfig(), 1000000);
+  const ParamBuffer grads =
+      flags_.states ? model().weights.grad : ParamBuffer(exec_, model().weights.layout, Dtype::kF32);
   const auto body = [&] {
     Tape tape(exec_, true, config.recompute_tier());
     const Var logprobs = score_batch(tape, model(), batch, options, &grads).logprobs;
@@ -259,7 +276,8 @@ void Bench::train() {
       double(c.layers) * 2 * double(l) * double(c.heads.query) * c.heads.size;  // 2 causal products
   const double flops = 3 * double(s * l) * (2 * weights + attention);
   const double ideal = 1000.0 * flops / gemm_ceiling();
-  report("train", str("S=", s, ",L=", l, ",recompute=", flags_.recompute), time(body), double(s * l), ideal);
+  report("train", str("S=", s, ",L=", l, ",recompute=", flags_.recompute, flags_.states ? ",states" : "",
+             flags_.deterministic ? ",deterministic" : ""), time(body), double(s * l), ideal);
 }
 
 double Bench::weight_bytes() {
@@ -287,6 +305,7 @@ void Bench::decode() {
     requests.push_back({.prompt = &p});
   }
   RolloutConfig rollout;
+  rollout.memory_fraction = 0.9;
   rollout.max_batch = flags_.batch;
   rollout.max_new_tokens =
       flags_.steps + 2;  // the first comes from the prefill; the first decode step warms up
@@ -330,6 +349,7 @@ void Bench::rollout() {
     requests.push_back({.prompt = &p, .n = int(flags_.n)});
   }
   RolloutConfig config;
+  config.memory_fraction = 0.75;  // leaves the activations of training what they need
   config.max_batch = flags_.batch;
   config.max_new_tokens = flags_.steps;
   const PrecisionConfig precision{.train = flags_.model.precision, .rollout = flags_.model.precision};

@@ -19,6 +19,8 @@ bench gemm --model $qwen --sequences 8 --length 2048
 bench attention --model $qwen --sequences 8 --length 2048 --batch 256 --context 4096
 bench train --model $qwen --sequences 8 --length 2048
 bench train --model $qwen --sequences 8 --length 2048 --recompute mlp
+bench train --model $qwen --sequences 8 --length 2048 --recompute mlp --states
+bench train --model $qwen --sequences 8 --length 2048 --deterministic
 bench train --model $qwen --sequences 2 --length 8192
 bench step --model $qwen
 for shape in "64 1024" "256 1024" "512 1024" "256 4096"; do

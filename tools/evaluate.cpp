@@ -64,7 +64,7 @@ class SettingsText final : public Fields {
 /// Hash of what decides the samples and grades of a set, as 16 hexadecimal digits.
 std::string settings_of(const ModelFlags& flags, RolloutConfig rollout, RewardConfig reward,
                         const std::vector<Prompt>& prompts, int64_t seed) {
-  SettingsText text({"max_batch", "cache_tokens"});
+  SettingsText text({"max_batch", "cache_tokens", "memory_fraction"});
   rollout.fields(text);
   reward.fields(text);
   char digits[17];

@@ -4,6 +4,7 @@
 #
 #   tools/setup.sh            compiler, cmake, ninja, libraries, python3 (for the plots)
 #   tools/setup.sh --tests    also GoogleTest
+#   tools/setup.sh --plots    also matplotlib, in .deps/venv: tools/plot.py writes PNG with it (SVG needs nothing)
 #   tools/setup.sh --fuzz     also clang and its sanitizers, for the preset `fuzz`
 #   tools/setup.sh --check    only looks: exit code 1 and a list when something is missing
 #
@@ -21,14 +22,15 @@ readonly frontend_wheel='nvidia-cudnn-frontend==1.32.0 --hash=sha256:c6006556017
 say() { echo "setup: $*"; }
 die() { echo "setup: $*" >&2; exit 1; }
 
-tests=0 fuzz=0 check=0
+tests=0 fuzz=0 plots=0 check=0
 for option in "$@"; do
   case $option in
     --tests) tests=1 ;;
     --fuzz) fuzz=1 ;;
+    --plots) plots=1 ;;
     --check) check=1 ;;
-    -h | --help) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
-    *) die "unknown option $option (known: --tests --fuzz --check)" ;;
+    -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) die "unknown option $option (known: --tests --plots --fuzz --check)" ;;
   esac
 done
 
@@ -52,6 +54,7 @@ no_frontend() {
   { command -v nvcc || [[ -x /usr/local/cuda/bin/nvcc ]]; } >/dev/null && [[ ! -e $frontend/include/cudnn_frontend.h ]]
 }
 no_cmake() { ! new_enough cmake && ! new_enough "$venv/bin/cmake"; }
+no_plots() { ((plots)) && ! "$venv/bin/python" -c 'import matplotlib' 2>/dev/null; }
 
 packages=()
 for name in "${!program[@]}"; do
@@ -65,7 +68,8 @@ if ((check)); then
   if ((${#packages[@]} > 0)); then say "missing packages: ${packages[*]}"; fi
   if no_cmake; then say "missing: cmake >= $min_cmake (where the package is older, a newer one goes into $venv)"; fi
   if no_frontend; then say "missing: the headers of cuDNN's C++ frontend, in $frontend"; fi
-  if ((${#packages[@]} > 0)) || no_cmake || no_frontend; then exit 1; fi
+  if no_plots; then say "missing: matplotlib (it goes into $venv)"; fi
+  if ((${#packages[@]} > 0)) || no_cmake || no_frontend || no_plots; then exit 1; fi
   say "nothing is missing"
   exit 0
 fi
@@ -119,5 +123,10 @@ for wheel in folder.glob("*.whl"):
         z.extractall(folder, [n for n in z.namelist() if n.startswith("include/")])
     wheel.unlink()
 UNPACK
+fi
+if no_plots; then
+  say "installing matplotlib into $venv"
+  need_venv
+  "$venv/bin/pip" install --quiet --disable-pip-version-check "matplotlib>=3.7,<4" || die "pip could not install matplotlib"
 fi
 say "everything is in place"
