@@ -96,6 +96,14 @@ void* find_symbol(void* library, const char* name) {
       MANTISSA_RUNTIME(cudaStreamSynchronize),
       MANTISSA_RUNTIME(cudaDeviceSynchronize),
       MANTISSA_RUNTIME(cudaThreadExchangeStreamCaptureMode),
+      MANTISSA_RUNTIME(cudaUserObjectCreate),
+      MANTISSA_RUNTIME(cudaUserObjectRelease),
+      MANTISSA_RUNTIME(cudaGraphRetainUserObject),
+#if CUDART_VERSION >= 13000
+      MANTISSA_RUNTIME(cudaStreamGetCaptureInfo),
+#else
+      MANTISSA_RUNTIME(cudaStreamGetCaptureInfo_v2),
+#endif
       Entry{CUDART_VERSION >= 13000 ? "cudaGetDeviceProperties" : "cudaGetDeviceProperties_v2",
             reinterpret_cast<void*>(
                 static_cast<cudaError_t (*)(cudaDeviceProp*, int)>(&cudaGetDeviceProperties))},
