@@ -4,15 +4,19 @@
 
 namespace mantissa::ops {
 
-Var rope(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& positions, Heads heads) {
-  check_heads("rope", qkv.value(), heads);
+namespace {
+
+void check_rope(const Tensor& qkv, const Tensor& table, const Tensor& positions, Heads heads) {
+  check_heads("rope", qkv, heads);
   check_rank("rope", "table", table, 3);
   check_shape("rope", "table", table, {table.size(0), heads.size / 2, 2});
   check_type("rope", "table", table, Dtype::kF32);
-  check_index("rope", "positions", positions, qkv.value().size(0));
-  Exec& exec = tape.exec();
-  Tensor y = exec.empty(qkv.shape(), qkv.dtype());
-  MANTISSA_RUN(exec, rope, y, qkv.value(), table, positions, heads, false);
+  check_index("rope", "positions", positions, qkv.size(0));
+}
+
+/// What rope makes of its kernel's result y.
+Var record_rope(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& positions, Heads heads,
+                Tensor y) {
   if (!tape.needs_grad({&qkv})) return tape.constant("rope", std::move(y));
 
   return tape.output("rope", std::move(y), [&tape, table, positions, heads, slot = qkv.slot()](auto douts) {
@@ -20,6 +24,24 @@ Var rope(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& position
     MANTISSA_RUN(tape.exec(), rope, dx, douts[0], table, positions, heads, true);
     tape.add_grad(slot, std::move(dx));
   });
+}
+
+}  // namespace
+
+Var rope(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& positions, Heads heads) {
+  check_rope(qkv.value(), table, positions, heads);
+  Tensor y = tape.exec().empty(qkv.shape(), qkv.dtype());
+  MANTISSA_RUN(tape.exec(), rope, y, qkv.value(), table, positions, heads, false);
+  return record_rope(tape, qkv, table, positions, heads, std::move(y));
+}
+
+Var rope_kv(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& positions, Heads heads,
+            Tensor& pages, const Tensor& slots) {
+  check_rope(qkv.value(), table, positions, heads);
+  check_index("rope_kv", "slots", slots, qkv.value().size(0));
+  Tensor y = tape.exec().empty(qkv.shape(), qkv.dtype());
+  MANTISSA_RUN(tape.exec(), rope_kv, y, pages, qkv.value(), table, positions, slots, heads);
+  return record_rope(tape, qkv, table, positions, heads, std::move(y));
 }
 
 Var attention(Tape& tape, const Var& qkv, const Tensor& offsets, Heads heads, int64_t longest) {
@@ -34,7 +56,8 @@ Var attention(Tape& tape, const Var& qkv, const Tensor& offsets, Heads heads, in
   if (!tape.needs_grad({&qkv})) return tape.constant("attention", std::move(y));
 
   return tape.output(
-      "attention", y, [&tape, offsets, longest, heads, y, lse, xs = tape.save(qkv), slot = qkv.slot()](auto douts) {
+      "attention", y,
+      [&tape, offsets, longest, heads, y, lse, xs = tape.save(qkv), slot = qkv.slot()](auto douts) {
         Tensor dx = tape.exec().empty(slot->shape, slot->dtype);
         MANTISSA_RUN(tape.exec(), attention_bwd, dx, douts[0], xs.get(), y, lse, offsets, longest, heads);
         tape.add_grad(slot, std::move(dx));

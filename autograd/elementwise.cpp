@@ -52,8 +52,10 @@ Var select(Tape& tape, const char* op, Binary kind, const Var& a, const Var& b) 
 
 Var add(Tape& tape, const Var& a, const Var& b) {
   check_shape("add", "b", b.value(), a.shape());
-  Exec& exec = tape.exec();
-  Tensor y = binary(exec, Binary::kAdd, a.value(), b.value(), a.dtype());
+  return record_add(tape, a, b, binary(tape.exec(), Binary::kAdd, a.value(), b.value(), a.dtype()));
+}
+
+Var record_add(Tape& tape, const Var& a, const Var& b, Tensor y) {
   if (!tape.needs_grad({&a, &b})) return tape.constant("add", std::move(y));
 
   return tape.output("add", std::move(y), [&tape, a_slot = a.slot(), b_slot = b.slot()](auto douts) {

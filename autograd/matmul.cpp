@@ -7,8 +7,10 @@ namespace {
 
 Tensor linear_forward(Exec& exec, const Tensor& x, const Tensor& w, const Tensor& bias) {
   Tensor y = exec.empty({x.size(0), w.size(0)}, x.dtype());
-  MANTISSA_RUN(exec, matmul, y, x, w, Trans::kNT, false);
-  if (bias.defined()) MANTISSA_RUN(exec, add_bias, y, y, bias);
+  if (bias.defined())
+    MANTISSA_RUN(exec, matmul_bias, y, x, w, bias);
+  else
+    MANTISSA_RUN(exec, matmul, y, x, w, Trans::kNT, false);
   return y;
 }
 

@@ -5,13 +5,16 @@
 
 namespace mantissa::ops {
 
-Var rms_norm(Tape& tape, const Var& x, const Var& w, double eps) {
+namespace {
+
+void check_norm(const Var& x, const Var& w) {
   check(x.shape().rank() >= 1, "[rms_norm] x needs a last dimension: got shape ", x.shape());
   check_shape("rms_norm", "w", w.value(), {x.shape()[-1]});
+}
+
+/// What rms_norm makes of its kernel's results y and rstd.
+Var record_norm(Tape& tape, const Var& x, const Var& w, double eps, Tensor y, const Tensor& rstd) {
   Exec& exec = tape.exec();
-  Tensor y = exec.empty(x.shape(), w.dtype());
-  Tensor rstd = exec.empty({x.value().rows()}, accumulator_of(x.dtype()));
-  MANTISSA_RUN(exec, rms_norm_fwd, y, rstd, x.value(), w.value(), eps);
   if (!tape.needs_grad({&x, &w})) return tape.constant("rms_norm", std::move(y));
 
   const Saved xs = tape.save(x), ws = tape.save(w);
@@ -31,6 +34,28 @@ Var rms_norm(Tape& tape, const Var& x, const Var& w, double eps) {
     return y;
   });
   return out;
+}
+
+}  // namespace
+
+Var rms_norm(Tape& tape, const Var& x, const Var& w, double eps) {
+  check_norm(x, w);
+  Exec& exec = tape.exec();
+  Tensor y = exec.empty(x.shape(), w.dtype());
+  Tensor rstd = exec.empty({x.value().rows()}, accumulator_of(x.dtype()));
+  MANTISSA_RUN(exec, rms_norm_fwd, y, rstd, x.value(), w.value(), eps);
+  return record_norm(tape, x, w, eps, std::move(y), rstd);
+}
+
+std::pair<Var, Var> add_rms_norm(Tape& tape, const Var& a, const Var& b, const Var& w, double eps) {
+  check_norm(a, w);
+  check_shape("add_rms_norm", "b", b.value(), a.shape());
+  Exec& exec = tape.exec();
+  Tensor x = exec.empty(a.shape(), a.dtype()), y = exec.empty(a.shape(), w.dtype());
+  Tensor rstd = exec.empty({a.value().rows()}, accumulator_of(a.dtype()));
+  MANTISSA_RUN(exec, add_rms_norm_fwd, x, y, rstd, a.value(), b.value(), w.value(), eps);
+  const Var sum = record_add(tape, a, b, std::move(x));
+  return {sum, record_norm(tape, sum, w, eps, std::move(y), rstd)};
 }
 
 Var qk_norm(Tape& tape, const Var& qkv, const Var& qw, const Var& kw, Heads heads, double eps) {

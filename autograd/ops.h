@@ -4,13 +4,15 @@
 // value". Unless said otherwise outputs have the type of the first input.
 #pragma once
 
+#include <utility>
+
 #include "autograd/tape.h"
 
 namespace mantissa::ops {
 
 // ---- matmul (matmul.cpp) ----------------------------------------------------------------------------------
 /// y[T,N] = x[T,K] . w[N,K]^T (+ bias[N]). dx = dy . w, dw += dy^T . x, dbias += column sums. Saves x, w.
-/// x, w and bias share a type; the product is rounded, then the sum.
+/// x, w and bias share a type; the sum is rounded once.
 Var linear(Tape& tape, const Var& x, const Var& w, const Var& bias = {});
 /// The same with a recipe at Recompute::kMlp: the gate/up projection.
 Var linear_recomputable(Tape& tape, const Var& x, const Var& w, const Var& bias = {});
@@ -20,6 +22,8 @@ Var linear_recomputable(Tape& tape, const Var& x, const Var& w, const Var& bias 
 /// type. dx = rstd (w dy - xhat mean(w dy xhat)), dw += sum over rows of dy xhat. Saves x, w, rstd; recipe at
 /// kElementwise.
 Var rms_norm(Tape& tape, const Var& x, const Var& w, double eps);
+/// {sum, y}: sum = a + b as add() has it, y = rms_norm(sum), in one pass; both ops' records.
+std::pair<Var, Var> add_rms_norm(Tape& tape, const Var& a, const Var& b, const Var& w, double eps);
 /// RMSNorm of every query and key head of qkv rows [H*D | G*D | G*D] (Qwen3); value heads pass. qw[D], kw[D].
 /// Saves qkv, weights, rstd.
 Var qk_norm(Tape& tape, const Var& qkv, const Var& qw, const Var& kw, Heads heads, double eps);
@@ -28,9 +32,12 @@ Var qk_norm(Tape& tape, const Var& qkv, const Var& qw, const Var& kw, Heads head
 /// Rotary position embedding of query and key heads; table[max_positions, D/2, 2] fp32 (cos, sin),
 /// positions[T] int32 in [0, max_positions) (the caller checks). The gradient is the inverse rotation.
 Var rope(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& positions, Heads heads);
+/// The same, and the rotated keys and the values go to their slots of a layer's KV cache (Kernels::kv_write).
+Var rope_kv(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& positions, Heads heads,
+            Tensor& pages, const Tensor& slots);
 /// Causal grouped-query attention over packed sequences; offsets[S+1] int32, qkv[T,(H+2G)D] -> [T,H*D]. Saves
-/// qkv, output and log-sum-exp. No sequence is longer than `longest` (0: not known, T is taken): a device plans its
-/// launches with it.
+/// qkv, output and log-sum-exp. No sequence is longer than `longest` (0: not known, T is taken): a device
+/// plans its launches with it.
 Var attention(Tape& tape, const Var& qkv, const Tensor& offsets, Heads heads, int64_t longest = 0);
 
 // ---- elementwise (elementwise.cpp) ------------------------------------------------------------------------

@@ -43,6 +43,9 @@ inline void check_heads(const char* op, const Tensor& qkv, Heads heads) {
   check_shape(op, "qkv", qkv, {qkv.size(0), heads.row()});
 }
 
+/// What add() makes of its kernel's result y (elementwise.cpp): for ops that fuse the addition.
+Var record_add(Tape& tape, const Var& a, const Var& b, Tensor y);
+
 /// x itself when it has that type already.
 inline Tensor cast_to(Exec& exec, const Tensor& x, Dtype dtype) {
   if (x.dtype() == dtype) return x;

@@ -100,7 +100,8 @@ struct Kernels {
   /// out = a op b, same shapes; out, a and b may differ in type (fp32 residual + fp16 branch). out may alias a or b.
   void (*binary)(Exec&, Tensor& out, const Tensor& a, const Tensor& b, Binary op);
   void (*unary)(Exec&, Tensor& out, const Tensor& in, Unary op, double p0, double p1);
-  /// out[T,C] = in[T,C] + bias[C] (out may alias in), and its gradient: dbias[C] fp32 (or fp64) += column sums of dout.
+  /// out[T,C] = in[T,C] + bias[C] (out may alias in, in may be wider), and its gradient: dbias[C] fp32 (or fp64) +=
+  /// column sums of dout.
   void (*add_bias)(Exec&, Tensor& out, const Tensor& in, const Tensor& bias);
   void (*bias_bwd)(Exec&, Tensor& dbias, const Tensor& dout);
   /// SwiGLU on the fused projection gate_up[T,2F] = [gate | up]: out = silu(gate) * up.
@@ -123,10 +124,15 @@ struct Kernels {
   /// Per element one FMA chain over ascending k in fp32 (fp64), starting at c when accumulate. Rounding::kPeer (not fp64):
   /// four chains over quarters of K (rounded up), added in order, then c.
   void (*matmul)(Exec&, Tensor& c, const Tensor& a, const Tensor& b, Trans trans, bool accumulate);
+  /// c[M,N] = a[M,K] . b[N,K]^T + bias[N], all of one type: each chain starts at the bias, one rounding.
+  void (*matmul_bias)(Exec&, Tensor& c, const Tensor& a, const Tensor& b, const Tensor& bias);
 
   // ---- norm --------------------------------------------------------------------------------------------------------
   /// y[T,C] = x * rstd * w, rstd[T] fp32 = 1/sqrt(mean(x^2) + eps). x may be wider than y (fp32 residual).
   void (*rms_norm_fwd)(Exec&, Tensor& y, Tensor& rstd, const Tensor& x, const Tensor& w, double eps);
+  /// sum = round(a + b) in a's type, then y, rstd = its norm, in one pass: the bits of `binary` and rms_norm_fwd.
+  void (*add_rms_norm_fwd)(Exec&, Tensor& sum, Tensor& y, Tensor& rstd, const Tensor& a, const Tensor& b,
+                           const Tensor& w, double eps);
   /// dx (overwritten), dw[C] fp32 += ...; dw may be undefined (weight frozen), dqw and dkw below as well.
   void (*rms_norm_bwd)(Exec&, Tensor& dx, Tensor& dw, const Tensor& dy, const Tensor& x, const Tensor& w,
                        const Tensor& rstd);
@@ -141,6 +147,9 @@ struct Kernels {
   /// table[max_positions, D/2, 2] fp32 = (cos, sin). inverse = true is the gradient. out may alias in.
   void (*rope)(Exec&, Tensor& out, const Tensor& qkv, const Tensor& table, const Tensor& positions, Heads heads,
                bool inverse);
+  /// rope and, of its result, kv_write in one pass. out may alias qkv.
+  void (*rope_kv)(Exec&, Tensor& out, Tensor& pages, const Tensor& qkv, const Tensor& table, const Tensor& positions,
+                  const Tensor& slots, Heads heads);
   /// Causal attention over packed sequences, offsets[S+1] int32. out[T,H*D]; lse[T,H] fp32 (fp64), natural log of the softmax
   /// denominator of the scaled scores (scale 1/sqrt(D)). Key blocks of kAttentionTile from key 0, ascending.
   /// No sequence is longer than `longest`: offsets may be on a device, launches are planned on the host.

@@ -32,8 +32,10 @@ __host__ __device__ inline int split_count(int pages, bool peer) {
 struct Split {
   int first, last;
 };
+/// 32 bits hold the product: a table of 2^27 pages would not fit a GPU.
 __device__ inline Split split_of(int pages, int split, int count) {
-  return {int(int64_t(pages) * split / count), int(int64_t(pages) * (split + 1) / count)};
+  return {int(unsigned(pages) * unsigned(split) / unsigned(count)),
+          int(unsigned(pages) * unsigned(split + 1) / unsigned(count))};
 }
 
 /// What both kernels are told.
@@ -375,27 +377,40 @@ __global__ void __launch_bounds__(kThreads) fold_kernel(const __grid_constant__ 
   if (head >= task.heads.query || pages <= 0) return;
   const int count = split_count(pages, task.peer);
   if (count == 1) return;  // already in place
+  // Four splits at a time, all their loads under way before the first is used; the running maximum moves
+  // between.
+  constexpr int kAtOnce = 4;
   const int64_t first = int64_t(b) * task.splits * task.heads.query + head;
-  float2 weight[kMaxSplits];
-  float top = -INFINITY;
+  float o[4] = {}, total = 0, top = -INFINITY;
+  for (int begin = 0; begin < count; begin += kAtOnce) {
+    float2 weight[kAtOnce];
+    float x[kAtOnce][4];
 #pragma unroll
-  for (int s = 0; s < kMaxSplits; ++s) {
-    weight[s] = make_float2(-INFINITY, 0);
-    if (s >= count) continue;
-    const Split split = split_of(pages, s, count);
-    if (split.first < split.last) weight[s] = task.part_weight[first + int64_t(s) * task.heads.query];
-    top = fmaxf(top, weight[s].x);
-  }
-  float o[4] = {}, total = 0;
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int s = begin + i;
+      weight[i] = make_float2(-INFINITY, 0);
+      if (s >= count) continue;
+      if (const Split split = split_of(pages, s, count); split.first >= split.last) continue;
+      const int64_t slot = first + int64_t(s) * task.heads.query;
+      weight[i] = task.part_weight[slot];
+      load_floats(x[i], task.part + slot * size + element % size);
+    }
+    float now = top;
 #pragma unroll
-  for (int s = 0; s < kMaxSplits; ++s) {
-    if (s >= count || weight[s].x == -INFINITY) continue;
-    const float factor = exp2f(weight[s].x - top);
-    float x[4];
-    load_floats(x, task.part + (first + int64_t(s) * task.heads.query) * size + element % size);
-    total = fmaf(weight[s].y, factor, total);
+    for (int i = 0; i < kAtOnce; ++i) now = fmaxf(now, weight[i].x);
+    const float keep = exp2f(top - now);
+    top = now;
+    total *= keep;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) o[j] = fmaf(x[j], factor, o[j]);
+    for (int j = 0; j < 4; ++j) o[j] *= keep;
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (weight[i].x == -INFINITY) continue;
+      const float factor = exp2f(weight[i].x - top);
+      total = fmaf(weight[i].y, factor, total);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) o[j] = fmaf(x[i][j], factor, o[j]);
+    }
   }
 #pragma unroll
   for (int j = 0; j < 4; ++j) o[j] /= total;

@@ -240,11 +240,12 @@ void launch_map_rows(Exec& exec, int64_t rows, int64_t width, F f,
   MANTISSA_LAUNCH_CHECK();
 }
 
-template <class T>
+template <class T, class In>
 struct AddBias {
   int64_t width;
   T* out;
-  const T *in, *bias;
+  const In* in;
+  const T* bias;
   template <int N>
   __device__ void at(int64_t row, int64_t column) const {
     float x[N], b[N];
@@ -258,12 +259,16 @@ struct AddBias {
 
 void add_bias(Exec& exec, Tensor& out, const Tensor& in, const Tensor& bias) {
   const int64_t width = bias.numel(), rows = width == 0 ? 0 : in.numel() / width;
-  check(out.dtype() == in.dtype() && bias.dtype() == in.dtype(),
-        "[add_bias] out, in and bias must share a type");
-  visit_float(in.dtype(), [&]<class T>(std::type_identity<T>) {
-    launch_map_rows(exec, rows, width,
-                    AddBias<T>{width, elements<T>(out), elements<T>(in), elements<T>(bias)},
-                    {out.raw(), in.raw(), bias.raw()});
+  check(out.dtype() == bias.dtype(), "[add_bias] out and bias must share a type");
+  visit_float(out.dtype(), [&]<class T>(std::type_identity<T>) {
+    visit_float(
+        in.dtype(),
+        [&]<class In>(std::type_identity<In>) {
+          launch_map_rows(exec, rows, width,
+                          AddBias<T, In>{width, elements<T>(out), elements<In>(in), elements<T>(bias)},
+                          {out.raw(), in.raw(), bias.raw()});
+        },
+        "add_bias");
   });
 }
 

@@ -60,6 +60,7 @@ struct Product {
   bool accumulate;
   const void *a, *b;
   void* c;
+  const void* bias = nullptr;  // [columns] of out_type, added before the rounding
 };
 
 /// Bytes, at most 16, that a pointer is a multiple of: candidates must not assume more.
@@ -69,7 +70,7 @@ uint32_t alignment_of(const void* p) {
 }
 
 /// Everything the choice of an algorithm depends on.
-using Key = std::array<int64_t, 13>;
+using Key = std::array<int64_t, 14>;
 Key key_of(const Product& p, bool measured) {
   return {p.rows,
           p.columns,
@@ -83,7 +84,8 @@ Key key_of(const Product& p, bool measured) {
           p.accumulate,
           alignment_of(p.a),
           alignment_of(p.b),
-          alignment_of(p.c) * 2 + measured};
+          alignment_of(p.c) * 2 + measured,
+          p.bias ? alignment_of(p.bias) : 0};
 }
 
 /// Eight sizes per power of two.
@@ -117,11 +119,13 @@ struct Plan {
       c = Layout(nullptr, cublasLtMatrixLayoutDestroy);  // the library's A, B and C = D
   cublasLtMatmulAlgo_t algorithm{};
   size_t workspace = 0;
+  bool known = true;  // false: the library has none
 };
 
 class Products {
  public:
-  void run(Exec& exec, const Product& p) {
+  /// False where the library has no algorithm for a product with a bias.
+  bool run(Exec& exec, const Product& p) {
     const bool measured = !exec.deterministic;
     const std::lock_guard lock(mutex_);
     auto [it, made] = plans_.try_emplace(key_of(p, measured));
@@ -133,7 +137,9 @@ class Products {
         throw;
       }
     }
+    if (!it->second.known) return false;
     launch(exec, it->second, it->second.algorithm, it->second.workspace, p, p.c);
+    return true;
   }
 
  private:
@@ -146,6 +152,9 @@ class Products {
               const Product& p, void* c) {
     Scratch scratch(exec);
     void* space = workspace > 0 ? scratch.take<std::byte>(int64_t(workspace)) : nullptr;
+    if (p.bias)
+      MANTISSA_LT(cublasLtMatmulDescSetAttribute(plan.description.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+                                                 &p.bias, sizeof(p.bias)));
     const float alpha = 1.0f, beta = p.accumulate ? 1.0f : 0.0f;
     MANTISSA_LT(cublasLtMatmul(handle(), plan.description.get(), &alpha, p.b, plan.a.get(), p.a, plan.b.get(),
                                &beta, c, plan.c.get(), c, plan.c.get(), &algorithm, space, workspace,
@@ -164,6 +173,16 @@ class Products {
         cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_TRANSA, &a_op, sizeof(a_op)));
     MANTISSA_LT(
         cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_TRANSB, &b_op, sizeof(b_op)));
+    if (p.bias) {
+      const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+      const cudaDataType_t type = data_type(p.out_type);
+      MANTISSA_LT(cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
+                                                 sizeof(epilogue)));
+      MANTISSA_LT(cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &type,
+                                                 sizeof(type)));
+      MANTISSA_LT(cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &p.bias,
+                                                 sizeof(p.bias)));
+    }
     plan.a = a_transposed ? make_layout(p.type, p.depth, p.columns, p.b_stride)
                           : make_layout(p.type, p.columns, p.depth, p.b_stride);
     plan.b = b_transposed ? make_layout(p.type, p.rows, p.depth, p.a_stride)
@@ -183,6 +202,8 @@ class Products {
     }
     const std::vector<cublasLtMatmulHeuristicResult_t> found =
         candidates(plan, p, measured ? kCandidates : 1);
+    plan.known = !found.empty();
+    if (found.empty()) return;
     const size_t best = measured && found.size() > 1 && !capturing(exec) ? fastest(exec, plan, found, p) : 0;
     plan.algorithm = found[best].algo;
     plan.workspace = found[best].workspaceSize;
@@ -210,7 +231,7 @@ class Products {
         count, found.data(), &returned);
     found.resize(size_t(returned));
     std::erase_if(found, [](const auto& r) { return r.state != CUBLAS_STATUS_SUCCESS; });
-    check(status == CUBLAS_STATUS_SUCCESS && !found.empty(),
+    check(p.bias || (status == CUBLAS_STATUS_SUCCESS && !found.empty()),
           "[matmul] cuBLASLt has no algorithm for M=", p.rows, " N=", p.columns, " K=", p.depth, " ",
           name_of(p.type), " -> ", name_of(p.out_type), ": ", cublasLtGetStatusString(status));
     return found;
@@ -277,15 +298,16 @@ const void* moved(const void* p, int64_t elements, Dtype type) {
   return static_cast<const std::byte*>(p) + elements * int64_t(size_of(type));
 }
 
-/// Rounding::kPeer: quarters of K, summed in fp32 one after the other, then c, rounded once.
-void peer_product(Exec& exec, const Product& p, Tensor& c) {
+/// In `parts` pieces of K, summed in fp32 one after the other, then c or the bias, rounded once.
+void product_in_parts(Exec& exec, const Product& p, int parts, Tensor& c, const Tensor& bias = {}) {
   Scratch scratch(exec);
-  const int64_t count = p.rows * p.columns, part = (p.depth + kPeerParts - 1) / kPeerParts;
+  const int64_t count = p.rows * p.columns, part = (p.depth + parts - 1) / parts;
   Product step = p;
   step.c = scratch.take<float>(count);
   step.out_type = Dtype::kF32;
   step.c_stride = p.columns;
   step.accumulate = false;
+  step.bias = nullptr;
   for (int64_t k = 0; k < p.depth; k += part) {
     step.depth = std::min(part, p.depth - k);
     step.a = moved(p.a, p.trans == Trans::kTN ? k * p.a_stride : k, p.type);
@@ -295,42 +317,58 @@ void peer_product(Exec& exec, const Product& p, Tensor& c) {
   }
   const Tensor sums(std::make_shared<Storage>(exec.backend(), step.c, size_t(count) * sizeof(float), nullptr),
                     0, c.shape(), Dtype::kF32);
-  if (p.accumulate)
+  if (bias.defined())
+    MANTISSA_RUN(exec, add_bias, c, sums, bias);
+  else if (p.accumulate)
     MANTISSA_RUN(exec, binary, c, sums, c, Binary::kAdd);
   else
     MANTISSA_RUN(exec, cast, c, sums);
 }
 
+Product product_of(const Tensor& c, const Tensor& a, const Tensor& b, Trans trans, bool accumulate) {
+  return {.rows = c.rows(),
+          .columns = c.size(-1),
+          .depth = trans == Trans::kTN ? a.rows() : a.size(-1),
+          .trans = trans,
+          .type = a.dtype(),
+          .out_type = c.dtype(),
+          .a_stride = a.size(-1),
+          .b_stride = b.size(-1),
+          .c_stride = c.size(-1),
+          .accumulate = accumulate,
+          .a = a.raw(),
+          .b = b.raw(),
+          .c = c.raw()};
+}
+
 void matmul(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, Trans trans, bool accumulate) {
-  const int64_t rows = c.rows(), columns = c.size(-1), depth = trans == Trans::kTN ? a.rows() : a.size(-1);
-  if (rows == 0 || columns == 0) return;
-  if (depth == 0) {
+  if (c.numel() == 0) return;
+  const Product p = product_of(c, a, b, trans, accumulate);
+  if (p.depth == 0) {
     if (!accumulate) MANTISSA_RUN(exec, fill, c, 0.0);
-    return;
-  }
-  const Product p{.rows = rows,
-                  .columns = columns,
-                  .depth = depth,
-                  .trans = trans,
-                  .type = a.dtype(),
-                  .out_type = c.dtype(),
-                  .a_stride = a.size(-1),
-                  .b_stride = b.size(-1),
-                  .c_stride = columns,
-                  .accumulate = accumulate,
-                  .a = a.raw(),
-                  .b = b.raw(),
-                  .c = c.raw()};
-  if (exec.rounding == Rounding::kPeer)
-    peer_product(exec, p, c);
-  else
+  } else if (exec.rounding == Rounding::kPeer) {
+    product_in_parts(exec, p, kPeerParts, c);
+  } else if (accumulate && c.dtype() != Dtype::kF32) {
+    product_in_parts(exec, p, 1, c);  // some of the library's kernels round the product before they add it
+  } else {
     products().run(exec, p);
+  }
+}
+
+void matmul_bias(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, const Tensor& bias) {
+  if (c.numel() == 0) return;
+  Product p = product_of(c, a, b, Trans::kNT, false);
+  check(p.depth > 0, "[matmul_bias] K must be positive");
+  p.bias = bias.raw();
+  const bool peer = exec.rounding == Rounding::kPeer;
+  if (peer || !products().run(exec, p)) product_in_parts(exec, p, peer ? kPeerParts : 1, c, bias);
 }
 
 }  // namespace
 
 void register_matmul(Kernels& table) {
   table.matmul = matmul;
+  table.matmul_bias = matmul_bias;
 }
 
 }  // namespace mantissa::cuda_kernels

@@ -35,10 +35,18 @@ __device__ __forceinline__ void store_part(T* row, const float (&x)[kPack], int 
   }
 }
 
+/// A second tensor to add to x before the norm, and where the rounded sum goes; null pointers: none.
+template <class X, class Y>
+struct Addend {
+  const Y* b;
+  X* sum;
+};
+
 /// Rows by groups of kGroup threads (a warp or a block), each thread with kParts packs of the row.
 template <int kGroup, int kParts, class X, class Y>
-__global__ void __launch_bounds__(kBlock) rms_norm_fwd_kernel(Y* y, float* rstd, const X* x, const Y* w,
-                                                              int64_t rows, int width, float eps, bool wide) {
+__global__ void __launch_bounds__(kBlock)
+    rms_norm_fwd_kernel(Y* y, float* rstd, const X* x, Addend<X, Y> addend, const Y* w, int64_t rows,
+                        int width, float eps, bool wide) {
   const int lane = threadIdx.x % kGroup;
   const int64_t row = blockIdx.x * int64_t(kBlock / kGroup) + threadIdx.x / kGroup;
   if (row >= rows) return;  // a whole group leaves
@@ -47,7 +55,15 @@ __global__ void __launch_bounds__(kBlock) rms_norm_fwd_kernel(Y* y, float* rstd,
   float squares = 0.0f;
 #pragma unroll
   for (int p = 0; p < kParts; ++p) {
-    load_part(v[p], in, (p * kGroup + lane) * kPack, width, wide);
+    const int column = (p * kGroup + lane) * kPack;
+    load_part(v[p], in, column, width, wide);
+    if (addend.b) {
+      float b[kPack];
+      load_part(b, addend.b + row * width, column, width, wide);
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) v[p][j] = rounded<X>(v[p][j] + b[j]);
+      store_part(addend.sum + row * width, v[p], column, width, wide);
+    }
 #pragma unroll
     for (int j = 0; j < kPack; ++j) squares = fmaf(v[p][j], v[p][j], squares);
   }
@@ -68,29 +84,35 @@ __global__ void __launch_bounds__(kBlock) rms_norm_fwd_kernel(Y* y, float* rstd,
   }
 }
 
-void rms_norm_fwd(Exec& exec, Tensor& y, Tensor& rstd, const Tensor& x, const Tensor& w, double eps) {
+/// Of x, or of sum = x + b where b is defined.
+void norm_fwd(Exec& exec, Tensor& y, Tensor& rstd, const Tensor& x, const Tensor& b, const Tensor& sum,
+              const Tensor& w, double eps) {
   const int64_t width = x.size(-1), rows = x.rows();
   check(width <= kMaxWidth, "[rms_norm_fwd] rows have at most ", kMaxWidth, " elements on cuda: got ", width);
   check(w.dtype() == y.dtype(), "[rms_norm_fwd] y must have w's type ", name_of(w.dtype()), ": got ",
         name_of(y.dtype()));
+  const bool adds = b.defined();
+  check(!adds || b.dtype() == y.dtype(), "[add_rms_norm_fwd] b must have w's type ", name_of(w.dtype()));
   if (rows == 0 || width == 0) return;
-  const bool wide = width % kPack == 0 && aligned({x.raw(), w.raw(), y.raw()});
+  const bool wide =
+      width % kPack == 0 && aligned({x.raw(), w.raw(), y.raw()}) && (!adds || aligned({b.raw(), sum.raw()}));
   visit_float(x.dtype(), [&]<class X>(std::type_identity<X>) {
     visit_float(
         y.dtype(),
         [&]<class Y>(std::type_identity<Y>) {
           const auto launch = [&]<int kGroup, int kParts>() {
             rms_norm_fwd_kernel<kGroup, kParts><<<blocks(rows, kBlock / kGroup), kBlock, 0, stream(exec)>>>(
-                elements<Y>(y), elements<float>(rstd), elements<X>(x), elements<Y>(w), rows, int(width),
-                float(eps), wide);
+                elements<Y>(y), elements<float>(rstd), elements<X>(x),
+                adds ? Addend<X, Y>{elements<Y>(b), elements<X>(sum)} : Addend<X, Y>{}, elements<Y>(w), rows,
+                int(width), float(eps), wide);
             MANTISSA_LAUNCH_CHECK();
           };
           if (width <= 1 * kWarp * kPack)
             launch.template operator()<kWarp, 1>();
           else if (width <= 4 * kWarp * kPack)
             launch.template operator()<kWarp, 4>();
-          else if (width <= 8 * kWarp * kPack)
-            launch.template operator()<kWarp, 8>();
+          else if (width <= 1 * kBlock * kPack)
+            launch.template operator()<kBlock, 1>();
           else if (width <= 2 * kBlock * kPack)
             launch.template operator()<kBlock, 2>();
           else
@@ -98,6 +120,15 @@ void rms_norm_fwd(Exec& exec, Tensor& y, Tensor& rstd, const Tensor& x, const Te
         },
         "rms_norm_fwd");
   });
+}
+
+void rms_norm_fwd(Exec& exec, Tensor& y, Tensor& rstd, const Tensor& x, const Tensor& w, double eps) {
+  norm_fwd(exec, y, rstd, x, {}, {}, w, eps);
+}
+
+void add_rms_norm_fwd(Exec& exec, Tensor& sum, Tensor& y, Tensor& rstd, const Tensor& a, const Tensor& b,
+                      const Tensor& w, double eps) {
+  norm_fwd(exec, y, rstd, a, b, sum, w, eps);
 }
 
 /// One block works through kRowBlock rows; its threads keep the weight gradients of their columns in
@@ -335,6 +366,7 @@ void qk_norm_bwd(Exec& exec, Tensor& dqkv, Tensor& dqw, Tensor& dkw, const Tenso
 
 void register_norm(Kernels& table) {
   table.rms_norm_fwd = rms_norm_fwd;
+  table.add_rms_norm_fwd = add_rms_norm_fwd;
   table.rms_norm_bwd = rms_norm_bwd;
   table.qk_norm_fwd = qk_norm_fwd;
   table.qk_norm_bwd = qk_norm_bwd;

@@ -68,39 +68,47 @@ Var Decoder::forward(const ForwardContext& ctx) const {
     Tape::Scope scope(tape, "embedding");
     x = to_dtype(tape, ops::embedding(tape, param(ctx, params_.embedding), ctx.ids), ctx.residual);
   }
+  Stream stream{x, {}};
   for (int i = 0; i < int(params_.layers.size()); ++i) {
     if (tape.recompute() == Recompute::kFull && tape.recording()) {
       // The body outlives this call: it holds the context by value and runs on the tape it is given.
-      x = tape.checkpoint(
+      stream.x = tape.checkpoint(
           [this, ctx, i](Tape& inner, std::span<const Var> inputs) {
             ForwardContext replay = ctx;
             replay.tape = &inner;
-            return std::vector<Var>{layer(replay, i, inputs[0])};
+            const Stream out = layer(replay, i, {inputs[0], {}});
+            return std::vector<Var>{ops::add(inner, out.x, out.branch)};
           },
-          {x})[0];
+          {stream.x})[0];
     } else {
-      x = layer(ctx, i, x);
+      stream = layer(ctx, i, stream);
     }
   }
   Tape::Scope scope(tape, "head");
-  return ops::rms_norm(tape, x, param(ctx, params_.final_norm), config_.norm_eps);
+  return add_norm(ctx, stream, params_.final_norm).second;
 }
 
-Var Decoder::layer(const ForwardContext& ctx, int index, const Var& input) const {
+std::pair<Var, Var> Decoder::add_norm(const ForwardContext& ctx, const Stream& in, ParamId weight) const {
+  const Var w = param(ctx, weight);
+  if (!in.branch.defined()) return {in.x, ops::rms_norm(*ctx.tape, in.x, w, config_.norm_eps)};
+  return ops::add_rms_norm(*ctx.tape, in.x, in.branch, w, config_.norm_eps);
+}
+
+Decoder::Stream Decoder::layer(const ForwardContext& ctx, int index, const Stream& in) const {
   Tape& tape = *ctx.tape;
   const DecoderParams::Layer& ids = params_.layers[size_t(index)];
   const std::string name = str("layers.", index);
-  Var x = input;
+  Stream middle;
   {
     Tape::Scope scope(tape, name + ".attention");
-    const Var normed = ops::rms_norm(tape, x, param(ctx, ids.input_norm), config_.norm_eps);
+    const auto [x, normed] = add_norm(ctx, in, ids.input_norm);
     const Var qkv = ops::linear(tape, normed, param(ctx, ids.qkv), param(ctx, ids.qkv_bias));
-    x = ops::add(tape, x, ops::linear(tape, attention(ctx, index, qkv), param(ctx, ids.o)));
+    middle = {x, ops::linear(tape, attention(ctx, index, qkv), param(ctx, ids.o))};
   }
   Tape::Scope scope(tape, name + ".mlp");
-  const Var normed = ops::rms_norm(tape, x, param(ctx, ids.post_norm), config_.norm_eps);
+  const auto [x, normed] = add_norm(ctx, middle, ids.post_norm);
   const Var gate_up = ops::linear_recomputable(tape, normed, param(ctx, ids.gate_up));
-  return ops::add(tape, x, ops::linear(tape, ops::swiglu(tape, gate_up), param(ctx, ids.down)));
+  return {x, ops::linear(tape, ops::swiglu(tape, gate_up), param(ctx, ids.down))};
 }
 
 Var Decoder::attention(const ForwardContext& ctx, int index, const Var& projected) const {
@@ -110,9 +118,9 @@ Var Decoder::attention(const ForwardContext& ctx, int index, const Var& projecte
   Var qkv = projected;
   if (config_.qk_norm)
     qkv = ops::qk_norm(tape, qkv, param(ctx, ids.q_norm), param(ctx, ids.k_norm), heads, config_.norm_eps);
-  qkv = ops::rope(tape, qkv, rope_table_, ctx.positions, heads);
-  if (ctx.cache)
-    MANTISSA_RUN(tape.exec(), kv_write, ctx.cache->layers[size_t(index)], qkv.value(), ctx.slots, heads);
+  qkv = ctx.cache ? ops::rope_kv(tape, qkv, rope_table_, ctx.positions, heads,
+                                 ctx.cache->layers[size_t(index)], ctx.slots)
+                  : ops::rope(tape, qkv, rope_table_, ctx.positions, heads);
   if (ctx.offsets.defined()) return ops::attention(tape, qkv, ctx.offsets, heads, ctx.longest);
 
   check(ctx.cache && !tape.recording(),

@@ -70,7 +70,13 @@ class Decoder {
   const DecoderParams& params() const { return params_; }
 
  private:
-  Var layer(const ForwardContext& ctx, int index, const Var& x) const;
+  /// The residual stream is x + branch: the addition waits for the norm that follows, to be one pass with it.
+  struct Stream {
+    Var x, branch;  // branch undefined: x alone
+  };
+  Stream layer(const ForwardContext& ctx, int index, const Stream& in) const;
+  /// {x + branch, its norm}.
+  std::pair<Var, Var> add_norm(const ForwardContext& ctx, const Stream& in, ParamId weight) const;
   Var attention(const ForwardContext& ctx, int index, const Var& qkv) const;
 
   ModelConfig config_;

@@ -89,7 +89,6 @@ OpCase linear_case(std::string name, bool bias, std::function<std::array<int64_t
              return std::vector{ops::linear(tape, v[0], v[1], bias ? v[2] : Var())};
            }};
   c.products = true;
-  if (bias) c.inner_forward = 1;  // the product is rounded before the bias is added
   return c;
 }
 
@@ -100,6 +99,21 @@ OpCase norm_case(std::string name, bool wide) {
         return std::vector<Operand>{{{5, n}, true, -2.0, 2.0, wide}, {{n}, false, 0.5, 1.5}};
       },
       [](Tape& tape, Vars v, Rows, int64_t) { return std::vector{ops::rms_norm(tape, v[0], v[1], 1e-2)}; }};
+}
+
+OpCase add_norm_case(std::string name, bool wide) {
+  OpCase c{
+      std::move(name), kSizes, fixed(5),
+      [=](int64_t n) {
+        return std::vector<Operand>{{{5, n}, true, -2.0, 2.0, wide}, {{5, n}, true}, {{n}, false, 0.5, 1.5}};
+      },
+      [](Tape& tape, Vars v, Rows, int64_t) {
+        const auto [sum, normed] = ops::add_rms_norm(tape, v[0], v[1], v[2], 1e-2);
+        return std::vector{sum, normed};
+      }};
+  c.inner_forward = 2;   // the norm reads the rounded sum
+  c.inner_backward = 4;  // and its gradient is rounded before it meets the sum's
+  return c;
 }
 
 OpCase attention_case(std::string name, Heads heads) {
@@ -113,7 +127,8 @@ OpCase attention_case(std::string name, Heads heads) {
              return std::vector{ops::attention(tape, v[0], sequence_offsets(tape, rows, n), heads)};
            }};
   c.groups = sequences;
-  c.inner_backward = 2;  // the gradient reads the rounded output
+  c.inner_backward = 2;           // the gradient reads the rounded output
+  c.inner_forward_elsewhere = 2;  // tensor cores take probabilities in the compute type
   return c;
 }
 
@@ -172,6 +187,8 @@ const std::vector<OpCase>& op_cases() {
       // norm
       norm_case("rms_norm", false),
       norm_case("rms_norm_wide", true),
+      add_norm_case("add_rms_norm", false),
+      add_norm_case("add_rms_norm_wide", true),
       {"qk_norm",
        {1, 3, 33},
        same,

@@ -39,6 +39,7 @@ struct OpCase {
   /// is part of the op.
   double accumulate = 64;
   double inner_forward = 0, inner_backward = 0;
+  double inner_forward_elsewhere = 0;  // inner_forward on other backends than the CPU, at least
   /// Made of matrix products, whose bits may depend on the batch where a library computes them.
   bool products = false;
 };

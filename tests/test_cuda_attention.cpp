@@ -133,6 +133,13 @@ TEST_P(CudaAttention, CacheWritesAndCopiesGiveTheBitsOfTheCpu) {
       MANTISSA_RUN(host, kv_write, want, qkv, slots, heads);
       MANTISSA_RUN(gpu(), kv_write, got, up(qkv), up(slots), heads);
       expect_same_bits(got, want);
+
+      const Tensor table = random({9, heads.size / 2, 2}, Dtype::kF32, 5), positions = ints({8, 0, 3, 3, 1});
+      Tensor rotated = host.empty(qkv.shape(), GetParam()), there = poisoned(qkv.shape(), GetParam());
+      MANTISSA_RUN(host, rope_kv, rotated, want, qkv, table, positions, slots, heads);
+      MANTISSA_RUN(gpu(), rope_kv, there, got, up(qkv), up(table), up(positions), up(slots), heads);
+      expect_same_bits(there, rotated);
+      expect_same_bits(got, want);
       const Tensor from = ints({1, -1, 2}), to = ints({3, 0, 2});
       MANTISSA_RUN(host, kv_copy, want, from, to);
       MANTISSA_RUN(gpu(), kv_copy, got, up(from), up(to));
@@ -217,7 +224,8 @@ TEST_P(CudaAttention, DecodeOfLongRows) {
   const Tensor qkv = random({26000, heads.row()}, GetParam(), 13);
   const Cache cache = fill_cache(qkv, lengths, heads, GetParam());
   const Tensor rows = random({2, heads.row()}, GetParam(), 14, 3.0f);
-  const double unit = GetParam() == Dtype::kF32 ? 2e-6 : unit_of(GetParam());
+  // fp32 sums of n terms are off by about sqrt(n) units.
+  const double unit = unit_of(GetParam()) * (GetParam() == Dtype::kF32 ? std::sqrt(17000.0) : 1.0);
   expect_close(decode_gpu(rows, cache, {9000, 17000}, heads), decode_host(rows, cache, {9000, 17000}, heads),
                2.01 * unit, 0.25);
 }

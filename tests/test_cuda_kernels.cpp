@@ -1,6 +1,7 @@
 // The elementwise, norm, optimizer and matrix kernels of the CUDA backend against those of the CPU. Where the
 // arithmetic is the same the bits must be; elsewhere the bound is one rounding and the error of a sum in
 // another order.
+#include <array>
 #include <bit>
 #include <functional>
 
@@ -189,6 +190,17 @@ TEST_F(CudaKernels, RmsNorm) {
                 MANTISSA_RUN(e, rms_norm_fwd, out, r, in[0], in[1], 1e-5);
                 if (&e == &gpu()) expect_close(r, rstd, 1e-5, 0);
               });
+        const Tensor branch = random({rows, width}, dtype, 5);
+        Tensor sum = poisoned(x.shape(), wide), normed = poisoned(x.shape(), dtype),
+               r = gpu().zeros({rows}, Dtype::kF32);
+        MANTISSA_RUN(gpu(), add_rms_norm_fwd, sum, normed, r, up(x), up(branch), up(w), 1e-5);
+        Tensor want_sum = poisoned(x.shape(), wide), want = poisoned(x.shape(), dtype),
+               want_r = gpu().zeros({rows}, Dtype::kF32);
+        MANTISSA_RUN(gpu(), binary, want_sum, up(x), up(branch), Binary::kAdd);
+        MANTISSA_RUN(gpu(), rms_norm_fwd, want, want_r, want_sum, up(w), 1e-5);
+        expect_same_bits(sum, want_sum);
+        expect_same_bits(normed, want);
+        expect_same_bits(r, want_r);
         const double unit = unit_of(wide);
         close({rows, width}, wide, {dy, x, w, rstd}, 2.1 * unit + 1e-5, 4.0,
               [&](Exec& e, Tensor& out, const auto& in) {
@@ -334,6 +346,25 @@ TEST_F(CudaKernels, MatrixProducts) {
                     accumulate ? random({m, n}, out, 3) : Tensor());
                 if (HasFailure()) return;
               }
+}
+
+TEST_F(CudaKernels, ProductsWithABias) {
+  for (const auto& [m, n, k] :
+       {std::array<int64_t, 3>{1, 1, 1}, {3, 5, 7}, {64, 2048, 1536}, {300, 136, 520}})
+    for (Dtype dtype : kTypes)
+      for (bool deterministic : {true, false})
+        for (Rounding rounding : {Rounding::kSame, Rounding::kPeer}) {
+          SCOPED_TRACE(str("M=", m, " N=", n, " K=", k, " ", name_of(dtype)));
+          host.rounding = gpu().rounding = rounding;
+          gpu().deterministic = deterministic;
+          const double bound = 2.1 * unit_of(dtype), sum_error = 2e-6 * (1.0 + double(k) / 8);
+          for (uint64_t purpose : {3, 4})  // the second finds a plan, and another bias
+            close({m, n}, dtype,
+                  {random({m, k}, dtype, 1), random({n, k}, dtype, 2), random({n}, dtype, purpose)}, bound,
+                  sum_error / bound, [&](Exec& e, Tensor& c, const auto& x) {
+                    MANTISSA_RUN(e, matmul_bias, c, x[0], x[1], x[2]);
+                  });
+        }
 }
 
 TEST_F(CudaKernels, ProductsOfFp32AreNotTf32) {

@@ -280,6 +280,12 @@ HWY_AFTER_NAMESPACE();
 namespace mantissa::cpu_kernels {
 namespace {
 
+void rope_kv(Exec& exec, Tensor& out, Tensor& pages, const Tensor& qkv, const Tensor& table,
+             const Tensor& positions, const Tensor& slots, Heads heads) {
+  MANTISSA_RUN(exec, rope, out, qkv, table, positions, heads, false);
+  MANTISSA_RUN(exec, kv_write, pages, out, slots, heads);
+}
+
 void kv_copy(Exec&, Tensor& pages, const Tensor& from, const Tensor& to) {
   const size_t plane = pages.bytes() / 2, page = plane / size_t(pages.size(1));
   char* memory = static_cast<char*>(pages.raw());
@@ -311,6 +317,7 @@ void register_attention(Kernels& kernels) {
   kernels.kv_write = [](Exec& exec, Tensor& pages, const Tensor& qkv, const Tensor& slots, Heads heads) {
     HWY_DYNAMIC_DISPATCH(kv_write)(exec, pages, qkv, slots, heads);
   };
+  kernels.rope_kv = rope_kv;
   kernels.kv_copy = kv_copy;
   kernels.attention_decode = [](Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages,
                                 const Tensor& table, const Tensor& lengths, Heads heads) {

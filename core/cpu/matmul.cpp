@@ -9,6 +9,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/cpu/cpu.h"
 #include "core/cpu/parallel.h"
@@ -207,10 +208,18 @@ void matmul(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, Trans trans
     product(exec, p);
 }
 
+void matmul_bias(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, const Tensor& bias) {
+  if (c.numel() == 0) return;
+  auto* row = static_cast<std::byte*>(c.raw());
+  for (int64_t m = 0; m < c.rows(); ++m, row += bias.bytes()) std::memcpy(row, bias.raw(), bias.bytes());
+  matmul(exec, c, a, b, Trans::kNT, true);
+}
+
 }  // namespace
 
 void register_matmul(Kernels& table) {
   table.matmul = matmul;
+  table.matmul_bias = matmul_bias;
 }
 
 }  // namespace mantissa::cpu_kernels

@@ -161,6 +161,15 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace mantissa::cpu_kernels {
+namespace {
+
+void add_rms_norm_fwd(Exec& exec, Tensor& sum, Tensor& y, Tensor& rstd, const Tensor& a, const Tensor& b,
+                      const Tensor& w, double eps) {
+  MANTISSA_RUN(exec, binary, sum, a, b, Binary::kAdd);
+  MANTISSA_RUN(exec, rms_norm_fwd, y, rstd, sum, w, eps);
+}
+
+}  // namespace
 
 HWY_EXPORT(rms_norm_fwd);
 HWY_EXPORT(rms_norm_bwd);
@@ -169,6 +178,7 @@ HWY_EXPORT(qk_norm_bwd);
 
 void register_norm(Kernels& table) {
   table.rms_norm_fwd = [](auto... args) { HWY_DYNAMIC_DISPATCH(rms_norm_fwd)(args...); };
+  table.add_rms_norm_fwd = add_rms_norm_fwd;
   table.rms_norm_bwd = [](auto... args) { HWY_DYNAMIC_DISPATCH(rms_norm_bwd)(args...); };
   table.qk_norm_fwd = [](auto... args) { HWY_DYNAMIC_DISPATCH(qk_norm_fwd)(args...); };
   table.qk_norm_bwd = [](auto... args) { HWY_DYNAMIC_DISPATCH(qk_norm_bwd)(args...); };
