@@ -1,6 +1,7 @@
 #include "core/file.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -91,6 +92,19 @@ void MappedFile::release(std::span<const std::byte> part) const {
   const size_t begin = (size_t(part.data() - data_) + page - 1) / page * page;
   const size_t end = (size_t(part.data() - data_) + part.size()) / page * page;
   if (begin < end) ::madvise(data_ + begin, end - begin, MADV_DONTNEED);
+}
+
+DirectoryLock::DirectoryLock(const fs::path& path) {
+  fd_ = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd_ < 0) fail_system("open", path);
+  // Some network file systems have no locks: nothing is refused for that.
+  if (::flock(fd_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return;
+  ::close(fd_);
+  fail(path.string(), ": another process is using this directory");
+}
+
+DirectoryLock::~DirectoryLock() {
+  ::close(fd_);
 }
 
 AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)), partial_(partial_of(path_)) {

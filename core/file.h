@@ -74,6 +74,18 @@ class AtomicDirectory {
   bool committed_ = false;
 };
 
+/// Holds a directory for this process; leaves nothing in it. Throws Error when another process holds it already.
+class DirectoryLock {
+ public:
+  explicit DirectoryLock(const std::filesystem::path& path);
+  ~DirectoryLock();
+  DirectoryLock(const DirectoryLock&) = delete;
+  DirectoryLock& operator=(const DirectoryLock&) = delete;
+
+ private:
+  int fd_ = -1;
+};
+
 /// AtomicFile in one call.
 void write_file(const std::filesystem::path& path, std::string_view text);
 

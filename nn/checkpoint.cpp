@@ -56,6 +56,8 @@ std::string manifest_line(const fs::path& file) {
 /// Name -> the line it must have.
 std::map<std::string, std::string> read_manifest(const fs::path& directory) {
   const fs::path path = directory / kManifest;
+  check(file_exists(path), path.string(), " is missing: the checkpoint is damaged; delete ", directory.string(),
+        " to resume from an earlier one");
   const std::string text = read_file(path, 1 << 16);
   std::map<std::string, std::string> lines;
   size_t begin = 0;
@@ -90,13 +92,12 @@ int64_t step_of(const fs::path& path) {
   return error == std::errc() && end == name.data() + name.size() && str(kStep, step) == name ? step : -1;
 }
 
-/// Complete checkpoints by step.
+/// Checkpoints by step.
 std::map<int64_t, fs::path> list_checkpoints(const fs::path& root) {
   std::map<int64_t, fs::path> found;
   std::error_code none;
   for (const auto& entry : fs::directory_iterator(root, none))
-    if (const int64_t step = step_of(entry.path()); step >= 0 && file_exists(entry.path() / kManifest))
-      found[step] = entry.path();
+    if (const int64_t step = step_of(entry.path()); step >= 0) found[step] = entry.path();
   return found;
 }
 

@@ -2,8 +2,8 @@
 //
 //   <root>/step_<N>/  state.json           step, counters, texts, scaler and Adam step (StepState)
 //                     config.yaml          the resolved config
-//                     master.safetensors, adam_m.safetensors, adam_v.safetensors    by internal parameter
-//                     name MANIFEST             checksum and size of each file, then of itself; written last
+//                     master.safetensors, adam_m.safetensors, adam_v.safetensors    by internal parameter name
+//                     MANIFEST             checksum and size of each file, then of itself; written last
 //
 // A directory is filled as step_<N>.partial, flushed and renamed; an older one is renamed to *.partial before
 // it is deleted. So step_<N> is complete whenever it exists, and a killed run leaves *.partial directories,
@@ -34,7 +34,7 @@ struct CheckpointState {
 void save_checkpoint(const std::filesystem::path& root, const CheckpointState& state, const Weights& weights,
                      const Optimizer& optimizer, int64_t keep_last);
 
-/// The complete checkpoint of the highest step; none when `root` has none or does not exist.
+/// The checkpoint of the highest step; none when `root` has none or does not exist.
 std::optional<std::filesystem::path> latest_checkpoint(const std::filesystem::path& root);
 /// Removes what a killed run left unfinished under `root`.
 void clean_checkpoints(const std::filesystem::path& root);

@@ -109,6 +109,7 @@ void Run::check_directory(const StartOptions& start) {
   std::error_code error;
   fs::create_directories(output_dir, error);
   check(!error, output_dir.string(), ": output directory cannot be made: ", error.message());
+  lock_.emplace(output_dir);
   { AtomicFile probe(output_dir / "probe"); }  // fails early where nothing can be written
   const fs::path checkpoints = output_dir / "checkpoints";
   if (start.resume == "auto") {

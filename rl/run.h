@@ -13,6 +13,7 @@
 #include <memory>
 #include <optional>
 
+#include "core/file.h"
 #include "nn/checkpoint.h"
 #include "rl/config.h"
 #include "rl/data.h"
@@ -81,6 +82,7 @@ class Run {
   void resume(const std::filesystem::path& checkpoint);
   std::string metrics_name() const { return sft() ? "sft.jsonl" : "metrics.jsonl"; }
 
+  std::optional<DirectoryLock> lock_;                // two runs would mix their files
   std::optional<std::filesystem::path> checkpoint_;  // to resume from
   bool foreign_ = false;                             // it lies in another run's directory
   uint64_t data_hash_ = 0, reference_hash_ = 0;      // 0: no reference weights

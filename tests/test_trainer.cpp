@@ -2,6 +2,7 @@
 // when it is asked to stop, and when its checkpoints, data or model are not what they were.
 #include <algorithm>
 
+#include "core/file.h"
 #include "tests/programs.h"
 
 namespace mantissa {
@@ -109,6 +110,10 @@ TEST_F(Trainer, RefusesDirectoriesItCannotUse) {
       << "a run that failed before its first step left nothing behind";
   refuses({}, {path("run"), "earlier run", "--resume auto", "--overwrite"});
   refuses({"--resume", path("none")}, {path("none"), "checkpoint directory"});
+  {
+    const DirectoryLock other_run(path("run"));
+    refuses({"--overwrite"}, {path("run"), "another process"});
+  }
   const std::string before = read_file(path("run/metrics.jsonl"));
   refuses({"--overwrite", "model.path=" + path("none")}, {"none", "does not exist"});
   EXPECT_EQ(read_file(path("run/metrics.jsonl")), before) << "nothing is deleted for a run that cannot start";
