@@ -346,6 +346,7 @@ __global__ void __launch_bounds__(kThreads) plain_kernel(const __grid_constant__
       const float x = exp2f(*a - now), y = exp2f(*b - now), sum = warp_sum(x + y);
       *a = task.peer ? rounded<T>(x) : x;
       *b = task.peer ? rounded<T>(y) : y;
+      __syncwarp();  // every lane has read the old maximum
       if (lane == 0) {
         keep[h] = exp2f(before - now);
         high[h] = now;

@@ -204,6 +204,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int offset = kSharers / 2; offset > 0; offset /= 2)
         sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+      __syncwarp();  // every lane has read the old maximum
       if (lane == 0) {
         const float factor = expf(before - now);  // 0 at the first tile
         keep[r] = factor;
