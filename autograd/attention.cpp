@@ -39,6 +39,8 @@ Var rope_kv(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& posit
             Tensor& pages, const Tensor& slots) {
   check_rope(qkv.value(), table, positions, heads);
   check_index("rope_kv", "slots", slots, qkv.value().size(0));
+  check_rank("rope_kv", "pages", pages, 4);
+  check_shape("rope_kv", "pages", pages, {2, pages.size(1), kAttentionTile, int64_t(heads.kv) * heads.size});
   Tensor y = tape.exec().empty(qkv.shape(), qkv.dtype());
   MANTISSA_RUN(tape.exec(), rope_kv, y, pages, qkv.value(), table, positions, slots, heads);
   return record_rope(tape, qkv, table, positions, heads, std::move(y));

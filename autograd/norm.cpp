@@ -47,14 +47,20 @@ Var rms_norm(Tape& tape, const Var& x, const Var& w, double eps) {
   return record_norm(tape, x, w, eps, std::move(y), rstd);
 }
 
-std::pair<Var, Var> add_rms_norm(Tape& tape, const Var& a, const Var& b, const Var& w, double eps) {
+std::pair<Var, Var> add_rms_norm(Tape& tape, const Var& a, const Var& b, const Var& w, double eps,
+                                 const std::string& add_scope) {
   check_norm(a, w);
   check_shape("add_rms_norm", "b", b.value(), a.shape());
+  check_type("add_rms_norm", "b", b.value(), w.dtype());
   Exec& exec = tape.exec();
   Tensor x = exec.empty(a.shape(), a.dtype()), y = exec.empty(a.shape(), w.dtype());
   Tensor rstd = exec.empty({a.value().rows()}, accumulator_of(a.dtype()));
   MANTISSA_RUN(exec, add_rms_norm_fwd, x, y, rstd, a.value(), b.value(), w.value(), eps);
-  const Var sum = record_add(tape, a, b, std::move(x));
+  Var sum;
+  {
+    const Tape::ScopeAs scope(tape, add_scope);
+    sum = record_add(tape, a, b, std::move(x));
+  }
   return {sum, record_norm(tape, sum, w, eps, std::move(y), rstd)};
 }
 

@@ -1,7 +1,8 @@
-// Every differentiable op. Each is one function: checks, forward by kernel, and the gradient right below it
-// (autograd/<family>.cpp). A record keeps what its gradient reads ("Saves") and nothing else. Shapes: T
-// tokens, S sequences, C width, F feed-forward width, V vocabulary, H/G/D heads. Errors are "[op] rule: got
-// value". Unless said otherwise outputs have the type of the first input.
+// Every differentiable op (autograd/<family>.cpp): checks, forward by kernel, and the gradient right below
+// it, in the same function or, where a fused op shares it, in record_<op>. A record keeps what its gradient
+// reads ("Saves") and nothing else. Shapes: T tokens, S sequences, C width, F feed-forward width, V
+// vocabulary, H/G/D heads. Errors are "[op] rule: got value". Unless said otherwise outputs have the type of
+// the first input.
 #pragma once
 
 #include <utility>
@@ -22,8 +23,10 @@ Var linear_recomputable(Tape& tape, const Var& x, const Var& w, const Var& bias 
 /// type. dx = rstd (w dy - xhat mean(w dy xhat)), dw += sum over rows of dy xhat. Saves x, w, rstd; recipe at
 /// kElementwise.
 Var rms_norm(Tape& tape, const Var& x, const Var& w, double eps);
-/// {sum, y}: sum = a + b as add() has it, y = rms_norm(sum), in one pass; both ops' records.
-std::pair<Var, Var> add_rms_norm(Tape& tape, const Var& a, const Var& b, const Var& w, double eps);
+/// {sum, y}: sum = a + b as add() has it, y = rms_norm(sum), in one pass; both ops' records, that of the
+/// addition under the scope `add_scope`. b has w's type.
+std::pair<Var, Var> add_rms_norm(Tape& tape, const Var& a, const Var& b, const Var& w, double eps,
+                                 const std::string& add_scope);
 /// RMSNorm of every query and key head of qkv rows [H*D | G*D | G*D] (Qwen3); value heads pass. qw[D], kw[D].
 /// Saves qkv, weights, rstd.
 Var qk_norm(Tape& tape, const Var& qkv, const Var& qw, const Var& kw, Heads heads, double eps);

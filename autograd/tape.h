@@ -18,6 +18,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/kernels.h"
@@ -157,6 +158,7 @@ class Tape {
   /// Number of records waiting for backward.
   size_t records() const { return records_.size(); }
 
+  const std::string& scope() const { return scope_; }
   /// Names what runs inside, nested with dots: Tape::Scope scope(tape, "layers.3");
   class Scope {
    public:
@@ -168,6 +170,19 @@ class Tape {
    private:
     Tape& tape_;
     size_t length_;
+  };
+  /// Names what runs inside by a scope() of before: a fused op's part that belongs to an earlier layer.
+  class ScopeAs {
+   public:
+    ScopeAs(Tape& tape, std::string scope)
+        : tape_(tape), outer_(std::exchange(tape.scope_, std::move(scope))) {}
+    ~ScopeAs() { tape_.scope_ = std::move(outer_); }
+    ScopeAs(const ScopeAs&) = delete;
+    ScopeAs& operator=(const ScopeAs&) = delete;
+
+   private:
+    Tape& tape_;
+    std::string outer_;
   };
 
  private:

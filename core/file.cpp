@@ -100,7 +100,7 @@ DirectoryLock::DirectoryLock(const fs::path& path) {
   // Some network file systems have no locks: nothing is refused for that.
   if (::flock(fd_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return;
   ::close(fd_);
-  fail(path.string(), ": another process is using this directory");
+  fail(path.string(), ": another process is using this directory; wait for it or choose another one");
 }
 
 DirectoryLock::~DirectoryLock() {

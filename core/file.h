@@ -74,7 +74,8 @@ class AtomicDirectory {
   bool committed_ = false;
 };
 
-/// Holds a directory for this process; leaves nothing in it. Throws Error when another process holds it already.
+/// Holds a directory for this process; leaves nothing in it. Throws Error when another process holds it
+/// already, where the file system tells: not every network file system does.
 class DirectoryLock {
  public:
   explicit DirectoryLock(const std::filesystem::path& path);

@@ -124,7 +124,8 @@ struct Kernels {
   /// Per element one FMA chain over ascending k in fp32 (fp64), starting at c when accumulate. Rounding::kPeer (not fp64):
   /// four chains over quarters of K (rounded up), added in order, then c.
   void (*matmul)(Exec&, Tensor& c, const Tensor& a, const Tensor& b, Trans trans, bool accumulate);
-  /// c[M,N] = a[M,K] . b[N,K]^T + bias[N], all of one type: each chain starts at the bias, one rounding.
+  /// c[M,N] = a[M,K] . b[N,K]^T + bias[N], all of one type, one rounding. The CPU's chains start at the bias;
+  /// kPeer adds it after the four.
   void (*matmul_bias)(Exec&, Tensor& c, const Tensor& a, const Tensor& b, const Tensor& bias);
 
   // ---- norm --------------------------------------------------------------------------------------------------------

@@ -223,7 +223,8 @@ class Products {
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(p.b));
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(p.a));
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment_of(p.c));
-    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(p.c));
+    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,  // the bias is read as the output is written
+        p.bias ? std::min(alignment_of(p.c), alignment_of(p.bias)) : alignment_of(p.c));
     std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<size_t>(count));
     int returned = 0;
     const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(

@@ -46,6 +46,16 @@ std::string hex(uint64_t value) {
   return text;
 }
 
+/// N of a directory step_N, -1 for any other name.
+int64_t step_of(const fs::path& path) {
+  const std::string name = path.filename().string();
+  const size_t digits = std::string_view(kStep).size();
+  int64_t step = -1;
+  if (!name.starts_with(kStep) || name.size() == digits) return -1;
+  const auto [end, error] = std::from_chars(name.data() + digits, name.data() + name.size(), step);
+  return error == std::errc() && end == name.data() + name.size() && str(kStep, step) == name ? step : -1;
+}
+
 // ---- manifest: lines "<checksum> <bytes> <name>", the last one "<checksum of the lines before> end" -------
 
 std::string manifest_line(const fs::path& file) {
@@ -56,8 +66,9 @@ std::string manifest_line(const fs::path& file) {
 /// Name -> the line it must have.
 std::map<std::string, std::string> read_manifest(const fs::path& directory) {
   const fs::path path = directory / kManifest;
-  check(file_exists(path), path.string(), " is missing: the checkpoint is damaged; delete ", directory.string(),
-        " to resume from an earlier one");
+  check(step_of(directory) >= 0, directory.string(), " is not a checkpoint: those are directories step_N");
+  check(file_exists(path), path.string(), " is missing: the checkpoint is damaged; delete ",
+        directory.string(), " to resume from an earlier one");
   const std::string text = read_file(path, 1 << 16);
   std::map<std::string, std::string> lines;
   size_t begin = 0;
@@ -81,16 +92,6 @@ void verify(const fs::path& directory, const std::map<std::string, std::string>&
 }
 
 // ---- directories ------------------------------------------------------------------------------------------
-
-/// N of a directory step_N, -1 for any other name.
-int64_t step_of(const fs::path& path) {
-  const std::string name = path.filename().string();
-  const size_t digits = std::string_view(kStep).size();
-  int64_t step = -1;
-  if (!name.starts_with(kStep) || name.size() == digits) return -1;
-  const auto [end, error] = std::from_chars(name.data() + digits, name.data() + name.size(), step);
-  return error == std::errc() && end == name.data() + name.size() && str(kStep, step) == name ? step : -1;
-}
 
 /// Checkpoints by step.
 std::map<int64_t, fs::path> list_checkpoints(const fs::path& root) {

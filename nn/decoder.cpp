@@ -68,7 +68,7 @@ Var Decoder::forward(const ForwardContext& ctx) const {
     Tape::Scope scope(tape, "embedding");
     x = to_dtype(tape, ops::embedding(tape, param(ctx, params_.embedding), ctx.ids), ctx.residual);
   }
-  Stream stream{x, {}};
+  Stream stream{x, {}, {}};
   for (int i = 0; i < int(params_.layers.size()); ++i) {
     if (tape.recompute() == Recompute::kFull && tape.recording()) {
       // The body outlives this call: it holds the context by value and runs on the tape it is given.
@@ -76,39 +76,40 @@ Var Decoder::forward(const ForwardContext& ctx) const {
           [this, ctx, i](Tape& inner, std::span<const Var> inputs) {
             ForwardContext replay = ctx;
             replay.tape = &inner;
-            const Stream out = layer(replay, i, {inputs[0], {}});
+            const Stream out = layer(replay, i, {inputs[0], {}, {}});
+            const Tape::ScopeAs scope(inner, out.scope);
             return std::vector<Var>{ops::add(inner, out.x, out.branch)};
           },
           {stream.x})[0];
     } else {
-      stream = layer(ctx, i, stream);
+      stream = layer(ctx, i, std::move(stream));
     }
   }
   Tape::Scope scope(tape, "head");
-  return add_norm(ctx, stream, params_.final_norm).second;
+  return add_norm(ctx, std::move(stream), params_.final_norm).second;
 }
 
-std::pair<Var, Var> Decoder::add_norm(const ForwardContext& ctx, const Stream& in, ParamId weight) const {
+std::pair<Var, Var> Decoder::add_norm(const ForwardContext& ctx, Stream in, ParamId weight) const {
   const Var w = param(ctx, weight);
   if (!in.branch.defined()) return {in.x, ops::rms_norm(*ctx.tape, in.x, w, config_.norm_eps)};
-  return ops::add_rms_norm(*ctx.tape, in.x, in.branch, w, config_.norm_eps);
+  return ops::add_rms_norm(*ctx.tape, in.x, in.branch, w, config_.norm_eps, in.scope);
 }
 
-Decoder::Stream Decoder::layer(const ForwardContext& ctx, int index, const Stream& in) const {
+Decoder::Stream Decoder::layer(const ForwardContext& ctx, int index, Stream in) const {
   Tape& tape = *ctx.tape;
   const DecoderParams::Layer& ids = params_.layers[size_t(index)];
   const std::string name = str("layers.", index);
   Stream middle;
   {
     Tape::Scope scope(tape, name + ".attention");
-    const auto [x, normed] = add_norm(ctx, in, ids.input_norm);
+    const auto [x, normed] = add_norm(ctx, std::move(in), ids.input_norm);
     const Var qkv = ops::linear(tape, normed, param(ctx, ids.qkv), param(ctx, ids.qkv_bias));
-    middle = {x, ops::linear(tape, attention(ctx, index, qkv), param(ctx, ids.o))};
+    middle = {x, ops::linear(tape, attention(ctx, index, qkv), param(ctx, ids.o)), tape.scope()};
   }
   Tape::Scope scope(tape, name + ".mlp");
-  const auto [x, normed] = add_norm(ctx, middle, ids.post_norm);
+  const auto [x, normed] = add_norm(ctx, std::move(middle), ids.post_norm);
   const Var gate_up = ops::linear_recomputable(tape, normed, param(ctx, ids.gate_up));
-  return {x, ops::linear(tape, ops::swiglu(tape, gate_up), param(ctx, ids.down))};
+  return {x, ops::linear(tape, ops::swiglu(tape, gate_up), param(ctx, ids.down)), tape.scope()};
 }
 
 Var Decoder::attention(const ForwardContext& ctx, int index, const Var& projected) const {

@@ -72,11 +72,12 @@ class Decoder {
  private:
   /// The residual stream is x + branch: the addition waits for the norm that follows, to be one pass with it.
   struct Stream {
-    Var x, branch;  // branch undefined: x alone
+    Var x, branch;      // branch undefined: x alone
+    std::string scope;  // of the addition: where the branch was made
   };
-  Stream layer(const ForwardContext& ctx, int index, const Stream& in) const;
-  /// {x + branch, its norm}.
-  std::pair<Var, Var> add_norm(const ForwardContext& ctx, const Stream& in, ParamId weight) const;
+  Stream layer(const ForwardContext& ctx, int index, Stream in) const;
+  /// {x + branch, its norm}. Takes the stream, so that the branch is gone when it was added.
+  std::pair<Var, Var> add_norm(const ForwardContext& ctx, Stream in, ParamId weight) const;
   Var attention(const ForwardContext& ctx, int index, const Var& qkv) const;
 
   ModelConfig config_;

@@ -2,7 +2,7 @@
 """`grade` on collected cases of other math graders: how many it judges as expected, and every row that one suite alone
 asks for (hard, quirk, policy), with verdict and reason, as a Markdown table.
 
-  tests/check_verifier_cases.py --cases verifier_cases.jsonl [--bin build/bin] [--table docs/verifier.md]
+  tests/check_verifier_cases.py --cases verifier_cases.jsonl [--bin build/bin] [--table verifier_table.md]
 
 A line of the file has gold, pred, expected, pred_form (bare: the answer alone), kind, and a flag where it is not to be
 satisfied. Exit code 1 when an unflagged row is judged otherwise than expected.

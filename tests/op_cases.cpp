@@ -108,7 +108,7 @@ OpCase add_norm_case(std::string name, bool wide) {
         return std::vector<Operand>{{{5, n}, true, -2.0, 2.0, wide}, {{5, n}, true}, {{n}, false, 0.5, 1.5}};
       },
       [](Tape& tape, Vars v, Rows, int64_t) {
-        const auto [sum, normed] = ops::add_rms_norm(tape, v[0], v[1], v[2], 1e-2);
+        const auto [sum, normed] = ops::add_rms_norm(tape, v[0], v[1], v[2], 1e-2, "");
         return std::vector{sum, normed};
       }};
   c.inner_forward = 2;   // the norm reads the rounded sum

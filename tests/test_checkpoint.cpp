@@ -128,11 +128,17 @@ TEST(Checkpoint, KeepsTheLastAndFindsTheLatest) {
   clean_checkpoints(dir.path());
   EXPECT_FALSE(fs::exists(dir / "step_200.partial"));
   EXPECT_TRUE(fs::exists(dir / "step_x"));
+  fs::remove(dir / "step_100/MANIFEST");  // damaged, and still the latest
+  EXPECT_EQ(*latest_checkpoint(dir.path()), dir / "step_100");
+  EXPECT_NE(message_of([&] { read_checkpoint_state(dir / "step_100"); }).find("MANIFEST is missing"),
+            std::string::npos);
+  EXPECT_NE(message_of([&] { read_checkpoint_state(dir / "step_x"); }).find("is not a checkpoint"),
+            std::string::npos);
 
   // Going back: the step that is saved stays, whatever later ones there are.
   run.save(dir.path(), 9, 1);
   EXPECT_TRUE(fs::exists(dir / "step_9/MANIFEST"));
-  EXPECT_TRUE(fs::exists(dir / "step_100/MANIFEST"));
+  EXPECT_TRUE(fs::exists(dir / "step_100"));
 }
 
 TEST(Checkpoint, DamageIsNamed) {

@@ -135,11 +135,18 @@ TEST_P(CudaAttention, CacheWritesAndCopiesGiveTheBitsOfTheCpu) {
       expect_same_bits(got, want);
 
       const Tensor table = random({9, heads.size / 2, 2}, Dtype::kF32, 5), positions = ints({8, 0, 3, 3, 1});
-      Tensor rotated = host.empty(qkv.shape(), GetParam()), there = poisoned(qkv.shape(), GetParam());
+      const Tensor fresh = random(want.shape(), cache, 6);
+      cpu().copy(want.raw(), fresh.raw(), fresh.bytes());
+      Tensor rotated = host.empty(qkv.shape(), GetParam());
       MANTISSA_RUN(host, rope_kv, rotated, want, qkv, table, positions, slots, heads);
-      MANTISSA_RUN(gpu(), rope_kv, there, got, up(qkv), up(table), up(positions), up(slots), heads);
-      expect_same_bits(there, rotated);
-      expect_same_bits(got, want);
+      for (const bool in_place : {false, true}) {
+        got = up(fresh);
+        const Tensor in = up(qkv);
+        Tensor out = in_place ? in : poisoned(qkv.shape(), GetParam());
+        MANTISSA_RUN(gpu(), rope_kv, out, got, in, up(table), up(positions), up(slots), heads);
+        expect_same_bits(out, rotated);
+        expect_same_bits(got, want);
+      }
       const Tensor from = ints({1, -1, 2}), to = ints({3, 0, 2});
       MANTISSA_RUN(host, kv_copy, want, from, to);
       MANTISSA_RUN(gpu(), kv_copy, got, up(from), up(to));

@@ -60,10 +60,11 @@ struct Scored {
 
 /// Log-probs of the packed sequences and the gradient of their mean negative.
 Scored score(Model& model, const Packed& packed, Dtype residual, bool backward,
-             Recompute recompute = Recompute::kNone) {
+             Recompute recompute = Recompute::kNone, Observer observer = {}) {
   Backend& backend = model.weights.compute.flat().backend();
   Exec exec(backend);
   Tape tape(exec, backward, recompute);
+  if (observer) tape.set_observer(std::move(observer));
   Scored out;
   if (backward) out.grads = ParamBuffer(exec, model.weights.layout, Dtype::kF32);
   ForwardContext ctx;
@@ -152,7 +153,9 @@ void expect_recompute_keeps_bits(Backend& backend) {
     }
   }
 }
-TEST(Decoder, RecomputeTiersGiveTheSameBits) { expect_recompute_keeps_bits(cpu()); }
+TEST(Decoder, RecomputeTiersGiveTheSameBits) {
+  expect_recompute_keeps_bits(cpu());
+}
 
 class CudaDecoder : public CudaFixture<testing::Test> {};
 
@@ -162,7 +165,9 @@ TEST_F(CudaDecoder, AgreesWithTransformers) {
     expect_golden(kGolden / name, golden, golden, "grad.", gpu().backend());
   }
 }
-TEST_F(CudaDecoder, RecomputeTiersGiveTheSameBits) { expect_recompute_keeps_bits(gpu().backend()); }
+TEST_F(CudaDecoder, RecomputeTiersGiveTheSameBits) {
+  expect_recompute_keeps_bits(gpu().backend());
+}
 
 /// Prefill of a prompt and decode steps after it, two sequences of different length in one batch with an
 /// inactive row: the hidden states and logits of the packed form, bit for bit.
@@ -281,6 +286,21 @@ TEST(Decoder, LogitsOf16BitWeightsAreTheSameInFp32) {
   exec.rounding = Rounding::kPeer;
   for (const float logit : to_host_float(model->decoder->logits(ctx, narrow, Dtype::kF16)))
     EXPECT_EQ(logit, to_float(half_from_float(logit)));
+}
+
+TEST(Decoder, AnAdditionIsNamedByTheLayerThatMadeIt) {
+  const auto model = load_model((kGolden / "qwen3").string(), cpu(), Dtype::kF32, false);
+  std::vector<std::string> layers;
+  for (int64_t i = 0; i < model->config.layers; ++i)
+    for (const char* part : {".attention", ".mlp"}) layers.push_back(str("layers.", i, part));
+  for (const Recompute tier : {Recompute::kNone, Recompute::kFull}) {
+    std::vector<std::string> additions;
+    score(*model, Packed({1, 2, 3, 4}, 1), Dtype::kF32, true, tier, [&](const Observation& o) {
+      if (o.op == "add" && !o.backward) additions.push_back(std::string(o.scope));
+    });
+    ASSERT_GE(additions.size(), layers.size());
+    EXPECT_TRUE(std::equal(layers.begin(), layers.end(), additions.begin()));  // kFull replays them later
+  }
 }
 
 TEST(Decoder, DecodeFormRefusesATapeThatRecords) {

@@ -168,6 +168,10 @@ TEST_F(Trainer, ResumesOnlyWhatItLeft) {
     }
     std::ofstream(step + "/" + file, std::ios::binary) << whole;
   }
+  fs::rename(step + "/MANIFEST", path("kept"));
+  refuses(on, {step, "MANIFEST is missing", "damaged"});
+  fs::rename(path("kept"), step + "/MANIFEST");
+  refuses({"run.output_dir=" + path("other"), "--resume", path("run")}, {path("run"), "is not a checkpoint"});
   EXPECT_EQ(run("trainer", arguments(on)).code, 0);
 }
 

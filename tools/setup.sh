@@ -129,4 +129,4 @@ if no_plots; then
   need_venv
   "$venv/bin/pip" install --quiet --disable-pip-version-check "matplotlib>=3.7,<4" || die "pip could not install matplotlib"
 fi
-say "everything is in place"
+if no_frontend; then say "everything else is in place"; else say "everything is in place"; fi
