@@ -2,20 +2,21 @@
 # The paper's sanity test in miniature: the embedded model under six algorithms, each in BF16 and FP16, then a table and a
 # picture. The rollout rounds as a separate engine does (rollout.rounding=peer), so that there is a mismatch to correct.
 #
-#   tools/sanity_matrix.sh [--steps N] [--seed N] [--out DIR] [section.key=value ...]
+#   tools/sanity_matrix.sh [--steps N] [--seed N] [--out DIR] [--jobs N] [section.key=value ...]
 #
-# About a minute a run on two idle cores. Run it again after an interruption: finished runs are not repeated. Results in
+# --jobs runs go side by side, by default one a core; about a minute a run and core. Run it again after an interruption: finished runs are not repeated. Results in
 # DIR (runs/sanity_matrix): a run directory each, table.md, curves.svg.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-steps=100 seed=1 out=runs/sanity_matrix
+steps=100 seed=1 out=runs/sanity_matrix jobs=$(nproc)
 overrides=()
 while (($# > 0)); do
   case $1 in
     --steps) steps=$2; shift 2 ;;
     --seed) seed=$2; shift 2 ;;
     --out) out=$2; shift 2 ;;
+    --jobs) jobs=$2; shift 2 ;;
     *=*) overrides+=("$1"); shift ;;
     *) sed -n '2,9s/^# \{0,1\}//p' "$0"; [[ $1 == -h || $1 == --help ]]; exit ;;
   esac
@@ -34,23 +35,30 @@ declare -A algorithm=(
 )
 order=(grpo grpo_token_tis grpo_seq_mis gspo pg_seq_is pg_seq_mis)
 
-runs=()
+export OMP_NUM_THREADS=$(($(nproc) > jobs ? $(nproc) / jobs : 1))
+train() { # NAME TYPE
+  local run=$out/$1_$2
+  echo "sanity_matrix: $1_$2"
+  # shellcheck disable=SC2086  # several words on purpose
+  build/bin/trainer --config configs/grpo_fp16.yaml --resume auto run.name="$1_$2" run.output_dir="$run" \
+    run.seed="$seed" precision.train=$2 precision.rollout=$2 rollout.rounding=peer train.steps="$steps" \
+    checkpoint.export_model=false checkpoint.keep=1 ${algorithm[$1]} "${overrides[@]}" 2>"$run.log" && return
+  tail -n 3 "$run.log" >&2
+  echo "sanity_matrix: $run failed, see $run.log" >&2
+  return 1
+}
+
+runs=() failed=0
 mkdir -p "$out"
 for name in "${order[@]}"; do
   for type in bf16 fp16; do
-    run=$out/${name}_$type
-    runs+=("$run")
-    echo "sanity_matrix: ${name}_$type"
-    # shellcheck disable=SC2086  # several words on purpose
-    build/bin/trainer --config configs/grpo_fp16.yaml --resume auto run.name="${name}_$type" run.output_dir="$run" \
-      run.seed="$seed" precision.train=$type precision.rollout=$type rollout.rounding=peer train.steps="$steps" \
-      checkpoint.export_model=false checkpoint.keep=1 ${algorithm[$name]} "${overrides[@]}" 2>"$run.log" || {
-      tail -n 3 "$run.log" >&2
-      echo "sanity_matrix: $run failed, see $run.log" >&2
-      exit 1
-    }
+    runs+=("$out/${name}_$type")
+    if (($(jobs -rp | wc -l) >= jobs)); then wait -n || failed=1; fi
+    train "$name" $type &
   done
 done
+while (($(jobs -p | wc -l) > 0)); do wait -n || failed=1; done
+if ((failed)); then exit 1; fi
 
 python3 - "$out/table.md" "${runs[@]}" <<'PY'
 import json, os, sys
