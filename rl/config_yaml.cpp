@@ -49,7 +49,7 @@ class SectionReader : public Fields {
   void field(const char* key, bool& value, const char*) override { read(key, value, "true or false"); }
   void field(const char* key, int64_t& value, const char*, Range range) override {
     read(key, value, "an integer");
-    in_range(key, double(value), range);
+    in_range(key, value, range);
   }
   void field(const char* key, double& value, const char*, Range range) override {
     read(key, value, "a number");
@@ -117,10 +117,12 @@ class SectionReader : public Fields {
     value = read_value;
   }
 
-  void in_range(const char* key, double value, Range range) const {
-    check(value >= range.low && value <= range.high, place(key), "must be ",
-          std::isinf(range.high) ? str("at least ", range.low)
-                                 : str("between ", range.low, " and ", range.high),
+  /// Whole numbers are compared as doubles and printed as what they are.
+  template <class T>
+  void in_range(const char* key, T value, Range range) const {
+    check(double(value) >= range.low && double(value) <= range.high, place(key), "must be ",
+          std::isinf(range.high) ? str("at least ", T(range.low))
+                                 : str("between ", T(range.low), " and ", T(range.high)),
           ", got ", value);
   }
 
