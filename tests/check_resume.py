@@ -41,7 +41,9 @@ def step_now(output):
 
 def run_alone(args, output):
     start = time.monotonic()
-    subprocess.run(command(args, output, False), cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    run = subprocess.run(command(args, output, False), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    if run.returncode:
+        sys.exit(f"the run that is left alone failed: {run.stderr.strip().splitlines()[-1:]}")
     return time.monotonic() - start
 
 

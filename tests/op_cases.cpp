@@ -127,8 +127,10 @@ OpCase attention_case(std::string name, Heads heads) {
              return std::vector{ops::attention(tape, v[0], sequence_offsets(tape, rows, n), heads)};
            }};
   c.groups = sequences;
-  c.inner_backward = 2;           // the gradient reads the rounded output
-  c.inner_forward_elsewhere = 2;  // tensor cores take probabilities in the compute type
+  c.inner_backward = 2;  // the gradient reads the rounded output
+  // Tensor cores take probabilities in the compute type: off by a unit of the largest value, which the
+  // largest output may be half of.
+  c.inner_forward_elsewhere = 2;
   return c;
 }
 

@@ -325,10 +325,12 @@ TEST_F(CudaKernels, GradStatsRepeatBitForBit) {
   }
 }
 
-/// How far fp32 sums of k products of normal numbers may be apart. Tensor cores, for 16-bit factors, cut
-/// partial sums off, by up to an ulp of about 4 sqrt(k) in each of k / 16 steps.
+/// How far fp32 sums of k products of normal numbers may be apart, from the CPU's chain. Of up to 35,000 sums
+/// of 257 to 1536 products the largest difference was 1.2 to 2.5 units of 1e-6 (1 + k / 8) for sums that are
+/// cut off after every 16 products, as tensor cores do with 16-bit factors (simulated in fp64), and 1.5 for
+/// cuBLASLt in fp32.
 double sum_error_of(int64_t k, Dtype factors) {
-  return (factors == Dtype::kF32 ? 2e-6 : 4e-6) * (1.0 + double(k) / 8);
+  return (factors == Dtype::kF32 ? 2e-6 : 3e-6) * (1.0 + double(k) / 8);
 }
 
 TEST_F(CudaKernels, MatrixProducts) {
