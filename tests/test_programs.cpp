@@ -262,6 +262,18 @@ TEST_F(Programs, EvaluateTakesSeveralSetsAndGoesOnAfterAKill) {
   expect_error("evaluate", other, {"--resume", "--dump"});
 }
 
+TEST_F(Programs, TrainerStopsAndSavesAtASignalSentTwice) {
+  const std::vector<std::string> arguments = {"--config", (kSource / "configs/grpo_fp16.yaml").string(),
+                                              "data.files=" + (kSource / "builtin/arithmetic/sanity.jsonl").string(),
+                                              "run.output_dir=" + path("run"), "train.steps=100000",
+                                              "train.prompts_per_step=4", "train.mini_batch_size=32"};
+  const Result result = run("trainer", arguments, R"(sh -c '"$0" "$@" & sleep 3; kill $!; sleep 0.01; kill $!; wait $!' )");
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_NE(result.err.find("stopped after step"), std::string::npos) << result.err;
+  ASSERT_TRUE(fs::is_directory(path("run/checkpoints"))) << result.err;
+  EXPECT_FALSE(fs::is_empty(path("run/checkpoints")));
+}
+
 TEST_F(Programs, GradeByAProgram) {
   const std::string input =
       write("g.jsonl", "{\"pred\": \"yes\", \"gold\": \"1\"}\n{\"pred\": \"hang\", \"gold\": \"1\"}\n");

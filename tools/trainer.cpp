@@ -1,6 +1,7 @@
 // trainer: runs one configuration file. See rl/loop.cpp for what happens in a step.
 #include <atomic>
 #include <csignal>
+#include <ctime>
 #include <iostream>
 
 #include "rl/log.h"
@@ -12,14 +13,19 @@
 namespace mantissa {
 namespace {
 
-std::atomic<int> stop_signals{0};
+/// timeout(1) and job managers send a signal to the program and to its group: copies within a second are one request.
+constexpr int64_t kSameRequestNs = 1'000'000'000;
+std::atomic<int64_t> stop_requested_ns{0};  // 0: not yet
 
-/// The first SIGINT or SIGTERM lets the step finish and saves; a second one ends the program as usual.
+/// The first SIGINT or SIGTERM lets the step finish and saves; a later one ends the program as usual.
 void on_signal(int number) {
-  if (stop_signals.fetch_add(1) > 0) {
-    std::signal(number, SIG_DFL);
-    std::raise(number);
-  }
+  timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  const int64_t now = int64_t(time.tv_sec) * 1'000'000'000 + time.tv_nsec;
+  int64_t first = 0;
+  if (stop_requested_ns.compare_exchange_strong(first, now) || now - first < kSameRequestNs) return;
+  std::signal(number, SIG_DFL);
+  std::raise(number);
 }
 
 }  // namespace
@@ -50,7 +56,7 @@ int trainer_main(int argc, char** argv) {
   open_device(config.run.device);  // Run finds it by name
   Run run(config, start);
   log_info("device " + run.exec.backend().description() + "; output in " + run.output_dir.string());
-  train(run, [] { return stop_signals.load() > 0; });
+  train(run, [] { return stop_requested_ns.load() != 0; });
   return 0;
 }
 
