@@ -28,6 +28,8 @@ constexpr size_t kWorkspaceBytes = size_t(64) << 20;
 constexpr int kCandidates = 8;
 constexpr int kMeasurements = 3;
 constexpr int kPeerParts = 4;
+/// Every micro-batch has its own token count and so its own plans: a long run would keep hundreds of thousands.
+constexpr size_t kMaxPlans = 4096;
 /// Largest output copied aside to measure a product that adds to it.
 constexpr size_t kMeasureBytes = size_t(1) << 30;
 
@@ -128,6 +130,7 @@ class Products {
   bool run(Exec& exec, const Product& p) {
     const bool measured = !exec.deterministic;
     const std::lock_guard lock(mutex_);
+    if (plans_.size() >= kMaxPlans) plans_.clear();  // what was measured stays in classes_
     auto [it, made] = plans_.try_emplace(key_of(p, measured));
     if (made) {
       try {
