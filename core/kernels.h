@@ -49,7 +49,7 @@ struct SamplingRule {
   double temperature = 1.0;  // 0: greedy, log-probs then reported at temperature 1
   float top_p = 1.0f;        // 1: off
   int top_k = 0;             // 0: off
-  bool operator==(const SamplingRule&) const = default;
+  auto operator<=>(const SamplingRule&) const = default;
 };
 
 /// Optimizer and scaler state that changes between steps; lives in device memory as one record so that a step never

@@ -20,7 +20,7 @@ bool tensor_attention_bwd(Exec& exec, Tensor& dqkv, const Tensor& dout, const Te
                           const Tensor& lse, const Tensor& offsets, Heads heads);
 
 /// False when cuDNN does not serve this call (absent, refused version, type or shape it has no plan for):
-/// nothing was launched, the own kernels have to. The first reason is logged once.
+/// nothing was launched, the own kernels have to. Each reason is logged once.
 bool cudnn_attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets,
                          int64_t longest, Heads heads);
 bool cudnn_attention_bwd(Exec& exec, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, const Tensor& out,

@@ -181,7 +181,7 @@ struct PlanShape {
   Kind kind;
   Dtype dtype;
   Heads heads;
-  int64_t batch, longest, tokens;
+  int64_t batch, longest, tokens;  // tokens: backward only
   auto key() const {
     return std::array<int64_t, 8>{int64_t(kind), int64_t(dtype), heads.query, heads.kv,
                                   heads.size,    batch,          longest,     tokens};
@@ -297,7 +297,7 @@ Plan build_plan(const PlanShape& shape, cudnnHandle_t handle) {
 
 /// The plan of a shape, built at its first use; null when cuDNN has none (logged).
 const Plan* find_plan(Exec& exec, const PlanShape& shape) {
-  static std::map<std::array<int64_t, 8>, Plan> plans;
+  static auto& plans = *new std::map<std::array<int64_t, 8>, Plan>;  // never destroyed: cuDNN may be gone first
   const auto it = plans.find(shape.key());
   if (it != plans.end()) return it->second.graph ? &it->second : nullptr;
   if (capturing(exec)) return nullptr;  // a graph's body has run once before: this does not happen
@@ -329,12 +329,12 @@ bool run(Exec& exec, Kind kind, const Arguments& a) {
                   heads,
                   bucket(sequences, 1),
                   bucket(a.longest, 128),
-                  bucket(a.qkv->size(0), 1024)};
+                  kind == Kind::kForward ? 0 : bucket(a.qkv->size(0), 1024)};
   if (kind == Kind::kDeterministicBackward) {
     const int64_t score_bytes = int64_t(heads.query) * shape.longest * shape.longest * 2;
     if (score_bytes > kMostScoreBytes) {
       log_once(str("its deterministic backward would hold ", score_bytes >> 20,
-                   " MiB of score gradients for ", a.longest,
+                   " MiB of score gradients for a sequence of up to ", shape.longest,
                    " tokens (train.deterministic=false avoids that)"));
       return false;
     }

@@ -201,18 +201,16 @@ class CudaBackend : public Backend {
     return std::make_unique<CudaGraph>(graph, main_, scratch, graph_pool_);
   }
 
-  /// Capacity is what this program can have: what it holds and what the device has left.
+  /// Capacity is what this program can have: what it holds and what the device has left. Graphs use their whole
+  /// pool at every replay, also where their tensors are gone.
   MemoryInfo memory() const override {
     size_t free = 0, total = 0;
     MANTISSA_CUDA(cudaMemGetInfo(&free, &total));
-    return {.in_use = pool_->in_use() + graph_pool_->in_use(),
-            .peak = pool_->peak() + graph_pool_->peak(),
+    return {.in_use = pool_->in_use() + graph_pool_->reserved(),
+            .peak = pool_->peak() + graph_pool_->reserved(),
             .capacity = pool_->reserved() + graph_pool_->reserved() + free};
   }
-  void reset_peak() override {
-    pool_->reset_peak();
-    graph_pool_->reset_peak();
-  }
+  void reset_peak() override { pool_->reset_peak(); }
   std::string description() const override { return description_; }
 
   cudaStream_t main() const { return main_; }
@@ -226,8 +224,7 @@ class CudaBackend : public Backend {
     fail("[cuda memory] asked for ", bytes, " bytes: ", device_name_, " has ", total, " bytes, of which ",
          free, " are left; ", pool_->summary(), "; ", graph_pool_->summary(),
          ". To need less: train.micro_batch_tokens, train.recompute (elementwise, mlp, full), "
-         "train.head_chunk, "
-         "rollout.max_batch, rollout.cache_tokens");
+         "train.head_chunk, rollout.max_batch, rollout.memory_fraction, rollout.cache_tokens");
   }
 
   const std::string name_ = "cuda";
@@ -287,9 +284,9 @@ std::string cuda_unavailable(int device) {
   if (major < cuda::kOldestMajor)
     return str("device ", device, " has compute capability ", major, ".", minor, ", ", cuda::kOldestMajor,
                ".0 is needed");
-  if (cudaSetDevice(device) != cudaSuccess) {
+  if (const cudaError_t refused = cudaSetDevice(device); refused != cudaSuccess) {
     (void)cudaGetLastError();
-    return str("device ", device, " cannot be used by this process");
+    return str("device ", device, " cannot be used by this process: ", cudaGetErrorString(refused));
   }
   return cuda_kernels::missing_device_code();
 }

@@ -93,14 +93,16 @@ bool BlockPool::grow(size_t bytes) {
   const size_t exact = round_up(bytes, kSegmentStep);
   for (const size_t size : {std::max(exact, segment_bytes_), exact}) {
     void* start = nullptr;
-    if (cudaMalloc(&start, size) == cudaSuccess) {
+    const cudaError_t error = cudaMalloc(&start, size);
+    if (error == cudaSuccess) {
       auto* segment = static_cast<std::byte*>(start);
       segments_[segment] = size;
       reserved_ += size;
       insert_free(blocks_.emplace(segment, Block{size, segment, true}).first);
       return true;
     }
-    (void)cudaGetLastError();  // out of memory is no error yet
+    (void)cudaGetLastError();
+    if (error != cudaErrorMemoryAllocation) fail_call(error, "cudaMalloc", __FILE__, __LINE__);  // an earlier kernel's, say
   }
   return false;
 }

@@ -85,17 +85,19 @@ struct Engine::Impl {
   double memory_fraction;
   EnginePrecision precision;
   Runner runner;
-  EngineStats stats;
+  EngineStats stats{};
+  int64_t room = 0;  // see Engine::cache_room
 
   int64_t limit_of(const Prompt& prompt, const GenerateOptions& options) const {
     return std::min(options.max_new_tokens, model.config.max_positions - int64_t(prompt.ids.size()));
   }
-  void make_pool(std::span<const Request> requests, const GenerateOptions& options);
+  int64_t make_pool(std::span<const Request> requests, const GenerateOptions& options);
 };
 
-/// Sizes the pool: every sequence must fit alone, then the scheduler always makes progress. A sequence's last
-/// token is never fed, so it needs no place.
-void Engine::Impl::make_pool(std::span<const Request> requests, const GenerateOptions& options) {
+/// Makes room and returns the pages to use: every sequence must fit alone, then the scheduler always makes progress. A
+/// sequence's last token is never fed, so it needs no place. The pages depend on the requests and `room` alone, never on
+/// earlier rollouts: what runs together decides bits where a product's bits depend on its number of rows.
+int64_t Engine::Impl::make_pool(std::span<const Request> requests, const GenerateOptions& options) {
   int64_t longest = 0, all = 0;  // pages of the longest sequence, and of all together
   const Request* worst = nullptr;
   for (const Request& r : requests) {
@@ -103,7 +105,7 @@ void Engine::Impl::make_pool(std::span<const Request> requests, const GenerateOp
     all += pages * r.n;
     if (pages > longest) longest = pages, worst = &r;
   }
-  if (worst == nullptr) return;
+  if (worst == nullptr) return 0;
 
   int64_t pages = std::min(cache_tokens / kAttentionTile, kMaxPages);
   std::string found = str("rollout.cache_tokens is ", cache_tokens);
@@ -111,7 +113,7 @@ void Engine::Impl::make_pool(std::span<const Request> requests, const GenerateOp
     const MemoryInfo memory = exec.backend().memory();
     const int64_t held = runner.pages() * runner.page_bytes();
     const int64_t free = std::max<int64_t>(0, int64_t(memory.capacity) - int64_t(memory.in_use) + held);
-    const int64_t room = int64_t(double(free) * memory_fraction) / runner.page_bytes();
+    if (room == 0 || room > free / runner.page_bytes()) room = int64_t(double(free) * memory_fraction) / runner.page_bytes();
     pages = std::min({all, max_batch * longest, room, kMaxPages});
     found = str("rollout.cache_tokens is 0 (automatic) and rollout.memory_fraction = ", memory_fraction,
                 " of the free memory (", free, " bytes) holds ", room * kAttentionTile);
@@ -121,6 +123,7 @@ void Engine::Impl::make_pool(std::span<const Request> requests, const GenerateOp
         limit_of(*worst->prompt, options), " new ones needs ", longest * kAttentionTile, " tokens (", longest,
         " pages of ", kAttentionTile, "), but ", found);
   runner.reserve(std::max(pages, runner.pages()), longest);
+  return pages;
 }
 
 Engine::Engine(Exec& exec, const Model& model, const RolloutConfig& config,
@@ -134,8 +137,7 @@ Engine::Engine(Exec& exec, const Model& model, const RolloutConfig& config,
                        config.cache_tokens,
                        config.memory_fraction,
                        precision,
-                       Runner(exec, model, precision, config.max_batch),
-                       {}});
+                       Runner(exec, model, precision, config.max_batch)});
 }
 
 Engine::~Engine() = default;
@@ -144,20 +146,28 @@ const EngineStats& Engine::stats() const {
   return impl_->stats;
 }
 
+int64_t Engine::cache_room() const {
+  return impl_->room;
+}
+
+void Engine::set_cache_room(int64_t pages) {
+  impl_->room = pages;
+}
+
 std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> requests,
                                                       const GenerateOptions& options) {
   Impl& e = *impl_;
   const ModelConfig& config = e.model.config;
   check_options(options, config.vocab_size);
   for (size_t i = 0; i < requests.size(); ++i) check_request(requests[i], i, config);
-  e.make_pool(requests, options);
+  const int64_t pages = e.make_pool(requests, options);
 
   // Where decoding a token again by prefill would round otherwise: a cache narrower than the keys and values
   // that a prefill reads, and peer mode, whose decode splits the keys.
   const bool replay = e.precision.kv_cache != e.model.weights.for_rollout().dtype() ||
                       e.precision.rounding == Rounding::kPeer;
   Scheduler scheduler({.max_batch = e.max_batch,
-                       .pages = e.runner.pages(),
+                       .pages = pages,
                        .prefill_tokens = kPrefillTokens,
                        .replay = replay},
                       options.stop_ids);

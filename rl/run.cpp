@@ -214,6 +214,7 @@ void Run::resume(const fs::path& checkpoint) {
   step = state.step;
   policy_version = counter("policy_version");
   cursor->seek(counter("data_position"));
+  if (engine) engine->set_cache_room(counter("cache_room"));
   if (foreign_) clear_directory();
   metrics_file_.emplace(output_dir / metrics_name(), foreign_ ? 0 : counter("metrics_bytes"));
   eval_file_.emplace(output_dir / "eval.jsonl", foreign_ ? 0 : counter("eval_bytes"));
@@ -228,6 +229,7 @@ void Run::save() {
   state.config = format_run_config(config);
   state.counters = {{"policy_version", policy_version},
                     {"data_position", cursor->position()},
+                    {"cache_room", engine ? engine->cache_room() : 0},
                     {"metrics_bytes", metrics_file_->bytes()},
                     {"eval_bytes", eval_file_->bytes()},
                     {"samples_bytes", samples_file_->bytes()}};

@@ -62,14 +62,13 @@ void Runner::reserve(int64_t pages, int64_t max_pages) {
 void Runner::begin(SampleKeys keys, SamplingRule rule) {
   const PhiloxKey key = philox_key(keys.seed, keys.step);
   exec_.backend().copy_from_host(key_.raw(), &key, sizeof(key));
-  if (rule != rule_) forget_graphs();
   rule_ = rule;
   std::fill(rows_.begin(), rows_.end(), Row());
 }
 
-/// Graphs hold addresses and the sampling rule.
+/// Graphs hold addresses.
 void Runner::forget_graphs() {
-  for (auto& [rows, bucket] : buckets_) bucket.graph.reset();
+  for (auto& [rows, bucket] : buckets_) bucket.graphs.clear();
 }
 
 void Runner::run(const Plan& plan) {
@@ -179,12 +178,13 @@ void Runner::decode(const Plan& plan) {
   Bucket& b = buckets_[bucket];
   if (!b.block.defined()) b.block = exec_.empty({kIntsPerRow * bucket}, Dtype::kI32);
   upload(b.block);
-  if (b.graph) {
-    b.graph->replay();
+  std::unique_ptr<Graph>& graph = b.graphs[rule_];  // rollout and evaluation take turns, each with its own
+  if (graph) {
+    graph->replay();
   } else {
     const auto step = [&] { decode_step(b.block, bucket); };
     step();
-    b.graph = exec_.backend().capture(exec_, step);
+    graph = exec_.backend().capture(exec_, step);
   }
   fetch(bucket, rows);
 }

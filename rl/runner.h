@@ -62,7 +62,7 @@ class Runner {
   std::vector<Row> rows_;  // [max_batch]
   struct Bucket {
     Tensor block;                  // of B rows: ids, positions, slots, lengths [B], counters [B,3]
-    std::unique_ptr<Graph> graph;  // of decode_step under rule_, on cache_ and table_
+    std::map<SamplingRule, std::unique_ptr<Graph>> graphs;  // of decode_step, on cache_ and table_
   };
   void forget_graphs();
 

@@ -36,11 +36,17 @@ TEST(Evaluate, PassAtKIsTheShareOfDrawsWithACorrectOne) {
   EXPECT_THROW(pass_at_k(4, 1, 5), Error);
 }
 
+Prompt problem(int64_t id) {
+  Prompt p;
+  p.id = id;
+  return p;
+}
+
 TEST(Evaluate, SummaryOfTwoProblems) {
   RolloutGroup a{
-      {.id = 3},
+      problem(3),
       {sample(1, "7", 2), sample(0, "8", 4, Finish::kLength), sample(1, "7", 3), sample(0, "", 1)}};
-  RolloutGroup b{{.id = 5}, {sample(0, "1"), sample(0, "2"), sample(1, "3"), sample(0, "1")}};
+  RolloutGroup b{problem(5), {sample(0, "1"), sample(0, "2"), sample(1, "3"), sample(0, "1")}};
   const ProblemResult results[] = {problem_result(a), problem_result(b)};
   EXPECT_EQ(results[0].row, 3);
   EXPECT_EQ(results[0].correct, 2);

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "core/random.h"
+#include "tests/cuda_pair.h"
 #include "tests/op_cases.h"
 
 namespace mantissa {
@@ -204,59 +205,67 @@ void expect_close(const Tensor& got, const Tensor& reference, Dtype compute, con
         << what << ", element " << i << ": got " << y[i] << ", exact " << exact[i];
 }
 
-TEST_P(Ops, EachTypeAgreesWithFp64) {
-  const OpCase& c = GetParam();
+/// The same table on each backend: case and backend's name.
+class OpsOn : public testing::TestWithParam<std::tuple<OpCase, const char*>> {
+ protected:
+  void SetUp() override {
+    if (!on_cpu() && !no_cuda_because().empty()) GTEST_SKIP() << no_cuda_because();
+  }
+  const OpCase& op() const { return std::get<0>(GetParam()); }
+  bool on_cpu() const { return std::string(std::get<1>(GetParam())) == "cpu"; }
+  Backend& backend() const { return find_backend(std::get<1>(GetParam())); }
+};
+
+TEST_P(OpsOn, EachTypeAgreesWithFp64) {
+  const OpCase& c = op();
   for (int64_t n : c.sizes)
     for (Dtype dtype : kTypes) {
       Problem problem(c, n);
       problem.round(dtype);
-      const Result reference = problem.run(cpu(), Dtype::kF64);
-      for (const std::string& name : backend_names()) {
-        const Result got = problem.run(find_backend(name), dtype);
-        const std::string what = str(name, " ", name_of(dtype), " n = ", n);
-        for (size_t i = 0; i < got.outputs.size(); ++i)
-          expect_close(got.outputs[i], reference.outputs[i], dtype, c,
-                       std::max(c.inner_forward, name == "cpu" ? 0.0 : c.inner_forward_elsewhere),
-                       str(what, " output ", i));
-        for (size_t i = 0; i < got.grads.size(); ++i) {
-          EXPECT_EQ(got.grads[i].dtype(), problem.dtype(i, dtype));
-          expect_close(got.grads[i], reference.grads[i], dtype, c, c.inner_backward,
-                       str(what, " gradient ", i));
-        }
+      const Result reference = problem.run(cpu(), Dtype::kF64), got = problem.run(backend(), dtype);
+      const std::string what = str(name_of(dtype), " n = ", n);
+      for (size_t i = 0; i < got.outputs.size(); ++i)
+        expect_close(got.outputs[i], reference.outputs[i], dtype, c,
+                     std::max(c.inner_forward, on_cpu() ? 0.0 : c.inner_forward_elsewhere),
+                     str(what, " output ", i));
+      for (size_t i = 0; i < got.grads.size(); ++i) {
+        EXPECT_EQ(got.grads[i].dtype(), problem.dtype(i, dtype));
+        expect_close(got.grads[i], reference.grads[i], dtype, c, c.inner_backward, str(what, " gradient ", i));
       }
     }
 }
 
-TEST_P(Ops, RowsAloneGiveTheBitsTheyGiveInABatch) {
-  const OpCase& c = GetParam();
+TEST_P(OpsOn, RowsAloneGiveTheBitsTheyGiveInABatch) {
+  const OpCase& c = op();
   if (Problem(c, 1).groups().empty()) GTEST_SKIP() << "not an op by rows";
+  if (c.products && !on_cpu()) GTEST_SKIP() << "a product's bits depend on its number of rows";
   for (int64_t n : c.sizes)
-    for (Dtype dtype : kTypes)
-      for (const std::string& name : backend_names()) {
-        if (c.products && name != "cpu") continue;
-        const Problem problem(c, n);
-        Backend& backend = find_backend(name);
-        const Result batch = problem.run(backend, dtype);
-        const std::vector<int64_t> bounds = problem.groups();
-        const size_t stride = std::max<size_t>(1, (bounds.size() - 1) / 5);
-        for (size_t g = 0; g + 1 < bounds.size(); g += stride) {
-          const Rows rows{bounds[g], bounds[g + 1]};
-          const Result alone = problem.run(backend, dtype, rows);
-          const auto same = [&](const Tensor& one, const Tensor& all) {
-            return to_bytes(one) == to_bytes(all.slice(rows.begin, rows.end));
-          };
-          const std::string what = str(name, " ", name_of(dtype), " n = ", n, " rows from ", rows.begin);
-          for (size_t i = 0; i < alone.outputs.size(); ++i)
-            ASSERT_TRUE(same(alone.outputs[i], batch.outputs[i])) << what << ", output " << i;
-          for (size_t i = 0; i < alone.grads.size(); ++i)
-            ASSERT_TRUE(!problem.operands()[i].rows || same(alone.grads[i], batch.grads[i]))
-                << what << ", gradient " << i;
-        }
+    for (Dtype dtype : kTypes) {
+      const Problem problem(c, n);
+      const Result batch = problem.run(backend(), dtype);
+      const std::vector<int64_t> bounds = problem.groups();
+      const size_t stride = std::max<size_t>(1, (bounds.size() - 1) / 5);
+      for (size_t g = 0; g + 1 < bounds.size(); g += stride) {
+        const Rows rows{bounds[g], bounds[g + 1]};
+        const Result alone = problem.run(backend(), dtype, rows);
+        const auto same = [&](const Tensor& one, const Tensor& all) {
+          return to_bytes(one) == to_bytes(all.slice(rows.begin, rows.end));
+        };
+        const std::string what = str(name_of(dtype), " n = ", n, " rows from ", rows.begin);
+        for (size_t i = 0; i < alone.outputs.size(); ++i)
+          ASSERT_TRUE(same(alone.outputs[i], batch.outputs[i])) << what << ", output " << i;
+        for (size_t i = 0; i < alone.grads.size(); ++i)
+          ASSERT_TRUE(!problem.operands()[i].rows || same(alone.grads[i], batch.grads[i]))
+              << what << ", gradient " << i;
       }
+    }
 }
 
 INSTANTIATE_TEST_SUITE_P(Table, Ops, testing::ValuesIn(op_cases()),
                          [](const auto& info) { return info.param.name; });
+const auto name_of_op = [](const auto& info) { return std::get<0>(info.param).name; };
+INSTANTIATE_TEST_SUITE_P(Cpu, OpsOn, testing::Combine(testing::ValuesIn(op_cases()), testing::Values("cpu")), name_of_op);
+INSTANTIATE_TEST_SUITE_P(Cuda, OpsOn, testing::Combine(testing::ValuesIn(op_cases()), testing::Values("cuda")), name_of_op);
 
 }  // namespace
 }  // namespace mantissa

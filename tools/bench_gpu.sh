@@ -30,7 +30,7 @@ done
 bench train --model $smollm --sequences 64 --length 256
 bench step --model $smollm
 if ((!quick)); then
-  bench rollout --model $qwen --sequences 256 --n 8 --length 128 --steps 1024 --batch 1024
+  bench rollout --model $qwen --sequences 256 --n 8 --length 128 --steps 1024 --batch 1024 --repeat 2
   bench rollout --model $smollm --sequences 256 --n 16 --length 80 --steps 128 --batch 2048
 fi
 

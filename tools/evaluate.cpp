@@ -2,9 +2,9 @@
 // whose pass rate lies in a range.
 //
 // --dump is also how an evaluation goes on after it was killed: a problem's line is written when its samples
-// are graded, and --resume reads the lines that are there instead of sampling these problems again. Samples
-// do not depend on what else is in a batch, so the results are those of an evaluation that was never
-// interrupted.
+// are graded, and --resume reads the lines that are there instead of sampling these problems again. On the
+// CPU samples do not depend on what else is in a batch, so the results are those of an evaluation that was
+// never interrupted; on a GPU a product's last bits may, and so a sample.
 #include <charconv>
 #include <chrono>
 #include <cstdio>
