@@ -211,6 +211,14 @@ class CudaBackend : public Backend {
             .capacity = pool_->reserved() + graph_pool_->reserved() + free};
   }
   void reset_peak() override { pool_->reset_peak(); }
+  std::string measured_choices() const override {
+    const std::string products = cuda_kernels::measured_products();
+    return products.empty() ? "" : str(device_name_, '\n', products);
+  }
+  void restore_measured_choices(const std::string& text) override {
+    const std::string head = str(device_name_, '\n');
+    if (text.starts_with(head)) cuda_kernels::restore_measured_products(text.substr(head.size()));
+  }
   std::string description() const override { return description_; }
 
   cudaStream_t main() const { return main_; }

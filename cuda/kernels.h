@@ -11,6 +11,9 @@ namespace mantissa::cuda_kernels {
 
 void register_elementwise(Kernels& table);
 void register_matmul(Kernels& table);
+/// The measured plans of matrix products, a line each after one with the library's version; and back.
+std::string measured_products();
+void restore_measured_products(const std::string& text);
 void register_norm(Kernels& table);
 void register_attention(Kernels& table);
 void register_vocab(Kernels& table);

@@ -1,7 +1,7 @@
 // Matrix products by cuBLASLt: fp16, bf16, fp32 (true fp32, no TF32), always fp32 accumulation; a split of K
 // adds its parts in fp32, in a fixed order. A plan (layouts and algorithm) is made once per shape. Where
 // exec.deterministic asks for the same bits in every run the library's first choice is taken; else the
-// fastest of its candidates, measured once per size class of shapes.
+// fastest of its candidates, measured once per size class of shapes (checkpoints keep what was measured).
 //
 // cuBLASLt counts columns first, so c[M,N] row-major is computed as c^T[N,M] = op(b)^T . op(a)^T: its A is
 // our b.
@@ -13,6 +13,7 @@
 #include <limits>
 #include <map>
 #include <mutex>
+#include <sstream>
 #include <vector>
 
 #include "cuda/device.h"
@@ -145,7 +146,35 @@ class Products {
     return true;
   }
 
+  /// "cuBLASLt VERSION", then a line for each class: its key and the library's description of the algorithm.
+  std::string measured() {
+    const std::lock_guard lock(mutex_);
+    if (classes_.empty()) return {};
+    std::ostringstream out;
+    out << version_line();
+    for (const auto& [key, algorithm] : classes_) {
+      for (int64_t value : key) out << value << ' ';
+      for (uint64_t word : algorithm.data) out << word << ' ';
+      out << '\n';
+    }
+    return out.str();
+  }
+  void restore(const std::string& text) {
+    if (!text.starts_with(version_line())) return;
+    const std::lock_guard lock(mutex_);
+    std::istringstream in(text.substr(version_line().size()));
+    Key key;
+    cublasLtMatmulAlgo_t algorithm;
+    const auto read = [&](auto& values) {
+      for (auto& value : values) in >> value;
+    };
+    while (read(key), read(algorithm.data), in) classes_.insert_or_assign(key, algorithm);
+    plans_.clear();
+  }
+
  private:
+  static std::string version_line() { return str("cuBLASLt ", cublasLtGetVersion(), '\n'); }
+
   cublasLtHandle_t handle() {
     if (!handle_) MANTISSA_LT(cublasLtCreate(&handle_));
     return handle_;
@@ -369,6 +398,13 @@ void matmul_bias(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, const 
 }
 
 }  // namespace
+
+std::string measured_products() {
+  return products().measured();
+}
+void restore_measured_products(const std::string& text) {
+  products().restore(text);
+}
 
 void register_matmul(Kernels& table) {
   table.matmul = matmul;

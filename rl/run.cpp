@@ -215,6 +215,8 @@ void Run::resume(const fs::path& checkpoint) {
   policy_version = counter("policy_version");
   cursor->seek(counter("data_position"));
   if (engine) engine->set_cache_room(counter("cache_room"));
+  if (const auto choices = state.texts.find("measured_choices"); choices != state.texts.end())
+    exec.backend().restore_measured_choices(choices->second);
   if (foreign_) clear_directory();
   metrics_file_.emplace(output_dir / metrics_name(), foreign_ ? 0 : counter("metrics_bytes"));
   eval_file_.emplace(output_dir / "eval.jsonl", foreign_ ? 0 : counter("eval_bytes"));
@@ -234,6 +236,8 @@ void Run::save() {
                     {"eval_bytes", eval_file_->bytes()},
                     {"samples_bytes", samples_file_->bytes()}};
   state.texts = {{"data_hash", std::to_string(data_hash_)}, {"mode", config.train.mode}};
+  if (std::string choices = exec.backend().measured_choices(); !choices.empty())
+    state.texts["measured_choices"] = std::move(choices);
   if (reference_hash_) state.texts["reference_hash"] = std::to_string(reference_hash_);
   save_checkpoint(output_dir / "checkpoints", state, model->weights, *optimizer, config.checkpoint.keep);
   saved_step = step;

@@ -382,6 +382,24 @@ TEST_F(CudaKernels, ProductsWithABias) {
         }
 }
 
+TEST_F(CudaKernels, MeasuredPlansComeBack) {
+  gpu().deterministic = false;
+  Backend& backend = gpu().backend();
+  const Tensor a = up(random({300, 520}, Dtype::kF16, 1)), b = up(random({136, 520}, Dtype::kF16, 2));
+  const auto product = [&] {
+    Tensor c = gpu().empty({300, 136}, Dtype::kF16);
+    MANTISSA_RUN(gpu(), matmul, c, a, b, Trans::kNT, false);
+    return bits_of(c);
+  };
+  const auto bits = product();
+  const std::string measured = backend.measured_choices();
+  EXPECT_NE(measured.find("cuBLASLt"), std::string::npos) << measured;
+  backend.restore_measured_choices("another device\ncuBLASLt 1\n");
+  backend.restore_measured_choices(measured);
+  EXPECT_EQ(backend.measured_choices(), measured);
+  EXPECT_EQ(product(), bits);
+}
+
 TEST_F(CudaKernels, ProductsOfFp32AreNotTf32) {
   // 1 + 2^-12 survives only where the factors keep more than ten bits.
   const Tensor a = tensor_from<float>(cpu(), std::vector<float>(256 * 256, 1.0f + 0x1p-12f), {256, 256});
