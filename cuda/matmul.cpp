@@ -168,6 +168,7 @@ class Products {
     const auto read = [&](auto& values) {
       for (auto& value : values) in >> value;
     };
+    classes_.clear();
     while (read(key), read(algorithm.data), in) classes_.insert_or_assign(key, algorithm);
     plans_.clear();
   }

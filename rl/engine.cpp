@@ -113,7 +113,8 @@ int64_t Engine::Impl::make_pool(std::span<const Request> requests, const Generat
     const MemoryInfo memory = exec.backend().memory();
     const int64_t held = runner.pages() * runner.page_bytes();
     const int64_t free = std::max<int64_t>(0, int64_t(memory.capacity) - int64_t(memory.in_use) + held);
-    if (room == 0 || room > free / runner.page_bytes()) room = int64_t(double(free) * memory_fraction) / runner.page_bytes();
+    if (room == 0 || room > free / runner.page_bytes())
+      room = int64_t(double(free) * memory_fraction) / runner.page_bytes();
     pages = std::min({all, max_batch * longest, room, kMaxPages});
     found = str("rollout.cache_tokens is 0 (automatic) and rollout.memory_fraction = ", memory_fraction,
                 " of the free memory (", free, " bytes) holds ", room * kAttentionTile);

@@ -395,6 +395,10 @@ TEST_F(CudaKernels, MeasuredPlansComeBack) {
   const std::string measured = backend.measured_choices();
   EXPECT_NE(measured.find("cuBLASLt"), std::string::npos) << measured;
   backend.restore_measured_choices("another device\ncuBLASLt 1\n");
+  EXPECT_EQ(backend.measured_choices(), measured) << "ignored";
+  const std::string heads = measured.substr(0, measured.find('\n', measured.find("cuBLASLt")) + 1);
+  backend.restore_measured_choices(heads);
+  EXPECT_EQ(backend.measured_choices(), "");
   backend.restore_measured_choices(measured);
   EXPECT_EQ(backend.measured_choices(), measured);
   EXPECT_EQ(product(), bits);

@@ -18,7 +18,7 @@ using Results = std::vector<std::vector<Completion>>;
 constexpr Dtype kTypes[] = {Dtype::kF32, Dtype::kF16, Dtype::kBF16};
 
 /// How far rollout and training may be apart in a log-prob where their kernels round differently (numerics.md).
-double logprob_bound(Dtype dtype) { return dtype == Dtype::kF32 ? 1e-4 : dtype == Dtype::kF16 ? 0.05 : 0.4; }
+double logprob_bound(Dtype dtype) { return dtype == Dtype::kF32 ? 1e-4 : dtype == Dtype::kF16 ? 0.05 : 0.3; }
 
 ModelConfig tiny_config() {
   ModelConfig c;
@@ -199,7 +199,6 @@ TEST_F(EngineTest, TheScheduleDoesNotDependOnEarlierRolloutsOrFreeMemory) {
   Engine first = fresh(), resumed = fresh();
   const std::vector<Request> few(requests_.begin(), requests_.begin() + 3);
   first.generate(few, options_);
-  const EngineStats of_few = first.stats();
   EXPECT_GT(first.cache_room(), 0);
   first.set_cache_room(6);  // as if memory had been short at the start
   const Results got = first.generate(requests_, options_);
@@ -212,7 +211,6 @@ TEST_F(EngineTest, TheScheduleDoesNotDependOnEarlierRolloutsOrFreeMemory) {
   EXPECT_EQ(resumed.stats().decode_steps, first.stats().decode_steps);
   EXPECT_EQ(resumed.stats().preemptions, first.stats().preemptions);
   EXPECT_EQ(first.cache_room(), 6);
-  EXPECT_LE(of_few.peak_pages, 64);
 }
 
 TEST_F(EngineTest, PreemptionIsExactWhenTheCacheRounds) {
