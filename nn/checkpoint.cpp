@@ -93,12 +93,21 @@ void verify(const fs::path& directory, const std::map<std::string, std::string>&
 
 // ---- directories ------------------------------------------------------------------------------------------
 
+/// What lies in `root`: nothing when it does not exist. One that cannot be read is an error, not an empty one.
+std::vector<fs::path> entries_of(const fs::path& root) {
+  std::error_code error;
+  std::vector<fs::path> found;
+  for (fs::directory_iterator at(root, error), end; !error && at != end; at.increment(error)) found.push_back(at->path());
+  check(!error || error == std::errc::no_such_file_or_directory, root.string(), ": checkpoints cannot be listed: ",
+        error.message());
+  return found;
+}
+
 /// Checkpoints by step.
 std::map<int64_t, fs::path> list_checkpoints(const fs::path& root) {
   std::map<int64_t, fs::path> found;
-  std::error_code none;
-  for (const auto& entry : fs::directory_iterator(root, none))
-    if (const int64_t step = step_of(entry.path()); step >= 0) found[step] = entry.path();
+  for (const fs::path& path : entries_of(root))
+    if (const int64_t step = step_of(path); step >= 0) found[step] = path;
   return found;
 }
 
@@ -183,9 +192,7 @@ void save_checkpoint(const fs::path& root, const CheckpointState& state, const W
                      const Optimizer& optimizer, int64_t keep_last) {
   check(state.step >= 0, "[checkpoint] step must not be negative, got ", state.step);
   const fs::path directory = root / str(kStep, state.step);
-  // The same step again: the run went back to an earlier checkpoint, this one belongs to what it left.
-  if (file_exists(directory)) retire(directory);
-
+  if (file_exists(directory)) retire(directory);  // the same step again
   AtomicDirectory target(directory);
   std::string manifest;
   const auto written = [&](const char* name) { manifest += manifest_line(target.partial() / name); };
@@ -214,16 +221,18 @@ std::optional<fs::path> latest_checkpoint(const fs::path& root) {
 }
 
 void clean_checkpoints(const fs::path& root) {
-  std::error_code error;
-  std::vector<fs::path> leftovers;
-  for (const auto& entry : fs::directory_iterator(root, error)) {
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with(kStep) && name.ends_with(kPartial)) leftovers.push_back(entry.path());
-  }
-  for (const fs::path& path : leftovers) {
+  for (const fs::path& path : entries_of(root)) {
+    const std::string name = path.filename().string();
+    if (!name.starts_with(kStep) || !name.ends_with(kPartial)) continue;
+    std::error_code error;
     fs::remove_all(path, error);
     check(!error, "cannot remove the unfinished checkpoint ", path.string(), ": ", error.message());
   }
+}
+
+void drop_checkpoints_after(const fs::path& root, int64_t step) {
+  const std::map<int64_t, fs::path> found = list_checkpoints(root);
+  for (auto later = found.upper_bound(step); later != found.end(); ++later) retire(later->second);
 }
 
 CheckpointState read_checkpoint_state(const fs::path& directory) {

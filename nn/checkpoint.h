@@ -30,14 +30,16 @@ struct CheckpointState {
 
 /// Writes step_<state.step> under `root` (made when missing), then deletes all but the last `keep_last`
 /// checkpoints up to it; 0 keeps all. Throws Error naming the file and what the system said (disk full, not
-/// writable); what was there before is then still there.
+/// writable); earlier checkpoints are then still there, one of this very step is not.
 void save_checkpoint(const std::filesystem::path& root, const CheckpointState& state, const Weights& weights,
                      const Optimizer& optimizer, int64_t keep_last);
 
-/// The checkpoint of the highest step; none when `root` has none or does not exist.
+/// The checkpoint of the highest step; none when `root` has none or does not exist. Throws when `root` cannot be read.
 std::optional<std::filesystem::path> latest_checkpoint(const std::filesystem::path& root);
 /// Removes what a killed run left unfinished under `root`.
 void clean_checkpoints(const std::filesystem::path& root);
+/// Deletes the checkpoints of later steps: a run that goes back to `step` leaves them behind.
+void drop_checkpoints_after(const std::filesystem::path& root, int64_t step);
 
 /// Everything but the tensors: what a run compares with its own config and data before it resumes.
 CheckpointState read_checkpoint_state(const std::filesystem::path& directory);

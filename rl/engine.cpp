@@ -12,10 +12,6 @@ namespace {
 constexpr int64_t kPrefillTokens = 4096;                   // of one pass; bounds its activations
 constexpr int64_t kMaxPages = INT32_MAX / kAttentionTile;  // slots are int32
 
-int64_t pages_of(int64_t tokens) {
-  return (tokens + kAttentionTile - 1) / kAttentionTile;
-}
-
 /// Sets the exec's rounding for a scope: training shares the exec and keeps its own.
 class RoundingScope {
  public:
@@ -113,11 +109,17 @@ int64_t Engine::Impl::make_pool(std::span<const Request> requests, const Generat
     const MemoryInfo memory = exec.backend().memory();
     const int64_t held = runner.pages() * runner.page_bytes();
     const int64_t free = std::max<int64_t>(0, int64_t(memory.capacity) - int64_t(memory.in_use) + held);
-    if (room == 0 || room > free / runner.page_bytes())
-      room = int64_t(double(free) * memory_fraction) / runner.page_bytes();
-    pages = std::min({all, max_batch * longest, room, kMaxPages});
-    found = str("rollout.cache_tokens is 0 (automatic) and rollout.memory_fraction = ", memory_fraction,
-                " of the free memory (", free, " bytes) holds ", room * kAttentionTile);
+    int64_t limit = room;
+    found = str("the limit that the first rollout set is ", room * kAttentionTile);
+    if (room == 0 || room > free / runner.page_bytes()) {
+      limit = int64_t(double(free) * memory_fraction) / runner.page_bytes();
+      found = str("rollout.cache_tokens is 0 (automatic) and rollout.memory_fraction = ", memory_fraction,
+                  " of the free memory (", free, " bytes) holds ", limit * kAttentionTile);
+    }
+    if (room == 0) room = limit;
+    const int64_t wanted = std::min({all, max_batch * longest, kMaxPages});
+    pages = std::min(wanted, limit);
+    stats.lost_pages = std::min(wanted, room) - pages;
   }
   check(pages >= longest, "[generate] the KV cache must hold at least one sequence: prompt ",
         worst->prompt->id, " (", worst->prompt->ids.size(), " tokens) with up to ",
@@ -161,6 +163,7 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
   const ModelConfig& config = e.model.config;
   check_options(options, config.vocab_size);
   for (size_t i = 0; i < requests.size(); ++i) check_request(requests[i], i, config);
+  EngineStats& stats = e.stats = {};
   const int64_t pages = e.make_pool(requests, options);
 
   // Where decoding a token again by prefill would round otherwise: a cache narrower than the keys and values
@@ -177,7 +180,6 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
                   e.limit_of(*requests[i].prompt, options), options.policy_version);
 
   const RoundingScope rounding(e.exec, e.precision.rounding);
-  EngineStats& stats = e.stats = {};
   e.runner.begin(
       options.keys,
       {.temperature = options.temperature, .top_p = float(options.top_p), .top_k = int(options.top_k)});

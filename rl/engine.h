@@ -58,9 +58,10 @@ class Interrupted : public std::runtime_error {
 };
 
 /// Of the last generate(). Prefill counts a prompt shared by n samples once, and again what preemption made
-/// it repeat.
+/// it repeat. lost_pages: by which the pool is smaller than the first rollout's limit would have had it, for want of
+/// memory; other sequences then run together than in an undisturbed run.
 struct EngineStats {
-  int64_t prefill_tokens = 0, decode_tokens = 0, decode_steps = 0, preemptions = 0, peak_pages = 0;
+  int64_t prefill_tokens = 0, decode_tokens = 0, decode_steps = 0, preemptions = 0, peak_pages = 0, lost_pages = 0;
 };
 
 /// "same" or "peer" (rollout.rounding); throws on another name.
@@ -88,8 +89,9 @@ class Engine {
   std::vector<std::vector<Completion>> generate(std::span<const Request> requests,
                                                 const GenerateOptions& options);
   const EngineStats& stats() const;
-  /// Most pages that the pool may have with rollout.cache_tokens = 0: set by the first generate() from the free memory,
-  /// then the same as long as the memory is there. 0: not set yet. A resumed run sets what the checkpoint says.
+  /// Most pages that the pool may have with rollout.cache_tokens = 0: set by the first generate() from the free memory. A
+  /// later one for which that memory is not there any more takes its share of what is left (EngineStats::lost_pages).
+  /// 0: not set yet. A resumed run sets what the checkpoint says.
   int64_t cache_room() const;
   void set_cache_room(int64_t pages);
 

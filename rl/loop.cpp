@@ -57,7 +57,6 @@ std::vector<RolloutGroup> rollout(Run& run, int64_t round, Metrics& metrics) {
   }
   const RolloutConfig& rollout = run.config.rollout;
   const uint64_t counter = uint64_t(run.step) | uint64_t(round) << 32;
-  const int64_t room = run.engine->cache_room();
   auto completions = run.engine->generate(requests, {.temperature = rollout.temperature,
                                                      .top_p = rollout.top_p,
                                                      .top_k = rollout.top_k,
@@ -66,9 +65,7 @@ std::vector<RolloutGroup> rollout(Run& run, int64_t round, Metrics& metrics) {
                                                      .keys = {uint64_t(run.config.run.seed), counter},
                                                      .policy_version = run.policy_version,
                                                      .cancelled = {}});
-  if (room > 0 && run.engine->cache_room() != room)
-    log_warning(str("step ", run.step + 1, ": memory is left for a KV cache of ", run.engine->cache_room(), " pages, before for ",
-                    room, ": samples may differ from those of an undisturbed run"));
+  run.check_cache();
   for (size_t i = 0; i < groups.size(); ++i)
     for (Completion& completion : completions[i]) {
       completion.text = run.tokenizer->decode(completion.ids, true);
@@ -273,7 +270,8 @@ std::string console_line(const Run& run, const Metrics& m, double seconds_per_st
 
 bool train(Run& run, const std::function<bool()>& stop) {
   const RunConfig& config = run.config;
-  if (run.step == 0 && config.eval.before_training && !run.eval_sets.empty()) evaluate(run);
+  const bool begins = run.step == 0 && run.saved_step != 0;  // a checkpoint of step 0 follows the evaluation
+  if (begins && config.eval.before_training && !run.eval_sets.empty()) evaluate(run);
   SelfTest self_test(run);
   double seconds = 0.0;
   int64_t done = 0;

@@ -63,6 +63,10 @@ void LineFile::write(const std::string& line) {
   bytes_ += int64_t(text.size());
 }
 
+void LineFile::sync() {
+  check(::fdatasync(fd_) == 0, path_.string(), ": cannot be written: ", std::strerror(errno));
+}
+
 double Timer::seconds() const {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
 }

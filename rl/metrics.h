@@ -24,8 +24,8 @@ class Metrics {
 /// {"step": 3, "critic/score/mean": 0.5, ...}: floats with 9 digits, what is not finite as null.
 std::string to_json_line(const Metrics& metrics);
 
-/// A file that grows by whole lines, each on the disk's side of write() before the call returns. On resume it is cut to what
-/// it held at the checkpoint, so that a repeated step does not appear twice.
+/// A file that grows by whole lines, each handed to the system before write() returns. On resume it is cut to what it held at
+/// the checkpoint, so that a repeated step does not appear twice.
 class LineFile {
  public:
   /// Opens for appending, after cutting to `keep` bytes (0 empties it). Throws Error with the path and the system's reason.
@@ -34,6 +34,8 @@ class LineFile {
   LineFile(const LineFile&) = delete;
   LineFile& operator=(const LineFile&) = delete;
   void write(const std::string& line);
+  /// Returns when all lines are on the disk.
+  void sync();
   int64_t bytes() const { return bytes_; }
 
  private:

@@ -31,6 +31,12 @@ std::string decisive_lines(const std::string& config) {
   return kept;
 }
 
+/// train.steps of a resolved config: the one key of that name.
+std::string steps_line(const std::string& config) {
+  const size_t begin = config.find("\n  steps:") + 1;
+  return config.substr(begin, config.find('\n', begin) - begin);
+}
+
 std::string first_difference(const std::string& a, const std::string& b) {
   std::istringstream left(a), right(b);
   std::string x, y, section;
@@ -115,7 +121,11 @@ void Run::check_directory(const StartOptions& start) {
   if (start.resume == "auto") {
     clean_checkpoints(checkpoints);
     checkpoint_ = latest_checkpoint(checkpoints);
-    if (!checkpoint_) log_info("no checkpoint in " + checkpoints.string() + ": starting anew");
+    if (checkpoint_) return compare_configs();
+    check(!file_exists(output_dir / "model"), output_dir.string(),
+          ": holds the model of a finished run and no checkpoint to go on from; use --overwrite to start anew, or another "
+          "run.output_dir");
+    log_info("no checkpoint in " + checkpoints.string() + ": starting anew");
     return;
   }
   if (!start.resume.empty()) {
@@ -123,6 +133,7 @@ void Run::check_directory(const StartOptions& start) {
           ": --resume takes \"auto\" or a checkpoint directory");
     checkpoint_ = fs::canonical(start.resume);
     foreign_ = checkpoint_->parent_path() != fs::weakly_canonical(checkpoints);
+    compare_configs();
     if (!foreign_) return;
   }
   if (start.overwrite) return;
@@ -130,6 +141,17 @@ void Run::check_directory(const StartOptions& start) {
     check(!file_exists(output_dir / name), output_dir.string(), ": holds ", name,
           " of an earlier run; use --resume auto to go on, --overwrite to start anew, or another "
           "run.output_dir");
+}
+
+/// Refuses a checkpoint that was made under another config, before anything is loaded.
+void Run::compare_configs() const {
+  const std::string config_saved = read_checkpoint_state(*checkpoint_).config, config_now = format_run_config(config);
+  const std::string saved = decisive_lines(config_saved), now = decisive_lines(config_now);
+  check(now == saved, checkpoint_->string(), ": was made under another config: ", first_difference(saved, now));
+  if (const std::string before = steps_line(config_saved), after = steps_line(config_now);
+      before != after && config.optim.schedule != "constant")
+    log_warning(str("train: saved \"", before, "\", now \"", after, "\": from here on the learning rate follows the ",
+                    config.optim.schedule, " schedule of the new length"));
 }
 
 void Run::clear_directory() const {
@@ -197,9 +219,7 @@ void Run::encode_solutions() {
 }
 
 void Run::resume(const fs::path& checkpoint) {
-  const CheckpointState state = load_checkpoint(checkpoint, exec, model->weights, *optimizer);
-  const std::string now = decisive_lines(format_run_config(config)), saved = decisive_lines(state.config);
-  check(now == saved, checkpoint.string(), ": was made under another config: ", first_difference(saved, now));
+  const CheckpointState state = read_checkpoint_state(checkpoint);
   const auto counter = [&](const char* name) {
     const auto it = state.counters.find(name);
     check(it != state.counters.end(), checkpoint.string(), ": state.json has no counter ", name);
@@ -211,13 +231,16 @@ void Run::resume(const fs::path& checkpoint) {
   check(reference == state.texts.end() || reference->second == std::to_string(reference_hash_),
         checkpoint.string(), ": its reference model was another than model.path ", config.model.path,
         " holds now");
+  load_checkpoint(checkpoint, exec, model->weights, *optimizer);
   step = state.step;
   policy_version = counter("policy_version");
   cursor->seek(counter("data_position"));
-  if (engine) engine->set_cache_room(counter("cache_room"));
+  if (engine && state.counters.contains("cache_room"))  // else of an earlier version, which found it anew
+    engine->set_cache_room(counter("cache_room"));
   if (const auto choices = state.texts.find("measured_choices"); choices != state.texts.end())
     exec.backend().restore_measured_choices(choices->second);
   if (foreign_) clear_directory();
+  else drop_checkpoints_after(output_dir / "checkpoints", step);
   metrics_file_.emplace(output_dir / metrics_name(), foreign_ ? 0 : counter("metrics_bytes"));
   eval_file_.emplace(output_dir / "eval.jsonl", foreign_ ? 0 : counter("eval_bytes"));
   samples_file_.emplace(output_dir / "samples.jsonl", foreign_ ? 0 : counter("samples_bytes"));
@@ -225,7 +248,14 @@ void Run::resume(const fs::path& checkpoint) {
   log_info(str("resumed from ", checkpoint.string(), " after step ", step));
 }
 
+void Run::check_cache() const {
+  if (const int64_t lost = engine->stats().lost_pages; lost > 0)
+    log_warning(str("after step ", step, ": the KV cache has ", lost * kAttentionTile,
+                    " tokens less than memory allowed at the first rollout: samples may differ from those of an undisturbed run"));
+}
+
 void Run::save() {
+  for (auto* file : {&metrics_file_, &eval_file_, &samples_file_}) (*file)->sync();  // the checkpoint relies on their lengths
   CheckpointState state;
   state.step = step;
   state.config = format_run_config(config);
@@ -235,7 +265,7 @@ void Run::save() {
                     {"metrics_bytes", metrics_file_->bytes()},
                     {"eval_bytes", eval_file_->bytes()},
                     {"samples_bytes", samples_file_->bytes()}};
-  state.texts = {{"data_hash", std::to_string(data_hash_)}, {"mode", config.train.mode}};
+  state.texts = {{"data_hash", std::to_string(data_hash_)}};
   if (std::string choices = exec.backend().measured_choices(); !choices.empty())
     state.texts["measured_choices"] = std::move(choices);
   if (reference_hash_) state.texts["reference_hash"] = std::to_string(reference_hash_);

@@ -26,8 +26,8 @@
 namespace mantissa {
 
 struct StartOptions {
-  /// Empty: start anew. "auto": go on from the last checkpoint of the output directory, or start anew when there is none.
-  /// Else a checkpoint directory.
+  /// Empty: start anew. "auto": go on from the last checkpoint of the output directory, or start anew when there is none
+  /// and no finished model either. Else a checkpoint directory: one of the run's own deletes those of later steps.
   std::string resume;
   /// Start anew in a used output directory, deleting what the earlier run wrote.
   bool overwrite = false;
@@ -46,6 +46,8 @@ class Run {
   Run(const RunConfig& config, const StartOptions& start);
 
   bool sft() const { return config.train.mode == "sft"; }
+  /// After a generation: warns where want of memory changed what was batched together, and with it perhaps the samples.
+  void check_cache() const;
   /// Writes a checkpoint of the current step.
   void save();
   /// Appends the metrics of a step.
@@ -73,6 +75,7 @@ class Run {
 
  private:
   void check_directory(const StartOptions& start);
+  void compare_configs() const;
   void clear_directory() const;
   void keep_reference();
   void load_data();

@@ -35,6 +35,7 @@ void evaluate(Run& run) {
                             .policy_version = run.policy_version,
                             .cancelled = {}},
                            run.config.reward, metrics);
+      run.check_cache();
       std::vector<ProblemResult> problems;
       for (const RolloutGroup& group : groups) problems.push_back(problem_result(group));
       s = summarize(problems);

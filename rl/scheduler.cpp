@@ -2,16 +2,8 @@
 
 #include <algorithm>
 
-#include "core/kernels.h"
 
 namespace mantissa {
-namespace {
-
-int64_t pages_of(int64_t tokens) {
-  return (tokens + kAttentionTile - 1) / kAttentionTile;
-}
-
-}  // namespace
 
 Scheduler::Scheduler(const Limits& limits, std::vector<int32_t> stop_ids)
     : limits_(limits), stop_ids_(std::move(stop_ids)), pool_(limits.pages) {}

@@ -21,10 +21,16 @@
 #include <span>
 #include <vector>
 
+#include "core/kernels.h"
 #include "rl/block_pool.h"
 #include "rl/types.h"
 
 namespace mantissa {
+
+/// Pages that hold the keys and values of `tokens` tokens.
+inline int64_t pages_of(int64_t tokens) {
+  return (tokens + kAttentionTile - 1) / kAttentionTile;
+}
 
 struct Sequence {
   const Prompt* prompt = nullptr;

@@ -206,6 +206,8 @@ TEST(Checkpoint, FailedSaveLeavesTheOldOne) {
   std::ofstream(dir / "file") << "x";
   const std::string blocked = message_of([&] { run.save(dir / "file", 2); });
   EXPECT_NE(blocked.find("Not a directory"), std::string::npos) << blocked;
+  const std::string unread = message_of([&] { latest_checkpoint(dir / "file"); });
+  EXPECT_NE(unread.find("file: checkpoints cannot be listed: Not a directory"), std::string::npos) << unread;
 }
 
 TEST(Checkpoint, KilledSaveLeavesAWholeOne) {

@@ -211,6 +211,30 @@ TEST_F(EngineTest, TheScheduleDoesNotDependOnEarlierRolloutsOrFreeMemory) {
   EXPECT_EQ(resumed.stats().decode_steps, first.stats().decode_steps);
   EXPECT_EQ(resumed.stats().preemptions, first.stats().preemptions);
   EXPECT_EQ(first.cache_room(), 6);
+  first.set_cache_room(1);
+  try {
+    first.generate(requests_, options_);
+    FAIL() << "no sequence fits";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("the limit that the first rollout set is 64"), std::string::npos) << e.what();
+  }
+}
+
+TEST_F(EngineTest, SaysHowManyPagesWantOfMemoryTook) {
+  const ModelConfig& c = model(Dtype::kF32).config;
+  const double page = double(c.layers * 2 * kAttentionTile * c.heads.kv * c.heads.size * int64_t(sizeof(float)));
+  const MemoryInfo memory = exec_.backend().memory();
+  RolloutConfig config;
+  config.max_batch = 64;
+  config.memory_fraction = 6.5 * page / double(memory.capacity - memory.in_use);
+  Engine engine(exec_, model(Dtype::kF32), config, precision(Dtype::kF32));
+  engine.set_cache_room(int64_t{1} << 40);  // there was more when the run began
+  expect_same(engine.generate(requests_, options_), run(Dtype::kF32, requests_, options_, precision(Dtype::kF32)));
+  EXPECT_EQ(engine.stats().peak_pages, 6);
+  EXPECT_GT(engine.stats().lost_pages, 0);
+  engine.generate({requests_.data(), 1}, options_);
+  EXPECT_EQ(engine.stats().lost_pages, 0) << "these fit";
+  EXPECT_EQ(engine.cache_room(), int64_t{1} << 40);
 }
 
 TEST_F(EngineTest, PreemptionIsExactWhenTheCacheRounds) {

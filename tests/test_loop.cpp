@@ -175,13 +175,16 @@ TEST_P(LoopResume, SameBits) {
   if (!overrides.empty() && overrides[0] == kOnCuda && !no_cuda_because().empty()) GTEST_SKIP() << no_cuda_because();
   ASSERT_TRUE(train(config("whole", yaml, overrides)));
 
-  const RunConfig stopped = config("stopped", yaml, overrides);
-  EXPECT_FALSE(train(stopped, "", [](int64_t step) { return step == 3; }));
-  EXPECT_TRUE(fs::exists(dir_ / "stopped/checkpoints/step_3")) << "a stopped run saves";
-  EXPECT_FALSE(fs::exists(dir_ / "stopped/model"));
-  EXPECT_THROW(train(stopped), Error) << "a used directory";
-  ASSERT_TRUE(train(stopped, "auto"));
-  expect_same_bits("stopped", "whole");
+  for (const int64_t at : {0, 3}) {
+    const std::string run = str("stopped_", at);
+    const RunConfig stopped = config(run, yaml, overrides);
+    EXPECT_FALSE(train(stopped, "", [&](int64_t step) { return step == at; }));
+    EXPECT_TRUE(fs::exists(dir_ / run / "checkpoints" / str("step_", at))) << "a stopped run saves";
+    EXPECT_FALSE(fs::exists(dir_ / run / "model"));
+    EXPECT_THROW(train(stopped), Error) << "a used directory";
+    ASSERT_TRUE(train(stopped, "auto"));
+    expect_same_bits(run, "whole");
+  }
 
   // Killed twice: before the first checkpoint, and after a step that no checkpoint holds.
   const RunConfig killed = config("killed", yaml, overrides);
@@ -225,6 +228,35 @@ TEST_F(Loop, ResumeFromAnotherRunsCheckpoint) {
               read_file(dir_ / "copy/model/model.safetensors"));
   EXPECT_EQ(metrics("copy").size(), 3u) << "its own steps only";
   EXPECT_THROW(train(copy, (dir_ / "whole/checkpoints/step_2").string()), Error) << "a used directory";
+}
+
+TEST_F(Loop, GoingBackLeavesLaterCheckpointsBehind) {
+  const RunConfig whole = config("whole", kSft);
+  ASSERT_TRUE(train(whole));
+  const RunConfig back = config("back", kSft);
+  ASSERT_TRUE(train(back));
+  EXPECT_FALSE(train(back, (dir_ / "back/checkpoints/step_2").string(), [](int64_t step) { return step == 3; }));
+  EXPECT_EQ(latest_checkpoint(dir_ / "back/checkpoints")->filename(), "step_3");
+  ASSERT_TRUE(train(back, "auto"));
+  expect_same_bits("back", "whole");
+}
+
+TEST_F(Loop, AFinishedModelWithoutCheckpointsIsKept) {
+  const RunConfig finished = config("finished", kSft);
+  ASSERT_TRUE(train(finished));
+  fs::remove_all(dir_ / "finished/checkpoints");
+  EXPECT_THROW(train(finished, "auto"), Error);
+  EXPECT_TRUE(fs::exists(dir_ / "finished/model/model.safetensors"));
+}
+
+TEST_F(Loop, AnotherLengthOfAScheduleIsSaid) {
+  const Strings linear{"optim.schedule=linear"};
+  ASSERT_TRUE(train(config("longer", kSft, linear)));
+  const RunConfig longer = config("longer", kSft, {linear[0], "train.steps=6"});
+  ::testing::internal::CaptureStderr();
+  ASSERT_TRUE(train(longer, "auto"));
+  const std::string log = ::testing::internal::GetCapturedStderr();
+  EXPECT_NE(log.find("\"  steps: 6\": from here on the learning rate follows the linear schedule"), std::string::npos) << log;
 }
 
 // ---- overflow ---------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 // that names the place, and exit code 1.
 #include <algorithm>
 #include <cmath>
+#include <csignal>
 
 #include "core/safetensors.h"
 #include "tests/programs.h"
@@ -268,7 +269,7 @@ TEST_F(Programs, TrainerStopsAndSavesAtASignalSentTwice) {
                                               "run.output_dir=" + path("run"), "train.steps=100000",
                                               "train.prompts_per_step=4", "train.mini_batch_size=32"};
   const Result result = run("trainer", arguments, R"(sh -c '"$0" "$@" & sleep 3; kill $!; sleep 0.01; kill $!; wait $!' )");
-  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_EQ(result.code, 128 + SIGTERM) << result.err;
   EXPECT_NE(result.err.find("stopped after step"), std::string::npos) << result.err;
   ASSERT_TRUE(fs::is_directory(path("run/checkpoints"))) << result.err;
   EXPECT_FALSE(fs::is_empty(path("run/checkpoints")));

@@ -356,7 +356,7 @@ void Bench::rollout() {
   Engine engine(exec_, model(), config, precision.engine(config));
   GenerateOptions options = generate_options(engine, config, {}, 0);
   options.max_new_tokens = 2;
-  engine.generate(requests, options);  // warm-up: plans, graphs
+  engine.generate(requests, options);  // warm-up: the plans of products; graphs are recorded in the first run
   options.max_new_tokens = flags_.steps;
   exec_.backend().reset_peak();
   std::vector<double> ms;

@@ -16,9 +16,11 @@ namespace {
 /// timeout(1) and job managers send a signal to the program and to its group: copies within a second are one request.
 constexpr int64_t kSameRequestNs = 1'000'000'000;
 std::atomic<int64_t> stop_requested_ns{0};  // 0: not yet
+std::atomic<int> stop_signal{0};
 
 /// The first SIGINT or SIGTERM lets the step finish and saves; a later one ends the program as usual.
 void on_signal(int number) {
+  stop_signal = number;
   timespec time;
   clock_gettime(CLOCK_MONOTONIC, &time);
   const int64_t now = int64_t(time.tv_sec) * 1'000'000'000 + time.tv_nsec;
@@ -56,8 +58,8 @@ int trainer_main(int argc, char** argv) {
   open_device(config.run.device);  // Run finds it by name
   Run run(config, start);
   log_info("device " + run.exec.backend().description() + "; output in " + run.output_dir.string());
-  train(run, [] { return stop_requested_ns.load() != 0; });
-  return 0;
+  const bool complete = train(run, [] { return stop_requested_ns.load() != 0; });
+  return complete ? 0 : 128 + stop_signal;  // as a shell reports the signal: what comes next must not take it for done
 }
 
 }  // namespace mantissa
