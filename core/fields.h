@@ -8,6 +8,8 @@
 #pragma once
 
 #include <algorithm>
+#include <charconv>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <string>
@@ -20,6 +22,19 @@ struct Range {
   double low = -std::numeric_limits<double>::infinity();
   double high = std::numeric_limits<double>::infinity();
 };
+/// As few digits as read back to the same number: 0.9999, not 1.
+inline std::string shortest(double value) {
+  char text[32];
+  return {text, std::to_chars(text, text + sizeof text, value).ptr};
+}
+inline std::string shortest(int64_t value) { return std::to_string(value); }
+/// "between 0 and 1", "at least 0", "finite", the ends as numbers of type T.
+template <class T>
+std::string rule_of(Range range) {
+  if (std::isinf(range.low)) return "finite";
+  return std::isinf(range.high) ? "at least " + shortest(T(range.low))
+                                : "between " + shortest(T(range.low)) + " and " + shortest(T(range.high));
+}
 inline Range at_least(double low) { return {low, std::numeric_limits<double>::infinity()}; }
 inline Range between(double low, double high) { return {low, high}; }
 

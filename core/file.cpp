@@ -107,7 +107,16 @@ DirectoryLock::~DirectoryLock() {
   ::close(fd_);
 }
 
-AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)), partial_(partial_of(path_)) {
+fs::path replaceable(const fs::path& path) {
+  std::error_code error;
+  const fs::path real = fs::canonical(path, error);
+  const fs::file_status status = fs::status(path, error);
+  check(!fs::exists(status) || fs::is_regular_file(status), path.string(),
+        ": is there and no regular file: nothing can be written in its place");
+  return real.empty() ? path : real;
+}
+
+AtomicFile::AtomicFile(const fs::path& path) : path_(replaceable(path)), partial_(partial_of(path_)) {
   fd_ = ::open(partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (fd_ < 0) fail_system("create", partial_);
 }
@@ -116,6 +125,21 @@ AtomicFile::~AtomicFile() {
   if (fd_ < 0) return;
   ::close(fd_);
   ::unlink(partial_.c_str());
+}
+
+bool read_line(std::istream& in, std::string& line, size_t limit, const std::string& where) {
+  line.clear();
+  try {
+    std::streambuf& buffer = *in.rdbuf();
+    for (int c = buffer.sbumpc(); c != std::char_traits<char>::eof(); c = buffer.sbumpc()) {
+      if (c == '\n') return true;
+      check(line.size() < limit, where, ": a line has at most ", limit, " bytes");
+      line.push_back(char(c));
+    }
+  } catch (const std::ios_base::failure& e) {
+    fail(where, ": cannot be read: ", e.what());
+  }
+  return !line.empty();
 }
 
 void AtomicFile::write(const void* data, size_t bytes) {

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <istream>
 #include <span>
 #include <string>
 #include <string_view>
@@ -18,6 +19,12 @@ inline bool file_exists(const std::filesystem::path& path) {
 }
 /// Content of a file of at most `limit` bytes.
 std::string read_file(const std::filesystem::path& path, size_t limit = size_t(256) << 20);
+
+/// The next line without its line feed; false at the end. One longer than `limit` bytes is an error, before it is read
+/// whole, and so is a read that fails; both name `where`.
+bool read_line(std::istream& in, std::string& line, size_t limit, const std::string& where);
+/// The file that a write to `path` replaces: the path itself, or what it links to. Throws for a directory or device.
+std::filesystem::path replaceable(const std::filesystem::path& path);
 
 /// A read-only memory map of a whole regular file.
 class MappedFile {
@@ -37,10 +44,10 @@ class MappedFile {
   size_t size_ = 0;
 };
 
-/// A file written as "<path>.partial" and renamed to its name by commit(); gone when never committed.
+/// A file written as "<path>.partial" and renamed to its name by commit(); gone when never committed. See replaceable.
 class AtomicFile {
  public:
-  explicit AtomicFile(std::filesystem::path path);
+  explicit AtomicFile(const std::filesystem::path& path);
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;

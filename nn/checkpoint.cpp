@@ -164,6 +164,8 @@ Read read_state(const fs::path& directory, const std::map<std::string, std::stri
   } catch (const json::exception& e) {
     fail(path.string(), ": ", e.what());
   }
+  check(out.state.step == step_of(directory), path.string(), ": step must be that of the directory's name, got ",
+        out.state.step);
   out.state.config = read_file(directory / kConfig);
   return out;
 }

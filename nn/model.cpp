@@ -51,6 +51,21 @@ void allocate(Model& model, Dtype compute, bool fp32_master) {
   if (fp32_master) w.master = is_16bit(compute) ? ParamBuffer(exec, w.layout, Dtype::kF32) : w.compute;
 }
 
+/// Refuses weights that are not finite in the compute type.
+void check_finite(const TensorSource& source, const Model& model) {
+  const ParamBuffer& compute = model.weights.compute;
+  Exec exec(*model.backend);
+  Tensor index = exec.empty({1}, Dtype::kI32);
+  const auto finite = [&](const Tensor& tensor) {
+    MANTISSA_RUN(exec, find_nonfinite, index, tensor);
+    return to_host<int32_t>(index)[0] < 0;
+  };
+  if (finite(compute.flat())) return;
+  for (const NamedTensor& t : hf_views(model.config, model.decoder->params(), compute))
+    check(finite(t.tensor), source.where(), ": ", t.name, " holds a value that is not finite in ", name_of(compute.dtype()),
+          compute.dtype() == Dtype::kF16 ? " (which ends at 65504)" : "");
+}
+
 std::unique_ptr<Model> from_source(const TensorSource& source, ModelConfig config, TokenizerFiles tokenizer,
                                    Backend& backend, Dtype compute, bool fp32_master) {
   {
@@ -67,6 +82,7 @@ std::unique_ptr<Model> from_source(const TensorSource& source, ModelConfig confi
   fill_from_source(source, model->config, model->decoder->params(), w.compute);
   if (w.master.defined() && !w.master.flat().same_as(w.compute.flat()))
     fill_from_source(source, model->config, model->decoder->params(), w.master);
+  check_finite(source, *model);
   return model;
 }
 

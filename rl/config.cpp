@@ -71,9 +71,9 @@ void EvalConfig::fields(Fields& f) {
   f.field("before_training", before_training, "also before the first step");
   f.field("files", files, "JSONL files, read with the keys and template of data");
   f.field("limit", limit, "first problems only; 0 = all", at_least(0));
-  f.field("n", n, "samples per problem", at_least(1));
+  f.field("n", n, "samples per problem", between(1, 65536));
   f.field("temperature", temperature, "sampling temperature; 0 = greedy", between(0, 100));
-  f.field("top_p", top_p, "nucleus", between(0, 1));
+  f.field("top_p", top_p, "nucleus", between(1e-6, 1));
 }
 
 void CheckpointConfig::fields(Fields& f) {
@@ -105,7 +105,8 @@ void RunConfig::validate() const {
     const int64_t sequences = train.prompts_per_step * rollout.n;
     check(sequences % train.mini_batch_size == 0, "train.mini_batch_size: must divide train.prompts_per_step * rollout.n = ",
           sequences, ", got ", train.mini_batch_size);
-    check(rollout.temperature > 0, "rollout.temperature: must be above 0 in training, got ", rollout.temperature);
+    check(rollout.temperature >= kMinTemperature, "rollout.temperature: must be at least ", kMinTemperature,
+          " in training, got ", rollout.temperature);
     algorithm.validate(rollout.n);
     check(algorithm.overlong_buffer <= rollout.max_new_tokens, "algorithm.overlong_buffer: must not exceed ",
           "rollout.max_new_tokens = ", rollout.max_new_tokens, ", got ", algorithm.overlong_buffer);
@@ -114,6 +115,10 @@ void RunConfig::validate() const {
           "train.mini_batch_size: must divide train.prompts_per_step = ", train.prompts_per_step, ", got ",
           train.mini_batch_size);
   }
+  check(eval.temperature == 0 || eval.temperature >= kMinTemperature, "eval.temperature: must be 0 (greedy) or at least ",
+        kMinTemperature, ", got ", eval.temperature);
+  check(!data.answer_key.empty() || reward.kind != "math" || (train.mode == "sft" && eval.files.empty()),
+        "data.answer_key: required by reward.kind math, got an empty string");
   precision.validate();
   reward.validate();
 }

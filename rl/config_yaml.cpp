@@ -120,10 +120,8 @@ class SectionReader : public Fields {
   /// Whole numbers are compared as doubles and printed as what they are.
   template <class T>
   void in_range(const char* key, T value, Range range) const {
-    check(double(value) >= range.low && double(value) <= range.high, place(key), "must be ",
-          std::isinf(range.high) ? str("at least ", T(range.low))
-                                 : str("between ", T(range.low), " and ", T(range.high)),
-          ", got ", value);
+    check(double(value) >= range.low && double(value) <= range.high, place(key), "must be ", rule_of<T>(range),
+          ", got ", shortest(value));
   }
 
   std::string section_;

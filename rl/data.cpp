@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "core/file.h"
 #include "core/random.h"
 
 namespace mantissa {
@@ -102,15 +103,13 @@ std::vector<Record> read_records(const DataConfig& config) {
     check(file.good() && !std::filesystem::is_directory(name, ignored), name,
           ": cannot be read (data.files, eval.files)");
     std::string line;
-    for (int64_t number = 1; std::getline(file, line); ++number) {
+    std::string where = str(name, ':', 1);
+    for (int64_t number = 2; read_line(file, line, kMaxLine, where); where = str(name, ':', number++)) {
       if (config.limit > 0 && row == config.limit) return records;
-      std::string where = str(name, ':', number);
-      check(line.size() <= kMaxLine, where, ": a line has at most ", kMaxLine, " bytes: got ", line.size());
       if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-      records.push_back(read_record(line, config, std::move(where)));
+      records.push_back(read_record(line, config, where));
       records.back().row = row++;
     }
-    check(!file.bad(), name, ": reading failed");
   }
   check(!records.empty(), config.files[0], ": holds no record");
   return records;

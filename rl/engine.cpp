@@ -28,8 +28,8 @@ class RoundingScope {
 };
 
 void check_options(const GenerateOptions& o, int64_t vocab) {
-  check(std::isfinite(o.temperature) && o.temperature >= 0, "[generate] temperature must be 0 or more: got ",
-        o.temperature);
+  check(o.temperature == 0 || (o.temperature >= kMinTemperature && std::isfinite(o.temperature)),
+        "[generate] temperature must be 0 (greedy) or at least ", kMinTemperature, ": got ", o.temperature);
   check(o.top_p > 0 && o.top_p <= 1, "[generate] top_p must lie in (0, 1]: got ", o.top_p);
   check(o.top_k >= 0 && o.top_k <= INT32_MAX, "[generate] top_k must be 0 (off) or more: got ", o.top_k);
   check(o.max_new_tokens >= 1, "[generate] max_new_tokens must be at least 1: got ", o.max_new_tokens);

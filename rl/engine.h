@@ -16,6 +16,9 @@
 
 namespace mantissa {
 
+/// Below it logits over the temperature leave fp32; 0 is greedy.
+inline constexpr double kMinTemperature = 1e-6;
+
 struct RolloutConfig {
   int64_t n = 8;  // samples per prompt
   double temperature = 1.0, top_p = 1.0;

@@ -76,7 +76,11 @@ std::vector<RolloutGroup> rollout(Run& run, int64_t round, Metrics& metrics) {
 
 void reward(Run& run, std::vector<RolloutGroup>& groups, RewardStats& stats, Metrics& metrics) {
   Timer timer(metrics, "timing_s/reward");
+  const double failed_before = metrics.get("verifier/error");
   grade_samples(run.config.reward, groups, metrics);
+  const double failed = metrics.get("verifier/error") - (std::isnan(failed_before) ? 0.0 : failed_before);
+  if (failed == double(groups.size() * size_t(run.config.rollout.n)))
+    log_warning(str("step ", run.step + 1, ": reward.kind ", run.config.reward.kind, " failed on every answer, so all rewards are 0"));
   for (RolloutGroup& group : groups) {
     for (RolloutSample& sample : group.samples) {
       stats.lengths.add(double(sample.completion.ids.size()));
@@ -178,27 +182,14 @@ void update(Run& run, const std::vector<MiniBatch>& batches, const Trainer::Loss
   metrics.set("training/policy_version", double(run.policy_version));
 }
 
-std::string quoted(const std::string& text) {
-  std::string out = "\"";
-  for (unsigned char c : text) {
-    if (c == '"' || c == '\\') out += '\\', out += char(c);
-    else if (c < 0x20) {
-      char escape[8];
-      std::snprintf(escape, sizeof escape, "\\u%04x", c);
-      out += escape;
-    } else out += char(c);
-  }
-  return out + "\"";
-}
-
 void dump_samples(Run& run, const std::vector<RolloutGroup>& groups) {
   int64_t left = run.config.logging.samples;
   for (const RolloutGroup& group : groups) {
     if (left-- <= 0) return;
     const RolloutSample& sample = group.samples.front();
-    run.log_sample(str("{\"step\": ", run.step + 1, ", \"id\": ", group.prompt.id, ", \"prompt\": ", quoted(group.prompt.text),
-                       ", \"response\": ", quoted(sample.completion.text), ", \"answer\": ", quoted(group.prompt.answer),
-                       ", \"extracted\": ", quoted(sample.extracted), ", \"reward\": ", sample.reward, "}"));
+    run.log_sample(str("{\"step\": ", run.step + 1, ", \"id\": ", group.prompt.id, ", \"prompt\": ", json_quoted(group.prompt.text),
+                       ", \"response\": ", json_quoted(sample.completion.text), ", \"answer\": ", json_quoted(group.prompt.answer),
+                       ", \"extracted\": ", json_quoted(sample.extracted), ", \"reward\": ", sample.reward, "}"));
   }
 }
 

@@ -28,12 +28,25 @@ double Metrics::get(const std::string& name) const {
   return std::numeric_limits<double>::quiet_NaN();
 }
 
+std::string json_quoted(const std::string& text) {
+  std::string out = "\"";
+  for (unsigned char c : text) {
+    if (c == '"' || c == '\\') out += '\\', out += char(c);
+    else if (c < 0x20) {
+      char escape[8];
+      std::snprintf(escape, sizeof escape, "\\u%04x", c);
+      out += escape;
+    } else out += char(c);
+  }
+  return out + "\"";
+}
+
 std::string to_json_line(const Metrics& metrics) {
   std::string line = "{";
   for (const auto& [name, value] : metrics.values()) {
     char number[32] = "null";
     if (std::isfinite(value)) std::snprintf(number, sizeof number, "%.9g", value);
-    line += (line.size() > 1 ? ", \"" : "\"") + name + "\": " + number;
+    line += (line.size() > 1 ? ", " : "") + json_quoted(name) + ": " + number;
   }
   return line + "}";
 }

@@ -21,6 +21,8 @@ class Metrics {
   std::vector<std::pair<std::string, double>> values_;
 };
 
+/// Text as a JSON string.
+std::string json_quoted(const std::string& text);
 /// {"step": 3, "critic/score/mean": 0.5, ...}: floats with 9 digits, what is not finite as null.
 std::string to_json_line(const Metrics& metrics);
 

@@ -14,8 +14,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kWritten[] = {"config.yaml",   "metrics.jsonl", "sft.jsonl", "eval.jsonl",
-                                    "samples.jsonl", "checkpoints",   "model",     "tensorboard"};
+/// The config, by which a directory is known as a run's, goes last when all are deleted.
+constexpr const char* kWritten[] = {"metrics.jsonl", "sft.jsonl", "eval.jsonl",  "samples.jsonl",
+                                    "checkpoints",   "model",     "tensorboard", "config.yaml"};
+constexpr const char* kConfigHead = "# mantissa ";
 
 /// Lines of a resolved config that decide the run's bits: sections that only say how long, how often or where are left out.
 std::string decisive_lines(const std::string& config) {
@@ -26,7 +28,7 @@ std::string decisive_lines(const std::string& config) {
     if (!line.empty() && line[0] != ' ')
       skip = line == "run:" || line == "eval:" || line == "checkpoint:" || line == "logging:";
     const bool seed = line.find("  seed:") == 0, steps = line.find("  steps:") == 0;
-    if ((!skip || seed) && !steps) kept += line + "\n";
+    if ((!skip || seed || line == "run:") && !steps) kept += line + "\n";
   }
   return kept;
 }
@@ -88,18 +90,19 @@ Run::Run(const RunConfig& run_config, const StartOptions& start)
 
   if (checkpoint_) {
     resume(*checkpoint_);
+    write_config();
   } else {
     clear_directory();
+    write_config();  // first: by it the directory is known as a run's
     metrics_file_.emplace(output_dir / metrics_name(), 0);
     eval_file_.emplace(output_dir / "eval.jsonl", 0);
     samples_file_.emplace(output_dir / "samples.jsonl", 0);
   }
-  write_config();
   if (config.logging.tensorboard) event_file_.emplace(output_dir / "tensorboard", step + 1);
 }
 
 void Run::write_config() const {
-  std::string head = str("# mantissa ", MANTISSA_VERSION, " on ", exec.backend().description(), "\n# model: ",
+  std::string head = str(kConfigHead, MANTISSA_VERSION, " on ", exec.backend().description(), "\n# model: ",
                          config.model.path, ", ", model->config.architecture, ", ", model->weights.layout.numel(),
                          " parameters\n# data: ", prompts.size(), " problems");
   for (const EvalSet& set : eval_sets) head += str("; evaluation on ", set.name, ", ", set.prompts.size());
@@ -122,6 +125,7 @@ void Run::check_directory(const StartOptions& start) {
     clean_checkpoints(checkpoints);
     checkpoint_ = latest_checkpoint(checkpoints);
     if (checkpoint_) return compare_configs();
+    check_deletable();
     check(!file_exists(output_dir / "model"), output_dir.string(),
           ": holds the model of a finished run and no checkpoint to go on from; use --overwrite to start anew, or another "
           "run.output_dir");
@@ -136,11 +140,30 @@ void Run::check_directory(const StartOptions& start) {
     compare_configs();
     if (!foreign_) return;
   }
-  if (start.overwrite) return;
+  if (start.overwrite) return check_deletable();
   for (const char* name : kWritten)
     check(!file_exists(output_dir / name), output_dir.string(), ": holds ", name,
           " of an earlier run; use --resume auto to go on, --overwrite to start anew, or another "
           "run.output_dir");
+}
+
+/// What starting anew deletes must be a run's, and nothing that this run reads.
+void Run::check_deletable() const {
+  const fs::path saved_config = output_dir / "config.yaml";
+  for (const char* name : kWritten) {
+    const fs::path doomed = output_dir / name;
+    if (!file_exists(doomed)) continue;
+    check(file_exists(saved_config) && read_file(saved_config).starts_with(kConfigHead), doomed.string(),
+          ": is there, but ", saved_config.string(), " of the run that wrote it is not; use another run.output_dir");
+    std::vector<std::string> inputs = config.data.files;
+    inputs.insert(inputs.end(), config.eval.files.begin(), config.eval.files.end());
+    inputs.push_back(config.model.path);
+    for (const std::string& input : inputs) {
+      const fs::path inside = fs::weakly_canonical(input).lexically_relative(fs::weakly_canonical(doomed));
+      check(inside.empty() || *inside.begin() == "..", input, ": lies in ", doomed.string(),
+            ", which starting anew deletes; use another run.output_dir");
+    }
+  }
 }
 
 /// Refuses a checkpoint that was made under another config, before anything is loaded.

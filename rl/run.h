@@ -75,6 +75,7 @@ class Run {
 
  private:
   void check_directory(const StartOptions& start);
+  void check_deletable() const;
   void compare_configs() const;
   void clear_directory() const;
   void keep_reference();

@@ -1,12 +1,23 @@
 #include "rl/selftest.h"
 
 #include <cmath>
+#include <cstring>
 
 #include "core/hash.h"
 #include "rl/log.h"
 
 namespace mantissa {
 namespace {
+
+/// -0 and 0 are the same weight: a step of learning rate 0 subtracts 0, which may turn one into the other.
+template <class Bits>
+void drop_sign_of_zero(std::vector<std::byte>& host) {
+  for (size_t i = 0; i + sizeof(Bits) <= host.size(); i += sizeof(Bits)) {
+    Bits bits;
+    std::memcpy(&bits, host.data() + i, sizeof bits);
+    if (Bits(bits << 1) == 0) std::memset(host.data() + i, 0, sizeof bits);
+  }
+}
 
 uint64_t hash_of(const Weights& weights) {
   uint64_t hash = 0;
@@ -15,6 +26,7 @@ uint64_t hash_of(const Weights& weights) {
     const Tensor& flat = buffer->flat();
     std::vector<std::byte> host(size_t(flat.bytes()));
     flat.backend().copy_to_host(host.data(), flat.raw(), flat.bytes());
+    is_16bit(flat.dtype()) ? drop_sign_of_zero<uint16_t>(host) : drop_sign_of_zero<uint32_t>(host);
     hash = std::rotl(hash, 1) ^ hash64(host);
   }
   return hash;

@@ -1,5 +1,7 @@
 // What the programs print. Results are JSON lines on stdout; bad input gives one line "error: ..." on stderr
 // that names the place, and exit code 1.
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <cmath>
 #include <csignal>
@@ -263,6 +265,36 @@ TEST_F(Programs, EvaluateTakesSeveralSetsAndGoesOnAfterAKill) {
   expect_error("evaluate", other, {"--resume", "--dump"});
 }
 
+TEST_F(Programs, OutputsReplaceNeitherInputsNorWhatIsNoRegularFile) {
+  const std::string text = "{\"problem\": \"1+2=\", \"answer\": 3}\n", data = write("data.jsonl", text);
+  const std::vector<std::string> flags = {"--model", model(), "--data", data, "--n", "2", "--max-new-tokens", "4"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), flags.begin(), flags.end());
+    return more;
+  };
+  fs::create_symlink(data, path("link.jsonl"));
+  for (const char* name : {"data.jsonl", "link.jsonl"})
+    for (const std::vector<std::string>& output : {std::vector<std::string>{"--keep", "0:1", "--output", path(name)},
+                                                   std::vector<std::string>{"--dump", path(name)}})
+      expect_error("evaluate", with(output), {output[output.size() - 2], path(name), "reads or writes"});
+  expect_error("mismatch", with({"--points", path("p"), "--table", path("p")}), {"--table", "reads or writes"});
+  EXPECT_EQ(read_file(data), text);
+
+  expect_error("evaluate", with({"--keep", "0:1", "--output", path("")}), {"no regular file"});
+  ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
+  expect_error("mismatch", with({"--table", path("pipe")}), {"pipe", "no regular file"});
+  EXPECT_TRUE(fs::is_fifo(path("pipe")));
+  write("kept.jsonl", "");
+  fs::create_symlink(path("kept.jsonl"), path("out.jsonl"));
+  EXPECT_EQ(run("evaluate", with({"--keep", "0:1", "--output", path("out.jsonl")})).code, 0);
+  EXPECT_TRUE(fs::is_symlink(path("out.jsonl"))) << "a link stays, what it names is replaced";
+  EXPECT_EQ(read_file(path("kept.jsonl")), text);
+
+  const std::string dump = write("dump.jsonl", "finished\n");
+  expect_error("evaluate", with({"--dump", dump}), {"dump.jsonl", "--resume"});
+  EXPECT_EQ(read_file(dump), "finished\n");
+}
+
 TEST_F(Programs, TrainerStopsAndSavesAtASignalSentTwice) {
   const std::vector<std::string> arguments = {"--config", (kSource / "configs/grpo_fp16.yaml").string(),
                                               "data.files=" + (kSource / "builtin/arithmetic/sanity.jsonl").string(),
@@ -270,6 +302,7 @@ TEST_F(Programs, TrainerStopsAndSavesAtASignalSentTwice) {
                                               "train.prompts_per_step=4", "train.mini_batch_size=32"};
   const Result result = run("trainer", arguments, R"(sh -c '"$0" "$@" & sleep 3; kill $!; sleep 0.01; kill $!; wait $!' )");
   EXPECT_EQ(result.code, 128 + SIGTERM) << result.err;
+  EXPECT_NE(result.err.find("stopping after this step"), std::string::npos) << result.err;
   EXPECT_NE(result.err.find("stopped after step"), std::string::npos) << result.err;
   ASSERT_TRUE(fs::is_directory(path("run/checkpoints"))) << result.err;
   EXPECT_FALSE(fs::is_empty(path("run/checkpoints")));

@@ -176,6 +176,26 @@ TEST_F(Trainer, ResumesOnlyWhatItLeft) {
   EXPECT_EQ(run("trainer", arguments(on)).code, 0);
 }
 
+TEST_F(Trainer, StartingAnewDeletesOnlyWhatARunWroteAndNoInput) {
+  fs::create_directories(path("run/model"));
+  write("run/model/mine", "x");
+  for (const char* how : {"--overwrite", "--resume=auto"}) refuses({how}, {"run/model"});
+  EXPECT_TRUE(fs::exists(path("run/model/mine")));
+  fs::remove_all(path("run"));
+  ASSERT_EQ(run("trainer", arguments({})).code, 0);
+  refuses({"--overwrite", "model.path=" + path("run/model")}, {path("run/model"), "starting anew deletes"});
+  refuses({"--overwrite", "data.files=" + path("run/samples.jsonl")}, {"samples.jsonl", "starting anew deletes"});
+  EXPECT_TRUE(fs::exists(path("run/model/model.safetensors")));
+  EXPECT_EQ(run("trainer", arguments({"--overwrite"})).code, 0);
+}
+
+TEST_F(Trainer, SaysThatTheVerifierFailsOnEverything) {
+  const Result r = run("trainer", arguments({"reward.kind=command", "reward.command=exit 3", "train.steps=1"}));
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_NE(r.err.find("reward.kind command failed on every answer"), std::string::npos) << r.err;
+  refuses({"data.answer_key=", "--overwrite"}, {"data.answer_key", "reward.kind math"});
+}
+
 TEST_F(Trainer, StopsOnSigtermAndGoesOn) {
   const std::vector<std::string> more = {"train.steps=400", "checkpoint.every=0",
                                          "checkpoint.export_model=false"};

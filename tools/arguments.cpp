@@ -47,11 +47,7 @@ template <class T>
 std::function<void()> range_rule(const std::string& flag, const T& value, Range range) {
   return [flag, &value, range] {
     check(std::isfinite(double(value)) && double(value) >= range.low && double(value) <= range.high, flag,
-          " must be ",
-          std::isinf(range.high)
-              ? std::isinf(range.low) ? std::string("finite") : str("at least ", T(range.low))
-              : str("between ", T(range.low), " and ", T(range.high)),
-          ": got ", value);
+          " must be ", rule_of<T>(range), ": got ", shortest(value));
   };
 }
 

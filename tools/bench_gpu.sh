@@ -7,12 +7,15 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 quick=0
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then sed -n '2,5s/^# \{0,1\}//p' "$0"; exit; fi
 if [[ ${1:-} == --quick ]]; then quick=1; shift; fi
-bin=${1:-build/bin} out=${2:-bench_gpu.jsonl}
+bin=${1:-build/bin} out=${2:-bench_gpu.jsonl} failed=0
+[[ -x $bin/bench ]] || { echo "bench_gpu: $bin/bench is missing; build first (README.md)" >&2; exit 1; }
+"$bin/bench" step --device cuda --model random:builtin/arithmetic/config.json > /dev/null || exit 1  # no GPU: says so, once
 qwen=random:configs/bench/qwen2_1_5b.json smollm=random:configs/bench/smollm2_135m.json
 : > "$out"
 bench() { # WORDS... -- one process a row: a failure costs its row alone
-  timeout 240 "$bin/bench" --device cuda --precision fp16 "$@" >> "$out" || echo "bench $* failed" >&2
+  timeout 240 "$bin/bench" --device cuda --precision fp16 "$@" >> "$out" || { echo "bench $* failed" >&2; failed=1; }
 }
 
 bench gemm --model $qwen --sequences 8 --length 2048
@@ -43,3 +46,4 @@ for line in open(sys.argv[1]):
     print(f"{r['bench']:18} {r['shape']:52} {r['ms_median']:9.3f} {r['ms_min']:9.3f} {r['ms_max']:9.3f} {rate} "
           f"{r['fraction']:8.2f} {r['peak_bytes'] / 1e9:6.1f}")
 PY
+exit $failed

@@ -1,6 +1,7 @@
 #include "tools/common.h"
 
 #include <chrono>
+#include <filesystem>
 
 #include "rl/log.h"
 
@@ -48,6 +49,18 @@ GenerateOptions generate_options(const Engine& engine, const RolloutConfig& roll
           .stop_ids = std::move(stop_ids),
           .keys = {.seed = uint64_t(seed), .step = 0},
           .cancelled = progress};
+}
+
+void check_outputs(const std::vector<std::pair<const char*, std::string>>& outputs, std::vector<std::string> inputs) {
+  for (const auto& [flag, path] : outputs) {
+    if (path.empty()) continue;
+    for (const std::string& other : inputs) {
+      std::error_code ignored;
+      check(path != other && !std::filesystem::equivalent(path, other, ignored), flag, " ", path, ": is also ", other,
+            ", which this command reads or writes");
+    }
+    inputs.push_back(path);
+  }
 }
 
 }  // namespace mantissa

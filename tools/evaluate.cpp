@@ -118,6 +118,10 @@ struct Dump {
 
   void open(bool resume) {
     int64_t whole = 0;
+    std::error_code none;
+    const auto size = std::filesystem::file_size(path, none);
+    check(resume || none || size == 0, "--dump ", path,
+          ": holds an earlier evaluation; --resume goes on with it, delete it to start anew");
     if (resume && file_exists(path)) whole = int64_t(read_file(path, size_t(4) << 30).rfind('\n')) + 1;
     file.emplace(path, whole);
     if (whole == 0) return;
@@ -224,6 +228,9 @@ int evaluate_main(int argc, char** argv) {
   check(keep.empty() == output.empty(), "evaluate: --keep and --output belong together");
   check(!resume || !dump.path.empty(), "evaluate: --resume needs the --dump of the evaluation to go on with");
   const Range range = keep.empty() ? Range() : parse_keep(keep);
+  std::vector<std::string> inputs = data.files;
+  inputs.push_back(flags.model);
+  check_outputs({{"--output", output}, {"--dump", dump.path}}, inputs);
   std::optional<AtomicFile> output_file;  // opened first: an unwritable place costs no evaluation
   if (!output.empty()) output_file.emplace(output);
   if (!dump.path.empty()) dump.open(resume);
@@ -237,11 +244,12 @@ int evaluate_main(int argc, char** argv) {
   for (size_t i = 0; i < names.size(); ++i) {
     DataConfig one = data;
     one.files = {data.files[i]};
+    one.max_prompt_tokens = std::min(one.max_prompt_tokens, model->config.max_positions - 1);
     sets.push_back(make_prompts(one, *tokenizer, model->tokenizer, false));
     settings.push_back(settings_of(flags, rollout, reward, sets[i].prompts, seed));
     results.push_back(dump.take(names[i], settings[i]));
     log_info(str(names[i], ": ", sets[i].prompts.size(), " problems, ", sets[i].overlong,
-                 " left out as longer than ", data.max_prompt_tokens, " tokens; ", rollout.n, " samples each",
+                 " left out as longer than ", one.max_prompt_tokens, " tokens; ", rollout.n, " samples each",
                  results[i].empty() ? std::string() : str("; ", results[i].size(), " are in ", dump.path)));
   }
 
@@ -281,7 +289,11 @@ int evaluate_main(int argc, char** argv) {
         .add("seconds", seconds)
         .add("tokens_per_s", double(sampled) / seconds);
     for (const auto& [name, value] : verifier.values()) line.add(name, int64_t(value));
-    if (output_file) line.add("kept", write_kept(*output_file, data.files[i], results[i], range));
+    if (output_file) {
+      const int64_t kept = write_kept(*output_file, data.files[i], results[i], range);
+      if (kept == 0) log_warning(str(names[i], ": no problem has a pass rate in --keep ", keep));
+      line.add("kept", kept);
+    }
     print(line);
   }
   if (names.size() > 1) print(summary_line(flags, "all", all));

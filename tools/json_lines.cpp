@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/file.h"
 
 namespace mantissa {
 
@@ -15,18 +16,6 @@ using nlohmann::json;
 namespace {
 
 constexpr size_t kMaxLine = size_t(16) << 20;
-
-/// getline with a bound, so that a file without line feeds is not read whole.
-bool read_line(std::istream& in, std::string& line, const std::string& where) {
-  line.clear();
-  std::streambuf& buffer = *in.rdbuf();
-  for (int c = buffer.sbumpc(); c != std::char_traits<char>::eof(); c = buffer.sbumpc()) {
-    if (c == '\n') return true;
-    check(line.size() < kMaxLine, where, ": a line has at most ", kMaxLine, " bytes");
-    line.push_back(char(c));
-  }
-  return !line.empty();
-}
 
 std::string json_text(std::string_view text) {
   return json(text).dump(-1, ' ', false, json::error_handler_t::replace);
@@ -80,7 +69,7 @@ bool JsonLines::next() {
   Impl& s = *impl_;
   do {
     s.where = str(s.path, ':', ++s.number);
-    if (!read_line(*s.in, s.line, s.where)) return false;
+    if (!read_line(*s.in, s.line, kMaxLine, s.where)) return false;
   } while (s.line.find_first_not_of(" \t\r") == std::string::npos);
   s.object = json::parse(s.line, nullptr, false);
   check(!s.object.is_discarded(), s.where, ": not valid JSON");

@@ -1,6 +1,9 @@
 // One executable for all programs: the basename it was called by picks one (build/bin holds a symlink each),
 // or `mantissa <program> ...` does. Results go to stdout, logs and errors to stderr; an error is one line and
 // exit code 1.
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <csignal>
 #include <filesystem>
@@ -70,6 +73,13 @@ int run(int argc, char** argv) {
 }  // namespace mantissa
 
 int main(int argc, char** argv) {
+  while (true) {  // a closed standard stream's number must not go to a file that is opened later
+    const int fd = ::open("/dev/null", O_RDWR);
+    if (fd < 0 || fd > STDERR_FILENO) {
+      ::close(fd);
+      break;
+    }
+  }
   std::ios::sync_with_stdio(false);
   std::signal(SIGXFSZ,
               SIG_IGN);  // a file over the size limit is an error of write(), with its name, not a silent end

@@ -294,6 +294,9 @@ int mismatch_main(int argc, char** argv) {
   base.precision.train = train == "auto" ? flags.precision : train;
   base.rounding = rollout.rounding;
   const std::vector<Cell> cells = workable(make_cells(base, matrix));
+  std::vector<std::string> inputs = data.files;
+  inputs.push_back(flags.model);
+  check_outputs({{"--points", points}, {"--table", table}}, inputs);
   std::optional<AtomicFile> points_file, table_file;
   if (!points.empty()) points_file.emplace(points);
   if (!table.empty()) table_file.emplace(table);
@@ -317,6 +320,7 @@ int mismatch_main(int argc, char** argv) {
     const auto [it, fresh] = rollouts.try_emplace(cell.rollout_side());
     if (fresh) {
       const std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(model->tokenizer);
+      data.max_prompt_tokens = std::min(data.max_prompt_tokens, model->config.max_positions - 1);
       if (set.prompts.empty()) set = make_prompts(data, *tokenizer, model->tokenizer, false);
       Engine engine(exec, *model, side, cell.precision.engine(side));
       std::vector<Request> requests;

@@ -531,11 +531,16 @@ def main():
         columns, size, names = 2, (460, 250), [run.name for run in runs]
         charts = run_charts(runs)
         out = args.out or os.path.join(runs[0].directory, "metrics.svg")
+    if not out.endswith((".svg", ".png")):
+        sys.exit(f"plot: --out must end in .svg or .png: got {out}")
     if out.endswith(".png"):
         png(charts, columns, size, names, out)
     else:
-        with open(out, "w", encoding="utf-8") as f:
-            f.write(svg(charts, columns, size, names))
+        try:
+            with open(out, "w", encoding="utf-8") as f:
+                f.write(svg(charts, columns, size, names))
+        except OSError as error:
+            sys.exit(f"plot: {out}: cannot be written: {error.strerror}")
     print(f"curves: {out}")
 
 

@@ -4,14 +4,15 @@
 #
 #   tools/sanity_matrix.sh [--steps N] [--seed N] [--out DIR] [--jobs N] [section.key=value ...]
 #
-# --jobs runs go side by side, by default one a core; about a minute a run and core. Run it again after an interruption: finished runs are not repeated. Results in
-# DIR (runs/sanity_matrix): a run directory each, table.md, curves.svg.
+# --jobs runs go side by side, by default one a core; about a minute a run and core. Run it again after an interruption:
+# finished runs are not repeated. Results in DIR (runs/sanity_matrix): a run directory each, table.md, curves.svg.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 steps=100 seed=1 out=runs/sanity_matrix jobs=$(nproc)
 overrides=()
 while (($# > 0)); do
+  [[ $1 != --* || $1 == --help || $# -ge 2 ]] || { echo "sanity_matrix: $1 needs a value" >&2; exit 1; }
   case $1 in
     --steps) steps=$2; shift 2 ;;
     --seed) seed=$2; shift 2 ;;
@@ -21,6 +22,7 @@ while (($# > 0)); do
     *) sed -n '2,9s/^# \{0,1\}//p' "$0"; [[ $1 == -h || $1 == --help ]]; exit ;;
   esac
 done
+((jobs > 0)) || { echo "sanity_matrix: --jobs must be at least 1: got $jobs" >&2; exit 1; }
 [[ -x build/bin/trainer ]] || { echo "sanity_matrix: build/bin/trainer is missing; build first (README.md)" >&2; exit 1; }
 
 pg="algorithm.policy_loss=pg"

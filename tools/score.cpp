@@ -4,6 +4,7 @@
 // the gradient is made under loss scale 2^16, halved until every parameter's gradient is finite, and written
 // unscaled in fp32.
 #include "rl/score.h"
+#include "core/file.h"
 #include "autograd/nonfinite.h"
 #include "nn/hf.h"
 #include "rl/log.h"
@@ -159,6 +160,8 @@ int score_main(int argc, char** argv) {
   args.field("head_chunk", head_chunk, "tokens whose logits exist at once; 0 chooses for the device", between(0, 1 << 24));
   if (!args.parse(argc, argv)) return 0;
 
+  check_outputs({{"--grads", grads}}, {input, flags.model});
+  if (!grads.empty()) replaceable(grads);  // an impossible place costs no pass
   const std::vector<ScoreLine> lines = read_lines(input);
   const std::unique_ptr<Model> model = flags.load();
   check_lines(lines, model->config);

@@ -1,8 +1,11 @@
 // trainer: runs one configuration file. See rl/loop.cpp for what happens in a step.
+#include <unistd.h>
+
 #include <atomic>
 #include <csignal>
 #include <ctime>
 #include <iostream>
+#include <string_view>
 
 #include "rl/log.h"
 #include "rl/run.h"
@@ -18,14 +21,19 @@ constexpr int64_t kSameRequestNs = 1'000'000'000;
 std::atomic<int64_t> stop_requested_ns{0};  // 0: not yet
 std::atomic<int> stop_signal{0};
 
-/// The first SIGINT or SIGTERM lets the step finish and saves; a later one ends the program as usual.
+/// The first SIGINT, SIGTERM or SIGHUP lets the step finish and saves; a later one ends the program as usual.
 void on_signal(int number) {
   stop_signal = number;
   timespec time;
   clock_gettime(CLOCK_MONOTONIC, &time);
   const int64_t now = int64_t(time.tv_sec) * 1'000'000'000 + time.tv_nsec;
   int64_t first = 0;
-  if (stop_requested_ns.compare_exchange_strong(first, now) || now - first < kSameRequestNs) return;
+  if (stop_requested_ns.compare_exchange_strong(first, now)) {
+    constexpr std::string_view kNotice = "stopping after this step and saving; again ends at once, without saving\n";
+    [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, kNotice.data(), kNotice.size());
+    return;
+  }
+  if (now - first < kSameRequestNs) return;
   std::signal(number, SIG_DFL);
   std::raise(number);
 }
@@ -55,6 +63,7 @@ int trainer_main(int argc, char** argv) {
   if (print_only) return 0;
   std::signal(SIGINT, on_signal);
   std::signal(SIGTERM, on_signal);
+  if (std::signal(SIGHUP, on_signal) == SIG_IGN) std::signal(SIGHUP, SIG_IGN);  // nohup
   open_device(config.run.device);  // Run finds it by name
   Run run(config, start);
   log_info("device " + run.exec.backend().description() + "; output in " + run.output_dir.string());
