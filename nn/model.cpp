@@ -56,14 +56,11 @@ void check_finite(const TensorSource& source, const Model& model) {
   const ParamBuffer& compute = model.weights.compute;
   Exec exec(*model.backend);
   Tensor index = exec.empty({1}, Dtype::kI32);
-  const auto finite = [&](const Tensor& tensor) {
-    MANTISSA_RUN(exec, find_nonfinite, index, tensor);
-    return to_host<int32_t>(index)[0] < 0;
-  };
-  if (finite(compute.flat())) return;
-  for (const NamedTensor& t : hf_views(model.config, model.decoder->params(), compute))
-    check(finite(t.tensor), source.where(), ": ", t.name, " holds a value that is not finite in ", name_of(compute.dtype()),
-          compute.dtype() == Dtype::kF16 ? " (which ends at 65504)" : "");
+  for (const NamedTensor& t : hf_views(model.config, model.decoder->params(), compute)) {
+    MANTISSA_RUN(exec, find_nonfinite, index, t.tensor);
+    check(to_host<int32_t>(index)[0] < 0, source.where(), ": ", t.name, " holds a value that is not finite in ",
+          name_of(compute.dtype()), compute.dtype() == Dtype::kF16 ? " (which ends at 65504)" : "");
+  }
 }
 
 std::unique_ptr<Model> from_source(const TensorSource& source, ModelConfig config, TokenizerFiles tokenizer,

@@ -314,6 +314,15 @@ TEST(HfWeights, EveryFileTypeIsRoundedOnce) {
   }
 }
 
+TEST(HfWeights, ValuesBeyondTheTypeAreRefused) {
+  const TempDir dir;
+  const std::unique_ptr<Model> model = load(kGolden / "qwen3", Dtype::kF32, true);
+  model->weights.compute[model->decoder->params().final_norm].data<float>()[3] = 1e5f;
+  save_hf(*model, dir / "large", Dtype::kF32);
+  load(dir / "large", Dtype::kBF16);
+  expect_message(message_of([&] { load(dir / "large", Dtype::kF16); }), {"large", "model.norm.weight", "fp16", "65504"});
+}
+
 TEST(HfWeights, SavedIsLoadedBitForBit) {
   const TempDir dir;
   for (const char* name : {"llama3", "qwen2", "qwen3"}) {
