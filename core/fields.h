@@ -31,7 +31,7 @@ inline std::string shortest(int64_t value) { return std::to_string(value); }
 /// "between 0 and 1", "at least 0", "finite", the ends as numbers of type T.
 template <class T>
 std::string rule_of(Range range) {
-  if (std::isinf(range.low)) return "finite";
+  if (std::isinf(range.low)) return std::isinf(range.high) ? "finite" : "at most " + shortest(T(range.high));
   return std::isinf(range.high) ? "at least " + shortest(T(range.low))
                                 : "between " + shortest(T(range.low)) + " and " + shortest(T(range.high));
 }

@@ -113,7 +113,9 @@ fs::path replaceable(const fs::path& path) {
   const fs::file_status status = fs::status(path, error);
   check(!fs::exists(status) || fs::is_regular_file(status), path.string(),
         ": is there and no regular file: nothing can be written in its place");
-  return real.empty() ? path : real;
+  if (!real.empty()) return real;
+  const fs::path target = fs::read_symlink(path, error);  // of a link to what is not there yet
+  return error ? path : path.parent_path() / target;
 }
 
 AtomicFile::AtomicFile(const fs::path& path) : path_(replaceable(path)), partial_(partial_of(path_)) {

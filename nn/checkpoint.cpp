@@ -232,9 +232,12 @@ void clean_checkpoints(const fs::path& root) {
   }
 }
 
-void drop_checkpoints_after(const fs::path& root, int64_t step) {
-  const std::map<int64_t, fs::path> found = list_checkpoints(root);
-  for (auto later = found.upper_bound(step); later != found.end(); ++later) retire(later->second);
+std::vector<fs::path> drop_checkpoints_after(const fs::path& root, int64_t step) {
+  std::vector<fs::path> dropped;
+  for (const auto& [number, path] : list_checkpoints(root))
+    if (number > step) dropped.push_back(path);
+  for (const fs::path& path : dropped) retire(path);
+  return dropped;
 }
 
 CheckpointState read_checkpoint_state(const fs::path& directory) {

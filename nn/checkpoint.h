@@ -14,6 +14,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "nn/optimizer.h"
 
@@ -38,8 +39,8 @@ void save_checkpoint(const std::filesystem::path& root, const CheckpointState& s
 std::optional<std::filesystem::path> latest_checkpoint(const std::filesystem::path& root);
 /// Removes what a killed run left unfinished under `root`.
 void clean_checkpoints(const std::filesystem::path& root);
-/// Deletes the checkpoints of later steps: a run that goes back to `step` leaves them behind.
-void drop_checkpoints_after(const std::filesystem::path& root, int64_t step);
+/// Deletes the checkpoints of later steps and returns them: a run that goes back to `step` leaves them behind.
+std::vector<std::filesystem::path> drop_checkpoints_after(const std::filesystem::path& root, int64_t step);
 
 /// Everything but the tensors: what a run compares with its own config and data before it resumes.
 CheckpointState read_checkpoint_state(const std::filesystem::path& directory);

@@ -51,18 +51,6 @@ void allocate(Model& model, Dtype compute, bool fp32_master) {
   if (fp32_master) w.master = is_16bit(compute) ? ParamBuffer(exec, w.layout, Dtype::kF32) : w.compute;
 }
 
-/// Refuses weights that are not finite in the compute type.
-void check_finite(const TensorSource& source, const Model& model) {
-  const ParamBuffer& compute = model.weights.compute;
-  Exec exec(*model.backend);
-  Tensor index = exec.empty({1}, Dtype::kI32);
-  for (const NamedTensor& t : hf_views(model.config, model.decoder->params(), compute)) {
-    MANTISSA_RUN(exec, find_nonfinite, index, t.tensor);
-    check(to_host<int32_t>(index)[0] < 0, source.where(), ": ", t.name, " holds a value that is not finite in ",
-          name_of(compute.dtype()), compute.dtype() == Dtype::kF16 ? " (which ends at 65504)" : "");
-  }
-}
-
 std::unique_ptr<Model> from_source(const TensorSource& source, ModelConfig config, TokenizerFiles tokenizer,
                                    Backend& backend, Dtype compute, bool fp32_master) {
   {
@@ -79,7 +67,7 @@ std::unique_ptr<Model> from_source(const TensorSource& source, ModelConfig confi
   fill_from_source(source, model->config, model->decoder->params(), w.compute);
   if (w.master.defined() && !w.master.flat().same_as(w.compute.flat()))
     fill_from_source(source, model->config, model->decoder->params(), w.master);
-  check_finite(source, *model);
+  check_finite(*model, w.compute, source.where());
   return model;
 }
 
@@ -103,6 +91,16 @@ std::unique_ptr<Model> load_model(const std::string& path, Backend& backend, Dty
   const ModelConfig config = read_hf_config(place);
   return from_source(*open_hf_weights(place), config, read_hf_tokenizer(place), backend, compute,
                      fp32_master);
+}
+
+void check_finite(const Model& model, const ParamBuffer& weights, const std::string& where) {
+  Exec exec(*model.backend);
+  Tensor index = exec.empty({1}, Dtype::kI32);
+  for (const NamedTensor& t : hf_views(model.config, model.decoder->params(), weights)) {
+    MANTISSA_RUN(exec, find_nonfinite, index, t.tensor);
+    check(to_host<int32_t>(index)[0] < 0, where, ": ", t.name, " holds a value that is not finite in ",
+          name_of(weights.dtype()), weights.dtype() == Dtype::kF16 ? " (which ends at 65504)" : "");
+  }
 }
 
 TokenizerFiles load_tokenizer_files(const std::string& path) {

@@ -44,6 +44,8 @@ struct Model {
 /// precision (not from the rounded copy); Adam moments and gradients are allocated by the optimizer.
 /// Errors name the file, the tensor (Hugging Face name), the rule and the value.
 std::unique_ptr<Model> load_model(const std::string& path, Backend& backend, Dtype compute, bool fp32_master);
+/// Throws where a weight is not finite in the type of `weights`, naming `where` and the tensor. load_model asks it.
+void check_finite(const Model& model, const ParamBuffer& weights, const std::string& where);
 /// The tokenizer files of `path` alone: no weights are opened, config.json may be missing.
 TokenizerFiles load_tokenizer_files(const std::string& path);
 /// Random weights (normal, std 0.02; norms 1) under config.json text: benches and tests ("random:CONFIG.json").

@@ -77,6 +77,7 @@ Run::Run(const RunConfig& run_config, const StartOptions& start)
   optimizer.emplace(exec, model->weights, config.optim, config.scaler, config.train.steps * updates);
   if (!sft() && rollout_dtype != train_dtype) model->weights.rollout = ParamBuffer(exec, model->weights.layout, rollout_dtype);
   refresh_copies(exec, model->weights);
+  if (model->weights.rollout.defined()) check_finite(*model, model->weights.rollout, config.model.path);
   if (!sft() && config.algorithm.kl_coef > 0) keep_reference();
   trainer.emplace(exec, *model, *optimizer,
                   TrainerOptions{.score = {.temperature = sft() ? 1.0 : config.rollout.temperature,
@@ -152,9 +153,11 @@ void Run::check_deletable() const {
   const fs::path saved_config = output_dir / "config.yaml";
   for (const char* name : kWritten) {
     const fs::path doomed = output_dir / name;
-    if (!file_exists(doomed)) continue;
+    std::error_code ignored;
+    if (!file_exists(doomed) || (fs::is_directory(doomed, ignored) && fs::is_empty(doomed, ignored))) continue;
     check(file_exists(saved_config) && read_file(saved_config).starts_with(kConfigHead), doomed.string(),
-          ": is there, but ", saved_config.string(), " of the run that wrote it is not; use another run.output_dir");
+          ": was not written by a run (whose config.yaml begins with \"", kConfigHead,
+          "\"), so starting anew does not delete it; move it away, or use another run.output_dir");
     std::vector<std::string> inputs = config.data.files;
     inputs.insert(inputs.end(), config.eval.files.begin(), config.eval.files.end());
     inputs.push_back(config.model.path);
@@ -262,8 +265,19 @@ void Run::resume(const fs::path& checkpoint) {
     engine->set_cache_room(counter("cache_room"));
   if (const auto choices = state.texts.find("measured_choices"); choices != state.texts.end())
     exec.backend().restore_measured_choices(choices->second);
-  if (foreign_) clear_directory();
-  else drop_checkpoints_after(output_dir / "checkpoints", step);
+  if (foreign_) {
+    clear_directory();
+  } else {
+    for (const auto& [name, bytes] : {std::pair(metrics_name().c_str(), "metrics_bytes"), std::pair("eval.jsonl", "eval_bytes"),
+                                      std::pair("samples.jsonl", "samples_bytes")}) {
+      std::error_code error;
+      const auto size = fs::file_size(output_dir / name, error);
+      check(counter(bytes) == 0 || (!error && int64_t(size) >= counter(bytes)), (output_dir / name).string(),
+            ": must hold the ", counter(bytes), " bytes that ", checkpoint.string(), " saw, got ", error ? 0 : int64_t(size));
+    }
+    for (const fs::path& later : drop_checkpoints_after(output_dir / "checkpoints", step))
+      log_warning(str("back to step ", step, ": ", later.string(), " was made after it and is deleted"));
+  }
   metrics_file_.emplace(output_dir / metrics_name(), foreign_ ? 0 : counter("metrics_bytes"));
   eval_file_.emplace(output_dir / "eval.jsonl", foreign_ ? 0 : counter("eval_bytes"));
   samples_file_.emplace(output_dir / "samples.jsonl", foreign_ ? 0 : counter("samples_bytes"));
@@ -271,10 +285,12 @@ void Run::resume(const fs::path& checkpoint) {
   log_info(str("resumed from ", checkpoint.string(), " after step ", step));
 }
 
-void Run::check_cache() const {
-  if (const int64_t lost = engine->stats().lost_pages; lost > 0)
+void Run::check_cache() {
+  const int64_t lost = engine->stats().lost_pages;
+  if (lost > lost_pages_)
     log_warning(str("after step ", step, ": the KV cache has ", lost * kAttentionTile,
                     " tokens less than memory allowed at the first rollout: samples may differ from those of an undisturbed run"));
+  lost_pages_ = lost;
 }
 
 void Run::save() {

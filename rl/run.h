@@ -47,7 +47,7 @@ class Run {
 
   bool sft() const { return config.train.mode == "sft"; }
   /// After a generation: warns where want of memory changed what was batched together, and with it perhaps the samples.
-  void check_cache() const;
+  void check_cache();
   /// Writes a checkpoint of the current step.
   void save();
   /// Appends the metrics of a step.
@@ -88,6 +88,7 @@ class Run {
 
   std::optional<DirectoryLock> lock_;                // two runs would mix their files
   std::optional<std::filesystem::path> checkpoint_;  // to resume from
+  int64_t lost_pages_ = 0;                           // at the last generation
   bool foreign_ = false;                             // it lies in another run's directory
   uint64_t data_hash_ = 0, reference_hash_ = 0;      // 0: no reference weights
   std::optional<LineFile> metrics_file_, eval_file_, samples_file_;

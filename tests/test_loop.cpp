@@ -235,7 +235,12 @@ TEST_F(Loop, GoingBackLeavesLaterCheckpointsBehind) {
   ASSERT_TRUE(train(whole));
   const RunConfig back = config("back", kSft);
   ASSERT_TRUE(train(back));
-  EXPECT_FALSE(train(back, (dir_ / "back/checkpoints/step_2").string(), [](int64_t step) { return step == 3; }));
+  const std::string step_2 = (dir_ / "back/checkpoints/step_2").string(), lines = read_file(dir_ / "back/sft.jsonl");
+  fs::resize_file(dir_ / "back/sft.jsonl", 1);
+  EXPECT_THROW(train(back, step_2), Error) << "its metrics are shorter than the checkpoint saw";
+  EXPECT_TRUE(fs::exists(dir_ / "back/checkpoints/step_5")) << "nothing is deleted then";
+  std::ofstream(dir_ / "back/sft.jsonl") << lines;
+  EXPECT_FALSE(train(back, step_2, [](int64_t step) { return step == 3; }));
   EXPECT_EQ(latest_checkpoint(dir_ / "back/checkpoints")->filename(), "step_3");
   ASSERT_TRUE(train(back, "auto"));
   expect_same_bits("back", "whole");

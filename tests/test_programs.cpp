@@ -284,11 +284,13 @@ TEST_F(Programs, OutputsReplaceNeitherInputsNorWhatIsNoRegularFile) {
   ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
   expect_error("mismatch", with({"--table", path("pipe")}), {"pipe", "no regular file"});
   EXPECT_TRUE(fs::is_fifo(path("pipe")));
-  write("kept.jsonl", "");
+  expect_error("mismatch", with({"--table", "/dev/stdout"}), {"--table", "reads or writes"});
   fs::create_symlink(path("kept.jsonl"), path("out.jsonl"));
-  EXPECT_EQ(run("evaluate", with({"--keep", "0:1", "--output", path("out.jsonl")})).code, 0);
-  EXPECT_TRUE(fs::is_symlink(path("out.jsonl"))) << "a link stays, what it names is replaced";
-  EXPECT_EQ(read_file(path("kept.jsonl")), text);
+  for (const char* what : {"made", "replaced"}) {
+    EXPECT_EQ(run("evaluate", with({"--keep", "0:1", "--output", path("out.jsonl")})).code, 0);
+    EXPECT_TRUE(fs::is_symlink(path("out.jsonl"))) << "a link stays, what it names is " << what;
+    EXPECT_EQ(read_file(path("kept.jsonl")), text);
+  }
 
   const std::string dump = write("dump.jsonl", "finished\n");
   expect_error("evaluate", with({"--dump", dump}), {"dump.jsonl", "--resume"});

@@ -37,7 +37,7 @@ if ((!quick)); then
   bench rollout --model $smollm --sequences 256 --n 16 --length 80 --steps 128 --batch 2048
 fi
 
-python3 - "$out" <<'PY'
+python3 - "$out" <<'PY' || failed=1
 import json, sys
 print(f"{'bench':18} {'shape':52} {'ms':>9} {'min':>9} {'max':>9} {'tok/s':>9} {'fraction':>8} {'GB':>6}")
 for line in open(sys.argv[1]):

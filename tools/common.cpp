@@ -52,11 +52,15 @@ GenerateOptions generate_options(const Engine& engine, const RolloutConfig& roll
 }
 
 void check_outputs(const std::vector<std::pair<const char*, std::string>>& outputs, std::vector<std::string> inputs) {
+  namespace fs = std::filesystem;
+  inputs.push_back("/dev/stdout");
   for (const auto& [flag, path] : outputs) {
     if (path.empty()) continue;
     for (const std::string& other : inputs) {
       std::error_code ignored;
-      check(path != other && !std::filesystem::equivalent(path, other, ignored), flag, " ", path, ": is also ", other,
+      check(fs::weakly_canonical(path, ignored) != fs::weakly_canonical(other, ignored) &&
+                !fs::equivalent(path, other, ignored),
+            flag, " ", path, ": is also ", other,
             ", which this command reads or writes");
     }
     inputs.push_back(path);

@@ -30,8 +30,8 @@ std::unique_ptr<Tokenizer> open_tokenizer(const TokenizerFiles& files);
 GenerateOptions generate_options(const Engine& engine, const RolloutConfig& rollout,
                                  std::vector<int32_t> stop_ids, int64_t seed);
 
-/// Throws where a file that is to be written (flag and path; empty: none) is one that is read, or another one that is
-/// written.
+/// Throws where a file that is to be written (flag and path; empty: none) is one that is read, another one that is
+/// written, or standard output.
 void check_outputs(const std::vector<std::pair<const char*, std::string>>& outputs, std::vector<std::string> inputs);
 
 /// "stop", "length".

@@ -73,13 +73,10 @@ int run(int argc, char** argv) {
 }  // namespace mantissa
 
 int main(int argc, char** argv) {
-  while (true) {  // a closed standard stream's number must not go to a file that is opened later
-    const int fd = ::open("/dev/null", O_RDWR);
-    if (fd < 0 || fd > STDERR_FILENO) {
-      ::close(fd);
-      break;
-    }
-  }
+  // A closed standard stream's number must not go to a file that is opened later. The wrong direction keeps it an error to
+  // use the stream.
+  for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd)
+    if (::fcntl(fd, F_GETFD) < 0) [[maybe_unused]] const int same = ::open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY);
   std::ios::sync_with_stdio(false);
   std::signal(SIGXFSZ,
               SIG_IGN);  // a file over the size limit is an error of write(), with its name, not a silent end

@@ -531,9 +531,7 @@ def main():
         columns, size, names = 2, (460, 250), [run.name for run in runs]
         charts = run_charts(runs)
         out = args.out or os.path.join(runs[0].directory, "metrics.svg")
-    if not out.endswith((".svg", ".png")):
-        sys.exit(f"plot: --out must end in .svg or .png: got {out}")
-    if out.endswith(".png"):
+    if out.lower().endswith(".png"):
         png(charts, columns, size, names, out)
     else:
         try:

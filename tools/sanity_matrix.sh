@@ -12,14 +12,14 @@ cd "$(dirname "$0")/.."
 steps=100 seed=1 out=runs/sanity_matrix jobs=$(nproc)
 overrides=()
 while (($# > 0)); do
-  [[ $1 != --* || $1 == --help || $# -ge 2 ]] || { echo "sanity_matrix: $1 needs a value" >&2; exit 1; }
+  [[ ! $1 =~ ^--(steps|seed|out|jobs)$ || $# -ge 2 ]] || { echo "sanity_matrix: $1 needs a value" >&2; exit 1; }
   case $1 in
     --steps) steps=$2; shift 2 ;;
     --seed) seed=$2; shift 2 ;;
     --out) out=$2; shift 2 ;;
     --jobs) jobs=$2; shift 2 ;;
     *=*) overrides+=("$1"); shift ;;
-    *) sed -n '2,9s/^# \{0,1\}//p' "$0"; [[ $1 == -h || $1 == --help ]]; exit ;;
+    *) sed -n '2,8s/^# \{0,1\}//p' "$0"; [[ $1 == -h || $1 == --help ]]; exit ;;
   esac
 done
 ((jobs > 0)) || { echo "sanity_matrix: --jobs must be at least 1: got $jobs" >&2; exit 1; }

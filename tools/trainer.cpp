@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <csignal>
 #include <ctime>
 #include <iostream>
@@ -23,6 +24,7 @@ std::atomic<int> stop_signal{0};
 
 /// The first SIGINT, SIGTERM or SIGHUP lets the step finish and saves; a later one ends the program as usual.
 void on_signal(int number) {
+  const int saved_errno = errno;
   stop_signal = number;
   timespec time;
   clock_gettime(CLOCK_MONOTONIC, &time);
@@ -31,6 +33,7 @@ void on_signal(int number) {
   if (stop_requested_ns.compare_exchange_strong(first, now)) {
     constexpr std::string_view kNotice = "stopping after this step and saving; again ends at once, without saving\n";
     [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, kNotice.data(), kNotice.size());
+    errno = saved_errno;
     return;
   }
   if (now - first < kSameRequestNs) return;
@@ -63,6 +66,7 @@ int trainer_main(int argc, char** argv) {
   if (print_only) return 0;
   std::signal(SIGINT, on_signal);
   std::signal(SIGTERM, on_signal);
+  std::signal(SIGPIPE, SIG_IGN);  // `trainer | tee`: the signal ends tee first, and the run has still to save
   if (std::signal(SIGHUP, on_signal) == SIG_IGN) std::signal(SIGHUP, SIG_IGN);  // nohup
   open_device(config.run.device);  // Run finds it by name
   Run run(config, start);
