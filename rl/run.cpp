@@ -268,8 +268,9 @@ void Run::resume(const fs::path& checkpoint) {
   if (foreign_) {
     clear_directory();
   } else {
-    for (const auto& [name, bytes] : {std::pair(metrics_name().c_str(), "metrics_bytes"), std::pair("eval.jsonl", "eval_bytes"),
-                                      std::pair("samples.jsonl", "samples_bytes")}) {
+    const std::pair<std::string, const char*> files[] = {
+        {metrics_name(), "metrics_bytes"}, {"eval.jsonl", "eval_bytes"}, {"samples.jsonl", "samples_bytes"}};
+    for (const auto& [name, bytes] : files) {  // before anything is deleted
       std::error_code error;
       const auto size = fs::file_size(output_dir / name, error);
       check(counter(bytes) == 0 || (!error && int64_t(size) >= counter(bytes)), (output_dir / name).string(),
