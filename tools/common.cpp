@@ -60,8 +60,7 @@ void check_outputs(const std::vector<std::pair<const char*, std::string>>& outpu
       std::error_code ignored;
       check(fs::weakly_canonical(path, ignored) != fs::weakly_canonical(other, ignored) &&
                 !fs::equivalent(path, other, ignored),
-            flag, " ", path, ": is also ", other,
-            ", which this command reads or writes");
+            flag, " ", path, ": is also ", other, ", which this command reads or writes");
     }
     inputs.push_back(path);
   }

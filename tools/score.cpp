@@ -4,8 +4,8 @@
 // the gradient is made under loss scale 2^16, halved until every parameter's gradient is finite, and written
 // unscaled in fp32.
 #include "rl/score.h"
-#include "core/file.h"
 #include "autograd/nonfinite.h"
+#include "core/file.h"
 #include "nn/hf.h"
 #include "rl/log.h"
 #include "tools/common.h"
