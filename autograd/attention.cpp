@@ -15,8 +15,7 @@ void check_rope(const Tensor& qkv, const Tensor& table, const Tensor& positions,
 }
 
 /// What rope makes of its kernel's result y.
-Var record_rope(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& positions, Heads heads,
-                Tensor y) {
+Var record_rope(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& positions, Heads heads, Tensor y) {
   if (!tape.needs_grad({&qkv})) return tape.constant("rope", std::move(y));
 
   return tape.output("rope", std::move(y), [&tape, table, positions, heads, slot = qkv.slot()](auto douts) {
@@ -35,8 +34,8 @@ Var rope(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& position
   return record_rope(tape, qkv, table, positions, heads, std::move(y));
 }
 
-Var rope_kv(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& positions, Heads heads,
-            Tensor& pages, const Tensor& slots) {
+Var rope_kv(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& positions, Heads heads, Tensor& pages,
+            const Tensor& slots) {
   check_rope(qkv.value(), table, positions, heads);
   check_index("rope_kv", "slots", slots, qkv.value().size(0));
   check_rank("rope_kv", "pages", pages, 4);
@@ -58,8 +57,7 @@ Var attention(Tape& tape, const Var& qkv, const Tensor& offsets, Heads heads, in
   if (!tape.needs_grad({&qkv})) return tape.constant("attention", std::move(y));
 
   return tape.output(
-      "attention", y,
-      [&tape, offsets, longest, heads, y, lse, xs = tape.save(qkv), slot = qkv.slot()](auto douts) {
+      "attention", y, [&tape, offsets, longest, heads, y, lse, xs = tape.save(qkv), slot = qkv.slot()](auto douts) {
         Tensor dx = tape.exec().empty(slot->shape, slot->dtype);
         MANTISSA_RUN(tape.exec(), attention_bwd, dx, douts[0], xs.get(), y, lse, offsets, longest, heads);
         tape.add_grad(slot, std::move(dx));

@@ -72,8 +72,7 @@ Var sub(Tape& tape, const Var& a, const Var& b) {
 
   return tape.output("sub", std::move(y), [&tape, a_slot = a.slot(), b_slot = b.slot()](auto douts) {
     Exec& exec = tape.exec();
-    if (b_slot)
-      tape.add_grad(b_slot, cast_to(exec, unary(exec, Unary::kAffine, douts[0], -1.0), b_slot->dtype));
+    if (b_slot) tape.add_grad(b_slot, cast_to(exec, unary(exec, Unary::kAffine, douts[0], -1.0), b_slot->dtype));
     tape.add_grad(a_slot, douts[0]);
   });
 }
@@ -135,8 +134,7 @@ Var within(Tape& tape, const Var& x, double low, double high) {
 
 Var less_equal(Tape& tape, const Var& a, const Var& b) {
   check_shape("less_equal", "b", b.value(), a.shape());
-  return tape.constant("less_equal",
-                       binary(tape.exec(), Binary::kLessEqual, a.value(), b.value(), a.dtype()));
+  return tape.constant("less_equal", binary(tape.exec(), Binary::kLessEqual, a.value(), b.value(), a.dtype()));
 }
 
 Var stop_gradient(const Var& x) {
@@ -155,8 +153,7 @@ Var cast(Tape& tape, const Var& x, Dtype dtype) {
 
 Var swiglu(Tape& tape, const Var& gate_up) {
   check_rank("swiglu", "gate_up", gate_up.value(), 2);
-  check(gate_up.value().size(1) % 2 == 0, "[swiglu] gate_up[T,2F] needs an even width: got shape ",
-        gate_up.shape());
+  check(gate_up.value().size(1) % 2 == 0, "[swiglu] gate_up[T,2F] needs an even width: got shape ", gate_up.shape());
   const auto forward = [&exec = tape.exec()](const Tensor& gate_up) {
     Tensor y = exec.empty({gate_up.size(0), gate_up.size(1) / 2}, gate_up.dtype());
     MANTISSA_RUN(exec, swiglu_fwd, y, gate_up);

@@ -17,8 +17,8 @@ Tensor linear_forward(Exec& exec, const Tensor& x, const Tensor& w, const Tensor
 Var linear_op(Tape& tape, const Var& x, const Var& w, const Var& bias, bool recomputable) {
   check_rank("linear", "x", x.value(), 2);
   check_rank("linear", "w", w.value(), 2);
-  check(x.value().size(1) == w.value().size(1), "[linear] x[T,K] and w[N,K] must agree in K: got ", x.shape(),
-        " and ", w.shape());
+  check(x.value().size(1) == w.value().size(1), "[linear] x[T,K] and w[N,K] must agree in K: got ", x.shape(), " and ",
+        w.shape());
   check_type("linear", "w", w.value(), x.dtype());
   if (bias.defined()) {
     check_shape("linear", "bias", bias.value(), {w.value().size(0)});
@@ -51,9 +51,8 @@ Var linear_op(Tape& tape, const Var& x, const Var& w, const Var& bias, bool reco
   };
   Var out = tape.output("linear", std::move(y), std::move(gradient));
   if (recomputable)
-    tape.set_recipe(out, Recompute::kMlp, [&exec, xs, ws, bias = bias.value()] {
-      return linear_forward(exec, xs.get(), ws.get(), bias);
-    });
+    tape.set_recipe(out, Recompute::kMlp,
+                    [&exec, xs, ws, bias = bias.value()] { return linear_forward(exec, xs.get(), ws.get(), bias); });
   return out;
 }
 

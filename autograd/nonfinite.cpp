@@ -4,8 +4,8 @@ namespace mantissa {
 
 std::string NonFiniteReport::text() const {
   if (!found) return "all tensors are finite";
-  return str(scope, scope.empty() ? "" : " ", op, backward ? " backward: " : " forward: ", value,
-             " at element ", index, " of ", name_of(dtype), " ", shape);
+  return str(scope, scope.empty() ? "" : " ", op, backward ? " backward: " : " forward: ", value, " at element ", index,
+             " of ", name_of(dtype), " ", shape);
 }
 
 Observer find_first_nonfinite(Exec& exec, NonFiniteReport& report) {

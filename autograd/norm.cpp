@@ -18,15 +18,15 @@ Var record_norm(Tape& tape, const Var& x, const Var& w, double eps, Tensor y, co
   if (!tape.needs_grad({&x, &w})) return tape.constant("rms_norm", std::move(y));
 
   const Saved xs = tape.save(x), ws = tape.save(w);
-  Var out = tape.output("rms_norm", std::move(y),
-                        [&tape, xs, ws, rstd, x_slot = x.slot(), w_slot = w.slot()](auto douts) {
-                          const Tensor& x = xs.get();
-                          Tensor dx = tape.exec().empty(x.shape(), x.dtype());
-                          Tensor dw = tape.open_sink(w_slot);
-                          MANTISSA_RUN(tape.exec(), rms_norm_bwd, dx, dw, douts[0], x, ws.get(), rstd);
-                          tape.close_sink(w_slot, std::move(dw));
-                          tape.add_grad(x_slot, std::move(dx));
-                        });
+  Var out =
+      tape.output("rms_norm", std::move(y), [&tape, xs, ws, rstd, x_slot = x.slot(), w_slot = w.slot()](auto douts) {
+        const Tensor& x = xs.get();
+        Tensor dx = tape.exec().empty(x.shape(), x.dtype());
+        Tensor dw = tape.open_sink(w_slot);
+        MANTISSA_RUN(tape.exec(), rms_norm_bwd, dx, dw, douts[0], x, ws.get(), rstd);
+        tape.close_sink(w_slot, std::move(dw));
+        tape.add_grad(x_slot, std::move(dx));
+      });
   tape.set_recipe(out, Recompute::kElementwise, [&exec, xs, ws, eps] {
     Tensor y = exec.empty(xs.get().shape(), ws.get().dtype());
     Tensor rstd = exec.empty({y.rows()}, accumulator_of(xs.get().dtype()));
@@ -80,8 +80,7 @@ Var qk_norm(Tape& tape, const Var& qkv, const Var& qw, const Var& kw, Heads head
                    x_slot = qkv.slot(), qw_slot = qw.slot(), kw_slot = kw.slot()](auto douts) {
     Tensor dx = tape.exec().empty(xs.get().shape(), xs.get().dtype());
     Tensor dqw = tape.open_sink(qw_slot), dkw = tape.open_sink(kw_slot);
-    MANTISSA_RUN(tape.exec(), qk_norm_bwd, dx, dqw, dkw, douts[0], xs.get(), qws.get(), kws.get(), rstd,
-                 heads);
+    MANTISSA_RUN(tape.exec(), qk_norm_bwd, dx, dqw, dkw, douts[0], xs.get(), qws.get(), kws.get(), rstd, heads);
     tape.close_sink(qw_slot, std::move(dqw));
     tape.close_sink(kw_slot, std::move(dkw));
     tape.add_grad(x_slot, std::move(dx));

@@ -36,8 +36,8 @@ Var qk_norm(Tape& tape, const Var& qkv, const Var& qw, const Var& kw, Heads head
 /// positions[T] int32 in [0, max_positions) (the caller checks). The gradient is the inverse rotation.
 Var rope(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& positions, Heads heads);
 /// The same, and the rotated keys and the values go to their slots of a layer's KV cache (Kernels::kv_write).
-Var rope_kv(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& positions, Heads heads,
-            Tensor& pages, const Tensor& slots);
+Var rope_kv(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& positions, Heads heads, Tensor& pages,
+            const Tensor& slots);
 /// Causal grouped-query attention over packed sequences; offsets[S+1] int32, qkv[T,(H+2G)D] -> [T,H*D]. Saves
 /// qkv, output and log-sum-exp. No sequence is longer than `longest` (0: not known, T is taken): a device
 /// plans its launches with it.

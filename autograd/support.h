@@ -6,13 +6,12 @@
 namespace mantissa::ops {
 
 inline void check_shape(const char* op, const char* name, const Tensor& t, const Shape& shape) {
-  check(t.defined() && t.shape() == shape, "[", op, "] ", name, " must have shape ", shape, ": got ",
-        t.shape());
+  check(t.defined() && t.shape() == shape, "[", op, "] ", name, " must have shape ", shape, ": got ", t.shape());
 }
 
 inline void check_rank(const char* op, const char* name, const Tensor& t, int rank) {
-  check(t.defined() && t.shape().rank() == rank, "[", op, "] ", name, " must have ", rank,
-        " dimensions: got shape ", t.shape());
+  check(t.defined() && t.shape().rank() == rank, "[", op, "] ", name, " must have ", rank, " dimensions: got shape ",
+        t.shape());
 }
 
 inline void check_type(const char* op, const char* name, const Tensor& t, Dtype dtype) {
@@ -37,8 +36,7 @@ inline int64_t check_offsets(const char* op, const Tensor& offsets) {
 inline void check_heads(const char* op, const Tensor& qkv, Heads heads) {
   check(heads.kv > 0 && heads.query > 0 && heads.query % heads.kv == 0, "[", op,
         "] key/value heads must divide query heads: got ", heads.query, " and ", heads.kv);
-  check(heads.size > 0 && heads.size % 8 == 0, "[", op, "] head size must be a multiple of 8: got ",
-        heads.size);
+  check(heads.size > 0 && heads.size % 8 == 0, "[", op, "] head size must be a multiple of 8: got ", heads.size);
   check_rank(op, "qkv", qkv, 2);
   check_shape(op, "qkv", qkv, {qkv.size(0), heads.row()});
 }

@@ -93,9 +93,7 @@ void Tape::add_grad(const Slot& slot, Tensor grad) {
     slot->grad = std::move(grad);
   } else {
     // Two slots may hold the same tensor (both inputs of an addition): write only where nobody else looks.
-    Tensor sum = slot->grad.unique() ? slot->grad
-                 : grad.unique()     ? grad
-                                     : exec_.empty(slot->shape, slot->dtype);
+    Tensor sum = slot->grad.unique() ? slot->grad : grad.unique() ? grad : exec_.empty(slot->shape, slot->dtype);
     MANTISSA_RUN(exec_, binary, sum, slot->grad, grad, Binary::kAdd);
     slot->grad = std::move(sum);
   }
@@ -131,8 +129,7 @@ void Tape::backward(const Var& root) {
 void Tape::backward(std::span<const Var> roots, std::span<const Tensor> grads) {
   check(recording_, "[backward] this tape does not record");
   check(!played_, "[backward] can run once on a tape");
-  check(roots.size() == grads.size(), "[backward] one gradient a root: got ", grads.size(), " for ",
-        roots.size());
+  check(roots.size() == grads.size(), "[backward] one gradient a root: got ", grads.size(), " for ", roots.size());
   played_ = true;
   const std::string outer_scope = scope_;
   for (size_t i = 0; i < roots.size(); ++i)

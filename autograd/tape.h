@@ -174,8 +174,7 @@ class Tape {
   /// Names what runs inside by a scope() of before: a fused op's part that belongs to an earlier layer.
   class ScopeAs {
    public:
-    ScopeAs(Tape& tape, std::string scope)
-        : tape_(tape), outer_(std::exchange(tape.scope_, std::move(scope))) {}
+    ScopeAs(Tape& tape, std::string scope) : tape_(tape), outer_(std::exchange(tape.scope_, std::move(scope))) {}
     ~ScopeAs() { tape_.scope_ = std::move(outer_); }
     ScopeAs(const ScopeAs&) = delete;
     ScopeAs& operator=(const ScopeAs&) = delete;

@@ -79,8 +79,8 @@ TokenScores token_scores(Tape& tape, const Var& hidden, const Var& w, const Tens
   check_rank("token_scores", "hidden", hidden.value(), 2);
   check_rank("token_scores", "w", w.value(), 2);
   const int64_t tokens = hidden.value().size(0), vocab = w.value().size(0);
-  check(hidden.value().size(1) == w.value().size(1),
-        "[token_scores] hidden[T,C] and w[V,C] must agree in C: got ", hidden.shape(), " and ", w.shape());
+  check(hidden.value().size(1) == w.value().size(1), "[token_scores] hidden[T,C] and w[V,C] must agree in C: got ",
+        hidden.shape(), " and ", w.shape());
   check_index("token_scores", "targets", targets, tokens);
   check(options.temperature > 0, "[token_scores] temperature must be positive: got ", options.temperature);
   check(options.chunk >= 0, "[token_scores] chunk must not be negative: got ", options.chunk);
@@ -92,8 +92,7 @@ TokenScores token_scores(Tape& tape, const Var& hidden, const Var& w, const Tens
 
   Exec& exec = tape.exec();
   const Dtype wide = accumulator_of(dtype);
-  Tensor logprobs = exec.empty({tokens}, wide), entropy = exec.empty({tokens}, wide),
-         lse = exec.empty({tokens}, wide);
+  Tensor logprobs = exec.empty({tokens}, wide), entropy = exec.empty({tokens}, wide), lse = exec.empty({tokens}, wide);
   {
     const Tensor h = cast_to(exec, hidden.value(), dtype), weight = cast_to(exec, w.value(), dtype);
     LogitsChunk buffers(exec, chunk, vocab, dtype, false);
@@ -107,38 +106,37 @@ TokenScores token_scores(Tape& tape, const Var& hidden, const Var& w, const Tens
     }
   }
   if (!tape.needs_grad({&hidden, &w}))
-    return {tape.constant("token_scores", std::move(logprobs)),
-            tape.constant("token_scores", std::move(entropy))};
+    return {tape.constant("token_scores", std::move(logprobs)), tape.constant("token_scores", std::move(entropy))};
 
-  std::vector<Var> outs = tape.outputs(
-      "token_scores", {logprobs, entropy},
-      [&tape, hs = tape.save(hidden), ws = tape.save(w), targets, lse, entropy, state = options.state, dtype,
-       chunk, inv_temperature, hidden_slot = hidden.slot(), w_slot = w.slot()](auto douts) {
-        Exec& exec = tape.exec();
-        const int64_t tokens = lse.size(0);
-        const Tensor dlogprobs = douts[0].defined() ? douts[0] : exec.zeros(lse.shape(), lse.dtype());
-        const Tensor& dentropy = douts[1];
-        const Tensor h = cast_to(exec, hs.get(), dtype), weight = cast_to(exec, ws.get(), dtype);
-        LogitsChunk buffers(exec, chunk, weight.size(0), dtype, true);
-        Tensor dh = hidden_slot ? exec.empty(h.shape(), dtype) : Tensor();
-        Tensor dw = tape.open_sink(w_slot);
-        for (int64_t t = 0; t < tokens; t += chunk) {
-          const int64_t end = std::min(t + chunk, tokens);
-          const Tensor chunk_h = h.slice(t, end);
-          const Tensor logits = buffers.make(chunk_h, weight);
-          Tensor dlogits = buffers.gradient(logits);
-          MANTISSA_RUN(exec, logprob_bwd, dlogits, logits, lse.slice(t, end), entropy.slice(t, end),
-                       targets.slice(t, end), dlogprobs.slice(t, end),
-                       dentropy.defined() ? dentropy.slice(t, end) : Tensor(), state, inv_temperature);
-          if (dh.defined()) {
-            Tensor chunk_dh = dh.slice(t, end);
-            MANTISSA_RUN(exec, matmul, chunk_dh, dlogits, weight, Trans::kNN, false);
-          }
-          if (dw.defined()) MANTISSA_RUN(exec, matmul, dw, dlogits, chunk_h, Trans::kTN, true);
-        }
-        tape.close_sink(w_slot, std::move(dw));
-        if (hidden_slot) tape.add_grad(hidden_slot, cast_to(exec, dh, hidden_slot->dtype));
-      });
+  std::vector<Var> outs =
+      tape.outputs("token_scores", {logprobs, entropy},
+                   [&tape, hs = tape.save(hidden), ws = tape.save(w), targets, lse, entropy, state = options.state,
+                    dtype, chunk, inv_temperature, hidden_slot = hidden.slot(), w_slot = w.slot()](auto douts) {
+                     Exec& exec = tape.exec();
+                     const int64_t tokens = lse.size(0);
+                     const Tensor dlogprobs = douts[0].defined() ? douts[0] : exec.zeros(lse.shape(), lse.dtype());
+                     const Tensor& dentropy = douts[1];
+                     const Tensor h = cast_to(exec, hs.get(), dtype), weight = cast_to(exec, ws.get(), dtype);
+                     LogitsChunk buffers(exec, chunk, weight.size(0), dtype, true);
+                     Tensor dh = hidden_slot ? exec.empty(h.shape(), dtype) : Tensor();
+                     Tensor dw = tape.open_sink(w_slot);
+                     for (int64_t t = 0; t < tokens; t += chunk) {
+                       const int64_t end = std::min(t + chunk, tokens);
+                       const Tensor chunk_h = h.slice(t, end);
+                       const Tensor logits = buffers.make(chunk_h, weight);
+                       Tensor dlogits = buffers.gradient(logits);
+                       MANTISSA_RUN(exec, logprob_bwd, dlogits, logits, lse.slice(t, end), entropy.slice(t, end),
+                                    targets.slice(t, end), dlogprobs.slice(t, end),
+                                    dentropy.defined() ? dentropy.slice(t, end) : Tensor(), state, inv_temperature);
+                       if (dh.defined()) {
+                         Tensor chunk_dh = dh.slice(t, end);
+                         MANTISSA_RUN(exec, matmul, chunk_dh, dlogits, weight, Trans::kNN, false);
+                       }
+                       if (dw.defined()) MANTISSA_RUN(exec, matmul, dw, dlogits, chunk_h, Trans::kTN, true);
+                     }
+                     tape.close_sink(w_slot, std::move(dw));
+                     if (hidden_slot) tape.add_grad(hidden_slot, cast_to(exec, dh, hidden_slot->dtype));
+                   });
   return {outs[0], outs[1]};
 }
 

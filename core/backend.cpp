@@ -26,7 +26,9 @@ constexpr size_t kAlignment = 256;
 
 }  // namespace
 
-Backend& cpu() { return *registry().front(); }
+Backend& cpu() {
+  return *registry().front();
+}
 
 void register_backend(std::unique_ptr<Backend> backend) {
   for (const auto& known : registry())
@@ -34,7 +36,9 @@ void register_backend(std::unique_ptr<Backend> backend) {
   registry().push_back(std::move(backend));
 }
 
-void set_unavailable(const std::string& name, const std::string& reason) { reasons()[name] = reason; }
+void set_unavailable(const std::string& name, const std::string& reason) {
+  reasons()[name] = reason;
+}
 
 Backend& find_backend(const std::string& name) {
   if (name == "auto") return *registry().back();

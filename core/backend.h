@@ -88,9 +88,9 @@ class Exec {
   /// The block that Scratch lends from now (null before the first use): a graph keeps it alive.
   const std::shared_ptr<Storage>& scratch() const { return scratch_; }
 
-  bool deterministic = true;           // same inputs, same bits
+  bool deterministic = true;  // same inputs, same bits
   Rounding rounding = Rounding::kSame;
-  void* stream = nullptr;              // the backend's own handle; null is its default
+  void* stream = nullptr;  // the backend's own handle; null is its default
 
  private:
   friend class Scratch;

@@ -4,11 +4,16 @@ namespace mantissa {
 
 std::string_view name_of(Dtype d) {
   switch (d) {
-    case Dtype::kF32: return "fp32";
-    case Dtype::kF16: return "fp16";
-    case Dtype::kBF16: return "bf16";
-    case Dtype::kF64: return "fp64";
-    case Dtype::kI32: return "int32";
+    case Dtype::kF32:
+      return "fp32";
+    case Dtype::kF16:
+      return "fp16";
+    case Dtype::kBF16:
+      return "bf16";
+    case Dtype::kF64:
+      return "fp64";
+    case Dtype::kI32:
+      return "int32";
   }
   return "?";
 }

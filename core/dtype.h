@@ -36,9 +36,15 @@ inline float to_float(Half h) {
   return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
 }
 
-inline float to_float(BFloat16 b) { return std::bit_cast<float>(uint32_t(b.bits) << 16); }
-inline float to_float(float f) { return f; }
-inline double to_float(double d) { return d; }
+inline float to_float(BFloat16 b) {
+  return std::bit_cast<float>(uint32_t(b.bits) << 16);
+}
+inline float to_float(float f) {
+  return f;
+}
+inline double to_float(double d) {
+  return d;
+}
 
 inline Half half_from_float(float f) {
   const uint32_t x = std::bit_cast<uint32_t>(f);
@@ -69,9 +75,12 @@ inline double round_to<double>(double value) {
 }
 template <class T>
 T round_to(float value) {
-  if constexpr (std::is_same_v<T, Half>) return half_from_float(value);
-  else if constexpr (std::is_same_v<T, BFloat16>) return bfloat16_from_float(value);
-  else return T(value);
+  if constexpr (std::is_same_v<T, Half>)
+    return half_from_float(value);
+  else if constexpr (std::is_same_v<T, BFloat16>)
+    return bfloat16_from_float(value);
+  else
+    return T(value);
 }
 
 /// The type a kernel computes in for storage type T: double for double, float for everything else.
@@ -79,7 +88,9 @@ template <class T>
 using Compute = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 /// The same as a Dtype: fp64 for fp64, fp32 for everything else. Statistics and parameter gradients have it.
-constexpr Dtype accumulator_of(Dtype d) { return d == Dtype::kF64 ? Dtype::kF64 : Dtype::kF32; }
+constexpr Dtype accumulator_of(Dtype d) {
+  return d == Dtype::kF64 ? Dtype::kF64 : Dtype::kF32;
+}
 
 template <class T>
 struct TypeTag {
@@ -88,10 +99,14 @@ struct TypeTag {
 
 template <class T>
 constexpr Dtype dtype_of() {
-  if constexpr (std::is_same_v<T, float>) return Dtype::kF32;
-  else if constexpr (std::is_same_v<T, Half>) return Dtype::kF16;
-  else if constexpr (std::is_same_v<T, BFloat16>) return Dtype::kBF16;
-  else if constexpr (std::is_same_v<T, double>) return Dtype::kF64;
+  if constexpr (std::is_same_v<T, float>)
+    return Dtype::kF32;
+  else if constexpr (std::is_same_v<T, Half>)
+    return Dtype::kF16;
+  else if constexpr (std::is_same_v<T, BFloat16>)
+    return Dtype::kBF16;
+  else if constexpr (std::is_same_v<T, double>)
+    return Dtype::kF64;
   else {
     static_assert(std::is_same_v<T, int32_t>, "no Dtype for this C++ type");
     return Dtype::kI32;
@@ -100,17 +115,26 @@ constexpr Dtype dtype_of() {
 
 constexpr size_t size_of(Dtype d) {
   switch (d) {
-    case Dtype::kF32: return 4;
-    case Dtype::kF16: return 2;
-    case Dtype::kBF16: return 2;
-    case Dtype::kF64: return 8;
-    case Dtype::kI32: return 4;
+    case Dtype::kF32:
+      return 4;
+    case Dtype::kF16:
+      return 2;
+    case Dtype::kBF16:
+      return 2;
+    case Dtype::kF64:
+      return 8;
+    case Dtype::kI32:
+      return 4;
   }
   return 0;
 }
 
-constexpr bool is_floating(Dtype d) { return d != Dtype::kI32; }
-constexpr bool is_16bit(Dtype d) { return d == Dtype::kF16 || d == Dtype::kBF16; }
+constexpr bool is_floating(Dtype d) {
+  return d != Dtype::kI32;
+}
+constexpr bool is_16bit(Dtype d) {
+  return d == Dtype::kF16 || d == Dtype::kBF16;
+}
 
 /// "fp32", "fp16", "bf16", "fp64", "int32".
 std::string_view name_of(Dtype d);
@@ -121,11 +145,16 @@ Dtype parse_precision(std::string_view name);
 template <class F>
 decltype(auto) dispatch_floating(Dtype d, F&& f) {
   switch (d) {
-    case Dtype::kF32: return f(TypeTag<float>{});
-    case Dtype::kF16: return f(TypeTag<Half>{});
-    case Dtype::kBF16: return f(TypeTag<BFloat16>{});
-    case Dtype::kF64: return f(TypeTag<double>{});
-    default: fail("expected a floating type, got ", name_of(d));
+    case Dtype::kF32:
+      return f(TypeTag<float>{});
+    case Dtype::kF16:
+      return f(TypeTag<Half>{});
+    case Dtype::kBF16:
+      return f(TypeTag<BFloat16>{});
+    case Dtype::kF64:
+      return f(TypeTag<double>{});
+    default:
+      fail("expected a floating type, got ", name_of(d));
   }
 }
 

@@ -27,7 +27,9 @@ inline std::string shortest(double value) {
   char text[32];
   return {text, std::to_chars(text, text + sizeof text, value).ptr};
 }
-inline std::string shortest(int64_t value) { return std::to_string(value); }
+inline std::string shortest(int64_t value) {
+  return std::to_string(value);
+}
 /// "between 0 and 1", "at least 0", "finite", the ends as numbers of type T.
 template <class T>
 std::string rule_of(Range range) {
@@ -35,8 +37,12 @@ std::string rule_of(Range range) {
   return std::isinf(range.high) ? "at least " + shortest(T(range.low))
                                 : "between " + shortest(T(range.low)) + " and " + shortest(T(range.high));
 }
-inline Range at_least(double low) { return {low, std::numeric_limits<double>::infinity()}; }
-inline Range between(double low, double high) { return {low, high}; }
+inline Range at_least(double low) {
+  return {low, std::numeric_limits<double>::infinity()};
+}
+inline Range between(double low, double high) {
+  return {low, high};
+}
 
 class Fields {
  public:

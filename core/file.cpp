@@ -167,8 +167,8 @@ AtomicDirectory::AtomicDirectory(fs::path path) : path_(std::move(path)) {
   if (!path_.has_filename()) path_ = path_.parent_path();  // "runs/x/" names the same directory as "runs/x"
   partial_ = partial_of(path_);
   std::error_code error;
-  check(!fs::exists(path_, error) || (fs::is_directory(path_, error) && fs::is_empty(path_, error)),
-        path_.string(), " exists already and is not an empty directory; nothing was written");
+  check(!fs::exists(path_, error) || (fs::is_directory(path_, error) && fs::is_empty(path_, error)), path_.string(),
+        " exists already and is not an empty directory; nothing was written");
   fs::remove_all(partial_, error);
   fs::create_directories(partial_, error);
   check(!error, "cannot create ", partial_.string(), ": ", error.message());

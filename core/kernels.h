@@ -19,8 +19,8 @@ enum class Binary : uint8_t { kAdd, kSub, kMul, kMin, kMax, kLessEqual };  // kL
 enum class Unary : uint8_t {
   kAffine,  // p0 * x + p1
   kExp,
-  kClamp,        // min(max(x, p0), p1)
-  kWithinMask,   // 1 if p0 <= x <= p1 else 0
+  kClamp,       // min(max(x, p0), p1)
+  kWithinMask,  // 1 if p0 <= x <= p1 else 0
 };
 enum class Trans : uint8_t { kNN, kNT, kTN };  // which operand is stored transposed: A.B, A.B^T, A^T.B
 
@@ -57,19 +57,19 @@ struct SamplingRule {
 struct StepState {
   // scaler
   float loss_scale = 1.0f;
-  int32_t good_steps = 0;     // clean steps since the last change of the scale
+  int32_t good_steps = 0;  // clean steps since the last change of the scale
   int32_t skips_in_row = 0;
   int32_t skips_total = 0;
   // decided by step_decide for the current step
-  int32_t overflow = 0;       // 1: a gradient was not finite, the step is skipped
-  float grad_norm = 0.0f;     // global 2-norm of the unscaled gradient
-  float grad_factor = 1.0f;   // 1/loss_scale times the clip factor: what adamw multiplies gradients by
+  int32_t overflow = 0;      // 1: a gradient was not finite, the step is skipped
+  float grad_norm = 0.0f;    // global 2-norm of the unscaled gradient
+  float grad_factor = 1.0f;  // 1/loss_scale times the clip factor: what adamw multiplies gradients by
   // accumulated by grad_stats
-  double sum_squares = 0.0;   // of the scaled gradient
+  double sum_squares = 0.0;  // of the scaled gradient
   int32_t not_finite = 0;
   // optimizer
-  int32_t adam_step = 0;      // completed steps
-  float lr = 0.0f;            // of this step
+  int32_t adam_step = 0;  // completed steps
+  float lr = 0.0f;        // of this step
   int32_t pad = 0;
 };
 /// A tensor on `backend` that holds one StepState (as int32 words).
@@ -175,8 +175,8 @@ struct Kernels {
   void (*embedding_bwd)(Exec&, Tensor& dtable, const Tensor& dout, const Tensor& ids);
   /// Of fp32 logits[T,V] (fp64 in gradient checks): logprob[t] = z[target] - lse, z = logits * inv_temperature,
   /// entropy[t] = lse - sum p z, lse[t]. Vocabulary reduced in fixed chunks in a fixed order, the order `sample` uses.
-  void (*logprob_fwd)(Exec&, Tensor& logprob, Tensor& entropy, Tensor& lse, const Tensor& logits,
-                      const Tensor& targets, double inv_temperature);
+  void (*logprob_fwd)(Exec&, Tensor& logprob, Tensor& entropy, Tensor& lse, const Tensor& logits, const Tensor& targets,
+                      double inv_temperature);
   /// dlogits[T,V] = scale * inv_temperature * (dlogprob (1[v=target] - p) - dentropy p (log p + entropy)), rounded once to
   /// dlogits' type; scale is state.loss_scale read from device memory. dlogits may alias logits when the types agree.
   /// Undefined dentropy means zero, undefined state means scale 1.

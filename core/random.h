@@ -33,7 +33,9 @@ MANTISSA_HOST_DEVICE inline PhiloxBlock philox(PhiloxBlock counter, PhiloxKey ke
 }
 
 /// Uniform in the open interval (0, 1): the middle of one of 2^23 equal cells, which float holds exactly, so never 0 or 1.
-MANTISSA_HOST_DEVICE inline float uniform_from(uint32_t word) { return (float(word >> 9) + 0.5f) * 0x1p-23f; }
+MANTISSA_HOST_DEVICE inline float uniform_from(uint32_t word) {
+  return (float(word >> 9) + 0.5f) * 0x1p-23f;
+}
 
 /// Mixes a 64-bit value (splitmix64 finaliser): turns (seed, purpose) pairs into keys.
 MANTISSA_HOST_DEVICE inline uint64_t mix64(uint64_t x) {

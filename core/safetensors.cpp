@@ -128,14 +128,12 @@ Safetensors::Safetensors(Safetensors&&) noexcept = default;
 
 void Safetensors::parse(std::span<const std::byte> image) {
   uint64_t header_bytes = 0;
-  check(image.size() >= sizeof(header_bytes), where_, ": a safetensors file has at least 8 bytes, got ",
-        image.size());
+  check(image.size() >= sizeof(header_bytes), where_, ": a safetensors file has at least 8 bytes, got ", image.size());
   std::memcpy(&header_bytes, image.data(), sizeof(header_bytes));
   image = image.subspan(sizeof(header_bytes));
-  check(header_bytes <= image.size() && header_bytes <= kMaxHeader, where_, ": the header claims ",
-        header_bytes, " bytes, ", image.size(), " follow (limit ", kMaxHeader, ")");
-  const Json header =
-      parse_header({reinterpret_cast<const char*>(image.data()), size_t(header_bytes)}, where_);
+  check(header_bytes <= image.size() && header_bytes <= kMaxHeader, where_, ": the header claims ", header_bytes,
+        " bytes, ", image.size(), " follow (limit ", kMaxHeader, ")");
+  const Json header = parse_header({reinterpret_cast<const char*>(image.data()), size_t(header_bytes)}, where_);
   const std::span<const std::byte> data = image.subspan(size_t(header_bytes));
 
   struct Range {
@@ -159,8 +157,7 @@ void Safetensors::parse(std::span<const std::byte> image) {
     const Json &dtype = fields["dtype"], &shape = fields["shape"], &offsets = fields["data_offsets"];
 
     Entry entry;
-    check(dtype.is_string() && item_size(dtype.get<std::string>()) > 0, what, ": unknown dtype ",
-          dtype.dump());
+    check(dtype.is_string() && item_size(dtype.get<std::string>()) > 0, what, ": unknown dtype ", dtype.dump());
     entry.dtype = dtype.get<std::string>();
     uint64_t bytes = item_size(entry.dtype);
     check(shape.is_array(), what, ": shape must be an array");
@@ -176,27 +173,23 @@ void Safetensors::parse(std::span<const std::byte> image) {
     check(offsets.is_array() && offsets.size() == 2, what, ": data_offsets must be [begin, end]");
     const uint64_t begin = header_integer(offsets[0], what + ": data_offsets[0]");
     const uint64_t end = header_integer(offsets[1], what + ": data_offsets[1]");
-    check(begin <= end && end <= data.size(), what, ": data_offsets [", begin, ", ", end,
-          ") leave the data of ", data.size(), " bytes");
-    check(end - begin == bytes, what, ": dtype and shape need ", bytes, " bytes, data_offsets give ",
-          end - begin);
+    check(begin <= end && end <= data.size(), what, ": data_offsets [", begin, ", ", end, ") leave the data of ",
+          data.size(), " bytes");
+    check(end - begin == bytes, what, ": dtype and shape need ", bytes, " bytes, data_offsets give ", end - begin);
     entry.data = data.subspan(size_t(begin), size_t(bytes));
     ranges.push_back({begin, end, &entries_.emplace(name, std::move(entry)).first->first});
   }
 
-  std::sort(ranges.begin(), ranges.end(), [](const Range& a, const Range& b) {
-    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
-  });
+  std::sort(ranges.begin(), ranges.end(),
+            [](const Range& a, const Range& b) { return std::pair(a.begin, a.end) < std::pair(b.begin, b.end); });
   uint64_t covered = 0;
   for (const Range& r : ranges) {
-    check(r.begin >= covered, where_, ": \"", *r.name, "\" overlaps the tensor before it (begins at ",
-          r.begin, ", data is taken up to ", covered, ")");
-    check(r.begin == covered, where_, ": bytes [", covered, ", ", r.begin,
-          ") of the data belong to no tensor");
+    check(r.begin >= covered, where_, ": \"", *r.name, "\" overlaps the tensor before it (begins at ", r.begin,
+          ", data is taken up to ", covered, ")");
+    check(r.begin == covered, where_, ": bytes [", covered, ", ", r.begin, ") of the data belong to no tensor");
     covered = r.end;
   }
-  check(covered == data.size(), where_, ": bytes [", covered, ", ", data.size(),
-        ") of the data belong to no tensor");
+  check(covered == data.size(), where_, ": bytes [", covered, ", ", data.size(), ") of the data belong to no tensor");
 }
 
 const Safetensors::Entry& Safetensors::at(const std::string& name) const {
@@ -217,12 +210,11 @@ Shape Safetensors::shape(const std::string& name) const {
 void Safetensors::read(const std::string& name, Tensor& out) const {
   const Entry& entry = at(name);
   const int64_t count = int64_t(entry.data.size() / item_size(entry.dtype));
-  check(count == out.numel(), where_, ": \"", name, "\" has ", count, " elements, ", out.numel(),
-        " were asked for");
+  check(count == out.numel(), where_, ": \"", name, "\" has ", count, " elements, ", out.numel(), " were asked for");
   const std::optional<Dtype> floating = floating_dtype(entry.dtype);
   if (floating && is_floating(out.dtype())) {
-    check(*floating != Dtype::kF64 || !is_16bit(out.dtype()), where_, ": \"", name,
-          "\" is F64 and cannot be read as ", name_of(out.dtype()));
+    check(*floating != Dtype::kF64 || !is_16bit(out.dtype()), where_, ": \"", name, "\" is F64 and cannot be read as ",
+          name_of(out.dtype()));
     convert_floats(entry.data.data(), *floating, out.raw(), out.dtype(), count);
   } else if (out.dtype() == Dtype::kI32 && (entry.dtype == "I32" || entry.dtype == "I64")) {
     int32_t* to = out.data<int32_t>();
@@ -230,8 +222,7 @@ void Safetensors::read(const std::string& name, Tensor& out) const {
     for (int64_t i = 0; i < count; ++i) {
       int64_t wide = 0;
       int32_t narrow = 0;
-      std::memcpy(size == 8 ? static_cast<void*>(&wide) : &narrow, entry.data.data() + size_t(i) * size,
-                  size);
+      std::memcpy(size == 8 ? static_cast<void*>(&wide) : &narrow, entry.data.data() + size_t(i) * size, size);
       if (size == 4) wide = narrow;
       check(wide == int32_t(wide), where_, ": \"", name, "\" holds ", wide, ", which does not fit int32");
       to[i] = int32_t(wide);
@@ -260,9 +251,8 @@ void write_safetensors(const std::filesystem::path& path, std::span<const NamedT
     const size_t bytes = size_t(t->tensor.numel()) * size_of(stored(t->tensor));
     std::vector<int64_t> shape;
     for (int i = 0; i < t->tensor.shape().rank(); ++i) shape.push_back(t->tensor.size(i));
-    header[t->name] = {{"dtype", format_name(stored(t->tensor))},
-                       {"shape", shape},
-                       {"data_offsets", {offset, offset + bytes}}};
+    header[t->name] = {
+        {"dtype", format_name(stored(t->tensor))}, {"shape", shape}, {"data_offsets", {offset, offset + bytes}}};
     offset += bytes;
   }
   std::string text = header.dump();

@@ -67,8 +67,7 @@ struct NamedTensor {
 /// Writes `tensors` to `path` (aside, flushed, renamed), floating ones rounded to `dtype` when given. One
 /// tensor at a time is held on the host.
 void write_safetensors(const std::filesystem::path& path, std::span<const NamedTensor> tensors,
-                       std::optional<Dtype> dtype = {},
-                       const std::map<std::string, std::string>& metadata = {});
+                       std::optional<Dtype> dtype = {}, const std::map<std::string, std::string>& metadata = {});
 
 /// `count` floating values at `from` (any alignment) rounded once into `to`. fp64 goes to fp32 and fp64 only:
 /// by way of fp32 it would be rounded twice.

@@ -24,8 +24,7 @@ struct CacheCells {
   template <int N>
   __device__ void store(uint32_t t, int64_t at, const float (&x)[N]) const {
     const int32_t slot = slots[t];
-    if (slot >= 0)
-      store_floats(pages + (at < width ? slot * width + at : plane + slot * width + at - width), x);
+    if (slot >= 0) store_floats(pages + (at < width ? slot * width + at : plane + slot * width + at - width), x);
   }
 };
 
@@ -34,9 +33,8 @@ struct CacheCells {
 /// thread reads and writes its own elements only.
 template <int N, class T, class To>
 __global__ void __launch_bounds__(kThreads)
-    rope_kernel(T* out, const T* in, const float* table, const int32_t* positions, CacheCells<To> cache,
-                uint32_t items, uint32_t items_of_token, uint32_t rotations, int half, int64_t row,
-                bool inverse) {
+    rope_kernel(T* out, const T* in, const float* table, const int32_t* positions, CacheCells<To> cache, uint32_t items,
+                uint32_t items_of_token, uint32_t rotations, int half, int64_t row, bool inverse) {
   const uint32_t item = blockIdx.x * kThreads + threadIdx.x;
   if (item >= items) return;
   const uint32_t t = item / items_of_token, part = item % items_of_token;
@@ -48,8 +46,7 @@ __global__ void __launch_bounds__(kThreads)
     if (cache.pages) cache.store(t, at - t * row - (row - 2 * cache.width), x);
     return;
   }
-  const uint32_t parts_of_head = uint32_t(half) / N, head = part / parts_of_head,
-                 i = part % parts_of_head * N;
+  const uint32_t parts_of_head = uint32_t(half) / N, head = part / parts_of_head, i = part % parts_of_head * N;
   const int64_t at = t * row + int64_t(head) * 2 * half + i;
   float x1[N], x2[N], angle[2 * N];
   load_floats(x1, in + at);
@@ -82,8 +79,8 @@ void launch_rope(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& table
         ": lower the tokens of a batch");
   auto* kernel = n == 8 ? rope_kernel<8, T, To> : rope_kernel<4, T, To>;
   kernel<<<blocks(items, kThreads), kThreads, 0, stream(exec)>>>(
-      elements<T>(out), elements<T>(qkv), table.data<float>(), positions.data<int32_t>(), cache,
-      uint32_t(items), rotations + values, rotations, half, heads.row(), inverse);
+      elements<T>(out), elements<T>(qkv), table.data<float>(), positions.data<int32_t>(), cache, uint32_t(items),
+      rotations + values, rotations, half, heads.row(), inverse);
   MANTISSA_LAUNCH_CHECK();
 }
 
@@ -92,16 +89,16 @@ CacheCells<To> cells_of(Tensor& pages, const Tensor& slots, Heads heads) {
   return {elements<To>(pages), slots.data<int32_t>(), int64_t(heads.kv) * heads.size, pages.numel() / 2};
 }
 
-void rope(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& table, const Tensor& positions,
-          Heads heads, bool inverse) {
+void rope(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& table, const Tensor& positions, Heads heads,
+          bool inverse) {
   if (qkv.numel() == 0) return;
   visit_float(qkv.dtype(), [&]<class T>(std::type_identity<T>) {
     launch_rope<T>(exec, out, qkv, table, positions, CacheCells<T>{}, heads, inverse);
   });
 }
 
-void rope_kv(Exec& exec, Tensor& out, Tensor& pages, const Tensor& qkv, const Tensor& table,
-             const Tensor& positions, const Tensor& slots, Heads heads) {
+void rope_kv(Exec& exec, Tensor& out, Tensor& pages, const Tensor& qkv, const Tensor& table, const Tensor& positions,
+             const Tensor& slots, Heads heads) {
   if (qkv.numel() == 0) return;
   visit_float(qkv.dtype(), [&]<class T>(std::type_identity<T>) {
     visit_float(
@@ -116,8 +113,7 @@ void rope_kv(Exec& exec, Tensor& out, Tensor& pages, const Tensor& qkv, const Te
 /// One thread moves kVector keys or values of one token.
 template <class To, class From>
 __global__ void __launch_bounds__(kThreads)
-    kv_write_kernel(CacheCells<To> cache, const From* kv, uint32_t items, uint32_t items_of_token,
-                    int64_t row) {
+    kv_write_kernel(CacheCells<To> cache, const From* kv, uint32_t items, uint32_t items_of_token, int64_t row) {
   const uint32_t item = blockIdx.x * kThreads + threadIdx.x;
   if (item >= items) return;
   const uint32_t t = item / items_of_token;
@@ -176,8 +172,8 @@ __global__ void sequence_bounds_kernel(SequenceBounds bounds, const int32_t* off
   bounds.lse[at] = begin * heads;
 }
 
-void attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets,
-                   int64_t longest, Heads heads) {
+void attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets, int64_t longest,
+                   Heads heads) {
   if (qkv.size(0) == 0) return;
   if (!cudnn_attention_fwd(exec, out, lse, qkv, offsets, longest, heads))
     own_attention_fwd(exec, out, lse, qkv, offsets, longest, heads);
@@ -193,9 +189,9 @@ void attention_bwd(Exec& exec, Tensor& dqkv, const Tensor& dout, const Tensor& q
 }  // namespace
 
 void fill_sequence_bounds(Exec& exec, const SequenceBounds& bounds, const Tensor& offsets, Heads heads) {
-  sequence_bounds_kernel<<<dim3(blocks(bounds.batch + 1, kThreads), bounds.groups), kThreads, 0,
-                           stream(exec)>>>(bounds, offsets.data<int32_t>(), int(offsets.numel()) - 1,
-                                           int(heads.row()), heads.query * heads.size, heads.query);
+  sequence_bounds_kernel<<<dim3(blocks(bounds.batch + 1, kThreads), bounds.groups), kThreads, 0, stream(exec)>>>(
+      bounds, offsets.data<int32_t>(), int(offsets.numel()) - 1, int(heads.row()), heads.query * heads.size,
+      heads.query);
   MANTISSA_LAUNCH_CHECK();
 }
 

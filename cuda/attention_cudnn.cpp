@@ -20,8 +20,8 @@ namespace mantissa::cuda_kernels {
 bool cudnn_attention_fwd(Exec&, Tensor&, Tensor&, const Tensor&, const Tensor&, int64_t, Heads) {
   return false;
 }
-bool cudnn_attention_bwd(Exec&, Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                         const Tensor&, int64_t, Heads) {
+bool cudnn_attention_bwd(Exec&, Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                         int64_t, Heads) {
   return false;
 }
 
@@ -79,9 +79,9 @@ void* find_symbol(void* library, const char* name) {
     const char* name;
     void* function;
   };
-#define MANTISSA_RUNTIME(function)                  \
-  Entry {                                           \
-#function, reinterpret_cast < void*>(&function) \
+#define MANTISSA_RUNTIME(function)                \
+  Entry {                                         \
+    #function, reinterpret_cast<void*>(&function) \
   }
   static const Entry kEntries[] = {
       MANTISSA_RUNTIME(cudaGetDevice),
@@ -105,8 +105,7 @@ void* find_symbol(void* library, const char* name) {
       MANTISSA_RUNTIME(cudaStreamGetCaptureInfo_v2),
 #endif
       Entry{CUDART_VERSION >= 13000 ? "cudaGetDeviceProperties" : "cudaGetDeviceProperties_v2",
-            reinterpret_cast<void*>(
-                static_cast<cudaError_t (*)(cudaDeviceProp*, int)>(&cudaGetDeviceProperties))},
+            reinterpret_cast<void*>(static_cast<cudaError_t (*)(cudaDeviceProp*, int)>(&cudaGetDeviceProperties))},
   };
 #undef MANTISSA_RUNTIME
   for (const Entry& entry : kEntries)
@@ -122,8 +121,7 @@ using namespace cuda;
 
 constexpr size_t kOldest = 90600;                     // ragged batches with grouped heads
 constexpr size_t kRefused[] = {91000, 91001, 91400};  // known wrong results
-constexpr size_t kReadsOldWorkspace =
-    91800;  // before it, the ragged backward read workspace nobody had written
+constexpr size_t kReadsOldWorkspace = 91800;  // before it, the ragged backward read workspace nobody had written
 constexpr int64_t kScoreBytes = int64_t(1) << 30;
 constexpr int64_t kMostScoreBytes = int64_t(4) << 30;  // of one sequence
 
@@ -150,8 +148,7 @@ struct Library {
     if (const char* folder = std::getenv("MANTISSA_CUDNN"))
       places = {folder};
     else
-      places = {"", "/usr/local/cuda/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu",
-                "/usr/lib64"};
+      places = {"", "/usr/local/cuda/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64"};
     for (const std::string& place : places) {
       const std::string name = (place.empty() ? "" : place + "/") + "libcudnn.so.9";
       if ((fe::cudnn_dlhandle = ::dlopen(name.c_str(), RTLD_NOW | RTLD_GLOBAL))) break;
@@ -164,8 +161,7 @@ struct Library {
       version = fe::detail::get_backend_version();
       const auto refused = std::find(std::begin(kRefused), std::end(kRefused), version);
       if (version < kOldest || refused != std::end(kRefused))
-        missing =
-            str("version ", version, " is refused, 90600 or later is needed and not 91000, 91001 or 91400");
+        missing = str("version ", version, " is refused, 90600 or later is needed and not 91000, 91001 or 91400");
       else if (fe::detail::create_handle(&handle) != CUDNN_STATUS_SUCCESS)
         missing = str("cudnnCreate failed (version ", version, ")");
     } catch (const std::exception& e) {
@@ -221,8 +217,7 @@ Plan build_plan(const PlanShape& shape, cudnnHandle_t handle) {
   using Attributes = fe::graph::Tensor_attributes;
   using Handle = std::shared_ptr<Attributes>;
   const Heads heads = shape.heads;
-  const int64_t b = shape.batch, s = shape.longest, d = heads.size, row = heads.row(),
-                out_row = heads.query * d;
+  const int64_t b = shape.batch, s = shape.longest, d = heads.size, row = heads.row(), out_row = heads.query * d;
   const auto type = shape.dtype == Dtype::kF16 ? fe::DataType_t::HALF : fe::DataType_t::BFLOAT16;
   auto graph = std::make_shared<fe::graph::Graph>();
   graph->set_io_data_type(type)
@@ -236,14 +231,10 @@ Plan build_plan(const PlanShape& shape, cudnnHandle_t handle) {
                              .set_stride({1, 1, 1, 1})
                              .set_data_type(fe::DataType_t::INT32));
   };
-  const Handle lengths = index(kLengths, b), rows = index(kRowOffsets, b + 1),
-               outs = index(kOutOffsets, b + 1), lses = index(kLseOffsets, b + 1);
-  const auto describe = [&](Attributes& t, Uid uid, int64_t h, int64_t width, int64_t stride,
-                            const Handle& offsets) {
-    t.set_uid(uid)
-        .set_dim({b, h, s, width})
-        .set_stride({s * stride, width, stride, 1})
-        .set_ragged_offset(offsets);
+  const Handle lengths = index(kLengths, b), rows = index(kRowOffsets, b + 1), outs = index(kOutOffsets, b + 1),
+               lses = index(kLseOffsets, b + 1);
+  const auto describe = [&](Attributes& t, Uid uid, int64_t h, int64_t width, int64_t stride, const Handle& offsets) {
+    t.set_uid(uid).set_dim({b, h, s, width}).set_stride({s * stride, width, stride, 1}).set_ragged_offset(offsets);
   };
   const auto input = [&](Uid uid, int64_t h, int64_t width, int64_t stride, const Handle& offsets) {
     Attributes t;
@@ -251,8 +242,7 @@ Plan build_plan(const PlanShape& shape, cudnnHandle_t handle) {
     t.set_data_type(uid == kLse ? fe::DataType_t::FLOAT : type);
     return graph->tensor(t);
   };
-  const auto output = [&](const Handle& t, Uid uid, int64_t h, int64_t width, int64_t stride,
-                          const Handle& offsets) {
+  const auto output = [&](const Handle& t, Uid uid, int64_t h, int64_t width, int64_t stride, const Handle& offsets) {
     describe(*t, uid, h, width, stride, offsets);
     t->set_output(true).set_data_type(uid == kLse ? fe::DataType_t::FLOAT : type);
   };
@@ -272,8 +262,7 @@ Plan build_plan(const PlanShape& shape, cudnnHandle_t handle) {
     output(o, kOut, heads.query, d, out_row, outs);
     output(lse, kLse, heads.query, 1, heads.query, lses);
   } else {
-    const Handle o = input(kOut, heads.query, d, out_row, outs),
-                 dout = input(kDout, heads.query, d, out_row, outs),
+    const Handle o = input(kOut, heads.query, d, out_row, outs), dout = input(kDout, heads.query, d, out_row, outs),
                  lse = input(kLse, heads.query, 1, heads.query, lses);
     const auto [dq, dk, dv] =
         graph->sdpa_backward(q, k, v, o, dout, lse,
@@ -305,8 +294,7 @@ const Plan* find_plan(Exec& exec, const PlanShape& shape) {
   try {
     plan = build_plan(shape, Library::get().handle);
   } catch (const std::exception& e) {
-    log_once(str("heads ", shape.heads.query, "/", shape.heads.kv, "/", shape.heads.size, " ",
-                 name_of(shape.dtype),
+    log_once(str("heads ", shape.heads.query, "/", shape.heads.kv, "/", shape.heads.size, " ", name_of(shape.dtype),
                  shape.kind == Kind::kForward ? " forward: " : " backward: ", e.what()));
   }
   return plan.graph ? &plan : nullptr;
@@ -347,8 +335,7 @@ bool run(Exec& exec, Kind kind, const Arguments& a) {
   const int64_t stride = (shape.batch + 64) / 64 * 64;  // a group's arrays are aligned
   Scratch scratch(exec);
   const auto indices = [&] { return scratch.take<int32_t>(groups * stride); };
-  const SequenceBounds bounds{indices(),        indices(),   indices(),  indices(),
-                              int(shape.batch), int(groups), int(stride)};
+  const SequenceBounds bounds{indices(), indices(), indices(), indices(), int(shape.batch), int(groups), int(stride)};
   char* workspace = scratch.take<char>(std::max<int64_t>(plan->workspace, 1));
   fill_sequence_bounds(exec, bounds, *a.offsets, heads);
   const auto column = [&](const Tensor* t, int64_t column) {
@@ -357,11 +344,9 @@ bool run(Exec& exec, Kind kind, const Arguments& a) {
   const int64_t key_column = heads.query * size, value_column = key_column + heads.kv * size;
   const cudaStream_t on = stream(exec);
   Library& library = Library::get();
-  check(fe::detail::set_stream(library.handle, on) == CUDNN_STATUS_SUCCESS,
-        "[attention] cudnnSetStream failed");
+  check(fe::detail::set_stream(library.handle, on) == CUDNN_STATUS_SUCCESS, "[attention] cudnnSetStream failed");
   for (int64_t group = 0; group < groups; ++group) {
-    if (library.version < kReadsOldWorkspace)
-      MANTISSA_CUDA(cudaMemsetAsync(workspace, 0, plan->workspace, on));
+    if (library.version < kReadsOldWorkspace) MANTISSA_CUDA(cudaMemsetAsync(workspace, 0, plan->workspace, on));
     const int64_t first = group * stride;
     std::unordered_map<int64_t, void*> pack = {
         {kQuery, column(a.qkv, 0)},
@@ -423,8 +408,7 @@ std::string try_out(Backend& backend, Kind kind, Dtype dtype, Heads heads) {
   const double unit = dtype == Dtype::kF16 ? 0x1p-11 : 0x1p-8;
   double error, bound;
   if (kind == Kind::kForward) {
-    if (!run(exec, kind, {&got, &got_lse, nullptr, nullptr, &qkv, &offsets, longest, heads}))
-      return "no plan";
+    if (!run(exec, kind, {&got, &got_lse, nullptr, nullptr, &qkv, &offsets, longest, heads})) return "no plan";
     error = std::max(largest_error(got, out), unit / 1e-5 * largest_error(got_lse, lse));
     bound = 4 * unit;
   } else {
@@ -442,10 +426,8 @@ bool served(Exec& exec, Kind kind, const Tensor& qkv, Heads heads) {
   const int major = device_facts(exec).major;
   const Library& library = Library::get();
   std::string reason = library.missing;
-  if (reason.empty() && major != 9 && major != 10)
-    reason = str("not used on compute capability ", major, ".x");
-  if (reason.empty() && heads.size % 16 != 0)
-    reason = str("head size ", heads.size, " is not a multiple of 16");
+  if (reason.empty() && major != 9 && major != 10) reason = str("not used on compute capability ", major, ".x");
+  if (reason.empty() && heads.size % 16 != 0) reason = str("head size ", heads.size, " is not a multiple of 16");
   if (reason.empty() && qkv.numel() >= (int64_t(1) << 31)) reason = "qkv has more than 2^31 elements";
   if (!reason.empty()) {
     log_once(reason);
@@ -462,8 +444,8 @@ bool served(Exec& exec, Kind kind, const Tensor& qkv, Heads heads) {
     reason = e.what();
   }
   if (!reason.empty())
-    log_once(str("heads ", heads.query, "/", heads.kv, "/", heads.size, " ", name_of(qkv.dtype()),
-                 " (version ", library.version, "): ", reason));
+    log_once(str("heads ", heads.query, "/", heads.kv, "/", heads.size, " ", name_of(qkv.dtype()), " (version ",
+                 library.version, "): ", reason));
   return verdicts[key] = reason.empty();
 }
 
@@ -479,8 +461,7 @@ bool cudnn_attention_bwd(Exec& exec, Tensor& dqkv, const Tensor& dout, const Ten
                          const Tensor& lse, const Tensor& offsets, int64_t longest, Heads heads) {
   const Kind kind = exec.deterministic ? Kind::kDeterministicBackward : Kind::kBackward;
   Tensor o = out, l = lse;  // handles: they are only read
-  return served(exec, kind, qkv, heads) &&
-         run(exec, kind, {&o, &l, &dqkv, &dout, &qkv, &offsets, longest, heads});
+  return served(exec, kind, qkv, heads) && run(exec, kind, {&o, &l, &dqkv, &dout, &qkv, &offsets, longest, heads});
 }
 
 }  // namespace mantissa::cuda_kernels

@@ -103,8 +103,8 @@ static_assert(kWarps * kKeys == kAttentionTile);
 
 template <int kSize>
 struct Stage {
-  static constexpr int kCount = 256 / kSize;  // 64 KB of copies under way in a block: three fit a Hopper SM
-  static constexpr int kRow = kSize * 2;      // bytes
+  static constexpr int kCount = 256 / kSize;       // 64 KB of copies under way in a block: three fit a Hopper SM
+  static constexpr int kRow = kSize * 2;           // bytes
   static constexpr int kBytes = 2 * kKeys * kRow;  // keys and values
   static constexpr int kBlock = kCount * kWarps * kBytes;
 };
@@ -159,8 +159,7 @@ __global__ void __launch_bounds__(kThreads) tensor_kernel(const __grid_constant_
 #pragma unroll
     for (int k = 0; k < kSteps; ++k) {
       const bool valid = 8 * n + g < heads_here;
-      const T* row =
-          task.qkv + at.b * row_of(heads) + int64_t(first_head + 8 * n + g) * kSize + 16 * k + 2 * t;
+      const T* row = task.qkv + at.b * row_of(heads) + int64_t(first_head + 8 * n + g) * kSize + 16 * k + 2 * t;
       q[n][k][0] = valid ? *reinterpret_cast<const uint32_t*>(row) : 0;
       q[n][k][1] = valid ? *reinterpret_cast<const uint32_t*>(row + 8) : 0;
     }
@@ -193,8 +192,7 @@ __global__ void __launch_bounds__(kThreads) tensor_kernel(const __grid_constant_
       for (int j = 0; j < 2; ++j) {
         float top = fmaxf(p[n][j], p[n][j + 2]);
 #pragma unroll
-        for (int offset = 4; offset < kWarp; offset *= 2)
-          top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, offset));
+        for (int offset = 4; offset < kWarp; offset *= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, offset));
         now[j] = fmaxf(high[n][j], top);
       }
       // Most tiles leave the maximum alone: then the factor is 1 and there is nothing to do.
@@ -429,13 +427,13 @@ template <class T, int kSize>
 void launch_tensor(dim3 grid, int ratio, cudaStream_t stream, const Task<T, T>& task) {
   const int blocks_of_heads = ratio <= 8 ? 1 : 2;
   grid.y *= (ratio + 8 * blocks_of_heads - 1) / (8 * blocks_of_heads);
-  launch(blocks_of_heads == 1 ? tensor_kernel<T, kSize, 1> : tensor_kernel<T, kSize, 2>, grid,
-         Stage<kSize>::kBlock, stream, task);
+  launch(blocks_of_heads == 1 ? tensor_kernel<T, kSize, 1> : tensor_kernel<T, kSize, 2>, grid, Stage<kSize>::kBlock,
+         stream, task);
 }
 
 template <class T, class K>
-void decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table,
-            const Tensor& lengths, Heads heads) {
+void decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table, const Tensor& lengths,
+            Heads heads) {
   const bool peer = exec.rounding == Rounding::kPeer;
   const int64_t batch = qkv.size(0);
   const int ratio = heads.query / heads.kv, max_pages = int(table.size(1));
@@ -470,8 +468,7 @@ void decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, con
     else
       done = false;
   }
-  if (!done)
-    launch(plain_kernel<T, K>, grid, sizeof(float) * plain_floats(ratio, heads.size), stream(exec), task);
+  if (!done) launch(plain_kernel<T, K>, grid, sizeof(float) * plain_floats(ratio, heads.size), stream(exec), task);
   if (splits > 1) {
     const int64_t threads = int64_t(heads.query) * heads.size / 4;
     fold_kernel<<<dim3(blocks(threads, kThreads), unsigned(batch)), kThreads, 0, stream(exec)>>>(task);

@@ -134,16 +134,14 @@ __device__ void keep_scores(float* tile, const float (&s)[kTile / kSide][kTile /
 #pragma unroll
   for (int i = 0; i < kTile / kSide; ++i)
 #pragma unroll
-    for (int j = 0; j < kTile / kSide; ++j)
-      tile[(at.ty + kSide * i) * kScoreRow<kTile> + at.tx + kSide * j] = s[i][j];
+    for (int j = 0; j < kTile / kSide; ++j) tile[(at.ty + kSide * i) * kScoreRow<kTile> + at.tx + kSide * j] = s[i][j];
 }
 
 /// One block per (query tile, query head). Scores in shared memory; kThreads / kTile threads share the
 /// softmax of a row.
 template <class T, int kTile, int kColumns>
-__global__ void __launch_bounds__(kThreads)
-    forward_kernel(T* out, float* lse, const T* qkv, const int32_t* offsets, int sequences, Heads heads,
-                   float scale, bool round_p) {
+__global__ void __launch_bounds__(kThreads) forward_kernel(T* out, float* lse, const T* qkv, const int32_t* offsets,
+                                                           int sequences, Heads heads, float scale, bool round_p) {
   const Tile tile = find_tile(offsets, sequences, gridDim.x - 1 - blockIdx.x, kTile);
   if (tile.rows <= 0) return;
   extern __shared__ float4 shared[];
@@ -151,8 +149,7 @@ __global__ void __launch_bounds__(kThreads)
   float* q = reinterpret_cast<float*>(shared);
   float* kv = q + kTile * padded(size);
   float* p = kv + kTile * padded(size);
-  float* high =
-      p + kTile * kScoreRow<kTile>;  // per row: maximum so far, sum, and the factor of the old output
+  float* high = p + kTile * kScoreRow<kTile>;  // per row: maximum so far, sum, and the factor of the old output
   float* total = high + kTile;
   float* keep = total + kTile;
 
@@ -202,8 +199,7 @@ __global__ void __launch_bounds__(kThreads)
         scores[l] = round_p ? rounded<T>(weight) : weight;
       }
 #pragma unroll
-      for (int offset = kSharers / 2; offset > 0; offset /= 2)
-        sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+      for (int offset = kSharers / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
       __syncwarp();  // every lane has read the old maximum
       if (lane == 0) {
         const float factor = expf(before - now);  // 0 at the first tile
@@ -250,9 +246,9 @@ __global__ void __launch_bounds__(kThreads)
 /// not see the key. Rows are queries from `query` on, columns keys from `key` on, both counted in the
 /// sequence.
 template <int kTile>
-__device__ void score_gradient(float* p, float* ds, const float* q, const float* d_o, const float* k,
-                               const float* v, const float* lse, const float* delta, int query, int key,
-                               int length, int size, float scale) {
+__device__ void score_gradient(float* p, float* ds, const float* q, const float* d_o, const float* k, const float* v,
+                               const float* lse, const float* delta, int query, int key, int length, int size,
+                               float scale) {
   constexpr int kEach = kTile / kSide;
   const Place at;
   float s[kEach][kEach], dp[kEach][kEach];
@@ -286,8 +282,8 @@ __device__ void load_row_numbers(float* lse_tile, float* delta_tile, const float
 /// One block per (query tile, query head): dq over ascending key tiles.
 template <class T, int kTile, int kColumns>
 __global__ void __launch_bounds__(kThreads)
-    dq_kernel(T* dqkv, const T* dout, const T* qkv, const float* lse, const float* delta,
-              const int32_t* offsets, int sequences, Heads heads, float scale) {
+    dq_kernel(T* dqkv, const T* dout, const T* qkv, const float* lse, const float* delta, const int32_t* offsets,
+              int sequences, Heads heads, float scale) {
   const Tile tile = find_tile(offsets, sequences, gridDim.x - 1 - blockIdx.x, kTile);
   if (tile.rows <= 0) return;
   extern __shared__ float4 shared[];
@@ -310,8 +306,7 @@ __global__ void __launch_bounds__(kThreads)
     load_tile<kTile>(k, keys + key * row, row, count, size);
     load_tile<kTile>(v, values + key * row, row, count, size);
     __syncthreads();
-    score_gradient<kTile>(nullptr, ds, q, d_o, k, v, lse_tile, delta_tile, tile.first, key, tile.length, size,
-                          scale);
+    score_gradient<kTile>(nullptr, ds, q, d_o, k, v, lse_tile, delta_tile, tile.first, key, tile.length, size, scale);
     __syncthreads();
     dq.add(ds, kScoreRow<kTile>, 1, k, size);
   }
@@ -322,20 +317,18 @@ __global__ void __launch_bounds__(kThreads)
 /// group.
 template <class T, int kTile, int kColumns>
 __global__ void __launch_bounds__(kThreads)
-    dkdv_kernel(T* dqkv, const T* dout, const T* qkv, const float* lse, const float* delta,
-                const int32_t* offsets, int sequences, Heads heads, float scale) {
+    dkdv_kernel(T* dqkv, const T* dout, const T* qkv, const float* lse, const float* delta, const int32_t* offsets,
+                int sequences, Heads heads, float scale) {
   const Tile tile = find_tile(offsets, sequences, blockIdx.x, kTile);
   if (tile.rows <= 0) return;
   extern __shared__ float4 shared[];
-  const int size = heads.size, group = blockIdx.y, ratio = heads.query / heads.kv,
-            area = kTile * padded(size);
+  const int size = heads.size, group = blockIdx.y, ratio = heads.query / heads.kv, area = kTile * padded(size);
   float* k = reinterpret_cast<float*>(shared);
   float *v = k + area, *q = v + area, *d_o = q + area, *p = d_o + area, *ds = p + kTile * kScoreRow<kTile>;
   float *lse_tile = ds + kTile * kScoreRow<kTile>, *delta_tile = lse_tile + kTile;
 
   const int64_t row = row_of(heads), out_row = int64_t(heads.query) * size, token = tile.begin + tile.first;
-  const int64_t key_column = int64_t(heads.query + group) * size,
-                value_column = key_column + int64_t(heads.kv) * size;
+  const int64_t key_column = int64_t(heads.query + group) * size, value_column = key_column + int64_t(heads.kv) * size;
   load_tile<kTile>(k, qkv + token * row + key_column, row, tile.rows, size);
   load_tile<kTile>(v, qkv + token * row + value_column, row, tile.rows, size);
   Accumulator<kTile, kColumns> dk, dv;
@@ -350,8 +343,7 @@ __global__ void __launch_bounds__(kThreads)
       load_tile<kTile>(d_o, dout + at * out_row + int64_t(head) * size, out_row, rows, size);
       load_row_numbers<kTile>(lse_tile, delta_tile, lse, delta, at, rows, head, heads.query);
       __syncthreads();
-      score_gradient<kTile>(p, ds, q, d_o, k, v, lse_tile, delta_tile, query, tile.first, tile.length, size,
-                            scale);
+      score_gradient<kTile>(p, ds, q, d_o, k, v, lse_tile, delta_tile, query, tile.first, tile.length, size, scale);
       __syncthreads();
       dv.add(p, 1, kScoreRow<kTile>, d_o, size);
       dk.add(ds, 1, kScoreRow<kTile>, q, size);
@@ -386,8 +378,8 @@ void visit_size(int size, F&& f) {
 
 }  // namespace
 
-void own_attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets,
-                       int64_t, Heads heads) {
+void own_attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets, int64_t,
+                       Heads heads) {
   if (tensor_attention_fwd(exec, out, lse, qkv, offsets, heads)) return;
   const int sequences = int(offsets.numel()) - 1;
   const bool round_p = exec.rounding == Rounding::kPeer;
@@ -396,8 +388,7 @@ void own_attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, 
       [&]<class T>(std::type_identity<T>) {
         visit_size<64, 32>(heads.size, [&]<int kTile, int kColumns>(std::integral_constant<int, kTile>,
                                                                     std::integral_constant<int, kColumns>) {
-          launch(forward_kernel<T, kTile, kColumns>,
-                 dim3(tile_ids(qkv.size(0), sequences, kTile), heads.query),
+          launch(forward_kernel<T, kTile, kColumns>, dim3(tile_ids(qkv.size(0), sequences, kTile), heads.query),
                  shared_bytes(kTile, 2, heads.size, 1, 3), stream(exec), elements<T>(out), lse.data<float>(),
                  elements<T>(qkv), offsets.data<int32_t>(), sequences, heads, softmax_scale(heads), round_p);
         });
@@ -423,9 +414,8 @@ void own_attention_bwd(Exec& exec, Tensor& dqkv, const Tensor& dout, const Tenso
           const unsigned tiles = tile_ids(qkv.size(0), sequences, kTile);
           const size_t shared = shared_bytes(kTile, 4, heads.size, 2, 2);
           const auto run = [&](auto* kernel, int y) {
-            launch(kernel, dim3(tiles, y), shared, stream(exec), elements<T>(dqkv), elements<T>(dout),
-                   elements<T>(qkv), lse.data<float>(), delta, offsets.data<int32_t>(), sequences, heads,
-                   softmax_scale(heads));
+            launch(kernel, dim3(tiles, y), shared, stream(exec), elements<T>(dqkv), elements<T>(dout), elements<T>(qkv),
+                   lse.data<float>(), delta, offsets.data<int32_t>(), sequences, heads, softmax_scale(heads));
           };
           run(dq_kernel<T, kTile, kColumns>, heads.query);
           run(dkdv_kernel<T, kTile, kColumns>, heads.kv);

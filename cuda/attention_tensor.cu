@@ -22,7 +22,7 @@ static_assert(kThreads / kWarp * kRows == kTile);
 constexpr float kLog2e = 1.44269504088896340736f, kLn2 = 0.69314718055994530942f;
 
 template <int kSize>
-constexpr int kTileBytes = kTile* kSize * 2;
+constexpr int kTileBytes = kTile * kSize * 2;
 
 /// The A operand of this warp's 16 rows straight from memory; zero beyond `valid` rows.
 template <class T, int kSize>
@@ -33,8 +33,7 @@ __device__ void load_rows(uint32_t (&a)[kSize / 16][4], const T* from, int64_t s
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int r = g + i % 2 * 8;
-      a[k][i] =
-          r < valid ? *reinterpret_cast<const uint32_t*>(from + r * stride + 16 * k + i / 2 * 8 + 2 * t) : 0;
+      a[k][i] = r < valid ? *reinterpret_cast<const uint32_t*>(from + r * stride + 16 * k + i / 2 * 8 + 2 * t) : 0;
     }
 }
 
@@ -57,8 +56,7 @@ __device__ void store_rows(T* to, int64_t stride, int valid, const float (&acc)[
 
 /// Accumulators of 16 columns as the A operand of the next product.
 template <class T>
-__device__ __forceinline__ void to_operand(uint32_t (&a)[4], const float (&left)[4],
-                                           const float (&right)[4]) {
+__device__ __forceinline__ void to_operand(uint32_t (&a)[4], const float (&left)[4], const float (&right)[4]) {
   a[0] = pack_two<T>(left[0], left[1]);
   a[1] = pack_two<T>(left[2], left[3]);
   a[2] = pack_two<T>(right[0], right[1]);
@@ -104,8 +102,7 @@ struct KeyTiles {
 };
 
 template <class T, int kSize>
-__device__ KeyTiles<T, kSize> key_tiles(const Tile& tile, const T* qkv, Heads heads, int head,
-                                        const void* shared) {
+__device__ KeyTiles<T, kSize> key_tiles(const Tile& tile, const T* qkv, Heads heads, int head, const void* shared) {
   const int64_t row = row_of(heads);
   const T* keys = qkv + tile.begin * row + int64_t(heads.query + head / (heads.query / heads.kv)) * kSize;
   return {keys, keys + int64_t(heads.kv) * kSize, row, tile.length, shared_address(shared)};
@@ -113,14 +110,12 @@ __device__ KeyTiles<T, kSize> key_tiles(const Tile& tile, const T* qkv, Heads he
 
 /// One block per (query tile, query head).
 template <class T, int kSize>
-__global__ void __launch_bounds__(kThreads)
-    forward_kernel(T* out, float* lse, const T* qkv, const int32_t* offsets, int sequences, Heads heads,
-                   float scale, bool peer) {
+__global__ void __launch_bounds__(kThreads) forward_kernel(T* out, float* lse, const T* qkv, const int32_t* offsets,
+                                                           int sequences, Heads heads, float scale, bool peer) {
   const Tile tile = find_tile(offsets, sequences, gridDim.x - 1 - blockIdx.x, kTile);
   if (tile.rows <= 0) return;
   extern __shared__ uint4 shared[];
-  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4,
-            head = blockIdx.y;
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4, head = blockIdx.y;
   const int first = tile.first + warp * kRows, valid = tile.rows - warp * kRows;
   const int64_t token = tile.begin + first;
   const KeyTiles<T, kSize> tiles = key_tiles<T, kSize>(tile, qkv, heads, head, shared);
@@ -203,13 +198,12 @@ __global__ void __launch_bounds__(kThreads)
 /// One block per (query tile, query head): dq over ascending key tiles, half a tile at a time.
 template <class T, int kSize>
 __global__ void __launch_bounds__(kThreads)
-    dq_kernel(T* dqkv, const T* dout, const T* qkv, const float* lse, const float* delta,
-              const int32_t* offsets, int sequences, Heads heads, float scale) {
+    dq_kernel(T* dqkv, const T* dout, const T* qkv, const float* lse, const float* delta, const int32_t* offsets,
+              int sequences, Heads heads, float scale) {
   const Tile tile = find_tile(offsets, sequences, gridDim.x - 1 - blockIdx.x, kTile);
   if (tile.rows <= 0) return;
   extern __shared__ uint4 shared[];
-  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4,
-            head = blockIdx.y;
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4, head = blockIdx.y;
   const int valid = tile.rows - warp * kRows;
   const int64_t token = tile.begin + tile.first + warp * kRows, out_row = int64_t(heads.query) * kSize;
   const KeyTiles<T, kSize> tiles = key_tiles<T, kSize>(tile, qkv, heads, head, shared);
@@ -273,8 +267,8 @@ __global__ void __launch_bounds__(kThreads)
 /// group. Scores are transposed: a warp's rows are keys.
 template <class T, int kSize>
 __global__ void __launch_bounds__(kThreads)
-    dkdv_kernel(T* dqkv, const T* dout, const T* qkv, const float* lse, const float* delta,
-                const int32_t* offsets, int sequences, Heads heads, float scale) {
+    dkdv_kernel(T* dqkv, const T* dout, const T* qkv, const float* lse, const float* delta, const int32_t* offsets,
+                int sequences, Heads heads, float scale) {
   const Tile tile = find_tile(offsets, sequences, blockIdx.x, kTile);
   if (tile.rows <= 0) return;
   extern __shared__ uint4 shared[];
@@ -290,8 +284,7 @@ __global__ void __launch_bounds__(kThreads)
   const int steps = (tile.length - tile.first + kTile - 1) / kTile * ratio;
   // Step i: query tile i / ratio, head i % ratio of the group.
   const auto start_copy = [&](int i) {
-    const int query = tile.first + i / ratio * kTile, head = group * ratio + i % ratio,
-              rows = tile.length - query;
+    const int query = tile.first + i / ratio * kTile, head = group * ratio + i % ratio, rows = tile.length - query;
     const int64_t at = tile.begin + query;
     copy_tile_async<kThreads, kTile, kSize>(query_tile(i), qkv + at * row + int64_t(head) * kSize, row, rows);
     copy_tile_async<kThreads, kTile, kSize>(query_tile(i) + kTileBytes<kSize>,
@@ -400,13 +393,11 @@ bool visit_tensor(Dtype dtype, int size, F&& f) {
 
 }  // namespace
 
-bool tensor_attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets,
-                          Heads heads) {
+bool tensor_attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets, Heads heads) {
   const int sequences = int(offsets.numel()) - 1;
   return visit_tensor(qkv.dtype(), heads.size,
                       [&]<class T, int kSize>(std::type_identity<T>, std::integral_constant<int, kSize>) {
-                        launch(forward_kernel<T, kSize>,
-                               dim3(tile_ids(qkv.size(0), sequences, kTile), heads.query),
+                        launch(forward_kernel<T, kSize>, dim3(tile_ids(qkv.size(0), sequences, kTile), heads.query),
                                4 * kTileBytes<kSize>, stream(exec), elements<T>(out), lse.data<float>(),
                                elements<T>(qkv), offsets.data<int32_t>(), sequences, heads,
                                softmax_scale(heads) * kLog2e, exec.rounding == Rounding::kPeer);
@@ -416,17 +407,16 @@ bool tensor_attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qk
 bool tensor_attention_bwd(Exec& exec, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, const float* delta,
                           const Tensor& lse, const Tensor& offsets, Heads heads) {
   const int sequences = int(offsets.numel()) - 1;
-  return visit_tensor(qkv.dtype(), heads.size,
-                      [&]<class T, int kSize>(std::type_identity<T>, std::integral_constant<int, kSize>) {
-                        const auto run = [&](auto* kernel, int y, int tiles) {
-                          launch(kernel, dim3(tile_ids(qkv.size(0), sequences, kTile), y),
-                                 tiles * kTileBytes<kSize>, stream(exec), elements<T>(dqkv),
-                                 elements<T>(dout), elements<T>(qkv), lse.data<float>(), delta,
-                                 offsets.data<int32_t>(), sequences, heads, softmax_scale(heads));
-                        };
-                        run(dq_kernel<T, kSize>, heads.query, 4);
-                        run(dkdv_kernel<T, kSize>, heads.kv, 6);
-                      });
+  return visit_tensor(
+      qkv.dtype(), heads.size, [&]<class T, int kSize>(std::type_identity<T>, std::integral_constant<int, kSize>) {
+        const auto run = [&](auto* kernel, int y, int tiles) {
+          launch(kernel, dim3(tile_ids(qkv.size(0), sequences, kTile), y), tiles * kTileBytes<kSize>, stream(exec),
+                 elements<T>(dqkv), elements<T>(dout), elements<T>(qkv), lse.data<float>(), delta,
+                 offsets.data<int32_t>(), sequences, heads, softmax_scale(heads));
+        };
+        run(dq_kernel<T, kSize>, heads.query, 4);
+        run(dkdv_kernel<T, kSize>, heads.kv, 6);
+      });
 }
 
 }  // namespace mantissa::cuda_kernels

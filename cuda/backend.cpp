@@ -93,8 +93,7 @@ class Staging {
 
 class CudaGraph : public Graph {
  public:
-  CudaGraph(cudaGraph_t graph, cudaStream_t stream, std::shared_ptr<Storage> scratch,
-            std::shared_ptr<BlockPool> pool)
+  CudaGraph(cudaGraph_t graph, cudaStream_t stream, std::shared_ptr<Storage> scratch, std::shared_ptr<BlockPool> pool)
       : stream_(stream), scratch_(std::move(scratch)), pool_(std::move(pool)) {
     MANTISSA_CUDA(cudaGraphInstantiate(&executable_, graph, 0));
   }
@@ -119,8 +118,8 @@ class CudaBackend : public Backend {
     MANTISSA_CUDA(cudaDriverGetVersion(&driver));
     const auto version = [](int v) { return str(v / 1000, ".", v % 1000 / 10); };
     device_name_ = properties.name;
-    description_ = str("cuda:", device, " ", properties.name, ", ", properties.multiProcessorCount,
-                       " SMs, CUDA ", version(runtime), ", driver for ", version(driver));
+    description_ = str("cuda:", device, " ", properties.name, ", ", properties.multiProcessorCount, " SMs, CUDA ",
+                       version(runtime), ", driver for ", version(driver));
     facts_ = {.sms = properties.multiProcessorCount,
               .shared_per_block = properties.sharedMemPerBlockOptin,
               .major = properties.major,
@@ -188,8 +187,8 @@ class CudaBackend : public Backend {
     capturing_ = false;
     cudaGraph_t graph = nullptr;
     const cudaError_t end = cudaStreamEndCapture(main_, &graph);
-    const std::unique_ptr<std::remove_pointer_t<cudaGraph_t>, cudaError_t (*)(cudaGraph_t)> owner(
-        graph, cudaGraphDestroy);
+    const std::unique_ptr<std::remove_pointer_t<cudaGraph_t>, cudaError_t (*)(cudaGraph_t)> owner(graph,
+                                                                                                  cudaGraphDestroy);
     if (failure) {
       (void)cudaGetLastError();
       std::rethrow_exception(failure);
@@ -229,8 +228,8 @@ class CudaBackend : public Backend {
   [[noreturn]] void fail_allocation(size_t bytes) const {
     size_t free = 0, total = 0;
     (void)cudaMemGetInfo(&free, &total);
-    fail("[cuda memory] asked for ", bytes, " bytes: ", device_name_, " has ", total, " bytes, of which ",
-         free, " are left; ", pool_->summary(), "; ", graph_pool_->summary(),
+    fail("[cuda memory] asked for ", bytes, " bytes: ", device_name_, " has ", total, " bytes, of which ", free,
+         " are left; ", pool_->summary(), "; ", graph_pool_->summary(),
          ". To need less: train.micro_batch_tokens, train.recompute (elementwise, mlp, full), "
          "train.head_chunk, rollout.max_batch, rollout.memory_fraction, rollout.cache_tokens");
   }
@@ -252,8 +251,8 @@ const CudaBackend& backend_of(const Exec& exec) {
 }  // namespace
 
 void fail_call(cudaError_t error, const char* call, const char* file, int line) {
-  fail("[cuda] ", call, " at ", file, ":", line, " failed: ", cudaGetErrorString(error), " (",
-       cudaGetErrorName(error), ")");
+  fail("[cuda] ", call, " at ", file, ":", line, " failed: ", cudaGetErrorString(error), " (", cudaGetErrorName(error),
+       ")");
 }
 
 cudaStream_t stream(const Exec& exec) {
@@ -283,8 +282,7 @@ std::string cuda_unavailable(int device) {
   if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0))
     return "no CUDA device is visible (CUDA_VISIBLE_DEVICES?)";
   if (error != cudaSuccess) return cudaGetErrorString(error);
-  if (device < 0 || device >= count)
-    return str("there are ", count, " CUDA devices, asked for number ", device);
+  if (device < 0 || device >= count) return str("there are ", count, " CUDA devices, asked for number ", device);
   int major = 0, minor = 0;
   if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
       cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess)

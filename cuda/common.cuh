@@ -161,8 +161,7 @@ inline unsigned blocks(int64_t n, int64_t per_block) {
 }
 
 template <class T>
-constexpr bool kIsElement =
-    std::is_same_v<T, float> || std::is_same_v<T, __half> || std::is_same_v<T, __nv_bfloat16>;
+constexpr bool kIsElement = std::is_same_v<T, float> || std::is_same_v<T, __half> || std::is_same_v<T, __nv_bfloat16>;
 
 /// The elements of a tensor whose type was dispatched on.
 template <class T>

@@ -171,8 +171,7 @@ void binary(Exec& exec, Tensor& out, const Tensor& a, const Tensor& b, Binary op
           visit_float(
               b.dtype(),
               [&]<class B>(std::type_identity<B>) {
-                launch_map2(exec, out.numel(), BinaryOp{op}, elements<Out>(out), elements<A>(a),
-                            elements<B>(b));
+                launch_map2(exec, out.numel(), BinaryOp{op}, elements<Out>(out), elements<A>(a), elements<B>(b));
               },
               "binary");
         },
@@ -203,8 +202,7 @@ void unary(Exec& exec, Tensor& out, const Tensor& in, Unary op, double p0, doubl
     visit_float(
         in.dtype(),
         [&]<class In>(std::type_identity<In>) {
-          launch_map1(exec, in.numel(), UnaryOp{op, float(p0), float(p1)}, elements<Out>(out),
-                      elements<In>(in));
+          launch_map1(exec, in.numel(), UnaryOp{op, float(p0), float(p1)}, elements<Out>(out), elements<In>(in));
         },
         "unary");
   });
@@ -228,15 +226,13 @@ __global__ void __launch_bounds__(kThreads) map_rows(int64_t packs, uint32_t pac
 
 /// With packs of 8 where every row of every operand starts on a boundary for them, else element by element.
 template <class F>
-void launch_map_rows(Exec& exec, int64_t rows, int64_t width, F f,
-                     std::initializer_list<const void*> operands) {
+void launch_map_rows(Exec& exec, int64_t rows, int64_t width, F f, std::initializer_list<const void*> operands) {
   if (rows * width == 0) return;
   if (width % 8 == 0 && aligned(operands))
-    map_rows<8><<<blocks(rows * width / 8, kThreads), kThreads, 0, stream(exec)>>>(rows * width / 8,
-                                                                                   uint32_t(width / 8), f);
+    map_rows<8>
+        <<<blocks(rows * width / 8, kThreads), kThreads, 0, stream(exec)>>>(rows * width / 8, uint32_t(width / 8), f);
   else
-    map_rows<1>
-        <<<blocks(rows * width, kThreads), kThreads, 0, stream(exec)>>>(rows * width, uint32_t(width), f);
+    map_rows<1><<<blocks(rows * width, kThreads), kThreads, 0, stream(exec)>>>(rows * width, uint32_t(width), f);
   MANTISSA_LAUNCH_CHECK();
 }
 
@@ -393,10 +389,9 @@ void scatter_rows(Exec& exec, Tensor& out, const Tensor& in, const Tensor& rows)
     visit_float(
         in.dtype(),
         [&]<class In>(std::type_identity<In>) {
-          launch_map_rows(
-              exec, rows.numel(), width,
-              ScatterRows<Out, In>{width, elements<Out>(out), elements<In>(in), rows.data<int32_t>()},
-              {out.raw(), in.raw()});
+          launch_map_rows(exec, rows.numel(), width,
+                          ScatterRows<Out, In>{width, elements<Out>(out), elements<In>(in), rows.data<int32_t>()},
+                          {out.raw(), in.raw()});
         },
         "scatter_rows");
   });

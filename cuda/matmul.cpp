@@ -110,8 +110,7 @@ using Preference = std::unique_ptr<cublasLtMatmulPreferenceOpaque_t, Destroy<cub
 
 Layout make_layout(Dtype type, int64_t rows, int64_t columns, int64_t stride) {
   cublasLtMatrixLayout_t layout = nullptr;
-  MANTISSA_LT(
-      cublasLtMatrixLayoutCreate(&layout, data_type(type), uint64_t(rows), uint64_t(columns), stride));
+  MANTISSA_LT(cublasLtMatrixLayoutCreate(&layout, data_type(type), uint64_t(rows), uint64_t(columns), stride));
   return Layout(layout, cublasLtMatrixLayoutDestroy);
 }
 
@@ -181,17 +180,16 @@ class Products {
     return handle_;
   }
 
-  void launch(Exec& exec, const Plan& plan, const cublasLtMatmulAlgo_t& algorithm, size_t workspace,
-              const Product& p, void* c) {
+  void launch(Exec& exec, const Plan& plan, const cublasLtMatmulAlgo_t& algorithm, size_t workspace, const Product& p,
+              void* c) {
     Scratch scratch(exec);
     void* space = workspace > 0 ? scratch.take<std::byte>(int64_t(workspace)) : nullptr;
     if (p.bias)
-      MANTISSA_LT(cublasLtMatmulDescSetAttribute(plan.description.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER,
-                                                 &p.bias, sizeof(p.bias)));
+      MANTISSA_LT(cublasLtMatmulDescSetAttribute(plan.description.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER, &p.bias,
+                                                 sizeof(p.bias)));
     const float alpha = 1.0f, beta = p.accumulate ? 1.0f : 0.0f;
-    MANTISSA_LT(cublasLtMatmul(handle(), plan.description.get(), &alpha, p.b, plan.a.get(), p.a, plan.b.get(),
-                               &beta, c, plan.c.get(), c, plan.c.get(), &algorithm, space, workspace,
-                               stream(exec)));
+    MANTISSA_LT(cublasLtMatmul(handle(), plan.description.get(), &alpha, p.b, plan.a.get(), p.a, plan.b.get(), &beta, c,
+                               plan.c.get(), c, plan.c.get(), &algorithm, space, workspace, stream(exec)));
   }
 
   void make_plan(Exec& exec, Plan& plan, const Product& p, bool measured) {
@@ -202,19 +200,17 @@ class Products {
     plan.description.reset(description);
     const cublasOperation_t a_op = a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N,
                             b_op = b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
-    MANTISSA_LT(
-        cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_TRANSA, &a_op, sizeof(a_op)));
-    MANTISSA_LT(
-        cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_TRANSB, &b_op, sizeof(b_op)));
+    MANTISSA_LT(cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_TRANSA, &a_op, sizeof(a_op)));
+    MANTISSA_LT(cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_TRANSB, &b_op, sizeof(b_op)));
     if (p.bias) {
       const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
       const cudaDataType_t type = data_type(p.out_type);
-      MANTISSA_LT(cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
-                                                 sizeof(epilogue)));
-      MANTISSA_LT(cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &type,
-                                                 sizeof(type)));
-      MANTISSA_LT(cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &p.bias,
-                                                 sizeof(p.bias)));
+      MANTISSA_LT(
+          cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof(epilogue)));
+      MANTISSA_LT(
+          cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &type, sizeof(type)));
+      MANTISSA_LT(
+          cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &p.bias, sizeof(p.bias)));
     }
     plan.a = a_transposed ? make_layout(p.type, p.depth, p.columns, p.b_stride)
                           : make_layout(p.type, p.columns, p.depth, p.b_stride);
@@ -233,8 +229,7 @@ class Products {
         return;
       }
     }
-    const std::vector<cublasLtMatmulHeuristicResult_t> found =
-        candidates(plan, p, measured ? kCandidates : 1);
+    const std::vector<cublasLtMatmulHeuristicResult_t> found = candidates(plan, p, measured ? kCandidates : 1);
     plan.known = !found.empty();
     if (found.empty()) return;
     const size_t best = measured && found.size() > 1 && !capturing(exec) ? fastest(exec, plan, found, p) : 0;
@@ -260,14 +255,14 @@ class Products {
         p.bias ? std::min(alignment_of(p.c), alignment_of(p.bias)) : alignment_of(p.c));
     std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<size_t>(count));
     int returned = 0;
-    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-        handle(), plan.description.get(), plan.a.get(), plan.b.get(), plan.c.get(), plan.c.get(), preference,
-        count, found.data(), &returned);
+    const cublasStatus_t status =
+        cublasLtMatmulAlgoGetHeuristic(handle(), plan.description.get(), plan.a.get(), plan.b.get(), plan.c.get(),
+                                       plan.c.get(), preference, count, found.data(), &returned);
     found.resize(size_t(returned));
     std::erase_if(found, [](const auto& r) { return r.state != CUBLAS_STATUS_SUCCESS; });
     check(p.bias || (status == CUBLAS_STATUS_SUCCESS && !found.empty()),
-          "[matmul] cuBLASLt has no algorithm for M=", p.rows, " N=", p.columns, " K=", p.depth, " ",
-          name_of(p.type), " -> ", name_of(p.out_type), ": ", cublasLtGetStatusString(status));
+          "[matmul] cuBLASLt has no algorithm for M=", p.rows, " N=", p.columns, " K=", p.depth, " ", name_of(p.type),
+          " -> ", name_of(p.out_type), ": ", cublasLtGetStatusString(status));
     return found;
   }
 
@@ -349,8 +344,8 @@ void product_in_parts(Exec& exec, const Product& p, int parts, Tensor& c, const 
     products().run(exec, step);
     step.accumulate = true;
   }
-  const Tensor sums(std::make_shared<Storage>(exec.backend(), step.c, size_t(count) * sizeof(float), nullptr),
-                    0, c.shape(), Dtype::kF32);
+  const Tensor sums(std::make_shared<Storage>(exec.backend(), step.c, size_t(count) * sizeof(float), nullptr), 0,
+                    c.shape(), Dtype::kF32);
   if (bias.defined())
     MANTISSA_RUN(exec, add_bias, c, sums, bias);
   else if (p.accumulate)

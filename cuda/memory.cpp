@@ -30,12 +30,10 @@ std::string gigabytes(size_t bytes) {
 
 BlockPool::BlockPool(std::string what, size_t device_bytes)
     : what_(std::move(what)),
-      segment_bytes_(
-          std::clamp(round_up(device_bytes / 128, kSegmentStep), size_t(32) << 20, size_t(1) << 30)) {}
+      segment_bytes_(std::clamp(round_up(device_bytes / 128, kSegmentStep), size_t(32) << 20, size_t(1) << 30)) {}
 
 BlockPool::~BlockPool() {
-  for (const auto& [start, bytes] : segments_)
-    cudaFree(start);  // the context may be gone: nothing to report to
+  for (const auto& [start, bytes] : segments_) cudaFree(start);  // the context may be gone: nothing to report to
 }
 
 std::byte* BlockPool::take(size_t bytes) {
@@ -102,7 +100,8 @@ bool BlockPool::grow(size_t bytes) {
       return true;
     }
     (void)cudaGetLastError();
-    if (error != cudaErrorMemoryAllocation) fail_call(error, "cudaMalloc", __FILE__, __LINE__);  // an earlier kernel's, say
+    if (error != cudaErrorMemoryAllocation)
+      fail_call(error, "cudaMalloc", __FILE__, __LINE__);  // an earlier kernel's, say
   }
   return false;
 }
@@ -151,8 +150,8 @@ std::string BlockPool::summary() const {
     text += ")";
   }
   if (!free_.empty())
-    text += str(" and keep ", gigabytes(reserved_ - in_use_), " free, at most ",
-                gigabytes(free_.rbegin()->first), " in one piece");
+    text += str(" and keep ", gigabytes(reserved_ - in_use_), " free, at most ", gigabytes(free_.rbegin()->first),
+                " in one piece");
   return text;
 }
 

@@ -51,9 +51,8 @@ class BlockPool {
   const std::string what_;
   const size_t segment_bytes_;  // size of an ordinary segment
   mutable std::mutex mutex_;
-  Blocks blocks_;  // by address, free and used
-  std::set<std::pair<size_t, std::byte*>>
-      free_;  // by size, then address: the same requests get the same blocks
+  Blocks blocks_;                                 // by address, free and used
+  std::set<std::pair<size_t, std::byte*>> free_;  // by size, then address: the same requests get the same blocks
   std::map<std::byte*, size_t> segments_;
   size_t in_use_ = 0, peak_ = 0, reserved_ = 0;
 };

@@ -16,14 +16,12 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
 template <class T>
 __device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   if constexpr (std::is_same_v<T, __half>)
-    asm(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
         "{%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   else
-    asm(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
         "{%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
@@ -67,8 +65,7 @@ __device__ __forceinline__ uint32_t tile_byte(int r, int c) {
 
 /// Starts a copy of 16 bytes to shared memory; zeros instead when !valid (nothing is read then).
 __device__ __forceinline__ void copy_async(uint32_t to, const void* from, bool valid) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-               "r"(valid ? 16 : 0)
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0)
                : "memory");
 }
 __device__ __forceinline__ void commit_copies() {
@@ -96,8 +93,7 @@ __device__ __forceinline__ void copy_tile_async(uint32_t to, const T* from, int6
 // of an address is the same for all of them, so that only an exclusive or is left for each.
 
 template <int kSize>
-__device__ __forceinline__ uint32_t lane_address(uint32_t tile, int row, int lane_row, int lane_piece,
-                                                 int k) {
+__device__ __forceinline__ uint32_t lane_address(uint32_t tile, int row, int lane_row, int lane_piece, int k) {
   return tile + (row + lane_row) * (2 * kSize) + (((lane_piece ^ (lane_row & 7)) << 4) ^ (k << 5));
 }
 /// A: 16 rows from `row` on.

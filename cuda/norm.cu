@@ -24,8 +24,7 @@ __device__ __forceinline__ void load_part(float (&x)[kPack], const T* row, int c
   }
 }
 template <class T>
-__device__ __forceinline__ void store_part(T* row, const float (&x)[kPack], int column, int width,
-                                           bool wide) {
+__device__ __forceinline__ void store_part(T* row, const float (&x)[kPack], int column, int width, bool wide) {
   if (wide && column < width) {
     store_floats(row + column, x);
   } else {
@@ -45,8 +44,8 @@ struct Addend {
 /// Rows by groups of kGroup threads (a warp or a block), each thread with kParts packs of the row.
 template <int kGroup, int kParts, class X, class Y>
 __global__ void __launch_bounds__(kBlock)
-    rms_norm_fwd_kernel(Y* y, float* rstd, const X* x, Addend<X, Y> addend, const Y* w, int64_t rows,
-                        int width, float eps, bool wide) {
+    rms_norm_fwd_kernel(Y* y, float* rstd, const X* x, Addend<X, Y> addend, const Y* w, int64_t rows, int width,
+                        float eps, bool wide) {
   const int lane = threadIdx.x % kGroup;
   const int64_t row = blockIdx.x * int64_t(kBlock / kGroup) + threadIdx.x / kGroup;
   if (row >= rows) return;  // a whole group leaves
@@ -85,8 +84,8 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 /// Of x, or of sum = x + b where b is defined.
-void norm_fwd(Exec& exec, Tensor& y, Tensor& rstd, const Tensor& x, const Tensor& b, const Tensor& sum,
-              const Tensor& w, double eps) {
+void norm_fwd(Exec& exec, Tensor& y, Tensor& rstd, const Tensor& x, const Tensor& b, const Tensor& sum, const Tensor& w,
+              double eps) {
   const int64_t width = x.size(-1), rows = x.rows();
   check(width <= kMaxWidth, "[rms_norm_fwd] rows have at most ", kMaxWidth, " elements on cuda: got ", width);
   check(w.dtype() == y.dtype(), "[rms_norm_fwd] y must have w's type ", name_of(w.dtype()), ": got ",
@@ -135,12 +134,11 @@ void add_rms_norm_fwd(Exec& exec, Tensor& sum, Tensor& y, Tensor& rstd, const Te
 /// registers.
 template <int kParts, class X, class Y>
 __global__ void __launch_bounds__(kBlock)
-    rms_norm_bwd_kernel(X* dx, float* dw_partials, const Y* dy, const X* x, const Y* w, const float* rstd,
-                        int64_t rows, int width, bool wide) {
+    rms_norm_bwd_kernel(X* dx, float* dw_partials, const Y* dy, const X* x, const Y* w, const float* rstd, int64_t rows,
+                        int width, bool wide) {
   float weight[kParts][kPack], dw[kParts][kPack] = {};
 #pragma unroll
-  for (int p = 0; p < kParts; ++p)
-    load_part(weight[p], w, (p * kBlock + int(threadIdx.x)) * kPack, width, wide);
+  for (int p = 0; p < kParts; ++p) load_part(weight[p], w, (p * kBlock + int(threadIdx.x)) * kPack, width, wide);
   const int64_t first = blockIdx.x * int64_t(kRowBlock), end = min(rows, first + kRowBlock);
   for (int64_t row = first; row < end; ++row) {
     const float r = rstd[row];
@@ -181,8 +179,7 @@ void rms_norm_bwd(Exec& exec, Tensor& dx, Tensor& dw, const Tensor& dy, const Te
                   const Tensor& rstd) {
   const int64_t width = x.size(-1), rows = x.rows();
   check(width <= kMaxWidth, "[rms_norm_bwd] rows have at most ", kMaxWidth, " elements on cuda: got ", width);
-  check(dx.dtype() == x.dtype() && dy.dtype() == w.dtype(),
-        "[rms_norm_bwd] dx must have x's type and dy w's type");
+  check(dx.dtype() == x.dtype() && dy.dtype() == w.dtype(), "[rms_norm_bwd] dx must have x's type and dy w's type");
   if (rows == 0 || width == 0) return;
   const int64_t row_blocks = (rows + kRowBlock - 1) / kRowBlock;
   Scratch scratch(exec);
@@ -194,8 +191,8 @@ void rms_norm_bwd(Exec& exec, Tensor& dx, Tensor& dw, const Tensor& dy, const Te
         [&]<class Y>(std::type_identity<Y>) {
           const auto launch = [&]<int kParts>() {
             rms_norm_bwd_kernel<kParts><<<unsigned(row_blocks), kBlock, 0, stream(exec)>>>(
-                elements<X>(dx), partials, elements<Y>(dy), elements<X>(x), elements<Y>(w),
-                elements<float>(rstd), rows, int(width), wide);
+                elements<X>(dx), partials, elements<Y>(dy), elements<X>(x), elements<Y>(w), elements<float>(rstd), rows,
+                int(width), wide);
             MANTISSA_LAUNCH_CHECK();
           };
           if (width <= 1 * kBlock * kPack)
@@ -222,9 +219,8 @@ constexpr int kWarps = kBlock / kWarp;
 /// A warp a head; value heads are copied. D is a multiple of 8, so packs of 4 are aligned when the tensors
 /// are.
 template <class T>
-__global__ void __launch_bounds__(kBlock)
-    qk_norm_fwd_kernel(T* out, float* rstd, const T* qkv, const T* qw, const T* kw, int64_t rows, Heads heads,
-                       float eps) {
+__global__ void __launch_bounds__(kBlock) qk_norm_fwd_kernel(T* out, float* rstd, const T* qkv, const T* qw,
+                                                             const T* kw, int64_t rows, Heads heads, float eps) {
   const int lane = threadIdx.x % kWarp, all = heads.query + 2 * heads.kv, normed = heads.query + heads.kv;
   const int64_t head = blockIdx.x * int64_t(kWarps) + threadIdx.x / kWarp;
   if (head >= rows * all) return;
@@ -259,8 +255,7 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 void check_head(const char* op, Heads heads, std::initializer_list<const void*> pointers) {
-  check(heads.size <= kMaxHead, "[", op, "] heads have at most ", kMaxHead, " elements on cuda: got ",
-        heads.size);
+  check(heads.size <= kMaxHead, "[", op, "] heads have at most ", kMaxHead, " elements on cuda: got ", heads.size);
   check(aligned(pointers), "[", op, "] tensors must start on 16 bytes");
 }
 
@@ -271,8 +266,8 @@ void qk_norm_fwd(Exec& exec, Tensor& out, Tensor& rstd, const Tensor& qkv, const
   if (count == 0) return;
   visit_float(qkv.dtype(), [&]<class T>(std::type_identity<T>) {
     qk_norm_fwd_kernel<<<blocks(count, kWarps), kBlock, 0, stream(exec)>>>(
-        elements<T>(out), elements<float>(rstd), elements<T>(qkv), elements<T>(qw), elements<T>(kw),
-        qkv.rows(), heads, float(eps));
+        elements<T>(out), elements<float>(rstd), elements<T>(qkv), elements<T>(qw), elements<T>(kw), qkv.rows(), heads,
+        float(eps));
     MANTISSA_LAUNCH_CHECK();
   });
 }

@@ -17,8 +17,7 @@ __device__ StepState& state_at(void* p) {
 
 // In double the squares of finite floats stay finite, and so does the sum of all that memory can hold: the
 // sum is not finite exactly when one of the gradients is not, however large the loss scale.
-__global__ void __launch_bounds__(kThreads)
-    sum_squares(double* partials, const float* g, int64_t n, bool wide) {
+__global__ void __launch_bounds__(kThreads) sum_squares(double* partials, const float* g, int64_t n, bool wide) {
   constexpr int kStep = kThreads * 4;
   const int64_t begin = blockIdx.x * kGradBlock, end = min(n, begin + kGradBlock);
   double total = 0.0;
@@ -38,15 +37,13 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
   } else {
-    for (int64_t i = begin + threadIdx.x; i < end; i += kThreads)
-      total = fma(double(g[i]), double(g[i]), total);
+    for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) total = fma(double(g[i]), double(g[i]), total);
   }
   total = block_sum<kThreads>(total);
   if (threadIdx.x == 0) partials[blockIdx.x] = total;
 }
 
-__global__ void __launch_bounds__(kSumThreads)
-    add_statistics(void* state, const double* partials, int count) {
+__global__ void __launch_bounds__(kSumThreads) add_statistics(void* state, const double* partials, int count) {
   double total = 0.0;
   for (int i = threadIdx.x; i < count; i += kSumThreads) total += partials[i];
   total = block_sum<kSumThreads>(total);
@@ -84,8 +81,7 @@ __global__ void decide(void* state, ScalerRule rule, double max_norm) {
     s.good_steps = 0;
     s.skips_in_row += 1;
     s.skips_total += 1;
-    if (rule.dynamic)
-      s.loss_scale = fminf(s.loss_scale, fmaxf(s.loss_scale * rule.backoff_factor, rule.min_scale));
+    if (rule.dynamic) s.loss_scale = fminf(s.loss_scale, fmaxf(s.loss_scale * rule.backoff_factor, rule.min_scale));
     return;
   }
   s.adam_step += 1;
@@ -147,8 +143,8 @@ __device__ __forceinline__ void update_at(const Step& s, int64_t i, float* w, fl
 
 template <bool kCopy, class T>
 __global__ void __launch_bounds__(kThreads)
-    adamw_kernel(int64_t n, float* w, float* m, float* v, T* copy, const float* grad, const void* state,
-                 AdamWRule rule, bool wide) {
+    adamw_kernel(int64_t n, float* w, float* m, float* v, T* copy, const float* grad, const void* state, AdamWRule rule,
+                 bool wide) {
   const StepState& s = *static_cast<const StepState*>(state);
   if (s.overflow) return;
   __shared__ Step shared;
@@ -161,8 +157,8 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t i = 4 * packs + first; i < n; i += stride) update_at<1, kCopy>(step, i, w, m, v, copy, grad);
 }
 
-void adamw(Exec& exec, Tensor& master, Tensor& m, Tensor& v, Tensor& compute, const Tensor& grad,
-           const Tensor& state, AdamWRule rule) {
+void adamw(Exec& exec, Tensor& master, Tensor& m, Tensor& v, Tensor& compute, const Tensor& grad, const Tensor& state,
+           AdamWRule rule) {
   const int64_t n = master.numel();
   if (n == 0) return;
   const bool has_copy = compute.defined() && !compute.same_as(master);

@@ -59,8 +59,7 @@ __device__ Choice choose_chunk(const Chunk* chunks, int count, double uniform) {
   const double up_to = sum_up_to_lane(own), threshold = uniform * __shfl_sync(0xffffffffu, up_to, kWarp - 1);
   const unsigned some = __ballot_sync(0xffffffffu, own > 0);
   const unsigned past = __ballot_sync(0xffffffffu, own > 0 && up_to > threshold);
-  const int owner =
-      past ? __ffs(past) - 1 : 31 - __clz(some);  // rounding may leave none: then the last with weight
+  const int owner = past ? __ffs(past) - 1 : 31 - __clz(some);  // rounding may leave none: then the last with weight
   Choice choice{0, 0};
   if (lane == owner) {
     double rest = fmax(0.0, threshold - (up_to - own)), before = 0;
@@ -299,8 +298,7 @@ __device__ float top_k_floor(const Chunk* chunks, int count, int k) {
 /// Draws among the candidates above cut.z and the first `ties` equal to it. One warp; chunks[c].sum holds the
 /// weight of the former, .moment the number of the latter.
 template <bool kVectors>
-__device__ int draw_kept(const Row& row, Chunk* chunks, int count, float max, float cut, int ties,
-                         double uniform) {
+__device__ int draw_kept(const Row& row, Chunk* chunks, int count, float max, float cut, int ties, double uniform) {
   const int lane = threadIdx.x % kWarp, each = (count + kWarp - 1) / kWarp;
   const int begin = min(count, lane * each), end = min(count, begin + each);
   const float tie_weight = cut == -INFINITY ? 0.0f : expf(cut - max);
@@ -339,8 +337,7 @@ __device__ int draw_kept(const Row& row, Chunk* chunks, int count, float max, fl
 
 template <bool kVectors>
 __global__ void __launch_bounds__(kRowThreads)
-    sample_filtered_kernel(Draw draw, const float* logits, int vocab, float inv_temperature, int top_k,
-                           float top_p) {
+    sample_filtered_kernel(Draw draw, const float* logits, int vocab, float inv_temperature, int top_k, float top_p) {
   extern __shared__ Chunk chunks[];
   const Row row{logits + int64_t(blockIdx.x) * vocab, vocab, inv_temperature};
   const int count = vocab_chunks(vocab), warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
@@ -403,8 +400,7 @@ __global__ void __launch_bounds__(kRowThreads)
   }
   __syncthreads();
   if (warp > 0) return;
-  const int token =
-      draw_kept<kVectors>(row, chunks, count, max, cut.z, ties, uniform_of_row(draw, blockIdx.x));
+  const int token = draw_kept<kVectors>(row, chunks, count, max, cut.z, ties, uniform_of_row(draw, blockIdx.x));
   if (threadIdx.x == 0) store_token(draw, row, token, s.lse);
 }
 
@@ -422,11 +418,11 @@ void sample(Exec& exec, Tensor& tokens, Tensor& logprobs, const Tensor& logits, 
   const auto launch = [&](auto vectors) {
     constexpr bool kVectors = decltype(vectors)::value;
     if (filtered)
-      sample_filtered_kernel<kVectors><<<rows, kRowThreads, shared, stream(exec)>>>(
-          draw, logits.data<float>(), vocab, inv_temperature, top_k, rule.top_p);
+      sample_filtered_kernel<kVectors><<<rows, kRowThreads, shared, stream(exec)>>>(draw, logits.data<float>(), vocab,
+                                                                                    inv_temperature, top_k, rule.top_p);
     else
-      sample_kernel<kVectors><<<rows, kRowThreads, shared, stream(exec)>>>(draw, logits.data<float>(), vocab,
-                                                                           inv_temperature, greedy);
+      sample_kernel<kVectors>
+          <<<rows, kRowThreads, shared, stream(exec)>>>(draw, logits.data<float>(), vocab, inv_temperature, greedy);
   };
   if (vocab % 4 == 0)
     launch(std::true_type());

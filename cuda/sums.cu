@@ -48,8 +48,7 @@ void sum(Exec& exec, Tensor& out, const Tensor& in) {
 }
 
 template <class Out, class In>
-__global__ void __launch_bounds__(kThreads)
-    segment_sum_kernel(Out* out, const In* in, const int32_t* offsets) {
+__global__ void __launch_bounds__(kThreads) segment_sum_kernel(Out* out, const In* in, const int32_t* offsets) {
   const float total = sum_range(in, offsets[blockIdx.x], offsets[blockIdx.x + 1]);
   if (threadIdx.x == 0) out[blockIdx.x] = from_float<Out>(total);
 }
@@ -60,8 +59,8 @@ void segment_sum(Exec& exec, Tensor& out, const Tensor& in, const Tensor& offset
     visit_float(
         in.dtype(),
         [&]<class In>(std::type_identity<In>) {
-          segment_sum_kernel<<<unsigned(out.numel()), kThreads, 0, stream(exec)>>>(
-              elements<Out>(out), elements<In>(in), offsets.data<int32_t>());
+          segment_sum_kernel<<<unsigned(out.numel()), kThreads, 0, stream(exec)>>>(elements<Out>(out), elements<In>(in),
+                                                                                   offsets.data<int32_t>());
         },
         "segment_sum");
   });
@@ -69,8 +68,7 @@ void segment_sum(Exec& exec, Tensor& out, const Tensor& in, const Tensor& offset
 }
 
 template <class Out, class In>
-__global__ void __launch_bounds__(kThreads)
-    segment_expand_kernel(Out* out, const In* in, const int32_t* offsets) {
+__global__ void __launch_bounds__(kThreads) segment_expand_kernel(Out* out, const In* in, const int32_t* offsets) {
   const Out value = from_float<Out>(to_float(in[blockIdx.x]));
   for (int32_t t = offsets[blockIdx.x] + int32_t(threadIdx.x); t < offsets[blockIdx.x + 1]; t += kThreads)
     out[t] = value;
@@ -97,8 +95,7 @@ constexpr int kLanes = 32, kRowsAtOnce = kThreads / kLanes;
 
 /// Blocks cover kLanes * N columns and kRowBlock rows of in[T,C].
 template <int N, class T>
-__global__ void __launch_bounds__(kThreads)
-    column_sums(float* partials, const T* in, int64_t rows, int64_t width) {
+__global__ void __launch_bounds__(kThreads) column_sums(float* partials, const T* in, int64_t rows, int64_t width) {
   const int lane = threadIdx.x % kLanes, group = threadIdx.x / kLanes;
   const int64_t column = (blockIdx.x * int64_t(kLanes) + lane) * N, first = blockIdx.y * kRowBlock;
   const int64_t end = min(rows, first + kRowBlock);
@@ -150,11 +147,11 @@ void bias_bwd(Exec& exec, Tensor& dbias, const Tensor& dout) {
   visit_float(dout.dtype(), [&]<class T>(std::type_identity<T>) {
     const T* in = elements<T>(dout);
     if (width % 8 == 0 && aligned({in}))
-      column_sums<8><<<dim3(blocks(width, kLanes * 8), unsigned(row_blocks)), kThreads, 0, stream(exec)>>>(
-          partials, in, rows, width);
+      column_sums<8><<<dim3(blocks(width, kLanes * 8), unsigned(row_blocks)), kThreads, 0, stream(exec)>>>(partials, in,
+                                                                                                           rows, width);
     else
-      column_sums<1><<<dim3(blocks(width, kLanes), unsigned(row_blocks)), kThreads, 0, stream(exec)>>>(
-          partials, in, rows, width);
+      column_sums<1>
+          <<<dim3(blocks(width, kLanes), unsigned(row_blocks)), kThreads, 0, stream(exec)>>>(partials, in, rows, width);
     MANTISSA_LAUNCH_CHECK();
   });
   add_partials(exec, elements<float>(dbias), partials, row_blocks, width);

@@ -11,8 +11,7 @@ constexpr int kVector = 8;  // elements of a row that a thread moves at once
 
 template <int N, class Out, class In>
 __global__ void __launch_bounds__(kThreads)
-    embedding_fwd_kernel(Out* out, const In* table, const int32_t* ids, int64_t items, int parts,
-                         int64_t width) {
+    embedding_fwd_kernel(Out* out, const In* table, const int32_t* ids, int64_t items, int parts, int64_t width) {
   const int64_t item = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (item >= items) return;
   const int64_t t = item / parts, c = item % parts * N;
@@ -127,8 +126,8 @@ void embedding_bwd(Exec& exec, Tensor& dtable, const Tensor& dout, const Tensor&
 
 template <bool kVectors>
 __global__ void __launch_bounds__(kRowThreads)
-    logprob_fwd_kernel(float* logprob, float* entropy, float* lse, const float* logits,
-                       const int32_t* targets, int vocab, float inv_temperature) {
+    logprob_fwd_kernel(float* logprob, float* entropy, float* lse, const float* logits, const int32_t* targets,
+                       int vocab, float inv_temperature) {
   extern __shared__ Chunk chunks[];
   const int64_t t = blockIdx.x;
   const float* row = logits + t * vocab;
@@ -139,15 +138,15 @@ __global__ void __launch_bounds__(kRowThreads)
   entropy[t] = logf(s.sum) - s.moment / s.sum;
 }
 
-void logprob_fwd(Exec& exec, Tensor& logprob, Tensor& entropy, Tensor& lse, const Tensor& logits,
-                 const Tensor& targets, double inv_temperature) {
+void logprob_fwd(Exec& exec, Tensor& logprob, Tensor& entropy, Tensor& lse, const Tensor& logits, const Tensor& targets,
+                 double inv_temperature) {
   check_logits("logprob_fwd", logits);
   const int vocab = int(logits.size(-1));
   if (logits.numel() == 0) return;
   auto* kernel = vocab % 4 == 0 ? logprob_fwd_kernel<true> : logprob_fwd_kernel<false>;
   kernel<<<unsigned(logits.rows()), kRowThreads, vocab_chunks(vocab) * sizeof(Chunk), stream(exec)>>>(
-      logprob.data<float>(), entropy.data<float>(), lse.data<float>(), logits.data<float>(),
-      targets.data<int32_t>(), vocab, float(inv_temperature));
+      logprob.data<float>(), entropy.data<float>(), lse.data<float>(), logits.data<float>(), targets.data<int32_t>(),
+      vocab, float(inv_temperature));
   MANTISSA_LAUNCH_CHECK();
 }
 
@@ -155,9 +154,9 @@ void logprob_fwd(Exec& exec, Tensor& logprob, Tensor& entropy, Tensor& lse, cons
 /// so dlogits may lie over logits.
 template <int N, class T>
 __global__ void __launch_bounds__(kThreads)
-    logprob_bwd_kernel(T* dlogits, const float* logits, const float* lse, const float* entropy,
-                       const int32_t* targets, const float* dlogprob, const float* dentropy,
-                       const StepState* state, int vocab, double inv_temperature) {
+    logprob_bwd_kernel(T* dlogits, const float* logits, const float* lse, const float* entropy, const int32_t* targets,
+                       const float* dlogprob, const float* dentropy, const StepState* state, int vocab,
+                       double inv_temperature) {
   const int64_t t = blockIdx.y;
   const int v = (blockIdx.x * kThreads + threadIdx.x) * N;
   if (v >= vocab) return;
@@ -187,12 +186,12 @@ void logprob_bwd(Exec& exec, Tensor& dlogits, const Tensor& logits, const Tensor
     const auto launch = [&]<int N>(std::integral_constant<int, N>) {
       constexpr int64_t kRows = 65535;  // of a grid
       for (int64_t t = 0; t < rows; t += kRows)
-        logprob_bwd_kernel<N><<<dim3(blocks(vocab, kThreads * N), unsigned(std::min(kRows, rows - t))),
-                                kThreads, 0, stream(exec)>>>(
-            elements<T>(dlogits) + t * vocab, logits.data<float>() + t * vocab, lse.data<float>() + t,
-            entropy.data<float>() + t, targets.data<int32_t>() + t, dlogprob.data<float>() + t,
-            dentropy.defined() ? dentropy.data<float>() + t : nullptr,
-            state.defined() ? static_cast<const StepState*>(state.raw()) : nullptr, vocab, inv_temperature);
+        logprob_bwd_kernel<N>
+            <<<dim3(blocks(vocab, kThreads * N), unsigned(std::min(kRows, rows - t))), kThreads, 0, stream(exec)>>>(
+                elements<T>(dlogits) + t * vocab, logits.data<float>() + t * vocab, lse.data<float>() + t,
+                entropy.data<float>() + t, targets.data<int32_t>() + t, dlogprob.data<float>() + t,
+                dentropy.defined() ? dentropy.data<float>() + t : nullptr,
+                state.defined() ? static_cast<const StepState*>(state.raw()) : nullptr, vocab, inv_temperature);
     };
     if (vocab % kVector == 0)
       launch(std::integral_constant<int, kVector>());

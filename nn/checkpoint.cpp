@@ -26,9 +26,8 @@ struct BufferFile {
   const char* file;
   ParamBuffer Weights::*buffer;
 };
-constexpr BufferFile kBuffers[] = {{"master.safetensors", &Weights::master},
-                                   {"adam_m.safetensors", &Weights::m},
-                                   {"adam_v.safetensors", &Weights::v}};
+constexpr BufferFile kBuffers[] = {
+    {"master.safetensors", &Weights::master}, {"adam_m.safetensors", &Weights::m}, {"adam_v.safetensors", &Weights::v}};
 
 /// The part of StepState that outlives a step.
 struct StateField {
@@ -67,8 +66,8 @@ std::string manifest_line(const fs::path& file) {
 std::map<std::string, std::string> read_manifest(const fs::path& directory) {
   const fs::path path = directory / kManifest;
   check(step_of(directory) >= 0, directory.string(), " is not a checkpoint: those are directories step_N");
-  check(file_exists(path), path.string(), " is missing: the checkpoint is damaged; delete ",
-        directory.string(), " to resume from an earlier one");
+  check(file_exists(path), path.string(), " is missing: the checkpoint is damaged; delete ", directory.string(),
+        " to resume from an earlier one");
   const std::string text = read_file(path, 1 << 16);
   std::map<std::string, std::string> lines;
   size_t begin = 0;
@@ -84,11 +83,9 @@ void verify(const fs::path& directory, const std::map<std::string, std::string>&
   const auto expected = manifest.find(name);
   check(expected != manifest.end(), (directory / kManifest).string(), " does not list ", name);
   const std::string found = manifest_line(directory / name);
-  check(found == expected->second, (directory / name).string(),
-        " is damaged (checksum, bytes, name): expected ",
-        expected->second.substr(0, expected->second.size() - 1), ", found ",
-        found.substr(0, found.size() - 1), "; delete ", directory.string(),
-        " to resume from an earlier checkpoint");
+  check(found == expected->second, (directory / name).string(), " is damaged (checksum, bytes, name): expected ",
+        expected->second.substr(0, expected->second.size() - 1), ", found ", found.substr(0, found.size() - 1),
+        "; delete ", directory.string(), " to resume from an earlier checkpoint");
 }
 
 // ---- directories ------------------------------------------------------------------------------------------
@@ -97,9 +94,10 @@ void verify(const fs::path& directory, const std::map<std::string, std::string>&
 std::vector<fs::path> entries_of(const fs::path& root) {
   std::error_code error;
   std::vector<fs::path> found;
-  for (fs::directory_iterator at(root, error), end; !error && at != end; at.increment(error)) found.push_back(at->path());
-  check(!error || error == std::errc::no_such_file_or_directory, root.string(), ": checkpoints cannot be listed: ",
-        error.message());
+  for (fs::directory_iterator at(root, error), end; !error && at != end; at.increment(error))
+    found.push_back(at->path());
+  check(!error || error == std::errc::no_such_file_or_directory, root.string(),
+        ": checkpoints cannot be listed: ", error.message());
   return found;
 }
 
@@ -153,8 +151,7 @@ Read read_state(const fs::path& directory, const std::map<std::string, std::stri
   const fs::path path = directory / kState;
   try {
     const json in = json::parse(read_file(path));
-    check(in.at("format") == kFormat, path.string(), ": format must be ", kFormat, ", got ",
-          in.at("format").dump());
+    check(in.at("format") == kFormat, path.string(), ": format must be ", kFormat, ", got ", in.at("format").dump());
     out.state.step = in.at("step");
     out.state.counters = in.at("counters").get<std::map<std::string, int64_t>>();
     out.state.texts = in.at("texts").get<std::map<std::string, std::string>>();
@@ -174,10 +171,9 @@ void read_buffer(const fs::path& path, const ParamLayout& layout, const ParamBuf
   const Safetensors file(path);
   const std::vector<NamedTensor> tensors = named(layout, buffer);
   for (const NamedTensor& t : tensors) {
-    check(file.entries().count(t.name) > 0, path.string(), ": parameter ", t.name,
-          " of the model is missing");
-    check(file.shape(t.name) == t.tensor.shape(), path.string(), ": ", t.name,
-          " must have the model's shape ", t.tensor.shape(), ", got ", file.shape(t.name));
+    check(file.entries().count(t.name) > 0, path.string(), ": parameter ", t.name, " of the model is missing");
+    check(file.shape(t.name) == t.tensor.shape(), path.string(), ": ", t.name, " must have the model's shape ",
+          t.tensor.shape(), ", got ", file.shape(t.name));
   }
   check(file.entries().size() == tensors.size(), path.string(), " holds ", file.entries().size(),
         " parameters, the model has ", tensors.size());
@@ -244,8 +240,7 @@ CheckpointState read_checkpoint_state(const fs::path& directory) {
   return read_state(directory, read_manifest(directory)).state;
 }
 
-CheckpointState load_checkpoint(const fs::path& directory, Exec& exec, Weights& weights,
-                                Optimizer& optimizer) {
+CheckpointState load_checkpoint(const fs::path& directory, Exec& exec, Weights& weights, Optimizer& optimizer) {
   const std::map<std::string, std::string> manifest = read_manifest(directory);
   Read read = read_state(directory, manifest);
   for (const BufferFile& b : kBuffers) verify(directory, manifest, b.file);

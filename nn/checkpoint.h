@@ -22,10 +22,9 @@ namespace mantissa {
 
 /// What the training loop adds to weights and optimizer; both `sft` and `grpo` use it, under their own names.
 struct CheckpointState {
-  int64_t step = 0;    // completed training steps; names the directory
-  std::string config;  // the resolved config as text
-  std::map<std::string, int64_t>
-      counters;  // data cursor, epoch, policy version, RNG position, metrics bytes, ...
+  int64_t step = 0;                          // completed training steps; names the directory
+  std::string config;                        // the resolved config as text
+  std::map<std::string, int64_t> counters;   // data cursor, epoch, policy version, RNG position, metrics bytes, ...
   std::map<std::string, std::string> texts;  // data hash, kind of run, ... (UTF-8)
 };
 

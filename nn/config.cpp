@@ -13,41 +13,37 @@ constexpr int64_t kMaxHeadSize = 512;
 constexpr int64_t kMaxPositions = int64_t(1) << 20;  // sizes the rope table
 
 void check_between(const std::string& source, const char* key, int64_t value, int64_t low, int64_t high) {
-  check(value >= low && value <= high, source, ": ", key, " must be between ", low, " and ", high, ", got ",
-        value);
+  check(value >= low && value <= high, source, ": ", key, " must be between ", low, " and ", high, ", got ", value);
 }
 
 }  // namespace
 
 void ModelConfig::validate(const std::string& source) const {
-  check(architecture == "llama" || architecture == "qwen2" || architecture == "qwen3", source,
-        ": model_type \"", architecture, "\" is not supported; known are llama, qwen2, qwen3");
+  check(architecture == "llama" || architecture == "qwen2" || architecture == "qwen3", source, ": model_type \"",
+        architecture, "\" is not supported; known are llama, qwen2, qwen3");
   check_between(source, "vocab_size", vocab_size, 1, kMaxVocab);
   check_between(source, "hidden_size", width, 1, kMaxWidth);
   check_between(source, "num_hidden_layers", layers, 1, kMaxLayers);
   check_between(source, "intermediate_size", feed_forward, 1, kMaxWidth);
   check_between(source, "num_attention_heads", heads.query, 1, kMaxWidth);
   check_between(source, "num_key_value_heads", heads.kv, 1, heads.query);
-  check(heads.query % heads.kv == 0, source, ": num_key_value_heads must divide num_attention_heads ",
-        heads.query, ", got ", heads.kv);
+  check(heads.query % heads.kv == 0, source, ": num_key_value_heads must divide num_attention_heads ", heads.query,
+        ", got ", heads.kv);
   check_between(source, "head_dim", heads.size, 8, kMaxHeadSize);
   check(heads.size % 8 == 0, source, ": head_dim must be a multiple of 8, got ", heads.size);
-  check(int64_t(heads.query) * heads.size <= kMaxWidth, source,
-        ": num_attention_heads * head_dim must be at most ", kMaxWidth, ", got ",
-        int64_t(heads.query) * heads.size);
+  check(int64_t(heads.query) * heads.size <= kMaxWidth, source, ": num_attention_heads * head_dim must be at most ",
+        kMaxWidth, ", got ", int64_t(heads.query) * heads.size);
   check_between(source, "max_position_embeddings", max_positions, 1, kMaxPositions);
   check(norm_eps > 0 && norm_eps < 1, source, ": rms_norm_eps must be between 0 and 1, got ", norm_eps);
 
-  check(rope.theta >= 1 && rope.theta <= 1e12, source, ": rope_theta must be between 1 and 1e12, got ",
-        rope.theta);
+  check(rope.theta >= 1 && rope.theta <= 1e12, source, ": rope_theta must be between 1 and 1e12, got ", rope.theta);
   if (rope.kind != RopeConfig::Kind::kDefault)
     check(rope.factor >= 1 && rope.factor <= 1e6, source, ": the rope factor must be between 1 and 1e6, got ",
           rope.factor);
   if (rope.kind == RopeConfig::Kind::kLlama3) {
-    check(rope.low_freq_factor > 0 && rope.high_freq_factor > rope.low_freq_factor &&
-              rope.high_freq_factor <= 1e6,
-          source, ": rope needs 0 < low_freq_factor < high_freq_factor <= 1e6, got ", rope.low_freq_factor,
-          " and ", rope.high_freq_factor);
+    check(rope.low_freq_factor > 0 && rope.high_freq_factor > rope.low_freq_factor && rope.high_freq_factor <= 1e6,
+          source, ": rope needs 0 < low_freq_factor < high_freq_factor <= 1e6, got ", rope.low_freq_factor, " and ",
+          rope.high_freq_factor);
     check_between(source, "original_max_position_embeddings", rope.original_max_positions, 1, kMaxPositions);
   }
   for (const int32_t id : eos_ids) check_between(source, "eos_token_id", id, 0, vocab_size - 1);

@@ -30,9 +30,9 @@ struct ModelConfig {
   int64_t feed_forward = 0;  // intermediate_size, F
   int64_t max_positions = 0;
   double norm_eps = 1e-6;
-  bool qkv_bias = false;     // Qwen2
-  bool qk_norm = false;      // Qwen3
-  bool tied_head = false;    // head weight is the embedding
+  bool qkv_bias = false;   // Qwen2
+  bool qk_norm = false;    // Qwen3
+  bool tied_head = false;  // head weight is the embedding
   RopeConfig rope;
   std::vector<int32_t> eos_ids;  // from config.json and generation_config.json; may be empty
   int32_t bos_id = -1;           // -1: none

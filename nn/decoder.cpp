@@ -35,9 +35,7 @@ DecoderParams::DecoderParams(const ModelConfig& c, ParamLayout& layout, int worl
     const auto matrix = [&](const char* part, int64_t rows, int64_t columns) {
       return layout.add(unit, name + part, {rows, columns}, true);
     };
-    const auto vector = [&](const char* part, Shape shape) {
-      return layout.add(unit, name + part, shape, false);
-    };
+    const auto vector = [&](const char* part, Shape shape) { return layout.add(unit, name + part, shape, false); };
     Layer layer;
     layer.input_norm = vector(".input_norm.weight", width);
     layer.qkv = matrix(".qkv.weight", c.heads.row(), c.width);
@@ -119,13 +117,12 @@ Var Decoder::attention(const ForwardContext& ctx, int index, const Var& projecte
   Var qkv = projected;
   if (config_.qk_norm)
     qkv = ops::qk_norm(tape, qkv, param(ctx, ids.q_norm), param(ctx, ids.k_norm), heads, config_.norm_eps);
-  qkv = ctx.cache ? ops::rope_kv(tape, qkv, rope_table_, ctx.positions, heads,
-                                 ctx.cache->layers[size_t(index)], ctx.slots)
-                  : ops::rope(tape, qkv, rope_table_, ctx.positions, heads);
+  qkv = ctx.cache
+            ? ops::rope_kv(tape, qkv, rope_table_, ctx.positions, heads, ctx.cache->layers[size_t(index)], ctx.slots)
+            : ops::rope(tape, qkv, rope_table_, ctx.positions, heads);
   if (ctx.offsets.defined()) return ops::attention(tape, qkv, ctx.offsets, heads, ctx.longest);
 
-  check(ctx.cache && !tape.recording(),
-        "[decoder] the decode form needs a cache and a tape that does not record");
+  check(ctx.cache && !tape.recording(), "[decoder] the decode form needs a cache and a tape that does not record");
   Tensor out = tape.exec().empty({qkv.value().size(0), int64_t(heads.query) * heads.size}, qkv.dtype());
   MANTISSA_RUN(tape.exec(), attention_decode, out, qkv.value(), ctx.cache->layers[size_t(index)], ctx.table,
                ctx.lengths, heads);

@@ -22,19 +22,19 @@ struct KvCache {
 struct ForwardContext {
   Tape* tape = nullptr;
   const ParamBuffer* weights = nullptr;
-  const ParamBuffer* grads = nullptr;     // fp32 sinks; null: no parameter gradients
-  Dtype residual = Dtype::kF32;           // type of the residual stream (precision.residual)
+  const ParamBuffer* grads = nullptr;  // fp32 sinks; null: no parameter gradients
+  Dtype residual = Dtype::kF32;        // type of the residual stream (precision.residual)
 
   Tensor ids;        // [T] int32
   Tensor positions;  // [T] int32
   // Packed form (training, scoring, prefill): sequence bounds.
-  Tensor offsets;    // [S+1] int32; undefined selects the decode form
+  Tensor offsets;       // [S+1] int32; undefined selects the decode form
   int64_t longest = 0;  // no sequence is longer; 0: not known
   // Rollout: cache to write to (both forms) and to read from (decode form).
   KvCache* cache = nullptr;
-  Tensor slots;      // [T] int32 cache slots, see kv_write
-  Tensor table;      // [B,max_pages] int32, decode form
-  Tensor lengths;    // [B] int32, decode form
+  Tensor slots;    // [T] int32 cache slots, see kv_write
+  Tensor table;    // [B,max_pages] int32, decode form
+  Tensor lengths;  // [B] int32, decode form
 };
 
 /// Ids of a decoder's parameters. Fused: qkv rows are [query | key | value], gate_up rows are [gate | up].

@@ -49,9 +49,9 @@ class GgufSource : public TensorSource {
         const std::string_view part = std::string_view(name).substr(std::min(name.size(), name.find('.', 4)));
         if (part == ".attn_q.weight" || part == ".attn_q.bias") entry.heads = config.heads.query;
         if (part == ".attn_k.weight" || part == ".attn_k.bias") entry.heads = config.heads.kv;
-        check(entry.heads == 0 || tensor.shape[0] == int64_t(entry.heads) * config.heads.size, file_.where(),
-              ": ", hf_name(name), " must have ", entry.heads, " heads of ", config.heads.size,
-              " rows, got shape ", tensor.shape);
+        check(entry.heads == 0 || tensor.shape[0] == int64_t(entry.heads) * config.heads.size, file_.where(), ": ",
+              hf_name(name), " must have ", entry.heads, " heads of ", config.heads.size, " rows, got shape ",
+              tensor.shape);
       }
       const std::string hf = hf_name(name);
       check(entries_.emplace(hf, entry).second, file_.where(), ": two tensors stand for ", hf);
@@ -70,14 +70,13 @@ class GgufSource : public TensorSource {
   void read(const std::string& name, Tensor& out) const override {
     const Entry& entry = at(name);
     const GgufFile::Tensor& tensor = *entry.tensor;
-    check(out.numel() == tensor.shape.numel(), where(), ": ", name, " has shape ", tensor.shape,
-          ", asked for ", out.shape());
+    check(out.numel() == tensor.shape.numel(), where(), ": ", name, " has shape ", tensor.shape, ", asked for ",
+          out.shape());
     // Rows of a vector are its elements where they are permuted, else it is one row.
     const bool vector = tensor.shape.rank() == 1;
     const int64_t rows = vector ? (entry.heads > 0 ? out.numel() : 1) : tensor.shape.rows();
     const int64_t width = out.numel() / rows;
-    check(width % tensor.format->elements == 0, where(), ": ", name, " cannot be of type ",
-          tensor.format->name);
+    check(width % tensor.format->elements == 0, where(), ": ", name, " cannot be of type ", tensor.format->name);
     const int64_t blocks = width / tensor.format->elements;
     const int64_t out_row = width * int64_t(size_of(out.dtype()));
     auto* to = static_cast<std::byte*>(out.raw());
@@ -87,8 +86,7 @@ class GgufSource : public TensorSource {
 #pragma omp for schedule(static)
       for (int64_t row = 0; row < rows; ++row) {
         const int64_t from = entry.heads > 0 ? interleaved_row(row, rows / entry.heads) : row;
-        tensor.format->unpack(tensor.data.data() + from * blocks * tensor.format->bytes, blocks,
-                              values.data());
+        tensor.format->unpack(tensor.data.data() + from * blocks * tensor.format->bytes, blocks, values.data());
         if (tensor.format->quantised)
           for (float& x : values) x = to_float(half_from_float(x));
         convert_floats(values.data(), Dtype::kF32, to + row * out_row, out.dtype(), width);
@@ -137,8 +135,7 @@ void read_rope_factors(const GgufFile& file, ModelConfig& config) {
   const GgufFile::Tensor& tensor = it->second;
   const int half = config.heads.size / 2;
   check(config.heads.size > 0 && tensor.shape == Shape{half} && !tensor.format->quantised, file.where(),
-        ": rope_freqs.weight must hold ", half, " plain values, got shape ", tensor.shape, " of ",
-        tensor.format->name);
+        ": rope_freqs.weight must hold ", half, " plain values, got shape ", tensor.shape, " of ", tensor.format->name);
   std::vector<float> factors(static_cast<size_t>(half));
   tensor.format->unpack(tensor.data.data(), half, factors.data());
   const float largest = *std::max_element(factors.begin(), factors.end());
@@ -156,8 +153,8 @@ void read_rope_factors(const GgufFile& file, ModelConfig& config) {
   for (size_t i = 0; i < factors.size(); ++i) {
     const double expected = before[i] / after[i];
     check(std::abs(factors[i] - expected) <= 1e-4 * expected, file.where(), ": rope_freqs.weight[", i,
-          "] must follow the llama3 rule (factor ", largest, ", low 1, high 4, original 8192), which gives ",
-          expected, ", got ", factors[i]);
+          "] must follow the llama3 rule (factor ", largest, ", low 1, high 4, original 8192), which gives ", expected,
+          ", got ", factors[i]);
   }
 }
 
@@ -165,15 +162,15 @@ void read_rope(const GgufFile& file, const std::string& prefix, ModelConfig& con
   config.rope.theta = file.real(prefix + "rope.freq_base", 10000.0);
   const int rotated = small_integer(file, prefix + "rope.dimension_count", config.heads.size);
   check(rotated == config.heads.size, file.where(), ": ", prefix,
-        "rope.dimension_count must be the head size (partial rotation is not supported): ", config.heads.size,
-        ", got ", rotated);
+        "rope.dimension_count must be the head size (partial rotation is not supported): ", config.heads.size, ", got ",
+        rotated);
   const std::string_view scaling = file.text(prefix + "rope.scaling.type", "none");
   if (scaling == "linear") {
     config.rope.kind = RopeConfig::Kind::kLinear;
     config.rope.factor = file.real(prefix + "rope.scaling.factor");
   } else {
-    check(scaling == "none", file.where(), ": ", prefix, "rope.scaling.type must be none or linear, got \"",
-          scaling, "\"");
+    check(scaling == "none", file.where(), ": ", prefix, "rope.scaling.type must be none or linear, got \"", scaling,
+          "\"");
   }
   read_rope_factors(file, config);
 }
@@ -182,8 +179,7 @@ ModelConfig read_config(const GgufFile& file) {
   ModelConfig config;
   config.architecture = file.text("general.architecture");
   check(config.architecture == "llama" || config.architecture == "qwen2" || config.architecture == "qwen3",
-        file.where(), ": general.architecture must be llama, qwen2 or qwen3, got \"", config.architecture,
-        "\"");
+        file.where(), ": general.architecture must be llama, qwen2 or qwen3, got \"", config.architecture, "\"");
   const std::string prefix = config.architecture + ".";
   check(file.integer(prefix + "expert_count", 0) == 0, file.where(), ": mixtures of experts (", prefix,
         "expert_count) are not supported");
@@ -197,8 +193,8 @@ ModelConfig read_config(const GgufFile& file) {
   check(config.heads.query > 0, file.where(), ": ", prefix, "attention.head_count must be positive");
   config.heads.size = small_integer(file, prefix + "attention.key_length", config.width / config.heads.query);
   const int value_size = small_integer(file, prefix + "attention.value_length", config.heads.size);
-  check(value_size == config.heads.size, file.where(), ": ", prefix,
-        "attention.value_length must equal key_length ", config.heads.size, ", got ", value_size);
+  check(value_size == config.heads.size, file.where(), ": ", prefix, "attention.value_length must equal key_length ",
+        config.heads.size, ", got ", value_size);
 
   const auto& tensors = file.tensors();
   const auto embedding = tensors.find("token_embd.weight");
@@ -222,8 +218,7 @@ ModelConfig read_config(const GgufFile& file) {
     if (std::find(config.eos_ids.begin(), config.eos_ids.end(), id) == config.eos_ids.end())
       config.eos_ids.push_back(id);
   }
-  if (file.has("tokenizer.ggml.bos_token_id"))
-    config.bos_id = small_integer(file, "tokenizer.ggml.bos_token_id");
+  if (file.has("tokenizer.ggml.bos_token_id")) config.bos_id = small_integer(file, "tokenizer.ggml.bos_token_id");
   read_rope(file, prefix, config);
   config.validate(file.where());
   return config;

@@ -110,8 +110,7 @@ struct ScaleMin {
 /// 4; pairs 4..7 have their low nibbles in byte j + 4 and their top two bits above the pairs 0..3.
 ScaleMin scale_min(const std::byte* p, int j) {
   if (j < 4) return {byte_at(p, j) & 63, byte_at(p, j + 4) & 63};
-  return {low(byte_at(p, j + 4)) | byte_at(p, j - 4) >> 6 << 4,
-          high(byte_at(p, j + 4)) | byte_at(p, j) >> 6 << 4};
+  return {low(byte_at(p, j + 4)) | byte_at(p, j - 4) >> 6 << 4, high(byte_at(p, j + 4)) | byte_at(p, j) >> 6 << 4};
 }
 
 /// Q4_K and, with `fifth` bits, Q5_K: eight runs of 32; runs 2k and 2k + 1 are the low and high nibbles of 32
@@ -175,8 +174,7 @@ const BlockFormat* block_format(uint32_t type) {
 
 std::string block_format_names() {
   std::string names;
-  for (const Known& known : kFormats)
-    names += str(names.empty() ? "" : ", ", known.format.name, " (", known.type, ")");
+  for (const Known& known : kFormats) names += str(names.empty() ? "" : ", ", known.format.name, " (", known.type, ")");
   return names;
 }
 

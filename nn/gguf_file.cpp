@@ -7,22 +7,7 @@
 namespace mantissa {
 namespace {
 
-enum Type : uint32_t {
-  kU8,
-  kI8,
-  kU16,
-  kI16,
-  kU32,
-  kI32,
-  kF32,
-  kBool,
-  kString,
-  kArray,
-  kU64,
-  kI64,
-  kF64,
-  kTypes
-};
+enum Type : uint32_t { kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kString, kArray, kU64, kI64, kF64, kTypes };
 constexpr const char* kTypeNames[] = {"uint8",   "int8",   "uint16", "int16",  "uint32", "int32",  "float32",
                                       "boolean", "string", "array",  "uint64", "int64",  "float64"};
 constexpr size_t kTypeBytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
@@ -53,8 +38,8 @@ class GgufFile::Cursor {
   size_t left() const { return image_.size() - position_; }
 
   std::span<const std::byte> take(uint64_t bytes, std::string_view what) {
-    check(bytes <= left(), where_, ": the file ends inside ", what, ": ", bytes, " bytes needed at offset ",
-          position_, ", ", left(), " left");
+    check(bytes <= left(), where_, ": the file ends inside ", what, ": ", bytes, " bytes needed at offset ", position_,
+          ", ", left(), " left");
     const auto part = image_.subspan(position_, size_t(bytes));
     position_ += size_t(bytes);
     return part;
@@ -71,8 +56,7 @@ class GgufFile::Cursor {
   /// A count of things of at least `each` bytes.
   uint64_t count(size_t each, std::string_view what) {
     const uint64_t n = number<uint64_t>(what);
-    check(n <= left() / each, where_, ": ", what, " ", n, " cannot fit in the ", left(),
-          " bytes left in the file");
+    check(n <= left() / each, where_, ": ", what, " ", n, " cannot fit in the ", left(), " bytes left in the file");
     return n;
   }
 
@@ -85,8 +69,7 @@ class GgufFile::Cursor {
 GgufFile::GgufFile(std::span<const std::byte> image, std::string where) : where_(std::move(where)) {
   Cursor in(image, where_);
   const auto magic = in.take(4, "the magic number");
-  check(std::memcmp(magic.data(), "GGUF", 4) == 0, where_,
-        ": not a GGUF file: it does not start with \"GGUF\"");
+  check(std::memcmp(magic.data(), "GGUF", 4) == 0, where_, ": not a GGUF file: it does not start with \"GGUF\"");
   const uint32_t version = in.number<uint32_t>("the version");
   check(version == 2 || version == 3, where_, ": GGUF version must be 2 or 3 (little-endian), got ", version);
   // The smallest entries: empty name, rank 1; empty key, one-byte value.
@@ -136,8 +119,8 @@ void GgufFile::read_tensors(Cursor& in, uint64_t count) {
     t.name = in.text("a tensor name");
     const std::string what = "tensor " + shown(t.name);
     const uint32_t rank = in.number<uint32_t>(what);
-    check(rank >= 1 && rank <= uint32_t(Shape::kMaxRank), where_, ": ", what, ": rank must be 1 to ",
-          Shape::kMaxRank, ", got ", rank);
+    check(rank >= 1 && rank <= uint32_t(Shape::kMaxRank), where_, ": ", what, ": rank must be 1 to ", Shape::kMaxRank,
+          ", got ", rank);
     uint64_t extents[Shape::kMaxRank] = {}, elements = 1;
     for (uint32_t d = 0; d < rank; ++d) {
       extents[d] = in.number<uint64_t>(what);
@@ -165,15 +148,12 @@ void GgufFile::read_tensors(Cursor& in, uint64_t count) {
   if (!pending.empty()) in.take(padding, "the padding before the data");
   const auto data = in.take(in.left(), "the data");
 
-  std::sort(pending.begin(), pending.end(),
-            [](const Pending& a, const Pending& b) { return a.offset < b.offset; });
+  std::sort(pending.begin(), pending.end(), [](const Pending& a, const Pending& b) { return a.offset < b.offset; });
   uint64_t end = 0;
   for (const Pending& t : pending) {
     const std::string what = "tensor " + shown(t.name);
-    check(t.offset % unit == 0, where_, ": ", what, ": offset must be a multiple of ", unit, ", got ",
-          t.offset);
-    check(t.offset >= end, where_, ": ", what, ": starts at ", t.offset,
-          " inside another tensor that ends at ", end);
+    check(t.offset % unit == 0, where_, ": ", what, ": offset must be a multiple of ", unit, ", got ", t.offset);
+    check(t.offset >= end, where_, ": ", what, ": starts at ", t.offset, " inside another tensor that ends at ", end);
     check(t.offset <= data.size() && t.bytes <= data.size() - t.offset, where_, ": ", what, ": ", t.bytes,
           " bytes at offset ", t.offset, " leave the data of ", data.size(), " bytes");
     end = t.offset + t.bytes;
@@ -247,8 +227,7 @@ double GgufFile::real(std::string_view key, std::optional<double> otherwise) con
 
 bool GgufFile::flag(std::string_view key, bool otherwise) const {
   const Value* found = find(key, false);
-  return found == nullptr ? otherwise
-                          : load<uint8_t>(expect(key, *found, false, {kBool}, "a boolean").payload) != 0;
+  return found == nullptr ? otherwise : load<uint8_t>(expect(key, *found, false, {kBool}, "a boolean").payload) != 0;
 }
 
 std::string_view GgufFile::text(std::string_view key, std::optional<std::string_view> otherwise) const {

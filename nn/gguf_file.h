@@ -58,8 +58,8 @@ class GgufFile {
   class Cursor;
 
   const Value* find(std::string_view key, bool required) const;
-  const Value& expect(std::string_view key, const Value& value, bool array,
-                      std::initializer_list<uint32_t> types, const char* what) const;
+  const Value& expect(std::string_view key, const Value& value, bool array, std::initializer_list<uint32_t> types,
+                      const char* what) const;
   Value read_value(Cursor& in, const std::string& key) const;
   void read_tensors(Cursor& in, uint64_t count);
 

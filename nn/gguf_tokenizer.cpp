@@ -10,14 +10,7 @@ namespace {
 using nlohmann::json;
 
 // tokenizer.ggml.token_type
-enum TokenType : int32_t {
-  kNormal = 1,
-  kUnknown = 2,
-  kControl = 3,
-  kUserDefined = 4,
-  kUnused = 5,
-  kByte = 6
-};
+enum TokenType : int32_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
 
 constexpr const char* kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 constexpr const char* kLlama3 =
@@ -65,8 +58,8 @@ Vocabulary read_vocabulary(const GgufFile& file) {
     v.types.assign(v.tokens.size(), kNormal);
   check(!v.tokens.empty() && v.tokens.size() < size_t(1) << 24, file.where(),
         ": tokenizer.ggml.tokens must hold 1 to 2^24 tokens, got ", v.tokens.size());
-  check(v.types.size() == v.tokens.size(), file.where(), ": tokenizer.ggml.token_type must hold ",
-        v.tokens.size(), " entries, one per token, got ", v.types.size());
+  check(v.types.size() == v.tokens.size(), file.where(), ": tokenizer.ggml.token_type must hold ", v.tokens.size(),
+        " entries, one per token, got ", v.types.size());
   // Rows the embedding was padded to are no tokens.
   while (!v.types.empty() && v.types.back() == kUnused) v.types.pop_back();
   v.tokens.resize(v.types.size());
@@ -91,21 +84,18 @@ json merges_from_scores(const GgufFile& file, const Vocabulary& v) {
   std::vector<Merge> merges;
   for (size_t id = 0; id < v.tokens.size(); ++id) {
     const std::string_view token = v.tokens[id];
-    check(token.size() <= kMaxPiece, file.where(), ": token ", id, " has ", token.size(), " bytes; at most ",
-          kMaxPiece, " are supported in a SentencePiece vocabulary");
+    check(token.size() <= kMaxPiece, file.where(), ": token ", id, " has ", token.size(), " bytes; at most ", kMaxPiece,
+          " are supported in a SentencePiece vocabulary");
     check(scores[id] == scores[id], file.where(), ": the score of token ", id, " is not a number");
     const size_t first = merges.size();
     for (size_t cut = 1; cut < token.size(); ++cut) {
       const auto left = v.ids.find(token.substr(0, cut)), right = v.ids.find(token.substr(cut));
-      if (left != v.ids.end() && right != v.ids.end())
-        merges.push_back({scores[id], left->second, right->second});
+      if (left != v.ids.end() && right != v.ids.end()) merges.push_back({scores[id], left->second, right->second});
     }
-    std::sort(merges.begin() + int64_t(first), merges.end(), [](const Merge& a, const Merge& b) {
-      return std::pair(a.left, a.right) < std::pair(b.left, b.right);
-    });
+    std::sort(merges.begin() + int64_t(first), merges.end(),
+              [](const Merge& a, const Merge& b) { return std::pair(a.left, a.right) < std::pair(b.left, b.right); });
   }
-  std::stable_sort(merges.begin(), merges.end(),
-                   [](const Merge& a, const Merge& b) { return a.score > b.score; });
+  std::stable_sort(merges.begin(), merges.end(), [](const Merge& a, const Merge& b) { return a.score > b.score; });
   json out = json::array();
   for (const Merge& m : merges)
     out.push_back({std::string(v.tokens[size_t(m.left)]), std::string(v.tokens[size_t(m.right)])});
@@ -134,8 +124,7 @@ json bpe_model(const Vocabulary& v, json merges) {
 /// Model, normalizer, pre-tokenizer and decoder of a byte-level BPE tokenizer.
 void fill_byte_level(json& out, const Vocabulary& v, const GgufFile& file, const PreTokenizer& pre) {
   json merges = json::array();
-  for (const std::string_view merge : file.texts("tokenizer.ggml.merges"))
-    merges.push_back(std::string(merge));
+  for (const std::string_view merge : file.texts("tokenizer.ggml.merges")) merges.push_back(std::string(merge));
   out["model"] = bpe_model(v, std::move(merges));
   out["model"]["ignore_merges"] = pre.ignore_merges;
   if (pre.nfc) out["normalizer"] = {{"type", "NFC"}};
@@ -155,8 +144,7 @@ void fill_sentencepiece(json& out, const Vocabulary& v, const GgufFile& file) {
   out["model"]["fuse_unk"] = true;
   out["model"]["byte_fallback"] = true;
   const auto unknown = std::find(v.types.begin(), v.types.end(), int32_t(kUnknown));
-  if (unknown != v.types.end())
-    out["model"]["unk_token"] = std::string(v.tokens[size_t(unknown - v.types.begin())]);
+  if (unknown != v.types.end()) out["model"]["unk_token"] = std::string(v.tokens[size_t(unknown - v.types.begin())]);
   json normalizers = json::array(), decoders = json::array();
   if (prefix) normalizers.push_back({{"type", "Prepend"}, {"prepend", "▁"}});
   normalizers.push_back({{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "▁"}});
@@ -190,8 +178,8 @@ std::string named_token(const GgufFile& file, const Vocabulary& v, const std::st
   const std::string key = "tokenizer.ggml." + which + "_token_id";
   if (!file.has(key)) return {};
   const int64_t id = file.integer(key);
-  check(id < int64_t(v.tokens.size()), file.where(), ": metadata \"", key, "\" must be below the ",
-        v.tokens.size(), " tokens, got ", id);
+  check(id < int64_t(v.tokens.size()), file.where(), ": metadata \"", key, "\" must be below the ", v.tokens.size(),
+        " tokens, got ", id);
   return std::string(v.tokens[size_t(id)]);
 }
 
@@ -202,8 +190,8 @@ TokenizerFiles gguf_tokenizer(const GgufFile& file) {
   out.where = file.where();
   if (!file.has("tokenizer.ggml.model")) return out;
   const std::string_view model = file.text("tokenizer.ggml.model");
-  check(model == "gpt2" || model == "llama", file.where(),
-        ": tokenizer.ggml.model must be gpt2 or llama, got \"", model, "\"");
+  check(model == "gpt2" || model == "llama", file.where(), ": tokenizer.ggml.model must be gpt2 or llama, got \"",
+        model, "\"");
   const Vocabulary vocabulary = read_vocabulary(file);
 
   json tokenizer = {{"version", "1.0"},         {"truncation", nullptr},
@@ -216,13 +204,11 @@ TokenizerFiles gguf_tokenizer(const GgufFile& file) {
   } else {
     const std::string_view name = file.text("tokenizer.ggml.pre");
     const auto& known = pre_tokenizers();
-    const auto pre =
-        std::find_if(known.begin(), known.end(), [&](const PreTokenizer& p) { return p.name == name; });
+    const auto pre = std::find_if(known.begin(), known.end(), [&](const PreTokenizer& p) { return p.name == name; });
     if (pre == known.end()) {
       std::string names;
       for (const PreTokenizer& p : known) names += str(names.empty() ? "" : ", ", p.name);
-      fail(file.where(), ": the pre-tokenizer tokenizer.ggml.pre = \"", name, "\" is not known; known are ",
-           names);
+      fail(file.where(), ": the pre-tokenizer tokenizer.ggml.pre = \"", name, "\" is not known; known are ", names);
     }
     fill_byte_level(tokenizer, vocabulary, file, *pre);
     add_bos = pre->add_bos;
@@ -233,16 +219,15 @@ TokenizerFiles gguf_tokenizer(const GgufFile& file) {
   json config = {{"tokenizer_class", "PreTrainedTokenizerFast"}, {"clean_up_tokenization_spaces", false}};
   const struct {
     const char *gguf, *name;
-  } named[] = {
-      {"bos", "bos_token"}, {"eos", "eos_token"}, {"unknown", "unk_token"}, {"padding", "pad_token"}};
+  } named[] = {{"bos", "bos_token"}, {"eos", "eos_token"}, {"unknown", "unk_token"}, {"padding", "pad_token"}};
   for (const auto& [gguf, name] : named) {
     const std::string token = named_token(file, vocabulary, gguf);
     if (!token.empty()) config[name] = token;
   }
   json pattern = json::array(), specials = json::object();
   const auto add_special = [&](const char* name, const char* gguf) {
-    check(config.contains(name), file.where(), ": tokenizer.ggml.add_", gguf,
-          "_token is set, but tokenizer.ggml.", gguf, "_token_id is missing");
+    check(config.contains(name), file.where(), ": tokenizer.ggml.add_", gguf, "_token is set, but tokenizer.ggml.",
+          gguf, "_token_id is missing");
     const std::string token = config[name];
     pattern.push_back({{"SpecialToken", {{"id", token}, {"type_id", 0}}}});
     specials[token] = {{"id", token}, {"ids", {vocabulary.ids.at(token)}}, {"tokens", {token}}};
@@ -251,10 +236,8 @@ TokenizerFiles gguf_tokenizer(const GgufFile& file) {
   pattern.push_back({{"Sequence", {{"id", "A"}, {"type_id", 0}}}});
   if (add_eos) add_special("eos_token", "eos");
   if (add_bos || add_eos)
-    tokenizer["post_processor"] = {{"type", "TemplateProcessing"},
-                                   {"single", pattern},
-                                   {"pair", json::array()},
-                                   {"special_tokens", specials}};
+    tokenizer["post_processor"] = {
+        {"type", "TemplateProcessing"}, {"single", pattern}, {"pair", json::array()}, {"special_tokens", specials}};
 
   out.chat_template = file.text("tokenizer.chat_template", "");
   if (!out.chat_template.empty()) config["chat_template"] = out.chat_template;

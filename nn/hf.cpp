@@ -29,14 +29,14 @@ class HfWeights : public TensorSource {
     const std::map<std::string, std::string> weight_map = parse_weight_map(read_file(index), index.string());
     std::set<std::string> shards;
     for (const auto& [tensor, shard] : weight_map) {
-      check(fs::path(shard).filename() == shard && shard != "." && shard != "..", index.string(), ": \"",
-            tensor, "\" must name a file of the same directory, got \"", shard, "\"");
+      check(fs::path(shard).filename() == shard && shard != "." && shard != "..", index.string(), ": \"", tensor,
+            "\" must name a file of the same directory, got \"", shard, "\"");
       if (shards.insert(shard).second) add_file(directory / shard);
     }
     for (const auto& [tensor, shard] : weight_map) {
       const auto it = file_of_.find(tensor);
-      check(it != file_of_.end() && files_[it->second].where() == (directory / shard).string(),
-            index.string(), ": \"", tensor, "\" is not in ", shard);
+      check(it != file_of_.end() && files_[it->second].where() == (directory / shard).string(), index.string(), ": \"",
+            tensor, "\" is not in ", shard);
     }
   }
 
@@ -54,8 +54,7 @@ class HfWeights : public TensorSource {
   void add_file(const fs::path& path) {
     files_.emplace_back(path);
     for (const auto& [name, entry] : files_.back().entries())
-      check(file_of_.emplace(name, files_.size() - 1).second, path.string(), ": \"", name,
-            "\" is in two files");
+      check(file_of_.emplace(name, files_.size() - 1).second, path.string(), ": \"", name, "\" is in two files");
   }
   const Safetensors& file(const std::string& name) const {
     const auto it = file_of_.find(name);
@@ -111,11 +110,9 @@ std::vector<HfTensor> hf_tensors(const ModelConfig& c, const DecoderParams& para
   return list;
 }
 
-std::vector<NamedTensor> hf_views(const ModelConfig& config, const DecoderParams& params,
-                                  const ParamBuffer& buffer) {
+std::vector<NamedTensor> hf_views(const ModelConfig& config, const DecoderParams& params, const ParamBuffer& buffer) {
   std::vector<NamedTensor> views;
-  for (const HfTensor& t : hf_tensors(config, params))
-    views.push_back({t.name, buffer[t.param].slice(t.begin, t.end)});
+  for (const HfTensor& t : hf_tensors(config, params)) views.push_back({t.name, buffer[t.param].slice(t.begin, t.end)});
   return views;
 }
 
@@ -130,9 +127,8 @@ void check_hf_source(const TensorSource& source, const ModelConfig& config, cons
           " by the model's configuration, got ", found);
   }
   for (const std::string& name : source.names())
-    check(known.contains(name) || is_ballast(name, config), source.where(), ": tensor \"", name,
-          "\" is not used by a ", config.architecture, " model of ", config.layers,
-          " layers; its values would be ignored");
+    check(known.contains(name) || is_ballast(name, config), source.where(), ": tensor \"", name, "\" is not used by a ",
+          config.architecture, " model of ", config.layers, " layers; its values would be ignored");
 }
 
 void fill_from_source(const TensorSource& source, const ModelConfig& config, const DecoderParams& params,
@@ -183,8 +179,8 @@ void save_hf(const Model& model, const fs::path& directory, Dtype dtype) {
   write("tokenizer.json", model.tokenizer.tokenizer_json);
   write("tokenizer_config.json", model.tokenizer.tokenizer_config_json);
   write("chat_template.jinja", model.tokenizer.chat_template);
-  write_safetensors(target.partial() / kSingleFile, hf_views(model.config, model.decoder->params(), weights),
-                    dtype, {{"format", "pt"}});
+  write_safetensors(target.partial() / kSingleFile, hf_views(model.config, model.decoder->params(), weights), dtype,
+                    {{"format", "pt"}});
   target.commit();
 }
 

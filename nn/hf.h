@@ -19,8 +19,7 @@ namespace mantissa {
 /// is missing, of a wrong type, out of range, or not supported.
 ModelConfig parse_hf_config(const std::string& config_json, const std::string& where);
 /// Adds the end-of-sequence ids of generation_config.json.
-void add_generation_config(ModelConfig& config, const std::string& generation_config_json,
-                           const std::string& where);
+void add_generation_config(ModelConfig& config, const std::string& generation_config_json, const std::string& where);
 /// config.json for transformers 4 and 5.
 std::string format_hf_config(const ModelConfig& config, Dtype dtype);
 /// generation_config.json: the ids generate() in transformers needs.
@@ -39,8 +38,7 @@ struct HfTensor {
 /// All tensors of a model in the order of its layers. A tied head has no tensor of its own.
 std::vector<HfTensor> hf_tensors(const ModelConfig& config, const DecoderParams& params);
 /// The same as views of a buffer: weights to fill or save, gradients to write.
-std::vector<NamedTensor> hf_views(const ModelConfig& config, const DecoderParams& params,
-                                  const ParamBuffer& buffer);
+std::vector<NamedTensor> hf_views(const ModelConfig& config, const DecoderParams& params, const ParamBuffer& buffer);
 
 /// Throws unless `source` holds exactly the tensors of the model with their shapes (known ballast apart).
 /// Allocates nothing, so that a lying config.json ends here.

@@ -28,8 +28,8 @@ class Object {
     check(has(key), path_, ": ", key, " is missing");
     const Json& value = json_[key];
     // get<int64_t> of a larger unsigned would wrap around
-    check(value.is_number_integer() && (!value.is_number_unsigned() || value.get<uint64_t>() <= INT64_MAX),
-          name(key), " must be an integer, got ", shown(value));
+    check(value.is_number_integer() && (!value.is_number_unsigned() || value.get<uint64_t>() <= INT64_MAX), name(key),
+          " must be an integer, got ", shown(value));
     return value.get<int64_t>();
   }
   int64_t integer(const char* key, int64_t absent) const { return has(key) ? integer(key) : absent; }
@@ -54,9 +54,7 @@ class Object {
     return json_[key].get<std::string>();
   }
   /// For keys whose other values change what the model computes.
-  void must_be_false(const char* key) const {
-    check(!boolean(key, false), name(key), " = true is not supported");
-  }
+  void must_be_false(const char* key) const { check(!boolean(key, false), name(key), " = true is not supported"); }
 
   static std::string shown(const Json& value) {
     std::string text = value.dump();
@@ -161,13 +159,12 @@ ModelConfig parse_hf_config(const std::string& config_json, const std::string& w
   check(top.has("model_type"), top.name("model_type"), " is missing");
   c.architecture = top.string("model_type", "");
   const bool qwen3 = c.architecture == "qwen3";
-  check(qwen3 || c.architecture == "llama" || c.architecture == "qwen2", top.name("model_type"), " \"",
-        c.architecture, "\" is not supported; known are llama, qwen2, qwen3");
+  check(qwen3 || c.architecture == "llama" || c.architecture == "qwen2", top.name("model_type"), " \"", c.architecture,
+        "\" is not supported; known are llama, qwen2, qwen3");
   const std::string activation = top.string("hidden_act", "silu");
   check(activation == "silu" || activation == "swish", top.name("hidden_act"), " \"", activation,
         "\" is not supported; known is silu");
-  check(!top.has("quantization_config"), top.name("quantization_config"),
-        ": quantised weights are not supported");
+  check(!top.has("quantization_config"), top.name("quantization_config"), ": quantised weights are not supported");
   c.qkv_bias = c.architecture == "qwen2";
   c.qk_norm = qwen3;
   if (!c.qkv_bias) top.must_be_false("attention_bias");  // Qwen2 has its biases whatever the file says
@@ -185,8 +182,7 @@ ModelConfig parse_hf_config(const std::string& config_json, const std::string& w
   if (!qwen3 && !top.has("head_dim"))
     check(c.width % c.heads.query == 0, top.name("num_attention_heads"), " must divide hidden_size ", c.width,
           " when there is no head_dim, got ", c.heads.query);
-  c.heads.size =
-      top.narrow_integer("head_dim", qwen3 ? 128 : c.width / c.heads.query);  // transformers' defaults
+  c.heads.size = top.narrow_integer("head_dim", qwen3 ? 128 : c.width / c.heads.query);  // transformers' defaults
   c.norm_eps = top.number("rms_norm_eps", 1e-6);
   c.tied_head = top.boolean("tie_word_embeddings", false);
   c.rope = parse_rope(top);
@@ -199,8 +195,7 @@ ModelConfig parse_hf_config(const std::string& config_json, const std::string& w
   return c;
 }
 
-void add_generation_config(ModelConfig& config, const std::string& generation_config_json,
-                           const std::string& where) {
+void add_generation_config(ModelConfig& config, const std::string& generation_config_json, const std::string& where) {
   const Json json = parse(generation_config_json, where);
   add_token_ids(Object(json, where), "eos_token_id", config.eos_ids);
   config.validate(where);

@@ -21,8 +21,8 @@ fs::path resolve(const std::string& path) {
   const std::string name = path.substr(std::string(kBuiltin).size());
   const char* moved = std::getenv("MANTISSA_BUILTIN");
   const fs::path root = moved ? fs::path(moved) : fs::path(MANTISSA_SOURCE_DIR) / "builtin";
-  check(!name.empty() && name.find('/') == std::string::npos && name != ".." && file_exists(root / name),
-        "model \"", path, "\": there is no directory \"", name, "\" in ", root.string(),
+  check(!name.empty() && name.find('/') == std::string::npos && name != ".." && file_exists(root / name), "model \"",
+        path, "\": there is no directory \"", name, "\" in ", root.string(),
         " (the environment variable MANTISSA_BUILTIN names another place)");
   return root / name;
 }
@@ -33,8 +33,7 @@ bool is_gguf(const fs::path& path) {
 
 /// `path` as a directory that holds a model, with a message for what it is instead.
 void check_directory(const fs::path& path) {
-  check(file_exists(path), "model \"", path.string(),
-        "\" does not exist; expected a Hugging Face directory, a .gguf ",
+  check(file_exists(path), "model \"", path.string(), "\" does not exist; expected a Hugging Face directory, a .gguf ",
         "file, builtin:NAME or random:CONFIG.json");
   std::error_code ignored;
   check(fs::is_directory(path, ignored), "model \"", path.string(),
@@ -73,12 +72,10 @@ std::unique_ptr<Model> from_source(const TensorSource& source, ModelConfig confi
 
 }  // namespace
 
-std::unique_ptr<Model> load_model(const std::string& path, Backend& backend, Dtype compute,
-                                  bool fp32_master) {
+std::unique_ptr<Model> load_model(const std::string& path, Backend& backend, Dtype compute, bool fp32_master) {
   if (path.starts_with(kRandom)) {
     const fs::path file = path.substr(std::string(kRandom).size());
-    auto model =
-        random_model(parse_hf_config(read_file(file), file.string()), backend, compute, fp32_master, 0);
+    auto model = random_model(parse_hf_config(read_file(file), file.string()), backend, compute, fp32_master, 0);
     model->tokenizer = read_hf_tokenizer(file.parent_path());
     return model;
   }
@@ -89,8 +86,7 @@ std::unique_ptr<Model> load_model(const std::string& path, Backend& backend, Dty
   }
   check_directory(place);
   const ModelConfig config = read_hf_config(place);
-  return from_source(*open_hf_weights(place), config, read_hf_tokenizer(place), backend, compute,
-                     fp32_master);
+  return from_source(*open_hf_weights(place), config, read_hf_tokenizer(place), backend, compute, fp32_master);
 }
 
 void check_finite(const Model& model, const ParamBuffer& weights, const std::string& where) {
@@ -104,15 +100,16 @@ void check_finite(const Model& model, const ParamBuffer& weights, const std::str
 }
 
 TokenizerFiles load_tokenizer_files(const std::string& path) {
-  if (path.starts_with(kRandom)) return read_hf_tokenizer(fs::path(path.substr(std::string(kRandom).size())).parent_path());
+  if (path.starts_with(kRandom))
+    return read_hf_tokenizer(fs::path(path.substr(std::string(kRandom).size())).parent_path());
   const fs::path place = resolve(path);
   if (is_gguf(place)) return open_gguf(place.string()).tokenizer;
   check_directory(place);
   return read_hf_tokenizer(place);
 }
 
-std::unique_ptr<Model> random_model(const ModelConfig& config, Backend& backend, Dtype compute,
-                                    bool fp32_master, uint64_t seed) {
+std::unique_ptr<Model> random_model(const ModelConfig& config, Backend& backend, Dtype compute, bool fp32_master,
+                                    uint64_t seed) {
   config.validate("model");
   auto model = std::make_unique<Model>();
   model->config = config;

@@ -16,8 +16,7 @@ void OptimConfig::fields(Fields& f) {
   f.field("beta2", beta2, "AdamW: decay of the second moment", between(0, 0.9999999));
   f.field("eps", eps, "AdamW: added to the root of the second moment", between(1e-30, 1));
   f.field("weight_decay", weight_decay, "AdamW: decoupled, on matrices only", between(0, 1e3));
-  f.field("grad_clip", grad_clip, "largest global 2-norm of the unscaled gradient; 0 = off",
-          between(0, 1e30));
+  f.field("grad_clip", grad_clip, "largest global 2-norm of the unscaled gradient; 0 = off", between(0, 1e30));
 }
 
 void ScalerConfig::fields(Fields& f) {
@@ -28,8 +27,7 @@ void ScalerConfig::fields(Fields& f) {
   f.field("backoff_factor", backoff_factor, "times this on overflow", between(1.0 / 1024, 1));
   f.field("growth_interval", growth_interval, "clean steps before the scale grows", between(1, 1e9));
   f.field("min_scale", min_scale, "the scale does not fall below it", between(1.0 / (1 << 24), 1 << 24));
-  f.field("max_skips_in_row", max_skips_in_row, "one more skipped step in a row stops the run",
-          between(1, 1e6));
+  f.field("max_skips_in_row", max_skips_in_row, "one more skipped step in a row stops the run", between(1, 1e6));
 }
 
 ScalerStart resolve_scaler(const ScalerConfig& config, Dtype compute) {
@@ -43,8 +41,8 @@ ScalerStart resolve_scaler(const ScalerConfig& config, Dtype compute) {
   start.rule.growth_interval = int(config.growth_interval);
   start.rule.min_scale = float(config.min_scale);
   if (start.rule.dynamic || config.mode == "static") start.scale = float(config.init_scale);
-  check(start.scale >= start.rule.min_scale || !start.rule.dynamic,
-        "[scaler] init_scale must be at least min_scale ", config.min_scale, ", got ", config.init_scale);
+  check(start.scale >= start.rule.min_scale || !start.rule.dynamic, "[scaler] init_scale must be at least min_scale ",
+        config.min_scale, ", got ", config.init_scale);
   return start;
 }
 
@@ -55,8 +53,8 @@ double learning_rate(const OptimConfig& config, int64_t step, int64_t total) {
   const double progress = std::clamp(double(step - config.warmup_steps) / span, 0.0, 1.0);
   const double rest = 1.0 - config.min_lr_ratio;
   if (config.schedule == "linear") return config.lr * (1.0 - rest * progress);
-  check(config.schedule == "cosine", "[optim] schedule must be constant, linear or cosine, got \"",
-        config.schedule, "\"");
+  check(config.schedule == "cosine", "[optim] schedule must be constant, linear or cosine, got \"", config.schedule,
+        "\"");
   return config.lr * (config.min_lr_ratio + rest * 0.5 * (1.0 + std::cos(std::numbers::pi * progress)));
 }
 
@@ -133,11 +131,11 @@ void Optimizer::fail_overflow(const StepReport& report, const StepState& state) 
   const bool fixed = scaler_.mode == "static" && state.loss_scale > 1;
   const bool floor = !rule_.dynamic || state.loss_scale <= rule_.min_scale;
   fail("[scaler] ", report.skips_in_row, " steps in a row were skipped because gradients were not finite",
-       " (max_skips_in_row = ", scaler_.max_skips_in_row, "; ", report.skips_total, " skips and ",
-       state.adam_step, " steps in all). The loss scale is now ", state.loss_scale,
+       " (max_skips_in_row = ", scaler_.max_skips_in_row, "; ", report.skips_total, " skips and ", state.adam_step,
+       " steps in all). The loss scale is now ", state.loss_scale,
        fixed   ? ", fixed by scaler.mode static: lower init_scale, or use mode dynamic"
        : floor ? ", as low as it goes, so the overflow does not come from the scale"
-             : ", still above min_scale, so it may have started far too high (init_scale)",
+               : ", still above min_scale, so it may have started far too high (init_scale)",
        ". Look at the first non-finite tensor named in the log (layer, op, forward or backward), at the "
        "learning rate",
        " (lr = ", report.lr, ", peak ", optim_.lr, ") and at the data of this step.");

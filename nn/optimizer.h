@@ -66,8 +66,7 @@ class Optimizer {
  public:
   /// Allocates m, v, grad (and a master when the weights have none) in `weights`. The compute type decides
   /// mode "auto". fp32 weights are their own master.
-  Optimizer(Exec& exec, Weights& weights, const OptimConfig& optim, const ScalerConfig& scaler,
-            int64_t total_steps);
+  Optimizer(Exec& exec, Weights& weights, const OptimConfig& optim, const ScalerConfig& scaler, int64_t total_steps);
 
   /// The StepState record in device memory: pass it to token_scores so that the gradient is scaled.
   const Tensor& state() const { return state_; }

@@ -21,7 +21,7 @@ struct ParamId {
 };
 
 struct ParamInfo {
-  std::string name;    // internal: "layers.3.qkv.weight"
+  std::string name;  // internal: "layers.3.qkv.weight"
   Shape shape;
   int unit = 0;
   bool decay = false;  // weight decay applies (matrices), or not (norms, biases)
@@ -80,8 +80,8 @@ class ParamBuffer {
 struct Weights {
   ParamLayout layout;
   ParamBuffer compute;
-  ParamBuffer rollout;    // undefined: rollout reads compute
-  ParamBuffer reference;  // what a run began with, in the compute type; undefined without a KL term
+  ParamBuffer rollout;             // undefined: rollout reads compute
+  ParamBuffer reference;           // what a run began with, in the compute type; undefined without a KL term
   ParamBuffer master, m, v, grad;  // undefined when not training
 
   const ParamBuffer& for_rollout() const { return rollout.defined() ? rollout : compute; }

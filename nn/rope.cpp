@@ -13,8 +13,7 @@ std::vector<double> rope_frequencies(const RopeConfig& rope, int head_size) {
     if (rope.kind == RopeConfig::Kind::kDefault) continue;
     f = plain / rope.factor;
     if (rope.kind == RopeConfig::Kind::kLinear) continue;
-    const double turns =
-        double(rope.original_max_positions) * plain / (2 * std::numbers::pi);  // original/wavelength
+    const double turns = double(rope.original_max_positions) * plain / (2 * std::numbers::pi);  // original/wavelength
     if (turns > rope.high_freq_factor)
       f = plain;
     else if (turns >= rope.low_freq_factor) {

@@ -47,8 +47,7 @@ void whiten_over_batch(std::vector<RolloutGroup>& groups) {
 /// True when all rewards of the batch are equal.
 bool all_equal(const std::vector<RolloutGroup>& groups) {
   return std::all_of(groups.begin(), groups.end(), [&](const RolloutGroup& group) {
-    return !has_spread(group.samples) &&
-           group.samples.front().reward == groups.front().samples.front().reward;
+    return !has_spread(group.samples) && group.samples.front().reward == groups.front().samples.front().reward;
   });
 }
 
@@ -84,8 +83,7 @@ int64_t compute_advantages(std::vector<RolloutGroup>& groups, const AlgorithmCon
     check(group.samples.size() >= least, "[advantage] ", config.advantage, " needs at least ", least,
           " samples per prompt (rollout.n): prompt ", group.prompt.id, " has ", group.samples.size());
     for (RolloutSample& s : group.samples) {
-      check(std::isfinite(s.reward), "[advantage] rewards must be finite: prompt ", group.prompt.id, " has ",
-            s.reward);
+      check(std::isfinite(s.reward), "[advantage] rewards must be finite: prompt ", group.prompt.id, " has ", s.reward);
       s.advantage = 0;
     }
     without_spread += !has_spread(group.samples);

@@ -18,20 +18,16 @@ bool one_of(const std::string& name, std::initializer_list<const char*> names) {
 }  // namespace
 
 void AlgorithmConfig::fields(Fields& f) {
-  f.choice("advantage", advantage, {"grpo", "drgrpo", "rloo", "reinforce_pp"},
-           "advantage of a sample from its reward");
+  f.choice("advantage", advantage, {"grpo", "drgrpo", "rloo", "reinforce_pp"}, "advantage of a sample from its reward");
   f.field("dynamic_sampling", dynamic_sampling,
           "drop groups whose rewards are all equal and sample more prompts in their place");
   f.field("max_gen_batches", max_gen_batches, "rollouts a step at most, with dynamic_sampling", at_least(1));
   f.choice("overlong", overlong, {"zero_reward", "mask", "keep", "soft_punish"},
            "truncated answers: reward 0, left out of the loss, as they are, or less reward near the limit");
-  f.field("overlong_buffer", overlong_buffer, "of soft_punish: tokens before the limit where it begins",
-          at_least(0));
-  f.field("overlong_penalty", overlong_penalty, "of soft_punish: what it takes off at the limit",
-          at_least(0));
+  f.field("overlong_buffer", overlong_buffer, "of soft_punish: tokens before the limit where it begins", at_least(0));
+  f.field("overlong_penalty", overlong_penalty, "of soft_punish: what it takes off at the limit", at_least(0));
   f.choice("policy_loss", policy_loss, {"grpo", "gspo", "cispo", "pg"}, "policy term");
-  f.choice("loss_aggregation", loss_aggregation,
-           {"token_mean", "seq_mean_token_mean", "seq_mean_token_sum_norm"},
+  f.choice("loss_aggregation", loss_aggregation, {"token_mean", "seq_mean_token_mean", "seq_mean_token_sum_norm"},
            "from token terms to the loss of a mini-batch");
   f.field("loss_norm_constant", loss_norm_constant, "of seq_mean_token_sum_norm; 0 = rollout.max_new_tokens",
           at_least(0));
@@ -58,20 +54,18 @@ void AlgorithmConfig::validate(int64_t n) const {
   check((overlong == "soft_punish") == (overlong_buffer > 0),
         "algorithm.overlong_buffer: must be above 0 with overlong soft_punish and belongs to nothing else, got ",
         overlong_buffer, " with ", overlong);
-  check(dual_clip == 0 || policy_loss == "grpo", "algorithm.dual_clip: belongs to policy_loss grpo, got ",
-        dual_clip, " with ", policy_loss);
+  check(dual_clip == 0 || policy_loss == "grpo", "algorithm.dual_clip: belongs to policy_loss grpo, got ", dual_clip,
+        " with ", policy_loss);
   check(dual_clip == 0 || dual_clip > 1 + clip_high,
         "algorithm.dual_clip: must be 0 or above 1 + clip_high = ", 1 + clip_high, ", got ", dual_clip);
   check(loss_norm_constant == 0 || loss_aggregation == "seq_mean_token_sum_norm",
-        "algorithm.loss_norm_constant: belongs to loss_aggregation seq_mean_token_sum_norm, got ",
-        loss_norm_constant, " with ", loss_aggregation);
-  check(policy_loss == "pg" || correction_ratio != "current_over_rollout",
-        "algorithm.correction_ratio: policy_loss ", policy_loss,
-        " already holds current over old, so its weight must be old_over_rollout, got ", correction_ratio);
+        "algorithm.loss_norm_constant: belongs to loss_aggregation seq_mean_token_sum_norm, got ", loss_norm_constant,
+        " with ", loss_aggregation);
+  check(policy_loss == "pg" || correction_ratio != "current_over_rollout", "algorithm.correction_ratio: policy_loss ",
+        policy_loss, " already holds current over old, so its weight must be old_over_rollout, got ", correction_ratio);
   check(!one_of(correction, {"token_tis", "token_mis", "seq_tis", "seq_mis", "geo_mis"}) ||
             correction_high > correction_low,
-        "algorithm.correction_high: must be above correction_low = ", correction_low, ", got ",
-        correction_high);
+        "algorithm.correction_high: must be above correction_low = ", correction_low, ", got ", correction_high);
   check(correction_low == 0 || one_of(correction, {"token_mis", "seq_mis", "geo_mis"}),
         "algorithm.correction_low: belongs to token_mis, seq_mis and geo_mis, got ", correction_low, " with ",
         correction);
@@ -88,8 +82,7 @@ LossInputs make_loss_inputs(Backend& backend, const TrainBatch& batch) {
   };
   std::vector<float> inverse_lengths;
   for (size_t i = 0; i + 1 < batch.response_offsets.size(); ++i)
-    inverse_lengths.push_back(1.0f /
-                              float(std::max(1, batch.response_offsets[i + 1] - batch.response_offsets[i])));
+    inverse_lengths.push_back(1.0f / float(std::max(1, batch.response_offsets[i + 1] - batch.response_offsets[i])));
 
   LossInputs in;
   if (!batch.old_logprobs.empty()) in.old_logprobs = upload(batch.old_logprobs);

@@ -18,10 +18,10 @@
 namespace mantissa {
 
 struct AlgorithmConfig {
-  std::string advantage = "grpo";               // see compute_advantages
-  bool dynamic_sampling = false;                // see drop_without_spread
-  int64_t max_gen_batches = 10;                 // rollouts of a step with dynamic_sampling
-  std::string overlong = "zero_reward";         // see apply_overlong
+  std::string advantage = "grpo";        // see compute_advantages
+  bool dynamic_sampling = false;         // see drop_without_spread
+  int64_t max_gen_batches = 10;          // rollouts of a step with dynamic_sampling
+  std::string overlong = "zero_reward";  // see apply_overlong
   int64_t overlong_buffer = 0;
   double overlong_penalty = 1.0;
   std::string policy_loss = "grpo";             // grpo, gspo, cispo, pg: see policy_loss

@@ -6,10 +6,14 @@
 namespace mantissa {
 namespace {
 
-int64_t length(const TrainSequence& s) { return int64_t(s.prompt->ids.size() + s.completion->ids.size()); }
+int64_t length(const TrainSequence& s) {
+  return int64_t(s.prompt->ids.size() + s.completion->ids.size());
+}
 
 /// Linear layers cost by token, attention by token squared; at about this length both are equal in a small model.
-double cost(int64_t tokens) { return double(tokens) * (1.0 + double(tokens) / 8192.0); }
+double cost(int64_t tokens) {
+  return double(tokens) * (1.0 + double(tokens) / 8192.0);
+}
 
 void append(TrainBatch& batch, const TrainSequence& s) {
   const std::vector<int32_t>&prompt = s.prompt->ids, &response = s.completion->ids;

@@ -30,6 +30,7 @@ void shuffle(std::vector<TrainSequence>& sequences, RandomStream& random);
 
 /// Splits into mini-batches of `mini_batch_size` sequences (the last may be smaller), each packed under `budget` tokens a
 /// micro-batch. A sequence longer than the budget gets a micro-batch of its own.
-std::vector<MiniBatch> make_mini_batches(std::span<const TrainSequence> sequences, int64_t mini_batch_size, int64_t budget);
+std::vector<MiniBatch> make_mini_batches(std::span<const TrainSequence> sequences, int64_t mini_batch_size,
+                                         int64_t budget);
 
 }  // namespace mantissa

@@ -80,8 +80,8 @@ std::string qwen3(const Messages& messages) {
         content = strip_newlines(after_last(content, "</think>"), true, false);
       }
       if (i > last_question && (i + 1 == messages.size() || !thinking.empty())) {
-        out += chatml_turn(
-            "assistant", str("<think>\n", thinking, "\n</think>\n\n", strip_newlines(content, true, false)));
+        out += chatml_turn("assistant",
+                           str("<think>\n", thinking, "\n</think>\n\n", strip_newlines(content, true, false)));
         continue;
       }
     }
@@ -118,8 +118,7 @@ std::string deepseek(const Messages& messages, bool think) {
     } else if (m.role == "user") {
       turns += "<｜User｜>" + m.content;
     } else {
-      turns += str("<｜Assistant｜>", think ? after_last(m.content, "</think>") : m.content,
-                   "<｜end▁of▁sentence｜>");
+      turns += str("<｜Assistant｜>", think ? after_last(m.content, "</think>") : m.content, "<｜end▁of▁sentence｜>");
     }
   }
   return "<｜begin▁of▁sentence｜>" + system + turns + "<｜Assistant｜>" + (think ? "<think>\n" : "");
@@ -167,13 +166,12 @@ std::string recognise(const TokenizerFiles& files, const std::string& jinja) {
     if (contains(text, "last_query_index") && contains(text, "</think>") &&
         !contains(text, "<|im_start|>assistant\n<think>"))
       return "qwen3";
-    if (contains(text, "think>"))
-      unknown_template(files, "its ChatML template handles thinking in an unknown way");
+    if (contains(text, "think>")) unknown_template(files, "its ChatML template handles thinking in an unknown way");
     const std::string system = default_system_of(text);
     for (const ChatMl& form : kChatMl)
       if (system == form.default_system) return form.name;
-    unknown_template(files, str("its ChatML template has an unknown default system message \"",
-                                system.substr(0, 80), '"'));
+    unknown_template(files,
+                     str("its ChatML template has an unknown default system message \"", system.substr(0, 80), '"'));
   }
   if (contains(text, "<|start_header_id|>") && contains(text, "<|eot_id|>"))
     return contains(text, "Cutting Knowledge Date") ? "llama3_1" : "llama3";
@@ -194,8 +192,8 @@ std::string template_of_config(const TokenizerFiles& files) {
   if (entry->is_string()) return entry->get<std::string>();
   if (entry->is_array())
     for (const auto& named : *entry)
-      if (named.is_object() && named.contains("name") && named["name"] == "default" &&
-          named.contains("template") && named["template"].is_string())
+      if (named.is_object() && named.contains("name") && named["name"] == "default" && named.contains("template") &&
+          named["template"].is_string())
         return named["template"].get<std::string>();
   return {};
 }
@@ -206,8 +204,7 @@ const std::vector<std::string>& chat_template_names() {
   static const std::vector<std::string> names = [] {
     std::vector<std::string> all;
     for (const ChatMl& form : kChatMl) all.push_back(form.name);
-    for (const char* name : {"qwen3", "llama3", "llama3_1", "deepseek_v3", "deepseek_r1", "plain"})
-      all.push_back(name);
+    for (const char* name : {"qwen3", "llama3", "llama3_1", "deepseek_v3", "deepseek_r1", "plain"}) all.push_back(name);
     return all;
   }();
   return names;

@@ -47,22 +47,23 @@ void PrecisionConfig::fields(Fields& f) {
   f.choice("train", train, types, "weights, activations and their gradients in training");
   f.choice("rollout", rollout, types, "weights and activations in rollouts");
   f.choice("kv_cache", kv_cache, types_or_auto, "auto: as rollout");
-  f.choice("lm_head", lm_head, types_or_auto, "inputs of the head's product (logits are fp32); auto: as train / rollout");
+  f.choice("lm_head", lm_head, types_or_auto,
+           "inputs of the head's product (logits are fp32); auto: as train / rollout");
   f.choice("residual", residual, {"compute", "fp32"}, "residual stream");
 }
 
 void TrainConfig::fields(Fields& f) {
   f.choice("mode", mode, {"grpo", "sft"}, "reinforcement learning, or supervised warm start");
   f.field("steps", steps, "training steps: rollouts (grpo) or batches (sft)", between(0, 1 << 30));
-  f.field("prompts_per_step", prompts_per_step, "prompts of a rollout, or examples of a batch",
-          between(1, 1 << 20));
+  f.field("prompts_per_step", prompts_per_step, "prompts of a rollout, or examples of a batch", between(1, 1 << 20));
   f.field("mini_batch_size", mini_batch_size, "sequences per optimizer step", between(1, 1 << 30));
   f.field("epochs", epochs, "passes over each rollout", between(1, 1 << 20));
   f.field("micro_batch_tokens", micro_batch_tokens, "tokens packed into one forward and backward", at_least(1));
   f.choice("recompute", recompute, {"none", "elementwise", "mlp", "full"}, "what backward makes again");
   f.field("head_chunk", head_chunk, "tokens whose logits exist at once; 0 chooses for the device", at_least(0));
   f.field("deterministic", deterministic, "same inputs, same bits");
-  f.field("inject_overflow_step", inject_overflow_step, "for tests: one weight is infinite during this step", at_least(-1));
+  f.field("inject_overflow_step", inject_overflow_step, "for tests: one weight is infinite during this step",
+          at_least(-1));
   f.field("inject_overflow_parameter", inject_overflow_parameter, "which");
 }
 
@@ -90,9 +91,11 @@ void LoggingConfig::fields(Fields& f) {
 std::vector<std::string> missing_features(const RunConfig& config) {
   std::vector<std::string> missing;
   if (config.model.lora_rank > 0)
-    missing.push_back(str("model.lora_rank ", config.model.lora_rank, ": low-rank updates (LoRA) are not there yet; 0 trains all weights"));
+    missing.push_back(str("model.lora_rank ", config.model.lora_rank,
+                          ": low-rank updates (LoRA) are not there yet; 0 trains all weights"));
   if (config.distributed.gpus > 1)
-    missing.push_back(str("distributed.gpus ", config.distributed.gpus, ": a run on several GPUs is not there yet; 1 trains on one"));
+    missing.push_back(
+        str("distributed.gpus ", config.distributed.gpus, ": a run on several GPUs is not there yet; 1 trains on one"));
   return missing;
 }
 
@@ -103,8 +106,9 @@ void RunConfig::validate() const {
   check(eval.every == 0 || !eval.files.empty(), "eval.files: required when eval.every is not 0, got none");
   if (train.mode == "grpo") {
     const int64_t sequences = train.prompts_per_step * rollout.n;
-    check(sequences % train.mini_batch_size == 0, "train.mini_batch_size: must divide train.prompts_per_step * rollout.n = ",
-          sequences, ", got ", train.mini_batch_size);
+    check(sequences % train.mini_batch_size == 0,
+          "train.mini_batch_size: must divide train.prompts_per_step * rollout.n = ", sequences, ", got ",
+          train.mini_batch_size);
     check(rollout.temperature >= kMinTemperature, "rollout.temperature: must be at least ", kMinTemperature,
           " in training, got ", rollout.temperature);
     algorithm.validate(rollout.n);
@@ -115,8 +119,8 @@ void RunConfig::validate() const {
           "train.mini_batch_size: must divide train.prompts_per_step = ", train.prompts_per_step, ", got ",
           train.mini_batch_size);
   }
-  check(eval.temperature == 0 || eval.temperature >= kMinTemperature, "eval.temperature: must be 0 (greedy) or at least ",
-        kMinTemperature, ", got ", eval.temperature);
+  check(eval.temperature == 0 || eval.temperature >= kMinTemperature,
+        "eval.temperature: must be 0 (greedy) or at least ", kMinTemperature, ", got ", eval.temperature);
   check(!data.answer_key.empty() || reward.kind != "math" || (train.mode == "sft" && eval.files.empty()),
         "data.answer_key: required by reward.kind math, got an empty string");
   precision.validate();

@@ -23,7 +23,7 @@ struct RunSection {
 };
 
 struct ModelSection {
-  std::string path;  // Hugging Face directory, .gguf file, builtin:<name>
+  std::string path;       // Hugging Face directory, .gguf file, builtin:<name>
   int64_t lora_rank = 0;  // 0: all weights are trained
   double lora_alpha = 16;
   void fields(Fields& f);
@@ -55,7 +55,7 @@ struct TrainConfig {
   std::string recompute = "none";  // none, elementwise, mlp, full
   int64_t head_chunk = 0;          // tokens whose logits exist at once; 0: chosen for the device
   bool deterministic = true;
-  int64_t inject_overflow_step = -1;     // for tests: one weight is infinite during this step
+  int64_t inject_overflow_step = -1;  // for tests: one weight is infinite during this step
   std::string inject_overflow_parameter = "layers.0.down.weight";
   void fields(Fields& f);
 
@@ -63,7 +63,7 @@ struct TrainConfig {
 };
 
 struct EvalConfig {
-  int64_t every = 0;               // steps; 0 = never
+  int64_t every = 0;  // steps; 0 = never
   bool before_training = false;
   std::vector<std::string> files;  // empty: none
   int64_t limit = 0;

@@ -113,7 +113,9 @@ class SectionReader : public Fields {
     T read_value{};
     const bool ok = node.IsScalar() && YAML::convert<T>::decode(node, read_value);
     check(ok, place(key), "must be ", expected, ", got ",
-          node.IsScalar() ? "\"" + node.Scalar() + "\"" : node.IsNull() ? "nothing" : "a list or map");
+          node.IsScalar() ? "\"" + node.Scalar() + "\""
+          : node.IsNull() ? "nothing"
+                          : "a list or map");
     value = read_value;
   }
 

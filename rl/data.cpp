@@ -23,8 +23,7 @@ std::string text_of(const json& line, const std::string& key, bool integers, con
   const auto it = line.find(key);
   check(it != line.end(), where, ": key \"", key, "\" is missing (data.*_key name the keys)");
   if (it->is_string()) return it->get<std::string>();
-  check(integers && it->is_number_integer(), where, ": \"", key, "\" must be a string: got a ",
-        it->type_name());
+  check(integers && it->is_number_integer(), where, ": \"", key, "\" must be a string: got a ", it->type_name());
   return it->dump();
 }
 
@@ -66,8 +65,7 @@ std::string response_of(const std::string& format, const Record& record) {
       at += mark.size();
       return true;
     };
-    if (!fill("{problem}", record.problem) && !fill("{answer}", record.answer) &&
-        !fill("{solution}", record.solution))
+    if (!fill("{problem}", record.problem) && !fill("{answer}", record.answer) && !fill("{solution}", record.solution))
       out += format[at++];
   }
   return out;
@@ -80,7 +78,8 @@ void DataConfig::fields(Fields& f) {
   f.field("prompt_key", prompt_key, "key of the problem");
   f.field("answer_key", answer_key, "key of the gold answer; empty: the data has none");
   f.field("solution_key", solution_key, "key of the worked solution (sft)");
-  f.choice("template", prompt_template, {"none", "chat", "r1", "r1_distill_qwen", "qwen_math"}, "what is put around a problem");
+  f.choice("template", prompt_template, {"none", "chat", "r1", "r1_distill_qwen", "qwen_math"},
+           "what is put around a problem");
   std::vector<std::string> names = chat_template_names();
   names.insert(names.begin(), "auto");
   f.choice("chat_template", chat_template, names, "form of template chat; auto: the model's own");
@@ -134,8 +133,7 @@ std::string apply_prompt_template(const DataConfig& config, const std::string& c
     return apply_chat_template(
         "deepseek_r1",
         {{"user", problem + " Please reason step by step, and put your final answer within \\boxed{}.\n"}});
-  if (config.prompt_template == "qwen_math")
-    return apply_chat_template("chatml_qwen2_5_math", {{"user", problem}});
+  if (config.prompt_template == "qwen_math") return apply_chat_template("chatml_qwen2_5_math", {{"user", problem}});
   if (config.prompt_template == "chat") {
     std::vector<ChatMessage> messages;
     if (!config.system.empty()) messages.push_back({"system", config.system});
@@ -150,8 +148,7 @@ std::string apply_prompt_template(const DataConfig& config, const std::string& c
 PromptSet make_prompts(const DataConfig& config, const Tokenizer& tokenizer, const TokenizerFiles& files,
                        bool with_solution) {
   const bool chat = config.prompt_template == "chat";
-  const std::string form =
-      chat && config.chat_template == "auto" ? detect_chat_template(files) : config.chat_template;
+  const std::string form = chat && config.chat_template == "auto" ? detect_chat_template(files) : config.chat_template;
   PromptSet set;
   for (Record& record : read_records(config)) {
     Prompt prompt;
@@ -193,8 +190,7 @@ uint64_t data_hash(const std::vector<Prompt>& prompts) {
   return hash;
 }
 
-DataCursor::DataCursor(int64_t size, uint64_t seed, bool shuffle)
-    : size_(size), seed_(seed), shuffle_(shuffle) {
+DataCursor::DataCursor(int64_t size, uint64_t seed, bool shuffle) : size_(size), seed_(seed), shuffle_(shuffle) {
   check(size > 0 && size <= INT32_MAX, "[data] a cursor needs 1 to 2^31-1 prompts: got ", size);
 }
 

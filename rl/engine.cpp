@@ -15,9 +15,7 @@ constexpr int64_t kMaxPages = INT32_MAX / kAttentionTile;  // slots are int32
 /// Sets the exec's rounding for a scope: training shares the exec and keeps its own.
 class RoundingScope {
  public:
-  RoundingScope(Exec& exec, Rounding rounding) : exec_(exec), before_(exec.rounding) {
-    exec_.rounding = rounding;
-  }
+  RoundingScope(Exec& exec, Rounding rounding) : exec_(exec), before_(exec.rounding) { exec_.rounding = rounding; }
   ~RoundingScope() { exec_.rounding = before_; }
   RoundingScope(const RoundingScope&) = delete;
   RoundingScope& operator=(const RoundingScope&) = delete;
@@ -43,8 +41,8 @@ void check_request(const Request& r, size_t index, const ModelConfig& config) {
   const std::vector<int32_t>& ids = r.prompt->ids;
   check(!ids.empty(), "[generate] request ", index, " (prompt ", r.prompt->id, "): the prompt has no tokens");
   check(int64_t(ids.size()) < config.max_positions, "[generate] request ", index, " (prompt ", r.prompt->id,
-        "): a prompt of ", ids.size(), " tokens leaves no room for a response: the model has ",
-        config.max_positions, " positions (max_position_embeddings)");
+        "): a prompt of ", ids.size(), " tokens leaves no room for a response: the model has ", config.max_positions,
+        " positions (max_position_embeddings)");
   for (size_t i = 0; i < ids.size(); ++i)
     check(ids[i] >= 0 && ids[i] < config.vocab_size, "[generate] request ", index, " (prompt ", r.prompt->id,
           "): token ", i, " is ", ids[i], ", ids must lie in [0, ", config.vocab_size, ")");
@@ -54,15 +52,13 @@ void check_request(const Request& r, size_t index, const ModelConfig& config) {
 
 void RolloutConfig::fields(Fields& f) {
   f.field("n", n, "samples per prompt", between(1, 65536));
-  f.field("temperature", temperature, "sampling temperature, also of all log-probs; 0 is greedy",
-          between(0, 100));
+  f.field("temperature", temperature, "sampling temperature, also of all log-probs; 0 is greedy", between(0, 100));
   f.field("top_p", top_p, "keep the likeliest tokens up to this probability; 1 is off", between(1e-6, 1));
   f.field("top_k", top_k, "keep this many likeliest tokens; 0 is off", between(0, INT32_MAX));
   f.field("max_new_tokens", max_new_tokens, "longest response in tokens", between(1, 1 << 24));
   f.field("max_batch", max_batch, "sequences decoded together", between(1, 65536));
   f.field("cache_tokens", cache_tokens,
-          "size of the KV cache in tokens; 0 chooses it from the requests and free memory",
-          between(0, INT32_MAX));
+          "size of the KV cache in tokens; 0 chooses it from the requests and free memory", between(0, INT32_MAX));
   f.field("memory_fraction", memory_fraction, "share of the free memory that a chosen KV cache may take",
           between(0.01, 0.95));
   f.choice("rounding", rounding, {"same", "peer"},
@@ -122,25 +118,18 @@ int64_t Engine::Impl::make_pool(std::span<const Request> requests, const Generat
     pages = std::min(wanted, limit);
     stats.lost_pages = std::min(wanted, room) - pages;
   }
-  check(pages >= longest, "[generate] the KV cache must hold at least one sequence: prompt ",
-        worst->prompt->id, " (", worst->prompt->ids.size(), " tokens) with up to ",
-        limit_of(*worst->prompt, options), " new ones needs ", longest * kAttentionTile, " tokens (", longest,
-        " pages of ", kAttentionTile, "), but ", found);
+  check(pages >= longest, "[generate] the KV cache must hold at least one sequence: prompt ", worst->prompt->id, " (",
+        worst->prompt->ids.size(), " tokens) with up to ", limit_of(*worst->prompt, options), " new ones needs ",
+        longest * kAttentionTile, " tokens (", longest, " pages of ", kAttentionTile, "), but ", found);
   runner.reserve(std::max(pages, runner.pages()), longest);
   return pages;
 }
 
-Engine::Engine(Exec& exec, const Model& model, const RolloutConfig& config,
-               const EnginePrecision& precision) {
+Engine::Engine(Exec& exec, const Model& model, const RolloutConfig& config, const EnginePrecision& precision) {
   check(config.max_batch >= 1, "[generate] rollout.max_batch must be at least 1: got ", config.max_batch);
   check(config.cache_tokens >= 0, "[generate] rollout.cache_tokens must be 0 (automatic) or more: got ",
         config.cache_tokens);
-  impl_.reset(new Impl{exec,
-                       model,
-                       config.max_batch,
-                       config.cache_tokens,
-                       config.memory_fraction,
-                       precision,
+  impl_.reset(new Impl{exec, model, config.max_batch, config.cache_tokens, config.memory_fraction, precision,
                        Runner(exec, model, precision, config.max_batch)});
 }
 
@@ -169,21 +158,17 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
 
   // Where decoding a token again by prefill would round otherwise: a cache narrower than the keys and values
   // that a prefill reads, and peer mode, whose decode splits the keys.
-  const bool replay = e.precision.kv_cache != e.model.weights.for_rollout().dtype() ||
-                      e.precision.rounding == Rounding::kPeer;
-  Scheduler scheduler({.max_batch = e.max_batch,
-                       .pages = pages,
-                       .prefill_tokens = kPrefillTokens,
-                       .replay = replay},
+  const bool replay =
+      e.precision.kv_cache != e.model.weights.for_rollout().dtype() || e.precision.rounding == Rounding::kPeer;
+  Scheduler scheduler({.max_batch = e.max_batch, .pages = pages, .prefill_tokens = kPrefillTokens, .replay = replay},
                       options.stop_ids);
   for (size_t i = 0; i < requests.size(); ++i)
     scheduler.add(*requests[i].prompt, int(i), requests[i].n, requests[i].first_sample,
                   e.limit_of(*requests[i].prompt, options), options.policy_version);
 
   const RoundingScope rounding(e.exec, e.precision.rounding);
-  e.runner.begin(
-      options.keys,
-      {.temperature = options.temperature, .top_p = float(options.top_p), .top_k = int(options.top_k)});
+  e.runner.begin(options.keys,
+                 {.temperature = options.temperature, .top_p = float(options.top_p), .top_k = int(options.top_k)});
   for (const Plan* plan = &scheduler.next(); plan->kind != Plan::Kind::kDone; plan = &scheduler.next()) {
     if (options.cancelled && options.cancelled()) throw Interrupted("generation was cancelled");
     e.runner.run(*plan);

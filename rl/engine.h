@@ -24,7 +24,7 @@ struct RolloutConfig {
   double temperature = 1.0, top_p = 1.0;
   int64_t top_k = 0;
   int64_t max_new_tokens = 512;
-  int64_t max_batch = 256;               // sequences decoded together
+  int64_t max_batch = 256;  // sequences decoded together
   /// KV pool size in tokens; 0: what the requests need at most (max_batch sequences of full length), within
   /// memory_fraction of the device memory that is free when the first rollout starts. The pool stays, and so does that
   /// limit (Engine::cache_room); the rest is for the activations of training.
@@ -89,8 +89,7 @@ class Engine {
   /// they repeat for the same requests, options, max_batch and cache_room(). Errors name the request: an empty
   /// prompt, an id outside the vocabulary, a prompt that leaves no position for a response, a pool too small for
   /// one sequence (rollout.cache_tokens, and the need).
-  std::vector<std::vector<Completion>> generate(std::span<const Request> requests,
-                                                const GenerateOptions& options);
+  std::vector<std::vector<Completion>> generate(std::span<const Request> requests, const GenerateOptions& options);
   const EngineStats& stats() const;
   /// Most pages that the pool may have with rollout.cache_tokens = 0: set by the first generate() from the free memory. A
   /// later one for which that memory is not there any more takes its share of what is left (EngineStats::lost_pages).

@@ -16,8 +16,8 @@ constexpr uint64_t kBootstrapStream = 0xb007;
 }  // namespace
 
 double pass_at_k(int64_t n, int64_t c, int64_t k) {
-  check(c >= 0 && c <= n && k >= 1 && k <= n, "[evaluate] pass@k needs 0 <= c <= n and 1 <= k <= n: got n ",
-        n, ", c ", c, ", k ", k);
+  check(c >= 0 && c <= n && k >= 1 && k <= n, "[evaluate] pass@k needs 0 <= c <= n and 1 <= k <= n: got n ", n, ", c ",
+        c, ", k ", k);
   double miss = 1.0;  // C(n-c, k) / C(n, k) as a product of k factors
   for (int64_t i = 0; i < k && miss > 0; ++i) miss *= double(std::max<int64_t>(0, n - c - i)) / double(n - i);
   return 1.0 - miss;
@@ -113,9 +113,8 @@ std::vector<std::string> set_names(const std::vector<std::string>& files) {
   return out;
 }
 
-std::vector<RolloutGroup> sample_and_grade(Engine& engine, const Tokenizer& tokenizer,
-                                           std::span<const Prompt> prompts, int k,
-                                           const GenerateOptions& options, const RewardConfig& reward,
+std::vector<RolloutGroup> sample_and_grade(Engine& engine, const Tokenizer& tokenizer, std::span<const Prompt> prompts,
+                                           int k, const GenerateOptions& options, const RewardConfig& reward,
                                            Metrics& metrics) {
   check(k >= 1, "[evaluate] needs at least one sample a problem: got ", k);
   std::vector<Request> requests;

@@ -68,9 +68,8 @@ std::vector<std::string> set_names(const std::vector<std::string>& files);
 
 /// Samples k responses to every prompt, decodes and grades them: a group a prompt, in order. Sample j draws
 /// with counter (prompt id, j, position) under options.keys. Adds verifier/* to the metrics (grading.h).
-std::vector<RolloutGroup> sample_and_grade(Engine& engine, const Tokenizer& tokenizer,
-                                           std::span<const Prompt> prompts, int k,
-                                           const GenerateOptions& options, const RewardConfig& reward,
+std::vector<RolloutGroup> sample_and_grade(Engine& engine, const Tokenizer& tokenizer, std::span<const Prompt> prompts,
+                                           int k, const GenerateOptions& options, const RewardConfig& reward,
                                            Metrics& metrics);
 
 }  // namespace mantissa

@@ -16,8 +16,7 @@ void grade_samples(const RewardConfig& config, std::span<RolloutGroup> groups, M
       // A grade depends on its own texts alone, and its work is bounded: any thread may take any answer.
 #pragma omp parallel for schedule(dynamic)
   for (size_t i = 0; i < answers.size(); ++i) {
-    const Grade grade =
-        mantissa::grade(config, answers[i].sample->completion.text, answers[i].group->prompt.answer);
+    const Grade grade = mantissa::grade(config, answers[i].sample->completion.text, answers[i].group->prompt.answer);
     answers[i].sample->reward = grade.reward;
     answers[i].sample->extracted = grade.extracted;
     answers[i].status = grade.status;

@@ -17,7 +17,11 @@ spdlog::logger& logger() {
 
 }  // namespace
 
-void log_info(const std::string& text) { logger().log(spdlog::level::info, "{}", text); }
-void log_warning(const std::string& text) { logger().log(spdlog::level::warn, "{}", text); }
+void log_info(const std::string& text) {
+  logger().log(spdlog::level::info, "{}", text);
+}
+void log_warning(const std::string& text) {
+  logger().log(spdlog::level::warn, "{}", text);
+}
 
 }  // namespace mantissa

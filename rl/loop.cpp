@@ -22,9 +22,7 @@ constexpr uint64_t kShuffleStream = 0x51;
 struct MinMaxMean {
   double sum = 0.0, min = INFINITY, max = -INFINITY;
   int64_t count = 0;
-  void add(double x) {
-    sum += x, min = std::min(min, x), max = std::max(max, x), ++count;
-  }
+  void add(double x) { sum += x, min = std::min(min, x), max = std::max(max, x), ++count; }
   double mean() const { return sum / double(count); }
   void put(Metrics& metrics, const std::string& name) const {
     metrics.set(name + "/mean", mean());
@@ -80,7 +78,8 @@ void reward(Run& run, std::vector<RolloutGroup>& groups, RewardStats& stats, Met
   grade_samples(run.config.reward, groups, metrics);
   const double failed = metrics.get("verifier/error") - (std::isnan(failed_before) ? 0.0 : failed_before);
   if (failed == double(groups.size() * size_t(run.config.rollout.n)))
-    log_warning(str("step ", run.step + 1, ": reward.kind ", run.config.reward.kind, " failed on every answer, so all rewards are 0"));
+    log_warning(str("step ", run.step + 1, ": reward.kind ", run.config.reward.kind,
+                    " failed on every answer, so all rewards are 0"));
   for (RolloutGroup& group : groups) {
     for (RolloutSample& sample : group.samples) {
       stats.lengths.add(double(sample.completion.ids.size()));
@@ -187,9 +186,10 @@ void dump_samples(Run& run, const std::vector<RolloutGroup>& groups) {
   for (const RolloutGroup& group : groups) {
     if (left-- <= 0) return;
     const RolloutSample& sample = group.samples.front();
-    run.log_sample(str("{\"step\": ", run.step + 1, ", \"id\": ", group.prompt.id, ", \"prompt\": ", json_quoted(group.prompt.text),
-                       ", \"response\": ", json_quoted(sample.completion.text), ", \"answer\": ", json_quoted(group.prompt.answer),
-                       ", \"extracted\": ", json_quoted(sample.extracted), ", \"reward\": ", sample.reward, "}"));
+    run.log_sample(str(
+        "{\"step\": ", run.step + 1, ", \"id\": ", group.prompt.id, ", \"prompt\": ", json_quoted(group.prompt.text),
+        ", \"response\": ", json_quoted(sample.completion.text), ", \"answer\": ", json_quoted(group.prompt.answer),
+        ", \"extracted\": ", json_quoted(sample.extracted), ", \"reward\": ", sample.reward, "}"));
   }
 }
 
@@ -214,12 +214,16 @@ void grpo_step(Run& run, Metrics& metrics) {
     for (MiniBatch& mini : batches) run.trainer->score_reference(mini);
     metrics.set("actor/kl_coef", algorithm.kl_coef);
   }
-  const double norm = double(algorithm.loss_norm_constant ? algorithm.loss_norm_constant : run.config.rollout.max_new_tokens);
-  update(run, batches, [&](Tape& tape, const LossInputs& in) {
-    LossInputs inputs = in;
-    inputs.norm_constant = norm;
-    return policy_loss(tape, inputs, algorithm);
-  }, metrics);
+  const double norm =
+      double(algorithm.loss_norm_constant ? algorithm.loss_norm_constant : run.config.rollout.max_new_tokens);
+  update(
+      run, batches,
+      [&](Tape& tape, const LossInputs& in) {
+        LossInputs inputs = in;
+        inputs.norm_constant = norm;
+        return policy_loss(tape, inputs, algorithm);
+      },
+      metrics);
   dump_samples(run, groups);
 }
 
@@ -243,8 +247,7 @@ std::string console_line(const Run& run, const Metrics& m, double seconds_per_st
   std::snprintf(eta, sizeof eta, "%02d:%02d:%02d", int(left / 3600), int(left / 60 % 60), int(left % 60));
   if (run.sft()) {
     std::snprintf(head, sizeof head, "step %lld/%lld | loss %.4f | grad %.3f | lr %.2e", (long long)run.step,
-                  (long long)run.config.train.steps, m.get("sft/loss"), m.get("sft/grad_norm"),
-                  m.get("sft/lr"));
+                  (long long)run.config.train.steps, m.get("sft/loss"), m.get("sft/grad_norm"), m.get("sft/lr"));
   } else {
     std::snprintf(head, sizeof head, "step %lld/%lld | score %.3f | len %.1f | kl %.1e | clip %.3f | grad %.3f",
                   (long long)run.step, (long long)run.config.train.steps, m.get("critic/score/mean"),

@@ -47,8 +47,7 @@ bool any(const MathExpr& expr, int node, const std::function<bool(const MathNode
   return false;
 }
 bool has_variable(const Item& item) {
-  return any(*item.expr, item.node,
-             [](const MathNode& n) { return n.op == Op::kSymbol || n.name.starts_with('@'); });
+  return any(*item.expr, item.node, [](const MathNode& n) { return n.op == Op::kSymbol || n.name.starts_with('@'); });
 }
 
 /// What only names a value: x, x_1, f(x), P(3), |AB|, AB/BC, (p, q), "area".
@@ -67,8 +66,7 @@ bool is_label(const MathExpr& expr, int node, bool lenient) {
       return n.name.starts_with('@') || (n.name != "factorial" && all());
     case Op::kMul:
       // P(3) reads as a product, 2x is one.
-      return is_label(expr, n.args[0], lenient) &&
-             std::all_of(n.args.begin() + 1, n.args.end(), [&](int arg) {
+      return is_label(expr, n.args[0], lenient) && std::all_of(n.args.begin() + 1, n.args.end(), [&](int arg) {
                return expr[arg].op == Op::kNumber || is_label(expr, arg, lenient);
              });
     case Op::kDiv:
@@ -126,8 +124,7 @@ class Comparer {
     }
     std::sort(marks.begin(), marks.end());
     // \mp only makes sense together with a \pm: all signs move as one.
-    bool together =
-        std::any_of(marks.begin(), marks.end(), [&](int m) { return (*item.expr)[m].name == "-"; });
+    bool together = std::any_of(marks.begin(), marks.end(), [&](int m) { return (*item.expr)[m].name == "-"; });
     if (!together && marks.size() > 4) throw MathTooMuchWork("more than four \\pm");
     uint32_t count = 1u << marks.size();
     if (together) {
@@ -192,9 +189,7 @@ class Comparer {
       return std::any_of(bs.begin(), bs.end(), [&](const Item& b) { return equal(a, b); });
     });
   }
-  bool same_set(const std::vector<Item>& as, const std::vector<Item>& bs) {
-    return subset(as, bs) && subset(bs, as);
-  }
+  bool same_set(const std::vector<Item>& as, const std::vector<Item>& bs) { return subset(as, bs) && subset(bs, as); }
 
   std::vector<Item> members(const Item& item) {
     std::vector<Item> out;
@@ -273,8 +268,7 @@ class Comparer {
     }
     if (m.op == Op::kUnion && n.op == Op::kUnion) return match(union_parts(x), union_parts(y));
     if (m.op == Op::kTuple && n.op == Op::kTuple) return m.name == n.name && in_order(members(x), members(y));
-    if (m.op == Op::kMatrix && n.op == Op::kMatrix)
-      return m.base == n.base && in_order(members(x), members(y));
+    if (m.op == Op::kMatrix && n.op == Op::kMatrix) return m.base == n.base && in_order(members(x), members(y));
     if (is_column(m) && n.op == Op::kTuple) return in_order(members(x), members(y));
     if (is_column(n) && m.op == Op::kTuple) return in_order(members(x), members(y));
     if (m.op == Op::kRatio || n.op == Op::kRatio) return ratios_equal(x, y);
@@ -286,8 +280,7 @@ class Comparer {
     return n.op == Op::kMatrix && (n.base == 1 || size_t(n.base) == n.args.size());
   }
   static bool is_container(const MathNode& n) {
-    return n.op == Op::kTuple || n.op == Op::kSet || n.op == Op::kUnion || n.op == Op::kMatrix ||
-           n.op == Op::kList;
+    return n.op == Op::kTuple || n.op == Op::kSet || n.op == Op::kUnion || n.op == Op::kMatrix || n.op == Op::kList;
   }
 
   /// 2:3 equals 4:6 and 2/3. What is not in lowest terms is a time of day: 9:24 is not 3:8.
@@ -458,9 +451,7 @@ class Comparer {
     const MathNode &m = *a, &n = *b;
     char op = m.name[0], other = n.name[0];
     if (is_container((*a.expr)[m.args[0]]) || is_container((*a.expr)[m.args[1]])) return false;
-    auto kind = [](char c) {
-      return c == '<' || c == '>' ? '<' : c == 'l' || c == 'g' ? 'l' : c == '~' ? '=' : c;
-    };
+    auto kind = [](char c) { return c == '<' || c == '>' ? '<' : c == 'l' || c == 'g' ? 'l' : c == '~' ? '=' : c; };
     if (kind(op) != kind(other) || op == 'e') return false;
     bool ordered = kind(op) == '<' || kind(op) == 'l';
     bool same_direction = (op == '<' || op == 'l') == (other == '<' || other == 'l');
@@ -468,10 +459,8 @@ class Comparer {
     MathValue ratio;
     int agreed = 0;
     for (; scope.point < MathScope::kPoints; ++scope.point) {
-      MathValue f =
-          subtract_values(evaluate(a.at(m.args[0]), scope), evaluate(a.at(m.args[1]), scope), budget_);
-      MathValue g =
-          subtract_values(evaluate(b.at(n.args[0]), scope), evaluate(b.at(n.args[1]), scope), budget_);
+      MathValue f = subtract_values(evaluate(a.at(m.args[0]), scope), evaluate(a.at(m.args[1]), scope), budget_);
+      MathValue g = subtract_values(evaluate(b.at(n.args[0]), scope), evaluate(b.at(n.args[1]), scope), budget_);
       MathValue r = divide_values(f, g, budget_);
       if (r.kind == Kind::kNone) {
         MathValue inverse = divide_values(g, f, budget_);
@@ -531,10 +520,8 @@ std::string_view unit_of(const MathExpr& expr, std::string_view text) {
 MathVerdict compare_parsed(std::string_view answer, std::string_view gold) {
   MathExpr a, b;
   std::string error;
-  if (!parse_math(gold, b, error))
-    return {false, false, "texts differ; the gold answer is no expression: " + error};
-  if (!parse_math(answer, a, error))
-    return {false, false, "texts differ; the answer is no expression: " + error};
+  if (!parse_math(gold, b, error)) return {false, false, "texts differ; the gold answer is no expression: " + error};
+  if (!parse_math(answer, a, error)) return {false, false, "texts differ; the answer is no expression: " + error};
   std::string_view unit_a = unit_of(a, answer), unit_b = unit_of(b, gold);
   if (!unit_a.empty() && !unit_b.empty() && unit_a != unit_b)
     return {false, true, str("units differ: ", unit_a, ", ", unit_b)};
@@ -548,8 +535,7 @@ MathVerdict compare_parsed(std::string_view answer, std::string_view gold) {
 
 /// "100,200": three-digit groups with bare commas, a number or a list.
 bool may_be_list(std::string_view text) {
-  return text.find(',') != std::string_view::npos &&
-         text.find_first_not_of("0123456789,-. ") == std::string_view::npos;
+  return text.find(',') != std::string_view::npos && text.find_first_not_of("0123456789,-. ") == std::string_view::npos;
 }
 
 std::string commas_spaced(std::string_view text) {

@@ -46,8 +46,7 @@ MathValue infinite(int sign) {
 Quad to_quad(const mpz_class& z) {
   Quad r = 0;
   const Quad limb = Quad(18446744073709551616.0);
-  for (size_t i = mpz_size(z.get_mpz_t()); i-- > 0;)
-    r = r * limb + Quad(mpz_getlimbn(z.get_mpz_t(), mp_size_t(i)));
+  for (size_t i = mpz_size(z.get_mpz_t()); i-- > 0;) r = r * limb + Quad(mpz_getlimbn(z.get_mpz_t(), mp_size_t(i)));
   return z < 0 ? -r : r;
 }
 QuadComplex to_complex(const MathValue& v) {
@@ -196,8 +195,7 @@ class Evaluator {
   static std::optional<mpq_class> rational_root(const mpq_class& q, unsigned long n) {
     if (q < 0 && n % 2 == 0) return {};
     mpz_class num, den;
-    if (!mpz_root(num.get_mpz_t(), q.get_num_mpz_t(), n) || !mpz_root(den.get_mpz_t(), q.get_den_mpz_t(), n))
-      return {};
+    if (!mpz_root(num.get_mpz_t(), q.get_num_mpz_t(), n) || !mpz_root(den.get_mpz_t(), q.get_den_mpz_t(), n)) return {};
     return mpq_class(num, den);
   }
 
@@ -256,8 +254,7 @@ class Evaluator {
   }
 
   MathValue binomial(const MathValue& n, const MathValue& k) {
-    if (n.kind == Kind::kExact && k.kind == Kind::kExact && n.exact.get_den() == 1 &&
-        k.exact.get_den() == 1) {
+    if (n.kind == Kind::kExact && k.kind == Kind::kExact && n.exact.get_den() == 1 && k.exact.get_den() == 1) {
       if (k.exact < 0 || n.exact < 0 || n.exact > kMaxFactorial) return {};
       if (k.exact > n.exact) return exact(0);
       budget_.spend(200);
@@ -274,8 +271,7 @@ class Evaluator {
     bool negative = false;
     for (size_t column = 0; column < rows; ++column) {
       if (used >> column & 1) continue;
-      MathValue v =
-          multiply(eval(m.args[row * rows + column]), minor_sum(m, rows, row + 1, used | 1u << column));
+      MathValue v = multiply(eval(m.args[row * rows + column]), minor_sum(m, rows, row + 1, used | 1u << column));
       total = add(total, negative ? negate(v) : v);
       negative = !negative;
     }
@@ -286,9 +282,8 @@ class Evaluator {
     MathValue best = args[0];
     for (const MathValue& v : args) {
       if (!is_real(v)) return {};
-      bool less = v.kind == Kind::kExact && best.kind == Kind::kExact
-                      ? v.exact < best.exact
-                      : to_complex(v).re < to_complex(best).re;
+      bool less = v.kind == Kind::kExact && best.kind == Kind::kExact ? v.exact < best.exact
+                                                                      : to_complex(v).re < to_complex(best).re;
       if (less == (name == "min")) best = v;
     }
     return best;
@@ -344,8 +339,7 @@ class Evaluator {
     if (name == "root") return root(x, args[1]);
     if (name == "max" || name == "min") return order(name, args);
     if (name == "gcd" || name == "lcm") return common_divisor(name, args);
-    if (name == "abs")
-      return x.kind == Kind::kExact ? exact(abs(x.exact)) : numeric({magnitude(to_complex(x)), 0});
+    if (name == "abs") return x.kind == Kind::kExact ? exact(abs(x.exact)) : numeric({magnitude(to_complex(x)), 0});
     if (name == "floor" || name == "ceil") return round(name, x);
     if (name == "log" && args.size() == 2)
       return numeric(complex_log(to_complex(args[1])) / complex_log(to_complex(x)));
@@ -362,8 +356,7 @@ class Evaluator {
 
   MathValue root(const MathValue& index, const MathValue& x) {
     MathValue power_of = divide(exact(1), index);
-    bool odd =
-        index.kind == Kind::kExact && index.exact.get_den() == 1 && mpz_odd_p(index.exact.get_num_mpz_t());
+    bool odd = index.kind == Kind::kExact && index.exact.get_den() == 1 && mpz_odd_p(index.exact.get_num_mpz_t());
     if (odd && is_real(x) && to_complex(x).re < 0) return negate(power(negate(x), power_of));
     return power(x, power_of);
   }

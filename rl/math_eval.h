@@ -20,12 +20,7 @@ using Quad = __float128;
 #endif
 
 struct MathValue {
-  enum class Kind : uint8_t {
-    kNone,
-    kExact,
-    kNumeric,
-    kInfinite
-  };  // kNone: no value (undefined, or too large)
+  enum class Kind : uint8_t { kNone, kExact, kNumeric, kInfinite };  // kNone: no value (undefined, or too large)
   Kind kind = Kind::kNone;
   mpq_class exact;      // kExact; kInfinite: its sign
   Quad re = 0, im = 0;  // kNumeric, always finite
@@ -50,10 +45,10 @@ class MathBudget {
 
 /// What the leaves stand for in one evaluation.
 struct MathScope {
-  int point = 0;  // variables take rational values that depend on their name and this: positive for
-                  // points below kPositivePoints, of either sign above
-  bool percent_is_one = false;                   // "28%" read as 28
-  bool degree_is_one = false;                    // "90^\circ" read as 90
+  int point = 0;                // variables take rational values that depend on their name and this: positive for
+                                // points below kPositivePoints, of either sign above
+  bool percent_is_one = false;  // "28%" read as 28
+  bool degree_is_one = false;   // "90^\circ" read as 90
   const std::vector<int>* plus_minus = nullptr;  // the \pm nodes and, bit by bit, which of them are negative
   uint32_t negative = 0;
 

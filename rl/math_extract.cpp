@@ -113,8 +113,7 @@ std::string_view first_statement(std::string_view text) {
   struct Delimiter {
     std::string_view open, close;
   };
-  for (auto [open, close] :
-       std::array<Delimiter, 4>{{{"$$", "$$"}, {"$", "$"}, {"\\(", "\\)"}, {"\\[", "\\]"}}})
+  for (auto [open, close] : std::array<Delimiter, 4>{{{"$$", "$$"}, {"$", "$"}, {"\\(", "\\)"}, {"\\[", "\\]"}}})
     if (text.starts_with(open)) {
       size_t end = text.find(close, open.size());
       while (end != kNone && text[end - 1] == '\\' && close[0] == '$') end = text.find(close, end + 1);  // \$
@@ -150,14 +149,11 @@ std::string_view first_statement(std::string_view text) {
 int prose_words(std::string_view line) {
   int words = 0;
   for (size_t i = 0; i < line.size();) {
-    auto letter = [&](size_t k) {
-      return k < line.size() && std::isalpha(static_cast<unsigned char>(line[k]));
-    };
+    auto letter = [&](size_t k) { return k < line.size() && std::isalpha(static_cast<unsigned char>(line[k])); };
     size_t end = i;
     while (letter(end)) ++end;
     bool command = i > 0 && line[i - 1] == '\\';
-    if (end - i >= 2 && !command && math_word(line.substr(i, end - i)).kind == MathWord::Kind::kUnknown)
-      ++words;
+    if (end - i >= 2 && !command && math_word(line.substr(i, end - i)).kind == MathWord::Kind::kUnknown) ++words;
     i = std::max(end, i + 1);
   }
   return words;
@@ -171,8 +167,7 @@ std::string_view after_last_anchor(std::string_view text) {
     while (i < low.size() && (low[i] == ' ' || low[i] == '*')) ++i;
     if (i < low.size() && low[i] == ':') {
       best = i + 1;
-    } else if (low.compare(i, 1, "$") == 0 || low.compare(i, 2, "\\(") == 0 ||
-               low.compare(i, 2, "\\[") == 0) {
+    } else if (low.compare(i, 1, "$") == 0 || low.compare(i, 2, "\\(") == 0 || low.compare(i, 2, "\\[") == 0) {
       best = i;
     } else if (low.compare(i, 2, "is") == 0 && i + 2 < low.size() &&
                !std::isalpha(static_cast<unsigned char>(low[i + 2]))) {
@@ -205,8 +200,7 @@ ExtractedAnswer extract_answer(std::string_view response, bool boxed_only) {
   std::vector<Box> boxes = last_boxes(response, 16);
   if (!boxes.empty()) {
     size_t run = 1;
-    while (run < boxes.size() &&
-           connects(response.substr(boxes[run].end, boxes[run - 1].begin - boxes[run].end)))
+    while (run < boxes.size() && connects(response.substr(boxes[run].end, boxes[run - 1].begin - boxes[run].end)))
       ++run;
     if (run > 1)
       for (size_t i = run; i-- > 0;) (answer.joined += boxes[i].content) += i == 0 ? "" : ", ";
@@ -224,12 +218,10 @@ ExtractedAnswer extract_answer(std::string_view response, bool boxed_only) {
     line = trimmed(line.substr(0, line.find('\n')));
     if (!line.empty()) return found(line, true);
   }
-  if (std::string_view text = after_last_anchor(response); !text.empty())
-    return found(first_statement(text), true);
+  if (std::string_view text = after_last_anchor(response); !text.empty()) return found(first_statement(text), true);
 
   std::string_view whole = trimmed(response);
-  if (whole.empty() || whole.size() > kBareLimit || whole.find('\n') != kNone || prose_words(whole) > 2)
-    return answer;
+  if (whole.empty() || whole.size() > kBareLimit || whole.find('\n') != kNone || prose_words(whole) > 2) return answer;
   return found(whole, false);
 }
 

@@ -47,8 +47,8 @@ std::string to_ascii(std::string_view text) {
       out += text[i++];
       continue;
     }
-    auto it = std::find_if(std::begin(kMap), std::end(kMap),
-                           [&](auto& m) { return text.substr(i).starts_with(m.first); });
+    auto it =
+        std::find_if(std::begin(kMap), std::end(kMap), [&](auto& m) { return text.substr(i).starts_with(m.first); });
     if (it != std::end(kMap)) {
       out += it->second;
       i += it->first.size();
@@ -203,8 +203,8 @@ class Lexer {
     while (is_letter(at(end))) ++end;
     std::string_view run = text_.substr(i_, end - i_);
     if (run.size() == 1) {
-      bool between = (run == "U" || run == "u") && !tokens_.empty() &&
-                     (tokens_.back().text == ")" || tokens_.back().text == "]");
+      bool between =
+          (run == "U" || run == "u") && !tokens_.empty() && (tokens_.back().text == ")" || tokens_.back().text == "]");
       size_t next = end;
       while (is_blank(at(next))) ++next;
       if (between && (at(next) == '(' || at(next) == '[' || at(next) == '\\' || at(next) == '{')) {
@@ -321,17 +321,15 @@ class Lexer {
     ++nesting_;
     while (i_ < text_.size()) {
       size_t end = i_;
-      while (is_letter(at(end)) ||
-             (end > i_ && (at(end) == '-' || at(end) == '\'') && is_letter(at(end + 1))))
-        ++end;
+      while (is_letter(at(end)) || (end > i_ && (at(end) == '-' || at(end) == '\'') && is_letter(at(end + 1)))) ++end;
       std::string_view run = text_.substr(i_, end - i_);
       if (is_letter(at(i_)) && at(i_ + 1) == '.' && is_letter(at(i_ + 2)) && !is_letter(at(i_ + 3))) {
         push(Kind::kText, {lower(at(i_)), lower(at(i_ + 2))});  // a.m., p.m.
         i_ += at(i_ + 3) == '.' ? 4 : 3;
       } else if (run.size() >= 2) {
         MathWord known = math_word(run);
-        bool separates = known.kind == MathWord::Kind::kOp &&
-                         (known.text == "and" || known.text == "%" || known.text == "deg");
+        bool separates =
+            known.kind == MathWord::Kind::kOp && (known.text == "and" || known.text == "%" || known.text == "deg");
         bool function = known.kind == MathWord::Kind::kFunction && run != "min" && run != "sec";
         word(separates || function ? known : MathWord{}, run);
         i_ = end;
@@ -355,8 +353,8 @@ class Lexer {
   }
 
   void symbol() {
-    static constexpr std::pair<std::string_view, std::string_view> kPairs[] = {
-        {"<=", "<="}, {">=", ">="}, {"=<", "<="}, {"!=", "!="}, {"==", "="}, {"**", "^"}};
+    static constexpr std::pair<std::string_view, std::string_view> kPairs[] = {{"<=", "<="}, {">=", ">="}, {"=<", "<="},
+                                                                               {"!=", "!="}, {"==", "="},  {"**", "^"}};
     for (auto [written, op] : kPairs)
       if (starts(written)) {
         push(Kind::kOp, std::string(op));
@@ -402,14 +400,12 @@ std::string text_key(std::string_view text) {
   for (size_t i = 0; i < text.size();) {
     std::string_view rest = text.substr(i);
     auto starts = [&](std::string_view s) {
-      return rest.starts_with(s) &&
-             !(is_letter(s.back()) && rest.size() > s.size() && is_letter(rest[s.size()]));
+      return rest.starts_with(s) && !(is_letter(s.back()) && rest.size() > s.size() && is_letter(rest[s.size()]));
     };
     if (auto font = std::find_if(std::begin(kFonts), std::end(kFonts), starts); font != std::end(kFonts)) {
       dropped.push_back(true);
       i += font->size();
-    } else if (auto it = std::find_if(std::begin(kNothing), std::end(kNothing), starts);
-               it != std::end(kNothing)) {
+    } else if (auto it = std::find_if(std::begin(kNothing), std::end(kNothing), starts); it != std::end(kNothing)) {
       i += it->size();
     } else if (starts("\\dfrac") || starts("\\tfrac")) {
       key += "\\frac";
@@ -423,8 +419,7 @@ std::string text_key(std::string_view text) {
         dropped.pop_back();
         if (drop) continue;
       }
-      words =
-          words && (is_letter(c) || c == ',' || c == '-' || c == '(' || c == ')' || c == '.' || c == '\'');
+      words = words && (is_letter(c) || c == ',' || c == '-' || c == '(' || c == ')' || c == '.' || c == '\'');
       key += c;
     }
   }

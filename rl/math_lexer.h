@@ -17,8 +17,8 @@ struct MathToken {
     kName,      // a variable, greek letter or unknown command
     kFunction,  // sin, frac, sqrt, ...: takes arguments
     kText,      // words
-    kOp,  // + - * / ^ _ ( ) [ ] { } \{ \} | , ; : ! ' = < > <= >= != ~ in cup cap setminus pm mp % deg &
-          // \\ and begin:<environment> end
+    kOp,        // + - * / ^ _ ( ) [ ] { } \{ \} | , ; : ! ' = < > <= >= != ~ in cup cap setminus pm mp % deg &
+                // \\ and begin:<environment> end
   };
   Kind kind = Kind::kEnd;
   std::string text;

@@ -27,8 +27,8 @@ int MathParser::integer(long value) {
 }
 
 bool MathParser::at_end() const {
-  return peek().kind == Kind::kEnd || is(",") || is(";") || is("and") || is(")") || is("]") || is("}") ||
-         is("\\}") || is("&") || is("\\\\") || is("end");
+  return peek().kind == Kind::kEnd || is(",") || is(";") || is("and") || is(")") || is("]") || is("}") || is("\\}") ||
+         is("&") || is("\\\\") || is("end");
 }
 
 std::vector<int> MathParser::elements() {
@@ -52,8 +52,8 @@ int MathParser::list() {
 
 char MathParser::relation_op() const {
   if (peek().kind != Kind::kOp) return '\0';
-  static constexpr std::pair<std::string_view, char> kOps[] = {
-      {"=", '='}, {"<", '<'}, {">", '>'}, {"<=", 'l'}, {">=", 'g'}, {"!=", 'n'}, {"~", '~'}, {"in", 'e'}};
+  static constexpr std::pair<std::string_view, char> kOps[] = {{"=", '='},  {"<", '<'},  {">", '>'}, {"<=", 'l'},
+                                                               {">=", 'g'}, {"!=", 'n'}, {"~", '~'}, {"in", 'e'}};
   for (auto [text, op] : kOps)
     if (peek().text == text) return op;
   return '\0';
@@ -171,8 +171,7 @@ int MathParser::term() {
       ++i_;
       int above = close();
       product = {add(Op::kCall, {above, signed_factor()}, "binom")};
-    } else if (peek().kind == Kind::kText && has_value(product) &&
-               (peek().spaced || known_unit(peek().text))) {
+    } else if (peek().kind == Kind::kText && has_value(product) && (peek().spaced || known_unit(peek().text))) {
       units();
     } else if (starts_factor()) {
       if (bare_number && peek().kind == Kind::kNumber) unexpected();  // "1 2"

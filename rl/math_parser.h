@@ -67,9 +67,7 @@ class MathParser {
   /// below one. -1: no such fraction follows.
   int mixed_fraction(int whole);
   int term();
-  static bool known_unit(std::string_view words) {
-    return !unit_of_word(words.substr(0, words.find(' '))).empty();
-  }
+  static bool known_unit(std::string_view words) { return !unit_of_word(words.substr(0, words.find(' '))).empty(); }
   /// Words behind these factors are a unit: there is a value, and it is no word itself.
   bool has_value(const std::vector<int>& product) const;
   /// "cm^2", "miles/hour", "\text{degrees}": read, kept aside.

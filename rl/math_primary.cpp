@@ -21,8 +21,8 @@ bool MathParser::starts_factor() const {
     case Kind::kOp:
       break;
   }
-  return is("(") || is("[") || is("{") || is("\\{") || is("lfloor") || is("lceil") ||
-         (is("|") && bars_ == 0) || peek().text.starts_with("begin:");
+  return is("(") || is("[") || is("{") || is("\\{") || is("lfloor") || is("lceil") || (is("|") && bars_ == 0) ||
+         peek().text.starts_with("begin:");
 }
 
 int MathParser::exponent() {
@@ -94,8 +94,7 @@ int MathParser::subscript(int base) {
   if (node(base).op != Op::kSymbol) throw MathSyntaxError("a subscript behind what is no name");
   int symbol = add(Op::kSymbol, {}, node(base).name + "_" + text);
   // a_3(x) is rare, a_n(b+c) a product; f_1(x) a function.
-  if (is("(") && is_function_letter(node(base).name))
-    return add(Op::kCall, arguments(), "@" + node(symbol).name);
+  if (is("(") && is_function_letter(node(base).name)) return add(Op::kCall, arguments(), "@" + node(symbol).name);
   return symbol;
 }
 
@@ -106,15 +105,13 @@ int MathParser::based_number(int literal, const std::string& text) {
       {"eight", 8}, {"nine", 9},  {"ten", 10}, {"twelve", 12}, {"sixteen", 16}};
   for (auto [word, value] : kWords)
     if (text == word) base = value;
-  if (base == 0 && !text.empty() && text.size() <= 2 &&
-      text.find_first_not_of("0123456789") == std::string::npos)
+  if (base == 0 && !text.empty() && text.size() <= 2 && text.find_first_not_of("0123456789") == std::string::npos)
     base = std::stoi(text);
   const MathNode& n = node(literal);
   if (base < 2 || base > 36 || !is_plain_integer(n)) throw MathSyntaxError(str("no base: ", text));
   std::string digits = n.number.get_str();
   mpz_class value;
-  if (value.set_str(digits, base) != 0)
-    throw MathSyntaxError(str("digits of ", digits, " do not fit base ", base));
+  if (value.set_str(digits, base) != 0) throw MathSyntaxError(str("digits of ", digits, " do not fit base ", base));
   int out = add(Op::kNumber);
   expr_.nodes[size_t(out)].number = value;
   expr_.nodes[size_t(out)].base = base == 10 ? 0 : base;

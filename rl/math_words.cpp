@@ -18,30 +18,28 @@ void add(Words& words, Kind kind, std::initializer_list<std::string_view> names)
 }
 
 constexpr std::string_view kFunctions[] = {
-    "sin",    "cos",    "tan",    "cot",  "sec",  "csc",   "arcsin", "arccos", "arctan",
-    "arccot", "arcsec", "arccsc", "sinh", "cosh", "tanh",  "coth",   "sech",   "csch",
-    "arsinh", "arcosh", "artanh", "ln",   "log",  "lg",    "exp",    "sqrt",   "max",
-    "min",    "gcd",    "lcm",    "det",  "abs",  "floor", "ceil",   "binom",  "frac"};
-constexpr std::string_view kGreek[] = {
-    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta",     "theta", "iota", "kappa", "lambda",
-    "mu",    "nu",   "xi",    "rho",   "sigma",   "tau",  "upsilon", "phi",   "chi",  "psi",   "omega"};
+    "sin",  "cos",  "tan",  "cot",  "sec",  "csc",  "arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc",
+    "sinh", "cosh", "tanh", "coth", "sech", "csch", "arsinh", "arcosh", "artanh", "ln",     "log",    "lg",
+    "exp",  "sqrt", "max",  "min",  "gcd",  "lcm",  "det",    "abs",    "floor",  "ceil",   "binom",  "frac"};
+constexpr std::string_view kGreek[] = {"alpha", "beta",    "gamma",  "delta", "epsilon", "zeta", "eta", "theta",
+                                       "iota",  "kappa",   "lambda", "mu",    "nu",      "xi",   "rho", "sigma",
+                                       "tau",   "upsilon", "phi",    "chi",   "psi",     "omega"};
 
 Words make_commands() {
   Words words;
   add(words, Kind::kFunction, std::span(kFunctions));
   add(words, Kind::kName, std::span(kGreek));
-  add(words, Kind::kSkip,
-      {"left",   "right",        "big",        "Big",         "bigg",    "Bigg",     "bigl",
-       "bigr",   "Bigl",         "Bigr",       "biggl",       "biggr",   "Biggl",    "Biggr",
-       "middle", "displaystyle", "textstyle",  "scriptstyle", "limits",  "nolimits", "quad",
-       "qquad",  "hfill",        "hspace",     "thinspace",   "enspace", "phantom",  "smash",
-       "hline",  "nonumber",     "ensuremath", "mathstrut",   "strut",   "dotsc"});
+  add(words, Kind::kSkip, {"left",   "right",        "big",        "Big",         "bigg",    "Bigg",     "bigl",
+                           "bigr",   "Bigl",         "Bigr",       "biggl",       "biggr",   "Biggl",    "Biggr",
+                           "middle", "displaystyle", "textstyle",  "scriptstyle", "limits",  "nolimits", "quad",
+                           "qquad",  "hfill",        "hspace",     "thinspace",   "enspace", "phantom",  "smash",
+                           "hline",  "nonumber",     "ensuremath", "mathstrut",   "strut",   "dotsc"});
   add(words, Kind::kDecoration,
-      {"vec", "hat", "bar", "tilde", "overline", "overrightarrow", "underline", "widehat", "widetilde",
-       "boldsymbol", "mathcal", "mathfrak", "boxed", "fbox", "bm", "pmb", "overleftrightarrow"});
+      {"vec", "hat", "bar", "tilde", "overline", "overrightarrow", "underline", "widehat", "widetilde", "boldsymbol",
+       "mathcal", "mathfrak", "boxed", "fbox", "bm", "pmb", "overleftrightarrow"});
   add(words, Kind::kText,
-      {"text", "mbox", "textbf", "textit", "textrm", "textsf", "texttt", "mathrm", "mathbf", "mathit",
-       "mathsf", "hbox", "operatorname", "rm", "bf", "textnormal", "emph"});
+      {"text", "mbox", "textbf", "textit", "textrm", "textsf", "texttt", "mathrm", "mathbf", "mathit", "mathsf", "hbox",
+       "operatorname", "rm", "bf", "textnormal", "emph"});
   struct Alias {
     std::string_view name;
     Kind kind;
@@ -182,8 +180,7 @@ Words make_words() {
   words.emplace("atan", MathWord{Kind::kFunction, "arctan"});
   add(words, Kind::kOp, {"and"});
   words.emplace("or", MathWord{Kind::kOp, "and"});
-  for (std::string_view word : {"percent", "percentage", "pct"})
-    words.emplace(word, MathWord{Kind::kOp, "%"});
+  for (std::string_view word : {"percent", "percentage", "pct"}) words.emplace(word, MathWord{Kind::kOp, "%"});
   for (std::string_view word : {"degree", "degrees", "deg"}) words.emplace(word, MathWord{Kind::kOp, "deg"});
   words.emplace("cup", MathWord{Kind::kOp, "cup"});
   words.emplace("in", MathWord{Kind::kOp, "in"});

@@ -31,12 +31,14 @@ double Metrics::get(const std::string& name) const {
 std::string json_quoted(const std::string& text) {
   std::string out = "\"";
   for (unsigned char c : text) {
-    if (c == '"' || c == '\\') out += '\\', out += char(c);
+    if (c == '"' || c == '\\')
+      out += '\\', out += char(c);
     else if (c < 0x20) {
       char escape[8];
       std::snprintf(escape, sizeof escape, "\\u%04x", c);
       out += escape;
-    } else out += char(c);
+    } else
+      out += char(c);
   }
   return out + "\"";
 }
@@ -56,13 +58,16 @@ LineFile::LineFile(std::filesystem::path path, int64_t keep) : path_(std::move(p
   check(fd_ >= 0, path_.string(), ": cannot be written: ", std::strerror(errno));
   const int64_t size = ::lseek(fd_, 0, SEEK_END);
   if (size < keep || ::ftruncate(fd_, keep) != 0 || ::lseek(fd_, 0, SEEK_END) != keep) {
-    const std::string reason = size < keep ? str("it holds ", size, " bytes, the checkpoint saw ", keep) : std::strerror(errno);
+    const std::string reason =
+        size < keep ? str("it holds ", size, " bytes, the checkpoint saw ", keep) : std::strerror(errno);
     ::close(fd_);
     fail(path_.string(), ": cannot be cut to the checkpoint: ", reason);
   }
 }
 
-LineFile::~LineFile() { ::close(fd_); }
+LineFile::~LineFile() {
+  ::close(fd_);
+}
 
 void LineFile::write(const std::string& line) {
   const std::string text = line + "\n";

@@ -45,22 +45,21 @@ double token_k3(double log_ratio) {
 }
 
 void check_sides(std::span<const float> mu, std::span<const float> old, std::span<const int32_t> offsets) {
-  check(mu.size() == old.size(), "[mismatch] rollout and old log-probs must be as many: got ", mu.size(),
-        " and ", old.size());
+  check(mu.size() == old.size(), "[mismatch] rollout and old log-probs must be as many: got ", mu.size(), " and ",
+        old.size());
   check(!mu.empty() && offsets.size() >= 2 && offsets.front() == 0 && size_t(offsets.back()) == mu.size() &&
             std::is_sorted(offsets.begin(), offsets.end()),
         "[mismatch] offsets must ascend from 0 to the number of tokens, at least 1: got ", offsets.size(),
         " offsets for ", mu.size(), " tokens");
   for (size_t t = 0; t < mu.size(); ++t)
     check(std::isfinite(mu[t]) && std::isfinite(old[t]), "[mismatch] log-probs must be finite: token ", t,
-          " of sequence ", std::upper_bound(offsets.begin(), offsets.end(), int32_t(t)) - offsets.begin() - 1,
-          " has ", mu[t], " (rollout) and ", old[t], " (old)");
+          " of sequence ", std::upper_bound(offsets.begin(), offsets.end(), int32_t(t)) - offsets.begin() - 1, " has ",
+          mu[t], " (rollout) and ", old[t], " (old)");
 }
 
 }  // namespace
 
-MismatchStats mismatch_stats(std::span<const float> mu, std::span<const float> old,
-                             std::span<const int32_t> offsets) {
+MismatchStats mismatch_stats(std::span<const float> mu, std::span<const float> old, std::span<const int32_t> offsets) {
   check_sides(mu, old, offsets);
   MismatchStats s;
   Moments probs, diffs, seq_k3, lengths;
@@ -94,8 +93,7 @@ MismatchStats mismatch_stats(std::span<const float> mu, std::span<const float> o
   }
   s.tokens = int64_t(mu.size());
   for (double* sum : {&s.kl, &s.k3_kl, &s.abs_logprob_diff, &s.chi2_token}) *sum /= double(s.tokens);
-  for (double* sum :
-       {&s.training_ppl, &s.rollout_ppl, &s.log_ppl_diff, &s.log_ppl_abs_diff, &s.ppl_ratio, &s.chi2_seq})
+  for (double* sum : {&s.training_ppl, &s.rollout_ppl, &s.log_ppl_diff, &s.log_ppl_abs_diff, &s.ppl_ratio, &s.chi2_seq})
     *sum /= double(s.sequences);
   s.chi2_token -= 1;
   s.chi2_seq -= 1;
@@ -147,11 +145,10 @@ std::vector<LengthBucket> length_buckets(std::span<const SequenceMismatch> seque
   return out;
 }
 
-std::vector<int64_t> probs_diff_histogram(std::span<const float> mu, std::span<const float> old,
-                                          int entries) {
+std::vector<int64_t> probs_diff_histogram(std::span<const float> mu, std::span<const float> old, int entries) {
   check(mu.size() == old.size() && entries >= 1,
-        "[mismatch] a histogram needs as many rollout as old log-probs and an entry: got ", mu.size(), ", ",
-        old.size(), " and ", entries);
+        "[mismatch] a histogram needs as many rollout as old log-probs and an entry: got ", mu.size(), ", ", old.size(),
+        " and ", entries);
   std::vector<int64_t> counts(size_t(entries), 0);
   for (size_t t = 0; t < mu.size(); ++t) {
     const double diff = std::abs(std::exp(double(old[t])) - std::exp(double(mu[t])));

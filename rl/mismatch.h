@@ -45,8 +45,7 @@ struct SequenceMismatch {
 
 /// One for each sequence that has tokens. Errors as mismatch_stats.
 std::vector<SequenceMismatch> sequence_mismatch(std::span<const float> rollout_logprobs,
-                                                std::span<const float> old_logprobs,
-                                                std::span<const int32_t> offsets);
+                                                std::span<const float> old_logprobs, std::span<const int32_t> offsets);
 
 /// Sequences of length [from, 2 from), from a power of two: means over them, standard error of the k3 sum.
 struct LengthBucket {
@@ -59,8 +58,8 @@ std::vector<LengthBucket> length_buckets(std::span<const SequenceMismatch> seque
 
 /// Tokens by d = |exp old - exp mu| in powers of two: entry b counts 2^-(b+1) < d <= 2^-b, the last entry all
 /// smaller ones, equal probabilities included.
-std::vector<int64_t> probs_diff_histogram(std::span<const float> rollout_logprobs,
-                                          std::span<const float> old_logprobs, int entries = 28);
+std::vector<int64_t> probs_diff_histogram(std::span<const float> rollout_logprobs, std::span<const float> old_logprobs,
+                                          int entries = 28);
 
 /// Under the names users of verl know: rollout_corr/{kl,k3_kl,...},
 /// training/rollout_probs_diff_{max,mean,std}, training/rollout_actor_probs_pearson_corr.

@@ -44,8 +44,7 @@ Var sequence_ratio(Tape& tape, const LossInputs& in) {
 PolicyTerm clipped_term(Tape& tape, const Var& ratio, const Var& advantages, const AlgorithmConfig& config) {
   const Var minus_a = ops::affine(tape, advantages, -1);
   const Var free = ops::mul(tape, ratio, minus_a);
-  const Var clip =
-      ops::mul(tape, ops::clamp(tape, ratio, 1 - config.clip_low, 1 + config.clip_high), minus_a);
+  const Var clip = ops::mul(tape, ops::clamp(tape, ratio, 1 - config.clip_low, 1 + config.clip_high), minus_a);
   PolicyTerm term{ops::maximum(tape, free, clip), greater(tape, clip, free), {}};
   if (config.dual_clip > 0) {
     const Var bound = ops::affine(tape, ops::maximum(tape, advantages, minus_a), config.dual_clip);
@@ -55,8 +54,7 @@ PolicyTerm clipped_term(Tape& tape, const Var& ratio, const Var& advantages, con
   return term;
 }
 
-PolicyTerm policy_term(Tape& tape, const LossInputs& in, const Var& advantages,
-                       const AlgorithmConfig& config) {
+PolicyTerm policy_term(Tape& tape, const LossInputs& in, const Var& advantages, const AlgorithmConfig& config) {
   if (config.policy_loss == "grpo") return clipped_term(tape, token_ratio(tape, in), advantages, config);
   if (config.policy_loss == "gspo") return clipped_term(tape, sequence_ratio(tape, in), advantages, config);
 
@@ -86,11 +84,9 @@ double inverse(double count) {
 /// c of the loss [N].
 Var coefficients(Tape& tape, const LossInputs& in, const AlgorithmConfig& config) {
   const Var mask(in.mask);
-  if (config.loss_aggregation == "token_mean")
-    return expand(tape, in, ops::affine(tape, mask, inverse(in.tokens)));
+  if (config.loss_aggregation == "token_mean") return expand(tape, in, ops::affine(tape, mask, inverse(in.tokens)));
   if (config.loss_aggregation == "seq_mean_token_mean")
-    return expand(tape, in,
-                  ops::affine(tape, ops::mul(tape, mask, Var(in.inverse_lengths)), inverse(in.sequences)));
+    return expand(tape, in, ops::affine(tape, ops::mul(tape, mask, Var(in.inverse_lengths)), inverse(in.sequences)));
   check(config.loss_aggregation == "seq_mean_token_sum_norm", "[policy_loss] unknown aggregation ",
         config.loss_aggregation);
   check(in.norm_constant > 0, "[policy_loss] the norm constant must be positive: got ", in.norm_constant);
@@ -100,8 +96,7 @@ Var coefficients(Tape& tape, const LossInputs& in, const AlgorithmConfig& config
 /// Token means over the mask, gathered as stats.
 class TokenStats {
  public:
-  TokenStats(Tape& tape, const LossInputs& in)
-      : tape_(tape), in_(in), mask_(expand(tape, in, Var(in.mask))) {}
+  TokenStats(Tape& tape, const LossInputs& in) : tape_(tape), in_(in), mask_(expand(tape, in, Var(in.mask))) {}
 
   const Var& mask() const { return mask_; }
   /// `x` undefined: the constant `otherwise`.
@@ -176,8 +171,7 @@ LossOut policy_loss(Tape& tape, const LossInputs& in, const AlgorithmConfig& con
 LossOut sft_loss(Tape& tape, const LossInputs& in) {
   check_inputs("sft_loss", in, {});
   TokenStats tokens(tape, in);
-  const Var loss =
-      ops::affine(tape, ops::sum(tape, ops::mul(tape, in.logprobs, tokens.mask())), -inverse(in.tokens));
+  const Var loss = ops::affine(tape, ops::sum(tape, ops::mul(tape, in.logprobs, tokens.mask())), -inverse(in.tokens));
   tokens.stats.push_back({"sft/loss", loss.value()});
   tokens.mean("sft/entropy", in.entropy);
   return {loss, std::move(tokens.stats)};

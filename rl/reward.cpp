@@ -15,8 +15,7 @@ void RewardConfig::fields(Fields& f) {
   f.choice("kind", kind, {"math", "exact", "format", "command", "code"},
            "math: final answer equal in value; exact: equal as text; format: a final answer is there; "
            "command: a program prints the reward; code: a program runs the answer's code with its tests");
-  f.field("boxed_only", boxed_only,
-          "only an answer in \\boxed{} counts, not ####, \"the answer is\" or a bare one");
+  f.field("boxed_only", boxed_only, "only an answer in \\boxed{} counts, not ####, \"the answer is\" or a bare one");
   f.field("command", command, "of kinds command and code: a line for /bin/sh, one process an answer");
   f.field("timeout_s", timeout_s, "seconds an answer may take it", between(0.01, 3600));
   f.field("memory_mb", memory_mb, "address space it may have", between(1, 1 << 22));

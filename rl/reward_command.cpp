@@ -110,12 +110,11 @@ CommandResult run_command(const std::string& command, std::string_view input, co
   ::fcntl(ours_in.get(), F_SETFL, O_NONBLOCK);
   ::fcntl(ours_out.get(), F_SETFL, O_NONBLOCK);
 
-  const Clock::time_point deadline = Clock::now() + std::chrono::duration_cast<Clock::duration>(
-                                                        std::chrono::duration<double>(limits.seconds));
+  const Clock::time_point deadline =
+      Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(limits.seconds));
   pid_t pid = 0;
   // The limit comes before anything of the user's runs; a core file would cost more than the answer.
-  const std::string script =
-      str("ulimit -c 0; ulimit -v ", limits.memory_mb * 1024, " || exit 125\n", command);
+  const std::string script = str("ulimit -c 0; ulimit -v ", limits.memory_mb * 1024, " || exit 125\n", command);
   if (const int error = spawn(script, theirs_in.get(), theirs_out.get(), pid); error != 0) {
     result.message = str("not started: ", std::strerror(error));
     return result;
@@ -123,8 +122,7 @@ CommandResult run_command(const std::string& command, std::string_view input, co
   theirs_in.close();
   theirs_out.close();
   siginfo_t info{};
-  const bool ended =
-      talk(ours_in, ours_out, input, result.output, deadline) && wait_until(pid, info, deadline);
+  const bool ended = talk(ours_in, ours_out, input, result.output, deadline) && wait_until(pid, info, deadline);
   ::kill(-pid, SIGKILL);
   while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
   }

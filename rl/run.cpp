@@ -59,8 +59,7 @@ Run::Run(const RunConfig& run_config, const StartOptions& start)
   exec.deterministic = config.train.deterministic;
   const Dtype train_dtype = config.precision.train_dtype(), rollout_dtype = config.precision.rollout_dtype();
   model = load_model(config.model.path, exec.backend(), train_dtype, true);
-  check(!model->tokenizer.tokenizer_json.empty(), model->tokenizer.where,
-        ": has no tokenizer (tokenizer.json)");
+  check(!model->tokenizer.tokenizer_json.empty(), model->tokenizer.where, ": has no tokenizer (tokenizer.json)");
   tokenizer = Tokenizer::from_json(model->tokenizer.tokenizer_json, model->tokenizer.where);
   check(tokenizer->vocab_size() <= model->config.vocab_size, model->tokenizer.where, ": the tokenizer has ",
         tokenizer->vocab_size(), " ids, the model only ", model->config.vocab_size);
@@ -75,7 +74,8 @@ Run::Run(const RunConfig& run_config, const StartOptions& start)
   const int64_t sequences = config.train.prompts_per_step * (sft() ? 1 : config.rollout.n);
   const int64_t updates = sequences / config.train.mini_batch_size * config.train.epochs;
   optimizer.emplace(exec, model->weights, config.optim, config.scaler, config.train.steps * updates);
-  if (!sft() && rollout_dtype != train_dtype) model->weights.rollout = ParamBuffer(exec, model->weights.layout, rollout_dtype);
+  if (!sft() && rollout_dtype != train_dtype)
+    model->weights.rollout = ParamBuffer(exec, model->weights.layout, rollout_dtype);
   refresh_copies(exec, model->weights);
   if (model->weights.rollout.defined()) check_finite(*model, model->weights.rollout, config.model.path);
   if (!sft() && config.algorithm.kl_coef > 0) keep_reference();
@@ -103,9 +103,9 @@ Run::Run(const RunConfig& run_config, const StartOptions& start)
 }
 
 void Run::write_config() const {
-  std::string head = str(kConfigHead, MANTISSA_VERSION, " on ", exec.backend().description(), "\n# model: ",
-                         config.model.path, ", ", model->config.architecture, ", ", model->weights.layout.numel(),
-                         " parameters\n# data: ", prompts.size(), " problems");
+  std::string head = str(kConfigHead, MANTISSA_VERSION, " on ", exec.backend().description(),
+                         "\n# model: ", config.model.path, ", ", model->config.architecture, ", ",
+                         model->weights.layout.numel(), " parameters\n# data: ", prompts.size(), " problems");
   for (const EvalSet& set : eval_sets) head += str("; evaluation on ", set.name, ", ", set.prompts.size());
   write_file(output_dir / "config.yaml", head + "\n" + format_run_config(config));
 }
@@ -127,15 +127,15 @@ void Run::check_directory(const StartOptions& start) {
     checkpoint_ = latest_checkpoint(checkpoints);
     if (checkpoint_) return compare_configs();
     check_deletable();
-    check(!file_exists(output_dir / "model"), output_dir.string(),
-          ": holds the model of a finished run and no checkpoint to go on from; use --overwrite to start anew, or another "
-          "run.output_dir");
+    check(
+        !file_exists(output_dir / "model"), output_dir.string(),
+        ": holds the model of a finished run and no checkpoint to go on from; use --overwrite to start anew, or another "
+        "run.output_dir");
     log_info("no checkpoint in " + checkpoints.string() + ": starting anew");
     return;
   }
   if (!start.resume.empty()) {
-    check(fs::is_directory(start.resume, error), start.resume,
-          ": --resume takes \"auto\" or a checkpoint directory");
+    check(fs::is_directory(start.resume, error), start.resume, ": --resume takes \"auto\" or a checkpoint directory");
     checkpoint_ = fs::canonical(start.resume);
     foreign_ = checkpoint_->parent_path() != fs::weakly_canonical(checkpoints);
     compare_configs();
@@ -205,9 +205,8 @@ void Run::load_data() {
   PromptSet set = make_prompts(data, *tokenizer, model->tokenizer, sft());
   prompts = std::move(set.prompts);
   log_info(str(prompts.size(), " problems",
-               set.overlong
-                   ? str(", ", set.overlong, " skipped for prompts over ", data.max_prompt_tokens, " tokens")
-                   : std::string()));
+               set.overlong ? str(", ", set.overlong, " skipped for prompts over ", data.max_prompt_tokens, " tokens")
+                            : std::string()));
   if (sft()) encode_solutions();
   data_hash_ = data_hash(prompts);
   check(int64_t(prompts.size()) >= config.train.prompts_per_step,
@@ -238,10 +237,8 @@ void Run::encode_solutions() {
     return tokens > room;
   });
   if (prompts.size() < all)
-    log_info(
-        str(all - prompts.size(), " skipped: prompt and response exceed the model's ", room, " positions"));
-  check(!prompts.empty(), config.data.files[0], ": no prompt and response fit into the model's ", room,
-        " positions");
+    log_info(str(all - prompts.size(), " skipped: prompt and response exceed the model's ", room, " positions"));
+  check(!prompts.empty(), config.data.files[0], ": no prompt and response fit into the model's ", room, " positions");
 }
 
 void Run::resume(const fs::path& checkpoint) {
@@ -251,12 +248,11 @@ void Run::resume(const fs::path& checkpoint) {
     check(it != state.counters.end(), checkpoint.string(), ": state.json has no counter ", name);
     return it->second;
   };
-  check(state.texts.contains("data_hash") && state.texts.at("data_hash") == std::to_string(data_hash_), checkpoint.string(),
-        ": was made on other data than data.files holds now");
+  check(state.texts.contains("data_hash") && state.texts.at("data_hash") == std::to_string(data_hash_),
+        checkpoint.string(), ": was made on other data than data.files holds now");
   const auto reference = state.texts.find("reference_hash");
-  check(reference == state.texts.end() || reference->second == std::to_string(reference_hash_),
-        checkpoint.string(), ": its reference model was another than model.path ", config.model.path,
-        " holds now");
+  check(reference == state.texts.end() || reference->second == std::to_string(reference_hash_), checkpoint.string(),
+        ": its reference model was another than model.path ", config.model.path, " holds now");
   load_checkpoint(checkpoint, exec, model->weights, *optimizer);
   step = state.step;
   policy_version = counter("policy_version");
@@ -274,7 +270,8 @@ void Run::resume(const fs::path& checkpoint) {
       std::error_code error;
       const auto size = fs::file_size(output_dir / name, error);
       check(counter(bytes) == 0 || (!error && int64_t(size) >= counter(bytes)), (output_dir / name).string(),
-            ": must hold the ", counter(bytes), " bytes that ", checkpoint.string(), " saw, got ", error ? 0 : int64_t(size));
+            ": must hold the ", counter(bytes), " bytes that ", checkpoint.string(), " saw, got ",
+            error ? 0 : int64_t(size));
     }
     for (const fs::path& later : drop_checkpoints_after(output_dir / "checkpoints", step))
       log_warning(str("back to step ", step, ": ", later.string(), " was made after it and is deleted"));
@@ -289,13 +286,15 @@ void Run::resume(const fs::path& checkpoint) {
 void Run::check_cache() {
   const int64_t lost = engine->stats().lost_pages;
   if (lost > lost_pages_)
-    log_warning(str("after step ", step, ": the KV cache has ", lost * kAttentionTile,
-                    " tokens less than memory allowed at the first rollout: samples may differ from those of an undisturbed run"));
+    log_warning(str(
+        "after step ", step, ": the KV cache has ", lost * kAttentionTile,
+        " tokens less than memory allowed at the first rollout: samples may differ from those of an undisturbed run"));
   lost_pages_ = lost;
 }
 
 void Run::save() {
-  for (auto* file : {&metrics_file_, &eval_file_, &samples_file_}) (*file)->sync();  // the checkpoint relies on their lengths
+  for (auto* file : {&metrics_file_, &eval_file_, &samples_file_})
+    (*file)->sync();  // the checkpoint relies on their lengths
   CheckpointState state;
   state.step = step;
   state.config = format_run_config(config);

@@ -47,9 +47,9 @@ void evaluate(Run& run) {
     metrics.set("val-aux/" + set.name + "/reward/mean", s.mean_reward);
     metrics.set("val-aux/" + set.name + "/response_length/mean", s.mean_length);
     metrics.set("val-aux/" + set.name + "/response_length/clip_ratio", s.truncated);
-    log_info(str("evaluation after step ", run.step, ", ", set.name, ": mean", at, " ", s.avg, " [",
-                 s.avg_interval.low, ", ", s.avg_interval.high, "], pass", at, " ", s.pass, ", maj", at, " ",
-                 s.majority, " (", s.problems, " problems)"));
+    log_info(str("evaluation after step ", run.step, ", ", set.name, ": mean", at, " ", s.avg, " [", s.avg_interval.low,
+                 ", ", s.avg_interval.high, "], pass", at, " ", s.pass, ", maj", at, " ", s.majority, " (", s.problems,
+                 " problems)"));
   }
   run.log_eval(metrics);
 }

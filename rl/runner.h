@@ -61,7 +61,7 @@ class Runner {
   Tensor table_;           // [max_batch, max_pages] int32
   std::vector<Row> rows_;  // [max_batch]
   struct Bucket {
-    Tensor block;                  // of B rows: ids, positions, slots, lengths [B], counters [B,3]
+    Tensor block;  // of B rows: ids, positions, slots, lengths [B], counters [B,3]
     std::map<SamplingRule, std::unique_ptr<Graph>> graphs;  // of decode_step, on cache_ and table_
   };
   void forget_graphs();

@@ -2,14 +2,12 @@
 
 #include <algorithm>
 
-
 namespace mantissa {
 
 Scheduler::Scheduler(const Limits& limits, std::vector<int32_t> stop_ids)
     : limits_(limits), stop_ids_(std::move(stop_ids)), pool_(limits.pages) {}
 
-void Scheduler::add(const Prompt& prompt, int request, int n, int first_sample, int64_t limit,
-                    int64_t policy_version) {
+void Scheduler::add(const Prompt& prompt, int request, int n, int first_sample, int64_t limit, int64_t policy_version) {
   waiting_.push_back({int64_t(sequences_.size()), n});
   for (int i = 0; i < n; ++i) {
     Sequence& s = sequences_.emplace_back();
@@ -117,8 +115,7 @@ void Scheduler::plan_decode() {
 /// Preempts until every running sequence can take its next token. Done before any page is handed out, so that
 /// no copy is planned for a sequence that then leaves.
 void Scheduler::make_room() {
-  while (std::count_if(running_.begin(), running_.end(), [&](Sequence* s) { return needs_page(*s); }) >
-         pool_.free()) {
+  while (std::count_if(running_.begin(), running_.end(), [&](Sequence* s) { return needs_page(*s); }) > pool_.free()) {
     if (running_.size() == 1) {  // the oldest of those running; ready ones hold pages it needs
       check(!ready_.empty(), "[scheduler] a sequence of ", running_[0]->length(), " tokens does not fit ",
             pool_.total(), " pages");
@@ -126,8 +123,8 @@ void Scheduler::make_room() {
       ready_.pop_back();
       preempt(*youngest);
     } else {
-      const auto youngest = std::max_element(
-          running_.begin(), running_.end(), [](Sequence* a, Sequence* b) { return a->arrival < b->arrival; });
+      const auto youngest = std::max_element(running_.begin(), running_.end(),
+                                             [](Sequence* a, Sequence* b) { return a->arrival < b->arrival; });
       Sequence* s = *youngest;
       *youngest = running_.back();
       running_.pop_back();
@@ -151,8 +148,8 @@ void Scheduler::release_pages(Sequence& s) {
 }
 
 void Scheduler::accept(std::span<const int32_t> tokens, std::span<const float> logprobs) {
-  check(tokens.size() == plan_.rows.size() && logprobs.size() == plan_.rows.size(), "[scheduler] ",
-        tokens.size(), " results for ", plan_.rows.size(), " rows");
+  check(tokens.size() == plan_.rows.size() && logprobs.size() == plan_.rows.size(), "[scheduler] ", tokens.size(),
+        " results for ", plan_.rows.size(), " rows");
   const bool prefill = plan_.kind == Plan::Kind::kPrefill;
   for (const Plan::Prefill& p : plan_.prefills)
     for (int i = 0; i < p.count; ++i) plan_.rows[size_t(p.first + i)]->cached = p.length;

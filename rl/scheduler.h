@@ -36,14 +36,13 @@ struct Sequence {
   const Prompt* prompt = nullptr;
   int request = 0;  // index of the request it answers, and which of its samples
   int index = 0;
-  int sample = 0;         // key of the random numbers
-  int64_t limit = 0;      // most tokens to generate
-  Completion completion;  // generated so far
-  std::vector<int32_t>
-      pages;            // page i holds keys and values of tokens [i * kAttentionTile, (i+1) * kAttentionTile)
-  int64_t cached = 0;   // tokens whose keys and values are in the pages
-  int64_t arrival = 0;  // lower is older
-  int64_t admission = 0;  // changes whenever a prefill gives it new pages; no two sequences share one
+  int sample = 0;              // key of the random numbers
+  int64_t limit = 0;           // most tokens to generate
+  Completion completion;       // generated so far
+  std::vector<int32_t> pages;  // page i holds keys and values of tokens [i * kAttentionTile, (i+1) * kAttentionTile)
+  int64_t cached = 0;          // tokens whose keys and values are in the pages
+  int64_t arrival = 0;         // lower is older
+  int64_t admission = 0;       // changes whenever a prefill gives it new pages; no two sequences share one
 
   int64_t length() const { return int64_t(prompt->ids.size() + completion.ids.size()); }
   int32_t token(int64_t i) const {

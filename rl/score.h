@@ -19,8 +19,7 @@ struct ScoreOptions {
 /// Scores of batch.targets at batch.scored, [N] each. `grads` are the sinks of parameter gradients (null:
 /// none); `state` is a StepState whose loss scale multiplies them (undefined: 1). Ids and positions were
 /// checked by the caller.
-ops::TokenScores score_batch(Tape& tape, const Model& model, const TrainBatch& batch,
-                             const ScoreOptions& options, const ParamBuffer* grads = nullptr,
-                             const Tensor& state = {});
+ops::TokenScores score_batch(Tape& tape, const Model& model, const TrainBatch& batch, const ScoreOptions& options,
+                             const ParamBuffer* grads = nullptr, const Tensor& state = {});
 
 }  // namespace mantissa

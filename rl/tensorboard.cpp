@@ -53,8 +53,7 @@ void put_bytes(std::string& out, int field, std::string_view bytes) {
 
 std::string event_at(int64_t step) {
   std::string event;
-  put_double(event, 1,
-             std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count());
+  put_double(event, 1, std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count());
   put_integer(event, 2, step);
   return event;
 }
@@ -81,9 +80,9 @@ EventFile::EventFile(const std::filesystem::path& directory, int64_t first_step)
   std::filesystem::create_directories(directory, error);
   check(!error, directory.string(), ": cannot be made: ", error.message());
   // Files are read in the order of their names: later ones need later times.
-  const auto now = std::chrono::duration_cast<std::chrono::milliseconds>(
-                       std::chrono::system_clock::now().time_since_epoch())
-                       .count();
+  const auto now =
+      std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch())
+          .count();
   path_ = directory / str("events.out.tfevents.", now, ".mantissa");
   fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   check(fd_ >= 0, path_.string(), ": cannot be written: ", std::strerror(errno));

@@ -42,17 +42,16 @@ class StagedTokenizer final : public Tokenizer {
         ids.push_back(section.id);
         continue;
       }
-      const std::string normal = normalize(
-          spec_.normalizers, valid.substr(section.span.begin, section.span.end - section.span.begin));
+      const std::string normal =
+          normalize(spec_.normalizers, valid.substr(section.span.begin, section.span.end - section.span.begin));
       for (const auto& part : after_normalizing_.split(normal)) {
         if (part.id >= 0) {
           ids.push_back(part.id);
           continue;
         }
         const bool first = section.span.begin == 0 && part.span.begin == 0;
-        for (const Piece& piece :
-             pre_tokenize(spec_.pre_tokenizers,
-                          {normal.substr(part.span.begin, part.span.end - part.span.begin), first}))
+        for (const Piece& piece : pre_tokenize(
+                 spec_.pre_tokenizers, {normal.substr(part.span.begin, part.span.end - part.span.begin), first}))
           spec_.bpe.encode(piece.text, ids);
       }
     }

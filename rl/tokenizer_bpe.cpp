@@ -93,8 +93,7 @@ void Bpe::merge(std::vector<int32_t>& ids) const {
   for (int32_t i = 0; i < n; ++i) {
     symbols[size_t(i)] = {ids[size_t(i)], i - 1, i + 1 < n ? i + 1 : -1};
     if (i + 1 < n)
-      if (const Merge* m = find_merge(ids[size_t(i)], ids[size_t(i) + 1]))
-        first.push_back({m->rank, i, m->id});
+      if (const Merge* m = find_merge(ids[size_t(i)], ids[size_t(i) + 1])) first.push_back({m->rank, i, m->id});
   }
   std::priority_queue<Candidate> queue({}, std::move(first));
   const auto offer = [&](int32_t left, int32_t right) {

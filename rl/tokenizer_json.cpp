@@ -15,8 +15,7 @@ using nlohmann::json;
 constexpr int64_t kHoles = 1 << 16;
 constexpr int kMaxNesting = 8;
 
-constexpr const char* kGpt2Pattern =
-    R"('(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+constexpr const char* kGpt2Pattern = R"('(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
 /// A value with its path, for messages.
 struct Node {
@@ -53,8 +52,7 @@ struct Node {
   size_t size() const { return must(value->is_array(), "must be an array").value->size(); }
   std::string text() const { return must(value->is_string(), "must be a string").value->get<std::string>(); }
   bool flag(const char* key, bool otherwise) const {
-    return has(key) ? at(key).must(value->at(key).is_boolean(), "must be true or false").value->get<bool>()
-                    : otherwise;
+    return has(key) ? at(key).must(value->at(key).is_boolean(), "must be true or false").value->get<bool>() : otherwise;
   }
   int64_t integer() const {
     return must(value->is_number_integer() && *value >= 0 && *value <= 1'000'000'000,
@@ -76,8 +74,7 @@ void for_each_stage(const Node& node, const char* members, const F& one, int dep
   for (size_t i = 0; i < list.size(); ++i) for_each_stage(list.at(i), members, one, depth + 1);
 }
 
-[[noreturn]] void unknown_type(const Node& node, const char* what, const std::string& type,
-                               const char* known) {
+[[noreturn]] void unknown_type(const Node& node, const char* what, const std::string& type, const char* known) {
   node.at("type").error("unknown ", what, " \"", type, "\" (known: ", known, ")");
 }
 
@@ -86,8 +83,7 @@ Pattern regex_pattern(const std::string& pattern, const Node& node) {
 }
 
 Pattern read_pattern(const Node& node) {
-  node.must(node.value->is_object() && (node.has("String") || node.has("Regex")),
-            "must hold \"String\" or \"Regex\"");
+  node.must(node.value->is_object() && (node.has("String") || node.has("Regex")), "must hold \"String\" or \"Regex\"");
   if (node.has("String")) return {node.at("String").text(), nullptr};
   return regex_pattern(node.at("Regex").text(), node.at("Regex"));
 }
@@ -99,8 +95,7 @@ void read_normalizer(const Node& node, TokenizerSpec& spec) {
     else if (type == "Prepend")
       spec.normalizers.push_back({Normalizer::Kind::kPrepend, {}, n.at("prepend").text()});
     else if (type == "Replace")
-      spec.normalizers.push_back(
-          {Normalizer::Kind::kReplace, read_pattern(n.at("pattern")), n.at("content").text()});
+      spec.normalizers.push_back({Normalizer::Kind::kReplace, read_pattern(n.at("pattern")), n.at("content").text()});
     else
       unknown_type(n, "normalizer", type, "NFC, Prepend, Replace, Sequence");
   });
@@ -113,15 +108,13 @@ SplitBehavior read_behavior(const Node& node) {
   if (name == "MergedWithPrevious") return SplitBehavior::kMergedWithPrevious;
   if (name == "MergedWithNext") return SplitBehavior::kMergedWithNext;
   if (name == "Contiguous") return SplitBehavior::kContiguous;
-  node.error("must be Removed, Isolated, MergedWithPrevious, MergedWithNext or Contiguous: got ",
-             node.shown());
+  node.error("must be Removed, Isolated, MergedWithPrevious, MergedWithNext or Contiguous: got ", node.shown());
 }
 
 /// Metaspace's scheme, in the new spelling and in the old one (add_prefix_space).
 PreTokenizer::Prepend read_prepend_scheme(const Node& node) {
   if (!node.has("prepend_scheme"))
-    return node.flag("add_prefix_space", true) ? PreTokenizer::Prepend::kAlways
-                                               : PreTokenizer::Prepend::kNever;
+    return node.flag("add_prefix_space", true) ? PreTokenizer::Prepend::kAlways : PreTokenizer::Prepend::kNever;
   const std::string scheme = node.at("prepend_scheme").text();
   if (scheme == "always") return PreTokenizer::Prepend::kAlways;
   if (scheme == "first") return PreTokenizer::Prepend::kFirst;
@@ -138,8 +131,7 @@ void read_pre_tokenizer(const Node& node, TokenizerSpec& spec) {
       step.invert = n.flag("invert", false);
     } else if (type == "Digits") {
       step.pattern = regex_pattern("\\p{N}", n);
-      step.behavior =
-          n.flag("individual_digits", false) ? SplitBehavior::kIsolated : SplitBehavior::kContiguous;
+      step.behavior = n.flag("individual_digits", false) ? SplitBehavior::kIsolated : SplitBehavior::kContiguous;
     } else if (type == "ByteLevel") {
       step.kind = PreTokenizer::Kind::kByteLevel;
       step.split = n.flag("use_regex", true);

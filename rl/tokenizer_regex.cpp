@@ -45,13 +45,11 @@ std::string translate(std::string_view in, const std::string& where) {
         out += "\\x0b";
       } else if (e == 'u') {
         const std::string_view digits = in.substr(std::min(i + 1, in.size()), 4);
-        if (digits.size() != 4 ||
-            digits.find_first_not_of("0123456789abcdefABCDEF") != std::string_view::npos)
+        if (digits.size() != 4 || digits.find_first_not_of("0123456789abcdefABCDEF") != std::string_view::npos)
           refuse("\\u without four hexadecimal digits");
         out += str("\\x{", digits, '}');
         i += 4;
-      } else if (is_letter_or_digit(e) &&
-                 std::string_view("pPdDrntfxAzZ").find(e) == std::string_view::npos) {
+      } else if (is_letter_or_digit(e) && std::string_view("pPdDrntfxAzZ").find(e) == std::string_view::npos) {
         refuse(str('\\', e, in_class ? " in a class" : ""));
       } else {
         (out += '\\') += e;
@@ -105,8 +103,7 @@ struct Regex::Code {
   std::unique_ptr<pcre2_code, Freed<pcre2_code_free>> compiled;
 };
 
-Regex::Regex(std::string_view pattern, const std::string& where)
-    : code_(std::make_unique<Code>()), where_(where) {
+Regex::Regex(std::string_view pattern, const std::string& where) : code_(std::make_unique<Code>()), where_(where) {
   check(pattern.size() <= 65536, where, ": a pattern has at most 65536 bytes: got ", pattern.size());
   const std::string translated = translate(pattern, where);
   const CompileContext context(pcre2_compile_context_create(nullptr));
@@ -115,8 +112,8 @@ Regex::Regex(std::string_view pattern, const std::string& where)
   PCRE2_SIZE at = 0;
   // MULTILINE: in Ruby's syntax ^ and $ always match at lines.
   code_->compiled.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
-                                      PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C,
-                                      &error, &at, context.get()));
+                                      PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error, &at,
+                                      context.get()));
   check(code_->compiled != nullptr, where, ": pattern is wrong (", message_of(error), "): got ", pattern);
   pcre2_jit_compile(code_->compiled.get(),
                     PCRE2_JIT_COMPLETE);  // where there is no JIT, the interpreter matches
@@ -133,11 +130,11 @@ std::vector<Span> Regex::find_all(std::string_view text) const {
   std::vector<Span> found;
   const auto subject = reinterpret_cast<PCRE2_SPTR>(text.data());
   for (size_t at = 0; at < text.size();) {
-    int rc = pcre2_match(code_->compiled.get(), subject, text.size(), at, PCRE2_NO_UTF_CHECK, match.get(),
-                         context.get());
+    int rc =
+        pcre2_match(code_->compiled.get(), subject, text.size(), at, PCRE2_NO_UTF_CHECK, match.get(), context.get());
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT)  // the interpreter keeps its backtracking on the heap
-      rc = pcre2_match(code_->compiled.get(), subject, text.size(), at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
-                       match.get(), context.get());
+      rc = pcre2_match(code_->compiled.get(), subject, text.size(), at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, match.get(),
+                       context.get());
     if (rc == PCRE2_ERROR_NOMATCH) break;
     check(rc >= 0, where_, ": matching failed (", message_of(rc), ") at byte ", at, " of ", text.size());
     const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(match.get());

@@ -92,8 +92,8 @@ void split_piece(const PreTokenizer& step, const Piece& piece, std::vector<Piece
 }
 
 void prepend(const PreTokenizer& step, std::string_view mark, Piece& piece) {
-  const bool wanted = step.prepend == PreTokenizer::Prepend::kAlways ||
-                      (step.prepend == PreTokenizer::Prepend::kFirst && piece.first);
+  const bool wanted =
+      step.prepend == PreTokenizer::Prepend::kAlways || (step.prepend == PreTokenizer::Prepend::kFirst && piece.first);
   if (wanted && !piece.text.starts_with(mark)) piece.text.insert(0, mark);
 }
 
@@ -153,10 +153,8 @@ std::vector<std::string> join_byte_tokens(const std::vector<std::string>& tokens
 }
 
 std::string strip(const DecodeStep& step, std::string_view token) {
-  for (size_t i = 0; i < step.start && token.starts_with(step.content); ++i)
-    token.remove_prefix(step.content.size());
-  for (size_t i = 0; i < step.stop && token.ends_with(step.content); ++i)
-    token.remove_suffix(step.content.size());
+  for (size_t i = 0; i < step.start && token.starts_with(step.content); ++i) token.remove_prefix(step.content.size());
+  for (size_t i = 0; i < step.stop && token.ends_with(step.content); ++i) token.remove_suffix(step.content.size());
   return std::string(token);
 }
 
@@ -172,8 +170,7 @@ std::vector<Span> Pattern::find_all(std::string_view text) const {
   if (regex) return regex->find_all(text);
   std::vector<Span> found;
   if (literal.empty()) return found;
-  for (size_t at = text.find(literal); at != std::string_view::npos;
-       at = text.find(literal, at + literal.size()))
+  for (size_t at = text.find(literal); at != std::string_view::npos; at = text.find(literal, at + literal.size()))
     found.push_back({at, at + literal.size()});
   return found;
 }
@@ -319,8 +316,7 @@ std::string decode_tokens(const std::vector<DecodeStep>& steps, std::vector<std:
         break;
       case DecodeStep::Kind::kMetaspace:
         for (size_t i = 0; i < tokens.size(); ++i)
-          tokens[i] =
-              Pattern{step.content, nullptr}.replace_all(tokens[i], i == 0 && step.drop_first ? "" : " ");
+          tokens[i] = Pattern{step.content, nullptr}.replace_all(tokens[i], i == 0 && step.drop_first ? "" : " ");
         break;
     }
   }

@@ -40,12 +40,8 @@ struct PreTokenizer {
   SplitBehavior behavior = SplitBehavior::kIsolated;
   bool invert = false;  // kSplit: what does not match separates
   bool split = true;    // kByteLevel: use_regex; kMetaspace: split before each mark
-  enum class Prepend {
-    kNever,
-    kFirst,
-    kAlways
-  } prepend = Prepend::kNever;  // a space or mark before the text
-  std::string mark;             // kMetaspace: stands for a space
+  enum class Prepend { kNever, kFirst, kAlways } prepend = Prepend::kNever;  // a space or mark before the text
+  std::string mark;                                                          // kMetaspace: stands for a space
 };
 
 struct DecodeStep {

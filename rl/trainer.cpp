@@ -11,8 +11,7 @@ namespace {
 /// Makes the first weight of a parameter infinite while it lives.
 class Poison {
  public:
-  Poison(Exec& exec, Model& model, const std::string& parameter)
-      : exec_(exec) {
+  Poison(Exec& exec, Model& model, const std::string& parameter) : exec_(exec) {
     const Tensor& weights = model.weights.compute[model.weights.layout.find(parameter)];
     weight_ = weights.view({weights.numel()}).slice(0, 1);
     saved_ = exec_.empty({1}, weight_.dtype());
@@ -30,7 +29,7 @@ class Poison {
 
 }  // namespace
 
-void Trainer::score(MiniBatch& mini, const ParamBuffer& weights, std::vector<float> TrainBatch::* into) {
+void Trainer::score(MiniBatch& mini, const ParamBuffer& weights, std::vector<float> TrainBatch::*into) {
   ScoreOptions options = options_.score;
   options.weights = &weights;
   std::vector<Tensor> logprobs;  // read back when all are on their way: a wait in between would idle the device
@@ -41,7 +40,9 @@ void Trainer::score(MiniBatch& mini, const ParamBuffer& weights, std::vector<flo
   for (size_t i = 0; i < logprobs.size(); ++i) mini.micro[i].*into = to_host<float>(logprobs[i]);
 }
 
-void Trainer::score(MiniBatch& mini) { score(mini, model_.weights.compute, &TrainBatch::old_logprobs); }
+void Trainer::score(MiniBatch& mini) {
+  score(mini, model_.weights.compute, &TrainBatch::old_logprobs);
+}
 
 void Trainer::score_reference(MiniBatch& mini) {
   check(model_.weights.reference.defined(), "[trainer] there are no reference weights to score with");

@@ -50,7 +50,7 @@ class Trainer {
   void inject_overflow(const std::string& parameter);
 
  private:
-  void score(MiniBatch& batch, const ParamBuffer& weights, std::vector<float> TrainBatch::* into);
+  void score(MiniBatch& batch, const ParamBuffer& weights, std::vector<float> TrainBatch::*into);
   LossOut run_micro_batch(Tape& tape, const MiniBatch& mini, const TrainBatch& batch, const Loss& loss);
   std::string find_overflow(const MiniBatch& batch, const Loss& loss, double loss_scale);
 

@@ -15,11 +15,11 @@
 namespace mantissa {
 
 struct Prompt {
-  int64_t id = 0;          // row in the data file: key of the random numbers and of dumps
+  int64_t id = 0;  // row in the data file: key of the random numbers and of dumps
   std::vector<int32_t> ids;
-  std::string text;        // the prompt as tokenized
-  std::string answer;      // gold answer for the reward
-  std::string solution;    // response to imitate (sft), may be empty
+  std::string text;                   // the prompt as tokenized
+  std::string answer;                 // gold answer for the reward
+  std::string solution;               // response to imitate (sft), may be empty
   std::vector<int32_t> solution_ids;  // its tokens and the stop token
 };
 
@@ -27,10 +27,11 @@ enum class Finish : uint8_t { kStop, kLength };  // sampled a stop token (it bel
 
 struct Completion {
   std::vector<int32_t> ids;
-  std::vector<float> rollout_logprobs;  // mu: log-softmax(logits/T) of the sampled token before top-k/top-p; same length
+  std::vector<float>
+      rollout_logprobs;  // mu: log-softmax(logits/T) of the sampled token before top-k/top-p; same length
   Finish finish = Finish::kLength;
-  int64_t policy_version = 0;           // optimizer steps taken by the weights that sampled it
-  std::string text;                     // decoded, stop token removed
+  int64_t policy_version = 0;  // optimizer steps taken by the weights that sampled it
+  std::string text;            // decoded, stop token removed
 };
 
 struct RolloutSample {
@@ -47,17 +48,17 @@ struct RolloutGroup {
 
 /// One packed micro-batch, on the host. T tokens, S sequences, N scored tokens.
 struct TrainBatch {
-  std::vector<int32_t> ids;            // [T]
-  std::vector<int32_t> positions;      // [T]
-  std::vector<int32_t> offsets;        // [S+1]
-  std::vector<int32_t> scored;         // [N] rows of ids whose next token is a response token
-  std::vector<int32_t> targets;        // [N] that next token
+  std::vector<int32_t> ids;               // [T]
+  std::vector<int32_t> positions;         // [T]
+  std::vector<int32_t> offsets;           // [S+1]
+  std::vector<int32_t> scored;            // [N] rows of ids whose next token is a response token
+  std::vector<int32_t> targets;           // [N] that next token
   std::vector<int32_t> response_offsets;  // [S+1] bounds of each sequence's scored tokens in [N]
-  std::vector<float> rollout_logprobs;  // [N] mu
-  std::vector<float> old_logprobs;      // [N] pi_old; empty until scored
+  std::vector<float> rollout_logprobs;    // [N] mu
+  std::vector<float> old_logprobs;        // [N] pi_old; empty until scored
   std::vector<float> reference_logprobs;  // [N] the reference model's; empty where no KL term asks for them
-  std::vector<float> advantages;        // [S]
-  std::vector<float> loss_mask;         // [S] 0 for sequences left out of the loss (overlong masking), else 1
+  std::vector<float> advantages;          // [S]
+  std::vector<float> loss_mask;           // [S] 0 for sequences left out of the loss (overlong masking), else 1
 
   /// Tokens of the longest sequence.
   int64_t longest() const {

@@ -16,9 +16,7 @@ constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 
 /// Length of the well-formed character at `text`, or minus the length of the ill-formed maximal subpart.
 int scan(std::string_view text) {
-  const auto byte = [&](size_t i) -> unsigned {
-    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u;
-  };
+  const auto byte = [&](size_t i) -> unsigned { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u; };
   const unsigned lead = byte(0);
   if (lead < 0x80) return 1;
   if (lead < 0xC2 || lead > 0xF4) return -1;
@@ -80,8 +78,7 @@ void append_utf8(std::string& out, char32_t c) {
   } else if (c < 0x10000) {
     out += {char(0xE0 | c >> 12), char(0x80 | (c >> 6 & 0x3F)), char(0x80 | (c & 0x3F))};
   } else {
-    out += {char(0xF0 | c >> 18), char(0x80 | (c >> 12 & 0x3F)), char(0x80 | (c >> 6 & 0x3F)),
-            char(0x80 | (c & 0x3F))};
+    out += {char(0xF0 | c >> 18), char(0x80 | (c >> 12 & 0x3F)), char(0x80 | (c >> 6 & 0x3F)), char(0x80 | (c & 0x3F))};
   }
 }
 
@@ -93,9 +90,8 @@ std::string nfc(std::string_view text) {
   points.reserve(text.size());
   for (size_t at = 0; at < text.size(); at += utf8_length(static_cast<unsigned char>(text[at]))) {
     utf8proc_int32_t parts[8];  // the longest canonical decomposition has 4
-    const auto count =
-        utf8proc_decompose_char(utf8proc_int32_t(first_codepoint(text.substr(at))), parts, 8,
-                                utf8proc_option_t(UTF8PROC_DECOMPOSE | UTF8PROC_STABLE), nullptr);
+    const auto count = utf8proc_decompose_char(utf8proc_int32_t(first_codepoint(text.substr(at))), parts, 8,
+                                               utf8proc_option_t(UTF8PROC_DECOMPOSE | UTF8PROC_STABLE), nullptr);
     check(count >= 0 && count <= 8, "[nfc] ", utf8proc_errmsg(count));
     points.insert(points.end(), parts, parts + count);
   }
@@ -118,8 +114,7 @@ std::string nfc(std::string_view text) {
 bool is_white_space(char32_t c) {
   if (c < 0x80) return c == ' ' || (c >= 0x09 && c <= 0x0D);
   const auto kind = category(c);
-  return c == 0x85 || kind == UTF8PROC_CATEGORY_ZS || kind == UTF8PROC_CATEGORY_ZL ||
-         kind == UTF8PROC_CATEGORY_ZP;
+  return c == 0x85 || kind == UTF8PROC_CATEGORY_ZS || kind == UTF8PROC_CATEGORY_ZL || kind == UTF8PROC_CATEGORY_ZP;
 }
 
 bool is_word(char32_t c) {

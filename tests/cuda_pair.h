@@ -68,9 +68,7 @@ class CudaFixture : public Base {
     MANTISSA_RUN(host, cast, out, wide);
     return out;
   }
-  Tensor ints(const std::vector<int32_t>& values, Shape shape) {
-    return tensor_from<int32_t>(cpu(), values, shape);
-  }
+  Tensor ints(const std::vector<int32_t>& values, Shape shape) { return tensor_from<int32_t>(cpu(), values, shape); }
   Tensor ints(const std::vector<int32_t>& values) { return ints(values, {int64_t(values.size())}); }
 
   std::vector<float> floats(const Tensor& t) {

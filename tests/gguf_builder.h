@@ -56,8 +56,7 @@ class GgufBuilder {
     tensors.push_back({name, std::move(extents), type, std::move(data)});
   }
   void floats(const std::string& name, std::vector<uint64_t> extents, const std::vector<float>& values) {
-    tensor(name, std::move(extents), 0,
-           {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)});
+    tensor(name, std::move(extents), 0, {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)});
   }
 
   std::vector<Tensor> tensors;
@@ -65,8 +64,7 @@ class GgufBuilder {
   size_t alignment = 32;
 
   std::string image() const {
-    std::string out =
-        "GGUF" + bytes(version) + bytes(uint64_t(tensors.size())) + bytes(uint64_t(keys_.size()));
+    std::string out = "GGUF" + bytes(version) + bytes(uint64_t(tensors.size())) + bytes(uint64_t(keys_.size()));
     for (const auto& [key, value] : keys_) out += text(key) + value;
     std::string data;
     for (const Tensor& t : tensors) {

@@ -61,18 +61,13 @@ using Vars = std::span<const Var>;
 
 /// Ops on [n] elements, every element a row of its own.
 OpCase unary_case(std::string name, double low, double high, std::function<Var(Tape&, const Var&)> op) {
-  return {std::move(name), kSizes, same,
-          [=](int64_t n) {
-            return std::vector<Operand>{{{n}, true, low, high}};
-          },
+  return {std::move(name), kSizes, same, [=](int64_t n) { return std::vector<Operand>{{{n}, true, low, high}}; },
           [op](Tape& tape, Vars v, Rows, int64_t) { return std::vector{op(tape, v[0])}; }};
 }
 
 OpCase binary_case(std::string name, bool wide, Var (*op)(Tape&, const Var&, const Var&)) {
   return {std::move(name), kSizes, same,
-          [=](int64_t n) {
-            return std::vector<Operand>{{{n}, true, -1.0, 1.0, wide}, {{n}, true}};
-          },
+          [=](int64_t n) { return std::vector<Operand>{{{n}, true, -1.0, 1.0, wide}, {{n}, true}}; },
           [op](Tape& tape, Vars v, Rows, int64_t) { return std::vector{op(tape, v[0], v[1])}; }};
 }
 
@@ -93,24 +88,20 @@ OpCase linear_case(std::string name, bool bias, std::function<std::array<int64_t
 }
 
 OpCase norm_case(std::string name, bool wide) {
-  return {
-      std::move(name), kSizes, fixed(5),
-      [=](int64_t n) {
-        return std::vector<Operand>{{{5, n}, true, -2.0, 2.0, wide}, {{n}, false, 0.5, 1.5}};
-      },
-      [](Tape& tape, Vars v, Rows, int64_t) { return std::vector{ops::rms_norm(tape, v[0], v[1], 1e-2)}; }};
+  return {std::move(name), kSizes, fixed(5),
+          [=](int64_t n) { return std::vector<Operand>{{{5, n}, true, -2.0, 2.0, wide}, {{n}, false, 0.5, 1.5}}; },
+          [](Tape& tape, Vars v, Rows, int64_t) { return std::vector{ops::rms_norm(tape, v[0], v[1], 1e-2)}; }};
 }
 
 OpCase add_norm_case(std::string name, bool wide) {
-  OpCase c{
-      std::move(name), kSizes, fixed(5),
-      [=](int64_t n) {
-        return std::vector<Operand>{{{5, n}, true, -2.0, 2.0, wide}, {{5, n}, true}, {{n}, false, 0.5, 1.5}};
-      },
-      [](Tape& tape, Vars v, Rows, int64_t) {
-        const auto [sum, normed] = ops::add_rms_norm(tape, v[0], v[1], v[2], 1e-2, "");
-        return std::vector{sum, normed};
-      }};
+  OpCase c{std::move(name), kSizes, fixed(5),
+           [=](int64_t n) {
+             return std::vector<Operand>{{{5, n}, true, -2.0, 2.0, wide}, {{5, n}, true}, {{n}, false, 0.5, 1.5}};
+           },
+           [](Tape& tape, Vars v, Rows, int64_t) {
+             const auto [sum, normed] = ops::add_rms_norm(tape, v[0], v[1], v[2], 1e-2, "");
+             return std::vector{sum, normed};
+           }};
   c.inner_forward = 2;   // the norm reads the rounded sum
   c.inner_backward = 4;  // and its gradient is rounded before it meets the sum's
   return c;
@@ -120,9 +111,7 @@ OpCase attention_case(std::string name, Heads heads) {
   OpCase c{std::move(name),
            {1, 31, 63, 64, 65, 130},
            sequence_rows,
-           [=](int64_t n) {
-             return std::vector<Operand>{{{n + 4, heads.row()}, true, -2.0, 2.0}};
-           },
+           [=](int64_t n) { return std::vector<Operand>{{{n + 4, heads.row()}, true, -2.0, 2.0}}; },
            [=](Tape& tape, Vars v, Rows rows, int64_t n) {
              return std::vector{ops::attention(tape, v[0], sequence_offsets(tape, rows, n), heads)};
            }};
@@ -138,9 +127,7 @@ OpCase scores_case(std::string name, double temperature) {
   OpCase c{std::move(name),
            {1, 31, 32, 33, 257, 1000},
            fixed(5),
-           [](int64_t n) {
-             return std::vector<Operand>{{{5, 17}, true}, {{n, 17}}};
-           },
+           [](int64_t n) { return std::vector<Operand>{{{5, 17}, true}, {{n, 17}}}; },
            [=](Tape& tape, Vars v, Rows rows, int64_t n) {
              ops::HeadOptions options;
              options.temperature = temperature;
@@ -174,18 +161,9 @@ const std::vector<OpCase>& op_cases() {
   using std::vector;
   static const vector<OpCase> cases = {
       // matmul
-      linear_case("linear_tokens", false,
-                  [](int64_t n) {
-                    return std::array<int64_t, 3>{n, 7, 5};
-                  }),
-      linear_case("linear_inputs", false,
-                  [](int64_t n) {
-                    return std::array<int64_t, 3>{3, n, 33};
-                  }),
-      linear_case("linear_outputs", true,
-                  [](int64_t n) {
-                    return std::array<int64_t, 3>{3, 31, n};
-                  }),
+      linear_case("linear_tokens", false, [](int64_t n) { return std::array<int64_t, 3>{n, 7, 5}; }),
+      linear_case("linear_inputs", false, [](int64_t n) { return std::array<int64_t, 3>{3, n, 33}; }),
+      linear_case("linear_outputs", true, [](int64_t n) { return std::array<int64_t, 3>{3, 31, n}; }),
       // norm
       norm_case("rms_norm", false),
       norm_case("rms_norm_wide", true),
@@ -197,19 +175,14 @@ const std::vector<OpCase>& op_cases() {
        [](int64_t n) {
          return vector<Operand>{{{n, kQk.row()}, true}, {{8}, false, 0.5, 1.5}, {{8}, false, 0.5, 1.5}};
        },
-       [](Tape& tape, Vars v, Rows, int64_t) {
-         return vector{ops::qk_norm(tape, v[0], v[1], v[2], kQk, 1e-2)};
-       }},
+       [](Tape& tape, Vars v, Rows, int64_t) { return vector{ops::qk_norm(tape, v[0], v[1], v[2], kQk, 1e-2)}; }},
       // attention
       {"rope",
        {1, 3, 33},
        same,
-       [](int64_t n) {
-         return vector<Operand>{{{n, kRope.row()}, true}};
-       },
+       [](int64_t n) { return vector<Operand>{{{n, kRope.row()}, true}}; },
        [](Tape& tape, Vars v, Rows rows, int64_t) {
-         return vector{
-             ops::rope(tape, v[0], rope_table(tape, kRope.size), ids(tape, rows, kPositions), kRope)};
+         return vector{ops::rope(tape, v[0], rope_table(tape, kRope.size), ids(tape, rows, kPositions), kRope)};
        }},
       attention_case("attention_grouped", {4, 2, 8}),
       attention_case("attention_multi_head", {2, 2, 16}),
@@ -225,51 +198,34 @@ const std::vector<OpCase>& op_cases() {
       unary_case("affine", -1, 1, [](Tape& t, const Var& x) { return ops::affine(t, x, 0.75, -0.5); }),
       reads_output(unary_case("exp", -3, 3, [](Tape& t, const Var& x) { return ops::exp(t, x); })),
       unary_case("clamp", -1, 1, [](Tape& t, const Var& x) { return ops::clamp(t, x, -0.5, 0.25); }),
-      unary_case("cast", -1, 1,
-                 [](Tape& t, const Var& x) {
-                   return ops::cast(t, x, x.dtype() == Dtype::kF64 ? Dtype::kF64 : Dtype::kF32);
-                 }),
-      {"swiglu", kSizes, fixed(3),
-       [](int64_t n) {
-         return vector<Operand>{{{3, 2 * n}, true, -4.0, 4.0}};
-       },
+      unary_case(
+          "cast", -1, 1,
+          [](Tape& t, const Var& x) { return ops::cast(t, x, x.dtype() == Dtype::kF64 ? Dtype::kF64 : Dtype::kF32); }),
+      {"swiglu", kSizes, fixed(3), [](int64_t n) { return vector<Operand>{{{3, 2 * n}, true, -4.0, 4.0}}; },
        [](Tape& tape, Vars v, Rows, int64_t) { return vector{ops::swiglu(tape, v[0])}; }},
       with_groups({"sum",
                    {1, 31, 257, 5000},
                    same,
-                   [](int64_t n) {
-                     return vector<Operand>{{{n}, true}};
-                   },
+                   [](int64_t n) { return vector<Operand>{{{n}, true}}; },
                    [](Tape& tape, Vars v, Rows, int64_t) { return vector{ops::sum(tape, v[0])}; }},
                   one_group),
-      with_groups({"segment_sum", kSizes, sequence_rows,
-                   [](int64_t n) {
-                     return vector<Operand>{{{n + 4}, true}};
-                   },
+      with_groups({"segment_sum", kSizes, sequence_rows, [](int64_t n) { return vector<Operand>{{{n + 4}, true}}; },
                    [](Tape& tape, Vars v, Rows rows, int64_t n) {
                      return vector{ops::segment_sum(tape, v[0], sequence_offsets(tape, rows, n))};
                    }},
                   one_group),
       with_groups({"segment_expand", kSizes, sequence_rows, [](int64_t) { return vector<Operand>{{{3}}}; },
                    [](Tape& tape, Vars v, Rows rows, int64_t n) {
-                     return vector{
-                         ops::segment_expand(tape, v[0], sequence_offsets(tape, rows, n), rows.count())};
+                     return vector{ops::segment_expand(tape, v[0], sequence_offsets(tape, rows, n), rows.count())};
                    }},
                   one_group),
       // vocab
-      {"embedding", kSizes, same,
-       [](int64_t) {
-         return vector<Operand>{{{11, 6}}};
-       },
-       [](Tape& tape, Vars v, Rows rows, int64_t) {
-         return vector{ops::embedding(tape, v[0], ids(tape, rows, 11))};
-       }},
+      {"embedding", kSizes, same, [](int64_t) { return vector<Operand>{{{11, 6}}}; },
+       [](Tape& tape, Vars v, Rows rows, int64_t) { return vector{ops::embedding(tape, v[0], ids(tape, rows, 11))}; }},
       {"gather_rows",
        {1, 3, 33},
        same,
-       [](int64_t n) {
-         return vector<Operand>{{{2 * n + 1, 5}}};
-       },
+       [](int64_t n) { return vector<Operand>{{{2 * n + 1, 5}}}; },
        [](Tape& tape, Vars v, Rows rows, int64_t n) {
          vector<int32_t> chosen;  // every second row, from the last
          for (int64_t t = rows.begin; t < rows.end; ++t) chosen.push_back(int32_t(2 * (n - t)));

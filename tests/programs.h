@@ -45,8 +45,8 @@ class Programs : public ::testing::Test {
   static void SetUpTestSuite() {
     shared_ = new TempDir;
     const fs::path builtin = kSource / "builtin/arithmetic";
-    const auto model = random_model(parse_hf_config(read_file(builtin / "config.json"), "config.json"), cpu(),
-                                    Dtype::kF32, false, 1);
+    const auto model =
+        random_model(parse_hf_config(read_file(builtin / "config.json"), "config.json"), cpu(), Dtype::kF32, false, 1);
     model->tokenizer.tokenizer_json = read_file(builtin / "tokenizer.json");
     save_hf(*model, *shared_ / "model", Dtype::kF32);
   }

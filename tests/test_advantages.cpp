@@ -65,8 +65,7 @@ TEST(Advantage, ReinforceWhitensOverTheTokensOfTheBatch) {
   const std::vector<double> x = advantages("reinforce_pp", {group({1, 0.5}, {2, 7}), group({0, 0}, {5, 1})});
   const double n[] = {2, 7, 5, 1};
   double mean = 0, square = 0;
-  for (int i = 0; i < 4; ++i)
-    mean += n[i] * x[size_t(i)] / 15, square += n[i] * x[size_t(i)] * x[size_t(i)] / 15;
+  for (int i = 0; i < 4; ++i) mean += n[i] * x[size_t(i)] / 15, square += n[i] * x[size_t(i)] * x[size_t(i)] / 15;
   EXPECT_NEAR(mean, 0, 1e-12);
   EXPECT_NEAR(square, 1, 1e-12);
 }
@@ -74,8 +73,7 @@ TEST(Advantage, ReinforceWhitensOverTheTokensOfTheBatch) {
 TEST(Advantage, WithoutSpreadExactlyZero) {
   // 0.9 three times: their mean in floating point is not 0.9.
   for (const char* name : {"grpo", "drgrpo", "rloo", "reinforce_pp"})
-    EXPECT_EQ(advantages(name, {group({0.9, 0.9, 0.9}), group({0.9, 0.9, 0.9})}), std::vector<double>(6, 0.0))
-        << name;
+    EXPECT_EQ(advantages(name, {group({0.9, 0.9, 0.9}), group({0.9, 0.9, 0.9})}), std::vector<double>(6, 0.0)) << name;
 }
 
 TEST(Advantage, DynamicSamplingDropsGroupsWithoutSpread) {
@@ -100,11 +98,8 @@ TEST(Advantage, DynamicSamplingDropsGroupsWithoutSpread) {
 TEST(Advantage, RefusesGroupsOfOneAndBadRewards) {
   for (const char* name : {"grpo", "drgrpo", "rloo"})
     EXPECT_EQ(message([&] { advantages(name, {group({1})}); }),
-              std::string("[advantage] ") + name +
-                  " needs at least 2 samples per prompt (rollout.n): prompt 17 has 1");
-  EXPECT_EQ(message([] {
-              advantages("grpo", {group({1, NAN})});
-            }),
+              std::string("[advantage] ") + name + " needs at least 2 samples per prompt (rollout.n): prompt 17 has 1");
+  EXPECT_EQ(message([] { advantages("grpo", {group({1, NAN})}); }),
             "[advantage] rewards must be finite: prompt 17 has nan");
 }
 
@@ -174,12 +169,10 @@ TEST(AlgorithmConfig, RefusesCombinationsThatSayTwoThings) {
   EXPECT_EQ(error([](C& c) { c.loss_norm_constant = 256; }),
             "algorithm.loss_norm_constant: belongs to loss_aggregation seq_mean_token_sum_norm, got 256 with "
             "token_mean");
-  EXPECT_EQ(
-      error([](C& c) { c.correction_ratio = "current_over_rollout"; }),
-      "algorithm.correction_ratio: policy_loss grpo already holds current over old, so its weight must be "
-      "old_over_rollout, got current_over_rollout");
-  EXPECT_EQ(error([](C& c) { c.policy_loss = "pg", c.correction_ratio = "current_over_rollout"; }),
-            "no error");
+  EXPECT_EQ(error([](C& c) { c.correction_ratio = "current_over_rollout"; }),
+            "algorithm.correction_ratio: policy_loss grpo already holds current over old, so its weight must be "
+            "old_over_rollout, got current_over_rollout");
+  EXPECT_EQ(error([](C& c) { c.policy_loss = "pg", c.correction_ratio = "current_over_rollout"; }), "no error");
   EXPECT_EQ(error([](C& c) { c.correction = "geo_mis", c.correction_low = 2; }),
             "algorithm.correction_high: must be above correction_low = 2, got 2");
   EXPECT_EQ(error([](C& c) { c.correction = "token_tis", c.correction_low = 0.5; }),
@@ -230,8 +223,7 @@ TEST(Mismatch, WorkedNumbers) {
 TEST(Mismatch, PearsonCorrelation) {
   // Probabilities 1/2, 1/4, 1/8 against 1/4, 1/8, 1/16: proportional.
   const float l = float(std::log(2.0));
-  const float mu[] = {-l, -2 * l, -3 * l}, half[] = {-2 * l, -3 * l, -4 * l},
-              swapped[] = {-3 * l, -2 * l, -l};
+  const float mu[] = {-l, -2 * l, -3 * l}, half[] = {-2 * l, -3 * l, -4 * l}, swapped[] = {-3 * l, -2 * l, -l};
   const int32_t offsets[] = {0, 3};
   EXPECT_NEAR(mismatch_stats(mu, half, offsets).probs_pearson_corr, 1, 1e-6);
   // 4,2,1 against 1,2,4 (eighths): deviations 5/3,-1/3,-4/3 and their mirror: -13/14.
@@ -242,8 +234,8 @@ TEST(Mismatch, EqualPoliciesGiveExactZeros) {
   const float mu[] = {-0.7f, -1.3f, 0.0f};
   const int32_t offsets[] = {0, 1, 3};
   const MismatchStats s = mismatch_stats(mu, mu, offsets);
-  for (double zero : {s.kl, s.k3_kl, s.seq_k3_kl, s.seq_k3_kl_stderr, s.chi2_token, s.chi2_seq,
-                      s.probs_diff_max, s.probs_diff_mean, s.probs_diff_std, s.log_ratio_slope})
+  for (double zero : {s.kl, s.k3_kl, s.seq_k3_kl, s.seq_k3_kl_stderr, s.chi2_token, s.chi2_seq, s.probs_diff_max,
+                      s.probs_diff_mean, s.probs_diff_std, s.log_ratio_slope})
     EXPECT_EQ(zero, 0.0);
   EXPECT_EQ(s.ppl_ratio, 1.0);
   EXPECT_EQ(s.probs_pearson_corr, 1.0);
@@ -298,8 +290,7 @@ TEST(Mismatch, RefusesBadInput) {
   EXPECT_NE(message([&] { mismatch_stats(two, one, offsets); }).find("got 2 and 1"), std::string::npos);
   EXPECT_NE(message([&] { mismatch_stats(two, two, short_offsets); }).find("must ascend"), std::string::npos);
   EXPECT_NE(message([&] { mismatch_stats({}, {}, none); }).find("at least 1"), std::string::npos);
-  EXPECT_NE(message([&] { mismatch_stats(two, bad, offsets); }).find("token 1 of sequence 0"),
-            std::string::npos);
+  EXPECT_NE(message([&] { mismatch_stats(two, bad, offsets); }).find("token 1 of sequence 0"), std::string::npos);
 }
 
 }  // namespace

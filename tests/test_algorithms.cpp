@@ -28,8 +28,7 @@ struct Denominators {
 
 Denominators count(const Case& c) {
   Denominators d;
-  for (size_t i = 0; i < c.lengths.size(); ++i)
-    d.sequences += c.mask[i], d.tokens += c.mask[i] * c.lengths[i];
+  for (size_t i = 0; i < c.lengths.size(); ++i) d.sequences += c.mask[i], d.tokens += c.mask[i] * c.lengths[i];
   return d;
 }
 
@@ -78,8 +77,8 @@ Result run(const Case& c, const AlgorithmConfig& config, double norm_constant = 
   tape.backward(out.loss);
   LossStats stats;
   stats.add(out);
-  return {double(to_host<T>(out.loss.value())[0]), gradient<T>(in.logprobs), gradient<T>(in.entropy),
-          stats.metrics(), out};
+  return {double(to_host<T>(out.loss.value())[0]), gradient<T>(in.logprobs), gradient<T>(in.entropy), stats.metrics(),
+          out};
 }
 
 void expect_near(const std::vector<double>& got, const std::vector<double>& want, double tolerance = 1e-12) {
@@ -140,8 +139,8 @@ const std::map<std::string, AlgorithmConfig>& golden_configs() {
 
 template <class T>
 void check_golden(double tolerance) {
-  const nlohmann::json file = nlohmann::json::parse(
-      std::ifstream(std::string(MANTISSA_SOURCE_DIR) + "/tests/golden/policy_losses.json"));
+  const nlohmann::json file =
+      nlohmann::json::parse(std::ifstream(std::string(MANTISSA_SOURCE_DIR) + "/tests/golden/policy_losses.json"));
   const auto flat = [](const nlohmann::json& rows) {
     std::vector<double> out;
     for (const auto& row : rows) out.insert(out.end(), row.begin(), row.end());
@@ -156,9 +155,8 @@ void check_golden(double tolerance) {
   for (const auto& row : inputs.at("new")) c.lengths.push_back(int32_t(row.size()));
   c.mask.assign(c.lengths.size(), 1.0);
 
-  const std::map<std::string, std::string> aggregations{{"seq_sum_const", "seq_mean_token_sum_norm"},
-                                                        {"seq_mean", "seq_mean_token_mean"},
-                                                        {"token_mean", "token_mean"}};
+  const std::map<std::string, std::string> aggregations{
+      {"seq_sum_const", "seq_mean_token_sum_norm"}, {"seq_mean", "seq_mean_token_mean"}, {"token_mean", "token_mean"}};
   size_t cases = 0;
   for (const auto& [key, want] : file.at("outputs").items()) {
     SCOPED_TRACE(key);
@@ -266,8 +264,7 @@ TEST(PolicyLoss, NothingLeftIsALossOfZero) {
   Case c = random_case({3, 2});
   c.mask = {0, 0};
   for (const char* aggregation : {"token_mean", "seq_mean_token_mean", "seq_mean_token_sum_norm"}) {
-    const Result got =
-        run(c, with([&](AlgorithmConfig& a) { a.loss_aggregation = aggregation, a.kl_coef = 1; }));
+    const Result got = run(c, with([&](AlgorithmConfig& a) { a.loss_aggregation = aggregation, a.kl_coef = 1; }));
     EXPECT_EQ(got.loss, 0.0);
     expect_near(got.grad, {0, 0, 0, 0, 0}, 0);
     for (const auto& [name, value] : got.stats) EXPECT_EQ(value, 0.0) << name;
@@ -356,8 +353,8 @@ TEST(Correction, WorkedWeights) {
     const double sum = w[0] + w[1] + w[2], squares = w[0] * w[0] + w[1] * w[1] + w[2] * w[2];
     EXPECT_NEAR(got.stats.at("rollout_corr/rollout_is_mean"), sum / 3, 1e-6);
     EXPECT_NEAR(got.stats.at("rollout_corr/rollout_is_eff_sample_size"), sum * sum / squares / 3, 1e-6);
-    EXPECT_NEAR(got.stats.at("rollout_corr/rollout_is_std"),
-                std::sqrt(std::max(0.0, squares / 3 - sum * sum / 9)), 1e-3);
+    EXPECT_NEAR(got.stats.at("rollout_corr/rollout_is_std"), std::sqrt(std::max(0.0, squares / 3 - sum * sum / 9)),
+                1e-3);
     EXPECT_NEAR(got.stats.at("rollout_corr/kept_fraction"), kept, 1e-7);
   };
   expect("none", 0, 3, {1, 1, 1}, 1);
@@ -389,11 +386,7 @@ TEST(Correction, MaskedTokensStayInTheDenominatorAndKeepTheirKl) {
 
 TEST(Correction, RatioFollowsThePolicyLoss) {
   // pi / pi_old = 2, pi_old / mu = 3: current_over_rollout is 6.
-  Case c{.lengths = {1},
-         .logprobs = {-5 + std::log(2)},
-         .old = {-5},
-         .mu = {-5 - std::log(3)},
-         .advantages = {1}};
+  Case c{.lengths = {1}, .logprobs = {-5 + std::log(2)}, .old = {-5}, .mu = {-5 - std::log(3)}, .advantages = {1}};
   const auto weight = [&](const char* loss, const char* ratio) {
     const Result r = run(c, with([&](AlgorithmConfig& a) {
                            a.policy_loss = loss, a.correction = "token_is", a.correction_ratio = ratio;
@@ -431,8 +424,8 @@ TEST(PolicyLoss, KlEstimators) {
 TEST(PolicyLoss, EntropyBonusUsesTheAggregation) {
   Case c{.lengths = {1, 3}, .logprobs = {-1, -1, -1, -1}, .old = {-1, -1, -1, -1}, .advantages = {0, 0}};
   c.entropy = {1, 2, 3, 4};
-  const Result got = run(
-      c, with([](AlgorithmConfig& a) { a.entropy_coef = 0.6, a.loss_aggregation = "seq_mean_token_mean"; }));
+  const Result got =
+      run(c, with([](AlgorithmConfig& a) { a.entropy_coef = 0.6, a.loss_aggregation = "seq_mean_token_mean"; }));
   EXPECT_NEAR(got.loss, -0.6 * (1 + 3) / 2, 1e-12);
   expect_near(got.entropy_grad, {-0.3, -0.1, -0.1, -0.1});
   EXPECT_NEAR(got.stats.at("actor/entropy"), 2.5, 1e-7);
@@ -485,8 +478,7 @@ TEST(SftLoss, MeanNegativeLogLikelihoodOfKeptTokens) {
 
 TEST(PolicyLoss, RefusesInputsThatDoNotFit) {
   const Case good = random_case({2, 3});
-  const auto error = [&](std::function<void(Case&)> change, Denominators d = {},
-                         AlgorithmConfig config = {}) {
+  const auto error = [&](std::function<void(Case&)> change, Denominators d = {}, AlgorithmConfig config = {}) {
     Case c = good;
     change(c);
     try {
@@ -498,16 +490,14 @@ TEST(PolicyLoss, RefusesInputsThatDoNotFit) {
   };
   EXPECT_EQ(error([](Case&) {}), "");
   EXPECT_NE(error([](Case& c) { c.mu.pop_back(); }).find("must have shape [5]: got [4]"), std::string::npos);
-  EXPECT_NE(error([](Case& c) { c.advantages.pop_back(); }).find("advantages must have shape [2]"),
-            std::string::npos);
+  EXPECT_NE(error([](Case& c) { c.advantages.pop_back(); }).find("advantages must have shape [2]"), std::string::npos);
   EXPECT_NE(error([](Case&) {}, {-1, 5}).find("must be set: got -1"), std::string::npos);
   AlgorithmConfig norm;
   norm.loss_aggregation = "seq_mean_token_sum_norm";
   EXPECT_NE(error([](Case&) {}, {}, norm).find("norm constant must be positive: got 0"), std::string::npos);
   AlgorithmConfig kl;
   kl.kl_coef = 1;
-  EXPECT_NE(error([](Case& c) { c.reference.clear(); }, {}, kl).find("reference_logprobs"),
-            std::string::npos);
+  EXPECT_NE(error([](Case& c) { c.reference.clear(); }, {}, kl).find("reference_logprobs"), std::string::npos);
 }
 
 }  // namespace

@@ -74,8 +74,8 @@ struct Reference {
   std::vector<double> out, lse, dqkv;
 };
 
-Reference reference(const std::vector<double>& qkv, const std::vector<double>& dout,
-                    const std::vector<int>& lengths, Heads heads) {
+Reference reference(const std::vector<double>& qkv, const std::vector<double>& dout, const std::vector<int>& lengths,
+                    Heads heads) {
   const int64_t row = heads.row(), size = heads.size, ratio = heads.query / heads.kv;
   const auto offsets = offsets_of(lengths);
   Reference ref;
@@ -119,8 +119,7 @@ Reference reference(const std::vector<double>& qkv, const std::vector<double>& d
 }
 
 /// |got - want| <= bound * (|want| + floor) everywhere.
-void expect_close(const std::vector<double>& got, const std::vector<double>& want, double bound,
-                  double floor) {
+void expect_close(const std::vector<double>& got, const std::vector<double>& want, double bound, double floor) {
   ASSERT_EQ(got.size(), want.size());
   double worst = 0;
   for (size_t i = 0; i < got.size(); ++i) {
@@ -134,8 +133,7 @@ class AttentionTypes : public ::testing::TestWithParam<Dtype> {
  protected:
   Exec exec{cpu()};
 };
-INSTANTIATE_TEST_SUITE_P(All, AttentionTypes,
-                         ::testing::Values(Dtype::kF32, Dtype::kF16, Dtype::kBF16, Dtype::kF64),
+INSTANTIATE_TEST_SUITE_P(All, AttentionTypes, ::testing::Values(Dtype::kF32, Dtype::kF16, Dtype::kBF16, Dtype::kF64),
                          [](const auto& info) { return std::string(name_of(info.param)); });
 
 TEST_P(AttentionTypes, ForwardAndBackwardMatchPlainSoftmax) {
@@ -197,8 +195,8 @@ TEST_P(AttentionTypes, BitsDoNotDependOnThreadsOrNeighbours) {
     const Packed alone = run_packed(exec, qkv.slice(129, 169), {40}, heads);
     EXPECT_EQ(bytes_of(alone.out), bytes_of(run.out.slice(129, 169)));
     Tensor dalone = exec.empty(alone.qkv.shape(), qkv.dtype());
-    MANTISSA_RUN(exec, attention_bwd, dalone, dout.slice(129, 169), alone.qkv, alone.out, alone.lse,
-                 alone.offsets, 40, heads);
+    MANTISSA_RUN(exec, attention_bwd, dalone, dout.slice(129, 169), alone.qkv, alone.out, alone.lse, alone.offsets, 40,
+                 heads);
     EXPECT_EQ(bytes_of(dalone), bytes_of(dqkv.slice(129, 169)));
   }
   omp_set_num_threads(threads);
@@ -264,8 +262,7 @@ TEST_P(AttentionTypes, DecodeEqualsPackedForward) {
         const int64_t t = offsets[b] + std::max(length - 1, 0);
         std::memcpy(rows.slice(b, b + 1).raw(), qkv.slice(t, t + 1).raw(), rows.slice(b, b + 1).bytes());
         if (length)
-          std::memcpy(want.slice(b, b + 1).raw(), packed.out.slice(t, t + 1).raw(),
-                      want.slice(b, b + 1).bytes());
+          std::memcpy(want.slice(b, b + 1).raw(), packed.out.slice(t, t + 1).raw(), want.slice(b, b + 1).bytes());
       }
       MANTISSA_RUN(exec, attention_decode, out, rows, cache.pages, cache.table, ints(lengths), c.heads);
       EXPECT_EQ(bytes_of(out), bytes_of(want)) << "back " << back;  // inactive rows are zero in both
@@ -282,8 +279,7 @@ TEST_P(AttentionTypes, PeerRoundingStaysNearAndDiffersIn16Bits) {
   exec.rounding = Rounding::kPeer;
   const Packed peer = run_packed(exec, qkv, lengths, heads);
   Tensor out = exec.empty({1, heads.query * heads.size}, GetParam());
-  MANTISSA_RUN(exec, attention_decode, out, qkv.slice(299, 300), cache.pages, cache.table, ints({300}),
-               heads);
+  MANTISSA_RUN(exec, attention_decode, out, qkv.slice(299, 300), cache.pages, cache.table, ints({300}), heads);
   const double unit = GetParam() == Dtype::kBF16 ? 0x1p-7 : GetParam() == Dtype::kF16 ? 0x1p-10 : 1e-6;
   expect_close(doubles(exec, peer.out), doubles(exec, same.out), unit, 1.0);
   expect_close(doubles(exec, out), doubles(exec, same.out.slice(299, 300)), unit, 1.0);
@@ -316,9 +312,7 @@ TEST(Attention, CacheWriteAndCopy) {
   for (int part = 0; part < 2; ++part) {
     const int64_t column = (heads.query + part * heads.kv) * heads.size;
     EXPECT_EQ(std::memcmp(slot(part, 5), qkv.data<Half>() + column, width * 2), 0);
-    EXPECT_EQ(
-        std::memcmp(slot(part, kAttentionTile + 2), qkv.data<Half>() + 2 * heads.row() + column, width * 2),
-        0);
+    EXPECT_EQ(std::memcmp(slot(part, kAttentionTile + 2), qkv.data<Half>() + 2 * heads.row() + column, width * 2), 0);
   }
   int written = 0;
   for (const float v : to_host_float(pages)) written += v != 0;

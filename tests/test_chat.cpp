@@ -39,9 +39,8 @@ TEST(Chat, EqualsTheJinjaTemplates) {
 TEST(Chat, OtherForms) {
   const std::vector<ChatMessage> hi = {{"user", "hi"}};
   EXPECT_EQ(apply_chat_template("chatml", hi), "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n");
-  EXPECT_EQ(
-      apply_chat_template("chatml_qwen2", hi),
-      "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n" + apply_chat_template("chatml", hi));
+  EXPECT_EQ(apply_chat_template("chatml_qwen2", hi),
+            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n" + apply_chat_template("chatml", hi));
   EXPECT_EQ(apply_chat_template("plain", hi), "hi\n");
   TokenizerFiles files;
   files.chat_template =

@@ -132,8 +132,7 @@ TEST(Checkpoint, KeepsTheLastAndFindsTheLatest) {
   EXPECT_EQ(*latest_checkpoint(dir.path()), dir / "step_100");
   EXPECT_NE(message_of([&] { read_checkpoint_state(dir / "step_100"); }).find("MANIFEST is missing"),
             std::string::npos);
-  EXPECT_NE(message_of([&] { read_checkpoint_state(dir / "step_x"); }).find("is not a checkpoint"),
-            std::string::npos);
+  EXPECT_NE(message_of([&] { read_checkpoint_state(dir / "step_x"); }).find("is not a checkpoint"), std::string::npos);
 
   // Going back: the step that is saved stays, whatever later ones there are.
   run.save(dir.path(), 9, 1);
@@ -162,8 +161,7 @@ TEST(Checkpoint, DamageIsNamed) {
       const std::string message =
           message_of([&] { load_checkpoint(dir / "step_3", other.exec, other.weights, *other.optimizer); });
       EXPECT_NE(message.find(path.string() + " is damaged"), std::string::npos) << file << ": " << message;
-      EXPECT_EQ(other.weights.master.flat().data<float>()[0], before)
-          << "nothing is loaded from a damaged one";
+      EXPECT_EQ(other.weights.master.flat().data<float>()[0], before) << "nothing is loaded from a damaged one";
     }
     TempDir dir;
     run.save(dir.path(), 3);
@@ -181,8 +179,7 @@ TEST(Checkpoint, OtherModelIsRefused) {
   run.save(dir.path(), 3);
   const std::string message =
       message_of([&] { load_checkpoint(dir / "step_3", other.exec, other.weights, *other.optimizer); });
-  EXPECT_NE(message.find("layer.matrix must have the model's shape [40,8], got [40,7]"), std::string::npos)
-      << message;
+  EXPECT_NE(message.find("layer.matrix must have the model's shape [40,8], got [40,7]"), std::string::npos) << message;
 }
 
 TEST(Checkpoint, FailedSaveLeavesTheOldOne) {
@@ -231,8 +228,7 @@ TEST(Checkpoint, KilledSaveLeavesAWholeOne) {
     const CheckpointState state = load_checkpoint(*latest, other.exec, other.weights, *other.optimizer);
     EXPECT_EQ(state.counters.at("cursor"), 7 * state.step);
     expect_same(run, other);
-    for (const std::string& name : names_in(dir.path()))
-      EXPECT_NO_THROW(read_checkpoint_state(dir / name)) << name;
+    for (const std::string& name : names_in(dir.path())) EXPECT_NO_THROW(read_checkpoint_state(dir / name)) << name;
   }
 }
 

@@ -8,12 +8,10 @@ namespace mantissa::cpu_kernels {
 namespace HWY_NAMESPACE {
 
 void exp_all(float* out, const float* in, int64_t n) {
-  transform(
-      n, [](Vec x) HWY_ATTR { return exp(x); }, out, in);
+  transform(n, [](Vec x) HWY_ATTR { return exp(x); }, out, in);
 }
 void log_all(float* out, const float* in, int64_t n) {
-  transform(
-      n, [](Vec x) HWY_ATTR { return log(x); }, out, in);
+  transform(n, [](Vec x) HWY_ATTR { return log(x); }, out, in);
 }
 /// sum, sum of squares, largest element, dot with itself reversed in type, exp and log of one number.
 void reduce_all(float* out, const float* in, const Half* halves, int64_t n) {
@@ -71,8 +69,7 @@ TEST(Simd, ExpWithinTwoUlpsAndTheSameEverywhere) {
     limit_simd(level);
     std::vector<float> y(x.size());
     HWY_DYNAMIC_DISPATCH(exp_all)(y.data(), x.data(), int64_t(x.size()));
-    for (size_t i = 0; i < x.size(); ++i)
-      ASSERT_LE(ulps(y[i], std::exp(double(x[i]))), 2.0) << level << ' ' << x[i];
+    for (size_t i = 0; i < x.size(); ++i) ASSERT_LE(ulps(y[i], std::exp(double(x[i]))), 2.0) << level << ' ' << x[i];
     if (first.empty()) first = y;
     ASSERT_EQ(y, first) << level;
     const float ends[] = {0.0f, -0.0f, -104.0f, -1e30f, -kInf, 88.8f, 1e30f, kInf, std::nanf("")};
@@ -95,8 +92,7 @@ TEST(Simd, LogWithinTwoUlpsAndTheSameEverywhere) {
     limit_simd(level);
     std::vector<float> y(x.size());
     HWY_DYNAMIC_DISPATCH(log_all)(y.data(), x.data(), int64_t(x.size()));
-    for (size_t i = 0; i < x.size(); ++i)
-      ASSERT_LE(ulps(y[i], std::log(double(x[i]))), 2.0) << level << ' ' << x[i];
+    for (size_t i = 0; i < x.size(); ++i) ASSERT_LE(ulps(y[i], std::log(double(x[i]))), 2.0) << level << ' ' << x[i];
     if (first.empty()) first = y;
     ASSERT_EQ(y, first) << level;
     const float ends[] = {1.0f, 0.0f, -0.0f, kInf, -1.0f, -kInf, std::nanf("")};

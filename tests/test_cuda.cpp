@@ -98,8 +98,7 @@ TEST_F(CudaBackendTest, RefusalNamesTheRequestAndTheKeys) {
 
 TEST_F(CudaBackendTest, GraphsReplayOnWhatTheAddressesHold) {
   const int64_t n = 5000;
-  Tensor in = up(random({n}, Dtype::kF32, 1)), out = poisoned({n}, Dtype::kF32),
-         total = poisoned({1}, Dtype::kF32);
+  Tensor in = up(random({n}, Dtype::kF32, 1)), out = poisoned({n}, Dtype::kF32), total = poisoned({1}, Dtype::kF32);
   const auto body = [&] {
     Tensor half = gpu().empty({n}, Dtype::kF16), square = gpu().empty({n}, Dtype::kF32);
     MANTISSA_RUN(gpu(), cast, half, in);
@@ -129,8 +128,7 @@ TEST_F(CudaBackendTest, AFailedRecordingLeavesTheBackendUsable) {
   EXPECT_THROW(backend().capture(gpu(), [&] { fail("from inside"); }), Error);
   int value = 3;
   const auto place = backend().allocate(sizeof(int));
-  EXPECT_THROW(
-      backend().capture(gpu(), [&] { backend().copy_from_host(place->data, &value, sizeof(value)); }), Error);
+  EXPECT_THROW(backend().capture(gpu(), [&] { backend().copy_from_host(place->data, &value, sizeof(value)); }), Error);
   EXPECT_THROW(backend().capture(gpu(), [&] { Scratch(gpu()).take<float>(int64_t(1) << 27); }), Error);
   Tensor x = gpu().zeros({100}, Dtype::kF32);
   EXPECT_EQ(to_host<float>(x)[99], 0.0f);

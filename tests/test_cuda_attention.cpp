@@ -66,8 +66,7 @@ class CudaAttention : public CudaFixture<::testing::TestWithParam<Dtype>> {
   struct Cache {
     Tensor pages, table;
   };
-  Cache fill_cache(const Tensor& qkv, const std::vector<int>& lengths, Heads heads, Dtype dtype,
-                   int spare_pages = 0) {
+  Cache fill_cache(const Tensor& qkv, const std::vector<int>& lengths, Heads heads, Dtype dtype, int spare_pages = 0) {
     int64_t count = 0, most = 1;
     for (int n : lengths) {
       const int64_t pages = (n + kAttentionTile - 1) / kAttentionTile;
@@ -89,15 +88,12 @@ class CudaAttention : public CudaFixture<::testing::TestWithParam<Dtype>> {
     MANTISSA_RUN(host, kv_write, cache.pages, qkv, ints(slots), heads);
     return cache;
   }
-  Tensor decode_gpu(const Tensor& rows, const Cache& cache, const std::vector<int32_t>& lengths,
-                    Heads heads) {
+  Tensor decode_gpu(const Tensor& rows, const Cache& cache, const std::vector<int32_t>& lengths, Heads heads) {
     Tensor out = poisoned({rows.size(0), heads.query * heads.size}, rows.dtype());
-    MANTISSA_RUN(gpu(), attention_decode, out, up(rows), up(cache.pages), up(cache.table), up(ints(lengths)),
-                 heads);
+    MANTISSA_RUN(gpu(), attention_decode, out, up(rows), up(cache.pages), up(cache.table), up(ints(lengths)), heads);
     return out;
   }
-  Tensor decode_host(const Tensor& rows, const Cache& cache, const std::vector<int32_t>& lengths,
-                     Heads heads) {
+  Tensor decode_host(const Tensor& rows, const Cache& cache, const std::vector<int32_t>& lengths, Heads heads) {
     Tensor out = host.empty({rows.size(0), heads.query * heads.size}, rows.dtype());
     MANTISSA_RUN(host, attention_decode, out, rows, cache.pages, cache.table, ints(lengths), heads);
     return out;
@@ -108,13 +104,11 @@ INSTANTIATE_TEST_SUITE_P(All, CudaAttention, kCudaTypes, type_of_case);
 TEST_P(CudaAttention, RopeGivesTheBitsOfTheCpu) {
   for (const Heads heads : {Heads{3, 1, 24}, Heads{9, 3, 64}, Heads{2, 2, 128}, Heads{1, 1, 8}}) {
     const int64_t tokens = 37, half = heads.size / 2;
-    const Tensor table = random({50, half, 2}, Dtype::kF32, 1),
-                 qkv = random({tokens, heads.row()}, GetParam(), 2);
+    const Tensor table = random({50, half, 2}, Dtype::kF32, 1), qkv = random({tokens, heads.row()}, GetParam(), 2);
     std::vector<int32_t> positions(tokens);
     for (int64_t t = 0; t < tokens; ++t) positions[t] = int32_t(t * 7 % 50);
     for (const bool inverse : {false, true}) {
-      Tensor want = host.empty(qkv.shape(), GetParam()), got = poisoned(qkv.shape(), GetParam()),
-             in_place = up(qkv);
+      Tensor want = host.empty(qkv.shape(), GetParam()), got = poisoned(qkv.shape(), GetParam()), in_place = up(qkv);
       MANTISSA_RUN(host, rope, want, qkv, table, ints(positions), heads, inverse);
       MANTISSA_RUN(gpu(), rope, got, up(qkv), up(table), up(ints(positions)), heads, inverse);
       MANTISSA_RUN(gpu(), rope, in_place, in_place, up(table), up(ints(positions)), heads, inverse);
@@ -161,10 +155,8 @@ TEST_P(CudaAttention, PackedForwardAndBackwardMatchTheCpu) {
       SCOPED_TRACE(name_of_case(c));
       gpu().deterministic = deterministic;
       const int64_t tokens = offsets_of(c.lengths).back();
-      const Tensor qkv = random({tokens, c.heads.row()}, GetParam(), 5),
-                   dout = random_dout(tokens, c.heads, 6);
-      const Packed want = run_host(qkv, dout, c.lengths, c.heads),
-                   got = run_gpu(qkv, dout, c.lengths, c.heads);
+      const Tensor qkv = random({tokens, c.heads.row()}, GetParam(), 5), dout = random_dout(tokens, c.heads, 6);
+      const Packed want = run_host(qkv, dout, c.lengths, c.heads), got = run_gpu(qkv, dout, c.lengths, c.heads);
       // A library may round probabilities and their gradients to the type before it multiplies with them.
       expect_close(got.out, want.out, 3 * unit, 1.0);
       expect_close(got.lse, want.lse, 5e-6, 1.0);
@@ -202,9 +194,8 @@ TEST_P(CudaAttention, DecodeMatchesTheCpu) {
   // Ratios with one and two blocks of heads, with several tiles of them, and lengths around every bound of
   // the splits.
   const std::vector<int> lengths = {1, 63, 64, 65, 511, 512, 513, 1000, 2100};
-  for (const Heads heads :
-       {Heads{12, 2, 128}, Heads{9, 3, 64}, Heads{12, 1, 64}, Heads{20, 1, 128}, Heads{2, 2, 8},
-        Heads{3, 1, 24}, Heads{4, 2, 192}, Heads{2, 1, 256}, Heads{16, 16, 64}})
+  for (const Heads heads : {Heads{12, 2, 128}, Heads{9, 3, 64}, Heads{12, 1, 64}, Heads{20, 1, 128}, Heads{2, 2, 8},
+                            Heads{3, 1, 24}, Heads{4, 2, 192}, Heads{2, 1, 256}, Heads{16, 16, 64}})
     for (const Dtype cache_type : {Dtype::kF32, Dtype::kF16, Dtype::kBF16}) {
       if (cache_type != GetParam() && heads.size > 64) continue;  // the same kernel as the smaller ones
       SCOPED_TRACE(str(heads.query, "/", heads.kv, "/", heads.size, " cache ", name_of(cache_type)));
@@ -238,8 +229,7 @@ TEST_P(CudaAttention, DecodeOfLongRows) {
 }
 
 TEST_P(CudaAttention, DecodeEqualsPackedForwardWithinRounding) {
-  for (const Case& c :
-       {Case{{12, 2, 128}, {700, 1, 65}}, Case{{9, 3, 64}, {129, 600}}, Case{{3, 1, 24}, {70}}}) {
+  for (const Case& c : {Case{{12, 2, 128}, {700, 1, 65}}, Case{{9, 3, 64}, {129, 600}}, Case{{3, 1, 24}, {70}}}) {
     SCOPED_TRACE(name_of_case(c));
     const auto offsets = offsets_of(c.lengths);
     const Tensor qkv = random({offsets.back(), c.heads.row()}, GetParam(), 15);
@@ -249,8 +239,8 @@ TEST_P(CudaAttention, DecodeEqualsPackedForwardWithinRounding) {
       const int64_t t = offsets[s + 1] - 1;
       const Cache one{cache.pages, cache.table.slice(int64_t(s), int64_t(s) + 1)};
       const double unit = GetParam() == Dtype::kF32 ? 1e-6 : unit_of(GetParam());
-      expect_close(decode_gpu(qkv.slice(t, t + 1), one, {c.lengths[s]}, c.heads), packed.out.slice(t, t + 1),
-                   3 * unit, 1.0);
+      expect_close(decode_gpu(qkv.slice(t, t + 1), one, {c.lengths[s]}, c.heads), packed.out.slice(t, t + 1), 3 * unit,
+                   1.0);
     }
   }
 }
@@ -280,8 +270,7 @@ TEST_P(CudaAttention, DecodeReplaysFromAGraph) {
   const std::vector<int> lengths = {1500, 70};
   const Tensor qkv = random({1570, heads.row()}, GetParam(), 19);
   const Cache cache = fill_cache(qkv, lengths, heads, GetParam());
-  const Tensor rows = up(random({2, heads.row()}, GetParam(), 20)), pages = up(cache.pages),
-               table = up(cache.table);
+  const Tensor rows = up(random({2, heads.row()}, GetParam(), 20)), pages = up(cache.pages), table = up(cache.table);
   Tensor reads = up(ints({1500, 70})), out = poisoned({2, heads.query * heads.size}, GetParam());
   const auto step = [&] { MANTISSA_RUN(gpu(), attention_decode, out, rows, pages, table, reads, heads); };
   step();

@@ -29,13 +29,12 @@ class CudaKernels : public CudaFixture<testing::Test> {
     run(host, want, in);
     return {got, want};
   }
-  void same(Shape shape, Dtype dtype, const std::vector<Tensor>& in, const Fill& run,
-            const Tensor& start = {}) {
+  void same(Shape shape, Dtype dtype, const std::vector<Tensor>& in, const Fill& run, const Tensor& start = {}) {
     const auto [got, want] = both(shape, dtype, in, run, start);
     expect_same_bits(got, want);
   }
-  void close(Shape shape, Dtype dtype, const std::vector<Tensor>& in, double bound, double floor,
-             const Fill& run, const Tensor& start = {}) {
+  void close(Shape shape, Dtype dtype, const std::vector<Tensor>& in, double bound, double floor, const Fill& run,
+             const Tensor& start = {}) {
     const auto [got, want] = both(shape, dtype, in, run, start);
     expect_close(got, want, bound, floor);
   }
@@ -57,8 +56,7 @@ TEST_F(CudaKernels, FillAndCast) {
 TEST_F(CudaKernels, CastRoundsEveryHalfwayCaseAndKeepsTheEnds) {
   std::vector<float> values = {0.0f,      -0.0f,    INFINITY, -INFINITY, 65504.0f,
                                65519.99f, 65520.0f, 1e-8f,    0x1p-25f,  0x1p-24f};
-  for (uint32_t bits = 0x33000000u; bits < 0x47900000u; bits += 0x7ff)
-    values.push_back(std::bit_cast<float>(bits));
+  for (uint32_t bits = 0x33000000u; bits < 0x47900000u; bits += 0x7ff) values.push_back(std::bit_cast<float>(bits));
   const Tensor in = tensor_from<float>(cpu(), values, {int64_t(values.size())});
   for (Dtype to : {Dtype::kF16, Dtype::kBF16})
     same(in.shape(), to, {in}, [](Exec& e, Tensor& out, const auto& x) { MANTISSA_RUN(e, cast, out, x[0]); });
@@ -70,8 +68,7 @@ TEST_F(CudaKernels, BinaryInAllTypes) {
       for (Dtype left : kTypes)
         for (Dtype right : kTypes) {
           const Tensor a = random({n}, left, 1), b = random({n}, right, 2);
-          for (Binary op :
-               {Binary::kAdd, Binary::kSub, Binary::kMul, Binary::kMin, Binary::kMax, Binary::kLessEqual})
+          for (Binary op : {Binary::kAdd, Binary::kSub, Binary::kMul, Binary::kMin, Binary::kMax, Binary::kLessEqual})
             same({n}, to, {a, b},
                  [&](Exec& e, Tensor& out, const auto& x) { MANTISSA_RUN(e, binary, out, x[0], x[1], op); });
         }
@@ -93,8 +90,7 @@ TEST_F(CudaKernels, UnalignedSlicesAndAliases) {
     });
     same(
         {4099, 3}, dtype, {b},
-        [](Exec& e, Tensor& out, const auto& x) { MANTISSA_RUN(e, binary, out, out, x[0], Binary::kSub); },
-        a);
+        [](Exec& e, Tensor& out, const auto& x) { MANTISSA_RUN(e, binary, out, out, x[0], Binary::kSub); }, a);
   }
 }
 
@@ -103,12 +99,10 @@ TEST_F(CudaKernels, Unary) {
     for (Dtype dtype : kTypes) {
       const Tensor x = random({n}, dtype, 3, 2.0f);
       for (Unary op : {Unary::kAffine, Unary::kClamp, Unary::kWithinMask})
-        same({n}, dtype, {x}, [&](Exec& e, Tensor& out, const auto& in) {
-          MANTISSA_RUN(e, unary, out, in[0], op, -0.5, 0.75);
-        });
-      close({n}, dtype, {x}, 2 * unit_of(dtype) + 0x1p-21, 0, [&](Exec& e, Tensor& out, const auto& in) {
-        MANTISSA_RUN(e, unary, out, in[0], Unary::kExp, 0.0, 0.0);
-      });
+        same({n}, dtype, {x},
+             [&](Exec& e, Tensor& out, const auto& in) { MANTISSA_RUN(e, unary, out, in[0], op, -0.5, 0.75); });
+      close({n}, dtype, {x}, 2 * unit_of(dtype) + 0x1p-21, 0,
+            [&](Exec& e, Tensor& out, const auto& in) { MANTISSA_RUN(e, unary, out, in[0], Unary::kExp, 0.0, 0.0); });
     }
 }
 
@@ -122,8 +116,7 @@ TEST_F(CudaKernels, BiasAndSwiglu) {
           {width}, Dtype::kF32, {x}, 1e-5, double(std::sqrt(rows)),
           [](Exec& e, Tensor& out, const auto& in) { MANTISSA_RUN(e, bias_bwd, out, in[0]); },
           random({width}, Dtype::kF32, 4));
-      const Tensor gate_up = random({rows, 2 * width}, dtype, 5, 3.0f),
-                   dout = random({rows, width}, dtype, 6);
+      const Tensor gate_up = random({rows, 2 * width}, dtype, 5, 3.0f), dout = random({rows, width}, dtype, 6);
       close({rows, width}, dtype, {gate_up}, 2.1 * unit_of(dtype) + 1e-6, 1e-4,
             [](Exec& e, Tensor& out, const auto& in) { MANTISSA_RUN(e, swiglu_fwd, out, in[0]); });
       close({rows, 2 * width}, dtype, {dout, gate_up}, 2.1 * unit_of(dtype) + 4e-6, 1.0,
@@ -154,8 +147,7 @@ TEST_F(CudaKernels, GatherAndScatterRows) {
            [](Exec& e, Tensor& out, const auto& in) { MANTISSA_RUN(e, gather_rows, out, in[0], in[1]); });
       same(
           {50, width}, dtype, {few, rows},
-          [](Exec& e, Tensor& out, const auto& in) { MANTISSA_RUN(e, scatter_rows, out, in[0], in[1]); },
-          table);
+          [](Exec& e, Tensor& out, const auto& in) { MANTISSA_RUN(e, scatter_rows, out, in[0], in[1]); }, table);
     }
   const Tensor table = ints({1, 2, 3, 4, 5, 6}, {3, 2}), rows = ints({2, 0});
   same({2, 2}, Dtype::kI32, {table, rows},
@@ -176,14 +168,8 @@ TEST_F(CudaKernels, FindsTheFirstNonFiniteElement) {
 }
 
 TEST_F(CudaKernels, RmsNorm) {
-  for (auto [rows, width] : {std::pair<int64_t, int64_t>{1, 1},
-                             {5, 33},
-                             {5, 128},
-                             {67, 576},
-                             {40, 1536},
-                             {7, 3584},
-                             {9, 4099},
-                             {3, 9000}})
+  for (auto [rows, width] :
+       {std::pair<int64_t, int64_t>{1, 1}, {5, 33}, {5, 128}, {67, 576}, {40, 1536}, {7, 3584}, {9, 4099}, {3, 9000}})
     for (Dtype dtype : kTypes)
       for (Dtype wide : {dtype, Dtype::kF32}) {
         const Tensor x = random({rows, width}, wide, 1, 2.0f), w = random({width}, dtype, 2),
@@ -208,11 +194,10 @@ TEST_F(CudaKernels, RmsNorm) {
         expect_same_bits(normed, want);
         expect_same_bits(r, want_r);
         const double unit = unit_of(wide);
-        close({rows, width}, wide, {dy, x, w, rstd}, 2.1 * unit + 1e-5, 4.0,
-              [&](Exec& e, Tensor& out, const auto& in) {
-                Tensor none;
-                MANTISSA_RUN(e, rms_norm_bwd, out, none, in[0], in[1], in[2], in[3]);
-              });
+        close({rows, width}, wide, {dy, x, w, rstd}, 2.1 * unit + 1e-5, 4.0, [&](Exec& e, Tensor& out, const auto& in) {
+          Tensor none;
+          MANTISSA_RUN(e, rms_norm_bwd, out, none, in[0], in[1], in[2], in[3]);
+        });
         close(
             {width}, Dtype::kF32, {dy, x, w, rstd}, 1e-5, double(std::sqrt(rows)),
             [&](Exec& e, Tensor& dw, const auto& in) {
@@ -240,8 +225,8 @@ TEST_F(CudaKernels, QkNorm) {
               });
         for (int which = 0; which < 3; ++which)  // dqkv, dqw, dkw
           close(
-              which == 0 ? x.shape() : Shape{heads.size}, which == 0 ? dtype : Dtype::kF32,
-              {dy, x, qw, kw, rstd}, (which == 0 ? 2.1 * unit_of(dtype) : 0.0) + 1e-5,
+              which == 0 ? x.shape() : Shape{heads.size}, which == 0 ? dtype : Dtype::kF32, {dy, x, qw, kw, rstd},
+              (which == 0 ? 2.1 * unit_of(dtype) : 0.0) + 1e-5,
               which == 0 ? 4.0 : double(std::sqrt(rows * heads.query)),
               [&](Exec& e, Tensor& out, const auto& in) {
                 Tensor dx = which == 0 ? out : e.empty(in[1].shape(), dtype);
@@ -344,8 +329,7 @@ TEST_F(CudaKernels, MatrixProducts) {
             for (bool deterministic : {true, false})
               for (Rounding rounding : {Rounding::kSame, Rounding::kPeer}) {
                 SCOPED_TRACE(str("M=", m, " N=", n, " K=", k, " trans ", int(trans), " ", name_of(in), " -> ",
-                                 name_of(out), accumulate ? " accumulate" : "",
-                                 deterministic ? " deterministic" : "",
+                                 name_of(out), accumulate ? " accumulate" : "", deterministic ? " deterministic" : "",
                                  rounding == Rounding::kPeer ? " peer" : ""));
                 const Shape a_shape = trans == Trans::kTN ? Shape{k, m} : Shape{m, k},
                             b_shape = trans == Trans::kNT ? Shape{n, k} : Shape{k, n};
@@ -363,8 +347,7 @@ TEST_F(CudaKernels, MatrixProducts) {
 }
 
 TEST_F(CudaKernels, ProductsWithABias) {
-  for (const auto& [m, n, k] :
-       {std::array<int64_t, 3>{1, 1, 1}, {3, 5, 7}, {64, 2048, 1536}, {300, 136, 520}})
+  for (const auto& [m, n, k] : {std::array<int64_t, 3>{1, 1, 1}, {3, 5, 7}, {64, 2048, 1536}, {300, 136, 520}})
     for (Dtype dtype : kTypes)
       for (bool deterministic : {true, false})
         for (Rounding rounding : {Rounding::kSame, Rounding::kPeer}) {
@@ -372,10 +355,8 @@ TEST_F(CudaKernels, ProductsWithABias) {
           host.rounding = gpu().rounding = rounding;
           gpu().deterministic = deterministic;
           const double bound = 2.1 * unit_of(dtype), sum_error = sum_error_of(k, dtype);
-          for (int64_t first :
-               {0, 8, 1})  // the second finds a plan, and another bias; the third is not aligned
-            close({m, n}, dtype,
-                  {random({m, k}, dtype, 1), random({n, k}, dtype, 2), random({n + 8}, dtype, 3)}, bound,
+          for (int64_t first : {0, 8, 1})  // the second finds a plan, and another bias; the third is not aligned
+            close({m, n}, dtype, {random({m, k}, dtype, 1), random({n, k}, dtype, 2), random({n + 8}, dtype, 3)}, bound,
                   sum_error / bound, [&](Exec& e, Tensor& c, const auto& x) {
                     MANTISSA_RUN(e, matmul_bias, c, x[0], x[1], x[2].slice(first, first + n));
                   });
@@ -420,8 +401,7 @@ TEST_F(CudaKernels, Fp64IsRefusedByName) {
     MANTISSA_RUN(gpu(), cast, y, x);
     FAIL();
   } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("[cast] fp64 runs on the CPU only"), std::string::npos)
-        << error.what();
+    EXPECT_NE(std::string(error.what()).find("[cast] fp64 runs on the CPU only"), std::string::npos) << error.what();
   }
 }
 

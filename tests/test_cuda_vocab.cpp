@@ -16,8 +16,7 @@ class CudaVocab : public CudaFixture<::testing::Test> {
   };
   Scores score(Exec& exec, const Tensor& logits, const Tensor& targets, double inv_temperature) {
     const int64_t rows = logits.size(0);
-    Scores s{exec.empty({rows}, Dtype::kF32), exec.empty({rows}, Dtype::kF32),
-             exec.empty({rows}, Dtype::kF32)};
+    Scores s{exec.empty({rows}, Dtype::kF32), exec.empty({rows}, Dtype::kF32), exec.empty({rows}, Dtype::kF32)};
     MANTISSA_RUN(exec, logprob_fwd, s.logprob, s.entropy, s.lse, logits, targets, inv_temperature);
     return s;
   }
@@ -104,13 +103,12 @@ TEST_F(CudaVocab, LogitsThatAreNotFinite) {
   for (int64_t v = 0; v < vocab; ++v) at(3, v) = -kInf;
   for (int64_t v = 0; v < 1024; ++v) at(4, v) = kNan;
   at(5, 2000) = 1e30f;
-  const Tensor logits = tensor_from<float>(cpu(), values, {6, vocab}),
-               targets = ints({5, 3, 3, 3, 1500, 2000});
+  const Tensor logits = tensor_from<float>(cpu(), values, {6, vocab}), targets = ints({5, 3, 3, 3, 1500, 2000});
   const Scores want = score(host, logits, targets, 1.0), got = score(gpu(), up(logits), up(targets), 1.0);
   expect_close(got.logprob, want.logprob, 1e-6, 10.0);
   expect_close(got.lse, want.lse, 1e-6, 10.0);
-  for (const SamplingRule rule : {SamplingRule{}, SamplingRule{.temperature = 0}, SamplingRule{.top_p = 0.9f},
-                                  SamplingRule{.top_k = 3}}) {
+  for (const SamplingRule rule :
+       {SamplingRule{}, SamplingRule{.temperature = 0}, SamplingRule{.top_p = 0.9f}, SamplingRule{.top_k = 3}}) {
     const Drawn a = draw(host, logits, rule), b = draw(gpu(), up(logits), rule);
     EXPECT_EQ(a.tokens, b.tokens) << rule.temperature << " " << rule.top_p << " " << rule.top_k;
   }
@@ -134,8 +132,7 @@ TEST_F(CudaVocab, LogProbabilityGradientMatchesTheCpu) {
                        with_entropy ? up(dentropy) : Tensor(), state_tensor(gpu().backend(), state), 0.8);
         };
         run(got);
-        const double unit =
-            dtype == Dtype::kF32 ? 4e-6 : 1.1 * 2 * unit_of(dtype);  // one step apart where both round
+        const double unit = dtype == Dtype::kF32 ? 4e-6 : 1.1 * 2 * unit_of(dtype);  // one step apart where both round
         expect_close(got, want, unit, dtype == Dtype::kF32 ? 1e-3 : 1e-4);
         if (dtype != Dtype::kF32) continue;
         Tensor in_place = x;
@@ -170,9 +167,8 @@ TEST_F(CudaVocab, FiltersBreakTiesByIndex) {
   for (int64_t i = 0; i < rows * vocab; ++i)
     values.push_back(float(stream.below(4)) * 0.5f - (i % 3 == 0 ? 0.0f : 2.0f));
   const Tensor logits = tensor_from<float>(cpu(), values, {rows, vocab});
-  for (const SamplingRule rule :
-       {SamplingRule{.top_k = 10}, SamplingRule{.top_k = 300}, SamplingRule{.top_k = 2400},
-        SamplingRule{.top_p = 0.3f}, SamplingRule{.top_p = 0.7f, .top_k = 500}})
+  for (const SamplingRule rule : {SamplingRule{.top_k = 10}, SamplingRule{.top_k = 300}, SamplingRule{.top_k = 2400},
+                                  SamplingRule{.top_p = 0.3f}, SamplingRule{.top_p = 0.7f, .top_k = 500}})
     expect_same_draws(logits, rule, 100);
 }
 

@@ -117,15 +117,12 @@ TEST_F(Data, BadFilesNameTheLine) {
   const std::string good = "{\"problem\": \"p\", \"answer\": \"1\"}\n";
   EXPECT_NE(error_of(good + "{\"problem\": ").find("bad.jsonl:2: not valid JSON"), std::string::npos);
   EXPECT_NE(error_of(good + "3").find("bad.jsonl:2: must be a JSON object"), std::string::npos);
-  EXPECT_NE(error_of(good + "{\"answer\": \"1\"}").find("bad.jsonl:2: key \"problem\" is missing"),
-            std::string::npos);
+  EXPECT_NE(error_of(good + "{\"answer\": \"1\"}").find("bad.jsonl:2: key \"problem\" is missing"), std::string::npos);
   EXPECT_NE(error_of("{\"problem\": 1, \"answer\": \"1\"}").find("bad.jsonl:1: \"problem\" must be a string"),
             std::string::npos);
-  EXPECT_NE(error_of("{\"problem\": \"p\", \"answer\": [1]}").find("\"answer\" must be a string"),
-            std::string::npos);
+  EXPECT_NE(error_of("{\"problem\": \"p\", \"answer\": [1]}").find("\"answer\" must be a string"), std::string::npos);
   EXPECT_NE(error_of("").find("holds no record"), std::string::npos);
-  EXPECT_NE(error_of(good, true).find("bad.jsonl:1: data.response_format needs {solution}"),
-            std::string::npos);
+  EXPECT_NE(error_of(good, true).find("bad.jsonl:1: data.response_format needs {solution}"), std::string::npos);
   config_.files = {"/nonexistent.jsonl"};
   EXPECT_THROW(read_records(config_), Error);
   config_.files.clear();

@@ -59,8 +59,8 @@ struct Scored {
 };
 
 /// Log-probs of the packed sequences and the gradient of their mean negative.
-Scored score(Model& model, const Packed& packed, Dtype residual, bool backward,
-             Recompute recompute = Recompute::kNone, Observer observer = {}) {
+Scored score(Model& model, const Packed& packed, Dtype residual, bool backward, Recompute recompute = Recompute::kNone,
+             Observer observer = {}) {
   Backend& backend = model.weights.compute.flat().backend();
   Exec exec(backend);
   Tape tape(exec, backward, recompute);
@@ -106,8 +106,7 @@ void expect_golden(const fs::path& directory, const Safetensors& golden, const S
   for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(got.logprobs[i], want[i], 2e-5) << "log-prob " << i;
   EXPECT_NEAR(got.loss, read_floats(golden, "loss")[0], 2e-5);
   for (const NamedTensor& view : hf_views(model->config, model->decoder->params(), got.grads)) {
-    const std::vector<float> g = to_host_float(view.tensor),
-                             expected = read_floats(grads, prefix + view.name);
+    const std::vector<float> g = to_host_float(view.tensor), expected = read_floats(grads, prefix + view.name);
     ASSERT_EQ(g.size(), expected.size()) << view.name;
     float largest = 0;
     for (const float e : expected) largest = std::max(largest, std::abs(e));
@@ -184,8 +183,7 @@ void expect_decode_equals_packed(const char* name, Dtype dtype) {
   RandomStream random(5, 0);
   for (const int64_t n : lengths) {
     sequences.emplace_back();
-    for (int64_t t = 0; t < n; ++t)
-      sequences.back().push_back(int32_t(random.below(uint32_t(config.vocab_size))));
+    for (int64_t t = 0; t < n; ++t) sequences.back().push_back(int32_t(random.below(uint32_t(config.vocab_size))));
   }
 
   const auto context = [&](const std::vector<int32_t>& ids, const std::vector<int32_t>& positions) {
@@ -197,8 +195,7 @@ void expect_decode_equals_packed(const char* name, Dtype dtype) {
     ctx.positions = ints(positions);
     return ctx;
   };
-  const auto packed_logits = [&](const std::vector<int64_t>& counts, KvCache* cache,
-                                 std::vector<int32_t> slots) {
+  const auto packed_logits = [&](const std::vector<int64_t>& counts, KvCache* cache, std::vector<int32_t> slots) {
     std::vector<int32_t> ids, positions, offsets = {0};
     for (size_t s = 0; s < sequences.size(); ++s) {
       for (int64_t t = 0; t < counts[s]; ++t) {
@@ -222,8 +219,7 @@ void expect_decode_equals_packed(const char* name, Dtype dtype) {
   };
   KvCache cache;
   for (int64_t i = 0; i < config.layers; ++i)
-    cache.layers.push_back(
-        exec.zeros({2, 5, kAttentionTile, int64_t(config.heads.kv) * config.heads.size}, dtype));
+    cache.layers.push_back(exec.zeros({2, 5, kAttentionTile, int64_t(config.heads.kv) * config.heads.size}, dtype));
   std::vector<int32_t> slots;
   for (size_t s = 0; s < 2; ++s)
     for (int64_t t = 0; t < prompts[s]; ++t) slots.push_back(slot(s, t));

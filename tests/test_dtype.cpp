@@ -105,8 +105,7 @@ TYPED_TEST(SixteenBits, CastWidensEveryPatternLikeTheScalar) {
     limit_simd(level);
     const std::vector<float> wide = to_host<float>(cast_to(Dtype::kF32, in));
     for (size_t i = 0; i < all.size(); ++i)
-      ASSERT_EQ(std::bit_cast<uint32_t>(wide[i]), std::bit_cast<uint32_t>(to_float(all[i])))
-          << level << ' ' << i;
+      ASSERT_EQ(std::bit_cast<uint32_t>(wide[i]), std::bit_cast<uint32_t>(to_float(all[i]))) << level << ' ' << i;
   }
 }
 
@@ -114,15 +113,13 @@ TYPED_TEST(SixteenBits, CastWidensEveryPatternLikeTheScalar) {
 std::vector<float> hard_floats() {
   std::vector<float> values;
   for (uint32_t high = 0; high < 0x10000; high += 3)
-    for (uint32_t low :
-         {0u, 1u, 0x0fffu, 0x1000u, 0x1001u, 0x2000u, 0x3000u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu})
+    for (uint32_t low : {0u, 1u, 0x0fffu, 0x1000u, 0x1001u, 0x2000u, 0x3000u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu})
       values.push_back(std::bit_cast<float>(high << 16 | low));
   RandomStream random(1, 2);
   for (int i = 0; i < 200000; ++i) values.push_back(std::bit_cast<float>(random.next()));
   for (int i = 0; i < 100000; ++i)  // where half is subnormal
     values.push_back(std::bit_cast<float>(0x32000000u + random.below(0x07000000u)));
-  for (float x :
-       {0.0f, -0.0f, kInf, -kInf, 65519.996f, 65520.0f, 0x1p-24f, 0x1p-25f, 0x1.000002p-25f, 0x1p-149f})
+  for (float x : {0.0f, -0.0f, kInf, -kInf, 65519.996f, 65520.0f, 0x1p-24f, 0x1p-25f, 0x1.000002p-25f, 0x1p-149f})
     values.push_back(x);
   values.push_back(std::bit_cast<float>(0x7f800001u));  // a signalling NaN
   if (values.size() % 2 == 0) values.push_back(1.0f);
@@ -137,8 +134,7 @@ TYPED_TEST(SixteenBits, CastRoundsLikeTheScalar) {
     limit_simd(level);
     const auto got = to_host<TypeParam>(cast_to(dtype_of<TypeParam>(), in));
     for (size_t i = 0; i < values.size(); ++i)
-      ASSERT_EQ(got[i].bits, round_to<TypeParam>(values[i]).bits)
-          << level << ' ' << std::hexfloat << values[i];
+      ASSERT_EQ(got[i].bits, round_to<TypeParam>(values[i]).bits) << level << ' ' << std::hexfloat << values[i];
   }
 }
 
@@ -154,8 +150,7 @@ TYPED_TEST(SixteenBits, CastTouchesNothingPastItsEnd) {
       Exec exec(cpu());
       MANTISSA_RUN(exec, cast, part, tensor_from<float>(cpu(), ones, {n}));
       const auto got = to_host<TypeParam>(out);
-      for (int64_t i = 0; i < 48; ++i)
-        ASSERT_EQ(got[size_t(i)].bits, i < n ? round_to<TypeParam>(1.0f).bits : 0x1234);
+      for (int64_t i = 0; i < 48; ++i) ASSERT_EQ(got[size_t(i)].bits, i < n ? round_to<TypeParam>(1.0f).bits : 0x1234);
     }
   }
 }
@@ -167,8 +162,7 @@ TYPED_TEST(SixteenBits, CastFromDoubleRoundsOnce) {
   const double middle = 1.0 + step;  // steps double at 1: the middle of 1 and its upper neighbour
   const std::vector<double> values = {middle, middle + 1e-12, middle - 1e-12, -middle - 1e-12,
                                       1e300,  -0.0,           std::nan("")};
-  const auto got =
-      to_host<TypeParam>(cast_to(dtype_of<TypeParam>(), tensor_from<double>(cpu(), values, {7})));
+  const auto got = to_host<TypeParam>(cast_to(dtype_of<TypeParam>(), tensor_from<double>(cpu(), values, {7})));
   const uint16_t one = round_to<TypeParam>(1.0f).bits;
   EXPECT_EQ(got[0].bits, one);
   EXPECT_EQ(got[1].bits, one + 1);

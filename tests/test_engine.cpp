@@ -18,7 +18,9 @@ using Results = std::vector<std::vector<Completion>>;
 constexpr Dtype kTypes[] = {Dtype::kF32, Dtype::kF16, Dtype::kBF16};
 
 /// How far rollout and training may be apart in a log-prob where their kernels round differently (numerics.md).
-double logprob_bound(Dtype dtype) { return dtype == Dtype::kF32 ? 1e-4 : dtype == Dtype::kF16 ? 0.05 : 0.3; }
+double logprob_bound(Dtype dtype) {
+  return dtype == Dtype::kF32 ? 1e-4 : dtype == Dtype::kF16 ? 0.05 : 0.3;
+}
 
 ModelConfig tiny_config() {
   ModelConfig c;
@@ -123,8 +125,7 @@ class EngineTest : public testing::Test {
     return out;
   }
 
-  std::string error_of(const std::vector<Request>& requests, const GenerateOptions& options,
-                       int64_t cache_tokens = 0) {
+  std::string error_of(const std::vector<Request>& requests, const GenerateOptions& options, int64_t cache_tokens = 0) {
     try {
       run(Dtype::kF32, requests, options, precision(Dtype::kF32), 4, cache_tokens);
     } catch (const Error& e) {
@@ -147,8 +148,7 @@ void expect_same(const std::vector<Completion>& a, const std::vector<Completion>
   ASSERT_EQ(a.size(), b.size());
   for (size_t j = 0; j < a.size(); ++j) {
     EXPECT_EQ(a[j].ids, b[j].ids) << "sample " << j;
-    EXPECT_EQ(a[j].rollout_logprobs, b[j].rollout_logprobs)
-        << "sample " << j;  // no NaN here: == is equality of bits
+    EXPECT_EQ(a[j].rollout_logprobs, b[j].rollout_logprobs) << "sample " << j;  // no NaN here: == is equality of bits
     EXPECT_EQ(a[j].finish, b[j].finish) << "sample " << j;
     EXPECT_EQ(a[j].policy_version, b[j].policy_version);
   }
@@ -176,8 +176,7 @@ TEST_F(EngineTest, ResultsDoNotDependOnTheSchedule) {
       EXPECT_EQ(stats_.decode_tokens, decoded);
       EXPECT_LE(stats_.decode_steps, 29);
 
-      for (const int64_t max_batch : {1, 3, 7})
-        expect_same(run(dtype, requests_, options_, p, max_batch), roomy);
+      for (const int64_t max_batch : {1, 3, 7}) expect_same(run(dtype, requests_, options_, p, max_batch), roomy);
       expect_same(run(dtype, requests_, options_, p, 64, 4 * kAttentionTile), roomy);
       EXPECT_GT(stats_.preemptions, 0);
       EXPECT_LE(stats_.peak_pages, 4);
@@ -186,8 +185,7 @@ TEST_F(EngineTest, ResultsDoNotDependOnTheSchedule) {
       Results backwards = run(dtype, reversed, options_, p, 5);
       std::reverse(backwards.begin(), backwards.end());
       expect_same(backwards, roomy);
-      for (size_t i = 0; i < requests_.size(); ++i)
-        expect_same(run(dtype, {requests_[i]}, options_, p)[0], roomy[i]);
+      for (size_t i = 0; i < requests_.size(); ++i) expect_same(run(dtype, {requests_[i]}, options_, p)[0], roomy[i]);
     }
   }
 }
@@ -314,8 +312,8 @@ TEST_F(EngineTest, StopTokensEndAndBelong) {
       Completion expected = open[i][j];
       EXPECT_EQ(expected.ids.size(), 30u);
       EXPECT_EQ(expected.finish, Finish::kLength);
-      const auto stop = std::find_first_of(expected.ids.begin(), expected.ids.end(),
-                                           options_.stop_ids.begin(), options_.stop_ids.end());
+      const auto stop = std::find_first_of(expected.ids.begin(), expected.ids.end(), options_.stop_ids.begin(),
+                                           options_.stop_ids.end());
       if (stop != expected.ids.end()) {
         ++stops;
         expected.finish = Finish::kStop;
@@ -346,8 +344,7 @@ TEST_F(EngineTest, Cancelled) {
   options.cancelled = [&] { return ++polls == 5; };
   EXPECT_THROW(engine.generate(requests_, options), Interrupted);
   EXPECT_EQ(polls, 5);
-  expect_same(engine.generate(requests_, options_),
-              run(Dtype::kF32, requests_, options_, precision(Dtype::kF32)));
+  expect_same(engine.generate(requests_, options_), run(Dtype::kF32, requests_, options_, precision(Dtype::kF32)));
   EXPECT_TRUE(engine.generate({}, options_).empty());
 }
 

@@ -43,9 +43,8 @@ Prompt problem(int64_t id) {
 }
 
 TEST(Evaluate, SummaryOfTwoProblems) {
-  RolloutGroup a{
-      problem(3),
-      {sample(1, "7", 2), sample(0, "8", 4, Finish::kLength), sample(1, "7", 3), sample(0, "", 1)}};
+  RolloutGroup a{problem(3),
+                 {sample(1, "7", 2), sample(0, "8", 4, Finish::kLength), sample(1, "7", 3), sample(0, "", 1)}};
   RolloutGroup b{problem(5), {sample(0, "1"), sample(0, "2"), sample(1, "3"), sample(0, "1")}};
   const ProblemResult results[] = {problem_result(a), problem_result(b)};
   EXPECT_EQ(results[0].row, 3);
@@ -118,8 +117,7 @@ TEST(RewardCommand, ReadsJsonAndPrintsTheReward) {
   EXPECT_EQ(g.reward, 0.25);
   EXPECT_FALSE(g.correct);
   EXPECT_EQ(g.extracted, "seen it");
-  const RewardConfig echo =
-      command(R"sh(read -r line; [ "$line" = '{"gold":"4","response":"x\ny"}' ] && echo 1)sh");
+  const RewardConfig echo = command(R"sh(read -r line; [ "$line" = '{"gold":"4","response":"x\ny"}' ] && echo 1)sh");
   EXPECT_TRUE(grade(echo, "x\ny", "4").correct);
 }
 
@@ -181,8 +179,7 @@ TEST(RewardCommand, CodeRunsTheLastBlockWithItsTests) {
   EXPECT_EQ(wrong.extracted, "x=2\n");
   EXPECT_TRUE(grade(code, "```\nx=2", "[ $x = 2 ]").correct) << "left open";
   EXPECT_EQ(grade(code, "x=2", "true").status, Grade::Status::kNoAnswer);
-  EXPECT_EQ(grade({.kind = "code", .command = "/no/such/program"}, "```\nx\n```", "").status,
-            Grade::Status::kError);
+  EXPECT_EQ(grade({.kind = "code", .command = "/no/such/program"}, "```\nx\n```", "").status, Grade::Status::kError);
 }
 
 // ---- self-test -------------------------------------------------------------------------------------------

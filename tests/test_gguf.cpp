@@ -39,8 +39,7 @@ std::vector<float> read_floats(const GgufModel& model, const std::string& name) 
 // ---- blocks -----------------------------------------------------------------------------------------------
 
 TEST(Gguf, BlocksEqualTheReference) {
-  const Safetensors golden(std::filesystem::path(MANTISSA_SOURCE_DIR) /
-                           "tests/golden/gguf_blocks.safetensors");
+  const Safetensors golden(std::filesystem::path(MANTISSA_SOURCE_DIR) / "tests/golden/gguf_blocks.safetensors");
   const std::pair<const char*, uint32_t> types[] = {{"F32", 0},   {"F16", 1},   {"Q4_0", 2}, {"Q4_1", 3},
                                                     {"Q5_0", 6},  {"Q5_1", 7},  {"Q8_0", 8}, {"Q4_K", 12},
                                                     {"Q5_K", 13}, {"Q6_K", 14}, {"BF16", 30}};
@@ -96,8 +95,7 @@ TEST(Gguf, OtherArchitectures) {
   GgufBuilder b = tiny_gguf("qwen2");
   b.floats("output.weight", {32, 8}, std::vector<float>(256, 1.0f));
   for (const auto& [name, rows] : {std::pair("q", 32), {"k", 16}, {"v", 16}})
-    b.floats(std::string("blk.0.attn_") + name + ".bias", {uint64_t(rows)},
-             std::vector<float>(size_t(rows), 2.0f));
+    b.floats(std::string("blk.0.attn_") + name + ".bias", {uint64_t(rows)}, std::vector<float>(size_t(rows), 2.0f));
   b.floats("blk.0.extra.weight", {32}, std::vector<float>(32, 1.0f));
   const std::string image = b.image();
   const GgufModel qwen2 = parse_gguf(bytes_of(image), "test.gguf");
@@ -105,7 +103,7 @@ TEST(Gguf, OtherArchitectures) {
   EXPECT_FALSE(qwen2.config.tied_head);
   EXPECT_TRUE(qwen2.tensors->contains("lm_head.weight"));
   EXPECT_TRUE(qwen2.tensors->contains("model.layers.0.self_attn.k_proj.bias"));
-  EXPECT_TRUE(qwen2.tensors->contains("blk.0.extra.weight"));  // for the unused-tensor check
+  EXPECT_TRUE(qwen2.tensors->contains("blk.0.extra.weight"));                          // for the unused-tensor check
   EXPECT_EQ(read_floats(qwen2, "model.layers.0.self_attn.q_proj.weight")[33], 33.1f);  // rows in place
 
   GgufBuilder q3 = tiny_gguf("qwen3");
@@ -168,9 +166,7 @@ TEST(Gguf, Llama3RopeFactors) {
   for (int i = 0; i < 8; ++i) {
     const double wavelength = 2 * M_PI * std::pow(500000.0, i / 8.0);
     const double smooth = (8192 / wavelength - 1.0) / 3.0;
-    factors.push_back(wavelength < 2048   ? 1.0f
-                      : wavelength > 8192 ? 32.0f
-                                          : float(1 / ((1 - smooth) / 32 + smooth)));
+    factors.push_back(wavelength < 2048 ? 1.0f : wavelength > 8192 ? 32.0f : float(1 / ((1 - smooth) / 32 + smooth)));
   }
   const auto with = [&](std::vector<float> values) {
     GgufBuilder b = tiny_gguf("llama");
@@ -226,8 +222,7 @@ TEST(Gguf, ByteLevelTokenizer) {
   EXPECT_EQ(config["chat_template"], "{{ messages }}");
 
   const auto smollm = Tokenizer::from_json(model.tokenizer.tokenizer_json, "test");
-  EXPECT_EQ(smollm->encode("12 ab<user>b<|end|>", true),
-            (std::vector<int32_t>{1, 2, 8, 9, 5, 0}));  // digits apart
+  EXPECT_EQ(smollm->encode("12 ab<user>b<|end|>", true), (std::vector<int32_t>{1, 2, 8, 9, 5, 0}));  // digits apart
   EXPECT_EQ(smollm->decode({8, 9, 0}, true), " ab<user>");
   EXPECT_EQ(smollm->vocab_size(), 10);  // trailing unused rows are no tokens
 
@@ -243,9 +238,8 @@ TEST(Gguf, ByteLevelTokenizer) {
   no_bos.set_flag("tokenizer.ggml.add_eos_token", true);
   EXPECT_EQ(tokenizer(no_bos)->encode("12", true), (std::vector<int32_t>{3, 0}));
 
-  EXPECT_NE(
-      refusal(byte_level_gguf("tekken").image()).find("\"tekken\" is not known; known are gpt-2, smollm"),
-      std::string::npos);
+  EXPECT_NE(refusal(byte_level_gguf("tekken").image()).find("\"tekken\" is not known; known are gpt-2, smollm"),
+            std::string::npos);
 }
 
 TEST(Gguf, SentencePieceTokenizer) {
@@ -288,8 +282,7 @@ TEST(Gguf, SmolLm2) {
   int compared = 0;
   for (std::string line; std::getline(lines, line); ++compared) {
     const auto record = nlohmann::json::parse(line);
-    EXPECT_EQ(tokenizer->encode(record["text"].get<std::string>()),
-              record["ids"].get<std::vector<int32_t>>());
+    EXPECT_EQ(tokenizer->encode(record["text"].get<std::string>()), record["ids"].get<std::vector<int32_t>>());
   }
   EXPECT_GT(compared, 0);
 }
@@ -315,8 +308,7 @@ TEST(Gguf, RefusesLies) {
       {"must be an integer", [](B& b) { b.erase("llama.block_count"), b.set("llama.block_count", 1.0f); }},
       {"must be an integer, got an array of int32",
        [](B& b) { b.erase("llama.block_count"), b.set_numbers<int32_t>("llama.block_count", B::kI32, {1}); }},
-      {"must be at most 2^24",
-       [](B& b) { b.erase("llama.block_count"), b.set("llama.block_count", 1u << 31); }},
+      {"must be at most 2^24", [](B& b) { b.erase("llama.block_count"), b.set("llama.block_count", 1u << 31); }},
       {"head_count must be positive",
        [](B& b) { b.erase("llama.attention.head_count"), b.set("llama.attention.head_count", 0u); }},
       {"expert_count", [](B& b) { b.set("llama.expert_count", 8u); }},
@@ -325,51 +317,31 @@ TEST(Gguf, RefusesLies) {
       {"the file ends inside metadata \"x\"", [&](B& b) { b.raw("x", B::kString, huge); }},
       {"cannot fit", [&](B& b) { b.raw("x", B::kArray, B::bytes(uint32_t(B::kU32)) + huge); }},
       {"cannot fit", [&](B& b) { b.raw("x", B::kArray, B::bytes(uint32_t(B::kString)) + huge); }},
-      {"arrays of arrays",
-       [](B& b) { b.raw("x", B::kArray, B::bytes(uint32_t(B::kArray)) + B::bytes(uint64_t(0))); }},
+      {"arrays of arrays", [](B& b) { b.raw("x", B::kArray, B::bytes(uint32_t(B::kArray)) + B::bytes(uint64_t(0))); }},
       {"type must be below", [](B& b) { b.raw("x", 13, ""); }},
       {"alignment must be a power of two", [](B& b) { b.set("general.alignment", 0u); }},
       {"alignment must be a power of two", [](B& b) { b.set("general.alignment", 48u); }},
       {"rank must be 1 to 4", [](B& b) { b.tensors[0].extents = {}; }},
-      {"rank must be 1 to 4",
-       [](B& b) {
-         b.tensors[0].extents = {32, 8, 1, 1, 1};
-       }},
-      {"extents must be at least 1",
-       [](B& b) {
-         b.tensors[0].extents = {32, 0};
-       }},
-      {"extents must be at least 1",
-       [](B& b) {
-         b.tensors[0].extents = {uint64_t(1) << 32, uint64_t(1) << 32};
-       }},
+      {"rank must be 1 to 4", [](B& b) { b.tensors[0].extents = {32, 8, 1, 1, 1}; }},
+      {"extents must be at least 1", [](B& b) { b.tensors[0].extents = {32, 0}; }},
+      {"extents must be at least 1", [](B& b) { b.tensors[0].extents = {uint64_t(1) << 32, uint64_t(1) << 32}; }},
       {"type 10 is not supported", [](B& b) { b.tensors[0].type = 10; }},
-      {"rows of Q4_0 are multiples of 32",
-       [](B& b) {
-         b.tensors[0].type = 2, b.tensors[0].extents = {40, 8};
-       }},
-      {"leave the data",
-       [](B& b) {
-         b.tensors.back().extents = {32, 1 << 20};
-       }},
+      {"rows of Q4_0 are multiples of 32", [](B& b) { b.tensors[0].type = 2, b.tensors[0].extents = {40, 8}; }},
+      {"leave the data", [](B& b) { b.tensors.back().extents = {32, 1 << 20}; }},
       {"leave the data", [](B& b) { b.tensors.back().shift = 1 << 20; }},
       {"multiple of 32", [](B& b) { b.tensors.back().shift = 4; }},
       {"inside another tensor", [](B& b) { b.tensors.back().shift = -32; }},
       {"appears twice", [](B& b) { b.tensors[1].name = b.tensors[2].name; }},
       {"token_embd.weight is missing", [](B& b) { b.tensors[0].name = "x"; }},
       {"token_embd.weight must be a matrix", [](B& b) { b.tensors[0].extents = {256}; }},
-      {"q_proj.weight must have 2 heads of 16 rows",
-       [](B& b) {
-         b.tensors[3].extents = {32, 16};
-       }},
+      {"q_proj.weight must have 2 heads of 16 rows", [](B& b) { b.tensors[3].extents = {32, 16}; }},
   };
   EXPECT_EQ(refusal(tiny_gguf("llama").image()), "");
   for (const Lie& lie : lies) {
     GgufBuilder b = tiny_gguf("llama");
     lie.tell(b);
     const std::string message = refusal(b.image());
-    EXPECT_NE(message.find(lie.part), std::string::npos)
-        << "expected \"" << lie.part << "\" in \"" << message << '"';
+    EXPECT_NE(message.find(lie.part), std::string::npos) << "expected \"" << lie.part << "\" in \"" << message << '"';
     EXPECT_EQ(message.rfind("test.gguf: ", 0), 0u) << message;
   }
 }
@@ -377,40 +349,32 @@ TEST(Gguf, RefusesLies) {
 TEST(Gguf, RefusesLyingTokenizers) {
   using B = GgufBuilder;
   const Lie lies[] = {
-      {"must be gpt2 or llama",
-       [](B& b) { b.erase("tokenizer.ggml.model"), b.set("tokenizer.ggml.model", "bert"); }},
+      {"must be gpt2 or llama", [](B& b) { b.erase("tokenizer.ggml.model"), b.set("tokenizer.ggml.model", "bert"); }},
       {"are the same text",
        [](B& b) {
          b.erase("tokenizer.ggml.tokens"), b.set("tokenizer.ggml.tokens", std::vector<std::string>(11, "a"));
        }},
       {"must hold 1 entries",
-       [](B& b) {
-         b.erase("tokenizer.ggml.tokens"), b.set("tokenizer.ggml.tokens", std::vector<std::string>{"a"});
-       }},
+       [](B& b) { b.erase("tokenizer.ggml.tokens"), b.set("tokenizer.ggml.tokens", std::vector<std::string>{"a"}); }},
       {"must not exceed the 11 rows",
        [](B& b) {
          b.erase("tokenizer.ggml.tokens"), b.set("tokenizer.ggml.tokens", std::vector<std::string>(12, "a"));
        }},
       {"eos_token_id\" must be below the 10 tokens",
        [](B& b) { b.erase("tokenizer.ggml.eos_token_id"), b.set("tokenizer.ggml.eos_token_id", 10u); }},
-      {"must be UTF-8",
-       [](B& b) { b.erase("tokenizer.chat_template"), b.set("tokenizer.chat_template", "\xff"); }},
+      {"must be UTF-8", [](B& b) { b.erase("tokenizer.chat_template"), b.set("tokenizer.chat_template", "\xff"); }},
       {"merges\" must be an array of strings",
        [](B& b) { b.erase("tokenizer.ggml.merges"), b.set("tokenizer.ggml.merges", "a b"); }},
       {"add_bos_token is set",
-       [](B& b) {
-         b.erase("tokenizer.ggml.bos_token_id"), b.set_flag("tokenizer.ggml.add_bos_token", true);
-       }},
-      {"scores\" is missing",
-       [](B& b) { b.erase("tokenizer.ggml.model"), b.set("tokenizer.ggml.model", "llama"); }},
+       [](B& b) { b.erase("tokenizer.ggml.bos_token_id"), b.set_flag("tokenizer.ggml.add_bos_token", true); }},
+      {"scores\" is missing", [](B& b) { b.erase("tokenizer.ggml.model"), b.set("tokenizer.ggml.model", "llama"); }},
   };
   EXPECT_EQ(refusal(byte_level_gguf("smollm").image()), "");
   for (const Lie& lie : lies) {
     GgufBuilder b = byte_level_gguf("smollm");
     lie.tell(b);
     const std::string message = refusal(b.image());
-    EXPECT_NE(message.find(lie.part), std::string::npos)
-        << "expected \"" << lie.part << "\" in \"" << message << '"';
+    EXPECT_NE(message.find(lie.part), std::string::npos) << "expected \"" << lie.part << "\" in \"" << message << '"';
   }
 }
 

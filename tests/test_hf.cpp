@@ -69,8 +69,7 @@ TEST(HfConfig, Defaults) {
 
 TEST(HfConfig, RopeInBothSpellings) {
   const ModelConfig old_plain = parsed(R"("rope_theta": 5e5, "rope_scaling": null)");
-  const ModelConfig new_plain =
-      parsed(R"("rope_parameters": {"rope_type": "default", "rope_theta": 500000})");
+  const ModelConfig new_plain = parsed(R"("rope_parameters": {"rope_type": "default", "rope_theta": 500000})");
   EXPECT_EQ(old_plain.rope.theta, 500000.0);
   EXPECT_EQ(new_plain.rope.theta, 500000.0);
   EXPECT_EQ(new_plain.rope.kind, RopeConfig::Kind::kDefault);
@@ -110,29 +109,23 @@ TEST(HfConfig, RefusesWhatItDoesNotCompute) {
   expect_refused(R"("attention_bias": true)", {"attention_bias"});
   expect_refused(R"("mlp_bias": true)", {"mlp_bias"});
   expect_refused(R"("quantization_config": {"quant_method": "gptq"})", {"quantization_config"});
-  expect_refused(R"("rope_scaling": {"rope_type": "yarn", "factor": 4})",
-                 {"rope_scaling", "rope_type", "yarn"});
-  expect_refused(R"("rope_parameters": {"rope_type": "dynamic", "factor": 4})",
-                 {"rope_parameters", "dynamic"});
+  expect_refused(R"("rope_scaling": {"rope_type": "yarn", "factor": 4})", {"rope_scaling", "rope_type", "yarn"});
+  expect_refused(R"("rope_parameters": {"rope_type": "dynamic", "factor": 4})", {"rope_parameters", "dynamic"});
   expect_refused(R"("rope_scaling": {"rope_type": "llama3", "factor": 4})", {"low_freq_factor", "missing"});
   expect_refused(R"("rope_scaling": {"rope_type": "linear"})", {"factor", "missing"});
   expect_refused(R"("rope_parameters": {"full_attention": {"rope_theta": 1e4}})", {"full_attention"});
   expect_refused(R"("partial_rotary_factor": 0.5)", {"partial_rotary_factor"});
-  expect_refused(R"("use_sliding_window": true, "sliding_window": 32, "max_window_layers": 1)",
-                 {"use_sliding_window"});
-  expect_refused(R"("layer_types": ["full_attention", "sliding_attention"])",
-                 {"layer_types", "sliding_attention"});
+  expect_refused(R"("use_sliding_window": true, "sliding_window": 32, "max_window_layers": 1)", {"use_sliding_window"});
+  expect_refused(R"("layer_types": ["full_attention", "sliding_attention"])", {"layer_types", "sliding_attention"});
   // A window that no layer uses is fine (Qwen2 writes one).
   parsed(R"("use_sliding_window": false, "sliding_window": 32, "max_window_layers": 1)");
   parsed(R"("use_sliding_window": true, "sliding_window": 32, "max_window_layers": 28)");
 }
 
 TEST(HfConfig, RefusesWrongSizesAndTypes) {
-  for (const char* key :
-       {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-        "max_position_embeddings", "num_key_value_heads", "head_dim"}) {
-    for (const char* value :
-         {"0", "-1", "1.5", "\"8\"", "[8]", "true", "1e30", "99999999999999999999", "4294967296"})
+  for (const char* key : {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+                          "max_position_embeddings", "num_key_value_heads", "head_dim"}) {
+    for (const char* value : {"0", "-1", "1.5", "\"8\"", "[8]", "true", "1e30", "99999999999999999999", "4294967296"})
       expect_refused("\"" + std::string(key) + "\": " + value, {key});
   }
   expect_refused(R"("num_key_value_heads": 3)", {"num_key_value_heads", "divide", "3"});
@@ -146,8 +139,7 @@ TEST(HfConfig, RefusesWrongSizesAndTypes) {
                  {"c.json", "vocab_size", "missing"});
   expect_message(message_of([] { parse_hf_config("[1]", "c.json"); }), {"c.json", "object"});
   expect_message(message_of([] { parse_hf_config("{", "c.json"); }), {"c.json", "JSON"});
-  expect_message(message_of([] { parse_hf_config(std::string(100000, '['), "c.json"); }),
-                 {"c.json", "nested"});
+  expect_message(message_of([] { parse_hf_config(std::string(100000, '['), "c.json"); }), {"c.json", "nested"});
 }
 
 TEST(HfConfig, SurvivesMutations) {
@@ -259,8 +251,7 @@ TEST(HfWeights, MissingUnusedAndMisshapenTensorsAreNamed) {
     Directory d("qwen2");
     d.tensors["model.layers.7.mlp.down_proj.weight"] = d.tensors["model.norm.weight"];
     d.write(dir / "unused");
-    expect_message(message_of([&] { load(dir / "unused"); }),
-                   {"model.layers.7.mlp.down_proj.weight", "not used"});
+    expect_message(message_of([&] { load(dir / "unused"); }), {"model.layers.7.mlp.down_proj.weight", "not used"});
   }
   {
     Directory d("qwen2");
@@ -275,8 +266,7 @@ TEST(HfWeights, MissingUnusedAndMisshapenTensorsAreNamed) {
     d.tensors["lm_head.weight"] = d.tensors["model.embed_tokens.weight"];
     d.tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = Tensor(cpu(), {8}, Dtype::kF32);
     d.write(dir / "ballast");
-    expect_same_bits(load(dir / "ballast")->weights.compute.flat(),
-                     load(kGolden / "qwen3")->weights.compute.flat());
+    expect_same_bits(load(dir / "ballast")->weights.compute.flat(), load(kGolden / "qwen3")->weights.compute.flat());
   }
   expect_message(message_of([&] { load(dir / "nowhere"); }), {"nowhere", "does not exist"});
   fs::create_directories(dir / "empty");
@@ -320,7 +310,8 @@ TEST(HfWeights, ValuesBeyondTheTypeAreRefused) {
   model->weights.compute[model->decoder->params().final_norm].data<float>()[3] = 1e5f;
   save_hf(*model, dir / "large", Dtype::kF32);
   load(dir / "large", Dtype::kBF16);
-  expect_message(message_of([&] { load(dir / "large", Dtype::kF16); }), {"large", "model.norm.weight", "fp16", "65504"});
+  expect_message(message_of([&] { load(dir / "large", Dtype::kF16); }),
+                 {"large", "model.norm.weight", "fp16", "65504"});
 }
 
 TEST(HfWeights, SavedIsLoadedBitForBit) {
@@ -376,8 +367,7 @@ TEST(RandomModel, DependsOnTheSeedAlone) {
 TEST(ParamLayout, UnitsArePaddedAndDecayStandsApart) {
   ParamLayout layout;
   const int unit = layout.add_unit("u"), next = layout.add_unit("v");
-  const ParamId norm = layout.add(unit, "norm", {5}, false),
-                matrix = layout.add(unit, "matrix", {3, 50}, true);
+  const ParamId norm = layout.add(unit, "norm", {5}, false), matrix = layout.add(unit, "matrix", {3, 50}, true);
   const ParamId last = layout.add(next, "last", {1}, true);
   layout.finish(3);
   EXPECT_EQ(layout[matrix].offset, 0);

@@ -24,7 +24,9 @@ std::string text_of(const fs::path& path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-size_t lines_of(const std::string& text) { return size_t(std::count(text.begin(), text.end(), '\n')); }
+size_t lines_of(const std::string& text) {
+  return size_t(std::count(text.begin(), text.end(), '\n'));
+}
 
 bool starts_with_one_of(const std::string& text, const Strings& prefixes) {
   return std::any_of(prefixes.begin(), prefixes.end(), [&](const std::string& p) { return text.starts_with(p); });
@@ -46,9 +48,15 @@ Strings files_of(const Strings& folders, const std::set<std::string>& endings) {
   return files;
 }
 
-Strings sources() { return files_of(kFolders, {".h", ".cpp", ".cu", ".cuh"}); }
-std::string folder_of(const std::string& file) { return file.substr(0, file.find('/')); }
-bool is_header(const std::string& file) { return file.ends_with(".h") || file.ends_with(".cuh"); }
+Strings sources() {
+  return files_of(kFolders, {".h", ".cpp", ".cu", ".cuh"});
+}
+std::string folder_of(const std::string& file) {
+  return file.substr(0, file.find('/'));
+}
+bool is_header(const std::string& file) {
+  return file.ends_with(".h") || file.ends_with(".cuh");
+}
 
 /// What a file includes, with its marks: <vector>, "core/error.h".
 Strings includes_of(const std::string& file) {
@@ -136,7 +144,8 @@ TEST(House, ForeignHeadersStayWhereTheyBelong) {
       for (const Rule& rule : rules)
         EXPECT_TRUE(!starts_with_one_of(target, rule.headers) || starts_with_one_of(file, rule.places))
             << file << " must not include " << include << ": only " << testing::PrintToString(rule.places) << " may";
-      EXPECT_TRUE(!target.starts_with("nlohmann/") || !is_header(file)) << file << " is a header: no JSON library in it";
+      EXPECT_TRUE(!target.starts_with("nlohmann/") || !is_header(file))
+          << file << " is a header: no JSON library in it";
     }
   }
 }
@@ -197,7 +206,8 @@ TEST(House, EveryConfigAndProgramIsDocumented) {
   for (const std::string& file : sources())
     EXPECT_TRUE(mentioned('`' + folder_of(file) + "/`")) << "README.md does not mention the folder of " << file;
 
-  const Strings lists = matches(text_of(kRoot / "CMakeLists.txt"), std::regex(R"re(set\(MANTISSA_PROGRAMS ([^)]+)\))re"));
+  const Strings lists =
+      matches(text_of(kRoot / "CMakeLists.txt"), std::regex(R"re(set\(MANTISSA_PROGRAMS ([^)]+)\))re"));
   ASSERT_EQ(lists.size(), 1u);
   const Strings programs = matches(lists[0], std::regex(R"re((\w+))re"));
   ASSERT_GE(programs.size(), 8u);
@@ -214,7 +224,8 @@ TEST(House, NoFileKnowsAMachine) {
   for (const std::string& file : files) {
     const std::string text = text_of(kRoot / file);
     EXPECT_FALSE(text.empty()) << file;
-    for (const std::string& place : places) EXPECT_EQ(text.find(place), std::string::npos) << file << " names " << place;
+    for (const std::string& place : places)
+      EXPECT_EQ(text.find(place), std::string::npos) << file << " names " << place;
   }
 }
 

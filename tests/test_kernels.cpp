@@ -92,8 +92,7 @@ TEST_F(KernelTest, SampleDrawsFromTheSoftmax) {
     const std::vector<double> p = softmax(row, temperature);
     const Draw draw = sample_row(row, {.temperature = temperature}, 20000);
     const std::vector<double> f = frequencies(draw.tokens, row.size());
-    for (size_t v = 0; v < row.size(); ++v)
-      EXPECT_NEAR(f[v], p[v], 0.015) << "token " << v << " at " << temperature;
+    for (size_t v = 0; v < row.size(); ++v) EXPECT_NEAR(f[v], p[v], 0.015) << "token " << v << " at " << temperature;
     for (size_t i = 0; i < 100; ++i) EXPECT_NEAR(draw.logprobs[i], std::log(p[size_t(draw.tokens[i])]), 1e-5);
   }
 }
@@ -144,8 +143,7 @@ TEST_F(KernelTest, SampleTopPKeepsTheShortestPrefixThatReachesIt) {
   EXPECT_NEAR(f[4], 0.25 / 0.85, 0.03);
   EXPECT_EQ(f[0] + f[3], 0.0);
   // top-p works on what top-k left: 0.4 / 0.65 = 0.615 reaches 0.6 alone.
-  const std::vector<double> both =
-      frequencies(sample_row(row, {.top_p = 0.6f, .top_k = 2}, 100).tokens, row.size());
+  const std::vector<double> both = frequencies(sample_row(row, {.top_p = 0.6f, .top_k = 2}, 100).tokens, row.size());
   EXPECT_NEAR(both[1], 1.0, 1e-9);
   // Always at least one token.
   EXPECT_NEAR(frequencies(sample_row(row, {.top_p = 1e-6f}, 100).tokens, row.size())[1], 1.0, 1e-9);
@@ -155,12 +153,10 @@ TEST_F(KernelTest, SampleFiltersOverALargeVocabularyMatchAFullSort) {
   const int64_t rows = 24, vocab = 5003;
   // Rounded to multiples of 1/4, so that there are many ties.
   Tensor logits = random({rows, vocab}, 2, Dtype::kF32, 2.0f);
-  for (int64_t i = 0; i < logits.numel(); ++i)
-    logits.data<float>()[i] = std::round(4 * logits.data<float>()[i]) / 4;
-  for (const SamplingRule rule :
-       {SamplingRule{.top_k = 1}, SamplingRule{.top_k = 17}, SamplingRule{.top_k = 1000},
-        SamplingRule{.top_p = 0.3f}, SamplingRule{.temperature = 0.6, .top_p = 0.95f},
-        SamplingRule{.temperature = 1.5, .top_p = 0.9f, .top_k = 50}}) {
+  for (int64_t i = 0; i < logits.numel(); ++i) logits.data<float>()[i] = std::round(4 * logits.data<float>()[i]) / 4;
+  for (const SamplingRule rule : {SamplingRule{.top_k = 1}, SamplingRule{.top_k = 17}, SamplingRule{.top_k = 1000},
+                                  SamplingRule{.top_p = 0.3f}, SamplingRule{.temperature = 0.6, .top_p = 0.95f},
+                                  SamplingRule{.temperature = 1.5, .top_p = 0.9f, .top_k = 50}}) {
     const Draw draw = sample(logits, rule);
     for (int64_t b = 0; b < rows; ++b) {
       const float* row = logits.data<float>() + b * vocab;
@@ -182,12 +178,10 @@ TEST_F(KernelTest, SampleFiltersOverALargeVocabularyMatchAFullSort) {
         order.resize(kept);
       }
       std::sort(order.begin(), order.end());
-      double threshold =
-          mass() * double(uniform_from(philox({{uint32_t(b), 1, 2, 0}}, philox_key(11, 3)).v[0]));
+      double threshold = mass() * double(uniform_from(philox({{uint32_t(b), 1, 2, 0}}, philox_key(11, 3)).v[0]));
       size_t i = 0;
       while (i + 1 < order.size() && threshold >= p[size_t(order[i])]) threshold -= p[size_t(order[i++])];
-      EXPECT_EQ(draw.tokens[size_t(b)], order[i])
-          << "row " << b << " top_k " << rule.top_k << " top_p " << rule.top_p;
+      EXPECT_EQ(draw.tokens[size_t(b)], order[i]) << "row " << b << " top_k " << rule.top_k << " top_p " << rule.top_p;
     }
   }
 }
@@ -251,12 +245,9 @@ TEST_F(KernelTest, LogProbOfImpossibleTokensHasAFiniteGradient) {
   EXPECT_NEAR(logprob.data<float>()[0], std::log(p), 1e-6);
   EXPECT_NEAR(entropy.data<float>()[0], h, 1e-6);
   const Tensor state = state_tensor({.loss_scale = 1024.0f});
-  MANTISSA_RUN(exec_, logprob_bwd, dlogits, logits, lse, entropy, target, floats({1.0f}), floats({0.5f}),
-               state, 1.0);
+  MANTISSA_RUN(exec_, logprob_bwd, dlogits, logits, lse, entropy, target, floats({1.0f}), floats({0.5f}), state, 1.0);
   const std::vector<float> d = to_host_float(dlogits);
-  const auto expected = [&](double q, double hit) {
-    return 1024 * (hit - q * (1.0 + 0.5 * (std::log(q) + h)));
-  };
+  const auto expected = [&](double q, double hit) { return 1024 * (hit - q * (1.0 + 0.5 * (std::log(q) + h))); };
   EXPECT_NEAR(d[0], expected(1 - p, 0), 0.2);
   EXPECT_EQ(d[1], 0.0f);
   EXPECT_NEAR(d[2], expected(p, 1), 0.2);
@@ -344,8 +335,8 @@ TEST_F(KernelTest, AdamWFollowsItsFormula) {
   const Tensor start = random({n}, 5), grad = random({n}, 6, Dtype::kF32, 100.0f);
   const AdamWRule rule{0.9f, 0.95f, 1e-8f, 0.1f};
   for (Dtype dtype : {Dtype::kF32, Dtype::kF16, Dtype::kBF16}) {
-    Tensor master = floats(to_host<float>(start)), m = exec_.zeros({n}, Dtype::kF32),
-           v = exec_.zeros({n}, Dtype::kF32), compute = exec_.empty({n}, dtype);
+    Tensor master = floats(to_host<float>(start)), m = exec_.zeros({n}, Dtype::kF32), v = exec_.zeros({n}, Dtype::kF32),
+           compute = exec_.empty({n}, dtype);
     std::vector<double> w, first(size_t(n), 0.0), second(size_t(n), 0.0);
     for (float x : to_host<float>(start)) w.push_back(double(x));
     for (int t = 1; t <= 5; ++t) {
@@ -363,8 +354,7 @@ TEST_F(KernelTest, AdamWFollowsItsFormula) {
     Tensor rounded = exec_.empty({n}, dtype);
     MANTISSA_RUN(exec_, cast, rounded, master);
     EXPECT_EQ(std::memcmp(rounded.raw(), compute.raw(), compute.bytes()), 0);
-    for (size_t i = 0; i < size_t(n); ++i)
-      EXPECT_NEAR(master.data<float>()[i], w[i], 2e-6 * (1 + std::abs(w[i])));
+    for (size_t i = 0; i < size_t(n); ++i) EXPECT_NEAR(master.data<float>()[i], w[i], 2e-6 * (1 + std::abs(w[i])));
 
     const std::vector<float> before = to_host<float>(master), m_before = to_host<float>(m);
     const Tensor skipped = state_tensor({.overflow = 1, .adam_step = 5, .lr = 1.0f});
@@ -535,14 +525,12 @@ TEST_F(KernelTest, BitsDependOnNeitherThreadsNorInstructionSet) {
     MANTISSA_RUN(exec_, swiglu_bwd, dgate_up, dy, gate_up);
     MANTISSA_RUN(exec_, unary, power, x, Unary::kExp, 0.0, 0.0);
     const Tensor logits = random({20, vocab}, 26);
-    const Draw draw = sample(logits, {.temperature = 0.9}),
-               filtered = sample(logits, {.top_p = 0.9f, .top_k = 30});
+    const Draw draw = sample(logits, {.temperature = 0.9}), filtered = sample(logits, {.top_p = 0.9f, .top_k = 30});
     const Tensor ids = ints(draw.tokens);
     Tensor logprob = exec_.empty({20}, Dtype::kF32), entropy = exec_.empty({20}, Dtype::kF32),
            lse = exec_.empty({20}, Dtype::kF32), dlogits = exec_.empty({20, vocab}, dtype);
     MANTISSA_RUN(exec_, logprob_fwd, logprob, entropy, lse, logits, ids, 1.0 / 0.9);
-    MANTISSA_RUN(exec_, logprob_bwd, dlogits, logits, lse, entropy, ids, logprob, entropy, Tensor(),
-                 1.0 / 0.9);
+    MANTISSA_RUN(exec_, logprob_bwd, dlogits, logits, lse, entropy, ids, logprob, entropy, Tensor(), 1.0 / 0.9);
     Tensor dtable = exec_.zeros({vocab, width}, Dtype::kF32);
     MANTISSA_RUN(exec_, embedding_bwd, dtable, x.slice(0, 20), ids);
     const int64_t n = 70001;

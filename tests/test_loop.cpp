@@ -84,9 +84,8 @@ class Loop : public ::testing::Test {
 
   /// A run named `name` of `yaml` with the embedded data, and the tiny model where none is named.
   RunConfig config(const std::string& name, const std::string& yaml, Strings overrides = {}) const {
-    overrides.insert(overrides.begin(),
-                     {"run.output_dir=" + (dir_ / name).string(),
-                      "data.files=" + (kBuiltin / "sanity.jsonl").string(), "data.limit=16"});
+    overrides.insert(overrides.begin(), {"run.output_dir=" + (dir_ / name).string(),
+                                         "data.files=" + (kBuiltin / "sanity.jsonl").string(), "data.limit=16"});
     if (yaml.find("model:") == std::string::npos)
       overrides.push_back("model.path=random:" + (dir_ / "tiny/config.json").string());
     return parse_run_config(yaml, "test", overrides);
@@ -127,22 +126,20 @@ void expect_golden(const Strings& lines, const std::vector<Golden>& golden) {
   for (const auto& [metric, values] : golden) {
     ASSERT_EQ(lines.size(), values.size());
     for (size_t i = 0; i < values.size(); ++i)
-      EXPECT_NEAR(number(lines[i], metric), values[i], 1e-6 * std::abs(values[i]))
-          << metric << " of step " << i + 1;
+      EXPECT_NEAR(number(lines[i], metric), values[i], 1e-6 * std::abs(values[i])) << metric << " of step " << i + 1;
   }
 }
 
 TEST_F(Loop, GoldenGrpo) {
   // Depends on the weights in builtin/: new ones need new numbers.
   ASSERT_TRUE(train(config("run", kGrpo)));
-  expect_golden(
-      metrics("run"),
-      {{"critic/score/mean", {0.5625, 0.4375, 0.375, 0.375, 0.75}},
-       {"response_length/mean", {24.875, 23.5, 25.25, 24.5, 23.625}},
-       {"actor/pg_loss", {-0.000639166683, 0.000900961459, 0.00361410901, -0.000746078789, 0.00214284065}},
-       {"actor/grad_norm", {0.556862913, 0.99641633, 0.334448161, 0.675256342, 0.566340536}},
-       {"actor/entropy", {0.0454570503, 0.0538444214, 0.0516783672, 0.0452513695, 0.0386974611}},
-       {"scaler/scale", {65536, 131072, 131072, 262144, 524288}}});
+  expect_golden(metrics("run"),
+                {{"critic/score/mean", {0.5625, 0.4375, 0.375, 0.375, 0.75}},
+                 {"response_length/mean", {24.875, 23.5, 25.25, 24.5, 23.625}},
+                 {"actor/pg_loss", {-0.000639166683, 0.000900961459, 0.00361410901, -0.000746078789, 0.00214284065}},
+                 {"actor/grad_norm", {0.556862913, 0.99641633, 0.334448161, 0.675256342, 0.566340536}},
+                 {"actor/entropy", {0.0454570503, 0.0538444214, 0.0516783672, 0.0452513695, 0.0386974611}},
+                 {"scaler/scale", {65536, 131072, 131072, 262144, 524288}}});
 }
 
 TEST_F(Loop, GoldenSft) {
@@ -201,21 +198,22 @@ TEST_P(LoopResume, SameBits) {
   expect_same_bits("killed", "whole");
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, LoopResume,
-    ::testing::Values(Variant{"grpo", kGrpo, {}}, Variant{"sft", kSft, {}},
-                      Variant{"everything",
-                              kGrpo,
-                              {"algorithm.kl_coef=0.1", "algorithm.dynamic_sampling=true",
-                               "algorithm.max_gen_batches=2", "algorithm.overlong=soft_punish",
-                               "algorithm.overlong_buffer=8", "eval.every=2", "eval.before_training=true",
-                               "eval.limit=4", "eval.files=" + (kBuiltin / "sanity.jsonl").string()}}),
-    [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(All, LoopResume,
+                         ::testing::Values(Variant{"grpo", kGrpo, {}}, Variant{"sft", kSft, {}},
+                                           Variant{"everything",
+                                                   kGrpo,
+                                                   {"algorithm.kl_coef=0.1", "algorithm.dynamic_sampling=true",
+                                                    "algorithm.max_gen_batches=2", "algorithm.overlong=soft_punish",
+                                                    "algorithm.overlong_buffer=8", "eval.every=2",
+                                                    "eval.before_training=true", "eval.limit=4",
+                                                    "eval.files=" + (kBuiltin / "sanity.jsonl").string()}}),
+                         [](const auto& info) { return info.param.name; });
 INSTANTIATE_TEST_SUITE_P(
     Cuda, LoopResume,
     ::testing::Values(Variant{"grpo", kGrpo, {kOnCuda}}, Variant{"sft", kSft, {kOnCuda}},
                       Variant{"bf16", kGrpo, {kOnCuda, "precision.train=bf16", "precision.rollout=bf16"}},
-                      Variant{"eval", kGrpo,
+                      Variant{"eval",
+                              kGrpo,
                               {kOnCuda, "eval.every=2", "eval.limit=4",
                                "eval.files=" + (kBuiltin / "sanity.jsonl").string()}}),
     [](const auto& info) { return info.param.name; });
@@ -224,8 +222,7 @@ TEST_F(Loop, ResumeFromAnotherRunsCheckpoint) {
   ASSERT_TRUE(train(config("whole", kSft)));
   const RunConfig copy = config("copy", kSft);
   ASSERT_TRUE(train(copy, (dir_ / "whole/checkpoints/step_2").string()));
-  EXPECT_TRUE(read_file(dir_ / "whole/model/model.safetensors") ==
-              read_file(dir_ / "copy/model/model.safetensors"));
+  EXPECT_TRUE(read_file(dir_ / "whole/model/model.safetensors") == read_file(dir_ / "copy/model/model.safetensors"));
   EXPECT_EQ(metrics("copy").size(), 3u) << "its own steps only";
   EXPECT_THROW(train(copy, (dir_ / "whole/checkpoints/step_2").string()), Error) << "a used directory";
 }
@@ -266,20 +263,19 @@ TEST_F(Loop, AnotherLengthOfAScheduleIsSaid) {
   ::testing::internal::CaptureStderr();
   ASSERT_TRUE(train(longer, "auto"));
   const std::string log = ::testing::internal::GetCapturedStderr();
-  EXPECT_NE(log.find("\"  steps: 6\": from here on the learning rate follows the linear schedule"), std::string::npos) << log;
+  EXPECT_NE(log.find("\"  steps: 6\": from here on the learning rate follows the linear schedule"), std::string::npos)
+      << log;
 }
 
 // ---- overflow ---------------------------------------------------------------------------------------------
 
 TEST_F(Loop, InjectedOverflowIsNamedSkippedAndOvercome) {
-  const Strings inject{"train.inject_overflow_step=2",
-                       "train.inject_overflow_parameter=layers.1.down.weight"};
+  const Strings inject{"train.inject_overflow_step=2", "train.inject_overflow_parameter=layers.1.down.weight"};
   ::testing::internal::CaptureStderr();
   ASSERT_TRUE(train(config("run", kGrpo, inject)));
   const std::string log = ::testing::internal::GetCapturedStderr();
-  EXPECT_NE(
-      log.find("step 2: overflow at loss scale 65536, update skipped; first: layers.1.mlp linear forward: "),
-      std::string::npos)
+  EXPECT_NE(log.find("step 2: overflow at loss scale 65536, update skipped; first: layers.1.mlp linear forward: "),
+            std::string::npos)
       << log;
   EXPECT_NE(log.find("SKIPPED"), std::string::npos) << log;
 
@@ -322,8 +318,7 @@ TEST_F(Loop, ResumeRefusesAnotherReference) {
   const auto model = random_model(parse_hf_config(kTinyModel, "tiny"), cpu(), Dtype::kF32, false, 1);
   model->tokenizer.tokenizer_json = read_file(kBuiltin / "tokenizer.json");
   save_hf(*model, dir_ / "model", Dtype::kF32);
-  Strings overrides{"algorithm.kl_coef=0.1", "model.path=" + (dir_ / "model").string(),
-                    "rollout.max_new_tokens=4"};
+  Strings overrides{"algorithm.kl_coef=0.1", "model.path=" + (dir_ / "model").string(), "rollout.max_new_tokens=4"};
   const RunConfig run = config("run", kGrpo, overrides);
   EXPECT_FALSE(train(run, "", [](int64_t step) { return step == 1; }));
   model->weights.compute[model->decoder->params().final_norm].data<float>()[3] = 2.0f;
@@ -347,8 +342,7 @@ TEST_F(Loop, DynamicSamplingRefillsUpToItsLimit) {
     EXPECT_LE(rounds, 3);
     EXPECT_LE(kept, 4);
     EXPECT_TRUE(kept == 4 || rounds == 3) << line;
-    EXPECT_EQ(4 * rounds,
-              kept + number(line, "train/surplus_groups") + number(line, "reward/zero_spread_groups"));
+    EXPECT_EQ(4 * rounds, kept + number(line, "train/surplus_groups") + number(line, "reward/zero_spread_groups"));
     refilled = refilled || rounds > 1;
   }
   EXPECT_TRUE(refilled);
@@ -382,8 +376,8 @@ TEST_F(Loop, EverythingMaskedTakesNoStep) {
 }
 
 TEST_F(Loop, SoftOverlongPunishmentReachesTheReward) {
-  const Strings soft{"algorithm.overlong=soft_punish", "algorithm.overlong_buffer=2",
-                     "algorithm.overlong_penalty=0.5", "rollout.max_new_tokens=2", "train.steps=1"};
+  const Strings soft{"algorithm.overlong=soft_punish", "algorithm.overlong_buffer=2", "algorithm.overlong_penalty=0.5",
+                     "rollout.max_new_tokens=2", "train.steps=1"};
   ASSERT_TRUE(train(config("run", kGrpo, soft)));
   EXPECT_EQ(number(metrics("run")[0], "critic/score/max"), -0.5) << "wrong and cut off";
 }

@@ -55,8 +55,8 @@ struct Case {
 
   /// `start` continued by the chain over k in [begin, end).
   template <class C>
-  C chain(const std::vector<C>& left, const std::vector<C>& right, int64_t m, int64_t n, C start,
-          int64_t begin, int64_t end) const {
+  C chain(const std::vector<C>& left, const std::vector<C>& right, int64_t m, int64_t n, C start, int64_t begin,
+          int64_t end) const {
     for (int64_t k = begin; k < end; ++k)
       start = std::fma(left[size_t(trans == Trans::kTN ? k * size.m + m : m * size.k + k)],
                        right[size_t(trans == Trans::kNT ? n * size.k + k : k * size.n + n)], start);
@@ -95,13 +95,13 @@ TEST(Matmul, IsOneChainForEveryFormTypeSizeAndInstructionSet) {
             const auto a = to_host_float(x.a), b = to_host_float(x.b), c = to_host_float(x.c);
             std::vector<float> want;
             for (int64_t i = 0; i < size.m * size.n; ++i)
-              want.push_back(rounded_to(c_type, x.chain(a, b, i / size.n, i % size.n,
-                                                        accumulate ? c[size_t(i)] : 0.0f, 0, size.k)));
+              want.push_back(rounded_to(
+                  c_type, x.chain(a, b, i / size.n, i % size.n, accumulate ? c[size_t(i)] : 0.0f, 0, size.k)));
             for (const char* level : levels) {
               limit_simd(level);
               expect_equal(x.run(accumulate), want,
-                           str(level, ' ', name_of(type), "->", name_of(c_type), ' ', name_of(trans), ' ',
-                               size.m, 'x', size.n, 'x', size.k, accumulate ? " accumulated" : ""));
+                           str(level, ' ', name_of(type), "->", name_of(c_type), ' ', name_of(trans), ' ', size.m, 'x',
+                               size.n, 'x', size.k, accumulate ? " accumulated" : ""));
               if (HasFatalFailure()) return;
             }
           }
@@ -121,8 +121,7 @@ TEST(Matmul, DoubleIsOneChain) {
         limit_simd(level);
         const auto got = to_host<double>(x.run(accumulate));
         for (int64_t i = 0; i < 7 * 13; ++i)
-          ASSERT_EQ(got[size_t(i)], x.chain(a, b, i / 13, i % 13, accumulate ? c[size_t(i)] : 0.0, 0, 50))
-              << level;
+          ASSERT_EQ(got[size_t(i)], x.chain(a, b, i / 13, i % 13, accumulate ? c[size_t(i)] : 0.0, 0, 50)) << level;
       }
     }
   }
@@ -165,9 +164,7 @@ TEST(Matmul, SeveralBlocks) {
     const Case x(size, Trans::kNN, Dtype::kBF16, Dtype::kBF16);
     const auto a = to_host_float(x.a), b = to_host_float(x.b), got = to_host_float(x.run(false));
     for (int64_t i = 0; i < size.m * size.n; i += 97)
-      ASSERT_EQ(got[size_t(i)],
-                rounded_to(Dtype::kBF16, x.chain(a, b, i / size.n, i % size.n, 0.0f, 0, size.k)))
-          << i;
+      ASSERT_EQ(got[size_t(i)], rounded_to(Dtype::kBF16, x.chain(a, b, i / size.n, i % size.n, 0.0f, 0, size.k))) << i;
   }
 }
 
@@ -219,8 +216,7 @@ TEST(Matmul, NotFiniteValuesPropagate) {
         Tensor turned = exec.empty({kSide, kSide}, Dtype::kF32);
         MANTISSA_RUN(exec, matmul, turned, b, a, Trans::kNT, false);
         const auto columns = to_host<float>(turned);
-        for (int64_t i = 0; i < kSide * kSide; ++i)
-          ASSERT_EQ(std::isnan(columns[size_t(i)]), i % kSide == 3) << level;
+        for (int64_t i = 0; i < kSide * kSide; ++i) ASSERT_EQ(std::isnan(columns[size_t(i)]), i % kSide == 3) << level;
       }
     }
   }

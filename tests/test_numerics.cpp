@@ -69,7 +69,9 @@ TEST(Conversion, HalfRoundsToNearestEven) {
   EXPECT_EQ(to_float(Half{1}), 0x1p-24f);
 }
 
-TEST(Conversion, BFloat16RoundsToNearestEven) { expect_nearest_even<BFloat16>(0x7f80); }
+TEST(Conversion, BFloat16RoundsToNearestEven) {
+  expect_nearest_even<BFloat16>(0x7f80);
+}
 
 TEST(Conversion, VectorsEqualTheScalarDefinition) {
   std::vector<float> values;

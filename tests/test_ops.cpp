@@ -136,8 +136,7 @@ class Problem {
  private:
   Tensor output_gradient(Backend& backend, const Var& out, size_t i, Rows rows) const {
     const int64_t first = out.shape()[0];
-    if (first != rows.count())
-      return to_tensor(backend, cotangent(out.value().numel(), i), out.shape(), out.dtype());
+    if (first != rows.count()) return to_tensor(backend, cotangent(out.value().numel(), i), out.shape(), out.dtype());
     Shape whole{rows_.end};
     for (int d = 1; d < out.shape().rank(); ++d) whole.push_back(out.shape()[d]);
     return to_tensor(backend, cotangent(whole.numel(), i), whole, out.dtype()).slice(rows.begin, rows.end);
@@ -226,8 +225,7 @@ TEST_P(OpsOn, EachTypeAgreesWithFp64) {
       const std::string what = str(name_of(dtype), " n = ", n);
       for (size_t i = 0; i < got.outputs.size(); ++i)
         expect_close(got.outputs[i], reference.outputs[i], dtype, c,
-                     std::max(c.inner_forward, on_cpu() ? 0.0 : c.inner_forward_elsewhere),
-                     str(what, " output ", i));
+                     std::max(c.inner_forward, on_cpu() ? 0.0 : c.inner_forward_elsewhere), str(what, " output ", i));
       for (size_t i = 0; i < got.grads.size(); ++i) {
         EXPECT_EQ(got.grads[i].dtype(), problem.dtype(i, dtype));
         expect_close(got.grads[i], reference.grads[i], dtype, c, c.inner_backward, str(what, " gradient ", i));
@@ -261,11 +259,12 @@ TEST_P(OpsOn, RowsAloneGiveTheBitsTheyGiveInABatch) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(Table, Ops, testing::ValuesIn(op_cases()),
-                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(Table, Ops, testing::ValuesIn(op_cases()), [](const auto& info) { return info.param.name; });
 const auto name_of_op = [](const auto& info) { return std::get<0>(info.param).name; };
-INSTANTIATE_TEST_SUITE_P(Cpu, OpsOn, testing::Combine(testing::ValuesIn(op_cases()), testing::Values("cpu")), name_of_op);
-INSTANTIATE_TEST_SUITE_P(Cuda, OpsOn, testing::Combine(testing::ValuesIn(op_cases()), testing::Values("cuda")), name_of_op);
+INSTANTIATE_TEST_SUITE_P(Cpu, OpsOn, testing::Combine(testing::ValuesIn(op_cases()), testing::Values("cpu")),
+                         name_of_op);
+INSTANTIATE_TEST_SUITE_P(Cuda, OpsOn, testing::Combine(testing::ValuesIn(op_cases()), testing::Values("cuda")),
+                         name_of_op);
 
 }  // namespace
 }  // namespace mantissa

@@ -129,9 +129,8 @@ TEST(Scaler, FloorSkipsInRowAndDiagnosis) {
     FAIL() << "five skips in a row must stop the run";
   } catch (const Error& e) {
     const std::string text = e.what();
-    for (const char* part :
-         {"5 steps in a row", "max_skips_in_row = 4", "9 skips and 1 steps", "loss scale is now 2",
-          "does not come from the scale", "non-finite tensor", "learning rate"})
+    for (const char* part : {"5 steps in a row", "max_skips_in_row = 4", "9 skips and 1 steps", "loss scale is now 2",
+                             "does not come from the scale", "non-finite tensor", "learning rate"})
       EXPECT_NE(text.find(part), std::string::npos) << part << " in: " << text;
   }
 }
@@ -196,8 +195,7 @@ TEST(Optimizer, FollowsAdamW) {
     t.step(float(g));
     m = 0.9 * m + 0.1 * g;
     v = 0.95 * v + 0.05 * g * g;
-    const double move =
-        0.01 * (m / (1 - std::pow(0.9, step))) / (std::sqrt(v / (1 - std::pow(0.95, step))) + 1e-8);
+    const double move = 0.01 * (m / (1 - std::pow(0.9, step))) / (std::sqrt(v / (1 - std::pow(0.95, step))) + 1e-8);
     decayed = decayed * (1 - 0.01 * 0.1) - move;
     plain -= move;
     EXPECT_NEAR(t.master(t.matrix), decayed, 1e-6);

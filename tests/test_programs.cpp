@@ -12,8 +12,7 @@
 namespace mantissa {
 namespace {
 
-const char* const kAll[] = {"trainer", "generate", "score",    "tokenize",
-                            "grade",   "evaluate", "mismatch", "bench"};
+const char* const kAll[] = {"trainer", "generate", "score", "tokenize", "grade", "evaluate", "mismatch", "bench"};
 
 /// The text behind "key": up to the next comma or brace outside of brackets.
 std::string value_of(const std::string& line, const std::string& key) {
@@ -54,11 +53,9 @@ TEST_F(Programs, HelpAndVersionEverywhere) {
 TEST_F(Programs, BadCommandLines) {
   expect_error("score", {}, {"score", "required"});
   expect_error("score", {"--modell", "x"}, {"score", "--help"});
-  expect_error("generate", {"--model", model(), "--prompt", "1+1=", "--n", "0"},
-               {"--n", "between 1 and", "got 0"});
+  expect_error("generate", {"--model", model(), "--prompt", "1+1=", "--n", "0"}, {"--n", "between 1 and", "got 0"});
   expect_error("generate", {"--model", model(), "--prompt", "1+1=", "--top-p", "nan"}, {"--top-p", "nan"});
-  expect_error("generate", {"--model", model(), "--prompt", "1+1=", "--precision", "fp8"},
-               {"--precision", "fp8"});
+  expect_error("generate", {"--model", model(), "--prompt", "1+1=", "--precision", "fp8"}, {"--precision", "fp8"});
   expect_error("generate", {"--model", model()}, {"--prompt", "--input"});
   expect_error("generate", {"--model", model(), "--prompt", "1+1=", "--device", "tpu"}, {"--device", "tpu"});
   expect_error("bench", {"fly"}, {"\"fly\""});
@@ -77,13 +74,11 @@ TEST_F(Programs, ScoreEqualsTheGoldenLogProbs) {
   std::string text;
   for (int64_t r = 0; r < rows; ++r) {
     text += "{\"ids\": [";
-    for (int64_t t = 0; t < length; ++t)
-      text += (t ? ", " : "") + std::to_string(ids.data<int32_t>()[r * length + t]);
+    for (int64_t t = 0; t < length; ++t) text += (t ? ", " : "") + std::to_string(ids.data<int32_t>()[r * length + t]);
     text += "]}\n\n";  // blank lines are skipped
   }
   const std::string input = write("ids.jsonl", text);
-  const Result one =
-      run("score", {"--model", kQwen3, "--input", input, "--grads", path("grads.safetensors")});
+  const Result one = run("score", {"--model", kQwen3, "--input", input, "--grads", path("grads.safetensors")});
   ASSERT_EQ(one.code, 0) << one.err;
   ASSERT_EQ(int64_t(one.lines().size()), rows);
   for (int64_t r = 0; r < rows; ++r) {
@@ -98,8 +93,7 @@ TEST_F(Programs, ScoreEqualsTheGoldenLogProbs) {
   for (const auto& [name, entry] : weights.entries()) EXPECT_EQ(grads.at(name).shape, entry.shape) << name;
 
   // Neither the packing nor the chunks of logits change a digit.
-  const Result alone =
-      run("score", {"--model", kQwen3, "--input", input, "--batch-tokens", "1", "--head-chunk", "3"});
+  const Result alone = run("score", {"--model", kQwen3, "--input", input, "--batch-tokens", "1", "--head-chunk", "3"});
   EXPECT_EQ(alone.out, one.out);
 
   const Result half =
@@ -145,8 +139,7 @@ TEST_F(Programs, ScoreRefusesBadLines) {
 TEST_F(Programs, DamagedModelsAreNamed) {
   fs::copy(kQwen3, dir_ / "broken");
   const std::string input = write("ids.jsonl", "{\"ids\": [1, 2]}\n");
-  fs::resize_file(dir_ / "broken" / "model.safetensors",
-                  fs::file_size(dir_ / "broken" / "model.safetensors") - 4);
+  fs::resize_file(dir_ / "broken" / "model.safetensors", fs::file_size(dir_ / "broken" / "model.safetensors") - 4);
   expect_error("score", {"--model", path("broken"), "--input", input}, {"model.safetensors"});
   write("broken/config.json", "{\"model_type\": \"mamba\"}");
   expect_error("score", {"--model", path("broken"), "--input", input}, {"config.json", "mamba"});
@@ -155,8 +148,8 @@ TEST_F(Programs, DamagedModelsAreNamed) {
 }
 
 TEST_F(Programs, TokenizeAndGrade) {
-  const Result tokens = run("tokenize", {"--model", model(), "--input",
-                                         write("t.jsonl", "{\"text\": \"12+30=\"}\n{\"text\": \"\"}\n")});
+  const Result tokens =
+      run("tokenize", {"--model", model(), "--input", write("t.jsonl", "{\"text\": \"12+30=\"}\n{\"text\": \"\"}\n")});
   ASSERT_EQ(tokens.code, 0) << tokens.err;
   ASSERT_EQ(tokens.lines().size(), 2u);
   EXPECT_EQ(value_of(tokens.lines()[0], "decoded"), "\"12+30=\"");
@@ -165,17 +158,15 @@ TEST_F(Programs, TokenizeAndGrade) {
   expect_error("tokenize", {"--model", model(), "--input", write("u.jsonl", "{\"text\": 3}\n")},
                {"u.jsonl:1", "string"});
 
-  const Result grades =
-      run("grade", {"--input", write("g.jsonl",
-                                     "{\"pred\": \"so \\\\boxed{0.5}\", \"gold\": \"1/2\"}\n"
-                                     "{\"pred\": \"#### 7\", \"gold\": 8}\n")});
+  const Result grades = run("grade", {"--input", write("g.jsonl",
+                                                       "{\"pred\": \"so \\\\boxed{0.5}\", \"gold\": \"1/2\"}\n"
+                                                       "{\"pred\": \"#### 7\", \"gold\": 8}\n")});
   ASSERT_EQ(grades.code, 0) << grades.err;
   ASSERT_EQ(grades.lines().size(), 2u);
   EXPECT_EQ(value_of(grades.lines()[0], "correct"), "true");
   EXPECT_EQ(value_of(grades.lines()[0], "extracted"), "\"0.5\"");
   EXPECT_EQ(value_of(grades.lines()[1], "correct"), "false");
-  expect_error("grade", {"--input", write("h.jsonl", "{\"pred\": \"1\"}\n")},
-               {"h.jsonl:1", "\"gold\" is missing"});
+  expect_error("grade", {"--input", write("h.jsonl", "{\"pred\": \"1\"}\n")}, {"h.jsonl:1", "\"gold\" is missing"});
 }
 
 TEST_F(Programs, GenerateIsReproducible) {
@@ -197,9 +188,8 @@ TEST_F(Programs, EvaluateWritesDumpAndKeptProblems) {
   const std::string first = "{\"problem\": \"1+2=\", \"answer\": \"3\", \"extra\": [1]}\n",
                     second = "{\"problem\": \"4+4=\", \"answer\": 8}\n";
   const std::string data = write("d.jsonl", first + "\n" + second);
-  const Result all =
-      run("evaluate", {"--model", model(), "--data", data, "--n", "2", "--max-new-tokens", "4", "--keep",
-                       "0:1", "--output", path("kept.jsonl"), "--dump", path("dump.jsonl")});
+  const Result all = run("evaluate", {"--model", model(), "--data", data, "--n", "2", "--max-new-tokens", "4", "--keep",
+                                      "0:1", "--output", path("kept.jsonl"), "--dump", path("dump.jsonl")});
   ASSERT_EQ(all.code, 0) << all.err;
   ASSERT_EQ(all.lines().size(), 1u);
   for (const char* key : {"avg@2", "maj@2", "pass@1", "pass@2", "mean_length", "truncated"})
@@ -223,8 +213,8 @@ TEST_F(Programs, EvaluateTakesSeveralSetsAndGoesOnAfterAKill) {
     text += "{\"problem\": \"1+" + std::to_string(i) + "=\", \"answer\": " + std::to_string(i + 1) + "}\n";
   const std::string first = write("first.jsonl", text),
                     second = write("second.jsonl", text.substr(text.find('\n') + 1));
-  const std::vector<std::string> flags = {
-      "--model", model(), "--data", first, second, "--n", "2", "--max-new-tokens", "4", "--max-batch", "1"};
+  const std::vector<std::string> flags = {"--model",          model(), "--data",      first, second, "--n", "2",
+                                          "--max-new-tokens", "4",     "--max-batch", "1"};
   const auto with = [&](std::vector<std::string> more) {
     more.insert(more.begin(), flags.begin(), flags.end());
     return run("evaluate", more);
@@ -298,11 +288,15 @@ TEST_F(Programs, OutputsReplaceNeitherInputsNorWhatIsNoRegularFile) {
 }
 
 TEST_F(Programs, TrainerStopsAndSavesAtASignalSentTwice) {
-  const std::vector<std::string> arguments = {"--config", (kSource / "configs/grpo_fp16.yaml").string(),
+  const std::vector<std::string> arguments = {"--config",
+                                              (kSource / "configs/grpo_fp16.yaml").string(),
                                               "data.files=" + (kSource / "builtin/arithmetic/sanity.jsonl").string(),
-                                              "run.output_dir=" + path("run"), "train.steps=100000",
-                                              "train.prompts_per_step=4", "train.mini_batch_size=32"};
-  const Result result = run("trainer", arguments, R"(sh -c '"$0" "$@" & sleep 3; kill $!; sleep 0.01; kill $!; wait $!' )");
+                                              "run.output_dir=" + path("run"),
+                                              "train.steps=100000",
+                                              "train.prompts_per_step=4",
+                                              "train.mini_batch_size=32"};
+  const Result result =
+      run("trainer", arguments, R"(sh -c '"$0" "$@" & sleep 3; kill $!; sleep 0.01; kill $!; wait $!' )");
   EXPECT_EQ(result.code, 128 + SIGTERM) << result.err;
   EXPECT_NE(result.err.find("stopping after this step"), std::string::npos) << result.err;
   EXPECT_NE(result.err.find("stopped after step"), std::string::npos) << result.err;
@@ -325,8 +319,7 @@ TEST_F(Programs, GradeByAProgram) {
 
 TEST_F(Programs, MismatchIsZeroWithTheSameRoundingAndKernels) {
   const std::string data = write("d.jsonl", "{\"problem\": \"1+2=\"}\n{\"problem\": \"14+25=\"}\n");
-  const std::vector<std::string> flags = {"--model", model(), "--data",           data,
-                                          "--n",     "2",     "--max-new-tokens", "12"};
+  const std::vector<std::string> flags = {"--model", model(), "--data", data, "--n", "2", "--max-new-tokens", "12"};
   const auto with = [&](std::vector<std::string> more) {
     more.insert(more.begin(), flags.begin(), flags.end());
     return run("mismatch", more);
@@ -353,8 +346,7 @@ TEST_F(Programs, MismatchIsZeroWithTheSameRoundingAndKernels) {
 
 TEST_F(Programs, MismatchMeasuresAMatrix) {
   const std::string data = write("d.jsonl", "{\"problem\": \"1+2=\"}\n{\"problem\": \"14+25=\"}\n");
-  const std::vector<std::string> flags = {"--model", model(), "--data",           data,
-                                          "--n",     "2",     "--max-new-tokens", "12"};
+  const std::vector<std::string> flags = {"--model", model(), "--data", data, "--n", "2", "--max-new-tokens", "12"};
   const auto with = [&](std::vector<std::string> more) {
     more.insert(more.begin(), flags.begin(), flags.end());
     return run("mismatch", more);
@@ -363,8 +355,7 @@ TEST_F(Programs, MismatchMeasuresAMatrix) {
       with({"--matrix", "rollout=fp16,bf16,fp32", "train=fp16,fp32", "kv_cache=auto,bf16", "lm_head=auto",
             "rounding=peer", "--table", path("table.md"), "--points", path("points.jsonl")});
   ASSERT_EQ(all.code, 0) << all.err;
-  ASSERT_EQ(all.lines().size(), 10u)
-      << "3 x 2 x 2, less the two that put a bf16 cache beside an fp32 rollout";
+  ASSERT_EQ(all.lines().size(), 10u) << "3 x 2 x 2, less the two that put a bf16 cache beside an fp32 rollout";
   EXPECT_NE(all.err.find("left out rollout fp32"), std::string::npos) << all.err;
   const std::string first = all.lines()[0];
   EXPECT_EQ(value_of(first, "rollout"), "\"fp16\"");
@@ -382,25 +373,22 @@ TEST_F(Programs, MismatchMeasuresAMatrix) {
 
   expect_error("mismatch", {"--model", model(), "--data", data, "--matrix", "head=fp16"},
                {"--matrix", "lm_head", "head=fp16"});
-  expect_error("mismatch", {"--model", model(), "--data", data, "--matrix", "train=fp16,fp8"},
-               {"train", "fp8"});
+  expect_error("mismatch", {"--model", model(), "--data", data, "--matrix", "train=fp16,fp8"}, {"train", "fp8"});
   expect_error("mismatch", {"--model", model(), "--data", data, "--precision", "fp32", "--lm-head", "bf16"},
                {"precision.lm_head", "bf16", "fp32"});
 }
 
 TEST_F(Programs, BenchPrintsItsFields) {
   const std::string random = "random:" + (kSource / "builtin/arithmetic/config.json").string();
-  const Result r =
-      run("bench", {"train", "decode", "step", "attention", "--model", random, "--sequences", "2", "--length",
-                    "32", "--batch", "2", "--context", "16", "--steps", "4", "--repeat", "1"});
+  const Result r = run("bench", {"train", "decode", "step", "attention", "--model", random, "--sequences", "2",
+                                 "--length", "32", "--batch", "2", "--context", "16", "--steps", "4", "--repeat", "1"});
   ASSERT_EQ(r.code, 0) << r.err;
   EXPECT_EQ(r.lines().size(), 8u) << r.out;  // two ceilings, train, decode, step, three of attention
   for (const std::string& line : r.lines())
-    for (const char* key : {"bench", "shape", "dtype", "device", "ms_min", "ms_median", "ms_max",
-                            "tokens_per_s", "fraction", "peak_bytes"})
+    for (const char* key : {"bench", "shape", "dtype", "device", "ms_min", "ms_median", "ms_max", "tokens_per_s",
+                            "fraction", "peak_bytes"})
       EXPECT_NE(value_of(line, key), "missing") << key << " in " << line;
-  expect_error("bench", {"train", "--model", random, "--length", "100000"},
-               {"--length", "max_position_embeddings"});
+  expect_error("bench", {"train", "--model", random, "--length", "100000"}, {"--length", "max_position_embeddings"});
 }
 
 }  // namespace

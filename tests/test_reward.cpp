@@ -39,25 +39,24 @@ TEST(Extraction, FindsTheLastAnswer) {
   struct Case {
     const char *response, *answer;
   };
-  for (auto [response, answer] :
-       std::initializer_list<Case>{{"\\boxed{1} then \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"},
-                                   {"\\boxed{\\{1, \\{2\\}\\}}", "\\{1, \\{2\\}\\}"},
-                                   {"\\boxed{\\text{a \\boxed{3}}}", "\\text{a \\boxed{3}}"},
-                                   {"<think>\\boxed{1}</think> hence \\fbox{2}", "2"},
-                                   {"<think>\\boxed{1}</think> and I say no more", ""},
-                                   {"\\boxed{5} and \\boxed{6", "5"},
-                                   {"It is \\boxed 7", "7"},
-                                   {"steps\n#### 1,234\n", "1,234"},
-                                   {"The answer is 12. I hope so.", "12"},
-                                   {"The answer is $\\frac{1}{2}$, surely.", "\\frac{1}{2}"},
-                                   {"**Final Answer:** 3.5", "3.5"},
-                                   {"Answer: 1\nAnswer: 2", "2"},
-                                   {"The final answer is: the largest n is 34.", "34"},
-                                   {"The answer is \\$5.50.", "\\$5.50"},
-                                   {"42", "42"},
-                                   {"work mentions 34 and more", ""},
-                                   {"", ""},
-                                   {"\\boxed{}", ""}}) {
+  for (auto [response, answer] : std::initializer_list<Case>{{"\\boxed{1} then \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"},
+                                                             {"\\boxed{\\{1, \\{2\\}\\}}", "\\{1, \\{2\\}\\}"},
+                                                             {"\\boxed{\\text{a \\boxed{3}}}", "\\text{a \\boxed{3}}"},
+                                                             {"<think>\\boxed{1}</think> hence \\fbox{2}", "2"},
+                                                             {"<think>\\boxed{1}</think> and I say no more", ""},
+                                                             {"\\boxed{5} and \\boxed{6", "5"},
+                                                             {"It is \\boxed 7", "7"},
+                                                             {"steps\n#### 1,234\n", "1,234"},
+                                                             {"The answer is 12. I hope so.", "12"},
+                                                             {"The answer is $\\frac{1}{2}$, surely.", "\\frac{1}{2}"},
+                                                             {"**Final Answer:** 3.5", "3.5"},
+                                                             {"Answer: 1\nAnswer: 2", "2"},
+                                                             {"The final answer is: the largest n is 34.", "34"},
+                                                             {"The answer is \\$5.50.", "\\$5.50"},
+                                                             {"42", "42"},
+                                                             {"work mentions 34 and more", ""},
+                                                             {"", ""},
+                                                             {"\\boxed{}", ""}}) {
     const Grade g = grade({}, response, "never");
     EXPECT_EQ(g.extracted, answer) << response;
     EXPECT_EQ(g.status == Grade::Status::kNoAnswer, g.extracted.empty()) << response;
@@ -230,16 +229,14 @@ TEST(Verifier, EveryGoldEqualsItsRewritingsAndNoOtherNumber) {
   if (!fs::exists(kShared / "math500.jsonl")) GTEST_SKIP() << "no " << kShared;
   std::set<std::string> golds;
   for (const char* file : {"sanity_math", "math500", "aime", "amc", "gsm8k_train", "gsm8k_test"})
-    for (const auto& row : read_lines(kShared / (std::string(file) + ".jsonl")))
-      golds.insert(row.at("answer"));
+    for (const auto& row : read_lines(kShared / (std::string(file) + ".jsonl"))) golds.insert(row.at("answer"));
   for (const std::string& gold : golds) {
     MathExpr expr;
     std::string error;
     EXPECT_TRUE(parse_math(gold, expr, error)) << gold << ": " << error;
     for (const std::string& response :
          {boxed(gold), "The answer is $" + gold + "$.", "**Answer:** " + gold, boxed(" " + gold + " "),
-          boxed(replaced(gold, " ", "")),
-          boxed(replaced(replaced(gold, "\\dfrac", "\\frac"), "\\frac", "\\tfrac")),
+          boxed(replaced(gold, " ", "")), boxed(replaced(replaced(gold, "\\dfrac", "\\frac"), "\\frac", "\\tfrac")),
           boxed(replaced(replaced(gold, "\\left", ""), "\\right", "")), boxed("\\displaystyle " + gold),
           boxed("$" + gold + "$"), boxed(gold + "."), boxed(replaced(gold, "^\\circ", "\\text{ degrees}")),
           boxed(replaced(replaced(gold, "\\!", ""), "{,}", ",")), boxed(replaced(gold, "\\text", "\\mathrm")),
@@ -272,10 +269,9 @@ TEST(Verifier, HardTextsAreBounded) {
   for (int i = 120; i-- > 0;) reversed += "\\sin " + std::to_string(i) + ", ";
   const auto start = std::chrono::steady_clock::now();
   for (const std::string& text :
-       {deep, boxes, tower, nested, list, product, reversed, std::string("9999999!"),
-        std::string("2^{9999999}"), std::string("0/0"), std::string("\\binom{3000}{1500}!"),
-        std::string("1e99999999"), std::string(5000, '9'), std::string(3000, '!'),
-        std::string("\\pm\\pm\\pm\\pm\\pm\\pm\\pm 1"), std::string("\xff\xfe\x80")}) {
+       {deep, boxes, tower, nested, list, product, reversed, std::string("9999999!"), std::string("2^{9999999}"),
+        std::string("0/0"), std::string("\\binom{3000}{1500}!"), std::string("1e99999999"), std::string(5000, '9'),
+        std::string(3000, '!'), std::string("\\pm\\pm\\pm\\pm\\pm\\pm\\pm 1"), std::string("\xff\xfe\x80")}) {
     EXPECT_FALSE(grade({}, "\\boxed{" + text + "}", "4").correct);
     math_equal(text, list);
     math_equal("4", text);
@@ -326,8 +322,7 @@ TEST(Verifier, RandomTextsDoNotThrow) {
     for (unsigned n = random() % 12; n-- > 0;) a += kPieces[random() % std::size(kPieces)];
     for (unsigned n = random() % 12; n-- > 0;) b += kPieces[random() % std::size(kPieces)];
     EXPECT_NO_THROW(grade({}, "\\boxed{" + a + "}", b)) << a << " | " << b;
-    EXPECT_TRUE(math_equal(a, a).equal || a.find_first_not_of(" .") == std::string::npos ||
-                !math_equal(a, a).parsed)
+    EXPECT_TRUE(math_equal(a, a).equal || a.find_first_not_of(" .") == std::string::npos || !math_equal(a, a).parsed)
         << a;
   }
 }

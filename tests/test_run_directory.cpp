@@ -57,8 +57,7 @@ TEST(SelfTestRun, WithALearningRateOfZeroNothingMoves) {
   ASSERT_EQ(lines.size(), 4u);
   for (const std::string& line : lines) {
     EXPECT_EQ(number(line, "selftest/weights_changed"), 0);
-    EXPECT_GT(number(line, "rollout_corr/k3_kl"), 0)
-        << "peer rounding: there is a mismatch, and it is not learning";
+    EXPECT_GT(number(line, "rollout_corr/k3_kl"), 0) << "peer rounding: there is a mismatch, and it is not learning";
     EXPECT_LT(number(line, "rollout_corr/k3_kl"), 1e-4);
     EXPECT_EQ(number(line, "actor/pg_clipfrac"), 0) << "pi stays pi_old in every update of a step";
     EXPECT_EQ(number(line, "actor/ppo_kl"), 0);
@@ -96,10 +95,8 @@ TEST(RunDirectory, SaysWhatTheRunWas) {
   EXPECT_TRUE(text.starts_with("# mantissa ")) << text.substr(0, 80);
   for (const char* part : {"cpu", "qwen3", "parameters", "8 problems", "sanity, 2"})
     EXPECT_NE(text.substr(0, text.find("run:")).find(part), std::string::npos) << part;
-  EXPECT_EQ(format_run_config(load_run_config((dir / "run/config.yaml").string(), {})),
-            format_run_config(run.config));
-  const std::string step = lines_of(dir / "run/metrics.jsonl").back(),
-                    eval = lines_of(dir / "run/eval.jsonl").back();
+  EXPECT_EQ(format_run_config(load_run_config((dir / "run/config.yaml").string(), {})), format_run_config(run.config));
+  const std::string step = lines_of(dir / "run/metrics.jsonl").back(), eval = lines_of(dir / "run/eval.jsonl").back();
   for (const char* name : {"critic/score/mean",
                            "critic/advantages/max",
                            "response_length/clip_ratio",
@@ -128,8 +125,8 @@ TEST(RunDirectory, SaysWhatTheRunWas) {
                            "perf/total_num_tokens",
                            "perf/max_memory_allocated_gb"})
     EXPECT_TRUE(std::isfinite(number(step, name))) << name;
-  for (const char* name : {"val-core/sanity/acc/mean@2", "val-core/sanity/acc/pass@2",
-                           "val-core/sanity/acc/maj@2", "val-aux/sanity/acc/mean@2/low", "timing_s/testing"})
+  for (const char* name : {"val-core/sanity/acc/mean@2", "val-core/sanity/acc/pass@2", "val-core/sanity/acc/maj@2",
+                           "val-aux/sanity/acc/mean@2/low", "timing_s/testing"})
     EXPECT_TRUE(std::isfinite(number(eval, name))) << name;
 }
 

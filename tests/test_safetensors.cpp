@@ -37,8 +37,7 @@ std::string refusal(const std::string& image) {
 
 void expect_refused(const std::string& header, size_t data_bytes, const std::string& part) {
   const std::string message = refusal(image_of(header, data_bytes));
-  EXPECT_NE(message.find(part), std::string::npos)
-      << "header " << header << "\nmessage \"" << message << "\"";
+  EXPECT_NE(message.find(part), std::string::npos) << "header " << header << "\nmessage \"" << message << "\"";
   EXPECT_NE(message.find("test.safetensors"), std::string::npos) << message;
 }
 
@@ -49,8 +48,8 @@ std::string entry(const std::string& dtype, const std::string& shape, const std:
 TEST(Safetensors, ReadsWhatTheFormatAllows) {
   const std::string header = R"({"__metadata__":{"format":"pt"},"a":)" + entry("F32", "[2,1]", "[0,8]") +
                              R"(,"scalar":)" + entry("I64", "[]", "[8,16]") + R"(,"none":)" +
-                             entry("F16", "[0,3]", "[16,16]") + R"(,"flag":)" +
-                             entry("BOOL", "[1]", "[16,17]") + "}   ";
+                             entry("F16", "[0,3]", "[16,16]") + R"(,"flag":)" + entry("BOOL", "[1]", "[16,17]") +
+                             "}   ";
   const std::string image = image_of(header, 17);
   const Safetensors file(bytes_of(image), "x");
   EXPECT_EQ(file.entries().size(), 4u);
@@ -75,31 +74,29 @@ TEST(Safetensors, RefusesLyingHeaders) {
   expect_refused(one(entry("F32", "[-1]", "[0,4]")), 4, "non-negative integer");
   expect_refused(one(entry("F32", "[1.5]", "[0,4]")), 4, "non-negative integer");
   expect_refused(one(entry("F32", "\"1\"", "[0,4]")), 4, "shape must be an array");
-  expect_refused(one(entry("F32", "[4294967296,4294967296,4]", "[0,4]")), 4,
-                 "more elements than a file can hold");
+  expect_refused(one(entry("F32", "[4294967296,4294967296,4]", "[0,4]")), 4, "more elements than a file can hold");
   expect_refused(one(entry("F32", "[1]", "[0,4,8]")), 4, "[begin, end]");
   expect_refused(one(entry("F32", "[1]", "[4,0]")), 4, "leave the data");
   expect_refused(one(entry("F32", "[2]", "[0,8]")), 4, "leave the data");
   expect_refused(one(entry("F32", "[1]", "[18446744073709551615,3]")), 4, "leave the data");
   expect_refused(one(entry("F32", "[2]", "[0,4]")), 4, "need 8 bytes, data_offsets give 4");
-  expect_refused(R"({"a":)" + entry("F32", "[2]", "[0,8]") + R"(,"b":)" + entry("F32", "[2]", "[4,12]") + "}",
-                 12, "overlaps");
-  expect_refused(R"({"a":)" + entry("F32", "[1]", "[0,4]") + R"(,"b":)" + entry("F32", "[1]", "[8,12]") + "}",
-                 12, "belong to no tensor");
+  expect_refused(R"({"a":)" + entry("F32", "[2]", "[0,8]") + R"(,"b":)" + entry("F32", "[2]", "[4,12]") + "}", 12,
+                 "overlaps");
+  expect_refused(R"({"a":)" + entry("F32", "[1]", "[0,4]") + R"(,"b":)" + entry("F32", "[1]", "[8,12]") + "}", 12,
+                 "belong to no tensor");
   expect_refused(one(entry("F32", "[1]", "[0,4]")), 9, "belong to no tensor");
-  expect_refused(R"({"t":)" + entry("F32", "[1]", "[0,4]") + R"(,"t":)" + entry("F32", "[1]", "[0,4]") + "}",
-                 4, "stands twice");
+  expect_refused(R"({"t":)" + entry("F32", "[1]", "[0,4]") + R"(,"t":)" + entry("F32", "[1]", "[0,4]") + "}", 4,
+                 "stands twice");
   expect_refused(R"({"__metadata__":{"k":3}})", 0, "must be a string");
 
   EXPECT_NE(refusal("").find("at least 8 bytes"), std::string::npos);
   EXPECT_NE(refusal("\x01\0\0").find("at least 8 bytes"), std::string::npos);
-  EXPECT_NE(refusal(std::string(8, '\xff')).find("the header claims 18446744073709551615 bytes"),
-            std::string::npos);
+  EXPECT_NE(refusal(std::string(8, '\xff')).find("the header claims 18446744073709551615 bytes"), std::string::npos);
 }
 
 TEST(Safetensors, SurvivesMutations) {
-  const std::string good = image_of(R"({"__metadata__":{"a":"b"},"w":)" + entry("F32", "[2,3]", "[0,24]") +
-                                        R"(,"v":)" + entry("BF16", "[4]", "[24,32]") + "}",
+  const std::string good = image_of(R"({"__metadata__":{"a":"b"},"w":)" + entry("F32", "[2,3]", "[0,24]") + R"(,"v":)" +
+                                        entry("BF16", "[4]", "[24,32]") + "}",
                                     32);
   ASSERT_EQ(refusal(good), "");
   RandomStream random(1, 0);

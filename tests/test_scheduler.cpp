@@ -46,8 +46,7 @@ class FakeRunner {
   void run(const Plan& plan, std::vector<int32_t>& tokens, std::vector<float>& logprobs) {
     for (size_t i = 0; i < plan.copy_from.size(); ++i)
       for (int64_t j = 0; j < kAttentionTile; ++j)
-        slots_[size_t(plan.copy_to[i] * kAttentionTile + j)] =
-            slots_[size_t(plan.copy_from[i] * kAttentionTile + j)];
+        slots_[size_t(plan.copy_to[i] * kAttentionTile + j)] = slots_[size_t(plan.copy_from[i] * kAttentionTile + j)];
     for (const Plan::Prefill& p : plan.prefills)
       for (int64_t t = 0; t < p.length; ++t)
         slot(*plan.rows[size_t(p.first)], t) = plan.rows[size_t(p.first)]->token(t);
@@ -79,8 +78,7 @@ class FakeRunner {
   std::vector<int32_t> slots_;
 };
 
-Outcome serve(const std::vector<Ask>& asks, Scheduler::Limits limits,
-              std::vector<int32_t> stop_ids = {0, 1, 2}) {
+Outcome serve(const std::vector<Ask>& asks, Scheduler::Limits limits, std::vector<int32_t> stop_ids = {0, 1, 2}) {
   const std::vector<Prompt> prompts = prompts_of(asks);
   Scheduler scheduler(limits, stop_ids);
   for (size_t i = 0; i < asks.size(); ++i) scheduler.add(prompts[i], int(i), asks[i].n, 0, asks[i].limit, 5);
@@ -96,8 +94,7 @@ Outcome serve(const std::vector<Ask>& asks, Scheduler::Limits limits,
     const Plan& plan = scheduler.next();
     if (plan.kind == Plan::Kind::kDone) break;
     for (const Plan::Prefill& p : plan.prefills) outcome.prefill_tokens += p.length;
-    if (plan.kind == Plan::Kind::kDecode)
-      outcome.widest = std::max(outcome.widest, int64_t(plan.rows.size()));
+    if (plan.kind == Plan::Kind::kDecode) outcome.widest = std::max(outcome.widest, int64_t(plan.rows.size()));
     outcome.copies += int64_t(plan.copy_from.size());
     runner.run(plan, tokens, logprobs);
     if (testing::Test::HasFatalFailure()) return outcome;
@@ -201,8 +198,7 @@ TEST(Scheduler, PreemptionKeepsTokens) {
   const Outcome roomy = serve(asks, kRoomy, {});
   EXPECT_EQ(roomy.preemptions, 0);
   for (const bool replay : {false, true}) {
-    const Outcome tight =
-        serve(asks, {.max_batch = 8, .pages = 8, .prefill_tokens = 512, .replay = replay}, {});
+    const Outcome tight = serve(asks, {.max_batch = 8, .pages = 8, .prefill_tokens = 512, .replay = replay}, {});
     EXPECT_GT(tight.preemptions, 0);
     EXPECT_EQ(tight.peak_pages, 8);
     expect_equal(tight, roomy);

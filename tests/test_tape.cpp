@@ -146,8 +146,7 @@ TEST(Tape, BackwardRunsOnceFromOneElement) {
   const Var x = tape.leaf(vec({1, 2}));
   EXPECT_NE(message([&] { tape.backward(x); }).find("one element: got shape [2]"), std::string::npos);
   const Var y = ops::sum(tape, x);
-  EXPECT_NE(message([&] { tape.backward(ops::sum(tape, Var(vec({1})))); }).find("no parameter"),
-            std::string::npos);
+  EXPECT_NE(message([&] { tape.backward(ops::sum(tape, Var(vec({1})))); }).find("no parameter"), std::string::npos);
   tape.backward(y);
   EXPECT_EQ(tape.records(), 0u);
   EXPECT_NE(message([&] { tape.backward(y); }).find("once"), std::string::npos);
@@ -162,17 +161,12 @@ TEST(Tape, OpsNameTheRuleAndTheValue) {
               ops::linear(tape, m, Var(exec.zeros({4, 5}, Dtype::kF32)));
             }).find("agree in K: got [2,3] and [4,5]"),
             std::string::npos);
-  EXPECT_NE(message([&] {
-              ops::linear(tape, m, Var(exec.zeros({4, 3}, Dtype::kF16)));
-            }).find("must be fp32: got fp16"),
+  EXPECT_NE(message([&] { ops::linear(tape, m, Var(exec.zeros({4, 3}, Dtype::kF16))); }).find("must be fp32: got fp16"),
             std::string::npos);
   EXPECT_NE(message([&] { ops::rms_norm(tape, m, a, 1e-6); }).find("[rms_norm] w must have shape [3]"),
             std::string::npos);
   EXPECT_NE(message([&] { ops::swiglu(tape, m); }).find("even width"), std::string::npos);
-  EXPECT_NE(message([&] {
-              ops::attention(tape, m, ints({0, 2}), {3, 2, 8});
-            }).find("divide"),
-            std::string::npos);
+  EXPECT_NE(message([&] { ops::attention(tape, m, ints({0, 2}), {3, 2, 8}); }).find("divide"), std::string::npos);
   EXPECT_NE(message([&] { tape.param(vec({1}), vec({1, 2})); }).find("[param]"), std::string::npos);
 }
 
@@ -184,8 +178,7 @@ class CountingBackend : public Backend {
       ++swiglus;
       cpu().kernels().swiglu_fwd(e, out, in);
     };
-    kernels_.rms_norm_fwd = [](Exec& e, Tensor& y, Tensor& rstd, const Tensor& x, const Tensor& w,
-                               double eps) {
+    kernels_.rms_norm_fwd = [](Exec& e, Tensor& y, Tensor& rstd, const Tensor& x, const Tensor& w, double eps) {
       ++norms;
       cpu().kernels().rms_norm_fwd(e, y, rstd, x, w, eps);
     };
@@ -243,8 +236,8 @@ struct Stack {
     Var h = leaf;
     for (int i = 0; i < kLayers; ++i) {
       if (tier == Recompute::kFull)
-        h = tape.checkpoint(
-            [this, i](Tape& t, std::span<const Var> in) { return std::vector{layer(t, i, in[0])}; }, {h})[0];
+        h = tape.checkpoint([this, i](Tape& t, std::span<const Var> in) { return std::vector{layer(t, i, in[0])}; },
+                            {h})[0];
       else
         h = layer(tape, i, h);
     }
@@ -324,9 +317,8 @@ TEST(Tape, CheckpointOfFrozenPartsIsSilent) {
   Exec exec(cpu());
   Tape tape(exec, true);
   const Var x = tape.leaf(vec({1, 2}));
-  const Var frozen =
-      tape.checkpoint([](Tape& t, std::span<const Var> in) { return std::vector{ops::exp(t, in[0])}; },
-                      {Var(vec({0, 0}))})[0];
+  const Var frozen = tape.checkpoint([](Tape& t, std::span<const Var> in) { return std::vector{ops::exp(t, in[0])}; },
+                                     {Var(vec({0, 0}))})[0];
   tape.backward(ops::sum(tape, ops::mul(tape, x, frozen)));
   EXPECT_EQ(host(x.grad()), (std::vector<float>{1, 1}));
 }
@@ -336,9 +328,8 @@ TEST(Tape, ObserverSeesScopesOpsAndDirections) {
   Stack stack(exec, Dtype::kF32);
   for (Recompute tier : {Recompute::kNone, Recompute::kFull}) {
     std::vector<std::string> seen;
-    stack.run(tier, [&](const Observation& o) {
-      seen.push_back(str(o.scope, "/", o.op, o.backward ? "/backward" : ""));
-    });
+    stack.run(tier,
+              [&](const Observation& o) { seen.push_back(str(o.scope, "/", o.op, o.backward ? "/backward" : "")); });
     const auto count = [&](const std::string& what) { return std::count(seen.begin(), seen.end(), what); };
     const int forwards = tier == Recompute::kFull ? 2 : 1;
     EXPECT_EQ(count("layers.3.mlp/swiglu"), forwards);
@@ -386,8 +377,7 @@ struct Head {
     Tape tape(exec, true);
     const Var h = tape.leaf(hidden);
     const ops::TokenScores s = ops::token_scores(tape, h, tape.param(w, sink), targets, options);
-    tape.backward(
-        ops::add(tape, ops::sum(tape, s.logprobs), ops::affine(tape, ops::sum(tape, s.entropy), 0.5)));
+    tape.backward(ops::add(tape, ops::sum(tape, s.logprobs), ops::affine(tape, ops::sum(tape, s.entropy), 0.5)));
     return {s.logprobs.value(), s.entropy.value(), h.grad(), ops::cast(tape, Var(sink), Dtype::kF64).value()};
   }
   Exec& exec;
@@ -404,8 +394,7 @@ TEST(TokenScores, ChunksDoNotChangeBits) {
     for (int64_t chunk : {1, 5, 36}) {
       options.chunk = chunk;
       const std::vector<Tensor> chunked = head.run(options);
-      for (size_t i = 0; i < whole.size(); ++i)
-        EXPECT_EQ(bits(chunked[i]), bits(whole[i])) << chunk << " " << i;
+      for (size_t i = 0; i < whole.size(); ++i) EXPECT_EQ(bits(chunked[i]), bits(whole[i])) << chunk << " " << i;
     }
   }
 }
@@ -442,11 +431,9 @@ TEST(TokenScores, PeerRoundsLogitsToTheHeadsType) {
   Exec exec(cpu()), peer(cpu());
   peer.rounding = Rounding::kPeer;
   ops::HeadOptions options;
-  for (const auto& [dtype, low, high] :
-       {std::tuple{Dtype::kBF16, 1e-4, 2e-2}, std::tuple{Dtype::kF32, 0.0, 1e-5}}) {
+  for (const auto& [dtype, low, high] : {std::tuple{Dtype::kBF16, 1e-4, 2e-2}, std::tuple{Dtype::kF32, 0.0, 1e-5}}) {
     options.dtype = dtype;
-    const std::vector<float> a = host(Head(exec, dtype).run(options)[0]),
-                             b = host(Head(peer, dtype).run(options)[0]);
+    const std::vector<float> a = host(Head(exec, dtype).run(options)[0]), b = host(Head(peer, dtype).run(options)[0]);
     double worst = 0;
     for (size_t i = 0; i < a.size(); ++i) worst = std::max(worst, double(std::abs(a[i] - b[i])));
     EXPECT_GE(worst, low) << name_of(dtype);

@@ -81,8 +81,7 @@ TEST(Tokenizer, EqualsTheLibraryOnRealTokenizers) {
     for (const json& c : lines_of(golden / (name + ".jsonl"))) {
       const std::vector<int32_t> ids = c["ids"];
       EXPECT_EQ(t->encode(c["text"].get<std::string>()), ids) << name << ": " << c["text"];
-      EXPECT_EQ(t->encode(c["text"].get<std::string>(), true),
-                c["ids_with_special"].get<std::vector<int32_t>>());
+      EXPECT_EQ(t->encode(c["text"].get<std::string>(), true), c["ids_with_special"].get<std::vector<int32_t>>());
       EXPECT_EQ(t->decode(ids), c["decoded"].get<std::string>()) << name << ": " << c["text"];
     }
   }
@@ -148,8 +147,7 @@ TEST(Tokenizer, BadFilesNameThePath) {
       "F: normalizer.normalizers[0].type: unknown normalizer \"Lowercase\"");
   has(broken("/pre_tokenizer/pretokenizers/1/pattern", {{"Regex", "(a"}}),
       "F: pre_tokenizer.pretokenizers[1].pattern.Regex: pattern is wrong");
-  has(broken("/pre_tokenizer/pretokenizers/1/behavior", "Sideways"),
-      "pre_tokenizer.pretokenizers[1].behavior");
+  has(broken("/pre_tokenizer/pretokenizers/1/behavior", "Sideways"), "pre_tokenizer.pretokenizers[1].behavior");
   has(broken("/model/merges/3", json::array({"zz", "qq"})), "F: model.merges[3]: both parts");
   has(broken("/model/merges/3", "one two three"), "F: model.merges[3]");
   has(broken("/model/merges/3", 7), "F: model.merges[3]");
@@ -163,16 +161,14 @@ TEST(Tokenizer, BadFilesNameThePath) {
   has(broken("/normalizer", deep), "nest at most");
   // Deep nesting where a value is expected must not end on the stack.
   std::string nested = good.dump();
-  nested.insert(nested.find("\"merges\":[") + 10,
-                std::string(200'000, '[') + std::string(200'000, ']') + ",");
+  nested.insert(nested.find("\"merges\":[") + 10, std::string(200'000, '[') + std::string(200'000, ']') + ",");
   has(error_of(nested), "F: model.merges[0]");
 }
 
 TEST(Regex, DialectDifferences) {
   const auto matches = [](const char* pattern, const std::string& text) {
     std::vector<std::string> found;
-    for (const Span s : Regex(pattern, "W").find_all(text))
-      found.push_back(text.substr(s.begin, s.end - s.begin));
+    for (const Span s : Regex(pattern, "W").find_all(text)) found.push_back(text.substr(s.begin, s.end - s.begin));
     return found;
   };
   using Strings = std::vector<std::string>;
@@ -181,8 +177,7 @@ TEST(Regex, DialectDifferences) {
   EXPECT_EQ(matches("\\w+", "e\u0301_\u24d0-\u00b2"), Strings{"e\u0301_\u24d0"});
   EXPECT_EQ(matches("(?i:'s)", "'S '\u017f"), (Strings{"'S", "'\u017f"}));
   EXPECT_EQ(matches("\\u0061\\v", "a\x0b"), Strings{"a\x0b"});
-  for (const char* pattern :
-       {"a{1,3}+", "[a[b]]", "[a&&b]", "\\h", "\\bx", "(?R)", "\\", "\\u12", "(*ACCEPT)"})
+  for (const char* pattern : {"a{1,3}+", "[a[b]]", "[a&&b]", "\\h", "\\bx", "(?R)", "\\", "\\u12", "(*ACCEPT)"})
     EXPECT_THROW(Regex(pattern, "W"), Error) << pattern;
   // Exponential backtracking ends in an error, not in a hang.
   EXPECT_THROW(Regex("(a+)+\\z", "W").find_all(std::string(64, 'a') + "b"), Error);

@@ -52,8 +52,7 @@ TEST_F(Trainer, NamesWhatIsWrongInItsConfig) {
   expect_error("trainer", {}, {"--config", "required"});
   expect_error("trainer", {"--config", path("none.yaml")}, {"none.yaml"});
   expect_error("trainer", {"--config", path("")}, {"not a regular file"});
-  refuses("run:\n  name: x\nmodel:\n  path: nowhere\noptim:\n  lrr: 1\n",
-          {"c.yaml line 6", "optim.lrr", "optim.lr"});
+  refuses("run:\n  name: x\nmodel:\n  path: nowhere\noptim:\n  lrr: 1\n", {"c.yaml line 6", "optim.lrr", "optim.lr"});
   refuses("run:\n  name: x\ntrian:\n  steps: 1\n", {"c.yaml line 4", "\"trian\"", "\"train\""});
   refuses("", {"c.yaml", "map of sections"});
   refuses("run: 3\n", {"c.yaml line 1", "\"run\"", "map of keys"});
@@ -62,8 +61,7 @@ TEST_F(Trainer, NamesWhatIsWrongInItsConfig) {
   refuses("train:\n  steps: 1.5\n", {"c.yaml line 2", "train.steps", "integer", "1.5"});
   refuses("train:\n  steps: -3\n", {"c.yaml line 2", "train.steps", "between 0", "-3"});
   refuses("train:\n  steps: 1\n  steps: 2\n", {"c.yaml line 3", "train.steps", "twice"});
-  refuses("train:\n  prompts_per_step: 0\n",
-          {"c.yaml line 2", "train.prompts_per_step", "between 1", "got 0"});
+  refuses("train:\n  prompts_per_step: 0\n", {"c.yaml line 2", "train.prompts_per_step", "between 1", "got 0"});
   refuses("rollout:\n  n: 9999999999999\n", {"c.yaml line 2", "rollout.n", "between 1"});
   refuses("optim:\n  lr: .nan\n", {"c.yaml line 2", "optim.lr", "finite", "nan"});
   refuses("precision:\n  train: fp8\n", {"c.yaml line 2", "precision.train", "fp16, bf16, fp32", "fp8"});
@@ -93,8 +91,8 @@ TEST_F(Trainer, RefusesDataAndModelsThatDoNotFit) {
   refuses({"data.files=" + write("wide.jsonl", "{\"problem\": \"" + wide + "\", \"answer\": \"1\"}\n")},
           {"wide.jsonl", "positions"});
   refuses({"train.mode=sft", "train.prompts_per_step=1", "train.mini_batch_size=1",
-           "data.files=" + write("deep.jsonl", "{\"problem\": \"1\", \"answer\": \"1\", \"solution\": \"" +
-                                                   wide + "\"}\n")},
+           "data.files=" +
+               write("deep.jsonl", "{\"problem\": \"1\", \"answer\": \"1\", \"solution\": \"" + wide + "\"}\n")},
           {"deep.jsonl", "128 positions"});
   refuses({"model.path=" + kQwen3}, {"qwen3", "tokenizer.json"});
   refuses({"run.device=cuda"}, {"\"cuda\""});
@@ -107,8 +105,7 @@ TEST_F(Trainer, RefusesDirectoriesItCannotUse) {
   refuses({"run.output_dir=" + write("file", "") + "/x"}, {"file/x", "output directory"});
   refuses({"run.output_dir=/proc/x"}, {"/proc/x", "output directory"});
   refuses({"model.path=" + path("none")}, {"none", "does not exist"});
-  ASSERT_EQ(run("trainer", arguments()).code, 0)
-      << "a run that failed before its first step left nothing behind";
+  ASSERT_EQ(run("trainer", arguments()).code, 0) << "a run that failed before its first step left nothing behind";
   refuses({}, {path("run"), "earlier run", "--resume auto", "--overwrite"});
   refuses({"--resume", path("none")}, {path("none"), "checkpoint directory"});
   {
@@ -158,8 +155,7 @@ TEST_F(Trainer, ResumesOnlyWhatItLeft) {
   fs::rename(path("kept"), model());
 
   const std::string step = path("run/checkpoints/step_2");
-  for (const std::string file :
-       {"master.safetensors", "adam_v.safetensors", "state.json", "config.yaml", "MANIFEST"}) {
+  for (const std::string file : {"master.safetensors", "adam_v.safetensors", "state.json", "config.yaml", "MANIFEST"}) {
     const std::string whole = read_file(step + "/" + file);
     std::string flipped = whole;
     flipped[flipped.size() / 2] ^= 1;
@@ -197,11 +193,10 @@ TEST_F(Trainer, SaysThatTheVerifierFailsOnEverything) {
 }
 
 TEST_F(Trainer, StopsOnSigtermAndGoesOn) {
-  const std::vector<std::string> more = {"train.steps=400", "checkpoint.every=0",
-                                         "checkpoint.export_model=false"};
+  const std::vector<std::string> more = {"train.steps=400", "checkpoint.every=0", "checkpoint.export_model=false"};
   // The shell waits for the first line of metrics, then asks the trainer to stop.
-  const std::string wait = "(while [ ! -s " + quoted(path("run/metrics.jsonl")) +
-                           " ]; do sleep 0.01; done; kill -TERM $$) & exec ";
+  const std::string wait =
+      "(while [ ! -s " + quoted(path("run/metrics.jsonl")) + " ]; do sleep 0.01; done; kill -TERM $$) & exec ";
   const Result stopped = run("trainer", arguments(more), wait);
   EXPECT_EQ(stopped.code, 128 + SIGTERM) << stopped.err;
   EXPECT_NE(stopped.err.find("stopped after step "), std::string::npos) << stopped.err;
@@ -209,9 +204,8 @@ TEST_F(Trainer, StopsOnSigtermAndGoesOn) {
   EXPECT_FALSE(fs::is_empty(path("run/checkpoints")));
   const std::string text = read_file(path("run/metrics.jsonl"));
   const int64_t steps = std::count(text.begin(), text.end(), '\n');
-  const Result resumed =
-      run("trainer", arguments({"train.steps=" + std::to_string(steps + 1), "--resume", "auto",
-                                "checkpoint.every=0", "checkpoint.export_model=false"}));
+  const Result resumed = run("trainer", arguments({"train.steps=" + std::to_string(steps + 1), "--resume", "auto",
+                                                   "checkpoint.every=0", "checkpoint.export_model=false"}));
   EXPECT_EQ(resumed.code, 0) << resumed.err;
   EXPECT_NE(resumed.err.find("after step " + std::to_string(steps)), std::string::npos) << resumed.err;
 }

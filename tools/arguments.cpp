@@ -46,8 +46,8 @@ namespace {
 template <class T>
 std::function<void()> range_rule(const std::string& flag, const T& value, Range range) {
   return [flag, &value, range] {
-    check(std::isfinite(double(value)) && double(value) >= range.low && double(value) <= range.high, flag,
-          " must be ", rule_of<T>(range), ": got ", shortest(value));
+    check(std::isfinite(double(value)) && double(value) >= range.low && double(value) <= range.high, flag, " must be ",
+          rule_of<T>(range), ": got ", shortest(value));
   };
 }
 
@@ -70,15 +70,14 @@ void Arguments::field(const char* key, std::string& value, const char* help) {
   impl_->last = impl_->app.add_option(flag_of(key), value, help)->type_name("TEXT");
 }
 
-void Arguments::choice(const char* key, std::string& value, const std::vector<std::string>& choices,
-                       const char* help) {
+void Arguments::choice(const char* key, std::string& value, const std::vector<std::string>& choices, const char* help) {
   if (skipped_.contains(key)) return;
   std::string list;
   for (const std::string& c : choices) list += (list.empty() ? "" : "|") + c;
   impl_->last = impl_->app.add_option(flag_of(key), value, help)->type_name(list);
   impl_->rules.push_back([flag = flag_of(key), &value, choices, list] {
-    check(std::find(choices.begin(), choices.end(), value) != choices.end(), flag, " must be one of ", list,
-          ": got \"", value, "\"");
+    check(std::find(choices.begin(), choices.end(), value) != choices.end(), flag, " must be one of ", list, ": got \"",
+          value, "\"");
   });
 }
 

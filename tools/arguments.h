@@ -22,8 +22,7 @@ class Arguments final : public Fields {
   void field(const char* key, int64_t& value, const char* help, Range range) override;
   void field(const char* key, double& value, const char* help, Range range) override;
   void field(const char* key, std::string& value, const char* help) override;
-  void choice(const char* key, std::string& value, const std::vector<std::string>& choices,
-              const char* help) override;
+  void choice(const char* key, std::string& value, const std::vector<std::string>& choices, const char* help) override;
   void field(const char* key, std::vector<std::string>& value, const char* help) override;
 
   /// All fields of a config struct but `skipped` ones.

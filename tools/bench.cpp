@@ -33,8 +33,7 @@ struct BenchFlags {
 
   void fields(Arguments& args) {
     model.precision = "fp32";
-    args.field("model", model.model,
-               "Hugging Face directory, .gguf file, builtin:NAME or random:CONFIG.json");
+    args.field("model", model.model, "Hugging Face directory, .gguf file, builtin:NAME or random:CONFIG.json");
     args.choice("device", model.device, {"auto", "cpu", "cuda"}, "auto takes a GPU when there is one");
     args.choice("precision", model.precision, {"fp16", "bf16", "fp32"}, "type of weights and activations");
     args.field("sequences", sequences, "packed sequences of train and attention; prompts of rollout",
@@ -45,10 +44,8 @@ struct BenchFlags {
     args.field("steps", steps, "decode steps that are timed; new tokens of a rollout's sample", between(1, 1 << 20));
     args.field("n", n, "samples per prompt (rollout)", between(1, 1 << 16));
     args.field("repeat", repeat, "timed repetitions of everything else", between(1, 1 << 20));
-    args.choice("recompute", recompute, {"none", "elementwise", "mlp", "full"},
-                "what backward makes again (train)");
-    args.field("deterministic", deterministic,
-               "the kernels of train.deterministic: the same bits in every run");
+    args.choice("recompute", recompute, {"none", "elementwise", "mlp", "full"}, "what backward makes again (train)");
+    args.field("deterministic", deterministic, "the kernels of train.deterministic: the same bits in every run");
     args.field("states", states, "masters and Adam's moments lie beside it, as in a run (train)");
   }
 };
@@ -61,8 +58,7 @@ double milliseconds(Clock::duration d) {
 
 class Bench {
  public:
-  explicit Bench(const BenchFlags& flags)
-      : flags_(flags), exec_(flags.model.backend()), dtype_(flags.model.dtype()) {
+  explicit Bench(const BenchFlags& flags) : flags_(flags), exec_(flags.model.backend()), dtype_(flags.model.dtype()) {
     exec_.deterministic = flags.deterministic;
     if (!flags.model.model.empty()) model_ = flags.model.load();
   }
@@ -87,8 +83,7 @@ class Bench {
   double gemm_ceiling();
   double copy_ceiling();
   double weight_bytes();
-  void report(const char* bench, const std::string& shape, std::vector<double> ms, double tokens,
-              double fraction);
+  void report(const char* bench, const std::string& shape, std::vector<double> ms, double tokens, double fraction);
 
   const BenchFlags& flags_;
   Exec exec_;
@@ -136,18 +131,17 @@ void Bench::report(const char* bench, const std::string& shape, std::vector<doub
                    double fraction) {
   std::sort(ms.begin(), ms.end());
   const double median = ms[ms.size() / 2];
-  print(
-      JsonObject()
-          .add("bench", bench)
-          .add("shape", flags_.deterministic ? shape + ",deterministic" : shape)
-          .add("dtype", name_of(dtype_))
-          .add("device", exec_.backend().description())
-          .add("ms_min", ms.front())
-          .add("ms_median", median)
-          .add("ms_max", ms.back())
-          .add("tokens_per_s", tokens > 0 ? 1000 * tokens / median : std::numeric_limits<double>::quiet_NaN())
-          .add("fraction", fraction / median)
-          .add("peak_bytes", int64_t(exec_.backend().memory().peak)));
+  print(JsonObject()
+            .add("bench", bench)
+            .add("shape", flags_.deterministic ? shape + ",deterministic" : shape)
+            .add("dtype", name_of(dtype_))
+            .add("device", exec_.backend().description())
+            .add("ms_min", ms.front())
+            .add("ms_median", median)
+            .add("ms_max", ms.back())
+            .add("tokens_per_s", tokens > 0 ? 1000 * tokens / median : std::numeric_limits<double>::quiet_NaN())
+            .add("fraction", fraction / median)
+            .add("peak_bytes", int64_t(exec_.backend().memory().peak)));
 }
 
 std::vector<double> Bench::time_gemm(int64_t m, int64_t n, int64_t k) {
@@ -193,7 +187,8 @@ void Bench::gemm() {
                   {"down", c.width, c.feed_forward},
                   {"head", c.vocab_size, c.width}};
   for (const auto& p : products) {
-    const int64_t rows = p.n == c.vocab_size ? std::min<int64_t>(m, on_cpu() ? 256 : 2048) : m;  // logits come in chunks
+    const int64_t rows =
+        p.n == c.vocab_size ? std::min<int64_t>(m, on_cpu() ? 256 : 2048) : m;  // logits come in chunks
     const double ideal = 2000.0 * double(rows) * double(p.n) * double(p.k) / gemm_ceiling();
     report("gemm", str(p.name, ",M=", rows, ",N=", p.n, ",K=", p.k), time_gemm(rows, p.n, p.k), 0, ideal);
   }
@@ -201,30 +196,26 @@ void Bench::gemm() {
 
 void Bench::attention() {
   const Heads heads = model().config.heads;
-  const int64_t s = flags_.sequences, l = flags_.length, total = s * l,
-                width = int64_t(heads.query) * heads.size;
+  const int64_t s = flags_.sequences, l = flags_.length, total = s * l, width = int64_t(heads.query) * heads.size;
   std::vector<int32_t> bounds;
   for (int64_t i = 0; i <= s; ++i) bounds.push_back(int32_t(i * l));
   const Tensor offsets = tensor_from<int32_t>(exec_.backend(), bounds, {s + 1});
   const Tensor qkv = noise({total, heads.row()}, dtype_), dout = noise({total, width}, dtype_);
-  Tensor out = exec_.empty({total, width}, dtype_),
-         lse = exec_.empty({total, int64_t(heads.query)}, Dtype::kF32);
+  Tensor out = exec_.empty({total, width}, dtype_), lse = exec_.empty({total, int64_t(heads.query)}, Dtype::kF32);
   Tensor dqkv = exec_.empty(qkv.shape(), dtype_);
   const std::string shape = str(",H=", heads.query, ",G=", heads.kv, ",D=", heads.size);
   // Two products over the causal half forward, five backward.
   const double product = 1000.0 * double(s) * double(l) * double(l) * double(width) / gemm_ceiling();
   const std::string packed = str("S=", s, ",L=", l, shape);
-  report("attention_fwd", packed,
-         time([&] { MANTISSA_RUN(exec_, attention_fwd, out, lse, qkv, offsets, l, heads); }), double(total),
-         2 * product);
+  report("attention_fwd", packed, time([&] { MANTISSA_RUN(exec_, attention_fwd, out, lse, qkv, offsets, l, heads); }),
+         double(total), 2 * product);
   report("attention_bwd", packed,
-         time([&] { MANTISSA_RUN(exec_, attention_bwd, dqkv, dout, qkv, out, lse, offsets, l, heads); }),
-         double(total), 5 * product);
+         time([&] { MANTISSA_RUN(exec_, attention_bwd, dqkv, dout, qkv, out, lse, offsets, l, heads); }), double(total),
+         5 * product);
 
   const int64_t b = flags_.batch, kv = int64_t(heads.kv) * heads.size;
   const int64_t pages_each = (flags_.context + kAttentionTile - 1) / kAttentionTile;
-  const Tensor pages = noise({2, b * pages_each, kAttentionTile, kv}, dtype_),
-               row = noise({b, heads.row()}, dtype_);
+  const Tensor pages = noise({2, b * pages_each, kAttentionTile, kv}, dtype_), row = noise({b, heads.row()}, dtype_);
   std::vector<int32_t> table, lengths(size_t(b), int32_t(flags_.context));
   for (int32_t i = 0; i < int32_t(b * pages_each); ++i) table.push_back(i);
   const Tensor device_table = tensor_from<int32_t>(exec_.backend(), table, {b, pages_each});
@@ -232,9 +223,8 @@ void Bench::attention() {
   Tensor decoded = exec_.empty({b, width}, dtype_);
   const double bytes = double(b * flags_.context * 2 * kv) * double(size_of(dtype_));
   const double ideal = 1000.0 * bytes / copy_ceiling();
-  report("attention_decode", str("B=", b, ",context=", flags_.context, shape), time([&] {
-           MANTISSA_RUN(exec_, attention_decode, decoded, row, pages, device_table, device_lengths, heads);
-         }),
+  report("attention_decode", str("B=", b, ",context=", flags_.context, shape),
+         time([&] { MANTISSA_RUN(exec_, attention_decode, decoded, row, pages, device_table, device_lengths, heads); }),
          double(b), ideal);
 }
 
@@ -242,8 +232,8 @@ void Bench::attention() {
 void Bench::train() {
   const ModelConfig& c = model().config;
   const int64_t s = flags_.sequences, l = flags_.length;
-  check(l <= c.max_positions, "--length must be at most the model's max_position_embeddings ",
-        c.max_positions, ": got ", l);
+  check(l <= c.max_positions, "--length must be at most the model's max_position_embeddings ", c.max_positions,
+        ": got ", l);
   RandomStream random(1, 1);
   TrainBatch batch;
   batch.offsets = {0};
@@ -268,16 +258,15 @@ void Bench::train() {
     const Var logprobs = score_batch(tape, model(), batch, options, &grads).logprobs;
     tape.backward(ops::affine(tape, ops::sum(tape, logprobs), -1.0 / double(s * l)));
   };
-  double weights =
-      c.tied_head ? double(c.vocab_size * c.width) : 0.0;  // elements of matrices that are multiplied by
+  double weights = c.tied_head ? double(c.vocab_size * c.width) : 0.0;  // elements of matrices that are multiplied by
   for (const ParamInfo& p : model().weights.layout.params())
     if (p.decay && p.name != "embedding.weight") weights += double(p.shape.numel());
   const double attention =
       double(c.layers) * 2 * double(l) * double(c.heads.query) * c.heads.size;  // 2 causal products
   const double flops = 3 * double(s * l) * (2 * weights + attention);
   const double ideal = 1000.0 * flops / gemm_ceiling();
-  report("train", str("S=", s, ",L=", l, ",recompute=", flags_.recompute, flags_.states ? ",states" : ""),
-         time(body), double(s * l), ideal);
+  report("train", str("S=", s, ",L=", l, ",recompute=", flags_.recompute, flags_.states ? ",states" : ""), time(body),
+         double(s * l), ideal);
 }
 
 double Bench::weight_bytes() {
@@ -292,23 +281,21 @@ double Bench::weight_bytes() {
 void Bench::decode() {
   const ModelConfig& c = model().config;
   check(flags_.context + flags_.steps + 2 <= c.max_positions,
-        "--context and --steps must leave room within the model's ", "max_position_embeddings ",
-        c.max_positions, ": got ", flags_.context, " and ", flags_.steps);
+        "--context and --steps must leave room within the model's ", "max_position_embeddings ", c.max_positions,
+        ": got ", flags_.context, " and ", flags_.steps);
   copy_ceiling();
   RandomStream random(1, 2);
   std::vector<Prompt> prompts(size_t(flags_.batch));
   std::vector<Request> requests;
   for (Prompt& p : prompts) {
     p.id = int64_t(requests.size());
-    for (int64_t t = 0; t < flags_.context; ++t)
-      p.ids.push_back(int32_t(random.below(uint32_t(c.vocab_size))));
+    for (int64_t t = 0; t < flags_.context; ++t) p.ids.push_back(int32_t(random.below(uint32_t(c.vocab_size))));
     requests.push_back({.prompt = &p});
   }
   RolloutConfig rollout;
   rollout.memory_fraction = 0.9;
   rollout.max_batch = flags_.batch;
-  rollout.max_new_tokens =
-      flags_.steps + 2;  // the first comes from the prefill; the first decode step warms up
+  rollout.max_new_tokens = flags_.steps + 2;  // the first comes from the prefill; the first decode step warms up
   const PrecisionConfig precision{.train = flags_.model.precision, .rollout = flags_.model.precision};
   Engine engine(exec_, model(), rollout, precision.engine(rollout));
   std::vector<double> ms;
@@ -324,8 +311,8 @@ void Bench::decode() {
   };
   exec_.backend().reset_peak();
   engine.generate(requests, options);
-  const double kv = double(flags_.batch) * (double(flags_.context) + double(flags_.steps) / 2) *
-                    double(c.layers) * 2 * double(c.heads.kv) * c.heads.size * double(size_of(dtype_));
+  const double kv = double(flags_.batch) * (double(flags_.context) + double(flags_.steps) / 2) * double(c.layers) * 2 *
+                    double(c.heads.kv) * c.heads.size * double(size_of(dtype_));
   const double ideal = 1000.0 * (weight_bytes() + kv) / copy_ceiling();
   report("decode", str("B=", flags_.batch, ",context=", flags_.context), ms, double(flags_.batch), ideal);
 }
@@ -404,16 +391,12 @@ int bench_main(int argc, char** argv) {
   args.required();
   flags.fields(args);
   if (!args.parse(argc, argv)) return 0;
-  const std::pair<const char*, void (Bench::*)()> all[] = {{"gemm", &Bench::gemm},
-                                                           {"attention", &Bench::attention},
-                                                           {"train", &Bench::train},
-                                                           {"decode", &Bench::decode},
-                                                           {"rollout", &Bench::rollout},
-                                                           {"step", &Bench::step}};
+  const std::pair<const char*, void (Bench::*)()> all[] = {
+      {"gemm", &Bench::gemm},     {"attention", &Bench::attention}, {"train", &Bench::train},
+      {"decode", &Bench::decode}, {"rollout", &Bench::rollout},     {"step", &Bench::step}};
   std::vector<void (Bench::*)()> chosen;
   for (const std::string& word : words) {
-    const auto* it =
-        std::find_if(std::begin(all), std::end(all), [&](const auto& b) { return word == b.first; });
+    const auto* it = std::find_if(std::begin(all), std::end(all), [&](const auto& b) { return word == b.first; });
     check(it != std::end(all), "bench: must be gemm, attention, train, decode, rollout or step: got \"", word, "\"");
     check(word == "gemm" || !flags.model.model.empty(), "bench ", word, ": --model is required");
     chosen.push_back(it->second);

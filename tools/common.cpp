@@ -32,8 +32,8 @@ std::unique_ptr<Tokenizer> open_tokenizer(const TokenizerFiles& files) {
   return Tokenizer::from_json(files.tokenizer_json, files.where);
 }
 
-GenerateOptions generate_options(const Engine& engine, const RolloutConfig& rollout,
-                                 std::vector<int32_t> stop_ids, int64_t seed) {
+GenerateOptions generate_options(const Engine& engine, const RolloutConfig& rollout, std::vector<int32_t> stop_ids,
+                                 int64_t seed) {
   using Clock = std::chrono::steady_clock;
   const auto progress = [&engine, next = Clock::now() + kProgressInterval]() mutable {
     if (Clock::now() >= next) {

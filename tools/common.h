@@ -27,8 +27,8 @@ std::unique_ptr<Tokenizer> open_tokenizer(const TokenizerFiles& files);
 
 /// The options of a generation by `engine`: sampling and length of `rollout`, the model's stop ids, seed.
 /// Says on stderr twice a minute how far it is.
-GenerateOptions generate_options(const Engine& engine, const RolloutConfig& rollout,
-                                 std::vector<int32_t> stop_ids, int64_t seed);
+GenerateOptions generate_options(const Engine& engine, const RolloutConfig& rollout, std::vector<int32_t> stop_ids,
+                                 int64_t seed);
 
 /// Throws where a file that is to be written (flag and path; empty: none) is one that is read, another one that is
 /// written, or standard output.
@@ -41,7 +41,7 @@ inline const char* finish_name(Finish finish) {
 
 /// Keys of DataConfig that only training reads, and `files`, which programs spell --data: not flags of
 /// theirs.
-inline const std::set<std::string> kTrainingDataKeys = {"files", "solution_key", "shuffle",
-                                                        "strip_calculator_marks", "response_format"};
+inline const std::set<std::string> kTrainingDataKeys = {"files", "solution_key", "shuffle", "strip_calculator_marks",
+                                                        "response_format"};
 
 }  // namespace mantissa

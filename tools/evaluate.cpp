@@ -69,8 +69,8 @@ std::string settings_of(const ModelFlags& flags, RolloutConfig rollout, RewardCo
   reward.fields(text);
   char digits[17];
   std::snprintf(digits, sizeof digits, "%016llx",
-                (unsigned long long)hash64(str(flags.model, '\n', flags.precision, '\n', text.text(), seed,
-                                               '\n', data_hash(prompts))));
+                (unsigned long long)hash64(
+                    str(flags.model, '\n', flags.precision, '\n', text.text(), seed, '\n', data_hash(prompts))));
   return digits;
 }
 
@@ -128,8 +128,7 @@ struct Dump {
     for (JsonLines lines(path); lines.next();) {
       const std::string set = lines.text("set");
       const auto [it, fresh] = settings.emplace(set, lines.text("settings"));
-      check(it->second == lines.text("settings"), lines.where(),
-            ": was made by other settings than the line before");
+      check(it->second == lines.text("settings"), lines.where(), ": was made by other settings than the line before");
       where[set] = lines.where();
       known[set][lines.integer("row")] = {.row = lines.integer("row"),
                                           .samples = lines.integer("samples"),
@@ -157,8 +156,7 @@ int64_t write_kept(AtomicFile& out, const std::string& file, const Results& resu
   int64_t row = 0, written = 0;
   for (JsonLines lines(file); lines.next(); ++row) {
     const auto it = results.find(row);
-    if (it == results.end() || it->second.pass_rate() < range.low || it->second.pass_rate() > range.high)
-      continue;
+    if (it == results.end() || it->second.pass_rate() < range.low || it->second.pass_rate() > range.high) continue;
     out.write(lines.line() + "\n");
     ++written;
   }
@@ -177,14 +175,10 @@ void add_interval(JsonObject& line, const std::string& name, double value, const
 }
 
 /// The results of a set, or of all together.
-JsonObject summary_line(const ModelFlags& flags, const std::string& set,
-                        std::span<const ProblemResult> problems) {
+JsonObject summary_line(const ModelFlags& flags, const std::string& set, std::span<const ProblemResult> problems) {
   const EvalSummary s = summarize(problems);
   JsonObject line;
-  line.add("model", flags.model)
-      .add("precision", flags.precision)
-      .add("set", set)
-      .add("problems", s.problems);
+  line.add("model", flags.model).add("precision", flags.precision).add("set", set).add("problems", s.problems);
   line.add("n", s.samples);
   add_interval(line, str("avg@", s.samples), s.avg, s.avg_interval);
   add_interval(line, str("maj@", s.samples), s.majority, s.majority_interval);
@@ -207,11 +201,10 @@ int evaluate_main(int argc, char** argv) {
   Dump dump;
   bool resume = false;
   int64_t seed = 0;
-  Arguments args(
-      "evaluate",
-      "Samples n responses to every problem and grades them: avg@n, pass@k (unbiased), maj@n with bootstrap "
-      "intervals, one line a file of --data, and one for all where there are several. A sanity set is what "
-      "--keep 0.2:0.8 leaves.");
+  Arguments args("evaluate",
+                 "Samples n responses to every problem and grades them: avg@n, pass@k (unbiased), maj@n with bootstrap "
+                 "intervals, one line a file of --data, and one for all where there are several. A sanity set is what "
+                 "--keep 0.2:0.8 leaves.");
   flags.fields(args);
   args.field("data", data.files, "JSON lines of problems; each file is a set");
   args.required();
@@ -248,19 +241,17 @@ int evaluate_main(int argc, char** argv) {
     sets.push_back(make_prompts(one, *tokenizer, model->tokenizer, false));
     settings.push_back(settings_of(flags, rollout, reward, sets[i].prompts, seed));
     results.push_back(dump.take(names[i], settings[i]));
-    log_info(str(names[i], ": ", sets[i].prompts.size(), " problems, ", sets[i].overlong,
-                 " left out as longer than ", one.max_prompt_tokens, " tokens; ", rollout.n, " samples each",
+    log_info(str(names[i], ": ", sets[i].prompts.size(), " problems, ", sets[i].overlong, " left out as longer than ",
+                 one.max_prompt_tokens, " tokens; ", rollout.n, " samples each",
                  results[i].empty() ? std::string() : str("; ", results[i].size(), " are in ", dump.path)));
   }
 
   Exec exec(*model->backend);
   const PrecisionConfig precision{.train = flags.precision, .rollout = flags.precision};
   Engine engine(exec, *model, rollout, precision.engine(rollout));
-  const GenerateOptions options =
-      generate_options(engine, rollout, stop_ids(model->config, *tokenizer), seed);
+  const GenerateOptions options = generate_options(engine, rollout, stop_ids(model->config, *tokenizer), seed);
   // What a kill may cost: a few batches of the engine.
-  const size_t chunk =
-      dump.file ? size_t(std::max<int64_t>(1, 4 * rollout.max_batch / rollout.n)) : size_t(-1);
+  const size_t chunk = dump.file ? size_t(std::max<int64_t>(1, 4 * rollout.max_batch / rollout.n)) : size_t(-1);
   std::vector<ProblemResult> all;
   for (size_t i = 0; i < names.size(); ++i) {
     const auto start = std::chrono::steady_clock::now();
@@ -285,9 +276,7 @@ int evaluate_main(int argc, char** argv) {
     const std::vector<ProblemResult> problems = values_of(results[i]);
     all.insert(all.end(), problems.begin(), problems.end());
     JsonObject line = summary_line(flags, names[i], problems);
-    line.add("overlong", sets[i].overlong)
-        .add("seconds", seconds)
-        .add("tokens_per_s", double(sampled) / seconds);
+    line.add("overlong", sets[i].overlong).add("seconds", seconds).add("tokens_per_s", double(sampled) / seconds);
     for (const auto& [name, value] : verifier.values()) line.add(name, int64_t(value));
     if (output_file) {
       const int64_t kept = write_kept(*output_file, data.files[i], results[i], range);

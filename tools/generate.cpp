@@ -19,8 +19,7 @@ class PromptReader {
   }
 
   Prompt from_text(const std::string& text, int64_t id, const std::string& where) const {
-    check(tokenizer_ != nullptr, where, ": a text needs a tokenizer, which ", files_.where,
-          " lacks; give \"ids\"");
+    check(tokenizer_ != nullptr, where, ": a text needs a tokenizer, which ", files_.where, " lacks; give \"ids\"");
     Prompt prompt;
     prompt.id = id;
     prompt.text = apply_prompt_template(data_, chat_, text);
@@ -61,10 +60,9 @@ int generate_main(int argc, char** argv) {
   rollout.max_new_tokens = 256;
   std::string prompt, input;
   int64_t seed = 0;
-  Arguments args(
-      "generate",
-      "Samples of a prompt (--prompt) or of each line of a file (--input; {\"prompt\": text} or {\"ids\": "
-      "[...]}), one line each: {\"prompt\", \"sample\", \"text\", \"finish\", \"ids\", \"logprobs\"}.");
+  Arguments args("generate",
+                 "Samples of a prompt (--prompt) or of each line of a file (--input; {\"prompt\": text} or {\"ids\": "
+                 "[...]}), one line each: {\"prompt\", \"sample\", \"text\", \"finish\", \"ids\", \"logprobs\"}.");
   flags.fields(args);
   args.field("prompt", prompt, "the prompt");
   args.field("input", input, "JSON lines of prompts; - is standard input");
@@ -88,8 +86,8 @@ int generate_main(int argc, char** argv) {
   Engine engine(exec, *model, rollout, precision.engine(rollout));
   std::vector<Request> requests;
   for (const Prompt& p : prompts) requests.push_back({.prompt = &p, .n = int(rollout.n)});
-  const auto options = generate_options(
-      engine, rollout, tokenizer ? stop_ids(model->config, *tokenizer) : model->config.eos_ids, seed);
+  const auto options =
+      generate_options(engine, rollout, tokenizer ? stop_ids(model->config, *tokenizer) : model->config.eos_ids, seed);
   const auto completions = engine.generate(requests, options);
 
   for (size_t i = 0; i < prompts.size(); ++i)
@@ -101,8 +99,8 @@ int generate_main(int argc, char** argv) {
       print(line.add("finish", finish_name(c.finish)).add("ids", c.ids).add("logprobs", c.rollout_logprobs));
     }
   const EngineStats& stats = engine.stats();
-  log_info(str(stats.prefill_tokens, " tokens prefilled, ", stats.decode_tokens, " decoded in ",
-               stats.decode_steps, " steps"));
+  log_info(str(stats.prefill_tokens, " tokens prefilled, ", stats.decode_tokens, " decoded in ", stats.decode_steps,
+               " steps"));
   return 0;
 }
 

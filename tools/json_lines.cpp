@@ -113,8 +113,7 @@ int64_t JsonLines::integer(const std::string& key) const {
 
 std::vector<int32_t> JsonLines::ids(const std::string& key) const {
   const json& value = impl_->at(key);
-  check(value.is_array(), impl_->where, ": \"", key, "\" must be an array of integers: got a ",
-        value.type_name());
+  check(value.is_array(), impl_->where, ": \"", key, "\" must be an array of integers: got a ", value.type_name());
   std::vector<int32_t> ids;
   ids.reserve(value.size());
   for (const json& item : value) {

@@ -49,9 +49,7 @@ class JsonObject {
   JsonObject& add(std::string_view key, bool value);
   /// Bytes that are no UTF-8 become U+FFFD.
   JsonObject& add(std::string_view key, std::string_view value);
-  JsonObject& add(std::string_view key, const std::string& value) {
-    return add(key, std::string_view(value));
-  }
+  JsonObject& add(std::string_view key, const std::string& value) { return add(key, std::string_view(value)); }
   JsonObject& add(std::string_view key, const char* value) { return add(key, std::string_view(value)); }
   JsonObject& add(std::string_view key, std::span<const float> values);
   JsonObject& add(std::string_view key, std::span<const int32_t> values);

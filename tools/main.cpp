@@ -44,8 +44,8 @@ void print_overview(std::ostream& out) {
 }
 
 const Program* find_program(std::string_view name) {
-  const auto* it = std::find_if(std::begin(kPrograms), std::end(kPrograms),
-                                [&](const Program& p) { return name == p.name; });
+  const auto* it =
+      std::find_if(std::begin(kPrograms), std::end(kPrograms), [&](const Program& p) { return name == p.name; });
   return it == std::end(kPrograms) ? nullptr : it;
 }
 
@@ -76,7 +76,8 @@ int main(int argc, char** argv) {
   // A closed standard stream's number must not go to a file that is opened later. The wrong direction keeps it an error to
   // use the stream.
   for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd)
-    if (::fcntl(fd, F_GETFD) < 0) [[maybe_unused]] const int same = ::open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY);
+    if (::fcntl(fd, F_GETFD) < 0) [[maybe_unused]]
+      const int same = ::open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY);
   std::ios::sync_with_stdio(false);
   std::signal(SIGXFSZ,
               SIG_IGN);  // a file over the size limit is an error of write(), with its name, not a silent end

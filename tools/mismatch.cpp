@@ -28,8 +28,8 @@ struct Cell {
   std::string rounding;
 
   std::string rollout_side() const {
-    return str(precision.rollout, ' ', precision.kv_cache, ' ', precision.lm_head, ' ', precision.residual,
-               ' ', rounding);
+    return str(precision.rollout, ' ', precision.kv_cache, ' ', precision.lm_head, ' ', precision.residual, ' ',
+               rounding);
   }
   std::string name() const {
     return str("rollout ", precision.rollout, ", train ", precision.train, ", kv_cache ", precision.kv_cache,
@@ -48,8 +48,7 @@ const std::vector<Axis>& axes() {
   static const std::vector<std::string> kTypes = {"fp16", "bf16", "fp32"},
                                         kTypesOrAuto = {"auto", "fp16", "bf16", "fp32"};
   static const std::vector<Axis> kAxes = {
-      {"precision", kTypes,
-       [](Cell& c, const std::string& v) { c.precision.rollout = c.precision.train = v; }},
+      {"precision", kTypes, [](Cell& c, const std::string& v) { c.precision.rollout = c.precision.train = v; }},
       {"rollout", kTypes, [](Cell& c, const std::string& v) { c.precision.rollout = v; }},
       {"train", kTypes, [](Cell& c, const std::string& v) { c.precision.train = v; }},
       {"kv_cache", kTypesOrAuto, [](Cell& c, const std::string& v) { c.precision.kv_cache = v; }},
@@ -84,17 +83,16 @@ std::vector<Cell> make_cells(const Cell& base, const std::vector<std::string>& m
   for (const std::string& text : matrix) {
     const size_t equals = text.find('=');
     const std::string name = text.substr(0, equals);
-    const auto axis =
-        std::find_if(axes().begin(), axes().end(), [&](const Axis& a) { return a.name == name; });
+    const auto axis = std::find_if(axes().begin(), axes().end(), [&](const Axis& a) { return a.name == name; });
     std::vector<std::string> names;
     for (const Axis& a : axes()) names.push_back(a.name);
-    check(equals != std::string::npos && axis != axes().end(),
-          "--matrix takes AXIS=VALUE[,VALUE...] with AXIS one of ", listed(names), ": got \"", text, "\"");
+    check(equals != std::string::npos && axis != axes().end(), "--matrix takes AXIS=VALUE[,VALUE...] with AXIS one of ",
+          listed(names), ": got \"", text, "\"");
     std::vector<Cell> product;
     for (const Cell& cell : cells)
       for (const std::string& value : split(text.substr(equals + 1), ',')) {
-        check(std::find(axis->values.begin(), axis->values.end(), value) != axis->values.end(), "--matrix ",
-              name, " takes ", listed(axis->values), ": got \"", value, "\" in \"", text, "\"");
+        check(std::find(axis->values.begin(), axis->values.end(), value) != axis->values.end(), "--matrix ", name,
+              " takes ", listed(axis->values), ": got \"", value, "\" in \"", text, "\"");
         axis->set(product.emplace_back(cell), value);
       }
     cells = std::move(product);
@@ -137,8 +135,8 @@ std::unique_ptr<Model> load(const std::string& path, Exec& exec, const Precision
 using Completions = std::vector<std::vector<Completion>>;
 
 /// Scores all samples by the training path, in the packing of an update.
-Sides score_rollouts(Exec& exec, const Model& model, const std::vector<Prompt>& prompts,
-                     const Completions& completions, int64_t batch_tokens, const ScoreOptions& options) {
+Sides score_rollouts(Exec& exec, const Model& model, const std::vector<Prompt>& prompts, const Completions& completions,
+                     int64_t batch_tokens, const ScoreOptions& options) {
   std::vector<TrainSequence> sequences;
   for (size_t i = 0; i < prompts.size(); ++i)
     for (const Completion& completion : completions[i])
@@ -147,8 +145,7 @@ Sides score_rollouts(Exec& exec, const Model& model, const std::vector<Prompt>& 
   for (const MiniBatch& mini : make_mini_batches(sequences, int64_t(sequences.size()), batch_tokens))
     for (const TrainBatch& batch : mini.micro) {
       Tape tape(exec, false);
-      const std::vector<float> old =
-          to_host<float>(score_batch(tape, model, batch, options).logprobs.value());
+      const std::vector<float> old = to_host<float>(score_batch(tape, model, batch, options).logprobs.value());
       const int32_t start = int32_t(sides.old.size());
       sides.old.insert(sides.old.end(), old.begin(), old.end());
       sides.rollout.insert(sides.rollout.end(), batch.rollout_logprobs.begin(), batch.rollout_logprobs.end());
@@ -195,8 +192,8 @@ Measured measure(const Cell& cell, const Sides& sides) {
           .histogram = probs_diff_histogram(sides.rollout, sides.old)};
 }
 
-void print_line(const Measured& m, const std::string& model, const std::vector<std::string>& data,
-                double temperature, int64_t seed) {
+void print_line(const Measured& m, const std::string& model, const std::vector<std::string>& data, double temperature,
+                int64_t seed) {
   JsonObject line;
   line.add("model", model).add("data", std::span<const std::string>(data));
   add_cell(line, m.cell);
@@ -236,10 +233,9 @@ std::string format_tables(const std::vector<Measured>& measured) {
       "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
   for (const Measured& m : measured) {
     const MismatchStats& s = m.stats;
-    text +=
-        str(cell_columns(m.cell), s.tokens, " | ", number(s.probs_diff_mean), " | ", number(s.probs_diff_max),
-            " | ", number(s.kl), " | ", number(s.k3_kl), " | ", number(s.seq_k3_kl), " ± ",
-            number(s.seq_k3_kl_stderr), " | ", number(s.log_ratio_slope), " | ");
+    text += str(cell_columns(m.cell), s.tokens, " | ", number(s.probs_diff_mean), " | ", number(s.probs_diff_max),
+                " | ", number(s.kl), " | ", number(s.k3_kl), " | ", number(s.seq_k3_kl), " ± ",
+                number(s.seq_k3_kl_stderr), " | ", number(s.log_ratio_slope), " | ");
     char pearson[32];
     std::snprintf(pearson, sizeof pearson, "%.7f |\n", s.probs_pearson_corr);
     text += pearson;
@@ -250,8 +246,8 @@ std::string format_tables(const std::vector<Measured>& measured) {
       "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
   for (const Measured& m : measured)
     for (const LengthBucket& b : m.buckets)
-      text += str(cell_columns(m.cell), b.from, " to ", 2 * b.from - 1, " | ", b.sequences, " | ",
-                  number(b.log_ratio), " | ", number(b.k3_kl), " ± ", number(b.k3_kl_stderr), " |\n");
+      text += str(cell_columns(m.cell), b.from, " to ", 2 * b.from - 1, " | ", b.sequences, " | ", number(b.log_ratio),
+                  " | ", number(b.k3_kl), " ± ", number(b.k3_kl_stderr), " |\n");
   return text;
 }
 
@@ -272,8 +268,7 @@ int mismatch_main(int argc, char** argv) {
       "token and a sequence, probability differences, slope of log(pi/mu) against length. One JSON line a "
       "combination of types; --matrix precision=fp16,bf16,fp32 measures several.");
   flags.fields(args);
-  args.choice("train_precision", train, {"auto", "fp16", "bf16", "fp32"},
-              "of the training path; auto: --precision");
+  args.choice("train_precision", train, {"auto", "fp16", "bf16", "fp32"}, "of the training path; auto: --precision");
   args.field("matrix", matrix,
              "AXIS=VALUE[,VALUE...]: all combinations; AXIS is precision (rollout and train alike), rollout, "
              "train, kv_cache, lm_head, residual or rounding");
@@ -325,10 +320,8 @@ int mismatch_main(int argc, char** argv) {
       Engine engine(exec, *model, side, cell.precision.engine(side));
       std::vector<Request> requests;
       for (const Prompt& prompt : set.prompts) requests.push_back({.prompt = &prompt, .n = int(side.n)});
-      log_info(
-          str(set.prompts.size(), " prompts, ", side.n, " samples each, on ", exec.backend().description()));
-      it->second = engine.generate(requests,
-                                   generate_options(engine, side, stop_ids(model->config, *tokenizer), seed));
+      log_info(str(set.prompts.size(), " prompts, ", side.n, " samples each, on ", exec.backend().description()));
+      it->second = engine.generate(requests, generate_options(engine, side, stop_ids(model->config, *tokenizer), seed));
     }
     // Greedy rollouts report log-probs at temperature 1 (rl/types.h).
     const Dtype compute = cell.precision.train_dtype();

@@ -146,18 +146,17 @@ int score_main(int argc, char** argv) {
   flags.precision = "fp32";
   std::string input, grads;
   int64_t batch_tokens = 2048, head_chunk = 0;
-  Arguments args(
-      "score",
-      "Log-probs of each line {\"ids\": [...]} as {\"logprobs\": [...]}: position t scores ids[t+1].");
+  Arguments args("score",
+                 "Log-probs of each line {\"ids\": [...]} as {\"logprobs\": [...]}: position t scores ids[t+1].");
   flags.fields(args);
   args.field("input", input, "JSON lines; - is standard input");
   args.required();
-  args.field(
-      "grads", grads,
-      "also write d(mean NLL over all scored tokens)/d(parameter), fp32, under Hugging Face names to this "
-      ".safetensors file");
+  args.field("grads", grads,
+             "also write d(mean NLL over all scored tokens)/d(parameter), fp32, under Hugging Face names to this "
+             ".safetensors file");
   args.field("batch_tokens", batch_tokens, "tokens packed into one pass", between(1, 1 << 24));
-  args.field("head_chunk", head_chunk, "tokens whose logits exist at once; 0 chooses for the device", between(0, 1 << 24));
+  args.field("head_chunk", head_chunk, "tokens whose logits exist at once; 0 chooses for the device",
+             between(0, 1 << 24));
   if (!args.parse(argc, argv)) return 0;
 
   check_outputs({{"--grads", grads}}, {input, flags.model});

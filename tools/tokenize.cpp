@@ -7,10 +7,9 @@ namespace mantissa {
 
 int tokenize_main(int argc, char** argv) {
   std::string model, input;
-  Arguments args(
-      "tokenize",
-      "Token ids of each line {\"text\": ...}, and the text they decode to: {\"ids\", \"ids_with_special\", "
-      "\"decoded\"}. Needs no weights, only tokenizer.json (or a .gguf file).");
+  Arguments args("tokenize",
+                 "Token ids of each line {\"text\": ...}, and the text they decode to: {\"ids\", \"ids_with_special\", "
+                 "\"decoded\"}. Needs no weights, only tokenizer.json (or a .gguf file).");
   args.field("model", model, "Hugging Face directory, .gguf file or builtin:NAME");
   args.required();
   args.field("input", input, "JSON lines; - is standard input");
@@ -22,8 +21,7 @@ int tokenize_main(int argc, char** argv) {
   while (lines.next()) {
     const std::string text = lines.text("text");
     const std::vector<int32_t> ids = tokenizer->encode(text), special = tokenizer->encode(text, true);
-    print(
-        JsonObject().add("ids", ids).add("ids_with_special", special).add("decoded", tokenizer->decode(ids)));
+    print(JsonObject().add("ids", ids).add("ids_with_special", special).add("decoded", tokenizer->decode(ids)));
   }
   return 0;
 }

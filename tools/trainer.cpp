@@ -44,8 +44,8 @@ void on_signal(int number) {
 }  // namespace
 
 int trainer_main(int argc, char** argv) {
-  Arguments arguments(
-      "trainer", "Trains a model as a YAML file says: GRPO and its relatives, or a supervised warm start.");
+  Arguments arguments("trainer",
+                      "Trains a model as a YAML file says: GRPO and its relatives, or a supervised warm start.");
   std::string config_path;
   StartOptions start;
   std::vector<std::string> overrides;
@@ -68,7 +68,7 @@ int trainer_main(int argc, char** argv) {
   std::signal(SIGTERM, on_signal);
   std::signal(SIGPIPE, SIG_IGN);  // `trainer | tee`: the signal ends tee first, and the run has still to save
   if (std::signal(SIGHUP, on_signal) == SIG_IGN) std::signal(SIGHUP, SIG_IGN);  // nohup
-  open_device(config.run.device);  // Run finds it by name
+  open_device(config.run.device);                                               // Run finds it by name
   Run run(config, start);
   log_info("device " + run.exec.backend().description() + "; output in " + run.output_dir.string());
   const bool complete = train(run, [] { return stop_requested_ns.load() != 0; });

@@ -65,8 +65,7 @@ void convert(Out* out, const In* in, int64_t n) {
   } else if constexpr (std::is_same_v<Out, double> || std::is_same_v<In, double>) {
     for (int64_t i = 0; i < n; ++i) out[i] = round_to<Out>(Compute<Out>(to_float(in[i])));
   } else {
-    transform(
-        n, [](Vec v) HWY_ATTR { return v; }, out, in);
+    transform(n, [](Vec v) HWY_ATTR { return v; }, out, in);
   }
 }
 
@@ -128,9 +127,8 @@ inline constexpr int kRows = 6;                       // rows and Vecs of c that
 inline constexpr int kColumns = kParts == 1 ? 2 : 1;  // 12 accumulators, of 32 registers or of 16
 
 template <int M, int N>
-HWY_INLINE void multiply_add_block(float* HWY_RESTRICT c, int64_t ldc, const float* HWY_RESTRICT a,
-                                   int64_t a_row, int64_t a_step, const float* HWY_RESTRICT b, int64_t ldb,
-                                   int64_t k) {
+HWY_INLINE void multiply_add_block(float* HWY_RESTRICT c, int64_t ldc, const float* HWY_RESTRICT a, int64_t a_row,
+                                   int64_t a_step, const float* HWY_RESTRICT b, int64_t ldb, int64_t k) {
   Vec acc[M][N];
 #pragma GCC unroll 8
   for (int i = 0; i < M; ++i)
@@ -168,12 +166,12 @@ void multiply_add_rows(float* c, int64_t ldc, const float* a, int64_t a_row, int
 /// c[m,n] += a[m,k] . b[k,n], each output one FMA chain over ascending k. a is read at i * a_row + l *
 /// a_step, so a transposed operand needs no copy; n is a multiple of kLanes.
 template <class C>
-void multiply_add(C* c, int64_t ldc, const C* a, int64_t a_row, int64_t a_step, const C* b, int64_t ldb,
-                  int64_t m, int64_t n, int64_t k) {
+void multiply_add(C* c, int64_t ldc, const C* a, int64_t a_row, int64_t a_step, const C* b, int64_t ldb, int64_t m,
+                  int64_t n, int64_t k) {
   if constexpr (kVectors<C>) {
     for (int64_t i = 0; i < m; i += kRows)
-      multiply_add_rows<kRows>(c + i * ldc, ldc, a + i * a_row, a_row, a_step, b, ldb,
-                               std::min<int64_t>(kRows, m - i), n, k);
+      multiply_add_rows<kRows>(c + i * ldc, ldc, a + i * a_row, a_row, a_step, b, ldb, std::min<int64_t>(kRows, m - i),
+                               n, k);
   } else {
     for (int64_t i = 0; i < m; ++i)
       for (int64_t l = 0; l < k; ++l)
@@ -261,8 +259,8 @@ void attend_tile(Running<C> state, C* p, const C* q, const C* keys_transposed, c
   // chains.
   for (int64_t r = 0; r < rows; r += kRows) {
     const int64_t together = std::min<int64_t>(kRows, rows - r), common = limits.of(r);
-    multiply_add(state.o + r * g.width, g.width, p + r * kAttentionTile, kAttentionTile, 1, values, g.width,
-                 together, g.width, common);
+    multiply_add(state.o + r * g.width, g.width, p + r * kAttentionTile, kAttentionTile, 1, values, g.width, together,
+                 g.width, common);
     for (int64_t i = r + 1; i < r + together; ++i)
       multiply_add(state.o + i * g.width, g.width, p + i * kAttentionTile + common, kAttentionTile, 1,
                    values + common * g.width, g.width, 1, g.width, limits.of(i) - common);
@@ -273,8 +271,7 @@ void attend_tile(Running<C> state, C* p, const C* q, const C* keys_transposed, c
 template <class T, class C>
 void store_row(T* out, const C* o, C total, int64_t size) {
   if constexpr (kVectors<C>)
-    transform(
-        size, [&](Vec v) HWY_ATTR { return v / set(total); }, out, o);
+    transform(size, [&](Vec v) HWY_ATTR { return v / set(total); }, out, o);
   else
     for (int64_t d = 0; d < size; ++d) out[d] = o[d] / total;
 }

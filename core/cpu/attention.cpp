@@ -111,13 +111,11 @@ void forward(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tens
   };
   Scratch scratch(exec);
   int64_t tasks = 0;
-  for (int64_t s = 0; s < sequences; ++s)
-    tasks += (start[s + 1] - start[s] + kAttentionTile - 1) / kAttentionTile;
+  for (int64_t s = 0; s < sequences; ++s) tasks += (start[s + 1] - start[s] + kAttentionTile - 1) / kAttentionTile;
   Task* task = scratch.take<Task>(tasks);
   int64_t filled = 0;
   for (int64_t s = 0; s < sequences; ++s)
-    for (int32_t at = start[s]; at < start[s + 1]; at += kAttentionTile)
-      task[filled++] = {start[s], at, start[s + 1]};
+    for (int32_t at = start[s]; at < start[s + 1]; at += kAttentionTile) task[filled++] = {start[s], at, start[s + 1]};
 
   const int64_t work_size = padded(Work<C>::elements(kAttentionTile, g));
   C* memory = scratch.take<C>(work_size * omp_get_max_threads());
@@ -137,15 +135,14 @@ void forward(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tens
       load_transposed(work.keys, work.rows4, in + key * row + g.key_column(group), row, keys, heads.size);
       load_rows(work.values, g.width, in + key * row + g.value_column(group), row, keys, heads.size);
       for (int h = 0; h < g.ratio; ++h)
-        attend_tile<T>(work.running(h * kAttentionTile, g.width), work.p,
-                       work.q + h * kAttentionTile * g.width, work.keys, work.values, rows,
-                       {at.position - key + 1, 1}, g, peer);
+        attend_tile<T>(work.running(h * kAttentionTile, g.width), work.p, work.q + h * kAttentionTile * g.width,
+                       work.keys, work.values, rows, {at.position - key + 1, 1}, g, peer);
     }
     for (int h = 0; h < g.ratio; ++h)
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t t = at.position + r, from = h * kAttentionTile + r, head = group * g.ratio + h;
-        store_row(out.data<T>() + (t * heads.query + head) * heads.size, work.o + from * g.width,
-                  work.total[from], heads.size);
+        store_row(out.data<T>() + (t * heads.query + head) * heads.size, work.o + from * g.width, work.total[from],
+                  heads.size);
         lse.data<C>()[t * heads.query + head] = work.high[from] + logarithm(work.total[from]);
       }
   });
@@ -165,8 +162,8 @@ void merge(Running<C> sum, Running<C> part, int64_t rows, int64_t width) {
 }
 
 template <class T, class K>
-void decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table,
-            const Tensor& lengths, Heads heads) {
+void decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table, const Tensor& lengths,
+            Heads heads) {
   using C = Compute<T>;
   const Geometry<C> g(heads);
   const bool peer = exec.rounding == Rounding::kPeer;
@@ -176,8 +173,7 @@ void decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, con
   const K* values = keys + pages.numel() / 2;
 
   Scratch scratch(exec);
-  const int64_t partial_size =
-      padded(g.ratio * (g.width + 2));  // where a partial softmax waits for the merge
+  const int64_t partial_size = padded(g.ratio * (g.width + 2));  // where a partial softmax waits for the merge
   const int64_t work_size = padded(Work<C>::elements(g.ratio, g)) + partial_size;
   C* memory = scratch.take<C>(work_size * omp_get_max_threads());
   parallel_tasks(batch * heads.kv, [&](int64_t item) HWY_ATTR {
@@ -193,16 +189,14 @@ void decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, con
     C* waiting = own + work_size - partial_size;
     Work<C> work(own, g.ratio, g);
     const Running<C> sum{waiting, waiting + g.ratio * g.width, waiting + g.ratio * (g.width + 1)};
-    load_rows(work.q, g.width, qkv.data<T>() + b * heads.row() + g.query_column(group * g.ratio), heads.size,
-              g.ratio, heads.size);
+    load_rows(work.q, g.width, qkv.data<T>() + b * heads.row() + g.query_column(group * g.ratio), heads.size, g.ratio,
+              heads.size);
     const int64_t tiles = (length + kAttentionTile - 1) / kAttentionTile;
     auto position_of = [&](int64_t tile) {
       const int64_t page = table.data<int32_t>()[b * max_pages + tile];
       return page * kAttentionTile * cell + int64_t(group) * heads.size;
     };
-    auto rows_of = [&](int64_t tile) {
-      return std::clamp<int64_t>(length - tile * kAttentionTile, 0, kAttentionTile);
-    };
+    auto rows_of = [&](int64_t tile) { return std::clamp<int64_t>(length - tile * kAttentionTile, 0, kAttentionTile); };
     Running<C> state = work.running(0, g.width);
     for (int part = 0; part < parts; ++part) {
       const int64_t first = tiles * part / parts, last = tiles * (part + 1) / parts;
@@ -224,8 +218,7 @@ void decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, con
       }
     }
     if (peer) state = sum;
-    for (int h = 0; h < g.ratio; ++h)
-      store_row(to + h * heads.size, state.o + h * g.width, state.total[h], heads.size);
+    for (int h = 0; h < g.ratio; ++h) store_row(to + h * heads.size, state.o + h * g.width, state.total[h], heads.size);
   });
 }
 
@@ -266,8 +259,8 @@ void attention_decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& 
                       const Tensor& lengths, Heads heads) {
   dispatch_floating(qkv.dtype(), [&](auto query) HWY_ATTR {
     dispatch_floating(pages.dtype(), [&](auto cache) HWY_ATTR {
-      attention::decode<typename decltype(query)::type, typename decltype(cache)::type>(
-          exec, out, qkv, pages, table, lengths, heads);
+      attention::decode<typename decltype(query)::type, typename decltype(cache)::type>(exec, out, qkv, pages, table,
+                                                                                        lengths, heads);
     });
   });
 }
@@ -280,8 +273,8 @@ HWY_AFTER_NAMESPACE();
 namespace mantissa::cpu_kernels {
 namespace {
 
-void rope_kv(Exec& exec, Tensor& out, Tensor& pages, const Tensor& qkv, const Tensor& table,
-             const Tensor& positions, const Tensor& slots, Heads heads) {
+void rope_kv(Exec& exec, Tensor& out, Tensor& pages, const Tensor& qkv, const Tensor& table, const Tensor& positions,
+             const Tensor& slots, Heads heads) {
   MANTISSA_RUN(exec, rope, out, qkv, table, positions, heads, false);
   MANTISSA_RUN(exec, kv_write, pages, out, slots, heads);
 }
@@ -293,8 +286,7 @@ void kv_copy(Exec&, Tensor& pages, const Tensor& from, const Tensor& to) {
     const int32_t source = from.data<int32_t>()[i], target = to.data<int32_t>()[i];
     if (source < 0 || source == target) continue;
     for (int part = 0; part < 2; ++part)
-      std::memcpy(memory + part * plane + size_t(target) * page,
-                  memory + part * plane + size_t(source) * page, page);
+      std::memcpy(memory + part * plane + size_t(target) * page, memory + part * plane + size_t(source) * page, page);
   }
 }
 
@@ -319,8 +311,8 @@ void register_attention(Kernels& kernels) {
   };
   kernels.rope_kv = rope_kv;
   kernels.kv_copy = kv_copy;
-  kernels.attention_decode = [](Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages,
-                                const Tensor& table, const Tensor& lengths, Heads heads) {
+  kernels.attention_decode = [](Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table,
+                                const Tensor& lengths, Heads heads) {
     HWY_DYNAMIC_DISPATCH(attention_decode)(exec, out, qkv, pages, table, lengths, heads);
   };
   register_attention_backward(kernels);

@@ -46,13 +46,12 @@ Compute<T> row_dot(const T* a, const T* b, int64_t n) {
 }
 
 template <class T>
-void backward(Exec& exec, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, const Tensor& out,
-              const Tensor& lse, const Tensor& offsets, Heads heads) {
+void backward(Exec& exec, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, const Tensor& out, const Tensor& lse,
+              const Tensor& offsets, Heads heads) {
   using C = Compute<T>;
   const Geometry<C> g(heads);
   const int32_t* start = offsets.data<int32_t>();
-  const int64_t sequences = offsets.numel() - 1, row = heads.row(),
-                out_row = int64_t(heads.query) * heads.size;
+  const int64_t sequences = offsets.numel() - 1, row = heads.row(), out_row = int64_t(heads.query) * heads.size;
   const int64_t size = heads.size, width = g.width, tile = kKeys * width;
   int64_t longest = 0;
   for (int64_t s = 0; s < sequences; ++s) longest = std::max<int64_t>(longest, start[s + 1] - start[s]);
@@ -60,8 +59,7 @@ void backward(Exec& exec, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, c
   // Per thread: k, v as rows; k, v transposed; q, dO rows; P, dS; dk, dv; then dq, delta and lse of the whole
   // sequence.
   const int64_t rows = longest * g.ratio;
-  const int64_t work_size =
-      padded(5 * tile + 4 * width + 2 * kKeys * size + 2 * kKeys * kKeys + rows * (width + 2));
+  const int64_t work_size = padded(5 * tile + 4 * width + 2 * kKeys * size + 2 * kKeys * kKeys + rows * (width + 2));
   Scratch scratch(exec);
   C* memory = scratch.take<C>(work_size * omp_get_max_threads());
   const T* in = qkv.data<T>();
@@ -73,12 +71,9 @@ void backward(Exec& exec, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, c
     const int group = int(item % heads.kv);
     C* next = memory + work_size * omp_get_thread_num();
     auto take = [&](int64_t count) { return std::exchange(next, next + count); };
-    C *k = take(tile), *q = take(tile), *d_o = take(tile), *dk = take(tile), *dv = take(tile),
-      *rows4 = take(4 * width);
-    C *k_t = take(kKeys * size), *v_t = take(kKeys * size), *p = take(kKeys * kKeys),
-      *ds = take(kKeys * kKeys);
-    C *dq = take(length * g.ratio * width), *delta = take(length * g.ratio),
-      *row_lse = take(length * g.ratio);
+    C *k = take(tile), *q = take(tile), *d_o = take(tile), *dk = take(tile), *dv = take(tile), *rows4 = take(4 * width);
+    C *k_t = take(kKeys * size), *v_t = take(kKeys * size), *p = take(kKeys * kKeys), *ds = take(kKeys * kKeys);
+    C *dq = take(length * g.ratio * width), *delta = take(length * g.ratio), *row_lse = take(length * g.ratio);
 
     std::fill(dq, dq + length * g.ratio * width, C(0));
     for (int h = 0; h < g.ratio; ++h) {
@@ -106,14 +101,13 @@ void backward(Exec& exec, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, c
           const int head = group * g.ratio + h;
           const int64_t at = h * length + query;
           load_rows(q, width, in + (begin + query) * row + g.query_column(head), row, queries, size);
-          load_rows(d_o, width, grad + (begin + query) * out_row + g.query_column(head), out_row, queries,
-                    size);
+          load_rows(d_o, width, grad + (begin + query) * out_row + g.query_column(head), out_row, queries, size);
           tile_scores(p, q, k_t, queries, g);
           std::fill(ds, ds + queries * kKeys, C(0));
           multiply_add(ds, kKeys, d_o, width, 1, v_t, kKeys, queries, kKeys, size);
           for (int64_t r = 0; r < queries; ++r)
-            score_gradient(p + r * kKeys, ds + r * kKeys, std::min(keys, limits.of(r)), row_lse[at + r],
-                           delta[at + r], g.scale);
+            score_gradient(p + r * kKeys, ds + r * kKeys, std::min(keys, limits.of(r)), row_lse[at + r], delta[at + r],
+                           g.scale);
           multiply_add(dv, width, p, 1, kKeys, d_o, width, keys, width, queries);
           multiply_add(dk, width, ds, 1, kKeys, q, width, keys, width, queries);
           multiply_add(dq + at * width, width, ds, kKeys, 1, k, width, queries, width, keys);
@@ -126,8 +120,7 @@ void backward(Exec& exec, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, c
     }
     for (int h = 0; h < g.ratio; ++h)
       for (int64_t r = 0; r < length; ++r)
-        convert(to + (begin + r) * row + g.query_column(group * g.ratio + h), dq + (h * length + r) * width,
-                size);
+        convert(to + (begin + r) * row + g.query_column(group * g.ratio + h), dq + (h * length + r) * width, size);
   });
 }
 

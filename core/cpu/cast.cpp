@@ -31,8 +31,7 @@ void cast_range(To* out, const From* in, int64_t n) {
   } else if constexpr (std::is_same_v<To, double>) {
     for (int64_t i = 0; i < n; ++i) out[i] = to_float(in[i]);
   } else {
-    transform(
-        n, [](Vec v) HWY_ATTR { return v; }, out, in);
+    transform(n, [](Vec v) HWY_ATTR { return v; }, out, in);
   }
 }
 

@@ -38,9 +38,8 @@ class BlockCache {
 
   std::byte* take(size_t bytes) {
     const std::lock_guard lock(mutex_);
-    check(bytes <= info_.capacity && class_of(bytes) <= info_.capacity - info_.in_use,
-          "[cpu memory] asked for ", bytes, " bytes: ", info_.in_use, " of ", info_.capacity,
-          " bytes are in use");
+    check(bytes <= info_.capacity && class_of(bytes) <= info_.capacity - info_.in_use, "[cpu memory] asked for ", bytes,
+          " bytes: ", info_.in_use, " of ", info_.capacity, " bytes are in use");
     const size_t size = class_of(bytes);
     std::byte* block = nullptr;
     if (auto list = free_.find(size); list != free_.end() && !list->second.empty()) {
@@ -54,8 +53,7 @@ class BlockCache {
         release_cached();
         block = make(size);
       }
-      check(block != nullptr, "[cpu memory] the system refused ", size, " bytes; ", info_.in_use,
-            " bytes are in use");
+      check(block != nullptr, "[cpu memory] the system refused ", size, " bytes; ", info_.in_use, " bytes are in use");
     }
     info_.in_use += size;
     info_.peak = std::max(info_.peak, info_.in_use);
@@ -81,9 +79,8 @@ class BlockCache {
 
  private:
   static std::byte* make(size_t size) {
-    void* block =
-        std::aligned_alloc(size < kHugePage ? kAlignment : kHugePage,
-                           size < kHugePage ? size : (size + kHugePage - 1) / kHugePage * kHugePage);
+    void* block = std::aligned_alloc(size < kHugePage ? kAlignment : kHugePage,
+                                     size < kHugePage ? size : (size + kHugePage - 1) / kHugePage * kHugePage);
     if (block && size >= kHugePage) madvise(block, size, MADV_HUGEPAGE);  // a wish: failure changes nothing
     return static_cast<std::byte*>(block);
   }
@@ -102,9 +99,7 @@ class BlockCache {
 
 class CpuBackend : public Backend {
  public:
-  CpuBackend()
-      : cache_(
-            std::make_shared<BlockCache>(size_t(sysconf(_SC_PHYS_PAGES)) * size_t(sysconf(_SC_PAGESIZE)))) {
+  CpuBackend() : cache_(std::make_shared<BlockCache>(size_t(sysconf(_SC_PHYS_PAGES)) * size_t(sysconf(_SC_PAGESIZE)))) {
     if (const char* level = std::getenv("MANTISSA_SIMD")) limit_simd(level);
     cpu_kernels::register_elementwise(kernels_);
     cpu_kernels::register_cast(kernels_);
@@ -133,9 +128,7 @@ class CpuBackend : public Backend {
   void synchronize() override {}
   MemoryInfo memory() const override { return cache_->info(); }
   void reset_peak() override { cache_->reset_peak(); }
-  std::string description() const override {
-    return str("cpu, ", omp_get_max_threads(), " threads, ", simd_level());
-  }
+  std::string description() const override { return str("cpu, ", omp_get_max_threads(), " threads, ", simd_level()); }
 
  private:
   const std::string name_ = "cpu";

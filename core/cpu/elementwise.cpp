@@ -53,13 +53,11 @@ void binary(Exec&, Tensor& out, const Tensor& a, const Tensor& b, Binary op) {
           case Binary::kMul:
             return binary_as<C>(out, a, b, [](auto x, auto y) HWY_ATTR { return x * y; });
           case Binary::kMin:
-            return binary_as<C>(out, a, b, [](auto x, auto y) HWY_ATTR {
-              return select(x <= y, x, select(y < x, y, x + y));
-            });
+            return binary_as<C>(out, a, b,
+                                [](auto x, auto y) HWY_ATTR { return select(x <= y, x, select(y < x, y, x + y)); });
           case Binary::kMax:
-            return binary_as<C>(out, a, b, [](auto x, auto y) HWY_ATTR {
-              return select(x >= y, x, select(y > x, y, x + y));
-            });
+            return binary_as<C>(out, a, b,
+                                [](auto x, auto y) HWY_ATTR { return select(x >= y, x, select(y > x, y, x + y)); });
           case Binary::kLessEqual:
             return binary_as<C>(out, a, b, [](auto x, auto y) HWY_ATTR {
               using V = decltype(x);
@@ -100,8 +98,7 @@ void unary(Exec&, Tensor& out, const Tensor& in, Unary op, double p0, double p1)
           case Unary::kWithinMask:
             return unary_as<C>(out, in, [=](auto x) HWY_ATTR {
               using V = decltype(x);
-              return select(x >= splat<V>(p0), select(x <= splat<V>(p1), splat<V>(1), splat<V>(0)),
-                            splat<V>(0));
+              return select(x >= splat<V>(p0), select(x <= splat<V>(p1), splat<V>(1), splat<V>(0)), splat<V>(0));
             });
         }
       },
@@ -119,8 +116,7 @@ void add_bias(Exec& exec, Tensor& out, const Tensor& in, const Tensor& bias) {
         for_rows(rows, width, [&](int64_t t) HWY_ATTR {
           const C* x = widen(in, t * width, width, buffers.mine());
           C* y = target(out, t * width, buffers.mine() + width);
-          transform(
-              width, [](auto v, auto shift) HWY_ATTR { return v + shift; }, y, x, b);
+          transform(width, [](auto v, auto shift) HWY_ATTR { return v + shift; }, y, x, b);
           narrow(out, t * width, width, y);
         });
       },
@@ -135,8 +131,7 @@ void bias_bwd(Exec& exec, Tensor& dbias, const Tensor& dout) {
         const ThreadBuffers<C> buffers(exec, width);
         sum_rows(exec, rows, width, dbias.data<C>(), [&](int64_t t, C* partial) HWY_ATTR {
           const C* dy = widen(dout, t * width, width, buffers.mine());
-          transform(
-              width, [](auto total, auto v) HWY_ATTR { return total + v; }, partial, partial, dy);
+          transform(width, [](auto total, auto v) HWY_ATTR { return total + v; }, partial, partial, dy);
         });
       },
       dbias);
@@ -167,8 +162,7 @@ void swiglu_fwd(Exec&, Tensor& out, const Tensor& gate_up) {
           const C* gate = widen(gate_up, 2 * t * width + begin, n, gate_tile);
           const C* up = widen(gate_up, (2 * t + 1) * width + begin, n, up_tile);
           C* y = target(out, t * width + begin, out_tile);
-          transform(
-              n, [](auto g, auto u) HWY_ATTR { return g * sigmoid(g) * u; }, y, gate, up);
+          transform(n, [](auto g, auto u) HWY_ATTR { return g * sigmoid(g) * u; }, y, gate, up);
           narrow(out, t * width + begin, n, y);
         });
       },
@@ -187,8 +181,7 @@ void swiglu_bwd(Exec&, Tensor& dgate_up, const Tensor& dout, const Tensor& gate_
           const C* gate = widen(gate_up, gate_at, n, gate_tile);
           const C* up = widen(gate_up, up_at, n, up_tile);
           const C* dy = widen(dout, t * width + begin, n, dout_tile);
-          transform(
-              n, [](auto g) HWY_ATTR { return sigmoid(g); }, sigmoid_tile, gate);
+          transform(n, [](auto g) HWY_ATTR { return sigmoid(g); }, sigmoid_tile, gate);
           C* dgate = target(dgate_up, gate_at, out_tile);
           transform(
               n,
@@ -275,9 +268,8 @@ void gather_rows(Exec&, Tensor& out, const Tensor& in, const Tensor& rows) {
   const size_t bytes = size_t(row_width(in)) * size_of(in.dtype());
   const std::byte* source = static_cast<const std::byte*>(in.raw());
   std::byte* destination = static_cast<std::byte*>(out.raw());
-  for_rows(rows.numel(), row_width(in), [&](int64_t i) {
-    std::memcpy(destination + size_t(i) * bytes, source + size_t(from[i]) * bytes, bytes);
-  });
+  for_rows(rows.numel(), row_width(in),
+           [&](int64_t i) { std::memcpy(destination + size_t(i) * bytes, source + size_t(from[i]) * bytes, bytes); });
 }
 
 void scatter_rows(Exec& exec, Tensor& out, const Tensor& in, const Tensor& rows) {
@@ -293,8 +285,7 @@ void scatter_rows(Exec& exec, Tensor& out, const Tensor& in, const Tensor& rows)
           const C* x = widen(in, i * width, width, buffer);
           const C* old = widen(out, at, width, buffer + width);
           C* y = target(out, at, buffer + 2 * width);
-          transform(
-              width, [](auto a, auto b) HWY_ATTR { return a + b; }, y, old, x);
+          transform(width, [](auto a, auto b) HWY_ATTR { return a + b; }, y, old, x);
           narrow(out, at, width, y);
         });
       },
@@ -315,9 +306,7 @@ void find_nonfinite(Exec& exec, Tensor& index, const Tensor& in) {
           const C* x = widen(in, begin, count, buffer);
           found[tile] = -1;
           // x - x is 0 for finite x and NaN otherwise.
-          if (sum_of(
-                  count, [](auto acc, auto v) HWY_ATTR { return acc + (v - v); }, x) == C(0))
-            return;
+          if (sum_of(count, [](auto acc, auto v) HWY_ATTR { return acc + (v - v); }, x) == C(0)) return;
           const C* bad = std::find_if(x, x + count, [](C v) { return !std::isfinite(v); });
           found[tile] = int32_t(begin + (bad - x));
         });

@@ -36,8 +36,7 @@ C max_finite(int64_t n, const C* logits, C inv_temperature) {
       [=](auto x) HWY_ATTR {
         using V = decltype(x);
         const V z = x * splat<V>(inv_temperature);
-        return select(z <= splat<V>(std::numeric_limits<C>::max()), z,
-                      splat<V>(-std::numeric_limits<C>::infinity()));
+        return select(z <= splat<V>(std::numeric_limits<C>::max()), z, splat<V>(-std::numeric_limits<C>::infinity()));
       },
       logits);
 }
@@ -69,8 +68,7 @@ LogSum<C> log_sum_exp(const C* logits, int64_t vocab, C inv_temperature, bool wi
         [=](auto acc, auto weight, auto x) HWY_ATTR {
           using V = decltype(x);
           // Weight 0 adds nothing, even at z = -inf.
-          return select(weight == splat<V>(0), acc,
-                        fma(weight, x * splat<V>(inv_temperature) - splat<V>(max), acc));
+          return select(weight == splat<V>(0), acc, fma(weight, x * splat<V>(inv_temperature) - splat<V>(max), acc));
         },
         static_cast<const C*>(e), logits + begin);
   }

@@ -92,8 +92,7 @@ void many_rows(Exec& exec, const Product& p) {
   const int64_t block_columns = even_piece(super_columns, kBlockColumns, tile.columns);
   int64_t block_rows = even_piece(super_rows, kBlockRows, tile.rows);
   // Enough blocks that no thread waits long for the last one.
-  while (block_rows > 4 * tile.rows &&
-         super_rows / block_rows * (super_columns / block_columns) < 8 * threads)
+  while (block_rows > 4 * tile.rows && super_rows / block_rows * (super_columns / block_columns) < 8 * threads)
     block_rows = round_up(block_rows / 2, tile.rows);
 
   Scratch scratch(exec);
@@ -117,12 +116,10 @@ void many_rows(Exec& exec, const Product& p) {
           const Range k{k0, std::min(p.depth, k0 + depth)};
 #pragma omp for schedule(dynamic) nowait
           for (int64_t column = n.begin; column < n.end; column += tile.columns)
-            pack_b(b + (column - n.begin) * k.size(), p.b, {column, std::min(n.end, column + tile.columns)},
-                   k);
+            pack_b(b + (column - n.begin) * k.size(), p.b, {column, std::min(n.end, column + tile.columns)}, k);
 #pragma omp for schedule(dynamic)
           for (int64_t row = m.begin; row < m.end; row += tile.rows)
-            pack_a(a + (row - m.begin) / tile.rows * tile.panel_a(), p.a,
-                   {row, std::min(m.end, row + tile.rows)}, k);
+            pack_a(a + (row - m.begin) / tile.rows * tile.panel_a(), p.a, {row, std::min(m.end, row + tile.rows)}, k);
 #pragma omp for schedule(dynamic) collapse(2)
           for (int64_t column = n.begin; column < n.end; column += block_columns)
             for (int64_t row = m.begin; row < m.end; row += block_rows)
@@ -146,8 +143,7 @@ void product(Exec& exec, const Product& p) {
 /// The operand from `i` vectors and `k` steps on.
 Operand moved(const Operand& x, int64_t i, int64_t k) {
   const int64_t offset = x.across ? k * x.stride + i : i * x.stride + k;
-  return {static_cast<const std::byte*>(x.data) + offset * int64_t(size_of(x.type)), x.type, x.stride,
-          x.across};
+  return {static_cast<const std::byte*>(x.data) + offset * int64_t(size_of(x.type)), x.type, x.stride, x.across};
 }
 
 void peer_product(Exec& exec, const Product& p) {
@@ -170,8 +166,7 @@ void peer_product(Exec& exec, const Product& p) {
   }
 }
 
-void product_f64(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, Trans trans, int64_t depth,
-                 bool accumulate) {
+void product_f64(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, Trans trans, int64_t depth, bool accumulate) {
   const int64_t rows = c.rows(), columns = c.size(-1);
   Scratch scratch(exec);
   const double* right = b.data<double>();
@@ -182,11 +177,10 @@ void product_f64(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, Trans 
     right = turned;
   }
   const bool across = trans == Trans::kTN;
-  parallel_for(rows, std::max<int64_t>(1, kSerialWork / (depth * columns + 1)),
-               [&](int64_t begin, int64_t end) {
-                 multiply_f64(c.data<double>(), a.data<double>(), across ? 1 : depth, across ? rows : 1,
-                              right, {begin, end}, columns, depth, accumulate);
-               });
+  parallel_for(rows, std::max<int64_t>(1, kSerialWork / (depth * columns + 1)), [&](int64_t begin, int64_t end) {
+    multiply_f64(c.data<double>(), a.data<double>(), across ? 1 : depth, across ? rows : 1, right, {begin, end},
+                 columns, depth, accumulate);
+  });
 }
 
 void matmul(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, Trans trans, bool accumulate) {

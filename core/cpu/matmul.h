@@ -67,7 +67,7 @@ void multiply(const Result& c, const float* a_panels, bool a_across, const float
 void join_parts(const Result& c, const float* sums, int64_t step, Range range, bool accumulate);
 
 /// Rows m of c[M,N] = a.b (+ c) in fp64: a (m, k) at a[m * a_row + k * a_step], b[K,N].
-void multiply_f64(double* c, const double* a, int64_t a_row, int64_t a_step, const double* b, Range m,
-                  int64_t columns, int64_t depth, bool accumulate);
+void multiply_f64(double* c, const double* a, int64_t a_row, int64_t a_step, const double* b, Range m, int64_t columns,
+                  int64_t depth, bool accumulate);
 
 }  // namespace mantissa::cpu_kernels

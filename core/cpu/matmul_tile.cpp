@@ -94,8 +94,7 @@ void pack_a_panels(float* to, const T* a, int64_t stride, bool across, Range m, 
       }
     } else {  // [kRows][kDepth]
       for (int64_t r = 0; r < rows; ++r)
-        transform(
-            k.size(), [](Vec v) HWY_ATTR { return v; }, to + r * kDepth, a + (row + r) * stride + k.begin);
+        transform(k.size(), [](Vec v) HWY_ATTR { return v; }, to + r * kDepth, a + (row + r) * stride + k.begin);
     }
   }
 }
@@ -128,8 +127,7 @@ void pack_b_panels(float* to, const T* b, int64_t stride, bool across, Range n, 
           transpose(v);
           for (int64_t s = 0; s < kLanes; ++s) store(out + s * kColumns, v[s]);
         } else {
-          for (int64_t r = 0; r < kLanes; ++r)
-            v[r] = r < count ? load_n(b + (first + r) * stride + i, steps) : zero();
+          for (int64_t r = 0; r < kLanes; ++r) v[r] = r < count ? load_n(b + (first + r) * stride + i, steps) : zero();
           transpose(v);
           for (int64_t s = 0; s < steps; ++s) store(out + s * kColumns, v[s]);
         }
@@ -172,8 +170,8 @@ struct Sums {
 
 /// sums[r][c] (row stride `stride`) = its old value, or 0 when `clear`, continued along `depth` steps of k.
 template <int kTileRows, bool kAcross, size_t... I>
-HWY_INLINE void tile_steps(float* sums, int64_t stride, bool clear, const float* a, const float* b,
-                           int64_t depth, std::index_sequence<I...>) {
+HWY_INLINE void tile_steps(float* sums, int64_t stride, bool clear, const float* a, const float* b, int64_t depth,
+                           std::index_sequence<I...>) {
   Sums<kTileRows * kVecs> s{{(clear ? zero() : load(sums + I / kVecs * stride + I % kVecs * kLanes))...}};
   for (int64_t k = 0; k < depth; ++k, b += kColumns, a += kAcross ? kRows : 1) {
     Vec right[kVecs] = {load(b)};
@@ -185,8 +183,7 @@ HWY_INLINE void tile_steps(float* sums, int64_t stride, bool clear, const float*
 
 template <int kTileRows, bool kAcross>
 void tile(float* sums, int64_t stride, bool clear, const float* a, const float* b, int64_t depth) {
-  tile_steps<kTileRows, kAcross>(sums, stride, clear, a, b, depth,
-                                 std::make_index_sequence<kTileRows * kVecs>());
+  tile_steps<kTileRows, kAcross>(sums, stride, clear, a, b, depth, std::make_index_sequence<kTileRows * kVecs>());
 }
 
 using TileFn = void (*)(float*, int64_t, bool, const float*, const float*, int64_t);
@@ -200,19 +197,17 @@ TileFn tile_of(int64_t rows, std::index_sequence<I...>) {
 template <class T>
 void copy_in(float* tile, const T* from, int64_t stride, int64_t rows, int64_t columns) {
   for (int64_t r = 0; r < rows; ++r)
-    transform(
-        columns, [](Vec v) HWY_ATTR { return v; }, tile + r * kColumns, from + r * stride);
+    transform(columns, [](Vec v) HWY_ATTR { return v; }, tile + r * kColumns, from + r * stride);
 }
 template <class T>
 void copy_out(T* to, int64_t stride, const float* tile, int64_t rows, int64_t columns) {
   for (int64_t r = 0; r < rows; ++r)
-    transform(
-        columns, [](Vec v) HWY_ATTR { return v; }, to + r * stride, tile + r * kColumns);
+    transform(columns, [](Vec v) HWY_ATTR { return v; }, to + r * stride, tile + r * kColumns);
 }
 
 template <class T>
-void multiply_typed(const Result& c, const float* a_panels, bool a_across, const float* b_panels, Range m,
-                    Range n, Slice slice) {
+void multiply_typed(const Result& c, const float* a_panels, bool a_across, const float* b_panels, Range m, Range n,
+                    Slice slice) {
   const bool clear = slice.first && !slice.accumulate;
   const int64_t a_offset = slice.a_skip * (a_across ? kRows : 1);
   alignas(64) float buffer[kRows * kColumns];
@@ -231,8 +226,7 @@ void multiply_typed(const Result& c, const float* a_panels, bool a_across, const
           continue;
         }
       }
-      float* carry =
-          c.carry ? c.carry + (row - c.carry_row) * c.carry_stride + column - c.carry_column : nullptr;
+      float* carry = c.carry ? c.carry + (row - c.carry_row) * c.carry_stride + column - c.carry_column : nullptr;
       if (!slice.first && carry)
         copy_in(buffer, carry, c.carry_stride, rows, columns);
       else if (!clear)
@@ -246,8 +240,8 @@ void multiply_typed(const Result& c, const float* a_panels, bool a_across, const
   }
 }
 
-void multiply_target(const Result& c, const float* a_panels, bool a_across, const float* b_panels, Range m,
-                     Range n, Slice slice) {
+void multiply_target(const Result& c, const float* a_panels, bool a_across, const float* b_panels, Range m, Range n,
+                     Slice slice) {
   with_float_type(c.type, [&](auto tag) HWY_ATTR {
     multiply_typed<typename decltype(tag)::type>(c, a_panels, a_across, b_panels, m, n, slice);
   });
@@ -258,8 +252,7 @@ void join_parts_target(const Result& c, const float* sums, int64_t step, Range r
     auto* out = static_cast<typename decltype(tag)::type*>(c.data) + range.begin;
     const float* p = sums + range.begin;
     const auto join = [](Vec p0, Vec p1, Vec p2, Vec p3) HWY_ATTR { return ((p0 + p1) + p2) + p3; };
-    const auto join_on = [](Vec p0, Vec p1, Vec p2, Vec p3, Vec old)
-                             HWY_ATTR { return old + (((p0 + p1) + p2) + p3); };
+    const auto join_on = [](Vec p0, Vec p1, Vec p2, Vec p3, Vec old) HWY_ATTR { return old + (((p0 + p1) + p2) + p3); };
     if (accumulate)
       transform(range.size(), join_on, out, p, p + step, p + 2 * step, p + 3 * step, out);
     else
@@ -310,8 +303,8 @@ void multiply(const Result& c, const float* a_panels, bool a_across, const float
 void join_parts(const Result& c, const float* sums, int64_t step, Range range, bool accumulate) {
   HWY_DYNAMIC_DISPATCH(join_parts_target)(c, sums, step, range, accumulate);
 }
-void multiply_f64(double* c, const double* a, int64_t a_row, int64_t a_step, const double* b, Range m,
-                  int64_t columns, int64_t depth, bool accumulate) {
+void multiply_f64(double* c, const double* a, int64_t a_row, int64_t a_step, const double* b, Range m, int64_t columns,
+                  int64_t depth, bool accumulate) {
   HWY_DYNAMIC_DISPATCH(multiply_f64_target)(c, a, a_row, a_step, b, m, columns, depth, accumulate);
 }
 

@@ -16,12 +16,9 @@ namespace HWY_NAMESPACE {
 /// One row forward; returns rstd.
 template <class C>
 C normalize(C* y, const C* x, const C* w, int64_t n, double eps) {
-  const C mean = sum_of(
-                     n, [](auto acc, auto v) HWY_ATTR { return fma(v, v, acc); }, x) /
-                 C(n);
+  const C mean = sum_of(n, [](auto acc, auto v) HWY_ATTR { return fma(v, v, acc); }, x) / C(n);
   const C rstd = C(1) / std::sqrt(mean + C(eps));
-  transform(
-      n, [=](auto v, auto weight) HWY_ATTR { return v * splat<decltype(v)>(rstd) * weight; }, y, x, w);
+  transform(n, [=](auto v, auto weight) HWY_ATTR { return v * splat<decltype(v)>(rstd) * weight; }, y, x, w);
   return rstd;
 }
 
@@ -47,8 +44,8 @@ void normalize_bwd(C* dx, const C* dy, const C* x, const C* w, C rstd, int64_t n
 template <class C>
 void add_weight_gradient(C* dw, const C* dy, const C* x, C rstd, int64_t n) {
   transform(
-      n, [=](auto total, auto d, auto v) HWY_ATTR { return fma(d, v * splat<decltype(v)>(rstd), total); }, dw,
-      dw, dy, x);
+      n, [=](auto total, auto d, auto v) HWY_ATTR { return fma(d, v * splat<decltype(v)>(rstd), total); }, dw, dw, dy,
+      x);
 }
 
 void rms_norm_fwd(Exec& exec, Tensor& y, Tensor& rstd, const Tensor& x, const Tensor& w, double eps) {

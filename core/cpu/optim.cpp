@@ -73,8 +73,8 @@ void step_decide(Exec&, Tensor& state, ScalerRule rule, double max_norm) {
   }
 }
 
-void adamw(Exec&, Tensor& master, Tensor& m, Tensor& v, Tensor& compute, const Tensor& grad,
-           const Tensor& state, AdamWRule rule) {
+void adamw(Exec&, Tensor& master, Tensor& m, Tensor& v, Tensor& compute, const Tensor& grad, const Tensor& state,
+           AdamWRule rule) {
   const StepState& s = state_of(state);
   if (s.overflow) return;
   const float rest1 = float(1.0 - double(rule.beta1)), rest2 = float(1.0 - double(rule.beta2));
@@ -99,8 +99,7 @@ void adamw(Exec&, Tensor& master, Tensor& m, Tensor& v, Tensor& compute, const T
     int64_t i = begin;
     const int64_t end = begin + n;
     for (; i + kLanes <= end; i += kLanes)
-      update(
-          i, [](const float* p) HWY_ATTR { return load(p); }, [](float* p, Vec x) HWY_ATTR { store(p, x); });
+      update(i, [](const float* p) HWY_ATTR { return load(p); }, [](float* p, Vec x) HWY_ATTR { store(p, x); });
     if (i < end)
       update(
           i, [&](const float* p) HWY_ATTR { return load_n(p, end - i); },

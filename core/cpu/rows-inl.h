@@ -81,8 +81,7 @@ float max_of(int64_t n, Term term, const float* x) {
 }
 template <class C>
 C sum_elements(int64_t n, const C* x) {
-  return sum_of(
-      n, [](auto acc, auto v) HWY_ATTR { return acc + v; }, x);
+  return sum_of(n, [](auto acc, auto v) HWY_ATTR { return acc + v; }, x);
 }
 
 // ---- tensors ----------------------------------------------------------------------------------------------
@@ -97,8 +96,7 @@ const C* widen(const Tensor& t, int64_t offset, int64_t n, C* buffer) {
     if constexpr (std::is_same_v<T, C>) {
       return p;
     } else if constexpr (std::is_same_v<C, float> && !std::is_same_v<T, double>) {
-      transform(
-          n, [](Vec v) HWY_ATTR { return v; }, buffer, p);
+      transform(n, [](Vec v) HWY_ATTR { return v; }, buffer, p);
     } else {
       for (int64_t i = 0; i < n; ++i) buffer[i] = C(to_float(p[i]));
     }
@@ -121,8 +119,7 @@ void narrow(const Tensor& t, int64_t offset, int64_t n, const C* values) {
     if constexpr (std::is_same_v<T, C>) {
       return;
     } else if constexpr (std::is_same_v<C, float> && !std::is_same_v<T, double>) {
-      transform(
-          n, [](Vec v) HWY_ATTR { return v; }, p, values);
+      transform(n, [](Vec v) HWY_ATTR { return v; }, p, values);
     } else {
       for (int64_t i = 0; i < n; ++i) p[i] = round_to<T>(Compute<T>(values[i]));
     }

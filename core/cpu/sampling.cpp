@@ -60,15 +60,12 @@ int32_t walk(const Row& row, int64_t count, double threshold, At at) {
 /// Draw over the whole vocabulary: find the chunk by the chunk sums, then walk inside it.
 inline int32_t draw(const Row& row, float* chunk_sums, double uniform) {
   const int64_t chunks = blocks_of(row.vocab, kVocabChunk);
-  const auto chunk_size = [&](int64_t chunk) {
-    return std::min(kVocabChunk, row.vocab - chunk * kVocabChunk);
-  };
+  const auto chunk_size = [&](int64_t chunk) { return std::min(kVocabChunk, row.vocab - chunk * kVocabChunk); };
   double total = 0.0;
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     if (!std::isfinite(chunk_sums[chunk])) {  // holds NaN or +inf: sum the finite ones
       chunk_sums[chunk] = 0.0f;
-      for (int64_t i = 0; i < chunk_size(chunk); ++i)
-        chunk_sums[chunk] += row.weight(chunk * kVocabChunk + i);
+      for (int64_t i = 0; i < chunk_size(chunk); ++i) chunk_sums[chunk] += row.weight(chunk * kVocabChunk + i);
     }
     total += chunk_sums[chunk];
   }
@@ -89,8 +86,8 @@ inline float top_k_floor(const Row& row, int64_t k, float* maxima) {
   const int64_t blocks = blocks_of(row.vocab, kBlock);
   if (k > blocks) return -std::numeric_limits<float>::infinity();
   for (int64_t block = 0; block < blocks; ++block)
-    maxima[block] = max_finite(std::min(kBlock, row.vocab - block * kBlock), row.logits + block * kBlock,
-                               row.inv_temperature);
+    maxima[block] =
+        max_finite(std::min(kBlock, row.vocab - block * kBlock), row.logits + block * kBlock, row.inv_temperature);
   std::nth_element(maxima, maxima + k - 1, maxima + blocks, std::greater<float>());
   return maxima[k - 1];
 }
@@ -121,9 +118,7 @@ inline int32_t draw_filtered(const Row& row, double total, int32_t* order, float
   else if (std::isfinite(total))
     floor = row.max + log(float(0.5 * (1.0 - double(rule.top_p)) * total / double(row.vocab)));
   int64_t kept = candidates(row, floor, order);
-  const auto before = [&](int32_t a, int32_t b) {
-    return row.z(a) > row.z(b) || (row.z(a) == row.z(b) && a < b);
-  };
+  const auto before = [&](int32_t a, int32_t b) { return row.z(a) > row.z(b) || (row.z(a) == row.z(b) && a < b); };
   if (top_k && rule.top_k < kept) {
     std::nth_element(order, order + rule.top_k, order + kept, before);
     kept = rule.top_k;
@@ -170,8 +165,7 @@ void sample(Exec& exec, Tensor& tokens, Tensor& logprobs, const Tensor& logits, 
     const float* x = logits.data<float>() + b * vocab;
     const LogSum<float> s = log_sum_exp(x, vocab, inv_temperature, false, sums.mine());
     const Row row{x, vocab, inv_temperature, s.max};
-    const PhiloxBlock at{
-        {uint32_t(counter[3 * b]), uint32_t(counter[3 * b + 1]), uint32_t(counter[3 * b + 2]), 0}};
+    const PhiloxBlock at{{uint32_t(counter[3 * b]), uint32_t(counter[3 * b + 1]), uint32_t(counter[3 * b + 2]), 0}};
     const double uniform = uniform_from(philox(at, key).v[0]);
     if (!std::isfinite(s.max))
       token[b] = 0;

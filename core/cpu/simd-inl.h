@@ -249,8 +249,7 @@ HWY_INLINE void store_part(BFloat16* p, Part v) {
   const hn::Rebind<uint16_t, PartTag> d;
   const auto x = hn::BitCast(du, v);
   const auto high = hn::ShiftRight<16>(x);
-  const auto nearest =
-      hn::ShiftRight<16>(hn::Add(x, hn::Add(hn::And(high, hn::Set(du, 1u)), hn::Set(du, 0x7fffu))));
+  const auto nearest = hn::ShiftRight<16>(hn::Add(x, hn::Add(hn::And(high, hn::Set(du, 1u)), hn::Set(du, 0x7fffu))));
   const auto quiet = hn::Or(high, hn::Set(du, 0x40u));
   const auto bits = hn::IfThenElse(hn::RebindMask(du, hn::Eq(v, v)), nearest, quiet);
   hn::StoreU(hn::DemoteTo(d, hn::BitCast(BitsTag(), bits)), d, reinterpret_cast<uint16_t*>(p));
@@ -271,8 +270,7 @@ HWY_INLINE void store(T* p, Vec v) {
 template <class T>
 HWY_INLINE Vec load_n(const T* p, int64_t n) {
 #if HWY_TARGET == HWY_AVX3
-  if constexpr (std::is_same_v<T, float>)
-    return {{hn::MaskedLoad(hn::FirstN(PartTag(), size_t(n)), PartTag(), p)}};
+  if constexpr (std::is_same_v<T, float>) return {{hn::MaskedLoad(hn::FirstN(PartTag(), size_t(n)), PartTag(), p)}};
 #endif
   T buffer[kLanes] = {};
   std::memcpy(buffer, p, size_t(n) * sizeof(T));
@@ -328,8 +326,7 @@ HWY_INLINE Part log_part(Part given) {
   const Part x = hn::IfThenElse(tiny, hn::Mul(given, hn::Set(d, 0x1p25f)), given);
   // x = 2^k (1 + f), 1 + f in [sqrt(1/2), sqrt(2)); then fdlibm's log(1 + f).
   const auto shifted = hn::Add(hn::BitCast(di, x), hn::Set(di, 0x3f800000 - 0x3f3504f3));
-  const Part one_f =
-      hn::BitCast(d, hn::Add(hn::And(shifted, hn::Set(di, 0x7fffff)), hn::Set(di, 0x3f3504f3)));
+  const Part one_f = hn::BitCast(d, hn::Add(hn::And(shifted, hn::Set(di, 0x7fffff)), hn::Set(di, 0x3f3504f3)));
   Part k = hn::ConvertTo(d, hn::Sub(hn::ShiftRight<23>(shifted), hn::Set(di, 127)));
   k = hn::IfThenElse(tiny, hn::Sub(k, hn::Set(d, 25.0f)), k);
   const Part f = hn::Sub(one_f, hn::Set(d, 1.0f));
@@ -423,23 +420,19 @@ HWY_INLINE Vec reduce(int64_t n, Vec start, Step step, Merge merge, const In*...
 /// }, x).
 template <class Step, class... In>
 HWY_INLINE float sum_of(int64_t n, Step step, const In*... in) {
-  return sum_lanes(reduce(
-      n, zero(), step, [](Vec a, Vec b) HWY_ATTR { return a + b; }, in...));
+  return sum_lanes(reduce(n, zero(), step, [](Vec a, Vec b) HWY_ATTR { return a + b; }, in...));
 }
 template <class T>
 HWY_INLINE float sum(const T* x, int64_t n) {
-  return sum_of(
-      n, [](Vec acc, Vec v) HWY_ATTR { return acc + v; }, x);
+  return sum_of(n, [](Vec acc, Vec v) HWY_ATTR { return acc + v; }, x);
 }
 template <class T>
 HWY_INLINE float sum_squares(const T* x, int64_t n) {
-  return sum_of(
-      n, [](Vec acc, Vec v) HWY_ATTR { return fma(v, v, acc); }, x);
+  return sum_of(n, [](Vec acc, Vec v) HWY_ATTR { return fma(v, v, acc); }, x);
 }
 template <class T, class U>
 HWY_INLINE float dot(const T* x, const U* y, int64_t n) {
-  return sum_of(
-      n, [](Vec acc, Vec a, Vec b) HWY_ATTR { return fma(a, b, acc); }, x, y);
+  return sum_of(n, [](Vec acc, Vec a, Vec b) HWY_ATTR { return fma(a, b, acc); }, x, y);
 }
 /// Largest element, NaN ignored; -infinity when there is none.
 template <class T>

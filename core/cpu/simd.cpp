@@ -29,8 +29,7 @@ void limit_simd(const char* name) {
   if (!wanted.empty()) {
     const auto* level = kLevels;
     for (; level != std::end(kLevels) && level->name != wanted; ++level) disabled |= level->target;
-    check(level != std::end(kLevels), "MANTISSA_SIMD must be one of avx512, avx2, scalar: got \"", wanted,
-          "\"");
+    check(level != std::end(kLevels), "MANTISSA_SIMD must be one of avx512, avx2, scalar: got \"", wanted, "\"");
   }
   hwy::DisableTargets(disabled);
   hwy::GetChosenTarget().Update(hwy::SupportedTargets());

@@ -49,16 +49,14 @@ void embedding_bwd(Exec& exec, Tensor& dtable, const Tensor& dout, const Tensor&
           if (id[t] % omp_get_num_threads() != omp_get_thread_num()) continue;
           const C* dy = widen(dout, t * width, width, buffers.mine());
           C* row = table + id[t] * width;
-          transform(
-              width, [](auto total, auto d) HWY_ATTR { return total + d; }, row, static_cast<const C*>(row),
-              dy);
+          transform(width, [](auto total, auto d) HWY_ATTR { return total + d; }, row, static_cast<const C*>(row), dy);
         }
       },
       dtable);
 }
 
-void logprob_fwd(Exec&, Tensor& logprob, Tensor& entropy, Tensor& lse, const Tensor& logits,
-                 const Tensor& targets, double inv_temperature) {
+void logprob_fwd(Exec&, Tensor& logprob, Tensor& entropy, Tensor& lse, const Tensor& logits, const Tensor& targets,
+                 double inv_temperature) {
   const int64_t vocab = logits.size(-1), rows = logits.rows();
   const int32_t* target_id = targets.data<int32_t>();
   with_compute(
@@ -102,18 +100,15 @@ void logprob_bwd(Exec&, Tensor& dlogits, const Tensor& logits, const Tensor& lse
           };
           for (int64_t begin = 0; begin < vocab; begin += kVocabChunk) {
             C tile[kVocabChunk];
-            const int64_t at = t * vocab + begin, n = std::min(kVocabChunk, vocab - begin),
-                          hit = target_id[t] - begin;
+            const int64_t at = t * vocab + begin, n = std::min(kVocabChunk, vocab - begin), hit = target_id[t] - begin;
             C* d = target(dlogits, at, tile);
             // The target's element last: dlogits may lie over the logits.
             const C hit_logit = 0 <= hit && hit < n ? x[at + hit] : C(0);
-            transform(
-                n, [&](auto logit) HWY_ATTR { return gradient(logit, splat<decltype(logit)>(0)); }, d,
-                x + at);
+            transform(n, [&](auto logit) HWY_ATTR { return gradient(logit, splat<decltype(logit)>(0)); }, d, x + at);
             if (0 <= hit && hit < n)
               transform(
-                  1, [&](auto logit) HWY_ATTR { return gradient(logit, splat<decltype(logit)>(row_dl)); },
-                  d + hit, &hit_logit);
+                  1, [&](auto logit) HWY_ATTR { return gradient(logit, splat<decltype(logit)>(row_dl)); }, d + hit,
+                  &hit_logit);
             narrow(dlogits, at, n, d);
           }
         });
