@@ -5,8 +5,8 @@
 #include "core/file.h"
 #include "core/random.h"
 #include "core/safetensors.h"
-#include "nn/gguf.h"
-#include "nn/hf.h"
+#include "nn/formats/gguf.h"
+#include "nn/formats/hf.h"
 
 namespace mantissa {
 namespace fs = std::filesystem;

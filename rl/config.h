@@ -7,10 +7,10 @@
 
 #include "autograd/tape.h"
 #include "nn/optimizer.h"
-#include "rl/algorithm.h"
-#include "rl/data.h"
-#include "rl/engine.h"
-#include "rl/reward.h"
+#include "rl/algorithm/algorithm.h"
+#include "rl/data/prompts.h"
+#include "rl/reward/reward.h"
+#include "rl/rollout/engine.h"
 
 namespace mantissa {
 

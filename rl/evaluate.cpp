@@ -5,7 +5,7 @@
 #include <map>
 
 #include "core/random.h"
-#include "rl/grading.h"
+#include "rl/reward/grading.h"
 
 namespace mantissa {
 namespace {

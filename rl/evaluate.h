@@ -15,10 +15,10 @@
 #include <string>
 #include <vector>
 
-#include "rl/engine.h"
-#include "rl/metrics.h"
-#include "rl/reward.h"
-#include "rl/tokenizer.h"
+#include "rl/logging/metrics.h"
+#include "rl/reward/reward.h"
+#include "rl/rollout/engine.h"
+#include "rl/text/tokenizer.h"
 
 namespace mantissa {
 

@@ -7,11 +7,11 @@
 #include <cmath>
 #include <cstdio>
 
-#include "rl/grading.h"
-#include "rl/log.h"
-#include "rl/mismatch.h"
+#include "rl/logging/log.h"
+#include "rl/reward/grading.h"
 #include "rl/run.h"
 #include "rl/selftest.h"
+#include "rl/train/mismatch.h"
 
 namespace mantissa {
 namespace {

@@ -6,8 +6,8 @@
 #include "core/file.h"
 #include "core/hash.h"
 #include "rl/evaluate.h"
-#include "rl/log.h"
-#include "rl/stop.h"
+#include "rl/logging/log.h"
+#include "rl/text/stop.h"
 
 namespace mantissa {
 namespace {

@@ -16,12 +16,12 @@
 #include "core/file.h"
 #include "nn/checkpoint.h"
 #include "rl/config.h"
-#include "rl/data.h"
-#include "rl/engine.h"
-#include "rl/metrics.h"
-#include "rl/tensorboard.h"
-#include "rl/tokenizer.h"
-#include "rl/trainer.h"
+#include "rl/data/prompts.h"
+#include "rl/logging/metrics.h"
+#include "rl/logging/tensorboard.h"
+#include "rl/rollout/engine.h"
+#include "rl/text/tokenizer.h"
+#include "rl/train/trainer.h"
 
 namespace mantissa {
 

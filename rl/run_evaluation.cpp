@@ -1,6 +1,6 @@
 // Evaluation inside training.
 #include "rl/evaluate.h"
-#include "rl/log.h"
+#include "rl/logging/log.h"
 #include "rl/run.h"
 
 namespace mantissa {

@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "core/hash.h"
-#include "rl/log.h"
+#include "rl/logging/log.h"
 
 namespace mantissa {
 namespace {

@@ -14,8 +14,8 @@
 
 #include "core/random.h"
 #include "nn/optimizer.h"
-#include "rl/log.h"
-#include "rl/score.h"
+#include "rl/logging/log.h"
+#include "rl/train/logprobs.h"
 #include "tools/common.h"
 #include "tools/json_lines.h"
 #include "tools/programs.h"

@@ -3,7 +3,7 @@
 #include <chrono>
 #include <filesystem>
 
-#include "rl/log.h"
+#include "rl/logging/log.h"
 
 namespace mantissa {
 namespace {

@@ -3,7 +3,7 @@
 
 #include "nn/model.h"
 #include "rl/config.h"
-#include "rl/tokenizer.h"
+#include "rl/text/tokenizer.h"
 #include "tools/arguments.h"
 #include "tools/device.h"
 

@@ -1,6 +1,6 @@
 // generate: prompts -> samples, one JSON line each, by the rollout engine.
-#include "rl/log.h"
-#include "rl/stop.h"
+#include "rl/logging/log.h"
+#include "rl/text/stop.h"
 #include "tools/common.h"
 #include "tools/json_lines.h"
 #include "tools/programs.h"

@@ -1,5 +1,5 @@
 // grade: {"pred", "gold"} -> {"correct", "reward", "extracted", "status", "reason"}, by the rewards of training.
-#include "rl/reward.h"
+#include "rl/reward/reward.h"
 #include "tools/arguments.h"
 #include "tools/json_lines.h"
 #include "tools/programs.h"

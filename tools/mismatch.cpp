@@ -11,11 +11,11 @@
 #include <optional>
 
 #include "core/file.h"
-#include "rl/batcher.h"
-#include "rl/log.h"
-#include "rl/mismatch.h"
-#include "rl/score.h"
-#include "rl/stop.h"
+#include "rl/logging/log.h"
+#include "rl/text/stop.h"
+#include "rl/train/batcher.h"
+#include "rl/train/logprobs.h"
+#include "rl/train/mismatch.h"
 #include "tools/common.h"
 #include "tools/json_lines.h"
 #include "tools/programs.h"

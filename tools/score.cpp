@@ -3,11 +3,11 @@
 // Lines are packed in order under a token budget; logits exist for a chunk of tokens at a time. In 16 bits
 // the gradient is made under loss scale 2^16, halved until every parameter's gradient is finite, and written
 // unscaled in fp32.
-#include "rl/score.h"
 #include "autograd/nonfinite.h"
 #include "core/file.h"
-#include "nn/hf.h"
-#include "rl/log.h"
+#include "nn/formats/hf.h"
+#include "rl/logging/log.h"
+#include "rl/train/logprobs.h"
 #include "tools/common.h"
 #include "tools/json_lines.h"
 #include "tools/programs.h"

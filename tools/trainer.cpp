@@ -8,7 +8,7 @@
 #include <iostream>
 #include <string_view>
 
-#include "rl/log.h"
+#include "rl/logging/log.h"
 #include "rl/run.h"
 #include "tools/arguments.h"
 #include "tools/device.h"

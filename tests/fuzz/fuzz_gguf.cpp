@@ -2,7 +2,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "nn/gguf.h"
+#include "nn/formats/gguf.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace mantissa;

@@ -1,7 +1,7 @@
 // libFuzzer target: the input is a tokenizer.json, then a line feed, then text. A file that is refused throws
 // Error; one that loads must encode and decode the text within the matcher's bounds.
 #include "core/error.h"
-#include "rl/tokenizer.h"
+#include "rl/text/tokenizer.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string input(reinterpret_cast<const char*>(data), size);

@@ -3,9 +3,9 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "rl/math_compare.h"
-#include "rl/math_lexer.h"
-#include "rl/reward.h"
+#include "rl/reward/math/compare.h"
+#include "rl/reward/math/lexer.h"
+#include "rl/reward/reward.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace mantissa;

@@ -1,0 +1,187 @@
+#include "nn/formats/hf.h"
+
+#include <set>
+
+#include "core/file.h"
+
+namespace mantissa {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr const char* kSingleFile = "model.safetensors";
+constexpr const char* kIndexFile = "model.safetensors.index.json";
+
+std::string file_text(const fs::path& path) {
+  return file_exists(path) ? read_file(path) : std::string();
+}
+
+/// One or more safetensors files seen as one.
+class HfWeights : public TensorSource {
+ public:
+  explicit HfWeights(const fs::path& directory) : where_(directory.string()) {
+    if (file_exists(directory / kSingleFile)) {
+      add_file(directory / kSingleFile);
+      return;
+    }
+    const fs::path index = directory / kIndexFile;
+    check(file_exists(index), where_, ": has neither ", kSingleFile, " nor ", kIndexFile,
+          "; weights in other formats (.bin, .pth) have to be converted to safetensors first");
+    const std::map<std::string, std::string> weight_map = parse_weight_map(read_file(index), index.string());
+    std::set<std::string> shards;
+    for (const auto& [tensor, shard] : weight_map) {
+      check(fs::path(shard).filename() == shard && shard != "." && shard != "..", index.string(), ": \"", tensor,
+            "\" must name a file of the same directory, got \"", shard, "\"");
+      if (shards.insert(shard).second) add_file(directory / shard);
+    }
+    for (const auto& [tensor, shard] : weight_map) {
+      const auto it = file_of_.find(tensor);
+      check(it != file_of_.end() && files_[it->second].where() == (directory / shard).string(), index.string(), ": \"",
+            tensor, "\" is not in ", shard);
+    }
+  }
+
+  std::vector<std::string> names() const override {
+    std::vector<std::string> names;
+    for (const auto& [name, file] : file_of_) names.push_back(name);
+    return names;
+  }
+  bool contains(const std::string& name) const override { return file_of_.contains(name); }
+  Shape shape(const std::string& name) const override { return file(name).shape(name); }
+  void read(const std::string& name, Tensor& out) const override { file(name).read(name, out); }
+  std::string where() const override { return where_; }
+
+ private:
+  void add_file(const fs::path& path) {
+    files_.emplace_back(path);
+    for (const auto& [name, entry] : files_.back().entries())
+      check(file_of_.emplace(name, files_.size() - 1).second, path.string(), ": \"", name, "\" is in two files");
+  }
+  const Safetensors& file(const std::string& name) const {
+    const auto it = file_of_.find(name);
+    check(it != file_of_.end(), where_, ": there is no tensor \"", name, "\"");
+    return files_[it->second];
+  }
+
+  std::string where_;
+  std::vector<Safetensors> files_;
+  std::map<std::string, size_t> file_of_;
+};
+
+/// Tensors that old checkpoints carry although they are computed from the configuration.
+bool is_ballast(const std::string& name, const ModelConfig& config) {
+  return name.ends_with("rotary_emb.inv_freq") || (config.tied_head && name == "lm_head.weight");
+}
+
+Shape rows_shape(const ParamInfo& info, const HfTensor& tensor) {
+  Shape shape{tensor.end - tensor.begin};
+  for (int i = 1; i < info.shape.rank(); ++i) shape.push_back(info.shape[i]);
+  return shape;
+}
+
+}  // namespace
+
+std::vector<HfTensor> hf_tensors(const ModelConfig& c, const DecoderParams& params) {
+  const int64_t q = int64_t(c.heads.query) * c.heads.size, kv = int64_t(c.heads.kv) * c.heads.size;
+  std::vector<HfTensor> list;
+  list.push_back({"model.embed_tokens.weight", params.embedding, 0, c.vocab_size});
+  for (size_t i = 0; i < params.layers.size(); ++i) {
+    const DecoderParams::Layer& layer = params.layers[i];
+    const std::string prefix = str("model.layers.", i, ".");
+    const auto add = [&](const char* name, ParamId id, int64_t begin, int64_t end) {
+      if (id.valid()) list.push_back({prefix + name, id, begin, end});
+    };
+    add("input_layernorm.weight", layer.input_norm, 0, c.width);
+    add("self_attn.q_proj.weight", layer.qkv, 0, q);
+    add("self_attn.k_proj.weight", layer.qkv, q, q + kv);
+    add("self_attn.v_proj.weight", layer.qkv, q + kv, q + 2 * kv);
+    add("self_attn.q_proj.bias", layer.qkv_bias, 0, q);
+    add("self_attn.k_proj.bias", layer.qkv_bias, q, q + kv);
+    add("self_attn.v_proj.bias", layer.qkv_bias, q + kv, q + 2 * kv);
+    add("self_attn.q_norm.weight", layer.q_norm, 0, c.heads.size);
+    add("self_attn.k_norm.weight", layer.k_norm, 0, c.heads.size);
+    add("self_attn.o_proj.weight", layer.o, 0, c.width);
+    add("post_attention_layernorm.weight", layer.post_norm, 0, c.width);
+    add("mlp.gate_proj.weight", layer.gate_up, 0, c.feed_forward);
+    add("mlp.up_proj.weight", layer.gate_up, c.feed_forward, 2 * c.feed_forward);
+    add("mlp.down_proj.weight", layer.down, 0, c.width);
+  }
+  list.push_back({"model.norm.weight", params.final_norm, 0, c.width});
+  if (!c.tied_head) list.push_back({"lm_head.weight", params.head, 0, c.vocab_size});
+  return list;
+}
+
+std::vector<NamedTensor> hf_views(const ModelConfig& config, const DecoderParams& params, const ParamBuffer& buffer) {
+  std::vector<NamedTensor> views;
+  for (const HfTensor& t : hf_tensors(config, params)) views.push_back({t.name, buffer[t.param].slice(t.begin, t.end)});
+  return views;
+}
+
+void check_hf_source(const TensorSource& source, const ModelConfig& config, const ParamLayout& layout,
+                     const DecoderParams& params) {
+  std::set<std::string> known;
+  for (const HfTensor& t : hf_tensors(config, params)) {
+    known.insert(t.name);
+    check(source.contains(t.name), source.where(), ": tensor \"", t.name, "\" is missing");
+    const Shape expected = rows_shape(layout[t.param], t), found = source.shape(t.name);
+    check(found == expected, source.where(), ": tensor \"", t.name, "\" must have shape ", expected,
+          " by the model's configuration, got ", found);
+  }
+  for (const std::string& name : source.names())
+    check(known.contains(name) || is_ballast(name, config), source.where(), ": tensor \"", name, "\" is not used by a ",
+          config.architecture, " model of ", config.layers, " layers; its values would be ignored");
+}
+
+void fill_from_source(const TensorSource& source, const ModelConfig& config, const DecoderParams& params,
+                      const ParamBuffer& buffer) {
+  for (NamedTensor& view : hf_views(config, params, buffer)) {
+    if (&view.tensor.backend() == &cpu()) {
+      source.read(view.name, view.tensor);
+      continue;
+    }
+    Tensor staging(cpu(), view.tensor.shape(), view.tensor.dtype());
+    source.read(view.name, staging);
+    view.tensor.backend().copy_from_host(view.tensor.raw(), staging.raw(), staging.bytes());
+  }
+}
+
+std::unique_ptr<TensorSource> open_hf_weights(const fs::path& directory) {
+  return std::make_unique<HfWeights>(directory);
+}
+
+ModelConfig read_hf_config(const fs::path& directory) {
+  const fs::path path = directory / "config.json", generation = directory / "generation_config.json";
+  ModelConfig config = parse_hf_config(read_file(path), path.string());
+  if (file_exists(generation)) add_generation_config(config, read_file(generation), generation.string());
+  return config;
+}
+
+TokenizerFiles read_hf_tokenizer(const fs::path& directory) {
+  const fs::path config = directory / "tokenizer_config.json";
+  TokenizerFiles files;
+  files.where = directory.string();
+  files.tokenizer_json = file_text(directory / "tokenizer.json");
+  files.tokenizer_config_json = file_text(config);
+  files.chat_template = file_text(directory / "chat_template.jinja");
+  if (files.chat_template.empty() && !files.tokenizer_config_json.empty())
+    files.chat_template = parse_chat_template(files.tokenizer_config_json, config.string());
+  return files;
+}
+
+void save_hf(const Model& model, const fs::path& directory, Dtype dtype) {
+  check(is_floating(dtype), "[save] weights are stored in a floating type, got ", name_of(dtype));
+  AtomicDirectory target(directory);
+  const auto write = [&](const char* name, const std::string& text) {
+    if (!text.empty()) write_file(target.partial() / name, text);
+  };
+  const ParamBuffer& weights = model.weights.master.defined() ? model.weights.master : model.weights.compute;
+  write("config.json", format_hf_config(model.config, dtype));
+  write("generation_config.json", format_generation_config(model.config));
+  write("tokenizer.json", model.tokenizer.tokenizer_json);
+  write("tokenizer_config.json", model.tokenizer.tokenizer_config_json);
+  write("chat_template.jinja", model.tokenizer.chat_template);
+  write_safetensors(target.partial() / kSingleFile, hf_views(model.config, model.decoder->params(), weights), dtype,
+                    {{"format", "pt"}});
+  target.commit();
+}
+
+}  // namespace mantissa

@@ -1,0 +1,101 @@
+// Advantages from rewards, and what becomes of truncated answers. Formulas in rl/algorithm/algorithm.h.
+#include <algorithm>
+#include <cmath>
+
+#include "rl/algorithm/algorithm.h"
+
+namespace mantissa {
+namespace {
+
+using Samples = std::vector<RolloutSample>;
+
+bool has_spread(const Samples& samples) {
+  return std::any_of(samples.begin(), samples.end(),
+                     [&](const RolloutSample& s) { return s.reward != samples.front().reward; });
+}
+
+/// The advantages that compare the samples of one prompt.
+void compare_in_group(Samples& samples, const std::string& advantage) {
+  const double n = double(samples.size());
+  double mean = 0, squares = 0;
+  for (const RolloutSample& s : samples) mean += s.reward / n;
+  for (const RolloutSample& s : samples) squares += (s.reward - mean) * (s.reward - mean);
+
+  double scale = 1;  // drgrpo
+  if (advantage == "grpo") scale = 1 / (std::sqrt(squares / (n - 1)) + 1e-6);
+  if (advantage == "rloo") scale = n / (n - 1);
+  for (RolloutSample& s : samples) s.advantage = scale * (s.reward - mean);
+}
+
+/// reinforce_pp: every token carries its sample's reward; whitened over all tokens of the batch.
+void whiten_over_batch(std::vector<RolloutGroup>& groups) {
+  const auto sum_over_tokens = [&](auto f) {
+    double sum = 0;
+    for (const RolloutGroup& group : groups)
+      for (const RolloutSample& s : group.samples) sum += double(s.completion.ids.size()) * f(s.reward);
+    return sum;
+  };
+  const double tokens = sum_over_tokens([](double) { return 1.0; });
+  if (tokens == 0) return;
+  const double mean = sum_over_tokens([](double r) { return r; }) / tokens;
+  const double variance = sum_over_tokens([&](double r) { return (r - mean) * (r - mean); }) / tokens;
+  const double scale = 1 / std::sqrt(std::max(variance, 1e-8));
+  for (RolloutGroup& group : groups)
+    for (RolloutSample& s : group.samples) s.advantage = scale * (s.reward - mean);
+}
+
+/// True when all rewards of the batch are equal.
+bool all_equal(const std::vector<RolloutGroup>& groups) {
+  return std::all_of(groups.begin(), groups.end(), [&](const RolloutGroup& group) {
+    return !has_spread(group.samples) && group.samples.front().reward == groups.front().samples.front().reward;
+  });
+}
+
+}  // namespace
+
+void apply_overlong(std::vector<RolloutGroup>& groups, const AlgorithmConfig& config, int64_t limit) {
+  const bool zero = config.overlong == "zero_reward", soft = config.overlong == "soft_punish";
+  if (!zero && !soft) return;
+  const double begin = double(limit - config.overlong_buffer), buffer = double(config.overlong_buffer);
+  for (RolloutGroup& group : groups)
+    for (RolloutSample& s : group.samples) {
+      const bool truncated = s.completion.finish == Finish::kLength;
+      if (zero && truncated) s.reward = 0;
+      if (!soft) continue;
+      const double over = (double(s.completion.ids.size()) - begin) / buffer;
+      s.reward -= config.overlong_penalty * (truncated ? 1.0 : std::clamp(over, 0.0, 1.0));
+    }
+}
+
+int64_t drop_without_spread(std::vector<RolloutGroup>& groups) {
+  return int64_t(std::erase_if(groups, [](const RolloutGroup& group) { return !has_spread(group.samples); }));
+}
+
+float loss_mask(const Completion& completion, const AlgorithmConfig& config) {
+  return config.overlong == "mask" && completion.finish == Finish::kLength ? 0.0f : 1.0f;
+}
+
+int64_t compute_advantages(std::vector<RolloutGroup>& groups, const AlgorithmConfig& config) {
+  const bool batch_wide = config.advantage == "reinforce_pp";
+  const size_t least = batch_wide ? 1 : 2;
+  int64_t without_spread = 0;
+  for (RolloutGroup& group : groups) {
+    check(group.samples.size() >= least, "[advantage] ", config.advantage, " needs at least ", least,
+          " samples per prompt (rollout.n): prompt ", group.prompt.id, " has ", group.samples.size());
+    for (RolloutSample& s : group.samples) {
+      check(std::isfinite(s.reward), "[advantage] rewards must be finite: prompt ", group.prompt.id, " has ", s.reward);
+      s.advantage = 0;
+    }
+    without_spread += !has_spread(group.samples);
+  }
+
+  if (batch_wide) {
+    if (!all_equal(groups)) whiten_over_batch(groups);
+  } else {
+    for (RolloutGroup& group : groups)
+      if (has_spread(group.samples)) compare_in_group(group.samples, config.advantage);
+  }
+  return without_spread;
+}
+
+}  // namespace mantissa

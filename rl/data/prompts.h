@@ -1,0 +1,86 @@
+// Data: JSON lines -> records -> prompts (templates applied, tokenized) -> an order to draw them in.
+// A record is one line of a file; its row, counted over all files, is the prompt's id for random numbers and
+// dumps.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/fields.h"
+#include "rl/text/tokenizer.h"
+#include "rl/types.h"
+
+namespace mantissa {
+
+struct DataConfig {
+  std::vector<std::string> files;
+  std::string prompt_key = "problem";
+  std::string answer_key = "answer";
+  std::string solution_key = "solution";
+  std::string prompt_template = "none";
+  std::string chat_template = "auto";
+  std::string system;
+  int64_t limit = 0;
+  int64_t max_prompt_tokens = 1024;
+  std::string overlong_prompts = "skip";
+  bool shuffle = true;
+  bool strip_calculator_marks = false;
+  std::string response_format = "{solution}";
+  void fields(Fields& f);
+};
+
+struct Record {
+  int64_t row = 0;
+  std::string problem, answer, solution;
+  std::string where;  // file:line
+};
+
+/// The first `limit` records of the files (0: all). The problem is a string; the answer a string or an
+/// integer, needed unless answer_key is ""; the solution a string, "" where the key is missing. Blank lines
+/// are skipped. Errors name file and line; no record at all is an error.
+std::vector<Record> read_records(const DataConfig& config);
+
+/// Text of a problem under template none, r1, r1_distill_qwen, qwen_math or chat (`chat_template` is a name, not "auto").
+std::string apply_prompt_template(const DataConfig& config, const std::string& chat_template,
+                                  const std::string& problem);
+
+struct PromptSet {
+  std::vector<Prompt> prompts;
+  int64_t overlong = 0;  // prompts left out for being longer than max_prompt_tokens
+};
+
+/// Prompts of the files. `files` serves template chat with chat_template auto. Templates chat and
+/// r1_distill_qwen hold their own BOS; the others get what the tokenizer adds. `with_solution`: Prompt.solution is response_format filled
+/// in, and a record that lacks a part of it is an error (sft); else it stays empty. No prompt left is an
+/// error.
+PromptSet make_prompts(const DataConfig& config, const Tokenizer& tokenizer, const TokenizerFiles& files,
+                       bool with_solution);
+
+/// Hash of everything that training sees of the prompts: a resumed run must find the same.
+uint64_t data_hash(const std::vector<Prompt>& prompts);
+
+/// The order of prompts: each epoch a fresh shuffle (or file order), a function of (seed, epoch) alone. No
+/// draw holds a prompt twice: an epoch ends where fewer than k prompts are left, which then wait for later
+/// epochs.
+class DataCursor {
+ public:
+  DataCursor(int64_t size, uint64_t seed, bool shuffle);
+  /// Indices of the next k prompts; 0 < k <= size.
+  std::vector<int64_t> next(int64_t k);
+  int64_t epoch() const { return position_ / size_; }
+  /// Saved in checkpoints; seek(position()) continues the same order.
+  int64_t position() const { return position_; }
+  void seek(int64_t position);
+
+ private:
+  void load_epoch();
+  int64_t size_;
+  uint64_t seed_;
+  bool shuffle_;
+  int64_t position_ = 0;
+  int64_t loaded_ = -1;  // epoch whose order is in order_
+  std::vector<int64_t> order_;
+};
+
+}  // namespace mantissa

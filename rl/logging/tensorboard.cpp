@@ -1,0 +1,131 @@
+#include "rl/logging/tensorboard.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <array>
+#include <bit>
+#include <cerrno>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+
+#include "core/error.h"
+
+namespace mantissa {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "records are little endian");
+
+template <class T>
+void put(std::string& out, T value) {
+  out.append(reinterpret_cast<const char*>(&value), sizeof value);
+}
+
+uint32_t masked(uint32_t crc) {
+  return std::rotr(crc, 15) + 0xa282ead8u;
+}
+
+void varint(std::string& out, uint64_t value) {
+  for (; value >= 0x80; value >>= 7) out += char(value | 0x80);
+  out += char(value);
+}
+
+// Fields of a message, by the wire types of protobuf: 0 varint, 1 eight bytes, 2 length and bytes, 5 four
+// bytes.
+void put_integer(std::string& out, int field, int64_t value) {
+  varint(out, uint64_t(field) << 3);
+  varint(out, uint64_t(value));
+}
+void put_double(std::string& out, int field, double value) {
+  varint(out, uint64_t(field) << 3 | 1);
+  put(out, value);
+}
+void put_float(std::string& out, int field, float value) {
+  varint(out, uint64_t(field) << 3 | 5);
+  put(out, value);
+}
+void put_bytes(std::string& out, int field, std::string_view bytes) {
+  varint(out, uint64_t(field) << 3 | 2);
+  varint(out, bytes.size());
+  out += bytes;
+}
+
+std::string event_at(int64_t step) {
+  std::string event;
+  put_double(event, 1, std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count());
+  put_integer(event, 2, step);
+  return event;
+}
+
+}  // namespace
+
+uint32_t crc32c(std::string_view bytes) {
+  static const std::array<uint32_t, 256> kTable = [] {
+    std::array<uint32_t, 256> table{};
+    for (uint32_t i = 0; i < 256; ++i) {
+      uint32_t x = i;
+      for (int bit = 0; bit < 8; ++bit) x = (x >> 1) ^ (x & 1 ? 0x82f63b78u : 0u);
+      table[i] = x;
+    }
+    return table;
+  }();
+  uint32_t crc = ~0u;
+  for (const char c : bytes) crc = kTable[(crc ^ uint8_t(c)) & 0xff] ^ (crc >> 8);
+  return ~crc;
+}
+
+EventFile::EventFile(const std::filesystem::path& directory, int64_t first_step) {
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  check(!error, directory.string(), ": cannot be made: ", error.message());
+  // Files are read in the order of their names: later ones need later times.
+  const auto now =
+      std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch())
+          .count();
+  path_ = directory / str("events.out.tfevents.", now, ".mantissa");
+  fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  check(fd_ >= 0, path_.string(), ": cannot be written: ", std::strerror(errno));
+  std::string version = event_at(0);
+  put_bytes(version, 3, "brain.Event:2");
+  record(version);
+  std::string session, start = event_at(first_step);
+  put_integer(session, 1, 1);  // START
+  put_bytes(start, 7, session);
+  record(start);
+}
+
+EventFile::~EventFile() {
+  ::close(fd_);
+}
+
+void EventFile::record(const std::string& event) {
+  std::string text;
+  put(text, uint64_t(event.size()));
+  put(text, masked(crc32c(text)));
+  text += event;
+  put(text, masked(crc32c(event)));
+  size_t done = 0;
+  while (done < text.size()) {
+    const ssize_t n = ::write(fd_, text.data() + done, text.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    check(n > 0, path_.string(), ": cannot be written: ", std::strerror(errno));
+    done += size_t(n);
+  }
+}
+
+void EventFile::write(const Metrics& metrics) {
+  std::string summary;
+  for (const auto& [name, value] : metrics.values()) {
+    if (name == "step" || !std::isfinite(value)) continue;
+    std::string scalar;
+    put_bytes(scalar, 1, name);
+    put_float(scalar, 2, float(value));
+    put_bytes(summary, 1, scalar);
+  }
+  std::string event = event_at(int64_t(metrics.get("step")));
+  put_bytes(event, 5, summary);
+  record(event);
+}
+
+}  // namespace mantissa

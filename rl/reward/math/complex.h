@@ -1,0 +1,31 @@
+// Complex numbers of 113 bits, for math_eval: arithmetic and the elementary functions on principal branches.
+#pragma once
+
+#include "rl/reward/math/eval.h"
+
+namespace mantissa {
+
+struct QuadComplex {
+  Quad re = 0, im = 0;
+};
+
+QuadComplex operator+(QuadComplex a, QuadComplex b);
+QuadComplex operator-(QuadComplex a, QuadComplex b);
+QuadComplex operator*(QuadComplex a, QuadComplex b);
+QuadComplex operator/(QuadComplex a, QuadComplex b);
+Quad magnitude(QuadComplex z);
+bool is_finite(QuadComplex z);
+
+Quad quad_pi();
+Quad quad_floor(Quad x);
+/// log(Gamma(x)), x > 0.
+Quad quad_log_gamma(Quad x);
+
+QuadComplex complex_exp(QuadComplex z);
+QuadComplex complex_log(QuadComplex z);
+QuadComplex complex_sqrt(QuadComplex z);
+QuadComplex complex_pow(QuadComplex z, QuadComplex w);
+/// sin, cos, ..., arcsin, ..., sinh, ..., arsinh, ... by name; false for another name.
+bool complex_function(std::string_view name, QuadComplex z, QuadComplex& out);
+
+}  // namespace mantissa

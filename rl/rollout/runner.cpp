@@ -1,0 +1,248 @@
+#include "rl/rollout/runner.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+namespace mantissa {
+namespace {
+
+constexpr int kIntsPerRow = 7;  // ids, positions, slots, lengths, counters x 3
+
+/// The smallest decode bucket for `rows`: eight sizes per power of two, so at most an eighth of the rows is
+/// padding.
+int64_t bucket_of(int64_t rows, int64_t max_batch) {
+  const int64_t step = std::max<int64_t>(1, int64_t(std::bit_floor(uint64_t(rows))) / 8);
+  return std::min(max_batch, (rows + step - 1) / step * step);
+}
+
+int32_t slot_of(const Sequence& s, int64_t position) {
+  return s.pages[size_t(position / kAttentionTile)] * kAttentionTile + int32_t(position % kAttentionTile);
+}
+
+void write_counters(int32_t* out, const Sequence& s) {
+  out[0] = int32_t(uint32_t(s.prompt->id));
+  out[1] = s.sample;
+  out[2] = int32_t(s.completion.ids.size());
+}
+
+}  // namespace
+
+Runner::Runner(Exec& exec, const Model& model, const EnginePrecision& precision, int64_t max_batch)
+    : exec_(exec),
+      model_(model),
+      precision_(precision),
+      max_batch_(max_batch),
+      key_(key_tensor(exec.backend(), {})),
+      rows_(size_t(max_batch)),
+      results_(exec.backend().allocate(size_t(2 * max_batch) * sizeof(int32_t))) {}
+
+int64_t Runner::page_bytes() const {
+  const ModelConfig& c = model_.config;
+  return c.layers * 2 * kAttentionTile * c.heads.kv * c.heads.size * int64_t(size_of(precision_.kv_cache));
+}
+
+void Runner::reserve(int64_t pages, int64_t max_pages) {
+  if (pages > pages_) {
+    forget_graphs();
+    const Heads& heads = model_.config.heads;
+    cache_.layers.clear();  // before the larger one is asked for
+    pages_ = 0;
+    for (int64_t i = 0; i < model_.config.layers; ++i)
+      cache_.layers.push_back(
+          exec_.empty({2, pages, kAttentionTile, int64_t(heads.kv) * heads.size}, precision_.kv_cache));
+    pages_ = pages;
+  }
+  if (!table_.defined() || max_pages > table_.size(1)) {
+    forget_graphs();
+    table_ = exec_.zeros({max_batch_, max_pages}, Dtype::kI32);
+  }
+}
+
+void Runner::begin(SampleKeys keys, SamplingRule rule) {
+  const PhiloxKey key = philox_key(keys.seed, keys.step);
+  exec_.backend().copy_from_host(key_.raw(), &key, sizeof(key));
+  rule_ = rule;
+  std::fill(rows_.begin(), rows_.end(), Row());
+}
+
+/// Graphs hold addresses.
+void Runner::forget_graphs() {
+  for (auto& [rows, bucket] : buckets_) bucket.graphs.clear();
+}
+
+void Runner::run(const Plan& plan) {
+  tokens_.clear();
+  logprobs_.clear();
+  if (plan.kind == Plan::Kind::kPrefill)
+    prefill(plan);
+  else
+    decode(plan);
+}
+
+/// Sends host_ to `block`.
+Tensor Runner::upload(Tensor block) {
+  exec_.backend().copy_from_host(block.raw(), host_.data(), block.bytes());
+  return block;
+}
+
+ForwardContext Runner::context(Tape& tape) {
+  ForwardContext ctx;
+  ctx.tape = &tape;
+  ctx.weights = &model_.weights.for_rollout();
+  ctx.residual = precision_.residual;
+  ctx.cache = &cache_;
+  return ctx;
+}
+
+void Runner::prefill(const Plan& plan) {
+  const int64_t prompts = int64_t(plan.prefills.size()), rows = int64_t(plan.rows.size());
+  int64_t tokens = 0;
+  for (const Plan::Prefill& p : plan.prefills) tokens += p.length;
+
+  host_.resize(size_t(3 * tokens + 2 * prompts + 1 + 4 * rows));
+  int32_t* ids = host_.data();
+  int32_t* positions = ids + tokens;
+  int32_t* slots = positions + tokens;
+  int32_t* offsets = slots + tokens;
+  int32_t* last = offsets + prompts + 1;  // row of ids whose hidden state predicts the first new token
+  int32_t* source = last + prompts;       // which prompt a row draws from
+  int32_t* counters = source + rows;
+  int64_t t = 0;
+  *offsets++ = 0;
+  for (int64_t i = 0; i < prompts; ++i) {
+    const Plan::Prefill& p = plan.prefills[size_t(i)];
+    const Sequence& leader = *plan.rows[size_t(p.first)];
+    for (int64_t j = 0; j < p.length; ++j, ++t) {
+      ids[t] = leader.token(j);
+      positions[t] = int32_t(j);
+      slots[t] = slot_of(leader, j);
+    }
+    *offsets++ = int32_t(t);
+    *last++ = int32_t(t - 1);
+    for (int j = 0; j < p.count; ++j, counters += 3) {
+      *source++ = int32_t(i);
+      write_counters(counters, *plan.rows[size_t(p.first + j)]);
+    }
+  }
+
+  const Tensor block = upload(exec_.empty({int64_t(host_.size())}, Dtype::kI32));
+  int64_t at = 0;
+  const auto take = [&](int64_t count) {
+    at += count;
+    return block.slice(at - count, at);
+  };
+  Tape tape(exec_, false);
+  ForwardContext ctx = context(tape);
+  ctx.ids = take(tokens);
+  ctx.positions = take(tokens);
+  ctx.slots = take(tokens);
+  ctx.offsets = take(prompts + 1);
+  for (const Plan::Prefill& p : plan.prefills) ctx.longest = std::max<int64_t>(ctx.longest, p.length);
+  const Tensor last_rows = take(prompts), sources = take(rows), keys = take(3 * rows).view({rows, 3});
+
+  const Tensor hidden = model_.decoder->forward(ctx).value();
+  Tensor ends = exec_.empty({prompts, hidden.size(1)}, hidden.dtype());
+  MANTISSA_RUN(exec_, gather_rows, ends, hidden, last_rows);
+  const Tensor logits = model_.decoder->logits(ctx, ends, precision_.lm_head);
+  // A prompt's logits serve all its samples; a copy per sample lives for max_batch of them at a time.
+  for (int64_t begin = 0; begin < rows; begin += max_batch_) {
+    const int64_t end = std::min(rows, begin + max_batch_);
+    Tensor copies = exec_.empty({end - begin, logits.size(1)}, logits.dtype());
+    MANTISSA_RUN(exec_, gather_rows, copies, logits, sources.slice(begin, end));
+    draw(copies, keys.slice(begin, end));
+    fetch(end - begin, end - begin);
+  }
+}
+
+void Runner::decode(const Plan& plan) {
+  copy_pages(plan);
+  update_table(plan);
+  const int64_t rows = int64_t(plan.rows.size()), bucket = bucket_of(rows, max_batch_);
+  host_.assign(size_t(kIntsPerRow * bucket), 0);
+  int32_t* ids = host_.data();
+  int32_t* positions = ids + bucket;
+  int32_t* slots = positions + bucket;
+  int32_t* lengths = slots + bucket;
+  int32_t* counters = lengths + bucket;
+  for (int64_t i = 0; i < rows; ++i) {
+    const Sequence& s = *plan.rows[size_t(i)];
+    ids[i] = s.token(s.cached);
+    positions[i] = int32_t(s.cached);
+    slots[i] = slot_of(s, s.cached);
+    lengths[i] = int32_t(s.cached + 1);
+    write_counters(counters + 3 * i, s);
+  }
+  std::fill(slots + rows, slots + bucket, -1);
+
+  Bucket& b = buckets_[bucket];
+  if (!b.block.defined()) b.block = exec_.empty({kIntsPerRow * bucket}, Dtype::kI32);
+  upload(b.block);
+  std::unique_ptr<Graph>& graph = b.graphs[rule_];  // rollout and evaluation take turns, each with its own
+  if (graph) {
+    graph->replay();
+  } else {
+    const auto step = [&] { decode_step(b.block, bucket); };
+    step();
+    graph = exec_.backend().capture(exec_, step);
+  }
+  fetch(bucket, rows);
+}
+
+void Runner::decode_step(const Tensor& block, int64_t bucket) {
+  Tape tape(exec_, false);
+  ForwardContext ctx = context(tape);
+  ctx.ids = block.slice(0, bucket);
+  ctx.positions = block.slice(bucket, 2 * bucket);
+  ctx.slots = block.slice(2 * bucket, 3 * bucket);
+  ctx.lengths = block.slice(3 * bucket, 4 * bucket);
+  ctx.table = table_.slice(0, bucket);
+  const Tensor hidden = model_.decoder->forward(ctx).value();
+  const Tensor logits = model_.decoder->logits(ctx, hidden, precision_.lm_head);
+  draw(logits, block.slice(4 * bucket, kIntsPerRow * bucket).view({bucket, 3}));
+}
+
+void Runner::copy_pages(const Plan& plan) {
+  const int64_t copies = int64_t(plan.copy_from.size());
+  if (copies == 0) return;
+  host_ = plan.copy_from;
+  host_.insert(host_.end(), plan.copy_to.begin(), plan.copy_to.end());
+  const Tensor block = upload(exec_.empty({2 * copies}, Dtype::kI32));
+  for (Tensor& pages : cache_.layers)
+    MANTISSA_RUN(exec_, kv_copy, pages, block.slice(0, copies), block.slice(copies, 2 * copies));
+}
+
+/// A row whose sequence stayed only sends the pages it gained. A page that a sequence owns is replaced at one
+/// moment, its first decode step after a prefill, when no row has sent it yet.
+void Runner::update_table(const Plan& plan) {
+  for (size_t i = 0; i < plan.rows.size(); ++i) {
+    const Sequence& s = *plan.rows[i];
+    Row& row = rows_[i];
+    if (row.admission != s.admission) row = {s.admission, 0};
+    const int64_t pages = int64_t(s.pages.size());
+    if (row.pages == pages) continue;
+    exec_.backend().copy_from_host(table_.data<int32_t>() + int64_t(i) * table_.size(1) + row.pages,
+                                   s.pages.data() + row.pages, size_t(pages - row.pages) * sizeof(int32_t));
+    row.pages = pages;
+  }
+}
+
+/// Draws a token per row of logits[N,V].
+void Runner::draw(const Tensor& logits, const Tensor& counters) {
+  const int64_t n = logits.size(0);
+  Tensor tokens(results_, 0, {n}, Dtype::kI32);
+  Tensor logprobs(results_, size_t(n) * sizeof(int32_t), {n}, Dtype::kF32);
+  MANTISSA_RUN(exec_, sample, tokens, logprobs, logits, counters, key_, rule_);
+}
+
+/// Appends the first `rows` of the `drawn` tokens to the results.
+void Runner::fetch(int64_t drawn, int64_t rows) {
+  host_.resize(size_t(2 * drawn));
+  exec_.backend().copy_to_host(host_.data(), results_->data, size_t(2 * drawn) * sizeof(int32_t));
+  tokens_.insert(tokens_.end(), host_.begin(), host_.begin() + rows);
+  const size_t filled = logprobs_.size();
+  logprobs_.resize(filled + size_t(rows));
+  std::memcpy(logprobs_.data() + filled, host_.data() + drawn, size_t(rows) * sizeof(float));
+}
+
+}  // namespace mantissa

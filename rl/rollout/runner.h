@@ -1,0 +1,77 @@
+// Runner: computes the scheduler's plans with the decoder. Owns the KV cache and every tensor of a step; has
+// no policy.
+//
+// Prefill packs the prompts of a plan into one pass. Decode works on buckets of rows: a batch is padded with
+// inactive rows (length 0, slot -1) to the next of a few sizes, whose tensors are made once and keep their
+// addresses. The first step of a bucket runs kernel by kernel and is recorded; the next ones replay it where
+// the backend has graphs. The host sends one block of int32 per step, and of the page table only what
+// changed; all else that differs between steps (keys and values, the random key) is device data.
+#pragma once
+
+#include <map>
+#include <span>
+#include <vector>
+
+#include "nn/model.h"
+#include "rl/rollout/engine.h"
+#include "rl/rollout/scheduler.h"
+
+namespace mantissa {
+
+class Runner {
+ public:
+  Runner(Exec& exec, const Model& model, const EnginePrecision& precision, int64_t max_batch);
+
+  /// Bytes of one page over all layers.
+  int64_t page_bytes() const;
+  int64_t pages() const { return pages_; }
+  /// Room for `pages` pages and `max_pages` of them per sequence. The content of the cache is lost when it
+  /// has to grow.
+  void reserve(int64_t pages, int64_t max_pages);
+  /// A new schedule: nothing is known about the rows. Samples are drawn with these keys and this rule.
+  void begin(SampleKeys keys, SamplingRule rule);
+  /// Computes a plan (not kDone). tokens() and logprobs() then hold one entry per row of it.
+  void run(const Plan& plan);
+  std::span<const int32_t> tokens() const { return tokens_; }
+  std::span<const float> logprobs() const { return logprobs_; }
+
+ private:
+  struct Row {  // what the device's page table holds for a row
+    int64_t admission = 0, pages = 0;
+  };
+
+  void prefill(const Plan& plan);
+  void decode(const Plan& plan);
+  void copy_pages(const Plan& plan);
+  void update_table(const Plan& plan);
+  Tensor upload(Tensor block);
+  void decode_step(const Tensor& block, int64_t bucket);
+  void draw(const Tensor& logits, const Tensor& counters);
+  void fetch(int64_t drawn, int64_t rows);
+  ForwardContext context(Tape& tape);
+
+  Exec& exec_;
+  const Model& model_;
+  EnginePrecision precision_;
+  int64_t max_batch_;
+  Tensor key_;  // of the random numbers
+  SamplingRule rule_;
+  KvCache cache_;
+  int64_t pages_ = 0;
+  Tensor table_;           // [max_batch, max_pages] int32
+  std::vector<Row> rows_;  // [max_batch]
+  struct Bucket {
+    Tensor block;  // of B rows: ids, positions, slots, lengths [B], counters [B,3]
+    std::map<SamplingRule, std::unique_ptr<Graph>> graphs;  // of decode_step, on cache_ and table_
+  };
+  void forget_graphs();
+
+  std::map<int64_t, Bucket> buckets_;  // by B
+  std::shared_ptr<Storage> results_;   // of B rows: tokens int32 [B], then log-probs fp32 [B]
+
+  std::vector<int32_t> host_;  // the block being filled, and results on their way back
+  std::vector<int32_t> tokens_;
+  std::vector<float> logprobs_;
+};
+
+}  // namespace mantissa

@@ -1,0 +1,185 @@
+#include "rl/rollout/scheduler.h"
+
+#include <algorithm>
+
+namespace mantissa {
+
+Scheduler::Scheduler(const Limits& limits, std::vector<int32_t> stop_ids)
+    : limits_(limits), stop_ids_(std::move(stop_ids)), pool_(limits.pages) {}
+
+void Scheduler::add(const Prompt& prompt, int request, int n, int first_sample, int64_t limit, int64_t policy_version) {
+  waiting_.push_back({int64_t(sequences_.size()), n});
+  for (int i = 0; i < n; ++i) {
+    Sequence& s = sequences_.emplace_back();
+    s.prompt = &prompt;
+    s.request = request;
+    s.index = i;
+    s.sample = first_sample + i;
+    s.limit = limit;
+    s.arrival = int64_t(sequences_.size()) - 1;
+    s.completion.policy_version = policy_version;
+  }
+}
+
+const Plan& Scheduler::next() {
+  plan_.rows.clear();
+  plan_.prefills.clear();
+  plan_.copy_from.clear();
+  plan_.copy_to.clear();
+  activate_ready();
+  if (plan_prefill()) {
+    plan_.kind = Plan::Kind::kPrefill;
+  } else if (!running_.empty()) {
+    plan_.kind = Plan::Kind::kDecode;
+    plan_decode();
+  } else {
+    plan_.kind = Plan::Kind::kDone;
+  }
+  return plan_;
+}
+
+int64_t Scheduler::prefill_length(const Sequence& s) const {
+  return limits_.replay ? int64_t(s.prompt->ids.size()) : s.length();
+}
+
+/// Free pages that newcomers leave to those running: growth for a quarter page each, against preempting at
+/// once.
+int64_t Scheduler::reserve() const {
+  return int64_t(running_.size() + 3) / 4;
+}
+
+void Scheduler::activate_ready() {
+  int64_t promised = 0;  // each needs at most one page for its first token
+  while (!ready_.empty() && int64_t(running_.size()) < limits_.max_batch &&
+         (running_.empty() || pool_.free() >= promised + 1 + reserve())) {
+    running_.push_back(ready_.front());
+    ready_.pop_front();
+    ++promised;
+  }
+}
+
+bool Scheduler::plan_prefill() {
+  int64_t tokens = 0;
+  while (!waiting_.empty()) {
+    const Group group = waiting_.front();
+    Sequence& leader = sequences_[size_t(group.first)];
+    const int64_t length = prefill_length(leader);
+    const int64_t rows = limits_.max_batch - int64_t(running_.size() + ready_.size() + plan_.rows.size());
+    const bool alone = running_.empty() && ready_.empty() && plan_.rows.empty();  // then it must go, and fits
+    if (!alone) {
+      if (rows <= 0 || (tokens > 0 && tokens + length > limits_.prefill_tokens)) break;
+      // The rows of this pass, this group's included, will each want a page for their next token.
+      const int64_t wanted = pages_of(length) + int64_t(plan_.rows.size()) + std::min(group.count, rows);
+      if (pool_.free() < wanted + reserve()) break;
+    }
+    waiting_.pop_front();
+    tokens += length;
+    for (int64_t i = 0; i < pages_of(length); ++i) leader.pages.push_back(pool_.allocate());
+    plan_.prefills.push_back({int(plan_.rows.size()), int(group.count), length});
+    for (int64_t i = 0; i < group.count; ++i) {
+      Sequence& s = sequences_[size_t(group.first + i)];
+      s.admission = ++admissions_;
+      if (i > 0) {
+        s.pages = leader.pages;
+        for (int32_t page : s.pages) pool_.share(page);
+      }
+      plan_.rows.push_back(&s);
+    }
+  }
+  return !plan_.rows.empty();
+}
+
+bool Scheduler::needs_page(const Sequence& s) const {
+  const size_t page = size_t(s.cached / kAttentionTile);  // the one that takes the next token
+  return page == s.pages.size() || pool_.refs(s.pages[page]) > 1;
+}
+
+void Scheduler::plan_decode() {
+  make_room();
+  for (Sequence* s : running_) {
+    if (!needs_page(*s)) continue;
+    const size_t page = size_t(s->cached / kAttentionTile);
+    if (page == s->pages.size()) {
+      s->pages.push_back(pool_.allocate());
+    } else {
+      const int32_t original = s->pages[page];
+      s->pages[page] = pool_.allocate();
+      plan_.copy_from.push_back(original);
+      plan_.copy_to.push_back(s->pages[page]);
+      pool_.release(original);  // others hold it, so it keeps its content
+    }
+  }
+  plan_.rows.assign(running_.begin(), running_.end());
+}
+
+/// Preempts until every running sequence can take its next token. Done before any page is handed out, so that
+/// no copy is planned for a sequence that then leaves.
+void Scheduler::make_room() {
+  while (std::count_if(running_.begin(), running_.end(), [&](Sequence* s) { return needs_page(*s); }) > pool_.free()) {
+    if (running_.size() == 1) {  // the oldest of those running; ready ones hold pages it needs
+      check(!ready_.empty(), "[scheduler] a sequence of ", running_[0]->length(), " tokens does not fit ",
+            pool_.total(), " pages");
+      Sequence* youngest = ready_.back();
+      ready_.pop_back();
+      preempt(*youngest);
+    } else {
+      const auto youngest = std::max_element(running_.begin(), running_.end(),
+                                             [](Sequence* a, Sequence* b) { return a->arrival < b->arrival; });
+      Sequence* s = *youngest;
+      *youngest = running_.back();
+      running_.pop_back();
+      preempt(*s);
+    }
+  }
+}
+
+void Scheduler::preempt(Sequence& s) {
+  release_pages(s);
+  s.cached = 0;
+  ++preemptions_;
+  const auto place = std::lower_bound(waiting_.begin(), waiting_.end(), s.arrival,
+                                      [](const Group& g, int64_t arrival) { return g.first < arrival; });
+  waiting_.insert(place, {s.arrival, 1});
+}
+
+void Scheduler::release_pages(Sequence& s) {
+  for (int32_t page : s.pages) pool_.release(page);
+  s.pages.clear();
+}
+
+void Scheduler::accept(std::span<const int32_t> tokens, std::span<const float> logprobs) {
+  check(tokens.size() == plan_.rows.size() && logprobs.size() == plan_.rows.size(), "[scheduler] ", tokens.size(),
+        " results for ", plan_.rows.size(), " rows");
+  const bool prefill = plan_.kind == Plan::Kind::kPrefill;
+  for (const Plan::Prefill& p : plan_.prefills)
+    for (int i = 0; i < p.count; ++i) plan_.rows[size_t(p.first + i)]->cached = p.length;
+
+  // Rows backwards: the last running one, which takes the place of a finished one, has been seen by then.
+  // Ready ones are entered backwards too and put in order at the end.
+  const size_t were_ready = ready_.size();
+  for (size_t i = plan_.rows.size(); i-- > 0;) {
+    Sequence& s = *plan_.rows[i];
+    Completion& c = s.completion;
+    if (!prefill) ++s.cached;
+    bool finished = false;
+    if (s.cached == s.length()) {  // otherwise a replayed token: the next one is known
+      c.ids.push_back(tokens[i]);
+      c.rollout_logprobs.push_back(logprobs[i]);
+      const bool stop = std::find(stop_ids_.begin(), stop_ids_.end(), tokens[i]) != stop_ids_.end();
+      finished = stop || int64_t(c.ids.size()) == s.limit;
+      if (finished) c.finish = stop ? Finish::kStop : Finish::kLength;
+    }
+    if (finished) {
+      release_pages(s);
+      if (!prefill) {
+        running_[i] = running_.back();
+        running_.pop_back();
+      }
+    } else if (prefill) {
+      ready_.push_back(&s);
+    }
+  }
+  std::reverse(ready_.begin() + int64_t(were_ready), ready_.end());
+}
+
+}  // namespace mantissa

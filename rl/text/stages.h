@@ -1,0 +1,103 @@
+// The stages of a tokenizer around its BPE, as plain data (tokenizer_json.cpp fills them) with one function
+// each:
+//
+//   text -> split at added tokens -> normalize -> pre_tokenize -> BPE -> ids ;  ids -> tokens ->
+//   decode_tokens -> text
+//
+// "Sequence" stages of the file are flattened into the vectors here. They follow the `tokenizers` library.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "rl/text/bpe.h"
+#include "rl/text/regex.h"
+
+namespace mantissa {
+
+/// A literal or a regular expression.
+struct Pattern {
+  std::string literal;
+  std::shared_ptr<const Regex> regex;  // null: literal
+  std::vector<Span> find_all(std::string_view text) const;
+  std::string replace_all(std::string_view text, std::string_view by) const;
+};
+
+struct Normalizer {
+  enum class Kind { kNfc, kPrepend, kReplace } kind;
+  Pattern pattern;      // kReplace
+  std::string content;  // kPrepend, kReplace
+};
+
+enum class SplitBehavior { kRemoved, kIsolated, kMergedWithPrevious, kMergedWithNext, kContiguous };
+
+struct PreTokenizer {
+  enum class Kind { kSplit, kByteLevel, kMetaspace } kind;
+  Pattern pattern;  // kSplit; kByteLevel with use_regex: GPT-2's
+  SplitBehavior behavior = SplitBehavior::kIsolated;
+  bool invert = false;  // kSplit: what does not match separates
+  bool split = true;    // kByteLevel: use_regex; kMetaspace: split before each mark
+  enum class Prepend { kNever, kFirst, kAlways } prepend = Prepend::kNever;  // a space or mark before the text
+  std::string mark;                                                          // kMetaspace: stands for a space
+};
+
+struct DecodeStep {
+  enum class Kind { kByteLevel, kReplace, kByteFallback, kFuse, kStrip, kMetaspace } kind;
+  Pattern pattern;             // kReplace
+  std::string content;         // kReplace: by what; kStrip: the character; kMetaspace: the mark
+  size_t start = 0, stop = 0;  // kStrip: at most so many at each end
+  bool drop_first = true;      // kMetaspace: marks of the first token vanish
+};
+
+struct AddedToken {
+  std::string content;
+  int32_t id = -1;
+  bool special = false, normalized = false, single_word = false, lstrip = false, rstrip = false;
+};
+
+/// Finds added tokens in text: leftmost first, then longest.
+class AddedTokenMatcher {
+ public:
+  /// `key`: what the text shows for the token.
+  void add(const AddedToken& token, std::string_view key);
+  struct Section {
+    Span span;
+    int32_t id;  // -1: ordinary text
+  };
+  std::vector<Section> split(std::string_view text) const;
+
+ private:
+  const AddedToken* longest_at(std::string_view text, size_t& length) const;
+  std::unordered_map<uint64_t, uint32_t> edges_;  // (node, byte) -> node
+  std::vector<int32_t> ends_{-1};                 // node -> index in tokens_
+  std::vector<AddedToken> tokens_;
+};
+
+struct Piece {
+  std::string text;
+  bool first;  // starts where the whole text starts
+};
+
+std::string normalize(const std::vector<Normalizer>& steps, std::string text);
+std::vector<Piece> pre_tokenize(const std::vector<PreTokenizer>& steps, Piece text);
+/// The pieces joined; may hold invalid UTF-8 no longer (U+FFFD instead).
+std::string decode_tokens(const std::vector<DecodeStep>& steps, std::vector<std::string> tokens);
+
+/// Everything tokenizer.json says.
+struct TokenizerSpec {
+  std::vector<AddedToken> added;
+  std::vector<Normalizer> normalizers;
+  std::vector<PreTokenizer> pre_tokenizers;
+  std::vector<int32_t> before, after;  // what the post-processor puts around the text
+  std::vector<DecodeStep> decoders;
+  bool has_decoder = false;  // without one, tokens are joined with spaces
+  Bpe bpe;
+};
+
+/// Fills `spec` from the text of tokenizer.json. Errors: "where: JSON path: rule: value".
+void parse_tokenizer_json(const std::string& json, const std::string& where, TokenizerSpec& spec);
+
+}  // namespace mantissa

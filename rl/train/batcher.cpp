@@ -1,0 +1,94 @@
+#include "rl/train/batcher.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace mantissa {
+namespace {
+
+int64_t length(const TrainSequence& s) {
+  return int64_t(s.prompt->ids.size() + s.completion->ids.size());
+}
+
+/// Linear layers cost by token, attention by token squared; at about this length both are equal in a small model.
+double cost(int64_t tokens) {
+  return double(tokens) * (1.0 + double(tokens) / 8192.0);
+}
+
+void append(TrainBatch& batch, const TrainSequence& s) {
+  const std::vector<int32_t>&prompt = s.prompt->ids, &response = s.completion->ids;
+  const int32_t start = int32_t(batch.ids.size());
+  batch.ids.insert(batch.ids.end(), prompt.begin(), prompt.end());
+  batch.ids.insert(batch.ids.end(), response.begin(), response.end());
+  const int32_t total = int32_t(prompt.size() + response.size());
+  for (int32_t i = 0; i < total; ++i) batch.positions.push_back(i);
+  for (size_t i = 0; i < response.size(); ++i) {
+    batch.scored.push_back(start + int32_t(prompt.size() + i) - 1);
+    batch.targets.push_back(response[i]);
+  }
+  const std::vector<float>& mu = s.completion->rollout_logprobs;
+  batch.rollout_logprobs.insert(batch.rollout_logprobs.end(), mu.begin(), mu.end());
+  batch.offsets.push_back(int32_t(batch.ids.size()));
+  batch.response_offsets.push_back(int32_t(batch.scored.size()));
+  batch.advantages.push_back(float(s.advantage));
+  batch.loss_mask.push_back(s.loss_mask);
+}
+
+/// Longest first into the cheapest bin that has room; the number of bins grows until all fit.
+std::vector<TrainBatch> pack(std::span<const TrainSequence> sequences, int64_t budget) {
+  std::vector<size_t> order(sequences.size());
+  std::iota(order.begin(), order.end(), size_t(0));
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return length(sequences[a]) > length(sequences[b]); });
+  const int64_t total = std::accumulate(sequences.begin(), sequences.end(), int64_t(0),
+                                        [](int64_t sum, const TrainSequence& s) { return sum + length(s); });
+  struct Bin {
+    int64_t tokens = 0;
+    double cost = 0.0;
+    std::vector<size_t> members;
+  };
+  std::vector<Bin> bins(size_t(std::max<int64_t>(1, (total + budget - 1) / budget)));
+  for (size_t index : order) {
+    const int64_t tokens = length(sequences[index]);
+    Bin* best = nullptr;
+    for (Bin& bin : bins)
+      if ((bin.tokens == 0 || bin.tokens + tokens <= budget) && (!best || bin.cost < best->cost)) best = &bin;
+    if (!best) best = &bins.emplace_back();
+    best->tokens += tokens;
+    best->cost += cost(tokens);
+    best->members.push_back(index);
+  }
+  std::vector<TrainBatch> batches;
+  for (const Bin& bin : bins) {
+    if (bin.members.empty()) continue;
+    TrainBatch& batch = batches.emplace_back();
+    batch.offsets.push_back(0);
+    batch.response_offsets.push_back(0);
+    for (size_t index : bin.members) append(batch, sequences[index]);
+  }
+  return batches;
+}
+
+}  // namespace
+
+void shuffle(std::vector<TrainSequence>& sequences, RandomStream& random) {
+  for (size_t i = sequences.size(); i > 1; --i) std::swap(sequences[i - 1], sequences[random.below(uint32_t(i))]);
+}
+
+std::vector<MiniBatch> make_mini_batches(std::span<const TrainSequence> sequences, int64_t mini_batch_size,
+                                         int64_t budget) {
+  std::vector<MiniBatch> result;
+  for (size_t begin = 0; begin < sequences.size(); begin += size_t(mini_batch_size)) {
+    const auto part = sequences.subspan(begin, std::min(size_t(mini_batch_size), sequences.size() - begin));
+    MiniBatch& mini = result.emplace_back();
+    mini.micro = pack(part, budget);
+    for (const TrainSequence& s : part) {
+      if (s.loss_mask == 0.0f) continue;
+      ++mini.sequences;
+      mini.tokens += int64_t(s.completion->ids.size());
+    }
+  }
+  return result;
+}
+
+}  // namespace mantissa

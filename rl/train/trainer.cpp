@@ -1,0 +1,112 @@
+#include "rl/train/trainer.h"
+
+#include <limits>
+#include <optional>
+
+#include "autograd/nonfinite.h"
+
+namespace mantissa {
+namespace {
+
+/// Makes the first weight of a parameter infinite while it lives.
+class Poison {
+ public:
+  Poison(Exec& exec, Model& model, const std::string& parameter) : exec_(exec) {
+    const Tensor& weights = model.weights.compute[model.weights.layout.find(parameter)];
+    weight_ = weights.view({weights.numel()}).slice(0, 1);
+    saved_ = exec_.empty({1}, weight_.dtype());
+    exec_.backend().copy(saved_.raw(), weight_.raw(), weight_.bytes());
+    MANTISSA_RUN(exec_, fill, weight_, std::numeric_limits<double>::infinity());
+  }
+  ~Poison() { exec_.backend().copy(weight_.raw(), saved_.raw(), weight_.bytes()); }
+  Poison(const Poison&) = delete;
+  Poison& operator=(const Poison&) = delete;
+
+ private:
+  Exec& exec_;
+  Tensor weight_, saved_;
+};
+
+}  // namespace
+
+void Trainer::score(MiniBatch& mini, const ParamBuffer& weights, std::vector<float> TrainBatch::*into) {
+  ScoreOptions options = options_.score;
+  options.weights = &weights;
+  std::vector<Tensor> logprobs;  // read back when all are on their way: a wait in between would idle the device
+  for (const TrainBatch& batch : mini.micro) {
+    Tape tape(exec_, false);
+    logprobs.push_back(score_batch(tape, model_, batch, options).logprobs.value());
+  }
+  for (size_t i = 0; i < logprobs.size(); ++i) mini.micro[i].*into = to_host<float>(logprobs[i]);
+}
+
+void Trainer::score(MiniBatch& mini) {
+  score(mini, model_.weights.compute, &TrainBatch::old_logprobs);
+}
+
+void Trainer::score_reference(MiniBatch& mini) {
+  check(model_.weights.reference.defined(), "[trainer] there are no reference weights to score with");
+  score(mini, model_.weights.reference, &TrainBatch::reference_logprobs);
+}
+
+LossOut Trainer::run_micro_batch(Tape& tape, const MiniBatch& mini, const TrainBatch& batch, const Loss& loss) {
+  const ops::TokenScores scores =
+      score_batch(tape, model_, batch, options_.score, &model_.weights.grad, optimizer_.state());
+  LossInputs in = make_loss_inputs(exec_.backend(), batch);
+  in.logprobs = scores.logprobs;
+  in.entropy = scores.entropy;
+  in.sequences = double(mini.sequences);
+  in.tokens = double(mini.tokens);
+  LossOut out = loss(tape, in);
+  tape.backward(out.loss);
+  return out;
+}
+
+UpdateReport Trainer::update(const MiniBatch& mini, const Loss& loss) {
+  std::optional<Poison> poison;
+  if (!inject_.empty()) poison.emplace(exec_, model_, inject_);
+  inject_.clear();
+
+  UpdateReport report;
+  report.empty = mini.tokens == 0;
+  if (report.empty) return report;
+  std::vector<LossOut> outs;
+  optimizer_.zero_grad();
+  for (const TrainBatch& batch : mini.micro) {
+    Tape tape(exec_, true, options_.recompute);
+    outs.push_back(run_micro_batch(tape, mini, batch, loss));
+  }
+  report.step = optimizer_.step();
+  LossStats stats;
+  for (const LossOut& out : outs) {
+    report.loss += to_host_float(out.loss.value())[0];
+    stats.add(out);
+  }
+  report.stats = stats.metrics();
+  if (report.step.skipped) report.overflow = find_overflow(mini, loss, report.step.loss_scale);
+  return report;
+}
+
+std::string Trainer::find_overflow(const MiniBatch& mini, const Loss& loss, double loss_scale) {
+  const StepState now = optimizer_.read_state();
+  StepState then = now;
+  then.loss_scale = float(loss_scale);
+  optimizer_.write_state(then);
+  optimizer_.zero_grad();
+  NonFiniteReport found;
+  for (const TrainBatch& batch : mini.micro) {
+    Tape tape(exec_, true, options_.recompute);
+    tape.set_observer(find_first_nonfinite(exec_, found));
+    run_micro_batch(tape, mini, batch, loss);
+    if (found.found) break;
+  }
+  optimizer_.write_state(now);
+  return found.text();
+}
+
+void Trainer::inject_overflow(const std::string& parameter) {
+  model_.weights.layout.find(parameter);  // throws when there is none
+  inject_ = parameter;
+}
+
+}  // namespace mantissa

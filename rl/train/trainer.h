@@ -1,0 +1,64 @@
+// Trainer: scores packed batches with the training path and takes optimizer steps. It knows no algorithm: the loss is a
+// function it is given. One update =
+//
+//   for each micro-batch: forward (tape on) -> token scores -> loss -> backward (scaled, fp32 gradients add up)
+//   -> optimizer: finite? unscale, clip, step : skip  ->  on a skip, replay to name the first non-finite tensor
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+
+#include "nn/model.h"
+#include "nn/optimizer.h"
+#include "rl/algorithm/algorithm.h"
+#include "rl/train/batcher.h"
+#include "rl/train/logprobs.h"
+
+namespace mantissa {
+
+struct TrainerOptions {
+  ScoreOptions score;
+  Recompute recompute = Recompute::kNone;
+};
+
+struct UpdateReport {
+  bool empty = false;  // every token was masked: nothing to learn from, no step was taken
+  StepReport step;
+  double loss = 0.0;
+  std::map<std::string, double> stats;  // LossStats::metrics of the mini-batch
+  std::string overflow;                 // the first non-finite tensor of a skipped step
+};
+
+class Trainer {
+ public:
+  /// The loss of one micro-batch of a mini-batch: shares add up over micro-batches.
+  using Loss = std::function<LossOut(Tape&, const LossInputs&)>;
+
+  Trainer(Exec& exec, Model& model, Optimizer& optimizer, const TrainerOptions& options)
+      : exec_(exec), model_(model), optimizer_(optimizer), options_(options) {}
+
+  /// Fills old_logprobs of every micro-batch with the current weights' log-probs of the scored tokens.
+  void score(MiniBatch& batch);
+  /// Fills reference_logprobs with those of Weights::reference.
+  void score_reference(MiniBatch& batch);
+  /// One optimizer step; none where every token of the mini-batch is masked (weight decay and Adam's momentum
+  /// would move the weights without any evidence). Throws when too many steps in a row overflow
+  /// (optimizer.h).
+  UpdateReport update(const MiniBatch& batch, const Loss& loss);
+  /// For tests: during the next update the first weight of this parameter is infinite.
+  void inject_overflow(const std::string& parameter);
+
+ private:
+  void score(MiniBatch& batch, const ParamBuffer& weights, std::vector<float> TrainBatch::*into);
+  LossOut run_micro_batch(Tape& tape, const MiniBatch& mini, const TrainBatch& batch, const Loss& loss);
+  std::string find_overflow(const MiniBatch& batch, const Loss& loss, double loss_scale);
+
+  Exec& exec_;
+  Model& model_;
+  Optimizer& optimizer_;
+  TrainerOptions options_;
+  std::string inject_;
+};
+
+}  // namespace mantissa

@@ -1,0 +1,409 @@
+// The elementwise, norm, optimizer and matrix kernels of the CUDA backend against those of the CPU. Where the
+// arithmetic is the same the bits must be; elsewhere the bound is one rounding and the error of a sum in
+// another order.
+#include <array>
+#include <bit>
+#include <functional>
+
+#include "tests/support/cuda_pair.h"
+
+namespace mantissa {
+namespace {
+
+constexpr Dtype kTypes[] = {Dtype::kF32, Dtype::kF16, Dtype::kBF16};
+// One element, less than a pack, around a tile, several blocks with a rest.
+constexpr int64_t kSizes[] = {1, 7, 1024, 4099, 70001};
+
+class CudaKernels : public CudaFixture<testing::Test> {
+ protected:
+  using Fill = std::function<void(Exec&, Tensor& out, const std::vector<Tensor>& in)>;
+  /// Runs on both sides with the same inputs, the output poisoned (or copied from `start`), and returns (gpu,
+  /// cpu).
+  std::pair<Tensor, Tensor> both(Shape shape, Dtype dtype, const std::vector<Tensor>& in, const Fill& run,
+                                 const Tensor& start = {}) {
+    std::vector<Tensor> there;
+    for (const Tensor& t : in) there.push_back(t.defined() ? up(t) : Tensor());
+    Tensor got = start.defined() ? up(start) : poisoned(shape, dtype), want = host.empty(shape, dtype);
+    if (start.defined()) cpu().copy(want.raw(), start.raw(), start.bytes());
+    run(gpu(), got, there);
+    run(host, want, in);
+    return {got, want};
+  }
+  void same(Shape shape, Dtype dtype, const std::vector<Tensor>& in, const Fill& run, const Tensor& start = {}) {
+    const auto [got, want] = both(shape, dtype, in, run, start);
+    expect_same_bits(got, want);
+  }
+  void close(Shape shape, Dtype dtype, const std::vector<Tensor>& in, double bound, double floor, const Fill& run,
+             const Tensor& start = {}) {
+    const auto [got, want] = both(shape, dtype, in, run, start);
+    expect_close(got, want, bound, floor);
+  }
+};
+
+TEST_F(CudaKernels, FillAndCast) {
+  for (int64_t n : kSizes)
+    for (Dtype to : kTypes) {
+      for (double value : {0.0, -0.0, 1.0 / 3, 1e9})
+        same({n}, to, {}, [&](Exec& e, Tensor& out, const auto&) { MANTISSA_RUN(e, fill, out, value); });
+      for (Dtype from : kTypes) {
+        Tensor in = random({n}, from, 1, 100.0f);
+        same({n}, to, {in}, [](Exec& e, Tensor& out, const auto& x) { MANTISSA_RUN(e, cast, out, x[0]); });
+      }
+    }
+  same({1000}, Dtype::kI32, {}, [&](Exec& e, Tensor& out, const auto&) { MANTISSA_RUN(e, fill, out, -7.0); });
+}
+
+TEST_F(CudaKernels, CastRoundsEveryHalfwayCaseAndKeepsTheEnds) {
+  std::vector<float> values = {0.0f,      -0.0f,    INFINITY, -INFINITY, 65504.0f,
+                               65519.99f, 65520.0f, 1e-8f,    0x1p-25f,  0x1p-24f};
+  for (uint32_t bits = 0x33000000u; bits < 0x47900000u; bits += 0x7ff) values.push_back(std::bit_cast<float>(bits));
+  const Tensor in = tensor_from<float>(cpu(), values, {int64_t(values.size())});
+  for (Dtype to : {Dtype::kF16, Dtype::kBF16})
+    same(in.shape(), to, {in}, [](Exec& e, Tensor& out, const auto& x) { MANTISSA_RUN(e, cast, out, x[0]); });
+}
+
+TEST_F(CudaKernels, BinaryInAllTypes) {
+  for (int64_t n : kSizes)
+    for (Dtype to : kTypes)
+      for (Dtype left : kTypes)
+        for (Dtype right : kTypes) {
+          const Tensor a = random({n}, left, 1), b = random({n}, right, 2);
+          for (Binary op : {Binary::kAdd, Binary::kSub, Binary::kMul, Binary::kMin, Binary::kMax, Binary::kLessEqual})
+            same({n}, to, {a, b},
+                 [&](Exec& e, Tensor& out, const auto& x) { MANTISSA_RUN(e, binary, out, x[0], x[1], op); });
+        }
+}
+
+TEST_F(CudaKernels, MinimumAndMaximumKeepNaN) {
+  const Tensor a = tensor_from<float>(cpu(), std::vector<float>{NAN, 1, NAN, -INFINITY}, {4}),
+               b = tensor_from<float>(cpu(), std::vector<float>{2, NAN, NAN, 3}, {4});
+  for (Binary op : {Binary::kMin, Binary::kMax})
+    close({4}, Dtype::kF32, {a, b}, 0, 1,
+          [&](Exec& e, Tensor& out, const auto& x) { MANTISSA_RUN(e, binary, out, x[0], x[1], op); });
+}
+
+TEST_F(CudaKernels, UnalignedSlicesAndAliases) {
+  for (Dtype dtype : kTypes) {
+    const Tensor a = random({4099, 3}, dtype, 1), b = random({4099, 3}, dtype, 2);
+    same({4098, 3}, dtype, {a, b}, [](Exec& e, Tensor& out, const auto& x) {
+      MANTISSA_RUN(e, binary, out, x[0].slice(1, 4099), x[1].slice(0, 4098), Binary::kAdd);
+    });
+    same(
+        {4099, 3}, dtype, {b},
+        [](Exec& e, Tensor& out, const auto& x) { MANTISSA_RUN(e, binary, out, out, x[0], Binary::kSub); }, a);
+  }
+}
+
+TEST_F(CudaKernels, Unary) {
+  for (int64_t n : kSizes)
+    for (Dtype dtype : kTypes) {
+      const Tensor x = random({n}, dtype, 3, 2.0f);
+      for (Unary op : {Unary::kAffine, Unary::kClamp, Unary::kWithinMask})
+        same({n}, dtype, {x},
+             [&](Exec& e, Tensor& out, const auto& in) { MANTISSA_RUN(e, unary, out, in[0], op, -0.5, 0.75); });
+      close({n}, dtype, {x}, 2 * unit_of(dtype) + 0x1p-21, 0,
+            [&](Exec& e, Tensor& out, const auto& in) { MANTISSA_RUN(e, unary, out, in[0], Unary::kExp, 0.0, 0.0); });
+    }
+}
+
+TEST_F(CudaKernels, BiasAndSwiglu) {
+  for (auto [rows, width] : {std::pair<int64_t, int64_t>{1, 1}, {3, 33}, {130, 8}, {300, 264}, {1000, 2048}})
+    for (Dtype dtype : kTypes) {
+      const Tensor x = random({rows, width}, dtype, 1), bias = random({width}, dtype, 2);
+      same({rows, width}, dtype, {x, bias},
+           [](Exec& e, Tensor& out, const auto& in) { MANTISSA_RUN(e, add_bias, out, in[0], in[1]); });
+      close(
+          {width}, Dtype::kF32, {x}, 1e-5, double(std::sqrt(rows)),
+          [](Exec& e, Tensor& out, const auto& in) { MANTISSA_RUN(e, bias_bwd, out, in[0]); },
+          random({width}, Dtype::kF32, 4));
+      const Tensor gate_up = random({rows, 2 * width}, dtype, 5, 3.0f), dout = random({rows, width}, dtype, 6);
+      close({rows, width}, dtype, {gate_up}, 2.1 * unit_of(dtype) + 1e-6, 1e-4,
+            [](Exec& e, Tensor& out, const auto& in) { MANTISSA_RUN(e, swiglu_fwd, out, in[0]); });
+      close({rows, 2 * width}, dtype, {dout, gate_up}, 2.1 * unit_of(dtype) + 4e-6, 1.0,
+            [](Exec& e, Tensor& out, const auto& in) { MANTISSA_RUN(e, swiglu_bwd, out, in[0], in[1]); });
+    }
+}
+
+TEST_F(CudaKernels, SumsAndSegments) {
+  for (int64_t n : kSizes)
+    for (Dtype dtype : kTypes) {
+      const Tensor x = random({n}, dtype, 1);
+      close({1}, Dtype::kF32, {x}, 2e-6, double(n),
+            [](Exec& e, Tensor& out, const auto& in) { MANTISSA_RUN(e, sum, out, in[0]); });
+      const Tensor offsets = ints({0, int32_t(n / 3), int32_t(n / 3), int32_t(n - n / 5), int32_t(n)});
+      close({4}, Dtype::kF32, {x, offsets}, 2e-6, double(n),
+            [](Exec& e, Tensor& out, const auto& in) { MANTISSA_RUN(e, segment_sum, out, in[0], in[1]); });
+      same({n}, dtype, {random({4}, dtype, 2), offsets},
+           [](Exec& e, Tensor& out, const auto& in) { MANTISSA_RUN(e, segment_expand, out, in[0], in[1]); });
+    }
+}
+
+TEST_F(CudaKernels, GatherAndScatterRows) {
+  for (int64_t width : {1, 5, 8, 1536})
+    for (Dtype dtype : kTypes) {
+      const Tensor table = random({50, width}, dtype, 1), few = random({4, width}, dtype, 2),
+                   rows = ints({49, 0, 7, 8});
+      same({4, width}, dtype, {table, rows},
+           [](Exec& e, Tensor& out, const auto& in) { MANTISSA_RUN(e, gather_rows, out, in[0], in[1]); });
+      same(
+          {50, width}, dtype, {few, rows},
+          [](Exec& e, Tensor& out, const auto& in) { MANTISSA_RUN(e, scatter_rows, out, in[0], in[1]); }, table);
+    }
+  const Tensor table = ints({1, 2, 3, 4, 5, 6}, {3, 2}), rows = ints({2, 0});
+  same({2, 2}, Dtype::kI32, {table, rows},
+       [](Exec& e, Tensor& out, const auto& in) { MANTISSA_RUN(e, gather_rows, out, in[0], in[1]); });
+}
+
+TEST_F(CudaKernels, FindsTheFirstNonFiniteElement) {
+  for (Dtype dtype : kTypes)
+    for (const std::vector<int64_t>& bad : {std::vector<int64_t>{}, {0}, {70000}, {69999, 5, 40000}}) {
+      Tensor x = random({70001}, dtype, 1);
+      for (int64_t i : bad) {
+        Tensor one = x.slice(i, i + 1);
+        MANTISSA_RUN(host, fill, one, i % 2 ? INFINITY : double(NAN));
+      }
+      same({1}, Dtype::kI32, {x},
+           [](Exec& e, Tensor& out, const auto& in) { MANTISSA_RUN(e, find_nonfinite, out, in[0]); });
+    }
+}
+
+TEST_F(CudaKernels, RmsNorm) {
+  for (auto [rows, width] :
+       {std::pair<int64_t, int64_t>{1, 1}, {5, 33}, {5, 128}, {67, 576}, {40, 1536}, {7, 3584}, {9, 4099}, {3, 9000}})
+    for (Dtype dtype : kTypes)
+      for (Dtype wide : {dtype, Dtype::kF32}) {
+        const Tensor x = random({rows, width}, wide, 1, 2.0f), w = random({width}, dtype, 2),
+                     dy = random({rows, width}, dtype, 3);
+        Tensor rstd = host.empty({rows}, Dtype::kF32), y = host.empty({rows, width}, dtype);
+        MANTISSA_RUN(host, rms_norm_fwd, y, rstd, x, w, 1e-5);
+        close({rows, width}, dtype, {x, w}, 2.1 * unit_of(dtype) + 1e-5, 1e-4,
+              [&](Exec& e, Tensor& out, const auto& in) {
+                Tensor r = e.empty({rows}, Dtype::kF32);
+                MANTISSA_RUN(e, rms_norm_fwd, out, r, in[0], in[1], 1e-5);
+                if (&e == &gpu()) expect_close(r, rstd, 1e-5, 0);
+              });
+        const Tensor branch = random({rows, width}, dtype, 5);
+        Tensor sum = poisoned(x.shape(), wide), normed = poisoned(x.shape(), dtype),
+               r = gpu().zeros({rows}, Dtype::kF32);
+        MANTISSA_RUN(gpu(), add_rms_norm_fwd, sum, normed, r, up(x), up(branch), up(w), 1e-5);
+        Tensor want_sum = poisoned(x.shape(), wide), want = poisoned(x.shape(), dtype),
+               want_r = gpu().zeros({rows}, Dtype::kF32);
+        MANTISSA_RUN(gpu(), binary, want_sum, up(x), up(branch), Binary::kAdd);
+        MANTISSA_RUN(gpu(), rms_norm_fwd, want, want_r, want_sum, up(w), 1e-5);
+        expect_same_bits(sum, want_sum);
+        expect_same_bits(normed, want);
+        expect_same_bits(r, want_r);
+        const double unit = unit_of(wide);
+        close({rows, width}, wide, {dy, x, w, rstd}, 2.1 * unit + 1e-5, 4.0, [&](Exec& e, Tensor& out, const auto& in) {
+          Tensor none;
+          MANTISSA_RUN(e, rms_norm_bwd, out, none, in[0], in[1], in[2], in[3]);
+        });
+        close(
+            {width}, Dtype::kF32, {dy, x, w, rstd}, 1e-5, double(std::sqrt(rows)),
+            [&](Exec& e, Tensor& dw, const auto& in) {
+              Tensor dx = e.empty({rows, width}, wide);
+              MANTISSA_RUN(e, rms_norm_bwd, dx, dw, in[0], in[1], in[2], in[3]);
+            },
+            random({width}, Dtype::kF32, 4));
+      }
+}
+
+TEST_F(CudaKernels, QkNorm) {
+  for (Heads heads : {Heads{3, 1, 8}, Heads{4, 2, 128}, Heads{2, 2, 264}})
+    for (int64_t rows : {1, 77})
+      for (Dtype dtype : kTypes) {
+        const Tensor x = random({rows, heads.row()}, dtype, 1), qw = random({heads.size}, dtype, 2),
+                     kw = random({heads.size}, dtype, 3), dy = random({rows, heads.row()}, dtype, 4);
+        const Shape rstd_shape{rows, heads.query + heads.kv};
+        Tensor rstd = host.empty(rstd_shape, Dtype::kF32), y = host.empty(x.shape(), dtype);
+        MANTISSA_RUN(host, qk_norm_fwd, y, rstd, x, qw, kw, heads, 1e-5);
+        close(x.shape(), dtype, {x, qw, kw}, 2.1 * unit_of(dtype) + 1e-5, 1e-4,
+              [&](Exec& e, Tensor& out, const auto& in) {
+                Tensor r = e.empty(rstd_shape, Dtype::kF32);
+                MANTISSA_RUN(e, qk_norm_fwd, out, r, in[0], in[1], in[2], heads, 1e-5);
+                if (&e == &gpu()) expect_close(r, rstd, 1e-5, 0);
+              });
+        for (int which = 0; which < 3; ++which)  // dqkv, dqw, dkw
+          close(
+              which == 0 ? x.shape() : Shape{heads.size}, which == 0 ? dtype : Dtype::kF32, {dy, x, qw, kw, rstd},
+              (which == 0 ? 2.1 * unit_of(dtype) : 0.0) + 1e-5,
+              which == 0 ? 4.0 : double(std::sqrt(rows * heads.query)),
+              [&](Exec& e, Tensor& out, const auto& in) {
+                Tensor dx = which == 0 ? out : e.empty(in[1].shape(), dtype);
+                Tensor dq = which == 1 ? out : which == 0 ? Tensor() : e.zeros({heads.size}, Dtype::kF32);
+                Tensor dk = which == 2 ? out : which == 0 ? Tensor() : e.zeros({heads.size}, Dtype::kF32);
+                MANTISSA_RUN(e, qk_norm_bwd, dx, dq, dk, in[0], in[1], in[2], in[3], in[4], heads);
+              },
+              which == 0 ? Tensor() : random({heads.size}, Dtype::kF32, 5));
+      }
+}
+
+TEST_F(CudaKernels, OptimizerStepsFollowTheCpu) {
+  for (Dtype copy_type : {Dtype::kF16, Dtype::kBF16, Dtype::kF32})
+    for (int64_t n : {int64_t(1), int64_t(4099), int64_t(200003)}) {
+      const ScalerRule scaler{.dynamic = true, .growth_interval = 2};
+      const AdamWRule rule{.weight_decay = 0.1f};
+      StepState start;
+      start.loss_scale = 1024.0f;
+      start.lr = 1e-2f;
+      struct Side {
+        Exec* exec;
+        Tensor w, m, v, copy, state;
+      };
+      const Tensor w = random({n}, Dtype::kF32, 1);
+      Side sides[2];
+      for (Side& s : sides) {
+        s.exec = &s == sides ? &host : &gpu();
+        Backend& b = s.exec->backend();
+        s.w = s.exec->empty({n}, Dtype::kF32);
+        b.copy_from_host(s.w.raw(), w.raw(), w.bytes());
+        s.m = s.exec->zeros({n}, Dtype::kF32), s.v = s.exec->zeros({n}, Dtype::kF32);
+        s.copy = s.exec->zeros({n}, copy_type);
+        s.state = state_tensor(b, start);
+      }
+      for (uint64_t step = 0; step < 5; ++step) {
+        Tensor grad = random({n}, Dtype::kF32, 10 + step, 1024.0f);
+        if (step == 2) {  // an overflow: nothing moves but the scaler
+          Tensor last = grad.slice(n - 1, n);
+          MANTISSA_RUN(host, fill, last, INFINITY);
+        }
+        StepState states[2];
+        for (Side& s : sides) {
+          const Tensor g = s.exec == &host ? grad : up(grad);
+          MANTISSA_RUN(*s.exec, grad_stats, s.state, g);
+          MANTISSA_RUN(*s.exec, step_decide, s.state, scaler, 1.0);
+          MANTISSA_RUN(*s.exec, adamw, s.w, s.m, s.v, s.copy, g, s.state, rule);
+          s.exec->backend().copy_to_host(&states[&s - sides], s.state.raw(), sizeof(StepState));
+        }
+        const StepState &want = states[0], &got = states[1];
+        EXPECT_EQ(got.loss_scale, want.loss_scale);
+        EXPECT_EQ(got.overflow, step == 2);
+        EXPECT_EQ(got.adam_step, want.adam_step);
+        EXPECT_EQ(got.good_steps, want.good_steps);
+        EXPECT_EQ(got.skips_total, want.skips_total);
+        EXPECT_EQ(got.skips_in_row, want.skips_in_row);
+        EXPECT_EQ(got.sum_squares, 0.0);
+        if (step != 2) {
+          EXPECT_NEAR(got.grad_norm, want.grad_norm, 1e-6 * want.grad_norm);
+        }
+        expect_close(sides[1].m, sides[0].m, 1e-5, 1e-7);
+        expect_close(sides[1].v, sides[0].v, 1e-5, 1e-9);
+        expect_close(sides[1].w, sides[0].w, 1e-5, 1e-5);
+        Tensor rounded = gpu().empty({n}, copy_type);  // the copy is the master, rounded once
+        MANTISSA_RUN(gpu(), cast, rounded, sides[1].w);
+        expect_same_bits(sides[1].copy, rounded);
+      }
+    }
+}
+
+TEST_F(CudaKernels, GradStatsRepeatBitForBit) {
+  const Tensor g = up(random({3000001}, Dtype::kF32, 1));
+  double first = 0;
+  for (int i = 0; i < 3; ++i) {
+    Tensor state = state_tensor(gpu().backend(), StepState());
+    MANTISSA_RUN(gpu(), grad_stats, state, g);
+    StepState s;
+    gpu().backend().copy_to_host(&s, state.raw(), sizeof(s));
+    if (i == 0) first = s.sum_squares;
+    EXPECT_EQ(s.sum_squares, first);
+    EXPECT_NEAR(s.sum_squares, 3000001.0, 30000.0);
+  }
+}
+
+/// How far fp32 sums of k products of normal numbers may be apart, from the CPU's chain. Of up to 35,000 sums
+/// of 257 to 1536 products the largest difference was 1.2 to 2.5 units of 1e-6 (1 + k / 8) for sums that are
+/// cut off after every 16 products, as tensor cores do with 16-bit factors (simulated in fp64), and 1.5 for
+/// cuBLASLt in fp32.
+double sum_error_of(int64_t k, Dtype factors) {
+  return (factors == Dtype::kF32 ? 2e-6 : 3e-6) * (1.0 + double(k) / 8);
+}
+
+TEST_F(CudaKernels, MatrixProducts) {
+  const int64_t sizes[][3] = {{1, 1, 1},     {3, 5, 7},       {1, 64, 128},   {33, 31, 257},
+                              {128, 96, 64}, {257, 136, 520}, {64, 1536, 896}};
+  for (const auto& [m, n, k] : sizes)
+    for (Trans trans : {Trans::kNN, Trans::kNT, Trans::kTN})
+      for (Dtype in : kTypes)
+        for (Dtype out : {in, Dtype::kF32})
+          for (bool accumulate : {false, true})
+            for (bool deterministic : {true, false})
+              for (Rounding rounding : {Rounding::kSame, Rounding::kPeer}) {
+                SCOPED_TRACE(str("M=", m, " N=", n, " K=", k, " trans ", int(trans), " ", name_of(in), " -> ",
+                                 name_of(out), accumulate ? " accumulate" : "", deterministic ? " deterministic" : "",
+                                 rounding == Rounding::kPeer ? " peer" : ""));
+                const Shape a_shape = trans == Trans::kTN ? Shape{k, m} : Shape{m, k},
+                            b_shape = trans == Trans::kNT ? Shape{n, k} : Shape{k, n};
+                host.rounding = gpu().rounding = rounding;
+                gpu().deterministic = deterministic;
+                const double bound = 2.1 * unit_of(out), sum_error = sum_error_of(k, in);
+                close(
+                    {m, n}, out, {random(a_shape, in, 1), random(b_shape, in, 2)}, bound, sum_error / bound,
+                    [&](Exec& e, Tensor& c, const auto& x) {
+                      MANTISSA_RUN(e, matmul, c, x[0], x[1], trans, accumulate);
+                    },
+                    accumulate ? random({m, n}, out, 3) : Tensor());
+                if (HasFailure()) return;
+              }
+}
+
+TEST_F(CudaKernels, ProductsWithABias) {
+  for (const auto& [m, n, k] : {std::array<int64_t, 3>{1, 1, 1}, {3, 5, 7}, {64, 2048, 1536}, {300, 136, 520}})
+    for (Dtype dtype : kTypes)
+      for (bool deterministic : {true, false})
+        for (Rounding rounding : {Rounding::kSame, Rounding::kPeer}) {
+          SCOPED_TRACE(str("M=", m, " N=", n, " K=", k, " ", name_of(dtype)));
+          host.rounding = gpu().rounding = rounding;
+          gpu().deterministic = deterministic;
+          const double bound = 2.1 * unit_of(dtype), sum_error = sum_error_of(k, dtype);
+          for (int64_t first : {0, 8, 1})  // the second finds a plan, and another bias; the third is not aligned
+            close({m, n}, dtype, {random({m, k}, dtype, 1), random({n, k}, dtype, 2), random({n + 8}, dtype, 3)}, bound,
+                  sum_error / bound, [&](Exec& e, Tensor& c, const auto& x) {
+                    MANTISSA_RUN(e, matmul_bias, c, x[0], x[1], x[2].slice(first, first + n));
+                  });
+        }
+}
+
+TEST_F(CudaKernels, MeasuredPlansComeBack) {
+  gpu().deterministic = false;
+  Backend& backend = gpu().backend();
+  const Tensor a = up(random({300, 520}, Dtype::kF16, 1)), b = up(random({136, 520}, Dtype::kF16, 2));
+  const auto product = [&] {
+    Tensor c = gpu().empty({300, 136}, Dtype::kF16);
+    MANTISSA_RUN(gpu(), matmul, c, a, b, Trans::kNT, false);
+    return bits_of(c);
+  };
+  const auto bits = product();
+  const std::string measured = backend.measured_choices();
+  EXPECT_NE(measured.find("cuBLASLt"), std::string::npos) << measured;
+  backend.restore_measured_choices("another device\ncuBLASLt 1\n");
+  EXPECT_EQ(backend.measured_choices(), measured) << "ignored";
+  const std::string heads = measured.substr(0, measured.find('\n', measured.find("cuBLASLt")) + 1);
+  backend.restore_measured_choices(heads);
+  EXPECT_EQ(backend.measured_choices(), "");
+  backend.restore_measured_choices(measured);
+  EXPECT_EQ(backend.measured_choices(), measured);
+  EXPECT_EQ(product(), bits);
+}
+
+TEST_F(CudaKernels, ProductsOfFp32AreNotTf32) {
+  // 1 + 2^-12 survives only where the factors keep more than ten bits.
+  const Tensor a = tensor_from<float>(cpu(), std::vector<float>(256 * 256, 1.0f + 0x1p-12f), {256, 256});
+  same({256, 256}, Dtype::kF32, {a, a}, [](Exec& e, Tensor& c, const auto& x) {
+    Tensor product = e.empty({256, 256}, Dtype::kF32);
+    MANTISSA_RUN(e, matmul, product, x[0], x[1], Trans::kNT, false);
+    MANTISSA_RUN(e, unary, c, product, Unary::kWithinMask, 256 * (1.0 + 0x1.ep-12), 256 * (1.0 + 0x1.2p-11));
+  });
+}
+
+TEST_F(CudaKernels, Fp64IsRefusedByName) {
+  Tensor x = gpu().empty({4}, Dtype::kF64), y = gpu().empty({4}, Dtype::kF64);
+  try {
+    MANTISSA_RUN(gpu(), cast, y, x);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("[cast] fp64 runs on the CPU only"), std::string::npos) << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace mantissa

@@ -1,0 +1,385 @@
+// Hugging Face directories: every spelling of config.json, what is refused and how, and weights that survive
+// the trip.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "core/file.h"
+#include "core/random.h"
+#include "nn/formats/hf.h"
+#include "nn/rope.h"
+#include "tests/support/temp_dir.h"
+
+namespace mantissa {
+namespace {
+
+namespace fs = std::filesystem;
+
+const fs::path kGolden = fs::path(MANTISSA_SOURCE_DIR) / "tests" / "golden";
+
+/// A valid Llama config.json with `extra` members; a later member of the same name wins.
+std::string config_with(const std::string& extra = "", const std::string& type = "llama") {
+  return R"({"model_type": ")" + type +
+         R"(", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+             "num_attention_heads": 4, "max_position_embeddings": 128)" +
+         (extra.empty() ? "" : ", ") + extra + "}";
+}
+
+ModelConfig parsed(const std::string& extra = "", const std::string& type = "llama") {
+  return parse_hf_config(config_with(extra, type), "config.json");
+}
+
+template <class F>
+std::string message_of(F&& f) {
+  try {
+    f();
+    return "";
+  } catch (const Error& e) {
+    return e.what();
+  }
+}
+
+void expect_message(const std::string& message, std::initializer_list<const char*> parts) {
+  for (const char* part : parts)
+    EXPECT_NE(message.find(part), std::string::npos) << "\"" << message << "\" lacks \"" << part << "\"";
+}
+
+void expect_refused(const std::string& extra, std::initializer_list<const char*> parts) {
+  const std::string message = message_of([&] { parsed(extra); });
+  expect_message(message, {"config.json"});
+  expect_message(message, parts);
+}
+
+TEST(HfConfig, Defaults) {
+  const ModelConfig llama = parsed();
+  EXPECT_EQ(llama.heads.kv, 4);
+  EXPECT_EQ(llama.heads.size, 8);
+  EXPECT_EQ(llama.norm_eps, 1e-6);
+  EXPECT_EQ(llama.rope.theta, 10000.0);
+  EXPECT_FALSE(llama.tied_head || llama.qkv_bias || llama.qk_norm);
+  EXPECT_TRUE(llama.eos_ids.empty());
+  EXPECT_EQ(llama.bos_id, -1);
+  EXPECT_TRUE(parsed("", "qwen2").qkv_bias);
+  EXPECT_TRUE(parsed("", "qwen3").qk_norm);
+  EXPECT_EQ(parsed("", "qwen3").heads.size, 128);
+  EXPECT_EQ(parsed(R"("head_dim": 16, "num_key_value_heads": 2)", "qwen3").heads.row(), (4 + 2 * 2) * 16);
+  EXPECT_EQ(parsed(R"("num_key_value_heads": null, "head_dim": null)").heads.size, 8);
+}
+
+TEST(HfConfig, RopeInBothSpellings) {
+  const ModelConfig old_plain = parsed(R"("rope_theta": 5e5, "rope_scaling": null)");
+  const ModelConfig new_plain = parsed(R"("rope_parameters": {"rope_type": "default", "rope_theta": 500000})");
+  EXPECT_EQ(old_plain.rope.theta, 500000.0);
+  EXPECT_EQ(new_plain.rope.theta, 500000.0);
+  EXPECT_EQ(new_plain.rope.kind, RopeConfig::Kind::kDefault);
+
+  const std::string llama3 = R"("factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                                "original_max_position_embeddings": 64)";
+  for (const std::string& spelling :
+       {R"("rope_theta": 1e4, "rope_scaling": {"rope_type": "llama3", )" + llama3 + "}",
+        R"("rope_parameters": {"rope_theta": 1e4, "rope_type": "llama3", )" + llama3 + "}"}) {
+    const RopeConfig rope = parsed(spelling).rope;
+    EXPECT_EQ(rope.kind, RopeConfig::Kind::kLlama3);
+    EXPECT_EQ(rope.factor, 8.0);
+    EXPECT_EQ(rope.original_max_positions, 64);
+  }
+  const RopeConfig linear = parsed(R"("rope_scaling": {"type": "linear", "factor": 2})").rope;
+  EXPECT_EQ(linear.kind, RopeConfig::Kind::kLinear);
+  EXPECT_EQ(rope_frequencies(linear, 8)[0], 0.5);
+}
+
+TEST(HfConfig, StopTokens) {
+  EXPECT_EQ(parsed(R"("eos_token_id": 3, "bos_token_id": 1)").eos_ids, std::vector<int32_t>{3});
+  EXPECT_EQ(parsed(R"("eos_token_id": [3, 5, 3])").eos_ids, (std::vector<int32_t>{3, 5}));
+  EXPECT_EQ(parsed(R"("bos_token_id": 1)").bos_id, 1);
+  ModelConfig config = parsed(R"("eos_token_id": 3)");
+  add_generation_config(config, R"({"eos_token_id": [7, 3]})", "generation_config.json");
+  EXPECT_EQ(config.eos_ids, (std::vector<int32_t>{3, 7}));
+  expect_message(
+      message_of([&] { add_generation_config(config, R"({"eos_token_id": 64})", "generation_config.json"); }),
+      {"generation_config.json", "eos_token_id", "64"});
+  expect_refused(R"("eos_token_id": "2")", {"eos_token_id", "\"2\""});
+  expect_refused(R"("eos_token_id": [-1])", {"eos_token_id"});
+}
+
+TEST(HfConfig, RefusesWhatItDoesNotCompute) {
+  expect_message(message_of([] { parsed("", "mixtral"); }), {"model_type", "mixtral", "qwen3"});
+  expect_refused(R"("hidden_act": "gelu")", {"hidden_act", "gelu"});
+  expect_refused(R"("attention_bias": true)", {"attention_bias"});
+  expect_refused(R"("mlp_bias": true)", {"mlp_bias"});
+  expect_refused(R"("quantization_config": {"quant_method": "gptq"})", {"quantization_config"});
+  expect_refused(R"("rope_scaling": {"rope_type": "yarn", "factor": 4})", {"rope_scaling", "rope_type", "yarn"});
+  expect_refused(R"("rope_parameters": {"rope_type": "dynamic", "factor": 4})", {"rope_parameters", "dynamic"});
+  expect_refused(R"("rope_scaling": {"rope_type": "llama3", "factor": 4})", {"low_freq_factor", "missing"});
+  expect_refused(R"("rope_scaling": {"rope_type": "linear"})", {"factor", "missing"});
+  expect_refused(R"("rope_parameters": {"full_attention": {"rope_theta": 1e4}})", {"full_attention"});
+  expect_refused(R"("partial_rotary_factor": 0.5)", {"partial_rotary_factor"});
+  expect_refused(R"("use_sliding_window": true, "sliding_window": 32, "max_window_layers": 1)", {"use_sliding_window"});
+  expect_refused(R"("layer_types": ["full_attention", "sliding_attention"])", {"layer_types", "sliding_attention"});
+  // A window that no layer uses is fine (Qwen2 writes one).
+  parsed(R"("use_sliding_window": false, "sliding_window": 32, "max_window_layers": 1)");
+  parsed(R"("use_sliding_window": true, "sliding_window": 32, "max_window_layers": 28)");
+}
+
+TEST(HfConfig, RefusesWrongSizesAndTypes) {
+  for (const char* key : {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+                          "max_position_embeddings", "num_key_value_heads", "head_dim"}) {
+    for (const char* value : {"0", "-1", "1.5", "\"8\"", "[8]", "true", "1e30", "99999999999999999999", "4294967296"})
+      expect_refused("\"" + std::string(key) + "\": " + value, {key});
+  }
+  expect_refused(R"("num_key_value_heads": 3)", {"num_key_value_heads", "divide", "3"});
+  expect_refused(R"("num_attention_heads": 5)", {"num_attention_heads", "divide", "5"});
+  expect_refused(R"("head_dim": 12)", {"head_dim", "multiple of 8", "12"});
+  expect_refused(R"("rms_norm_eps": 0)", {"rms_norm_eps"});
+  expect_refused(R"("rms_norm_eps": "1e-6")", {"rms_norm_eps", "number"});
+  expect_refused(R"("rope_theta": -1)", {"rope_theta"});
+  expect_refused(R"("tie_word_embeddings": 1)", {"tie_word_embeddings", "true or false"});
+  expect_message(message_of([] { parse_hf_config("{\"model_type\": \"llama\"}", "c.json"); }),
+                 {"c.json", "vocab_size", "missing"});
+  expect_message(message_of([] { parse_hf_config("[1]", "c.json"); }), {"c.json", "object"});
+  expect_message(message_of([] { parse_hf_config("{", "c.json"); }), {"c.json", "JSON"});
+  expect_message(message_of([] { parse_hf_config(std::string(100000, '['), "c.json"); }), {"c.json", "nested"});
+}
+
+TEST(HfConfig, SurvivesMutations) {
+  const std::string good = read_file(kGolden / "llama3" / "config.json");
+  parse_hf_config(good, "good");
+  RandomStream random(2, 0);
+  static constexpr char kAlphabet[] = "0123456789[]{},:\"-e.\\ \xff";
+  int refused = 0;
+  for (int round = 0; round < 3000; ++round) {
+    std::string text = good;
+    for (uint32_t edits = 1 + random.below(3); edits > 0; --edits) {
+      const size_t at = random.below(uint32_t(text.size()));
+      if (random.below(2))
+        text[at] = kAlphabet[random.below(sizeof(kAlphabet) - 1)];
+      else
+        text.erase(at, 1 + random.below(20));
+    }
+    refused += !message_of([&] { parse_hf_config(text, "mutated"); }).empty();
+  }
+  EXPECT_GT(refused, 1000);
+}
+
+TEST(HfConfig, WhatIsWrittenIsRead) {
+  for (const char* name : {"llama3", "qwen2", "qwen3"}) {
+    const ModelConfig config = read_hf_config(kGolden / name);
+    ModelConfig back = parse_hf_config(format_hf_config(config, Dtype::kF16), "written");
+    add_generation_config(back, format_generation_config(config), "written");
+    EXPECT_EQ(format_hf_config(back, Dtype::kF16), format_hf_config(config, Dtype::kF16));
+    EXPECT_EQ(back.eos_ids, config.eos_ids);
+    EXPECT_EQ(back.rope.kind, config.rope.kind);
+    EXPECT_EQ(back.qkv_bias, config.qkv_bias);
+  }
+}
+
+/// The tensors of one of the golden models, to be tampered with and written elsewhere.
+struct Directory {
+  std::map<std::string, Tensor> tensors;
+  explicit Directory(const char* name) : source(kGolden / name) {
+    const Safetensors file(source / "model.safetensors");
+    for (const auto& [tensor, entry] : file.entries()) {
+      Tensor t(cpu(), file.shape(tensor), Dtype::kF32);
+      file.read(tensor, t);
+      tensors[tensor] = t;
+    }
+  }
+  std::vector<NamedTensor> list(size_t part = 0, size_t parts = 1) const {
+    std::vector<NamedTensor> out;
+    size_t i = 0;
+    for (const auto& [name, tensor] : tensors)
+      if (i++ % parts == part) out.push_back({name, tensor});
+    return out;
+  }
+  void write_config(const fs::path& to) const {
+    fs::create_directories(to);
+    fs::copy(source / "config.json", to / "config.json");
+  }
+  void write(const fs::path& to, std::optional<Dtype> dtype = {}) const {
+    write_config(to);
+    write_safetensors(to / "model.safetensors", list(), dtype, {{"format", "pt"}});
+  }
+  fs::path source;
+};
+
+std::unique_ptr<Model> load(const fs::path& path, Dtype compute = Dtype::kF32, bool master = false) {
+  return load_model(path.string(), cpu(), compute, master);
+}
+
+void expect_same_bits(const Tensor& a, const Tensor& b) {
+  ASSERT_EQ(a.dtype(), b.dtype());
+  ASSERT_EQ(a.shape(), b.shape());
+  EXPECT_EQ(std::memcmp(a.raw(), b.raw(), a.bytes()), 0);
+}
+
+TEST(HfWeights, ShardedEqualsSingle) {
+  const TempDir dir;
+  const Directory source("qwen3");
+  source.write_config(dir / "m");
+  std::string map;
+  for (size_t part = 0; part < 2; ++part) {
+    const std::string file = "model-" + std::to_string(part) + ".safetensors";
+    write_safetensors(dir / "m" / file, source.list(part, 2));
+    for (const NamedTensor& t : source.list(part, 2))
+      map += (map.empty() ? "\"" : ", \"") + t.name + "\": \"" + file + "\"";
+  }
+  const fs::path index = dir / "m" / "model.safetensors.index.json";
+  write_file(index, "{\"metadata\": {}, \"weight_map\": {" + map + "}}");
+  expect_same_bits(load(dir / "m")->weights.compute.flat(), load(kGolden / "qwen3")->weights.compute.flat());
+
+  write_file(index, R"({"weight_map": {"model.norm.weight": "../m/model-0.safetensors"}})");
+  expect_message(message_of([&] { load(dir / "m"); }), {"index.json", "model.norm.weight", "same directory"});
+  write_file(index, "{\"weight_map\": {" + map + ", \"extra\": \"model-0.safetensors\"}}");
+  expect_message(message_of([&] { load(dir / "m"); }), {"index.json", "extra", "is not in"});
+  write_file(index, "{\"weight_map\": {" + map + ", \"extra\": \"model-2.safetensors\"}}");
+  expect_message(message_of([&] { load(dir / "m"); }), {"model-2.safetensors", "No such file"});
+  write_file(index, "{}");
+  expect_message(message_of([&] { load(dir / "m"); }), {"index.json", "weight_map", "missing"});
+}
+
+TEST(HfWeights, MissingUnusedAndMisshapenTensorsAreNamed) {
+  const TempDir dir;
+  {
+    Directory d("qwen2");
+    d.tensors.erase("model.layers.1.self_attn.k_proj.bias");
+    d.write(dir / "missing");
+    expect_message(message_of([&] { load(dir / "missing"); }),
+                   {"missing", "model.layers.1.self_attn.k_proj.bias", "is missing"});
+  }
+  {
+    Directory d("qwen2");
+    d.tensors["model.layers.7.mlp.down_proj.weight"] = d.tensors["model.norm.weight"];
+    d.write(dir / "unused");
+    expect_message(message_of([&] { load(dir / "unused"); }), {"model.layers.7.mlp.down_proj.weight", "not used"});
+  }
+  {
+    Directory d("qwen2");
+    Tensor& t = d.tensors["model.layers.0.mlp.up_proj.weight"];
+    t = t.view({t.size(1), t.size(0)});
+    d.write(dir / "shape");
+    expect_message(message_of([&] { load(dir / "shape"); }),
+                   {"model.layers.0.mlp.up_proj.weight", "must have shape [48,32]", "got [32,48]"});
+  }
+  {
+    Directory d("qwen3");  // tied: a head of its own and old rope buffers are known ballast
+    d.tensors["lm_head.weight"] = d.tensors["model.embed_tokens.weight"];
+    d.tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = Tensor(cpu(), {8}, Dtype::kF32);
+    d.write(dir / "ballast");
+    expect_same_bits(load(dir / "ballast")->weights.compute.flat(), load(kGolden / "qwen3")->weights.compute.flat());
+  }
+  expect_message(message_of([&] { load(dir / "nowhere"); }), {"nowhere", "does not exist"});
+  fs::create_directories(dir / "empty");
+  expect_message(message_of([&] { load(dir / "empty"); }), {"config.json", "No such file"});
+  Directory("qwen3").write_config(dir / "no_weights");
+  expect_message(message_of([&] { load(dir / "no_weights"); }), {"neither model.safetensors nor"});
+  expect_message(message_of([] { load("builtin:../x"); }), {"builtin:../x", "MANTISSA_BUILTIN"});
+  expect_message(message_of([] { load("builtin:nothing"); }), {"nothing", "MANTISSA_BUILTIN"});
+}
+
+TEST(HfWeights, EveryFileTypeIsRoundedOnce) {
+  const TempDir dir;
+  const Directory source("llama3");
+  const std::unique_ptr<Model> exact = load(kGolden / "llama3");
+  for (const Dtype file_type : {Dtype::kF32, Dtype::kF16, Dtype::kBF16}) {
+    const fs::path path = dir / std::string(name_of(file_type));
+    source.write(path, file_type);
+    for (const Dtype compute : {Dtype::kF32, Dtype::kF16, Dtype::kBF16, Dtype::kF64}) {
+      const std::unique_ptr<Model> model = load(path, compute, true);
+      // The master has the file's precision, whatever the compute type; padding stays zero in both.
+      const std::vector<float> want = to_host_float(exact->weights.compute.flat());
+      const std::vector<float> master = to_host_float(model->weights.master.flat());
+      const std::vector<float> got = to_host_float(model->weights.compute.flat());
+      for (size_t i = 0; i < want.size(); ++i) {
+        float stored = want[i];
+        if (file_type == Dtype::kF16) stored = to_float(half_from_float(stored));
+        if (file_type == Dtype::kBF16) stored = to_float(bfloat16_from_float(stored));
+        ASSERT_EQ(master[i], stored);
+        if (compute == Dtype::kF16) stored = to_float(half_from_float(stored));
+        if (compute == Dtype::kBF16) stored = to_float(bfloat16_from_float(stored));
+        ASSERT_EQ(got[i], stored);
+      }
+      EXPECT_EQ(model->weights.master.flat().same_as(model->weights.compute.flat()), !is_16bit(compute));
+    }
+  }
+}
+
+TEST(HfWeights, ValuesBeyondTheTypeAreRefused) {
+  const TempDir dir;
+  const std::unique_ptr<Model> model = load(kGolden / "qwen3", Dtype::kF32, true);
+  model->weights.compute[model->decoder->params().final_norm].data<float>()[3] = 1e5f;
+  save_hf(*model, dir / "large", Dtype::kF32);
+  load(dir / "large", Dtype::kBF16);
+  expect_message(message_of([&] { load(dir / "large", Dtype::kF16); }),
+                 {"large", "model.norm.weight", "fp16", "65504"});
+}
+
+TEST(HfWeights, SavedIsLoadedBitForBit) {
+  const TempDir dir;
+  for (const char* name : {"llama3", "qwen2", "qwen3"}) {
+    const std::unique_ptr<Model> model = load(kGolden / name, Dtype::kF16, true);
+    model->tokenizer.tokenizer_json = "{\"not\": \"read here\"}";
+    model->tokenizer.chat_template = "{{ messages }}";
+    save_hf(*model, dir / name, Dtype::kF32);  // the masters, not the rounded copy
+    const std::unique_ptr<Model> back = load(dir / name, Dtype::kF16, true);
+    expect_same_bits(model->weights.compute.flat(), back->weights.compute.flat());
+    expect_same_bits(model->weights.master.flat(), back->weights.master.flat());
+    EXPECT_EQ(back->tokenizer.tokenizer_json, model->tokenizer.tokenizer_json);
+    EXPECT_EQ(back->tokenizer.chat_template, model->tokenizer.chat_template);
+    EXPECT_EQ(back->config.eos_ids, model->config.eos_ids);
+    EXPECT_THROW(save_hf(*model, dir / name, Dtype::kF32), Error);  // not over an older one
+    // The same names as transformers wrote.
+    const auto names = [](const fs::path& directory) { return open_hf_weights(directory)->names(); };
+    EXPECT_EQ(names(dir / name), names(kGolden / name));
+  }
+}
+
+TEST(HfTokenizer, TemplateIsFoundWhereverItIs) {
+  EXPECT_EQ(parse_chat_template(R"({"chat_template": "a"})", "t"), "a");
+  EXPECT_EQ(parse_chat_template(R"({"chat_template": [{"name": "rag", "template": "x"},
+                                                      {"name": "default", "template": "b"}]})",
+                                "t"),
+            "b");
+  EXPECT_EQ(parse_chat_template("{}", "t"), "");
+  EXPECT_THROW(parse_chat_template(R"({"chat_template": 3})", "t"), Error);
+  const TempDir dir;
+  write_file(dir / "tokenizer_config.json", R"({"chat_template": "old"})");
+  EXPECT_EQ(load_tokenizer_files(dir.path().string()).chat_template, "old");
+  write_file(dir / "chat_template.jinja", "new");
+  EXPECT_EQ(load_tokenizer_files(dir.path().string()).chat_template, "new");
+  EXPECT_EQ(load_tokenizer_files(dir.path().string()).tokenizer_json, "");
+}
+
+TEST(RandomModel, DependsOnTheSeedAlone) {
+  const ModelConfig config = parsed(R"("head_dim": 16, "tie_word_embeddings": true)", "qwen3");
+  const auto a = random_model(config, cpu(), Dtype::kF32, false, 1);
+  const auto b = random_model(config, cpu(), Dtype::kF16, true, 1);
+  const auto c = random_model(config, cpu(), Dtype::kF32, false, 2);
+  expect_same_bits(a->weights.compute.flat(), b->weights.master.flat());
+  EXPECT_NE(to_host_float(a->weights.compute.flat()), to_host_float(c->weights.compute.flat()));
+  for (const float w : to_host_float(a->weights.compute[a->decoder->params().final_norm])) EXPECT_EQ(w, 1.0f);
+  double square = 0;
+  const std::vector<float> e = to_host_float(a->weights.compute[a->decoder->params().embedding]);
+  for (const float w : e) square += double(w) * w;
+  EXPECT_NEAR(std::sqrt(square / double(e.size())), 0.02, 0.001);
+}
+
+TEST(ParamLayout, UnitsArePaddedAndDecayStandsApart) {
+  ParamLayout layout;
+  const int unit = layout.add_unit("u"), next = layout.add_unit("v");
+  const ParamId norm = layout.add(unit, "norm", {5}, false), matrix = layout.add(unit, "matrix", {3, 50}, true);
+  const ParamId last = layout.add(next, "last", {1}, true);
+  layout.finish(3);
+  EXPECT_EQ(layout[matrix].offset, 0);
+  EXPECT_EQ(layout[norm].offset, 256);
+  EXPECT_EQ(layout.extent(unit).decay_end, 256);
+  EXPECT_EQ(layout.extent(unit).end, 384);  // 3 ranks of 128
+  EXPECT_EQ(layout[last].offset, 384);
+  EXPECT_EQ(layout.numel(), 768);
+  EXPECT_EQ(layout.find("last").index, last.index);
+  EXPECT_THROW(layout.find("first"), Error);
+  EXPECT_THROW(layout.add(unit, "late", {1}, true), Error);
+}
+
+}  // namespace
+}  // namespace mantissa

@@ -1,0 +1,504 @@
+// Policy losses and corrections: golden values and gradients, worked numbers for what the golden file lacks,
+// and the promises about ratios, masks and micro-batches.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "core/random.h"
+#include "rl/algorithm/algorithm.h"
+
+namespace mantissa {
+namespace {
+
+/// A packed micro-batch on the host; `mu` empty: equal to old.
+struct Case {
+  std::vector<int32_t> lengths = {};
+  std::vector<double> logprobs = {}, old = {}, mu = {}, advantages = {};
+  std::vector<double> mask = std::vector<double>(lengths.size(), 1.0);
+  std::vector<double> reference = {}, entropy = std::vector<double>(logprobs.size(), 0.5);
+};
+
+struct Denominators {
+  double sequences = 0, tokens = 0;
+};
+
+Denominators count(const Case& c) {
+  Denominators d;
+  for (size_t i = 0; i < c.lengths.size(); ++i) d.sequences += c.mask[i], d.tokens += c.mask[i] * c.lengths[i];
+  return d;
+}
+
+struct Result {
+  double loss;
+  std::vector<double> grad, entropy_grad;
+  std::map<std::string, double> stats;
+  LossOut out;
+};
+
+template <class T>
+Tensor tensor(const std::vector<double>& values) {
+  return tensor_from<T>(cpu(), std::vector<T>(values.begin(), values.end()), {int64_t(values.size())});
+}
+
+/// The gradient of a leaf; zeros when none arrived.
+template <class T>
+std::vector<double> gradient(const Var& v) {
+  if (!v.grad().defined()) return std::vector<double>(size_t(v.value().numel()), 0.0);
+  const std::vector<T> values = to_host<T>(v.grad());
+  return {values.begin(), values.end()};
+}
+
+template <class T = double>
+Result run(const Case& c, const AlgorithmConfig& config, double norm_constant = 10, Denominators whole = {}) {
+  if (whole.tokens == 0) whole = count(c);
+  std::vector<int32_t> offsets{0};
+  std::vector<double> inverse_lengths;
+  for (int32_t n : c.lengths) offsets.push_back(offsets.back() + n), inverse_lengths.push_back(1.0 / n);
+
+  Exec exec(cpu());
+  Tape tape(exec, true);
+  LossInputs in{.logprobs = tape.leaf(tensor<T>(c.logprobs)),
+                .entropy = tape.leaf(tensor<T>(c.entropy)),
+                .old_logprobs = tensor<T>(c.old),
+                .rollout_logprobs = tensor<T>(c.mu.empty() ? c.old : c.mu),
+                .reference_logprobs = c.reference.empty() ? Tensor() : tensor<T>(c.reference),
+                .advantages = tensor<T>(c.advantages),
+                .mask = tensor<T>(c.mask),
+                .inverse_lengths = tensor<T>(inverse_lengths),
+                .response_offsets = tensor_from<int32_t>(cpu(), offsets, {int64_t(offsets.size())}),
+                .sequences = whole.sequences,
+                .tokens = whole.tokens,
+                .norm_constant = norm_constant};
+  LossOut out = policy_loss(tape, in, config);
+  tape.backward(out.loss);
+  LossStats stats;
+  stats.add(out);
+  return {double(to_host<T>(out.loss.value())[0]), gradient<T>(in.logprobs), gradient<T>(in.entropy), stats.metrics(),
+          out};
+}
+
+void expect_near(const std::vector<double>& got, const std::vector<double>& want, double tolerance = 1e-12) {
+  ASSERT_EQ(got.size(), want.size());
+  for (size_t i = 0; i < got.size(); ++i) EXPECT_NEAR(got[i], want[i], tolerance) << "entry " << i;
+}
+
+AlgorithmConfig with(std::function<void(AlgorithmConfig&)> change) {
+  AlgorithmConfig config;
+  change(config);
+  return config;
+}
+
+/// Random log-probs around -1, in float precision so that both types see the same numbers.
+Case random_case(std::vector<int32_t> lengths) {
+  RandomStream random(11, 3);
+  Case c{.lengths = lengths};
+  for (int32_t n : lengths) {
+    c.advantages.push_back(random.normal());
+    for (int32_t t = 0; t < n; ++t) {
+      c.logprobs.push_back(-1 + 0.3f * random.normal());
+      c.old.push_back(float(c.logprobs.back() + 0.2f * random.normal()));
+      c.mu.push_back(float(c.old.back() + 0.1f * random.normal()));
+      c.reference.push_back(float(c.old.back() + 0.3f * random.normal()));
+      c.entropy.push_back(random.uniform());
+    }
+  }
+  c.mask.assign(lengths.size(), 1.0);
+  return c;
+}
+
+// ---- golden values ----------------------------------------------------------------------------------------
+
+/// Settings behind the names of the golden file.
+const std::map<std::string, AlgorithmConfig>& golden_configs() {
+  const auto make = [](const char* loss, const char* correction, double high, double clip_low = 0.2,
+                       double clip_high = 0.2) {
+    return with([&](AlgorithmConfig& c) {
+      c.policy_loss = loss, c.correction = correction, c.correction_high = high;
+      c.clip_low = clip_low, c.clip_high = clip_high;
+    });
+  };
+  static const std::map<std::string, AlgorithmConfig> configs{
+      {"grpo", make("grpo", "none", 2)},
+      {"grpo_cliphigher", make("grpo", "none", 2, 0.2, 0.28)},
+      {"grpo_token_tis_c2", make("grpo", "token_tis", 2)},
+      {"grpo_seq_mis_c10", make("grpo", "seq_mis", 10)},
+      {"grpo_seq_mis_c1.2", make("grpo", "seq_mis", 1.2)},
+      {"gspo", make("gspo", "none", 2, 3e-4, 4e-4)},
+      {"pg_seq_is", make("pg", "seq_is", 2)},
+      {"pg_seq_tis_c3", make("pg", "seq_tis", 3)},
+      {"pg_seq_mis_c3", make("pg", "seq_mis", 3)},
+      {"pg_token_tis_c2", make("pg", "token_tis", 2)},
+      {"reinforce", make("pg", "none", 2)},
+  };
+  return configs;
+}
+
+template <class T>
+void check_golden(double tolerance) {
+  const nlohmann::json file =
+      nlohmann::json::parse(std::ifstream(std::string(MANTISSA_SOURCE_DIR) + "/tests/golden/policy_losses.json"));
+  const auto flat = [](const nlohmann::json& rows) {
+    std::vector<double> out;
+    for (const auto& row : rows) out.insert(out.end(), row.begin(), row.end());
+    return out;
+  };
+  const nlohmann::json& inputs = file.at("inputs");
+  Case c{.lengths = {},
+         .logprobs = flat(inputs.at("new")),
+         .old = flat(inputs.at("old")),
+         .mu = flat(inputs.at("mu")),
+         .advantages = inputs.at("adv").get<std::vector<double>>()};
+  for (const auto& row : inputs.at("new")) c.lengths.push_back(int32_t(row.size()));
+  c.mask.assign(c.lengths.size(), 1.0);
+
+  const std::map<std::string, std::string> aggregations{
+      {"seq_sum_const", "seq_mean_token_sum_norm"}, {"seq_mean", "seq_mean_token_mean"}, {"token_mean", "token_mean"}};
+  size_t cases = 0;
+  for (const auto& [key, want] : file.at("outputs").items()) {
+    SCOPED_TRACE(key);
+    AlgorithmConfig config = golden_configs().at(key.substr(0, key.find('/')));
+    config.loss_aggregation = aggregations.at(key.substr(key.find('/') + 1));
+    const Result got = run<T>(c, config, inputs.at("constant_normalizer").get<double>());
+    EXPECT_NEAR(got.loss, want.at("loss").template get<double>(), tolerance);
+    expect_near(got.grad, flat(want.at("grad")), tolerance);
+    ++cases;
+  }
+  EXPECT_EQ(cases, 33u);
+}
+
+TEST(PolicyLoss, GoldenValuesAndGradientsFp64) {
+  check_golden<double>(1e-10);
+}
+TEST(PolicyLoss, GoldenValuesAndGradientsFp32) {
+  check_golden<float>(1e-5);
+}
+
+// ---- promises ---------------------------------------------------------------------------------------------
+
+TEST(PolicyLoss, OnPolicyRatioIsExactlyOneAndNothingIsClipped) {
+  Case c = random_case({7, 1, 30, 12});
+  c.old = c.logprobs;
+  for (const char* loss : {"grpo", "gspo", "cispo"}) {
+    SCOPED_TRACE(loss);
+    // Clips of zero width: a ratio off by one ulp would count.
+    const AlgorithmConfig config = with([&](AlgorithmConfig& a) {
+      a.policy_loss = loss, a.clip_low = a.clip_high = 0;
+      if (a.policy_loss == "grpo") a.dual_clip = 1.5;
+    });
+    const Result got = run<float>(c, config);
+    EXPECT_EQ(got.stats.at("actor/pg_clipfrac"), 0.0);
+    EXPECT_EQ(got.stats.at("actor/pg_clipfrac_lower"), 0.0);
+    EXPECT_EQ(got.stats.at("actor/ppo_kl"), 0.0);
+    size_t t = 0;
+    for (size_t i = 0; i < c.lengths.size(); ++i)
+      for (int32_t k = 0; k < c.lengths[i]; ++k, ++t)
+        EXPECT_EQ(float(got.grad[t]), -float(c.advantages[i]) * float(1 / 50.0)) << t;
+  }
+}
+
+TEST(PolicyLoss, MicroBatchesAddUp) {
+  const Case whole = random_case({5, 9, 2, 6});
+  const auto part = [&](size_t from, size_t to) {
+    const auto first = [&](size_t i) {
+      return std::accumulate(whole.lengths.begin(), whole.lengths.begin() + long(i), 0L);
+    };
+    const auto cut = [&](const std::vector<double>& v, long a, long b) {
+      return std::vector<double>(v.begin() + a, v.begin() + b);
+    };
+    const long a = first(from), b = first(to);
+    return Case{.lengths = {whole.lengths.begin() + long(from), whole.lengths.begin() + long(to)},
+                .logprobs = cut(whole.logprobs, a, b),
+                .old = cut(whole.old, a, b),
+                .mu = cut(whole.mu, a, b),
+                .advantages = cut(whole.advantages, long(from), long(to)),
+                .mask = cut(whole.mask, long(from), long(to)),
+                .reference = cut(whole.reference, a, b),
+                .entropy = cut(whole.entropy, a, b)};
+  };
+  for (const char* aggregation : {"token_mean", "seq_mean_token_mean", "seq_mean_token_sum_norm"})
+    for (const char* loss : {"grpo", "gspo", "cispo", "pg"}) {
+      SCOPED_TRACE(std::string(aggregation) + " " + loss);
+      const AlgorithmConfig config = with([&](AlgorithmConfig& a) {
+        a.loss_aggregation = aggregation, a.policy_loss = loss, a.correction = "seq_tis";
+        a.kl_coef = 0.1, a.entropy_coef = 0.01;
+      });
+      const Denominators all = count(whole);
+      const Result want = run(whole, config), one = run(part(0, 1), config, 10, all),
+                   rest = run(part(1, 4), config, 10, all);
+      EXPECT_NEAR(one.loss + rest.loss, want.loss, 1e-14);
+      std::vector<double> grad = one.grad;
+      grad.insert(grad.end(), rest.grad.begin(), rest.grad.end());
+      expect_near(grad, want.grad, 1e-15);
+      LossStats sums;
+      sums.add(one.out);
+      sums.add(rest.out);
+      const auto metrics = sums.metrics();
+      EXPECT_EQ(metrics.size(), want.stats.size());
+      for (const auto& [name, value] : want.stats) EXPECT_NEAR(metrics.at(name), value, 1e-6) << name;
+    }
+}
+
+TEST(PolicyLoss, MaskedSequencesLeaveLossAndStats) {
+  Case c = random_case({3, 4, 2});
+  c.mask = {1, 0, 1};
+  const AlgorithmConfig config = with([](AlgorithmConfig& a) { a.kl_coef = 0.1, a.entropy_coef = 0.1; });
+  const Result masked = run(c, config);
+  for (size_t t = 3; t < 7; ++t) EXPECT_EQ(masked.grad[t], 0.0);
+
+  Case without{.lengths = {3, 2}, .advantages = {c.advantages[0], c.advantages[2]}};
+  without.mask = {1, 1};
+  for (auto field : {&Case::logprobs, &Case::old, &Case::mu, &Case::reference, &Case::entropy}) {
+    without.*field = c.*field;
+    (without.*field).erase((without.*field).begin() + 3, (without.*field).begin() + 7);
+  }
+  const Result want = run(without, config);
+  EXPECT_NEAR(masked.loss, want.loss, 1e-15);
+  for (const auto& [name, value] : want.stats) EXPECT_NEAR(masked.stats.at(name), value, 1e-7) << name;
+}
+
+TEST(PolicyLoss, NothingLeftIsALossOfZero) {
+  Case c = random_case({3, 2});
+  c.mask = {0, 0};
+  for (const char* aggregation : {"token_mean", "seq_mean_token_mean", "seq_mean_token_sum_norm"}) {
+    const Result got = run(c, with([&](AlgorithmConfig& a) { a.loss_aggregation = aggregation, a.kl_coef = 1; }));
+    EXPECT_EQ(got.loss, 0.0);
+    expect_near(got.grad, {0, 0, 0, 0, 0}, 0);
+    for (const auto& [name, value] : got.stats) EXPECT_EQ(value, 0.0) << name;
+  }
+}
+
+// ---- worked numbers ---------------------------------------------------------------------------------------
+
+/// One sequence a ratio: log-probs log(ratio) above old = -5, one token each, advantages given.
+Case ratios(std::vector<double> r, std::vector<double> advantages) {
+  Case c{.lengths = std::vector<int32_t>(r.size(), 1), .advantages = advantages};
+  for (double x : r) c.logprobs.push_back(-5 + std::log(x)), c.old.push_back(-5);
+  c.entropy.assign(r.size(), 0.5);
+  c.mask.assign(r.size(), 1);
+  return c;
+}
+
+TEST(PolicyLoss, ClipBoundsAreTheirOwn) {
+  const AlgorithmConfig config = with([](AlgorithmConfig& a) { a.clip_low = 0.1, a.clip_high = 0.3; });
+  const Result got = run(ratios({1.25, 1.5, 0.85, 0.95}, {1, 1, -1, -1}), config);
+  EXPECT_NEAR(got.loss, (-1.25 - 1.3 + 0.9 + 0.95) / 4, 1e-12);
+  expect_near(got.grad, {-1.25 / 4, 0, 0, 0.95 / 4});
+  EXPECT_DOUBLE_EQ(got.stats.at("actor/pg_clipfrac"), 0.5);
+}
+
+TEST(PolicyLoss, DualClipBoundsNegativeAdvantages) {
+  // A = -1: r = 5 costs 5, bounded by c = 3 with no gradient; r = 2 stays. A = +1: r = 5 is clipped at 1.2 as
+  // ever.
+  const AlgorithmConfig config = with([](AlgorithmConfig& a) { a.dual_clip = 3; });
+  const Result got = run(ratios({5, 2, 5, 0.5}, {-1, -1, 1, -2}), config);
+  EXPECT_NEAR(got.loss, (3 + 2 - 1.2 + 2 * 0.8) / 4, 1e-12);
+  expect_near(got.grad, {0, 2.0 / 4, 0, 0});
+  EXPECT_DOUBLE_EQ(got.stats.at("actor/pg_clipfrac"), 2.0 / 4);  // the third and the fourth
+  EXPECT_DOUBLE_EQ(got.stats.at("actor/pg_clipfrac_lower"), 1.0 / 4);
+  EXPECT_NEAR(got.stats.at("actor/ppo_kl"), -std::log(5 * 2 * 5 * 0.5) / 4, 1e-6);
+}
+
+TEST(PolicyLoss, CispoWeighsLogprobsWithTheClippedRatio) {
+  const AlgorithmConfig config =
+      with([](AlgorithmConfig& a) { a.policy_loss = "cispo", a.clip_low = 0.5, a.clip_high = 1; });
+  const Result got = run(ratios({4, 1.5, 0.25, 1.5}, {1, 2, -1, -1}), config);
+  const double lp[] = {-5 + std::log(4), -5 + std::log(1.5), -5 + std::log(0.25), -5 + std::log(1.5)};
+  EXPECT_NEAR(got.loss, (-2 * lp[0] - 1.5 * 2 * lp[1] + 0.5 * lp[2] + 1.5 * lp[3]) / 4, 1e-12);
+  expect_near(got.grad, {-2.0 / 4, -3.0 / 4, 0.5 / 4, 1.5 / 4});
+  EXPECT_DOUBLE_EQ(got.stats.at("actor/pg_clipfrac"), 0.5);
+}
+
+TEST(PolicyLoss, GspoClipsWholeSequences) {
+  // Mean log ratios: (log 2 + log 8) / 2 = log 4 (clipped for A = 1), log 1.1 (kept).
+  Case c{.lengths = {2, 1},
+         .logprobs = {-5 + std::log(2), -5 + std::log(8), -5 + std::log(1.1)},
+         .old = {-5, -5, -5},
+         .advantages = {1, 1}};
+  const Result got = run(c, with([](AlgorithmConfig& a) { a.policy_loss = "gspo"; }));
+  EXPECT_NEAR(got.loss, (-1.2 - 1.2 - 1.1) / 3, 1e-12);
+  expect_near(got.grad, {0, 0, -1.1 / 3});
+  EXPECT_NEAR(got.stats.at("actor/pg_clipfrac"), 2.0 / 3, 1e-7);
+}
+
+/// Two sequences, on-policy, A = 1: the loss' gradient is -w / 3. old / mu = {2, 0.25 | 4}: token ratios 2,
+/// 0.25, 4; sequence ratios 0.5 and 4; geometric means 0.7071 and 4.
+Result corrected(const std::string& correction, double low, double high, double kl_coef = 0) {
+  Case c{.lengths = {2, 1},
+         .logprobs = {-2, -2, -2},
+         .old = {-2, -2, -2},
+         .mu = {-2 - std::log(2), -2 + std::log(4), -2 - std::log(4)},
+         .advantages = {1, 1}};
+  c.reference = {-3, -3, -3};
+  return run(c, with([&](AlgorithmConfig& a) {
+               a.correction = correction, a.correction_low = low, a.correction_high = high;
+               a.kl_coef = kl_coef, a.kl_estimator = "k1";
+             }));
+}
+
+std::vector<double> weights(const Result& r) {
+  std::vector<double> w;
+  for (double g : r.grad) w.push_back(-3 * g);
+  return w;
+}
+
+TEST(Correction, WorkedWeights) {
+  const auto expect = [](const char* name, double low, double high, std::vector<double> w, double kept) {
+    SCOPED_TRACE(name);
+    const Result got = corrected(name, low, high);
+    expect_near(weights(got), w);
+    const double sum = w[0] + w[1] + w[2], squares = w[0] * w[0] + w[1] * w[1] + w[2] * w[2];
+    EXPECT_NEAR(got.stats.at("rollout_corr/rollout_is_mean"), sum / 3, 1e-6);
+    EXPECT_NEAR(got.stats.at("rollout_corr/rollout_is_eff_sample_size"), sum * sum / squares / 3, 1e-6);
+    EXPECT_NEAR(got.stats.at("rollout_corr/rollout_is_std"), std::sqrt(std::max(0.0, squares / 3 - sum * sum / 9)),
+                1e-3);
+    EXPECT_NEAR(got.stats.at("rollout_corr/kept_fraction"), kept, 1e-7);
+  };
+  expect("none", 0, 3, {1, 1, 1}, 1);
+  expect("token_is", 0, 3, {2, 0.25, 4}, 1);
+  expect("token_tis", 0, 3, {2, 0.25, 3}, 1);
+  expect("token_mis", 0.5, 3, {2, 0, 0}, 1.0 / 3);
+  expect("seq_is", 0, 3, {0.5, 0.5, 4}, 1);
+  expect("seq_tis", 0, 3, {0.5, 0.5, 3}, 1);
+  expect("seq_mis", 0, 3, {0.5, 0.5, 0}, 2.0 / 3);
+  expect("seq_mis", 0.6, 5, {0, 0, 4}, 1.0 / 3);
+  expect("geo_mis", 0.7, 3, {1, 1, 0}, 2.0 / 3);
+  expect("geo_mis", 0.71, 5, {0, 0, 1}, 1.0 / 3);
+}
+
+TEST(Correction, BoundsAreReported) {
+  const Result tis = corrected("token_tis", 0, 3), mis = corrected("token_mis", 0.5, 3);
+  EXPECT_NEAR(tis.stats.at("rollout_corr/rollout_is_ratio_fraction_high"), 1.0 / 3, 1e-7);
+  EXPECT_EQ(tis.stats.at("rollout_corr/rollout_is_ratio_fraction_low"), 0.0);
+  EXPECT_NEAR(mis.stats.at("rollout_corr/rollout_is_ratio_fraction_high"), 1.0 / 3, 1e-7);
+  EXPECT_NEAR(mis.stats.at("rollout_corr/rollout_is_ratio_fraction_low"), 1.0 / 3, 1e-7);
+}
+
+TEST(Correction, MaskedTokensStayInTheDenominatorAndKeepTheirKl) {
+  const Result got = corrected("seq_mis", 0, 3, 0.3);
+  // k1 has gradient kl_coef / 3 at every token, the masked one included.
+  expect_near(got.grad, {(-0.5 + 0.3) / 3, (-0.5 + 0.3) / 3, 0.3 / 3});
+  EXPECT_NEAR(got.stats.at("actor/kl_loss"), 1.0, 1e-7);
+}
+
+TEST(Correction, RatioFollowsThePolicyLoss) {
+  // pi / pi_old = 2, pi_old / mu = 3: current_over_rollout is 6.
+  Case c{.lengths = {1}, .logprobs = {-5 + std::log(2)}, .old = {-5}, .mu = {-5 - std::log(3)}, .advantages = {1}};
+  const auto weight = [&](const char* loss, const char* ratio) {
+    const Result r = run(c, with([&](AlgorithmConfig& a) {
+                           a.policy_loss = loss, a.correction = "token_is", a.correction_ratio = ratio;
+                         }));
+    return r.stats.at("rollout_corr/rollout_is_mean");
+  };
+  EXPECT_NEAR(weight("grpo", "auto"), 3, 1e-6);
+  EXPECT_NEAR(weight("pg", "auto"), 6, 1e-6);
+  EXPECT_NEAR(weight("pg", "old_over_rollout"), 3, 1e-6);
+}
+
+TEST(PolicyLoss, LogRatiosAreClampedAt20) {
+  Case c{.lengths = {1}, .logprobs = {-1}, .old = {-100}, .mu = {-300}, .advantages = {-1}};
+  const Result got = run<float>(c, with([](AlgorithmConfig& a) { a.correction = "seq_is"; }));
+  EXPECT_NEAR(got.loss / std::exp(40.0), 1, 1e-5);  // e^20 of the loss times e^20 of the weight
+  expect_near(got.grad, {0});                       // outside the clamp
+}
+
+TEST(PolicyLoss, KlEstimators) {
+  // A = 0 leaves the KL alone; d = log pi - log ref = 0.5 and -1.
+  const double d[] = {0.5, -1};
+  Case c{.lengths = {1, 1}, .logprobs = {-1, -2}, .old = {-1, -2}, .mu = {-1, -2}, .advantages = {0, 0}};
+  c.reference = {-1.5, -1};
+  const auto kl = [&](const char* estimator) {
+    return run(c, with([&](AlgorithmConfig& a) { a.kl_coef = 0.2, a.kl_estimator = estimator; }));
+  };
+  EXPECT_NEAR(kl("k1").loss, 0.2 * (d[0] + d[1]) / 2, 1e-12);
+  expect_near(kl("k1").grad, {0.1, 0.1});
+  EXPECT_NEAR(kl("k2").loss, 0.2 * (0.125 + 0.5) / 2, 1e-12);
+  expect_near(kl("k2").grad, {0.1 * d[0], 0.1 * d[1]});
+  EXPECT_NEAR(kl("k3").loss, 0.1 * (std::exp(-0.5) + 0.5 - 1 + std::exp(1) - 1 - 1), 1e-12);
+  expect_near(kl("k3").grad, {0.1 * (1 - std::exp(-0.5)), 0.1 * (1 - std::exp(1))});
+}
+
+TEST(PolicyLoss, EntropyBonusUsesTheAggregation) {
+  Case c{.lengths = {1, 3}, .logprobs = {-1, -1, -1, -1}, .old = {-1, -1, -1, -1}, .advantages = {0, 0}};
+  c.entropy = {1, 2, 3, 4};
+  const Result got =
+      run(c, with([](AlgorithmConfig& a) { a.entropy_coef = 0.6, a.loss_aggregation = "seq_mean_token_mean"; }));
+  EXPECT_NEAR(got.loss, -0.6 * (1 + 3) / 2, 1e-12);
+  expect_near(got.entropy_grad, {-0.3, -0.1, -0.1, -0.1});
+  EXPECT_NEAR(got.stats.at("actor/entropy"), 2.5, 1e-7);
+}
+
+// ---- inputs -----------------------------------------------------------------------------------------------
+
+TrainBatch small_batch() {
+  TrainBatch b;
+  b.response_offsets = {0, 1, 4};
+  b.rollout_logprobs = {-1, -2, -3, -4};
+  b.advantages = {1, -1};
+  b.loss_mask = {1, 0};
+  return b;
+}
+
+TEST(LossInputs, ComeFromABatch) {
+  TrainBatch b = small_batch();
+  EXPECT_FALSE(make_loss_inputs(cpu(), b).old_logprobs.defined());
+  b.old_logprobs = {-1, -2, -3, -5};
+  const LossInputs in = make_loss_inputs(cpu(), b);
+  EXPECT_EQ(to_host<float>(in.old_logprobs), b.old_logprobs);
+  EXPECT_EQ(to_host<float>(in.rollout_logprobs), b.rollout_logprobs);
+  EXPECT_EQ(to_host<float>(in.advantages), b.advantages);
+  EXPECT_EQ(to_host<float>(in.mask), b.loss_mask);
+  EXPECT_EQ(to_host<float>(in.inverse_lengths), (std::vector<float>{1, 1.0f / 3}));
+  EXPECT_EQ(to_host<int32_t>(in.response_offsets), b.response_offsets);
+}
+
+TEST(SftLoss, MeanNegativeLogLikelihoodOfKeptTokens) {
+  TrainBatch b = small_batch();
+  b.rollout_logprobs.clear();
+  b.advantages.clear();
+  b.loss_mask = {1, 1};
+  Exec exec(cpu());
+  Tape tape(exec, true);
+  LossInputs in = make_loss_inputs(cpu(), b);
+  in.logprobs = tape.leaf(tensor<float>({-1, -2, -3, -4}));
+  in.entropy = tape.leaf(tensor<float>({1, 1, 1, 5}));
+  in.tokens = 8;  // another micro-batch holds four more
+  const LossOut out = sft_loss(tape, in);
+  tape.backward(out.loss);
+  EXPECT_FLOAT_EQ(to_host<float>(out.loss.value())[0], 10.0f / 8);
+  expect_near(gradient<float>(in.logprobs), std::vector<double>(4, -1.0 / 8));
+  LossStats stats;
+  stats.add(out);
+  EXPECT_NEAR(stats.metrics().at("sft/loss"), 10.0 / 8, 1e-6);
+  EXPECT_NEAR(stats.metrics().at("sft/entropy"), 1, 1e-6);
+}
+
+TEST(PolicyLoss, RefusesInputsThatDoNotFit) {
+  const Case good = random_case({2, 3});
+  const auto error = [&](std::function<void(Case&)> change, Denominators d = {}, AlgorithmConfig config = {}) {
+    Case c = good;
+    change(c);
+    try {
+      run(c, config, config.loss_aggregation == "token_mean" ? 10 : 0, d);
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(error([](Case&) {}), "");
+  EXPECT_NE(error([](Case& c) { c.mu.pop_back(); }).find("must have shape [5]: got [4]"), std::string::npos);
+  EXPECT_NE(error([](Case& c) { c.advantages.pop_back(); }).find("advantages must have shape [2]"), std::string::npos);
+  EXPECT_NE(error([](Case&) {}, {-1, 5}).find("must be set: got -1"), std::string::npos);
+  AlgorithmConfig norm;
+  norm.loss_aggregation = "seq_mean_token_sum_norm";
+  EXPECT_NE(error([](Case&) {}, {}, norm).find("norm constant must be positive: got 0"), std::string::npos);
+  AlgorithmConfig kl;
+  kl.kl_coef = 1;
+  EXPECT_NE(error([](Case& c) { c.reference.clear(); }, {}, kl).find("reference_logprobs"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace mantissa

@@ -1,0 +1,163 @@
+// Data files, prompt templates, sft targets, the cursor.
+#include "rl/data/prompts.h"
+
+#include <gtest/gtest.h>
+
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+#include "core/error.h"
+
+namespace mantissa {
+namespace {
+
+/// One id a byte.
+class ByteTokenizer final : public Tokenizer {
+ public:
+  std::vector<int32_t> encode(std::string_view text, bool special) const override {
+    std::vector<int32_t> ids(special ? 1 : 0, 256);
+    for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
+    return ids;
+  }
+  std::string decode(const std::vector<int32_t>&, bool) const override { return {}; }
+  int64_t vocab_size() const override { return 257; }
+  int32_t id_of(std::string_view) const override { return -1; }
+};
+
+class Data : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = std::filesystem::temp_directory_path() / ("mantissa_data_" + std::to_string(getpid()));
+    std::filesystem::create_directories(folder_);
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+  std::string file(const std::string& name, const std::string& content) {
+    const auto path = folder_ / name;
+    std::ofstream(path) << content;
+    return path.string();
+  }
+  std::string error_of(const std::string& content, bool solution = false) {
+    config_.files = {file("bad.jsonl", content)};
+    try {
+      make_prompts(config_, ByteTokenizer(), {}, solution);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "";
+  }
+  std::filesystem::path folder_;
+  DataConfig config_;
+};
+
+TEST_F(Data, ReadsRecordsAndFillsTargets) {
+  config_.files = {file("a.jsonl", R"({"problem": "1+1?", "answer": "2", "solution": "1+1=<<1+1=2>>2"})"
+                                   "\n\n"
+                                   R"({"problem": "p", "answer": 7, "solution": "s << t", "more": []})"
+                                   "\r\n"),
+                   file("b.jsonl", R"({"problem": "q", "answer": "x", "solution": "y"})")};
+  config_.strip_calculator_marks = true;
+  config_.response_format = "{solution}\nThe answer is \\boxed{{answer}} {other}";
+  const auto set = make_prompts(config_, ByteTokenizer(), {}, true);
+  ASSERT_EQ(set.prompts.size(), 3u);
+  EXPECT_EQ(set.prompts[0].solution, "1+1=2\nThe answer is \\boxed{2} {other}");
+  EXPECT_EQ(set.prompts[0].ids, (std::vector<int32_t>{256, '1', '+', '1', '?'}));
+  EXPECT_EQ(set.prompts[1].solution, "s << t\nThe answer is \\boxed{7} {other}");
+  EXPECT_EQ(set.prompts[2].id, 2);
+  auto other = set.prompts;
+  EXPECT_EQ(data_hash(other), data_hash(set.prompts));
+  other[1].answer = "8";
+  EXPECT_NE(data_hash(other), data_hash(set.prompts));
+  config_.limit = 2;
+  EXPECT_EQ(make_prompts(config_, ByteTokenizer(), {}, false).prompts.size(), 2u);
+}
+
+TEST_F(Data, Templates) {
+  config_.prompt_template = "qwen_math";
+  EXPECT_EQ(apply_prompt_template(config_, "", "Q"),
+            "<|im_start|>system\nPlease reason step by step, and put your final answer within "
+            "\\boxed{}.<|im_end|>\n"
+            "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n");
+  config_.prompt_template = "r1_distill_qwen";
+  EXPECT_EQ(apply_prompt_template(config_, "", "Q"),
+            "<｜begin▁of▁sentence｜><｜User｜>Q Please reason step by step, and put your final answer within "
+            "\\boxed{}.\n<｜Assistant｜><think>\n");
+  config_.prompt_template = "r1";
+  const std::string r1 = apply_prompt_template(config_, "", "Q");
+  EXPECT_TRUE(r1.starts_with("A conversation between User and Assistant. The User asks"));
+  EXPECT_TRUE(r1.ends_with("<answer> answer here </answer>.\nUser: Q\nAssistant: <think>"));
+  config_.prompt_template = "chat";
+  config_.system = "S";
+  EXPECT_EQ(apply_prompt_template(config_, "chatml_smollm2", "Q"),
+            "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n");
+  config_.files = {file("a.jsonl", R"({"problem": "p", "answer": "7"})")};
+  EXPECT_THROW(make_prompts(config_, ByteTokenizer(), {}, false), Error);  // auto, but no template to detect
+  config_.chat_template = "plain";
+  EXPECT_EQ(make_prompts(config_, ByteTokenizer(), {}, false).prompts[0].ids.front(), 'S');  // no BOS added
+}
+
+TEST_F(Data, OverlongPrompts) {
+  const std::string lines =
+      "{\"problem\": \"pppppppppp\", \"answer\": \"1\"}\n{\"problem\": \"p\", \"answer\": \"1\"}\n";
+  config_.max_prompt_tokens = 5;
+  EXPECT_EQ(error_of(lines), "");
+  const auto set = make_prompts(config_, ByteTokenizer(), {}, false);
+  EXPECT_EQ(set.overlong, 1);
+  EXPECT_EQ(set.prompts[0].id, 1);
+  config_.overlong_prompts = "error";
+  EXPECT_NE(error_of(lines).find("bad.jsonl:1: a prompt has at most"), std::string::npos);
+  config_.overlong_prompts = "skip";
+  config_.max_prompt_tokens = 1;
+  EXPECT_NE(error_of(lines).find("every prompt is longer"), std::string::npos);
+}
+
+TEST_F(Data, BadFilesNameTheLine) {
+  const std::string good = "{\"problem\": \"p\", \"answer\": \"1\"}\n";
+  EXPECT_NE(error_of(good + "{\"problem\": ").find("bad.jsonl:2: not valid JSON"), std::string::npos);
+  EXPECT_NE(error_of(good + "3").find("bad.jsonl:2: must be a JSON object"), std::string::npos);
+  EXPECT_NE(error_of(good + "{\"answer\": \"1\"}").find("bad.jsonl:2: key \"problem\" is missing"), std::string::npos);
+  EXPECT_NE(error_of("{\"problem\": 1, \"answer\": \"1\"}").find("bad.jsonl:1: \"problem\" must be a string"),
+            std::string::npos);
+  EXPECT_NE(error_of("{\"problem\": \"p\", \"answer\": [1]}").find("\"answer\" must be a string"), std::string::npos);
+  EXPECT_NE(error_of("").find("holds no record"), std::string::npos);
+  EXPECT_NE(error_of(good, true).find("bad.jsonl:1: data.response_format needs {solution}"), std::string::npos);
+  config_.files = {"/nonexistent.jsonl"};
+  EXPECT_THROW(read_records(config_), Error);
+  config_.files.clear();
+  EXPECT_THROW(read_records(config_), Error);
+}
+
+TEST_F(Data, CursorDrawsEachPromptOnceAnEpochAndResumes) {
+  DataCursor cursor(10, 7, true);
+  std::set<int64_t> seen;
+  std::vector<int64_t> first_epoch;
+  for (int i = 0; i < 5; ++i)
+    for (const int64_t index : cursor.next(2)) {
+      seen.insert(index);
+      first_epoch.push_back(index);
+    }
+  EXPECT_EQ(seen.size(), 10u);
+  EXPECT_EQ(cursor.epoch(), 1);
+  DataCursor resumed(10, 7, true);
+  resumed.seek(cursor.position());
+  const auto draw = cursor.next(10);
+  EXPECT_EQ(resumed.next(10), draw);
+  EXPECT_NE(draw, first_epoch);
+  EXPECT_NE(DataCursor(10, 8, true).next(10), first_epoch);
+  for (int i = 0; i < 50; ++i) {  // a draw that would cross an epoch starts the next one
+    const auto some = cursor.next(4);
+    EXPECT_EQ(std::set<int64_t>(some.begin(), some.end()).size(), 4u);
+  }
+  DataCursor plain(3, 0, false);
+  EXPECT_EQ(plain.next(2), (std::vector<int64_t>{0, 1}));
+  EXPECT_EQ(plain.next(3), (std::vector<int64_t>{0, 1, 2}));
+  EXPECT_THROW(plain.next(4), Error);
+  EXPECT_THROW(plain.next(0), Error);
+  EXPECT_THROW(plain.seek(-1), Error);
+  EXPECT_THROW(DataCursor(0, 0, true), Error);
+}
+
+}  // namespace
+}  // namespace mantissa

@@ -1,0 +1,395 @@
+// What the programs print. Results are JSON lines on stdout; bad input gives one line "error: ..." on stderr
+// that names the place, and exit code 1.
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cmath>
+#include <csignal>
+
+#include "core/safetensors.h"
+#include "tests/support/programs.h"
+
+namespace mantissa {
+namespace {
+
+const char* const kAll[] = {"trainer", "generate", "score", "tokenize", "grade", "evaluate", "mismatch", "bench"};
+
+/// The text behind "key": up to the next comma or brace outside of brackets.
+std::string value_of(const std::string& line, const std::string& key) {
+  const std::string mark = "\"" + key + "\": ";
+  const size_t begin = line.find(mark);
+  if (begin == std::string::npos) return "missing";
+  int depth = 0;
+  size_t end = begin + mark.size();
+  for (; end < line.size(); ++end) {
+    if (depth == 0 && (line[end] == ',' || line[end] == '}')) break;
+    depth += (line[end] == '[') - (line[end] == ']');
+  }
+  return line.substr(begin + mark.size(), end - begin - mark.size());
+}
+
+std::vector<float> floats(const std::string& array) {
+  std::vector<float> values;
+  for (size_t at = array.find_first_not_of("[ "); at < array.size() && array[at] != ']';) {
+    size_t used = 0;
+    values.push_back(std::stof(array.substr(at), &used));
+    at = array.find_first_not_of(", ", at + used);
+  }
+  return values;
+}
+TEST_F(Programs, HelpAndVersionEverywhere) {
+  for (const std::string program : kAll) {
+    const Result help = run(program, {"--help"});
+    EXPECT_EQ(help.code, 0) << program;
+    EXPECT_NE(help.out.find("Usage"), std::string::npos) << program << help.out;
+    const Result by_argument = run("mantissa", {program, "--help"});
+    EXPECT_EQ(by_argument.code, 0) << program;
+  }
+  EXPECT_NE(run("mantissa", {}).out.find("evaluate"), std::string::npos);
+  EXPECT_NE(run("mantissa", {"--version"}).out.find("mantissa"), std::string::npos);
+  expect_error("mantissa", {"scroe"}, {"unknown program \"scroe\""});
+}
+
+TEST_F(Programs, BadCommandLines) {
+  expect_error("score", {}, {"score", "required"});
+  expect_error("score", {"--modell", "x"}, {"score", "--help"});
+  expect_error("generate", {"--model", model(), "--prompt", "1+1=", "--n", "0"}, {"--n", "between 1 and", "got 0"});
+  expect_error("generate", {"--model", model(), "--prompt", "1+1=", "--top-p", "nan"}, {"--top-p", "nan"});
+  expect_error("generate", {"--model", model(), "--prompt", "1+1=", "--precision", "fp8"}, {"--precision", "fp8"});
+  expect_error("generate", {"--model", model()}, {"--prompt", "--input"});
+  expect_error("generate", {"--model", model(), "--prompt", "1+1=", "--device", "tpu"}, {"--device", "tpu"});
+  expect_error("bench", {"fly"}, {"\"fly\""});
+  expect_error("bench", {"train"}, {"--model"});
+  expect_error("evaluate", {"--model", model(), "--data", "x", "--keep", "0.8:0.2", "--output", path("o")},
+               {"--keep", "0.8:0.2"});
+  expect_error("evaluate", {"--model", model(), "--data", "x", "--keep", "0.2:0.8"}, {"--output"});
+}
+
+TEST_F(Programs, ScoreEqualsTheGoldenLogProbs) {
+  const Safetensors golden(fs::path(kQwen3) / "golden.safetensors");
+  const int64_t rows = golden.shape("input_ids")[0], length = golden.shape("input_ids")[1];
+  Tensor ids(cpu(), {rows, length}, Dtype::kI32), want(cpu(), {rows, length - 1}, Dtype::kF32);
+  golden.read("input_ids", ids);
+  golden.read("logprobs", want);
+  std::string text;
+  for (int64_t r = 0; r < rows; ++r) {
+    text += "{\"ids\": [";
+    for (int64_t t = 0; t < length; ++t) text += (t ? ", " : "") + std::to_string(ids.data<int32_t>()[r * length + t]);
+    text += "]}\n\n";  // blank lines are skipped
+  }
+  const std::string input = write("ids.jsonl", text);
+  const Result one = run("score", {"--model", kQwen3, "--input", input, "--grads", path("grads.safetensors")});
+  ASSERT_EQ(one.code, 0) << one.err;
+  ASSERT_EQ(int64_t(one.lines().size()), rows);
+  for (int64_t r = 0; r < rows; ++r) {
+    const std::vector<float> got = floats(value_of(one.lines()[size_t(r)], "logprobs"));
+    ASSERT_EQ(int64_t(got.size()), length - 1);
+    for (int64_t t = 0; t + 1 < length; ++t)
+      EXPECT_NEAR(got[size_t(t)], want.data<float>()[r * (length - 1) + t], 2e-5);
+  }
+  // Every tensor of the model has its gradient, of its shape, under its Hugging Face name.
+  const Safetensors grads(dir_ / "grads.safetensors"), weights(fs::path(kQwen3) / "model.safetensors");
+  EXPECT_EQ(grads.entries().size(), weights.entries().size());
+  for (const auto& [name, entry] : weights.entries()) EXPECT_EQ(grads.at(name).shape, entry.shape) << name;
+
+  // Neither the packing nor the chunks of logits change a digit.
+  const Result alone = run("score", {"--model", kQwen3, "--input", input, "--batch-tokens", "1", "--head-chunk", "3"});
+  EXPECT_EQ(alone.out, one.out);
+
+  const Result half =
+      run("score", {"--model", kQwen3, "--input", input, "--precision", "fp16", "--grads", path("half")});
+  ASSERT_EQ(half.code, 0) << half.err;
+  EXPECT_NE(half.err.find("loss scale 65536"), std::string::npos);
+  const Safetensors half_grads(dir_ / "half");
+  double scale = 0, error = 0;
+  for (const auto& [name, entry] : grads.entries()) {
+    const Shape shape = grads.shape(name);
+    Tensor a(cpu(), shape, Dtype::kF32), b(cpu(), shape, Dtype::kF32);
+    grads.read(name, a);
+    half_grads.read(name, b);
+    for (int64_t i = 0; i < a.numel(); ++i) {
+      scale += std::abs(a.data<float>()[i]);
+      error += std::abs(double(a.data<float>()[i]) - b.data<float>()[i]);
+    }
+  }
+  EXPECT_LT(error, 0.02 * scale) << "unscaled, and near the fp32 gradient";
+  EXPECT_GT(error, 0.0);
+}
+
+TEST_F(Programs, ScoreRefusesBadLines) {
+  const auto refuses = [&](const std::string& text, const std::vector<std::string>& parts) {
+    expect_error("score", {"--model", kQwen3, "--input", write("bad.jsonl", text)}, parts);
+  };
+  refuses("{\"ids\": [1, 2]}\n{\"ids\": [1, 2\n", {"bad.jsonl:2", "JSON"});
+  refuses("{\"ids\": [1, 2]}\n\n[1]\n", {"bad.jsonl:3", "object"});
+  refuses("{\"text\": \"a\"}\n", {"bad.jsonl:1", "\"ids\" is missing"});
+  refuses("{\"ids\": [1, -2]}\n", {"bad.jsonl:1", "entry 1", "-2"});
+  refuses("{\"ids\": [1, 2.5]}\n", {"bad.jsonl:1", "2.5"});
+  refuses("{\"ids\": [1, 99999999]}\n", {"bad.jsonl:1", "entry 1", "99999999"});
+  refuses("", {"bad.jsonl", "empty"});
+  std::string longer = "{\"ids\": [1";
+  for (int i = 0; i < 5000; ++i) longer += ", 1";
+  refuses(longer + "]}\n", {"bad.jsonl:1", "max_position_embeddings", "5001"});
+  expect_error("score", {"--model", kQwen3, "--input", path("none.jsonl")}, {"none.jsonl", "cannot be read"});
+  expect_error("score", {"--model", path("none"), "--input", write("a", "{\"ids\": [1]}\n")},
+               {"none", "does not exist"});
+  expect_error("score", {"--model", "builtin:../x", "--input", path("a")}, {"builtin"});
+}
+
+TEST_F(Programs, DamagedModelsAreNamed) {
+  fs::copy(kQwen3, dir_ / "broken");
+  const std::string input = write("ids.jsonl", "{\"ids\": [1, 2]}\n");
+  fs::resize_file(dir_ / "broken" / "model.safetensors", fs::file_size(dir_ / "broken" / "model.safetensors") - 4);
+  expect_error("score", {"--model", path("broken"), "--input", input}, {"model.safetensors"});
+  write("broken/config.json", "{\"model_type\": \"mamba\"}");
+  expect_error("score", {"--model", path("broken"), "--input", input}, {"config.json", "mamba"});
+  write("broken/config.json", "{");
+  expect_error("score", {"--model", path("broken"), "--input", input}, {"config.json", "JSON"});
+}
+
+TEST_F(Programs, TokenizeAndGrade) {
+  const Result tokens =
+      run("tokenize", {"--model", model(), "--input", write("t.jsonl", "{\"text\": \"12+30=\"}\n{\"text\": \"\"}\n")});
+  ASSERT_EQ(tokens.code, 0) << tokens.err;
+  ASSERT_EQ(tokens.lines().size(), 2u);
+  EXPECT_EQ(value_of(tokens.lines()[0], "decoded"), "\"12+30=\"");
+  EXPECT_EQ(value_of(tokens.lines()[1], "ids"), "[]");
+  expect_error("tokenize", {"--model", kQwen3, "--input", path("t.jsonl")}, {"tokenizer"});
+  expect_error("tokenize", {"--model", model(), "--input", write("u.jsonl", "{\"text\": 3}\n")},
+               {"u.jsonl:1", "string"});
+
+  const Result grades = run("grade", {"--input", write("g.jsonl",
+                                                       "{\"pred\": \"so \\\\boxed{0.5}\", \"gold\": \"1/2\"}\n"
+                                                       "{\"pred\": \"#### 7\", \"gold\": 8}\n")});
+  ASSERT_EQ(grades.code, 0) << grades.err;
+  ASSERT_EQ(grades.lines().size(), 2u);
+  EXPECT_EQ(value_of(grades.lines()[0], "correct"), "true");
+  EXPECT_EQ(value_of(grades.lines()[0], "extracted"), "\"0.5\"");
+  EXPECT_EQ(value_of(grades.lines()[1], "correct"), "false");
+  expect_error("grade", {"--input", write("h.jsonl", "{\"pred\": \"1\"}\n")}, {"h.jsonl:1", "\"gold\" is missing"});
+}
+
+TEST_F(Programs, GenerateIsReproducible) {
+  const std::vector<std::string> flags = {"--model",          model(), "--prompt", "12+30=", "--n", "3",
+                                          "--max-new-tokens", "6",     "--seed",   "5"};
+  const Result a = run("generate", flags), b = run("generate", flags);
+  ASSERT_EQ(a.code, 0) << a.err;
+  EXPECT_EQ(a.out, b.out);
+  ASSERT_EQ(a.lines().size(), 3u);
+  EXPECT_NE(value_of(a.lines()[0], "ids"), value_of(a.lines()[1], "ids"));
+  EXPECT_EQ(floats(value_of(a.lines()[0], "logprobs")).size(), floats(value_of(a.lines()[0], "ids")).size());
+  expect_error("generate", {"--model", kQwen3, "--prompt", "a"}, {"tokenizer"});
+
+  const std::string ids = write("ids.jsonl", "{\"ids\": [1, 2, 3]}\n{\"ids\": [9999999]}\n");
+  expect_error("generate", {"--model", kQwen3, "--input", ids}, {"9999999"});
+}
+
+TEST_F(Programs, EvaluateWritesDumpAndKeptProblems) {
+  const std::string first = "{\"problem\": \"1+2=\", \"answer\": \"3\", \"extra\": [1]}\n",
+                    second = "{\"problem\": \"4+4=\", \"answer\": 8}\n";
+  const std::string data = write("d.jsonl", first + "\n" + second);
+  const Result all = run("evaluate", {"--model", model(), "--data", data, "--n", "2", "--max-new-tokens", "4", "--keep",
+                                      "0:1", "--output", path("kept.jsonl"), "--dump", path("dump.jsonl")});
+  ASSERT_EQ(all.code, 0) << all.err;
+  ASSERT_EQ(all.lines().size(), 1u);
+  for (const char* key : {"avg@2", "maj@2", "pass@1", "pass@2", "mean_length", "truncated"})
+    EXPECT_NE(value_of(all.out, key), "missing") << key;
+  EXPECT_EQ(value_of(all.out, "problems"), "2");
+  EXPECT_EQ(value_of(all.out, "kept"), "2");
+  EXPECT_EQ(read_file(path("kept.jsonl")), first + second) << "lines as they were";
+  const std::string dump = read_file(path("dump.jsonl"));
+  EXPECT_EQ(std::count(dump.begin(), dump.end(), '\n'), 2);
+  EXPECT_NE(dump.find("\"responses\": ["), std::string::npos);
+
+  expect_error("evaluate", {"--model", model(), "--data", write("e.jsonl", "{\"problem\": \"1\"}\n")},
+               {"e.jsonl:1", "answer"});
+  expect_error("evaluate", {"--model", model(), "--data", data, "--dump", path("no/where")}, {"no/where"});
+  EXPECT_FALSE(fs::exists(path("dump.jsonl.partial")));
+}
+
+TEST_F(Programs, EvaluateTakesSeveralSetsAndGoesOnAfterAKill) {
+  std::string text;
+  for (int i = 0; i < 7; ++i)
+    text += "{\"problem\": \"1+" + std::to_string(i) + "=\", \"answer\": " + std::to_string(i + 1) + "}\n";
+  const std::string first = write("first.jsonl", text),
+                    second = write("second.jsonl", text.substr(text.find('\n') + 1));
+  const std::vector<std::string> flags = {"--model",          model(), "--data",      first, second, "--n", "2",
+                                          "--max-new-tokens", "4",     "--max-batch", "1"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), flags.begin(), flags.end());
+    return run("evaluate", more);
+  };
+  const Result whole = with({"--dump", path("whole.jsonl"), "--keep", "0:1", "--output", path("kept.jsonl")});
+  ASSERT_EQ(whole.code, 0) << whole.err;
+  ASSERT_EQ(whole.lines().size(), 3u);
+  EXPECT_EQ(value_of(whole.lines()[0], "set"), "\"first\"");
+  EXPECT_EQ(value_of(whole.lines()[1], "problems"), "6");
+  EXPECT_EQ(value_of(whole.lines()[2], "set"), "\"all\"");
+  EXPECT_EQ(value_of(whole.lines()[2], "problems"), "13");
+  EXPECT_NE(value_of(whole.lines()[0], "avg@2/interval"), "missing");
+  EXPECT_NE(value_of(whole.lines()[0], "verifier/no_answer"), "missing");
+  EXPECT_EQ(read_file(path("kept.jsonl")), text + text.substr(text.find('\n') + 1));
+  const std::string dump = read_file(path("whole.jsonl"));
+  ASSERT_EQ(std::count(dump.begin(), dump.end(), '\n'), 13);
+
+  // Killed in the middle of the ninth line: what is whole is kept, the rest is sampled again, alike.
+  size_t cut = 0;
+  for (int line = 0; line < 8; ++line) cut = dump.find('\n', cut) + 1;
+  write("cut.jsonl", dump.substr(0, cut + 20));
+  const Result rest = with({"--dump", path("cut.jsonl"), "--resume"});
+  ASSERT_EQ(rest.code, 0) << rest.err;
+  EXPECT_EQ(read_file(path("cut.jsonl")), dump);
+  for (size_t i = 0; i < 3; ++i)
+    for (const char* key :
+         {"problems", "avg@2", "avg@2/interval", "maj@2", "pass@1", "pass@2", "mean_length", "truncated"})
+      EXPECT_EQ(value_of(rest.lines()[i], key), value_of(whole.lines()[i], key)) << key;
+  // A finished one has nothing left to do.
+  EXPECT_EQ(value_of(with({"--dump", path("cut.jsonl"), "--resume"}).lines()[0], "avg@2"),
+            value_of(whole.lines()[0], "avg@2"));
+
+  std::vector<std::string> other = flags;
+  other.insert(other.end(), {"--dump", path("cut.jsonl"), "--resume", "--seed", "7"});
+  expect_error("evaluate", other, {"cut.jsonl:7", "seed"});
+  other = flags;
+  other.push_back("--resume");
+  expect_error("evaluate", other, {"--resume", "--dump"});
+}
+
+TEST_F(Programs, OutputsReplaceNeitherInputsNorWhatIsNoRegularFile) {
+  const std::string text = "{\"problem\": \"1+2=\", \"answer\": 3}\n", data = write("data.jsonl", text);
+  const std::vector<std::string> flags = {"--model", model(), "--data", data, "--n", "2", "--max-new-tokens", "4"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), flags.begin(), flags.end());
+    return more;
+  };
+  fs::create_symlink(data, path("link.jsonl"));
+  for (const char* name : {"data.jsonl", "link.jsonl"})
+    for (const std::vector<std::string>& output : {std::vector<std::string>{"--keep", "0:1", "--output", path(name)},
+                                                   std::vector<std::string>{"--dump", path(name)}})
+      expect_error("evaluate", with(output), {output[output.size() - 2], path(name), "reads or writes"});
+  expect_error("mismatch", with({"--points", path("p"), "--table", path("p")}), {"--table", "reads or writes"});
+  EXPECT_EQ(read_file(data), text);
+
+  expect_error("evaluate", with({"--keep", "0:1", "--output", path("")}), {"no regular file"});
+  ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
+  expect_error("mismatch", with({"--table", path("pipe")}), {"pipe", "no regular file"});
+  EXPECT_TRUE(fs::is_fifo(path("pipe")));
+  expect_error("mismatch", with({"--table", "/dev/stdout"}), {"--table", "reads or writes"});
+  fs::create_symlink(path("kept.jsonl"), path("out.jsonl"));
+  for (const char* what : {"made", "replaced"}) {
+    EXPECT_EQ(run("evaluate", with({"--keep", "0:1", "--output", path("out.jsonl")})).code, 0);
+    EXPECT_TRUE(fs::is_symlink(path("out.jsonl"))) << "a link stays, what it names is " << what;
+    EXPECT_EQ(read_file(path("kept.jsonl")), text);
+  }
+
+  const std::string dump = write("dump.jsonl", "finished\n");
+  expect_error("evaluate", with({"--dump", dump}), {"dump.jsonl", "--resume"});
+  EXPECT_EQ(read_file(dump), "finished\n");
+}
+
+TEST_F(Programs, TrainerStopsAndSavesAtASignalSentTwice) {
+  const std::vector<std::string> arguments = {"--config",
+                                              (kSource / "configs/grpo_fp16.yaml").string(),
+                                              "data.files=" + (kSource / "builtin/arithmetic/sanity.jsonl").string(),
+                                              "run.output_dir=" + path("run"),
+                                              "train.steps=100000",
+                                              "train.prompts_per_step=4",
+                                              "train.mini_batch_size=32"};
+  const Result result =
+      run("trainer", arguments, R"(sh -c '"$0" "$@" & sleep 3; kill $!; sleep 0.01; kill $!; wait $!' )");
+  EXPECT_EQ(result.code, 128 + SIGTERM) << result.err;
+  EXPECT_NE(result.err.find("stopping after this step"), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find("stopped after step"), std::string::npos) << result.err;
+  ASSERT_TRUE(fs::is_directory(path("run/checkpoints"))) << result.err;
+  EXPECT_FALSE(fs::is_empty(path("run/checkpoints")));
+}
+
+TEST_F(Programs, GradeByAProgram) {
+  const std::string input =
+      write("g.jsonl", "{\"pred\": \"yes\", \"gold\": \"1\"}\n{\"pred\": \"hang\", \"gold\": \"1\"}\n");
+  const Result r = run("grade", {"--input", input, "--kind", "command", "--timeout-s", "0.5", "--command",
+                                 "if grep -q hang; then sleep 60; else echo 0.75 half; fi"});
+  ASSERT_EQ(r.code, 0) << r.err;
+  ASSERT_EQ(r.lines().size(), 2u);
+  EXPECT_EQ(value_of(r.lines()[0], "reward"), "0.75");
+  EXPECT_EQ(value_of(r.lines()[0], "extracted"), "\"half\"");
+  EXPECT_EQ(value_of(r.lines()[1], "status"), "\"timeout\"");
+  expect_error("grade", {"--input", input, "--kind", "command"}, {"reward.command", "required"});
+}
+
+TEST_F(Programs, MismatchIsZeroWithTheSameRoundingAndKernels) {
+  const std::string data = write("d.jsonl", "{\"problem\": \"1+2=\"}\n{\"problem\": \"14+25=\"}\n");
+  const std::vector<std::string> flags = {"--model", model(), "--data", data, "--n", "2", "--max-new-tokens", "12"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), flags.begin(), flags.end());
+    return run("mismatch", more);
+  };
+  const Result same = with({"--points", path("points.jsonl")});
+  ASSERT_EQ(same.code, 0) << same.err;
+  EXPECT_EQ(value_of(same.out, "sequences"), "4");
+  EXPECT_EQ(value_of(same.out, "rollout_corr/k3_kl"), "0");
+  EXPECT_EQ(value_of(same.out, "training/rollout_probs_diff_max"), "0");
+  const std::string points = read_file(path("points.jsonl"));
+  EXPECT_EQ(std::count(points.begin(), points.end(), '\n'), 4);
+
+  const auto mean_diff = [&](std::vector<std::string> more) {
+    const Result r = with(std::move(more));
+    EXPECT_EQ(r.code, 0) << r.err;
+    return std::stod(value_of(r.out, "training/rollout_probs_diff_mean"));
+  };
+  const double half = mean_diff({"--rounding", "peer"}),
+               brain = mean_diff({"--rounding", "peer", "--precision", "bf16"});
+  EXPECT_GT(half, 0.0);
+  EXPECT_GT(brain, 2 * half);
+  EXPECT_GT(mean_diff({"--precision", "bf16", "--train-precision", "fp32"}), 0.0);
+}
+
+TEST_F(Programs, MismatchMeasuresAMatrix) {
+  const std::string data = write("d.jsonl", "{\"problem\": \"1+2=\"}\n{\"problem\": \"14+25=\"}\n");
+  const std::vector<std::string> flags = {"--model", model(), "--data", data, "--n", "2", "--max-new-tokens", "12"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), flags.begin(), flags.end());
+    return run("mismatch", more);
+  };
+  const Result all =
+      with({"--matrix", "rollout=fp16,bf16,fp32", "train=fp16,fp32", "kv_cache=auto,bf16", "lm_head=auto",
+            "rounding=peer", "--table", path("table.md"), "--points", path("points.jsonl")});
+  ASSERT_EQ(all.code, 0) << all.err;
+  ASSERT_EQ(all.lines().size(), 10u) << "3 x 2 x 2, less the two that put a bf16 cache beside an fp32 rollout";
+  EXPECT_NE(all.err.find("left out rollout fp32"), std::string::npos) << all.err;
+  const std::string first = all.lines()[0];
+  EXPECT_EQ(value_of(first, "rollout"), "\"fp16\"");
+  EXPECT_EQ(value_of(first, "rounding"), "\"peer\"");
+  for (const char* key : {"rollout_corr/kl", "rollout_corr/seq_k3_kl_stderr", "rollout_corr/log_ratio_slope",
+                          "by_length/seq_k3_kl", "probs_diff_histogram"})
+    EXPECT_NE(value_of(first, key), "missing") << key;
+  // A cell of the matrix is what the program measures alone.
+  const Result alone = with({"--precision", "fp16", "--train-precision", "fp32", "--rounding", "peer"});
+  for (const char* key : {"tokens", "rollout_corr/k3_kl", "training/rollout_probs_diff_max"})
+    EXPECT_EQ(value_of(alone.out, key), value_of(all.lines()[2], key)) << key;
+  const std::string table = read_file(path("table.md")), points = read_file(path("points.jsonl"));
+  EXPECT_EQ(std::count(points.begin(), points.end(), '\n'), 40);
+  EXPECT_NE(table.find("| bf16 | fp16 | bf16 | auto | compute | peer | "), std::string::npos) << table;
+
+  expect_error("mismatch", {"--model", model(), "--data", data, "--matrix", "head=fp16"},
+               {"--matrix", "lm_head", "head=fp16"});
+  expect_error("mismatch", {"--model", model(), "--data", data, "--matrix", "train=fp16,fp8"}, {"train", "fp8"});
+  expect_error("mismatch", {"--model", model(), "--data", data, "--precision", "fp32", "--lm-head", "bf16"},
+               {"precision.lm_head", "bf16", "fp32"});
+}
+
+TEST_F(Programs, BenchPrintsItsFields) {
+  const std::string random = "random:" + (kSource / "builtin/arithmetic/config.json").string();
+  const Result r = run("bench", {"train", "decode", "step", "attention", "--model", random, "--sequences", "2",
+                                 "--length", "32", "--batch", "2", "--context", "16", "--steps", "4", "--repeat", "1"});
+  ASSERT_EQ(r.code, 0) << r.err;
+  EXPECT_EQ(r.lines().size(), 8u) << r.out;  // two ceilings, train, decode, step, three of attention
+  for (const std::string& line : r.lines())
+    for (const char* key : {"bench", "shape", "dtype", "device", "ms_min", "ms_median", "ms_max", "tokens_per_s",
+                            "fraction", "peak_bytes"})
+      EXPECT_NE(value_of(line, key), "missing") << key << " in " << line;
+  expect_error("bench", {"train", "--model", random, "--length", "100000"}, {"--length", "max_position_embeddings"});
+}
+
+}  // namespace
+}  // namespace mantissa
