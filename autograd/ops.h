@@ -82,7 +82,7 @@ Var embedding(Tape& tape, const Var& table, const Tensor& ids);
 /// rows[N] (int32, distinct) of x[T,C]: the tokens that are scored.
 Var gather_rows(Tape& tape, const Var& x, const Tensor& rows);
 
-struct TokenScores {
+struct TokenLogprobs {
   Var logprobs;  // [T] fp32 (fp64 when hidden is)
   Var entropy;   // [T] the same
 };
@@ -102,7 +102,7 @@ struct HeadOptions {
 /// logits for all tokens never exist. Forward saves hidden and log-sum-exp; backward makes each logits chunk
 /// again. Under Rounding::kPeer logits are rounded to the head's type. The gradients handed to hidden and w
 /// carry the loss scale. In kSame rounding neither values nor gradients depend on `chunk`.
-TokenScores token_scores(Tape& tape, const Var& hidden, const Var& w, const Tensor& targets,
-                         const HeadOptions& options);
+TokenLogprobs token_logprobs(Tape& tape, const Var& hidden, const Var& w, const Tensor& targets,
+                             const HeadOptions& options);
 
 }  // namespace mantissa::ops

@@ -74,16 +74,16 @@ class LogitsChunk {
 
 }  // namespace
 
-TokenScores token_scores(Tape& tape, const Var& hidden, const Var& w, const Tensor& targets,
-                         const HeadOptions& options) {
-  check_rank("token_scores", "hidden", hidden.value(), 2);
-  check_rank("token_scores", "w", w.value(), 2);
+TokenLogprobs token_logprobs(Tape& tape, const Var& hidden, const Var& w, const Tensor& targets,
+                             const HeadOptions& options) {
+  check_rank("token_logprobs", "hidden", hidden.value(), 2);
+  check_rank("token_logprobs", "w", w.value(), 2);
   const int64_t tokens = hidden.value().size(0), vocab = w.value().size(0);
-  check(hidden.value().size(1) == w.value().size(1), "[token_scores] hidden[T,C] and w[V,C] must agree in C: got ",
+  check(hidden.value().size(1) == w.value().size(1), "[token_logprobs] hidden[T,C] and w[V,C] must agree in C: got ",
         hidden.shape(), " and ", w.shape());
-  check_index("token_scores", "targets", targets, tokens);
-  check(options.temperature > 0, "[token_scores] temperature must be positive: got ", options.temperature);
-  check(options.chunk >= 0, "[token_scores] chunk must not be negative: got ", options.chunk);
+  check_index("token_logprobs", "targets", targets, tokens);
+  check(options.temperature > 0, "[token_logprobs] temperature must be positive: got ", options.temperature);
+  check(options.chunk >= 0, "[token_logprobs] chunk must not be negative: got ", options.chunk);
   // A gradient check runs in fp64 throughout.
   const Dtype dtype = hidden.dtype() == Dtype::kF64 ? Dtype::kF64 : options.dtype;
   const int64_t automatic = tape.exec().backend().name() == "cpu" ? 256 : 2048;
@@ -106,10 +106,10 @@ TokenScores token_scores(Tape& tape, const Var& hidden, const Var& w, const Tens
     }
   }
   if (!tape.needs_grad({&hidden, &w}))
-    return {tape.constant("token_scores", std::move(logprobs)), tape.constant("token_scores", std::move(entropy))};
+    return {tape.constant("token_logprobs", std::move(logprobs)), tape.constant("token_logprobs", std::move(entropy))};
 
   std::vector<Var> outs =
-      tape.outputs("token_scores", {logprobs, entropy},
+      tape.outputs("token_logprobs", {logprobs, entropy},
                    [&tape, hs = tape.save(hidden), ws = tape.save(w), targets, lse, entropy, state = options.state,
                     dtype, chunk, inv_temperature, hidden_slot = hidden.slot(), w_slot = w.slot()](auto douts) {
                      Exec& exec = tape.exec();

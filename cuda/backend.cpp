@@ -93,7 +93,8 @@ class Staging {
 
 class CudaGraph : public Graph {
  public:
-  CudaGraph(cudaGraph_t graph, cudaStream_t stream, std::shared_ptr<Storage> scratch, std::shared_ptr<BlockPool> pool)
+  CudaGraph(cudaGraph_t graph, cudaStream_t stream, std::shared_ptr<Storage> scratch,
+            std::shared_ptr<CachingAllocator> pool)
       : stream_(stream), scratch_(std::move(scratch)), pool_(std::move(pool)) {
     MANTISSA_CUDA(cudaGraphInstantiate(&executable_, graph, 0));
   }
@@ -104,7 +105,7 @@ class CudaGraph : public Graph {
   cudaGraphExec_t executable_ = nullptr;
   cudaStream_t stream_;
   std::shared_ptr<Storage> scratch_;  // recorded addresses lie in these
-  std::shared_ptr<BlockPool> pool_;
+  std::shared_ptr<CachingAllocator> pool_;
 };
 
 class CudaBackend : public Backend {
@@ -125,8 +126,8 @@ class CudaBackend : public Backend {
               .major = properties.major,
               .minor = properties.minor};
     MANTISSA_CUDA(cudaStreamCreateWithFlags(&main_, cudaStreamNonBlocking));
-    pool_ = std::make_shared<BlockPool>("tensors", properties.totalGlobalMem);
-    graph_pool_ = std::make_shared<BlockPool>("graphs", properties.totalGlobalMem);
+    pool_ = std::make_shared<CachingAllocator>("tensors", properties.totalGlobalMem);
+    graph_pool_ = std::make_shared<CachingAllocator>("graphs", properties.totalGlobalMem);
     staging_ = std::make_unique<Staging>();
     cuda_kernels::register_elementwise(kernels_);
     cuda_kernels::register_matmul(kernels_);
@@ -145,7 +146,7 @@ class CudaBackend : public Backend {
   const Kernels& kernels() const override { return kernels_; }
 
   std::shared_ptr<Storage> allocate(size_t bytes) override {
-    const std::shared_ptr<BlockPool>& pool = capturing_ ? graph_pool_ : pool_;
+    const std::shared_ptr<CachingAllocator>& pool = capturing_ ? graph_pool_ : pool_;
     std::byte* block = pool->take(bytes);
     if (!block && !capturing_) {
       pool_->release_unused();  // what is cached in pieces may serve as a whole
@@ -239,7 +240,7 @@ class CudaBackend : public Backend {
   DeviceFacts facts_;
   cudaStream_t main_ = nullptr;
   bool capturing_ = false;
-  std::shared_ptr<BlockPool> pool_, graph_pool_;
+  std::shared_ptr<CachingAllocator> pool_, graph_pool_;
   std::unique_ptr<Staging> staging_;
   Kernels kernels_{};
 };

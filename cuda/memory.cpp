@@ -28,15 +28,15 @@ std::string gigabytes(size_t bytes) {
 
 }  // namespace
 
-BlockPool::BlockPool(std::string what, size_t device_bytes)
+CachingAllocator::CachingAllocator(std::string what, size_t device_bytes)
     : what_(std::move(what)),
       segment_bytes_(std::clamp(round_up(device_bytes / 128, kSegmentStep), size_t(32) << 20, size_t(1) << 30)) {}
 
-BlockPool::~BlockPool() {
+CachingAllocator::~CachingAllocator() {
   for (const auto& [start, bytes] : segments_) cudaFree(start);  // the context may be gone: nothing to report to
 }
 
-std::byte* BlockPool::take(size_t bytes) {
+std::byte* CachingAllocator::take(size_t bytes) {
   const std::lock_guard lock(mutex_);
   const size_t size = std::max(kAlignment, round_up(bytes, kAlignment));
   auto fit = free_.lower_bound({size, nullptr});
@@ -62,7 +62,7 @@ std::byte* BlockPool::take(size_t bytes) {
   return block->first;
 }
 
-void BlockPool::give_back(std::byte* address) {
+void CachingAllocator::give_back(std::byte* address) {
   const std::lock_guard lock(mutex_);
   auto block = blocks_.find(address);
   in_use_ -= block->second.bytes;
@@ -87,7 +87,7 @@ void BlockPool::give_back(std::byte* address) {
 
 /// A new segment with one free block of at least `bytes`: an ordinary one when there is room, else what is
 /// asked for.
-bool BlockPool::grow(size_t bytes) {
+bool CachingAllocator::grow(size_t bytes) {
   const size_t exact = round_up(bytes, kSegmentStep);
   for (const size_t size : {std::max(exact, segment_bytes_), exact}) {
     void* start = nullptr;
@@ -106,7 +106,7 @@ bool BlockPool::grow(size_t bytes) {
   return false;
 }
 
-void BlockPool::release_unused() {
+void CachingAllocator::release_unused() {
   const std::lock_guard lock(mutex_);
   std::erase_if(segments_, [&](const auto& segment) {
     const auto block = blocks_.find(segment.first);
@@ -119,24 +119,24 @@ void BlockPool::release_unused() {
   });
 }
 
-size_t BlockPool::in_use() const {
+size_t CachingAllocator::in_use() const {
   const std::lock_guard lock(mutex_);
   return in_use_;
 }
-size_t BlockPool::peak() const {
+size_t CachingAllocator::peak() const {
   const std::lock_guard lock(mutex_);
   return peak_;
 }
-size_t BlockPool::reserved() const {
+size_t CachingAllocator::reserved() const {
   const std::lock_guard lock(mutex_);
   return reserved_;
 }
-void BlockPool::reset_peak() {
+void CachingAllocator::reset_peak() {
   const std::lock_guard lock(mutex_);
   peak_ = in_use_;
 }
 
-std::string BlockPool::summary() const {
+std::string CachingAllocator::summary() const {
   const std::lock_guard lock(mutex_);
   std::vector<size_t> used;
   for (const auto& [address, block] : blocks_)

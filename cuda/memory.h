@@ -15,13 +15,13 @@
 
 namespace mantissa::cuda {
 
-class BlockPool {
+class CachingAllocator {
  public:
   /// `what` names the pool in errors.
-  BlockPool(std::string what, size_t device_bytes);
-  ~BlockPool();
-  BlockPool(const BlockPool&) = delete;
-  BlockPool& operator=(const BlockPool&) = delete;
+  CachingAllocator(std::string what, size_t device_bytes);
+  ~CachingAllocator();
+  CachingAllocator(const CachingAllocator&) = delete;
+  CachingAllocator& operator=(const CachingAllocator&) = delete;
 
   /// A block of at least `bytes` bytes, 256-byte aligned; null when the device has no room for it.
   std::byte* take(size_t bytes);

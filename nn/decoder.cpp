@@ -142,10 +142,10 @@ Tensor Decoder::logits(const ForwardContext& ctx, const Tensor& hidden, Dtype dt
   return exec.rounding == Rounding::kPeer ? to_dtype(exec, to_dtype(exec, out, dtype), Dtype::kF32) : out;
 }
 
-ops::TokenScores Decoder::scores(const ForwardContext& ctx, const Var& hidden, const Tensor& targets,
-                                 const ops::HeadOptions& options) const {
+ops::TokenLogprobs Decoder::logprobs(const ForwardContext& ctx, const Var& hidden, const Tensor& targets,
+                                     const ops::HeadOptions& options) const {
   Tape::Scope scope(*ctx.tape, "head");
-  return ops::token_scores(*ctx.tape, hidden, param(ctx, params_.head), targets, options);
+  return ops::token_logprobs(*ctx.tape, hidden, param(ctx, params_.head), targets, options);
 }
 
 }  // namespace mantissa

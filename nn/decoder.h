@@ -2,7 +2,7 @@
 // context names the weights to read, where gradients go and which form attention takes.
 //
 //   embedding -> layers x [ norm -> qkv -> (qk_norm) -> rope -> attention -> o -> + ; norm -> gate_up -> swiglu -> down -> + ]
-//             -> norm -> hidden[T,C]; the head (token_scores for training and scoring, logits for rollout) is separate.
+//             -> norm -> hidden[T,C]; the head (token_logprobs for training and scoring, logits for rollout) is separate.
 #pragma once
 
 #include <span>
@@ -63,9 +63,9 @@ class Decoder {
   /// fp32 logits[N,V] of hidden rows (no gradient): the rollout's head. Operands are rounded to `dtype`
   /// (precision.lm_head) where that loses bits; under Rounding::kPeer the logits are rounded to that type.
   Tensor logits(const ForwardContext& ctx, const Tensor& hidden, Dtype dtype) const;
-  /// Log-prob and entropy of targets given hidden states; see ops::token_scores.
-  ops::TokenScores scores(const ForwardContext& ctx, const Var& hidden, const Tensor& targets,
-                          const ops::HeadOptions& options) const;
+  /// Log-prob and entropy of targets given hidden states; see ops::token_logprobs.
+  ops::TokenLogprobs logprobs(const ForwardContext& ctx, const Var& hidden, const Tensor& targets,
+                              const ops::HeadOptions& options) const;
 
   const DecoderParams& params() const { return params_; }
 

@@ -68,7 +68,7 @@ class Optimizer {
   /// mode "auto". fp32 weights are their own master.
   Optimizer(Exec& exec, Weights& weights, const OptimConfig& optim, const ScalerConfig& scaler, int64_t total_steps);
 
-  /// The StepState record in device memory: pass it to token_scores so that the gradient is scaled.
+  /// The StepState record in device memory: pass it to token_logprobs so that the gradient is scaled.
   const Tensor& state() const { return state_; }
   /// Sets all gradients to zero.
   void zero_grad();

@@ -33,10 +33,10 @@ struct MinMaxMean {
 
 /// What the metrics say of everything that was sampled in a step.
 struct RewardStats {
-  MinMaxMean scores, lengths, prompts;
+  MinMaxMean rewards, lengths, prompts;
   int64_t clipped = 0;
   void put(Metrics& metrics) const {
-    scores.put(metrics, "critic/score");
+    rewards.put(metrics, "critic/score");
     lengths.put(metrics, "response_length");
     metrics.set("response_length/clip_ratio", double(clipped) / double(lengths.count));
     prompts.put(metrics, "prompt_length");
@@ -89,7 +89,7 @@ void reward(Run& run, std::vector<RolloutGroup>& groups, RewardStats& stats, Met
   }
   apply_overlong(groups, run.config.algorithm, run.config.rollout.max_new_tokens);
   for (const RolloutGroup& group : groups)
-    for (const RolloutSample& sample : group.samples) stats.scores.add(sample.reward);
+    for (const RolloutSample& sample : group.samples) stats.rewards.add(sample.reward);
 }
 
 /// The groups to train on, with rewards and advantages. The metrics are those of all that were sampled,
@@ -206,12 +206,12 @@ void grpo_step(Run& run, Metrics& metrics) {
   std::vector<MiniBatch> batches = make_batches(run, std::move(sequences), metrics);
   {
     Timer timer(metrics, "timing_s/old_log_prob");
-    for (MiniBatch& mini : batches) run.trainer->score(mini);
+    for (MiniBatch& mini : batches) run.trainer->fill_old_logprobs(mini);
   }
   measure_mismatch(batches, metrics);
   if (algorithm.kl_coef > 0) {
     Timer timer(metrics, "timing_s/ref");
-    for (MiniBatch& mini : batches) run.trainer->score_reference(mini);
+    for (MiniBatch& mini : batches) run.trainer->fill_reference_logprobs(mini);
     metrics.set("actor/kl_coef", algorithm.kl_coef);
   }
   const double norm =

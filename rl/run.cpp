@@ -80,10 +80,10 @@ Run::Run(const RunConfig& run_config, const StartOptions& start)
   if (model->weights.rollout.defined()) check_finite(*model, model->weights.rollout, config.model.path);
   if (!sft() && config.algorithm.kl_coef > 0) keep_reference();
   trainer.emplace(exec, *model, *optimizer,
-                  TrainerOptions{.score = {.temperature = sft() ? 1.0 : config.rollout.temperature,
-                                           .lm_head = config.precision.head_dtype(train_dtype),
-                                           .residual = config.precision.residual_dtype(train_dtype),
-                                           .head_chunk = config.train.head_chunk},
+                  TrainerOptions{.logprobs = {.temperature = sft() ? 1.0 : config.rollout.temperature,
+                                              .lm_head = config.precision.head_dtype(train_dtype),
+                                              .residual = config.precision.residual_dtype(train_dtype),
+                                              .head_chunk = config.train.head_chunk},
                                  .recompute = config.train.recompute_tier()});
   if (!sft() || !eval_sets.empty())
     engine.emplace(exec, *model, config.rollout, config.precision.engine(config.rollout));
@@ -258,7 +258,7 @@ void Run::resume(const fs::path& checkpoint) {
   policy_version = counter("policy_version");
   cursor->seek(counter("data_position"));
   if (engine && state.counters.contains("cache_room"))  // else of an earlier version, which found it anew
-    engine->set_cache_room(counter("cache_room"));
+    engine->set_kv_cache_limit(counter("cache_room"));
   if (const auto choices = state.texts.find("measured_choices"); choices != state.texts.end())
     exec.backend().restore_measured_choices(choices->second);
   if (foreign_) {
@@ -300,7 +300,7 @@ void Run::save() {
   state.config = format_run_config(config);
   state.counters = {{"policy_version", policy_version},
                     {"data_position", cursor->position()},
-                    {"cache_room", engine ? engine->cache_room() : 0},
+                    {"cache_room", engine ? engine->kv_cache_limit() : 0},
                     {"metrics_bytes", metrics_file_->bytes()},
                     {"eval_bytes", eval_file_->bytes()},
                     {"samples_bytes", samples_file_->bytes()}};

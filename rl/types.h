@@ -9,7 +9,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace mantissa {
@@ -66,6 +68,29 @@ struct TrainBatch {
     for (size_t s = 0; s + 1 < offsets.size(); ++s) most = std::max<int64_t>(most, offsets[s + 1] - offsets[s]);
     return most;
   }
+};
+
+/// Named numbers of one step, in the order they were set. Names are those users of verl know (docs/tour.md lists them).
+class Metrics {
+ public:
+  void set(const std::string& name, double value) {
+    for (auto& [known, old] : values_)
+      if (known == name) {
+        old = value;
+        return;
+      }
+    values_.emplace_back(name, value);
+  }
+  /// NaN when not set.
+  double get(const std::string& name) const {
+    for (const auto& [known, value] : values_)
+      if (known == name) return value;
+    return std::numeric_limits<double>::quiet_NaN();
+  }
+  const std::vector<std::pair<std::string, double>>& values() const { return values_; }
+
+ private:
+  std::vector<std::pair<std::string, double>> values_;
 };
 
 }  // namespace mantissa

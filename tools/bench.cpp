@@ -248,14 +248,14 @@ void Bench::train() {
   }
   TrainConfig config;
   config.recompute = flags_.recompute;
-  const ScoreOptions options{.lm_head = dtype_, .residual = dtype_};
+  const LogprobOptions options{.lm_head = dtype_, .residual = dtype_};
   std::optional<Optimizer> optimizer;
   if (flags_.states) optimizer.emplace(exec_, model().weights, OptimConfig(), ScalerConfig(), 1000000);
   const ParamBuffer grads =
       flags_.states ? model().weights.grad : ParamBuffer(exec_, model().weights.layout, Dtype::kF32);
   const auto body = [&] {
     Tape tape(exec_, true, config.recompute_tier());
-    const Var logprobs = score_batch(tape, model(), batch, options, &grads).logprobs;
+    const Var logprobs = batch_logprobs(tape, model(), batch, options, &grads).logprobs;
     tape.backward(ops::affine(tape, ops::sum(tape, logprobs), -1.0 / double(s * l)));
   };
   double weights = c.tied_head ? double(c.vocab_size * c.width) : 0.0;  // elements of matrices that are multiplied by

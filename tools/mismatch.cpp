@@ -136,7 +136,7 @@ using Completions = std::vector<std::vector<Completion>>;
 
 /// Scores all samples by the training path, in the packing of an update.
 Sides score_rollouts(Exec& exec, const Model& model, const std::vector<Prompt>& prompts, const Completions& completions,
-                     int64_t batch_tokens, const ScoreOptions& options) {
+                     int64_t batch_tokens, const LogprobOptions& options) {
   std::vector<TrainSequence> sequences;
   for (size_t i = 0; i < prompts.size(); ++i)
     for (const Completion& completion : completions[i])
@@ -145,7 +145,7 @@ Sides score_rollouts(Exec& exec, const Model& model, const std::vector<Prompt>& 
   for (const MiniBatch& mini : make_mini_batches(sequences, int64_t(sequences.size()), batch_tokens))
     for (const TrainBatch& batch : mini.micro) {
       Tape tape(exec, false);
-      const std::vector<float> old = to_host<float>(score_batch(tape, model, batch, options).logprobs.value());
+      const std::vector<float> old = to_host<float>(batch_logprobs(tape, model, batch, options).logprobs.value());
       const int32_t start = int32_t(sides.old.size());
       sides.old.insert(sides.old.end(), old.begin(), old.end());
       sides.rollout.insert(sides.rollout.end(), batch.rollout_logprobs.begin(), batch.rollout_logprobs.end());

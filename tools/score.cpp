@@ -74,7 +74,7 @@ void for_each_batch(const std::vector<ScoreLine>& lines, int64_t budget, Use use
 
 class Scorer {
  public:
-  Scorer(const Model& model, const std::vector<ScoreLine>& lines, int64_t budget, const ScoreOptions& options)
+  Scorer(const Model& model, const std::vector<ScoreLine>& lines, int64_t budget, const LogprobOptions& options)
       : exec_(*model.backend), model_(model), lines_(lines), budget_(budget), options_(options) {}
 
   void print_logprobs() {
@@ -82,7 +82,7 @@ class Scorer {
       std::vector<float> logprobs;
       if (!batch.ids.empty()) {
         Tape tape(exec_, false);
-        logprobs = to_host<float>(score_batch(tape, model_, batch, options_).logprobs.value());
+        logprobs = to_host<float>(batch_logprobs(tape, model_, batch, options_).logprobs.value());
       }
       size_t at = 0;
       for (size_t i = begin; i < end; ++i) {
@@ -127,7 +127,7 @@ class Scorer {
       if (batch.ids.empty()) return;
       Tape tape(exec_, true);
       if (observer) tape.set_observer(observer);
-      const Var logprobs = score_batch(tape, model_, batch, options_, &grads, device_state).logprobs;
+      const Var logprobs = batch_logprobs(tape, model_, batch, options_, &grads, device_state).logprobs;
       tape.backward(ops::affine(tape, ops::sum(tape, logprobs), -1.0 / double(scored)));
     });
   }
@@ -136,7 +136,7 @@ class Scorer {
   const Model& model_;
   const std::vector<ScoreLine>& lines_;
   int64_t budget_;
-  ScoreOptions options_;
+  LogprobOptions options_;
 };
 
 }  // namespace

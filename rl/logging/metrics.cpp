@@ -7,26 +7,10 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
-#include <limits>
 
 #include "core/error.h"
 
 namespace mantissa {
-
-void Metrics::set(const std::string& name, double value) {
-  for (auto& [known, old] : values_)
-    if (known == name) {
-      old = value;
-      return;
-    }
-  values_.emplace_back(name, value);
-}
-
-double Metrics::get(const std::string& name) const {
-  for (const auto& [known, value] : values_)
-    if (known == name) return value;
-  return std::numeric_limits<double>::quiet_NaN();
-}
 
 std::string json_quoted(const std::string& text) {
   std::string out = "\"";

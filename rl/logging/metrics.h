@@ -1,25 +1,13 @@
-// Metrics: named numbers of one step, in the order they were set; a JSONL file with one flat object per step, and a
-// console line. Names are those users of verl know (docs/tour.md lists them).
+// How metrics leave the program: a flat JSON object per step, files that grow by whole lines, and a timer.
 #pragma once
 
 #include <chrono>
 #include <filesystem>
 #include <string>
-#include <utility>
-#include <vector>
+
+#include "rl/types.h"
 
 namespace mantissa {
-
-class Metrics {
- public:
-  void set(const std::string& name, double value);
-  /// NaN when not set.
-  double get(const std::string& name) const;
-  const std::vector<std::pair<std::string, double>>& values() const { return values_; }
-
- private:
-  std::vector<std::pair<std::string, double>> values_;
-};
 
 /// Text as a JSON string.
 std::string json_quoted(const std::string& text);

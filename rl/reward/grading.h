@@ -3,7 +3,6 @@
 
 #include <span>
 
-#include "rl/logging/metrics.h"
 #include "rl/reward/reward.h"
 #include "rl/types.h"
 

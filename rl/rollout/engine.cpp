@@ -78,7 +78,7 @@ struct Engine::Impl {
   EnginePrecision precision;
   Runner runner;
   EngineStats stats{};
-  int64_t room = 0;  // see Engine::cache_room
+  int64_t room = 0;  // see Engine::kv_cache_limit
 
   int64_t limit_of(const Prompt& prompt, const GenerateOptions& options) const {
     return std::min(options.max_new_tokens, model.config.max_positions - int64_t(prompt.ids.size()));
@@ -139,11 +139,11 @@ const EngineStats& Engine::stats() const {
   return impl_->stats;
 }
 
-int64_t Engine::cache_room() const {
+int64_t Engine::kv_cache_limit() const {
   return impl_->room;
 }
 
-void Engine::set_cache_room(int64_t pages) {
+void Engine::set_kv_cache_limit(int64_t pages) {
   impl_->room = pages;
 }
 

@@ -27,7 +27,7 @@ struct RolloutConfig {
   int64_t max_batch = 256;  // sequences decoded together
   /// KV pool size in tokens; 0: what the requests need at most (max_batch sequences of full length), within
   /// memory_fraction of the device memory that is free when the first rollout starts. The pool stays, and so does that
-  /// limit (Engine::cache_room); the rest is for the activations of training.
+  /// limit (Engine::kv_cache_limit); the rest is for the activations of training.
   int64_t cache_tokens = 0;
   double memory_fraction = 0.5;
   std::string rounding = "same";  // same, peer (see Rounding)
@@ -86,7 +86,7 @@ class Engine {
 
   /// completions[i][j] answers requests[i], sample j; `text` stays empty. On the CPU results do not depend on batch
   /// composition, order, preemption or max_batch; elsewhere (where a product's bits depend on its number of rows)
-  /// they repeat for the same requests, options, max_batch and cache_room(). Errors name the request: an empty
+  /// they repeat for the same requests, options, max_batch and kv_cache_limit(). Errors name the request: an empty
   /// prompt, an id outside the vocabulary, a prompt that leaves no position for a response, a pool too small for
   /// one sequence (rollout.cache_tokens, and the need).
   std::vector<std::vector<Completion>> generate(std::span<const Request> requests, const GenerateOptions& options);
@@ -94,8 +94,8 @@ class Engine {
   /// Most pages that the pool may have with rollout.cache_tokens = 0: set by the first generate() from the free memory. A
   /// later one for which that memory is not there any more takes its share of what is left (EngineStats::lost_pages).
   /// 0: not set yet. A resumed run sets what the checkpoint says.
-  int64_t cache_room() const;
-  void set_cache_room(int64_t pages);
+  int64_t kv_cache_limit() const;
+  void set_kv_cache_limit(int64_t pages);
 
  private:
   struct Impl;

@@ -6,11 +6,11 @@
 
 namespace mantissa {
 
-BlockPool::BlockPool(int64_t pages) : refs_(size_t(pages), 0), free_(size_t(pages)) {
+PagePool::PagePool(int64_t pages) : refs_(size_t(pages), 0), free_(size_t(pages)) {
   for (size_t i = 0; i < free_.size(); ++i) free_[i] = int32_t(free_.size() - 1 - i);  // page 0 goes first
 }
 
-int32_t BlockPool::allocate() {
+int32_t PagePool::allocate() {
   check(!free_.empty(), "[block pool] all ", total(), " pages are in use");
   const int32_t page = free_.back();
   free_.pop_back();
@@ -19,12 +19,12 @@ int32_t BlockPool::allocate() {
   return page;
 }
 
-void BlockPool::share(int32_t page) {
+void PagePool::share(int32_t page) {
   check(refs(page) > 0, "[block pool] page ", page, " is shared but nobody holds it");
   ++refs_[size_t(page)];
 }
 
-void BlockPool::release(int32_t page) {
+void PagePool::release(int32_t page) {
   check(refs(page) > 0, "[block pool] page ", page, " is released but nobody holds it");
   if (--refs_[size_t(page)] == 0) free_.push_back(page);
 }

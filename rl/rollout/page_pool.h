@@ -1,4 +1,4 @@
-// BlockPool: who holds which page of the KV cache. Ids and reference counts only; the memory is the runner's.
+// PagePool: who holds which page of the KV cache. Ids and reference counts only; the memory is the runner's.
 // Invariant: a page is either on the free list with no references, or held by refs(page) >= 1 sequences.
 #pragma once
 
@@ -8,9 +8,9 @@
 
 namespace mantissa {
 
-class BlockPool {
+class PagePool {
  public:
-  explicit BlockPool(int64_t pages);
+  explicit PagePool(int64_t pages);
 
   int64_t total() const { return int64_t(refs_.size()); }
   int64_t free() const { return int64_t(free_.size()); }

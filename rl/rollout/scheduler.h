@@ -90,7 +90,7 @@ class Scheduler {
   void accept(std::span<const int32_t> tokens, std::span<const float> logprobs);
 
   std::deque<Sequence>& sequences() { return sequences_; }
-  const BlockPool& pool() const { return pool_; }
+  const PagePool& pool() const { return pool_; }
   int64_t preemptions() const { return preemptions_; }
 
  private:
@@ -110,7 +110,7 @@ class Scheduler {
 
   Limits limits_;
   std::vector<int32_t> stop_ids_;
-  BlockPool pool_;
+  PagePool pool_;
   std::deque<Sequence> sequences_;  // all, by arrival; addresses are stable
   std::deque<Group> waiting_;       // by arrival
   std::deque<Sequence*> ready_;     // prefilled, without a row

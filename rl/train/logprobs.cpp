@@ -2,8 +2,8 @@
 
 namespace mantissa {
 
-ops::TokenScores score_batch(Tape& tape, const Model& model, const TrainBatch& batch, const ScoreOptions& options,
-                             const ParamBuffer* grads, const Tensor& state) {
+ops::TokenLogprobs batch_logprobs(Tape& tape, const Model& model, const TrainBatch& batch,
+                                  const LogprobOptions& options, const ParamBuffer* grads, const Tensor& state) {
   const auto upload = [&](const std::vector<int32_t>& values) {
     return tensor_from<int32_t>(tape.exec().backend(), values, {int64_t(values.size())});
   };
@@ -18,7 +18,7 @@ ops::TokenScores score_batch(Tape& tape, const Model& model, const TrainBatch& b
   ctx.longest = batch.longest();
   Var hidden = model.decoder->forward(ctx);
   if (batch.scored.size() != batch.ids.size()) hidden = ops::gather_rows(tape, hidden, upload(batch.scored));
-  return model.decoder->scores(
+  return model.decoder->logprobs(
       ctx, hidden, upload(batch.targets),
       {.temperature = options.temperature, .dtype = options.lm_head, .state = state, .chunk = options.head_chunk});
 }

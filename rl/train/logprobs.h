@@ -7,7 +7,7 @@
 
 namespace mantissa {
 
-struct ScoreOptions {
+struct LogprobOptions {
   double temperature = 1.0;
   Dtype lm_head = Dtype::kF32;   // see ops::HeadOptions
   Dtype residual = Dtype::kF32;  // type of the residual stream
@@ -19,7 +19,8 @@ struct ScoreOptions {
 /// Scores of batch.targets at batch.scored, [N] each. `grads` are the sinks of parameter gradients (null:
 /// none); `state` is a StepState whose loss scale multiplies them (undefined: 1). Ids and positions were
 /// checked by the caller.
-ops::TokenScores score_batch(Tape& tape, const Model& model, const TrainBatch& batch, const ScoreOptions& options,
-                             const ParamBuffer* grads = nullptr, const Tensor& state = {});
+ops::TokenLogprobs batch_logprobs(Tape& tape, const Model& model, const TrainBatch& batch,
+                                  const LogprobOptions& options, const ParamBuffer* grads = nullptr,
+                                  const Tensor& state = {});
 
 }  // namespace mantissa

@@ -29,32 +29,32 @@ class Poison {
 
 }  // namespace
 
-void Trainer::score(MiniBatch& mini, const ParamBuffer& weights, std::vector<float> TrainBatch::*into) {
-  ScoreOptions options = options_.score;
+void Trainer::fill(MiniBatch& mini, const ParamBuffer& weights, std::vector<float> TrainBatch::*into) {
+  LogprobOptions options = options_.logprobs;
   options.weights = &weights;
   std::vector<Tensor> logprobs;  // read back when all are on their way: a wait in between would idle the device
   for (const TrainBatch& batch : mini.micro) {
     Tape tape(exec_, false);
-    logprobs.push_back(score_batch(tape, model_, batch, options).logprobs.value());
+    logprobs.push_back(batch_logprobs(tape, model_, batch, options).logprobs.value());
   }
   for (size_t i = 0; i < logprobs.size(); ++i) mini.micro[i].*into = to_host<float>(logprobs[i]);
 }
 
-void Trainer::score(MiniBatch& mini) {
-  score(mini, model_.weights.compute, &TrainBatch::old_logprobs);
+void Trainer::fill_old_logprobs(MiniBatch& mini) {
+  fill(mini, model_.weights.compute, &TrainBatch::old_logprobs);
 }
 
-void Trainer::score_reference(MiniBatch& mini) {
+void Trainer::fill_reference_logprobs(MiniBatch& mini) {
   check(model_.weights.reference.defined(), "[trainer] there are no reference weights to score with");
-  score(mini, model_.weights.reference, &TrainBatch::reference_logprobs);
+  fill(mini, model_.weights.reference, &TrainBatch::reference_logprobs);
 }
 
 LossOut Trainer::run_micro_batch(Tape& tape, const MiniBatch& mini, const TrainBatch& batch, const Loss& loss) {
-  const ops::TokenScores scores =
-      score_batch(tape, model_, batch, options_.score, &model_.weights.grad, optimizer_.state());
+  const ops::TokenLogprobs scored =
+      batch_logprobs(tape, model_, batch, options_.logprobs, &model_.weights.grad, optimizer_.state());
   LossInputs in = make_loss_inputs(exec_.backend(), batch);
-  in.logprobs = scores.logprobs;
-  in.entropy = scores.entropy;
+  in.logprobs = scored.logprobs;
+  in.entropy = scored.entropy;
   in.sequences = double(mini.sequences);
   in.tokens = double(mini.tokens);
   LossOut out = loss(tape, in);

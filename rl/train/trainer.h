@@ -18,7 +18,7 @@
 namespace mantissa {
 
 struct TrainerOptions {
-  ScoreOptions score;
+  LogprobOptions logprobs;
   Recompute recompute = Recompute::kNone;
 };
 
@@ -39,9 +39,9 @@ class Trainer {
       : exec_(exec), model_(model), optimizer_(optimizer), options_(options) {}
 
   /// Fills old_logprobs of every micro-batch with the current weights' log-probs of the scored tokens.
-  void score(MiniBatch& batch);
+  void fill_old_logprobs(MiniBatch& batch);
   /// Fills reference_logprobs with those of Weights::reference.
-  void score_reference(MiniBatch& batch);
+  void fill_reference_logprobs(MiniBatch& batch);
   /// One optimizer step; none where every token of the mini-batch is masked (weight decay and Adam's momentum
   /// would move the weights without any evidence). Throws when too many steps in a row overflow
   /// (optimizer.h).
@@ -50,7 +50,7 @@ class Trainer {
   void inject_overflow(const std::string& parameter);
 
  private:
-  void score(MiniBatch& batch, const ParamBuffer& weights, std::vector<float> TrainBatch::*into);
+  void fill(MiniBatch& batch, const ParamBuffer& weights, std::vector<float> TrainBatch::*into);
   LossOut run_micro_batch(Tape& tape, const MiniBatch& mini, const TrainBatch& batch, const Loss& loss);
   std::string find_overflow(const MiniBatch& batch, const Loss& loss, double loss_scale);
 

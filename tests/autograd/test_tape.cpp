@@ -376,7 +376,7 @@ struct Head {
     MANTISSA_RUN(exec, fill, sink, 0.0);
     Tape tape(exec, true);
     const Var h = tape.leaf(hidden);
-    const ops::TokenScores s = ops::token_scores(tape, h, tape.param(w, sink), targets, options);
+    const ops::TokenLogprobs s = ops::token_logprobs(tape, h, tape.param(w, sink), targets, options);
     tape.backward(ops::add(tape, ops::sum(tape, s.logprobs), ops::affine(tape, ops::sum(tape, s.entropy), 0.5)));
     return {s.logprobs.value(), s.entropy.value(), h.grad(), ops::cast(tape, Var(sink), Dtype::kF64).value()};
   }
@@ -384,7 +384,7 @@ struct Head {
   Tensor hidden, w, targets, sink;
 };
 
-TEST(TokenScores, ChunksDoNotChangeBits) {
+TEST(TokenLogprobs, ChunksDoNotChangeBits) {
   Exec exec(cpu());
   for (Dtype dtype : {Dtype::kF32, Dtype::kF16}) {
     Head head(exec, dtype);
@@ -399,7 +399,7 @@ TEST(TokenScores, ChunksDoNotChangeBits) {
   }
 }
 
-TEST(TokenScores, TheLossScaleMultipliesGradientsAlone) {
+TEST(TokenLogprobs, TheLossScaleMultipliesGradientsAlone) {
   Exec exec(cpu());
   Head head(exec, Dtype::kF32);
   ops::HeadOptions options;
@@ -416,7 +416,7 @@ TEST(TokenScores, TheLossScaleMultipliesGradientsAlone) {
   }
 }
 
-TEST(TokenScores, TheHeadMayHaveAnotherType) {
+TEST(TokenLogprobs, TheHeadMayHaveAnotherType) {
   Exec exec(cpu());
   Head half(exec, Dtype::kF16), wide(exec, Dtype::kF32);
   MANTISSA_RUN(exec, cast, wide.hidden, half.hidden);
@@ -427,7 +427,7 @@ TEST(TokenScores, TheHeadMayHaveAnotherType) {
   EXPECT_EQ(a[2].dtype(), Dtype::kF16);
 }
 
-TEST(TokenScores, PeerRoundsLogitsToTheHeadsType) {
+TEST(TokenLogprobs, PeerRoundsLogitsToTheHeadsType) {
   Exec exec(cpu()), peer(cpu());
   peer.rounding = Rounding::kPeer;
   ops::HeadOptions options;
@@ -441,7 +441,7 @@ TEST(TokenScores, PeerRoundsLogitsToTheHeadsType) {
   }
 }
 
-TEST(TokenScores, LogitsOfAllTokensNeverExist) {
+TEST(TokenLogprobs, LogitsOfAllTokensNeverExist) {
   Exec exec(cpu());
   constexpr int64_t kTokens = 256, kVocab = 4096;
   Head head(exec, Dtype::kF32, kTokens, kVocab);

@@ -133,7 +133,7 @@ OpCase scores_case(std::string name, double temperature) {
              options.temperature = temperature;
              options.dtype = v[0].dtype();
              options.chunk = 2;
-             const ops::TokenScores s = ops::token_scores(tape, v[0], v[1], ids(tape, rows, n), options);
+             const ops::TokenLogprobs s = ops::token_logprobs(tape, v[0], v[1], ids(tape, rows, n), options);
              return std::vector{s.logprobs, s.entropy};
            }};
   c.inner_backward = 2;  // d(logits) are rounded
@@ -231,7 +231,7 @@ const std::vector<OpCase>& op_cases() {
          for (int64_t t = rows.begin; t < rows.end; ++t) chosen.push_back(int32_t(2 * (n - t)));
          return vector{ops::gather_rows(tape, v[0], ints(tape, chosen))};
        }},
-      scores_case("token_scores", 1.0),
+      scores_case("token_logprobs", 1.0),
       scores_case("token_scores_temperature", 0.7),
   };
   return cases;

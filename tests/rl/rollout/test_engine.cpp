@@ -197,19 +197,19 @@ TEST_F(EngineTest, TheScheduleDoesNotDependOnEarlierRolloutsOrFreeMemory) {
   Engine first = fresh(), resumed = fresh();
   const std::vector<Request> few(requests_.begin(), requests_.begin() + 3);
   first.generate(few, options_);
-  EXPECT_GT(first.cache_room(), 0);
-  first.set_cache_room(6);  // as if memory had been short at the start
+  EXPECT_GT(first.kv_cache_limit(), 0);
+  first.set_kv_cache_limit(6);  // as if memory had been short at the start
   const Results got = first.generate(requests_, options_);
   EXPECT_LE(first.stats().peak_pages, 6);
   EXPECT_GT(first.stats().preemptions, 0);
   first.generate(few, options_);  // the pool is larger than these need
-  resumed.set_cache_room(first.cache_room());
+  resumed.set_kv_cache_limit(first.kv_cache_limit());
   expect_same(resumed.generate(requests_, options_), got);
   resumed.generate(few, options_);
   EXPECT_EQ(resumed.stats().decode_steps, first.stats().decode_steps);
   EXPECT_EQ(resumed.stats().preemptions, first.stats().preemptions);
-  EXPECT_EQ(first.cache_room(), 6);
-  first.set_cache_room(1);
+  EXPECT_EQ(first.kv_cache_limit(), 6);
+  first.set_kv_cache_limit(1);
   try {
     first.generate(requests_, options_);
     FAIL() << "no sequence fits";
@@ -226,13 +226,13 @@ TEST_F(EngineTest, SaysHowManyPagesWantOfMemoryTook) {
   config.max_batch = 64;
   config.memory_fraction = 6.5 * page / double(memory.capacity - memory.in_use);
   Engine engine(exec_, model(Dtype::kF32), config, precision(Dtype::kF32));
-  engine.set_cache_room(int64_t{1} << 40);  // there was more when the run began
+  engine.set_kv_cache_limit(int64_t{1} << 40);  // there was more when the run began
   expect_same(engine.generate(requests_, options_), run(Dtype::kF32, requests_, options_, precision(Dtype::kF32)));
   EXPECT_EQ(engine.stats().peak_pages, 6);
   EXPECT_GT(engine.stats().lost_pages, 0);
   engine.generate({requests_.data(), 1}, options_);
   EXPECT_EQ(engine.stats().lost_pages, 0) << "these fit";
-  EXPECT_EQ(engine.cache_room(), int64_t{1} << 40);
+  EXPECT_EQ(engine.kv_cache_limit(), int64_t{1} << 40);
 }
 
 TEST_F(EngineTest, PreemptionIsExactWhenTheCacheRounds) {

@@ -125,8 +125,8 @@ void expect_equal(const Outcome& a, const Outcome& b) {
 
 constexpr Scheduler::Limits kRoomy{.max_batch = 4096, .pages = 20000, .prefill_tokens = 1 << 20};
 
-TEST(BlockPool, CountsReferences) {
-  BlockPool pool(2);
+TEST(PagePool, CountsReferences) {
+  PagePool pool(2);
   const int32_t a = pool.allocate(), b = pool.allocate();
   EXPECT_NE(a, b);
   EXPECT_EQ(pool.free(), 0);
