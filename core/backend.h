@@ -58,8 +58,8 @@ class Backend {
   }
   virtual MemoryInfo memory() const = 0;
   virtual void reset_peak() = 0;
-  /// What was chosen by measurement so far, as text (empty: nothing), and its return, so that a resumed run goes on with
-  /// the same choices. Text of another device or library version is ignored.
+  /// What was chosen by measurement so far, as text (empty: nothing), and its return, so that a resumed run goes on
+  /// with the same choices. Text of another device or library version is ignored.
   virtual std::string measured_choices() const { return {}; }
   virtual void restore_measured_choices(const std::string& text) { (void)text; }
   /// One line for logs and results: device name, cores or SMs, instruction set or driver.

@@ -120,9 +120,9 @@ struct Kernels {
   void (*find_nonfinite)(Exec&, Tensor& index, const Tensor& in);
 
   // ---- matmul ------------------------------------------------------------------------------------------------------
-  /// c[M,N] = op(a)[M,K] . op(b)[K,N] (+ c when accumulate). a and b share a type; c is that type or fp32.
-  /// Per element one FMA chain over ascending k in fp32 (fp64), starting at c when accumulate. Rounding::kPeer (not fp64):
-  /// four chains over quarters of K (rounded up), added in order, then c.
+  /// c[M,N] = op(a)[M,K] . op(b)[K,N] (+ c when accumulate). a and b share a type; c is that type or fp32. Per element
+  /// one FMA chain over ascending k in fp32 (fp64), starting at c when accumulate. Rounding::kPeer (not fp64): four
+  /// chains over quarters of K (rounded up), added in order, then c.
   void (*matmul)(Exec&, Tensor& c, const Tensor& a, const Tensor& b, Trans trans, bool accumulate);
   /// c[M,N] = a[M,K] . b[N,K]^T + bias[N], all of one type, one rounding. The CPU's chains start at the bias;
   /// kPeer adds it after the four.
@@ -151,21 +151,21 @@ struct Kernels {
   /// rope and, of its result, kv_write in one pass. out may alias qkv.
   void (*rope_kv)(Exec&, Tensor& out, Tensor& pages, const Tensor& qkv, const Tensor& table, const Tensor& positions,
                   const Tensor& slots, Heads heads);
-  /// Causal attention over packed sequences, offsets[S+1] int32. out[T,H*D]; lse[T,H] fp32 (fp64), natural log of the softmax
-  /// denominator of the scaled scores (scale 1/sqrt(D)). Key blocks of kAttentionTile from key 0, ascending.
-  /// No sequence is longer than `longest`: offsets may be on a device, launches are planned on the host.
+  /// Causal attention over packed sequences, offsets[S+1] int32. out[T,H*D]; lse[T,H] fp32 (fp64), natural log of the
+  /// softmax denominator of the scaled scores (scale 1/sqrt(D)). Key blocks of kAttentionTile from key 0, ascending. No
+  /// sequence is longer than `longest`: offsets may be on a device, launches are planned on the host.
   void (*attention_fwd)(Exec&, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets, int64_t longest,
                         Heads heads);
   void (*attention_bwd)(Exec&, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, const Tensor& out,
                         const Tensor& lse, const Tensor& offsets, int64_t longest, Heads heads);
-  /// KV cache of one layer: pages[2, P, kAttentionTile, G*D] (keys, values), any floating type.
-  /// Writes k and v of qkv row t into slot slots[t] (int32) = page * kAttentionTile + offset; negative slots are skipped.
+  /// KV cache of one layer: pages[2, P, kAttentionTile, G*D] (keys, values), any floating type. Writes k and v of qkv
+  /// row t into slot slots[t] (int32) = page * kAttentionTile + offset; negative slots are skipped.
   void (*kv_write)(Exec&, Tensor& pages, const Tensor& qkv, const Tensor& slots, Heads heads);
   /// Copies pages from[i] to to[i] (both int32 [N]); a negative `from` is skipped.
   void (*kv_copy)(Exec&, Tensor& pages, const Tensor& from, const Tensor& to);
   /// One query row per sequence against its cached keys: table[B,max_pages] int32, lengths[B] int32 (keys to read, the
-  /// current token included; 0 = inactive row, output zero). On the CPU bit-equal to attention_fwd when the cache has qkv's
-  /// type; elsewhere equal within rounding.
+  /// current token included; 0 = inactive row, output zero). On the CPU bit-equal to attention_fwd when the cache has
+  /// qkv's type; elsewhere equal within rounding.
   void (*attention_decode)(Exec&, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table,
                            const Tensor& lengths, Heads heads);
 
@@ -177,9 +177,9 @@ struct Kernels {
   /// entropy[t] = lse - sum p z, lse[t]. Vocabulary reduced in fixed chunks in a fixed order, the order `sample` uses.
   void (*logprob_fwd)(Exec&, Tensor& logprob, Tensor& entropy, Tensor& lse, const Tensor& logits, const Tensor& targets,
                       double inv_temperature);
-  /// dlogits[T,V] = scale * inv_temperature * (dlogprob (1[v=target] - p) - dentropy p (log p + entropy)), rounded once to
-  /// dlogits' type; scale is state.loss_scale read from device memory. dlogits may alias logits when the types agree.
-  /// Undefined dentropy means zero, undefined state means scale 1.
+  /// dlogits[T,V] = scale * inv_temperature * (dlogprob (1[v=target] - p) - dentropy p (log p + entropy)), rounded once
+  /// to dlogits' type; scale is state.loss_scale read from device memory. dlogits may alias logits when the types
+  /// agree. Undefined dentropy means zero, undefined state means scale 1.
   void (*logprob_bwd)(Exec&, Tensor& dlogits, const Tensor& logits, const Tensor& lse, const Tensor& entropy,
                       const Tensor& targets, const Tensor& dlogprob, const Tensor& dentropy, const Tensor& state,
                       double inv_temperature);
@@ -194,8 +194,8 @@ struct Kernels {
   // ---- optim -------------------------------------------------------------------------------------------------------
   /// state is a tensor holding one StepState. Adds sum of squares and non-finite flag of grad (fp32).
   void (*grad_stats)(Exec&, Tensor& state, const Tensor& grad);
-  /// Decides the step from the accumulated statistics: overflow, norm, clip factor, next loss scale and counters; clears
-  /// the statistics. grad_factor uses the scale the gradients were made with. max_norm 0 = no clipping.
+  /// Decides the step from the accumulated statistics: overflow, norm, clip factor, next loss scale and counters;
+  /// clears the statistics. grad_factor uses the scale the gradients were made with. max_norm 0 = no clipping.
   void (*step_decide)(Exec&, Tensor& state, ScalerRule scaler, double max_norm);
   /// One pass of decoupled AdamW with bias correction at adam_step (already counting this step); writes the compute
   /// copy (rounded) unless it is undefined or the same tensor as master. Nothing changes when state.overflow.

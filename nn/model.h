@@ -1,6 +1,6 @@
 // A loaded model: config, weights, decoder, and the folder or file it came from. Loading goes through load_model, which
-// recognises a Hugging Face directory, a .gguf file, "builtin:<name>" (a Hugging Face directory in builtin/ of the source
-// tree or in $MANTISSA_BUILTIN) and "random:CONFIG.json" (random weights; tokenizer files beside it).
+// recognises a Hugging Face directory, a .gguf file, "builtin:<name>" (a Hugging Face directory in builtin/ of the
+// source tree or in $MANTISSA_BUILTIN) and "random:CONFIG.json" (random weights; tokenizer files beside it).
 #pragma once
 
 #include <filesystem>
@@ -40,9 +40,9 @@ struct Model {
   Backend* backend = nullptr;
 };
 
-/// Loads `path` with a compute copy in `compute`. `fp32_master` also allocates and fills fp32 masters from the file's own
-/// precision (not from the rounded copy); Adam moments and gradients are allocated by the optimizer.
-/// Errors name the file, the tensor (Hugging Face name), the rule and the value.
+/// Loads `path` with a compute copy in `compute`. `fp32_master` also allocates and fills fp32 masters from the file's
+/// own precision (not from the rounded copy); Adam moments and gradients are allocated by the optimizer. Errors name
+/// the file, the tensor (Hugging Face name), the rule and the value.
 std::unique_ptr<Model> load_model(const std::string& path, Backend& backend, Dtype compute, bool fp32_master);
 /// Throws where a weight is not finite in the type of `weights`, naming `where` and the tensor. load_model asks it.
 void check_finite(const Model& model, const ParamBuffer& weights, const std::string& where);

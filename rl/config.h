@@ -122,8 +122,8 @@ struct RunConfig {
 /// What the config asks for and this version cannot do yet, a line each: it loads, a run of it is refused.
 std::vector<std::string> missing_features(const RunConfig& config);
 
-/// Reads a file and applies overrides "section.key=value". Errors name file, line (or the override), key, rule and value; an
-/// unknown key comes with the nearest known one.
+/// Reads a file and applies overrides "section.key=value". Errors name file, line (or the override), key, rule and
+/// value; an unknown key comes with the nearest known one.
 RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides);
 /// The same from text (tests, fuzzing); `where` names it in messages.
 RunConfig parse_run_config(const std::string& yaml, const std::string& where,

@@ -26,8 +26,8 @@
 namespace mantissa {
 
 struct StartOptions {
-  /// Empty: start anew. "auto": go on from the last checkpoint of the output directory, or start anew when there is none
-  /// and no finished model either. Else a checkpoint directory: one of the run's own deletes those of later steps.
+  /// Empty: start anew. "auto": go on from the last checkpoint of the output directory, or start anew when there is
+  /// none and no finished model either. Else a checkpoint directory: one of the run's own deletes those of later steps.
   std::string resume;
   /// Start anew in a used output directory, deleting what the earlier run wrote.
   bool overwrite = false;

@@ -73,8 +73,8 @@ int run(int argc, char** argv) {
 }  // namespace mantissa
 
 int main(int argc, char** argv) {
-  // A closed standard stream's number must not go to a file that is opened later. The wrong direction keeps it an error to
-  // use the stream.
+  // A closed standard stream's number must not go to a file that is opened later. The wrong direction keeps it an error
+  // to use the stream.
   for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd)
     if (::fcntl(fd, F_GETFD) < 0) [[maybe_unused]]
       const int same = ::open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY);

@@ -112,8 +112,7 @@ struct LossOut {
 /// loss_aggregation: token_mean c = m / tokens; seq_mean_token_mean c = m / (n_i sequences);
 /// seq_mean_token_sum_norm c = m / (norm_constant sequences), as Dr. GRPO.
 ///
-/// policy_loss, with r = exp(clamp(logprobs - old_logprobs, +-20)) and
-/// clip(r) = clamp(r, 1 - clip_low, 1 + clip_high):
+/// policy_loss, with r = exp(clamp(logprobs - old_logprobs, +-20)) and clip(r) = clamp(r, 1 - clip_low, 1 + clip_high):
 ///
 ///   grpo   l = max(-A r, -A clip(r)); with dual_clip c > 0 at most c |A|, which only binds for A < 0 (PPO)
 ///   gspo   the same with r = exp(mean over the sequence of logprobs - old_logprobs) (arXiv 2507.18071);

@@ -50,10 +50,9 @@ struct PromptSet {
   int64_t overlong = 0;  // prompts left out for being longer than max_prompt_tokens
 };
 
-/// Prompts of the files. `files` serves template chat with chat_template auto. Templates chat and
-/// r1_distill_qwen hold their own BOS; the others get what the tokenizer adds. `with_solution`: Prompt.solution is response_format filled
-/// in, and a record that lacks a part of it is an error (sft); else it stays empty. No prompt left is an
-/// error.
+/// Prompts of the files. `files` serves template chat with chat_template auto. Templates chat and r1_distill_qwen hold
+/// their own BOS; the others get what the tokenizer adds. `with_solution`: Prompt.solution is response_format filled
+/// in, and a record that lacks a part of it is an error (sft); else it stays empty. No prompt left is an error.
 PromptSet make_prompts(const DataConfig& config, const Tokenizer& tokenizer, const TokenizerFiles& files,
                        bool with_solution);
 

@@ -14,8 +14,8 @@ std::string json_quoted(const std::string& text);
 /// {"step": 3, "critic/score/mean": 0.5, ...}: floats with 9 digits, what is not finite as null.
 std::string to_json_line(const Metrics& metrics);
 
-/// A file that grows by whole lines, each handed to the system before write() returns. On resume it is cut to what it held at
-/// the checkpoint, so that a repeated step does not appear twice.
+/// A file that grows by whole lines, each handed to the system before write() returns. On resume it is cut to what it
+/// held at the checkpoint, so that a repeated step does not appear twice.
 class LineFile {
  public:
   /// Opens for appending, after cutting to `keep` bytes (0 empties it). Throws Error with the path and the system's reason.

@@ -87,9 +87,9 @@ struct Engine::Impl {
 };
 
 /// Makes room and returns the pages to use: every sequence must fit alone, then the scheduler always makes progress. A
-/// sequence's last token is never fed, so it needs no place. While the memory for `room` is there, the pages depend on the
-/// requests and on it alone, never on earlier rollouts: what runs together decides bits where a product's bits depend on
-/// its number of rows.
+/// sequence's last token is never fed, so it needs no place. While the memory for `room` is there, the pages depend on
+/// the requests and on it alone, never on earlier rollouts: what runs together decides bits where a product's bits
+/// depend on its number of rows.
 int64_t Engine::Impl::make_pool(std::span<const Request> requests, const GenerateOptions& options) {
   int64_t longest = 0, all = 0;  // pages of the longest sequence, and of all together
   const Request* worst = nullptr;

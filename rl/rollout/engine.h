@@ -79,8 +79,8 @@ struct EnginePrecision {
 
 class Engine {
  public:
-  /// Reads max_batch, cache_tokens and memory_fraction of `config`; `exec` and `model` must outlive the engine. The exec's
-  /// rounding is `precision.rounding` while generate() runs and is put back after it.
+  /// Reads max_batch, cache_tokens and memory_fraction of `config`; `exec` and `model` must outlive the engine. The
+  /// exec's rounding is `precision.rounding` while generate() runs and is put back after it.
   Engine(Exec& exec, const Model& model, const RolloutConfig& config, const EnginePrecision& precision);
   ~Engine();
 
@@ -91,8 +91,8 @@ class Engine {
   /// one sequence (rollout.cache_tokens, and the need).
   std::vector<std::vector<Completion>> generate(std::span<const Request> requests, const GenerateOptions& options);
   const EngineStats& stats() const;
-  /// Most pages that the pool may have with rollout.cache_tokens = 0: set by the first generate() from the free memory. A
-  /// later one for which that memory is not there any more takes its share of what is left (EngineStats::lost_pages).
+  /// Most pages that the pool may have with rollout.cache_tokens = 0: set by the first generate() from the free memory.
+  /// A later one for which that memory is not there any more takes its share of what is left (EngineStats::lost_pages).
   /// 0: not set yet. A resumed run sets what the checkpoint says.
   int64_t kv_cache_limit() const;
   void set_kv_cache_limit(int64_t pages);

@@ -1,5 +1,5 @@
-// Batcher: completions -> packed micro-batches. A sequence is prompt + response; micro-batches hold whole sequences up to a
-// token budget, balanced by cost. The packing depends only on lengths, so a resumed run packs alike.
+// Batcher: completions -> packed micro-batches. A sequence is prompt + response; micro-batches hold whole sequences up
+// to a token budget, balanced by cost. The packing depends only on lengths, so a resumed run packs alike.
 #pragma once
 
 #include <span>
@@ -28,8 +28,8 @@ struct MiniBatch {
 /// Order of sequences for one pass over a rollout: a shuffle that depends on the stream alone.
 void shuffle(std::vector<TrainSequence>& sequences, RandomStream& random);
 
-/// Splits into mini-batches of `mini_batch_size` sequences (the last may be smaller), each packed under `budget` tokens a
-/// micro-batch. A sequence longer than the budget gets a micro-batch of its own.
+/// Splits into mini-batches of `mini_batch_size` sequences (the last may be smaller), each packed under `budget` tokens
+/// a micro-batch. A sequence longer than the budget gets a micro-batch of its own.
 std::vector<MiniBatch> make_mini_batches(std::span<const TrainSequence> sequences, int64_t mini_batch_size,
                                          int64_t budget);
 

@@ -79,7 +79,7 @@ Scored score(Model& model, const Packed& packed, Dtype residual, bool backward, 
   ops::HeadOptions options;
   options.dtype = model.weights.compute.dtype();
   options.chunk = 17;
-  const Var logprobs = model.decoder->scores(ctx, hidden, ints(packed.targets, backend), options).logprobs;
+  const Var logprobs = model.decoder->logprobs(ctx, hidden, ints(packed.targets, backend), options).logprobs;
   const Var loss = ops::affine(tape, ops::sum(tape, logprobs), -1.0 / double(packed.ids.size()));
   out.logprobs = to_host_float(logprobs.value());
   out.loss = to_host_float(loss.value())[0];

@@ -1,5 +1,5 @@
-// The ground under the numerics contract (docs/numerics.md): conversions are IEEE, random numbers are Philox, and neither the
-// number of threads nor the instruction set reaches a bit of a model's log-probs and gradients.
+// The ground under the numerics contract (docs/numerics.md): conversions are IEEE, random numbers are Philox, and
+// neither the number of threads nor the instruction set reaches a bit of a model's log-probs and gradients.
 #include <gtest/gtest.h>
 #include <omp.h>
 

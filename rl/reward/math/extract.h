@@ -16,9 +16,9 @@ struct ExtractedAnswer {
   std::string joined;
 };
 
-/// The final answer of a response, from what follows the last </think>: the last complete \boxed{} (or
-/// \fbox{}), else what the last <answer> tag holds, else what follows the last ####, else the last "answer is ..." or "answer: ...", else a response
-/// that is one short line without prose. `boxed_only` stops after the first rule.
+/// The final answer of a response, from what follows the last </think>: the last complete \boxed{} (or \fbox{}), else
+/// what the last <answer> tag holds, else what follows the last ####, else the last "answer is ..." or "answer: ...",
+/// else a response that is one short line without prose. `boxed_only` stops after the first rule.
 ExtractedAnswer extract_answer(std::string_view response, bool boxed_only = false);
 
 /// The answer in a gold text: its box or #### where it has one, else all of it.

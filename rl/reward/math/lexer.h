@@ -1,5 +1,4 @@
-// Tokens of LaTeX and plain mathematics. Spelling is settled here: \dfrac and \tfrac are "frac", \le and <=
-// and ≤ are
+// Tokens of LaTeX and plain mathematics. Spelling is settled here: \dfrac and \tfrac are "frac", \le and <= and ≤ are
 // "<=", spaces, sizes and fonts vanish, thousands separators vanish from numbers.
 #pragma once
 

@@ -116,7 +116,7 @@ class EngineTest : public testing::Test {
     head.temperature = options_.temperature;
     head.dtype = dtype;
     const std::vector<float> logprobs =
-        to_host<float>(m.decoder->scores(ctx, hidden, tensor(targets), head).logprobs.value());
+        to_host<float>(m.decoder->logprobs(ctx, hidden, tensor(targets), head).logprobs.value());
     Results out = results;
     size_t at = 0;
     for (std::vector<Completion>& group : out)
