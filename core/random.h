@@ -32,7 +32,7 @@ MANTISSA_HOST_DEVICE inline PhiloxBlock philox(PhiloxBlock counter, PhiloxKey ke
   return counter;
 }
 
-/// Uniform in the open interval (0, 1): the middle of one of 2^23 equal cells, which float holds exactly, so never 0 or 1.
+/// Uniform in the open interval (0, 1): the middle of one of 2^23 equal cells, exact in float, so never 0 or 1.
 MANTISSA_HOST_DEVICE inline float uniform_from(uint32_t word) {
   return (float(word >> 9) + 0.5f) * 0x1p-23f;
 }

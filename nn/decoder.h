@@ -1,8 +1,8 @@
 // The decoder: the one model definition, used by training, scoring and rollout. Modules hold parameter ids; the forward
 // context names the weights to read, where gradients go and which form attention takes.
 //
-//   embedding -> layers x [ norm -> qkv -> (qk_norm) -> rope -> attention -> o -> + ; norm -> gate_up -> swiglu -> down -> + ]
-//             -> norm -> hidden[T,C]; the head (token_logprobs for training and scoring, logits for rollout) is separate.
+//   embedding -> layers x [norm -> qkv -> (qk_norm) -> rope -> attention -> o -> +; norm -> gate_up -> swiglu -> down
+//     -> +] -> norm -> hidden[T,C]; the head (token_logprobs for training and scoring, logits for rollout) is separate.
 #pragma once
 
 #include <span>

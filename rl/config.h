@@ -29,7 +29,7 @@ struct ModelSection {
   void fields(Fields& f);
 };
 
-/// The precision matrix. "auto" follows: kv_cache and the rollout's head follow rollout, the trainer's head follows train.
+/// The precision matrix. With "auto" kv_cache and the rollout's head follow rollout, the trainer's head follows train.
 struct PrecisionConfig {
   std::string train = "fp16", rollout = "fp16";
   std::string kv_cache = "auto", lm_head = "auto";

@@ -19,7 +19,7 @@ constexpr const char* kWritten[] = {"metrics.jsonl", "sft.jsonl", "eval.jsonl", 
                                     "checkpoints",   "model",     "tensorboard", "config.yaml"};
 constexpr const char* kConfigHead = "# mantissa ";
 
-/// Lines of a resolved config that decide the run's bits: sections that only say how long, how often or where are left out.
+/// Lines of a resolved config that decide the run's bits: sections that say how long, how often or where are left out.
 std::string decisive_lines(const std::string& config) {
   std::istringstream in(config);
   std::string line, kept;

@@ -95,7 +95,7 @@ class Run {
   std::optional<EventFile> event_file_;
 };
 
-/// Trains to the end of the config or until stop() says so between steps; then saves. Returns true when the run is complete.
+/// Trains to the end of the config or until stop() says so between steps; then saves. True: the run is complete.
 bool train(Run& run, const std::function<bool()>& stop);
 
 /// Evaluates the current weights on every set of eval.files, by the settings of `eval`: one line of eval.jsonl,

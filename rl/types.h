@@ -1,10 +1,10 @@
 // The records that stages hand to each other, in the order of the loop:
 //
-//   Prompt -> (engine) Completion -> (reward) RolloutGroup -> (advantage) RolloutGroup -> (batcher) TrainBatch -> (trainer)
+//   Prompt -> (engine) Completion -> (reward) RolloutGroup -> (advantage) same -> (batcher) TrainBatch -> trainer
 //
 // Example: prompt ids [5 9 2], two samples "7 <eos>" and "8": completions ids [7 0] finish kStop, [8] finish kLength;
-// rollout_logprobs have 2 and 1 entries; the packed batch is ids [5 9 2 7 0 | 5 9 2 8], offsets [0 5 9]; scored positions
-// (those whose next token is a response token) are 2 3 and 7, with targets 7 0 and 8.
+// rollout_logprobs have 2 and 1 entries; the packed batch is ids [5 9 2 7 0 | 5 9 2 8], offsets [0 5 9]; scored
+// positions (those whose next token is a response token) are 2 3 and 7, with targets 7 0 and 8.
 #pragma once
 
 #include <algorithm>

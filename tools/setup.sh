@@ -3,7 +3,7 @@
 # with everything in place it changes nothing and needs no network.
 #
 #   tools/setup.sh            compiler, cmake, ninja, libraries, python3 (for the plots)
-#   tools/setup.sh --tests    also GoogleTest
+#   tools/setup.sh --tests    also GoogleTest, and clang-format for the format check in .deps/venv
 #   tools/setup.sh --plots    also matplotlib, in .deps/venv: tools/plot.py writes PNG with it (SVG needs nothing)
 #   tools/setup.sh --fuzz     also clang and its sanitizers, for the preset `fuzz`
 #   tools/setup.sh --check    only looks: exit code 1 and a list when something is missing
@@ -16,6 +16,7 @@ cd "$(dirname "$0")/.."
 
 readonly min_cmake=3.25
 readonly venv=.deps/venv
+readonly clang_format='clang-format==18.1.8 --hash=sha256:2de122b8aa78ba49e326f974131caab2c79f4ae877c227cd4e3e5d82a98d21e5'
 readonly frontend=.deps/cudnn-frontend
 readonly frontend_wheel='nvidia-cudnn-frontend==1.32.0 --hash=sha256:c6006556017a4d1c914c52a556c71b1267f2d6a0500f742e7b4edef539878df0'
 
@@ -54,6 +55,7 @@ no_frontend() {
   { command -v nvcc || [[ -x /usr/local/cuda/bin/nvcc ]]; } >/dev/null && [[ ! -e $frontend/include/cudnn_frontend.h ]]
 }
 no_cmake() { ! new_enough cmake && ! new_enough "$venv/bin/cmake"; }
+no_format() { ((tests)) && [[ $("$venv/bin/clang-format" --version 2>/dev/null) != *' 18.1.8'* ]]; }
 no_plots() { ((plots)) && ! "$venv/bin/python" -c 'import matplotlib' 2>/dev/null; }
 
 packages=()
@@ -69,7 +71,8 @@ if ((check)); then
   if no_cmake; then say "missing: cmake >= $min_cmake (where the package is older, a newer one goes into $venv)"; fi
   if no_frontend; then say "missing: the headers of cuDNN's C++ frontend, in $frontend"; fi
   if no_plots; then say "missing: matplotlib (it goes into $venv)"; fi
-  if ((${#packages[@]} > 0)) || no_cmake || no_frontend || no_plots; then exit 1; fi
+  if no_format; then say "missing: ${clang_format%% *} (it goes into $venv)"; fi
+  if ((${#packages[@]} > 0)) || no_cmake || no_frontend || no_plots || no_format; then exit 1; fi
   say "nothing is missing"
   exit 0
 fi
@@ -94,7 +97,7 @@ apt_install() { # PACKAGES...
 }
 if ((${#packages[@]} > 0)); then apt_install "${packages[@]}"; fi
 
-# ---- cmake, and cuDNN's frontend
+# ---- cmake, cuDNN's frontend, and what Python tools the options ask for
 need_venv() {
   if [[ -x $venv/bin/pip ]]; then return; fi
   # Debian's python3 comes without ensurepip, others' with it.
@@ -128,5 +131,12 @@ if no_plots; then
   say "installing matplotlib into $venv"
   need_venv
   "$venv/bin/pip" install --quiet --disable-pip-version-check "matplotlib>=3.7,<4" || die "pip could not install matplotlib"
+fi
+if no_format; then
+  say "installing ${clang_format%% *} into $venv"
+  need_venv
+  echo "$clang_format" >"$venv/clang-format.txt"
+  "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes \
+    -r "$venv/clang-format.txt" || say "pip could not install ${clang_format%% *}: going on without, the format check is skipped"
 fi
 if no_frontend; then say "everything else is in place"; else say "everything is in place"; fi

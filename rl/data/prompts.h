@@ -41,7 +41,7 @@ struct Record {
 /// are skipped. Errors name file and line; no record at all is an error.
 std::vector<Record> read_records(const DataConfig& config);
 
-/// Text of a problem under template none, r1, r1_distill_qwen, qwen_math or chat (`chat_template` is a name, not "auto").
+/// Text of a problem under a template: none, r1, r1_distill_qwen, qwen_math, chat (`chat_template` is not "auto").
 std::string apply_prompt_template(const DataConfig& config, const std::string& chat_template,
                                   const std::string& problem);
 

@@ -18,7 +18,7 @@ std::string to_json_line(const Metrics& metrics);
 /// held at the checkpoint, so that a repeated step does not appear twice.
 class LineFile {
  public:
-  /// Opens for appending, after cutting to `keep` bytes (0 empties it). Throws Error with the path and the system's reason.
+  /// Opens for appending, cut to `keep` bytes (0 empties it). Throws Error with the path and the system's reason.
   LineFile(std::filesystem::path path, int64_t keep);
   ~LineFile();
   LineFile(const LineFile&) = delete;

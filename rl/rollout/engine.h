@@ -1,5 +1,5 @@
 // Rollout engine: continuous batching over a paged KV cache with the model that is being trained (tape off,
-// same weights). rl/rollout/scheduler decides and holds no tensor; rl/rollout/runner computes and has no policy; rl/rollout/engine is
+// same weights). The scheduler decides and holds no tensor, the runner computes and has no policy, and the engine is
 // their loop: schedule -> prefill or decode -> sample -> postprocess, until every request is finished.
 #pragma once
 
