@@ -1,0 +1,127 @@
+#include "core/comm.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace mantissa {
+
+void Activity::phase(std::string_view name) {
+  const std::lock_guard lock(mutex_);
+  phase_ = name;
+  ++changes_;
+}
+void Activity::collective(std::string name) {
+  const std::lock_guard lock(mutex_);
+  collective_ = std::move(name);
+  ++changes_;
+}
+Activity::Snapshot Activity::read() const {
+  const std::lock_guard lock(mutex_);
+  return {phase_, collective_, changes_};
+}
+
+void Comm::begin(const char* name, int64_t count, std::string_view type) {
+  activity_.collective(str(name, " of ", count, " ", type, ", number ", ++calls_));
+}
+
+Comm::Ticket Comm::all_reduce(Exec& exec, const Tensor& t, Reduce op, Order order) {
+  if (size_ == 1 || t.numel() == 0) return 0;
+  begin("all_reduce", t.numel(), name_of(t.dtype()));
+  return do_all_reduce(exec, t, op, order);
+}
+
+namespace {
+
+/// The whole must be one part a rank, of the same type.
+void check_parts(const char* op, const Tensor& whole, const Tensor& part, int size) {
+  check(whole.dtype() == part.dtype() && whole.numel() == part.numel() * size, "[", op, "] ", size,
+        " ranks need a tensor of ", size, " equal parts: got ", whole.numel(), " ", name_of(whole.dtype()), " and ",
+        part.numel(), " ", name_of(part.dtype()));
+}
+
+void copy_part(Exec& exec, const Tensor& out, const Tensor& in) {
+  if (!out.same_as(in)) exec.backend().copy(out.raw(), in.raw(), in.bytes());
+}
+
+}  // namespace
+
+Comm::Ticket Comm::reduce_scatter(Exec& exec, const Tensor& out, const Tensor& in, Order order) {
+  check_parts("reduce_scatter", in, out, size_);
+  if (out.numel() == 0) return 0;
+  if (size_ == 1) return copy_part(exec, out, in), 0;
+  begin("reduce_scatter", in.numel(), name_of(in.dtype()));
+  return do_reduce_scatter(exec, out, in, order);
+}
+
+Comm::Ticket Comm::all_gather(Exec& exec, const Tensor& out, const Tensor& in, Order order) {
+  check_parts("all_gather", out, in, size_);
+  if (in.numel() == 0) return 0;
+  if (size_ == 1) return copy_part(exec, out, in), 0;
+  begin("all_gather", out.numel(), name_of(out.dtype()));
+  return do_all_gather(exec, out, in, order);
+}
+
+Comm::Ticket Comm::broadcast(Exec& exec, const Tensor& t, int root, Order order) {
+  check(root >= 0 && root < size_, "[broadcast] root must be one of ", size_, " ranks, got ", root);
+  if (size_ == 1 || t.numel() == 0) return 0;
+  begin("broadcast", t.numel(), name_of(t.dtype()));
+  return do_broadcast(exec, t, root, order);
+}
+
+void Comm::wait(Exec& exec, Ticket ticket) {
+  if (size_ > 1 && ticket > 0) do_wait(exec, ticket);
+}
+
+std::vector<std::string> Comm::gather(std::string_view bytes) {
+  if (size_ == 1) return {std::string(bytes)};
+  begin("gather", int64_t(bytes.size()), "bytes");
+  return do_gather(bytes);
+}
+
+std::string Comm::broadcast(std::string_view bytes, int root) {
+  check(root >= 0 && root < size_, "[broadcast] root must be one of ", size_, " ranks, got ", root);
+  if (size_ == 1) return std::string(bytes);
+  begin("broadcast", int64_t(bytes.size()), "bytes");
+  return do_broadcast_bytes(bytes, root);
+}
+
+std::vector<double> Comm::reduce(const std::vector<double>& values, Reduce op) {
+  if (size_ == 1) return values;
+  const auto* bytes = reinterpret_cast<const char*>(values.data());
+  const std::vector<std::string> all = gather({bytes, values.size() * sizeof(double)});
+  std::vector<double> result(values.size()), theirs(values.size());
+  for (int r = 0; r < size_; ++r) {
+    check(all[size_t(r)].size() == values.size() * sizeof(double), "[reduce] rank ", r, " gave ", all[size_t(r)].size(),
+          " bytes, rank ", rank_, " ", values.size() * sizeof(double));
+    std::memcpy(theirs.data(), all[size_t(r)].data(), all[size_t(r)].size());
+    for (size_t i = 0; i < result.size(); ++i)
+      result[i] = r == 0 ? theirs[i] : op == Reduce::kSum ? result[i] + theirs[i] : std::max(result[i], theirs[i]);
+  }
+  return result;
+}
+
+namespace {
+
+class SingleComm : public Comm {
+ public:
+  SingleComm() : Comm(0, 1) {}
+  std::string description() const override { return "one process"; }
+
+ private:
+  // Never called: Comm answers for one rank itself.
+  Ticket do_all_reduce(Exec&, const Tensor&, Reduce, Order) override { return 0; }
+  Ticket do_reduce_scatter(Exec&, const Tensor&, const Tensor&, Order) override { return 0; }
+  Ticket do_all_gather(Exec&, const Tensor&, const Tensor&, Order) override { return 0; }
+  Ticket do_broadcast(Exec&, const Tensor&, int, Order) override { return 0; }
+  void do_wait(Exec&, Ticket) override {}
+  std::vector<std::string> do_gather(std::string_view) override { return {}; }
+  std::string do_broadcast_bytes(std::string_view, int) override { return {}; }
+};
+
+}  // namespace
+
+std::unique_ptr<Comm> make_single_comm() {
+  return std::make_unique<SingleComm>();
+}
+
+}  // namespace mantissa

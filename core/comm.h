@@ -1,0 +1,120 @@
+// Comm: what the processes of one run say to each other. A rank is one process with one device; all ranks make the
+// same calls in the same order. With one rank every call is a no-op (or a copy), so no caller asks how many there are.
+//
+//   tensors     on the device of an Exec, in its stream's order: all_reduce, reduce_scatter, all_gather, broadcast
+//   host bytes  of any length: gather (to all ranks), broadcast, barrier
+//
+// The CPU's (core/cpu/comm.cpp) works over sockets and adds in the order of ranks, in fp32 (fp64 for fp64, int32 for
+// int32), with one rounding: the same bits on every rank and in every run. The GPU's is NCCL (cuda/comm.cpp).
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/backend.h"
+
+namespace mantissa {
+
+class Mesh;
+
+enum class Reduce : uint8_t { kSum, kMax };
+
+/// Whether later work on the exec's stream waits for a collective. kOverlapped: it does not until Comm::wait; until then
+/// nothing may write the tensors (nor read the output); the comm keeps their memory alive. The collective itself always
+/// begins after what the exec's stream held when it was called.
+enum class Order : uint8_t { kInStream, kOverlapped };
+
+/// What a rank is doing, in words, for whoever has to say where a run ended (core/comm/watchdog.h). The main thread
+/// writes, a heartbeat thread reads.
+class Activity {
+ public:
+  struct Snapshot {
+    std::string phase, collective;
+    uint64_t changes = 0;  // grows whenever this rank moves on
+  };
+
+  /// "rollout", "update of step 3".
+  void phase(std::string_view name);
+  /// The collective now begun, or last begun where the device works it off: "all_reduce of 4096 fp32, number 17".
+  void collective(std::string name);
+  /// Sign of life inside a long phase.
+  void beat() { ++changes_; }
+  Snapshot read() const;
+
+ private:
+  mutable std::mutex mutex_;
+  std::string phase_ = "start", collective_ = "none yet";
+  std::atomic<uint64_t> changes_{0};
+};
+
+class Comm {
+ public:
+  /// Names a collective for wait(). Collectives of one comm end in the order of their tickets.
+  using Ticket = int64_t;
+
+  virtual ~Comm() = default;
+  Comm(const Comm&) = delete;
+  Comm& operator=(const Comm&) = delete;
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  bool main() const { return rank_ == 0; }  // the rank that writes and speaks for all
+  Activity& activity() { return activity_; }
+
+  // Tensors of any type; all ranks give the same type and number of elements. Throw Error where shapes do not fit.
+
+  /// t = the sum (or largest) of all ranks' t, element by element.
+  Ticket all_reduce(Exec& exec, const Tensor& t, Reduce op = Reduce::kSum, Order order = Order::kInStream);
+  /// `in` is size() equal parts; out, one part, = the sum of all ranks' part number rank(). out may be that part of in.
+  Ticket reduce_scatter(Exec& exec, const Tensor& out, const Tensor& in, Order order = Order::kInStream);
+  /// `out`, size() parts, = every rank's `in`, in order of ranks. in may be part number rank() of out.
+  Ticket all_gather(Exec& exec, const Tensor& out, const Tensor& in, Order order = Order::kInStream);
+  /// t = rank root's t.
+  Ticket broadcast(Exec& exec, const Tensor& t, int root = 0, Order order = Order::kInStream);
+  /// Later work on the exec's stream waits for this collective, and with it for all before it.
+  void wait(Exec& exec, Ticket ticket);
+
+  // Host bytes. They wait for nothing on a device.
+
+  /// Every rank's bytes, in order of ranks, on every rank.
+  std::vector<std::string> gather(std::string_view bytes);
+  /// Rank root's bytes; what the others pass is ignored.
+  std::string broadcast(std::string_view bytes, int root = 0);
+  /// Returns when all ranks have called it.
+  void barrier() { gather({}); }
+  /// Sums (or largest values) over ranks of numbers on the host, added in order of ranks in fp64.
+  std::vector<double> reduce(const std::vector<double>& values, Reduce op = Reduce::kSum);
+
+  /// One line for logs: library, version, ranks.
+  virtual std::string description() const = 0;
+
+ protected:
+  Comm(int rank, int size) : rank_(rank), size_(size) {}
+
+  // For size() > 1, arguments checked.
+  virtual Ticket do_all_reduce(Exec& exec, const Tensor& t, Reduce op, Order order) = 0;
+  virtual Ticket do_reduce_scatter(Exec& exec, const Tensor& out, const Tensor& in, Order order) = 0;
+  virtual Ticket do_all_gather(Exec& exec, const Tensor& out, const Tensor& in, Order order) = 0;
+  virtual Ticket do_broadcast(Exec& exec, const Tensor& t, int root, Order order) = 0;
+  virtual void do_wait(Exec& exec, Ticket ticket) = 0;
+  virtual std::vector<std::string> do_gather(std::string_view bytes) = 0;
+  virtual std::string do_broadcast_bytes(std::string_view bytes, int root) = 0;
+
+ private:
+  void begin(const char* name, int64_t count, std::string_view type);
+
+  const int rank_, size_;
+  uint64_t calls_ = 0;
+  Activity activity_;
+};
+
+/// A run of one process.
+std::unique_ptr<Comm> make_single_comm();
+/// Ranks on the CPU backend, over the sockets of a mesh (core/comm/mesh.h).
+std::unique_ptr<Comm> make_cpu_comm(std::unique_ptr<Mesh> mesh);
+
+}  // namespace mantissa

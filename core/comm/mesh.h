@@ -1,0 +1,66 @@
+// Mesh: the processes of a run, joined pairwise by sockets. Rank 0 listens; the others come to it, learn each other's
+// addresses, and join up. A second connection between rank 0 and each other carries heartbeats (watchdog.h).
+//
+// Everything goes through exchange(): each message carries the number of the call and its name, so that ranks which
+// disagree about what comes next are told apart from slow ones.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/comm/place.h"
+#include "core/comm/socket.h"
+
+namespace mantissa {
+
+/// A rank closed its connection: it ended, or its machine did.
+class PeerLost : public Error {
+ public:
+  PeerLost(int rank, const std::string& text) : Error(text), rank(rank) {}
+  int rank;
+};
+
+class Mesh {
+ public:
+  /// Joins the other ranks; returns when all are there. Throws Error naming who did not come within `patience`, or what
+  /// two ranks disagree about (job, number of ranks).
+  static std::unique_ptr<Mesh> join(const Place& place, std::chrono::milliseconds patience = std::chrono::minutes(5));
+
+  int rank() const { return rank_; }
+  int size() const { return int(links_.size()); }
+  /// "rank 2 (pid 4711 on node7)".
+  std::string name(int rank) const;
+
+  struct Message {
+    int to;
+    std::string_view bytes;
+  };
+  /// Sends each message and receives one from each of `from`, all at once. place(rank, bytes) says where a rank's
+  /// message of that length goes, or throws. `what` names the call. Throws PeerLost, and Error where a rank makes
+  /// another call than this one.
+  void exchange(std::string_view what, const std::vector<Message>& messages, const std::vector<int>& from,
+                const std::function<void*(int rank, size_t bytes)>& place);
+
+  // What a Comm does with host bytes (core/comm.h).
+  std::vector<std::string> gather(std::string_view bytes);
+  std::string broadcast(std::string_view bytes, int root);
+
+  /// The connections for heartbeats, given away once: on rank 0 one a rank (its own empty), elsewhere [0] alone.
+  std::vector<Socket> take_heartbeats() { return std::move(heartbeats_); }
+
+ private:
+  Mesh() = default;
+  void gather_ranks(const Place& place, Deadline deadline);  // on rank 0
+  void find_ranks(const Place& place, Deadline deadline);    // on the others
+
+  int rank_ = 0;
+  uint64_t calls_ = 0;
+  std::vector<Socket> links_, heartbeats_;
+  std::vector<std::string> names_;
+};
+
+}  // namespace mantissa

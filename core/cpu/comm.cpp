@@ -1,0 +1,139 @@
+// Ranks on the CPU, over the sockets of a mesh. Every element is reduced by one rank, which adds all ranks' values in
+// order of ranks and sends the result to all: one chain of additions in the accumulator's type, one rounding.
+#include "core/comm.h"
+#include "core/comm/mesh.h"
+#include "core/cpu/parallel.h"
+
+namespace mantissa {
+namespace {
+
+constexpr int64_t kGrain = 1 << 14;
+
+template <class T, class Acc>
+void reduce_rows(const std::vector<const std::byte*>& rows, std::byte* out, int64_t n, Reduce op) {
+  cpu_kernels::parallel_for(n, kGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const auto value = [&](size_t row) {
+        const T x = reinterpret_cast<const T*>(rows[row])[i];
+        if constexpr (std::is_same_v<T, int32_t>)
+          return Acc(x);
+        else
+          return Acc(to_float(x));
+      };
+      Acc sum = value(0);
+      for (size_t r = 1; r < rows.size(); ++r) sum = op == Reduce::kSum ? Acc(sum + value(r)) : std::max(sum, value(r));
+      if constexpr (std::is_same_v<T, int32_t>)
+        reinterpret_cast<T*>(out)[i] = T(sum);
+      else
+        reinterpret_cast<T*>(out)[i] = round_to<T>(sum);
+    }
+  });
+}
+
+/// out[i] = the sum (or largest) over rows of row[i], in order of rows.
+void reduce_all(Dtype dtype, const std::vector<const std::byte*>& rows, std::byte* out, int64_t n, Reduce op) {
+  if (dtype == Dtype::kI32) return reduce_rows<int32_t, int64_t>(rows, out, n, op);
+  dispatch_floating(dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    reduce_rows<T, Compute<T>>(rows, out, n, op);
+  });
+}
+
+class CpuComm : public Comm {
+ public:
+  explicit CpuComm(std::unique_ptr<Mesh> mesh) : Comm(mesh->rank(), mesh->size()), mesh_(std::move(mesh)) {
+    for (int r = 0; r < size(); ++r)
+      if (r != rank()) others_.push_back(r);
+  }
+  std::string description() const override { return str(size(), " processes, joined by sockets"); }
+
+ private:
+  Ticket do_all_reduce(Exec&, const Tensor& t, Reduce op, Order) override {
+    const int64_t n = t.numel();
+    const auto begin = [&](int r) { return n * r / size(); };
+    const size_t element = size_of(t.dtype());
+    auto* data = static_cast<std::byte*>(t.raw());
+    const auto part = [&](int r) {
+      return std::span(data + size_t(begin(r)) * element, size_t(begin(r + 1) - begin(r)) * element);
+    };
+    reduce_own("all_reduce", t.dtype(), part, part(rank()).data(), op);
+    share_own("all_reduce, second half", part, part(rank()));
+    return 0;
+  }
+
+  Ticket do_reduce_scatter(Exec&, const Tensor& out, const Tensor& in, Order) override {
+    auto* data = static_cast<std::byte*>(in.raw());
+    const auto part = [&](int r) { return std::span(data + size_t(r) * out.bytes(), out.bytes()); };
+    reduce_own("reduce_scatter", in.dtype(), part, static_cast<std::byte*>(out.raw()), Reduce::kSum);
+    return 0;
+  }
+
+  Ticket do_all_gather(Exec& exec, const Tensor& out, const Tensor& in, Order) override {
+    auto* data = static_cast<std::byte*>(out.raw());
+    const auto part = [&](int r) { return std::span(data + size_t(r) * in.bytes(), in.bytes()); };
+    exec.backend().copy(part(rank()).data(), in.raw(), in.bytes());
+    share_own("all_gather", part, part(rank()));
+    return 0;
+  }
+
+  Ticket do_broadcast(Exec&, const Tensor& t, int root, Order) override {
+    std::vector<Mesh::Message> messages;
+    if (rank() == root)
+      for (const int r : others_) messages.push_back({r, {static_cast<char*>(t.raw()), t.bytes()}});
+    mesh_->exchange("broadcast", messages, rank() == root ? std::vector<int>{} : std::vector<int>{root},
+                    [&](int r, size_t bytes) {
+                      check_size("broadcast", r, bytes, t.bytes());
+                      return t.raw();
+                    });
+    return 0;
+  }
+
+  void do_wait(Exec&, Ticket) override {}  // nothing is ever on its way: every call returns when it is done
+
+  std::vector<std::string> do_gather(std::string_view bytes) override { return mesh_->gather(bytes); }
+  std::string do_broadcast_bytes(std::string_view bytes, int root) override { return mesh_->broadcast(bytes, root); }
+
+  void check_size(const char* what, int r, size_t theirs, size_t own) const {
+    check(theirs == own, "[comm] ", what, ": ", mesh_->name(r), " gives ", theirs, " bytes where ", mesh_->name(rank()),
+          " gives ", own);
+  }
+
+  /// Sends each rank its part and reduces the own one, of all ranks, to `out`.
+  template <class Part>
+  void reduce_own(const char* what, Dtype dtype, const Part& part, std::byte* out, Reduce op) {
+    std::vector<Mesh::Message> messages;
+    for (const int r : others_) messages.push_back({r, {reinterpret_cast<char*>(part(r).data()), part(r).size()}});
+    const size_t bytes = part(rank()).size();
+    received_.resize(bytes * others_.size());
+    std::vector<const std::byte*> rows(size_t(size()), part(rank()).data());
+    for (size_t i = 0; i < others_.size(); ++i) rows[size_t(others_[i])] = received_.data() + i * bytes;
+    mesh_->exchange(what, messages, others_, [&](int r, size_t theirs) {
+      check_size(what, r, theirs, bytes);
+      return const_cast<std::byte*>(rows[size_t(r)]);
+    });
+    reduce_all(dtype, rows, out, int64_t(bytes / size_of(dtype)), op);
+  }
+
+  /// Sends `own` to all and receives theirs into their parts.
+  template <class Part>
+  void share_own(const char* what, const Part& part, std::span<std::byte> own) {
+    std::vector<Mesh::Message> messages;
+    for (const int r : others_) messages.push_back({r, {reinterpret_cast<char*>(own.data()), own.size()}});
+    mesh_->exchange(what, messages, others_, [&](int r, size_t theirs) {
+      check_size(what, r, theirs, part(r).size());
+      return part(r).data();
+    });
+  }
+
+  std::unique_ptr<Mesh> mesh_;
+  std::vector<int> others_;
+  std::vector<std::byte> received_;
+};
+
+}  // namespace
+
+std::unique_ptr<Comm> make_cpu_comm(std::unique_ptr<Mesh> mesh) {
+  return std::make_unique<CpuComm>(std::move(mesh));
+}
+
+}  // namespace mantissa
