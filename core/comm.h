@@ -23,9 +23,9 @@ class Mesh;
 
 enum class Reduce : uint8_t { kSum, kMax };
 
-/// Whether later work on the exec's stream waits for a collective. kOverlapped: it does not until Comm::wait; until then
-/// nothing may write the tensors (nor read the output); the comm keeps their memory alive. The collective itself always
-/// begins after what the exec's stream held when it was called.
+/// Whether later work on the exec's stream waits for a collective. kOverlapped: it does not until Comm::wait; until
+/// then nothing may write the tensors (nor read the output); the comm keeps their memory alive. The collective itself
+/// always begins after what the exec's stream held when it was called.
 enum class Order : uint8_t { kInStream, kOverlapped };
 
 /// What a rank is doing, in words, for whoever has to say where a run ended (core/comm/watchdog.h). The main thread

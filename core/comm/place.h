@@ -18,9 +18,9 @@ struct Place {
   int listening = -1;                  // rank 0 under this program's own launcher: a socket that listens already
 };
 
-/// From RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT (torchrun and this program's launcher),
+/// From RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT (torchrun, this program's launcher),
 /// else OMPI_COMM_WORLD_* (mpirun), else SLURM_* of a job step (srun); MASTER_ADDR and MASTER_PORT count there too.
-/// None where no launcher speaks. `get` is getenv, or a test's. Throws Error naming the variable that is missing or bad.
+/// None where no launcher speaks. `get` is getenv, or a test's. Throws Error naming the variable missing or bad.
 std::optional<Place> place_from_environment(const std::function<const char*(const char*)>& get);
 
 /// The first host of a SLURM list: "node[03-05,9],login1" -> "node03".

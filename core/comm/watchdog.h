@@ -1,0 +1,79 @@
+// Watchdog: when one rank ends, all do, within seconds and with one message. A thread of each process exchanges
+// heartbeats with rank 0 over connections of their own, whatever the main thread and the device are busy with, so that
+// long rollouts or a slow start alarm nobody. What ends a run:
+//
+//   a connection closed without a farewell   the process was killed, or crashed
+//   no heartbeat for `silence`               it was stopped, or its machine is gone
+//   fail()                                   it threw: out of memory, bad input, a full disk
+//
+// Rank 0 speaks (another rank where rank 0 is the one that was lost), names rank, phase and collective, and tells the
+// others, whose processes end without a word.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <thread>
+
+#include "core/comm.h"
+#include "core/comm/mesh.h"
+
+namespace mantissa {
+
+/// Exit status of a process that ended because another rank did, which was said.
+inline constexpr int kEndedWithOthers = 3;
+
+struct WatchdogOptions {
+  std::chrono::milliseconds period{250}, silence{15000};
+  std::chrono::milliseconds motionless{600000};  // all ranks stand still for so long: a warning
+  std::function<void(const std::string&)> say;   // default: a line on stderr
+  std::function<void(int)> end;                  // default: _exit
+};
+
+class Watchdog {
+ public:
+  /// Takes the mesh's heartbeat connections. `activity` tells what this rank is doing.
+  Watchdog(Mesh& mesh, const Activity& activity, WatchdogOptions options = {});
+  ~Watchdog();  // leaves
+  Watchdog(const Watchdog&) = delete;
+  Watchdog& operator=(const Watchdog&) = delete;
+
+  /// Says farewell: from here on this rank may end without alarming the others. Call it after a last barrier.
+  void leave();
+  /// This rank cannot go on: its process ends here, and with it all. After PeerLost it waits for the message that names
+  /// the one who was lost. Returns only where options.end does.
+  void fail(const std::exception& error);
+
+ private:
+  struct Beat;
+  struct Peer;
+  void run();
+  void read(Peer& peer, Deadline now);
+  void hear(Peer& peer, const Beat& beat);
+  void send(int32_t kind, const std::string& text = {});
+  void verdict(const Peer& peer, const std::string& what, bool speak);
+  void finish(int code, const std::string& text, bool speak);
+  void warn_motionless(Deadline now);
+  void wake();
+  bool failed();
+
+  const int rank_;
+  const Activity& activity_;
+  WatchdogOptions options_;
+  const std::string name_;
+  std::vector<std::unique_ptr<Peer>> peers_;       // on rank 0 all others, elsewhere rank 0
+  bool speaks_ = false, first_elsewhere_ = false;  // when rank 0 is lost; with its whole machine
+  uint64_t movement_ = 0;                          // changes of all ranks, and when they last grew
+  Deadline moved_;
+  Socket wake_;
+
+  std::mutex mutex_;
+  std::condition_variable ended_;
+  bool leaving_ = false;
+  std::atomic<bool> over_ = false;
+  std::string failure_;  // of this rank, to be told
+  std::thread thread_;
+};
+
+}  // namespace mantissa
