@@ -1,6 +1,6 @@
-// A user's own verifier as a program, one process an answer, bounded in time and memory. It cannot take the
-// run with it: its process group is killed when the time is over and when it has ended, so that nothing it
-// started stays behind (but for what moves itself into another group).
+// A user's own verifier as a program, one process an answer, bounded in time and memory. It cannot take the run with
+// it: its process group is killed when the time is over and when it has ended, so that nothing it started stays behind
+// (but for what moves itself into another group).
 #pragma once
 
 #include <cstdint>
@@ -26,8 +26,8 @@ struct CommandResult {
   std::string message;
 };
 
-/// Runs `command` by /bin/sh with `input` on its standard input; standard error goes to ours. Never throws.
-/// Safe on any number of threads.
+/// Runs `command` by /bin/sh with `input` on its standard input; standard error goes to ours. Never throws. Safe on any
+/// number of threads.
 CommandResult run_command(const std::string& command, std::string_view input, const CommandLimits& limits);
 
 }  // namespace mantissa

@@ -8,6 +8,7 @@
 #include "rl/reward/command.h"
 #include "rl/reward/math/compare.h"
 #include "rl/reward/math/extract.h"
+#include "rl/reward/math/text.h"
 
 namespace mantissa {
 

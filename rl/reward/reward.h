@@ -1,13 +1,11 @@
-// Rewards: was the answer of a response right? One pure function, bounded in work, safe on any number of
-// threads:
+// Rewards: was the answer of a response right? One pure function, bounded in work, safe on any number of threads:
 //
-//   response -> (math_extract) final answer -> (math_parse) expression -> (math_compare) verdict with its
-//   reason
+//   response -> (math/extract) final answer -> (math/parse) expression -> (math/compare) verdict with its reason
 //
-// or, for a user's own verifier, by a program (reward_command).
+// or, for a user's own verifier, by a program (command.h).
 //
-// Invariant: an answer that could not be read, timed out or failed never passes for a wrong one. Every grade
-// carries a status, and the loop counts them apart.
+// Invariant: an answer that could not be read, timed out or failed never passes for a wrong one. Every grade carries a
+// status, and the loop counts them apart.
 #pragma once
 
 #include <string>
@@ -31,8 +29,7 @@ struct RewardConfig {
 struct Grade {
   enum class Status {
     kParsed,    // both answers were read: the verdict is about their values
-    kUnparsed,  // an answer was found, but it (or the gold) is no expression within bounds; only its text was
-                // compared
+    kUnparsed,  // an answer was found, but it (or the gold) is no expression within bounds: only its text was compared
     kNoAnswer,  // the response holds no final answer
     kTimeout,   // the program took longer than timeout_s
     kError,     // the program could not be run, was ended by a signal, or gave no number
@@ -51,21 +48,19 @@ inline constexpr Grade::Status kGradeStatuses[] = {Grade::Status::kParsed, Grade
 /// "parsed", "unparsed", "no_answer", "timeout", "error": the names of the counters.
 const char* status_name(Grade::Status status);
 
-/// Grades a response against the gold answer. `gold` may be a bare answer or a text with its own \boxed{} or
-/// ####.
+/// Grades a response against the gold answer. `gold` may be a bare answer or a text with its own \boxed{} or ####.
 ///
-///   math     the final answer equals the gold in value (see math_compare.h)
-///   exact    the final answer, or the whole response where none is marked, is the gold's text, blanks
-///            around it ignored
+///   math     the final answer equals the gold in value (see math/compare.h)
+///   exact    the final answer, or the whole response where none is marked, is the gold's text but for blanks around it
 ///   format   a final answer is there, whatever it says
-///   command  `command` reads {"response": ..., "gold": ...} as one line of JSON and prints a number, the
-///            reward; 0.5 and more counts as correct. What follows the number on its line is kept as the
-///            extracted answer. Another exit code than 0 is an error, not a wrong answer
-///   code     the last fenced block of the response (```), a line feed, and the gold, which are tests, go to
-///            `command` (empty: "python3 -"); exit code 0 is correct, any other is wrong
+///   command  `command` reads {"response": ..., "gold": ...} as one line of JSON and prints a number, the reward; 0.5
+///            and more counts as correct. What follows the number on its line is kept as the extracted answer. Another
+///            exit code than 0 is an error, not a wrong answer
+///   code     the last fenced block of the response (```), a line feed, and the gold, which are tests, go to `command`
+///            (empty: "python3 -"); exit code 0 is correct, any other is wrong
 ///
-/// Never throws on any text. Thread-safe. Work is bounded by about the length of the response, and by
-/// timeout_s and memory_mb for a program.
+/// Never throws on any text. Thread-safe. Work is bounded by about the length of the response, and by timeout_s and
+/// memory_mb for a program.
 Grade grade(const RewardConfig& config, std::string_view response, std::string_view gold);
 
 }  // namespace mantissa

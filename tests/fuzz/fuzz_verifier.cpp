@@ -1,10 +1,10 @@
-// libFuzzer target: the input is a gold answer, a line feed, a response. Grading never throws and always
-// gives a status; an answer equals itself.
+// libFuzzer target: the input is a gold answer, a line feed, a response. Grading never throws and always gives a
+// status; an answer equals itself.
 #include <cstdlib>
 #include <string_view>
 
 #include "rl/reward/math/compare.h"
-#include "rl/reward/math/lexer.h"
+#include "rl/reward/math/spelling.h"
 #include "rl/reward/reward.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

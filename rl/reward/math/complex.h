@@ -1,9 +1,16 @@
-// Complex numbers of 113 bits, for math_eval: arithmetic and the elementary functions on principal branches.
+// Complex numbers of 113 bits: arithmetic and the elementary functions on principal branches.
 #pragma once
 
-#include "rl/reward/math/eval.h"
+#include <string_view>
 
 namespace mantissa {
+
+// IEEE binary128: long double where it has those bits, the compiler's own type elsewhere.
+#if __LDBL_MANT_DIG__ == 113
+using Quad = long double;
+#else
+using Quad = __float128;
+#endif
 
 struct QuadComplex {
   Quad re = 0, im = 0;

@@ -1,22 +1,19 @@
-// Expression trees of written answers, and the parser that makes them from LaTeX or plain text.
-// Nodes live in one array and name each other by index; children come before their parents are made, so the
-// array is a topological order. Bounded: at most kMaxNodes nodes, kMaxDepth levels of nesting, kMaxDigits
-// digits a number.
+// Expression trees of written answers. Nodes live in one array and name each other by index; children come before their
+// parents, so the array is a topological order. Bounded: at most kMaxNodes nodes, kMaxDepth levels of nesting, numbers
+// of kMaxDigits digits.
 #pragma once
 
 #include <gmpxx.h>
 
 #include <cstdint>
 #include <string>
-#include <string_view>
 #include <vector>
 
 namespace mantissa {
 
 struct MathNode {
   enum class Op : uint8_t {
-    kNumber,  // number; decimals: digits after the point of a decimal literal, else -1; base: of "204_5",
-              // else 0
+    kNumber,  // number; decimals: digits after the point of a decimal literal, else -1; base: of "204_5", else 0
     kSymbol,  // name: variables, greek letters, words
     kPi,
     kE,
@@ -63,8 +60,5 @@ struct MathExpr {
   }
   bool contains(int node, MathNode::Op op) const;
 };
-
-/// True and fills `expr`, or false and says in `error` what could not be read and where.
-bool parse_math(std::string_view text, MathExpr& expr, std::string& error);
 
 }  // namespace mantissa

@@ -4,6 +4,7 @@
 #include <array>
 #include <cctype>
 
+#include "rl/reward/math/text.h"
 #include "rl/reward/math/words.h"
 
 namespace mantissa {
@@ -12,17 +13,12 @@ namespace {
 constexpr size_t kNone = std::string_view::npos;
 constexpr size_t kBareLimit = 200;  // a longer line is no bare answer
 
-bool is_blank(char c) {
-  return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == '\v';
-}
-
 struct Box {
   size_t begin, end;  // the whole macro in the text
   std::string_view content;
 };
 
-/// The content of a box whose macro ends at `open`: a braced group, or one character after blanks ("\boxed
-/// 5").
+/// The content of a box whose macro ends at `open`: a braced group, or one character after blanks ("\boxed 5").
 bool read_box(std::string_view text, size_t begin, size_t open, Box& box) {
   size_t i = open;
   while (i < text.size() && is_blank(text[i])) ++i;
@@ -99,13 +95,6 @@ bool connects(std::string_view gap) {
   return words <= 1;
 }
 
-std::string lower(std::string_view text) {
-  std::string out(text);
-  for (char& c : out)
-    if (c >= 'A' && c <= 'Z') c += 'a' - 'A';
-  return out;
-}
-
 /// `text` up to the end of its line or sentence; a $...$ or \(...\) right at the start is taken whole.
 std::string_view first_statement(std::string_view text) {
   text = trimmed(text);
@@ -160,7 +149,7 @@ int prose_words(std::string_view line) {
 }
 
 std::string_view after_last_anchor(std::string_view text) {
-  std::string low = lower(text);
+  std::string low = lowered(text);
   size_t best = kNone;
   for (size_t at = low.rfind("answer"); at != kNone; at = at == 0 ? kNone : low.rfind("answer", at - 1)) {
     size_t i = at + 6;
@@ -180,12 +169,6 @@ std::string_view after_last_anchor(std::string_view text) {
 }
 
 }  // namespace
-
-std::string_view trimmed(std::string_view text) {
-  while (!text.empty() && is_blank(text.front())) text.remove_prefix(1);
-  while (!text.empty() && is_blank(text.back())) text.remove_suffix(1);
-  return text;
-}
 
 ExtractedAnswer extract_answer(std::string_view response, bool boxed_only) {
   constexpr std::string_view kThinkEnd = "</think>";
@@ -228,7 +211,7 @@ ExtractedAnswer extract_answer(std::string_view response, bool boxed_only) {
 ExtractedAnswer extract_gold(std::string_view gold) {
   bool marked = gold.find("\\boxed") != kNone || gold.find("\\fbox") != kNone || gold.find("####") != kNone;
   if (!marked) {
-    std::string start = lower(trimmed(gold).substr(0, 16));
+    std::string start = lowered(trimmed(gold).substr(0, 16));
     marked = start.starts_with("answer is") || start.starts_with("the answer is");
   }
   if (marked)

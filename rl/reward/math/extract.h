@@ -11,8 +11,8 @@ struct ExtractedAnswer {
   bool found = false;
   bool marked = false;  // by a box, #### or words; false: the response is nothing but the answer
   std::string text;
-  /// Contents of the run of boxes that ends with the last one, "\boxed{1} and \boxed{2}", joined by commas;
-  /// empty where there is one box only.
+  /// Contents of the run of boxes that ends with the last one, "\boxed{1} and \boxed{2}", joined by commas; empty
+  /// where there is one box only.
   std::string joined;
 };
 
@@ -23,8 +23,5 @@ ExtractedAnswer extract_answer(std::string_view response, bool boxed_only = fals
 
 /// The answer in a gold text: its box or #### where it has one, else all of it.
 ExtractedAnswer extract_gold(std::string_view gold);
-
-/// Without blanks at both ends.
-std::string_view trimmed(std::string_view text);
 
 }  // namespace mantissa

@@ -3,61 +3,15 @@
 #include <algorithm>
 #include <utility>
 
-#include "rl/reward/math/extract.h"
+#include "rl/reward/math/numbers.h"
+#include "rl/reward/math/spelling.h"
+#include "rl/reward/math/text.h"
 #include "rl/reward/math/words.h"
 
 namespace mantissa {
 namespace {
 
 using Kind = MathToken::Kind;
-
-bool is_digit(char c) {
-  return c >= '0' && c <= '9';
-}
-bool is_letter(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-}
-bool is_blank(char c) {
-  return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == '\v';
-}
-char lower(char c) {
-  return c >= 'A' && c <= 'Z' ? char(c + 'a' - 'A') : c;
-}
-
-/// Unicode spellings, replaced before anything else.
-std::string to_ascii(std::string_view text) {
-  static constexpr std::pair<std::string_view, std::string_view> kMap[] = {
-      {"π", "\\pi "},     {"√", "\\sqrt "},   {"∞", "\\infty "},    {"≤", "<="},       {"≥", ">="},
-      {"⩽", "<="},        {"⩾", ">="},        {"≠", "!="},          {"×", "*"},        {"·", "*"},
-      {"⋅", "*"},         {"÷", "/"},         {"−", "-"},           {"–", "-"},        {"—", "-"},
-      {"±", "\\pm "},     {"∓", "\\mp "},     {"∪", "\\cup "},      {"∩", "\\cap "},   {"∈", "\\in "},
-      {"°", "^\\circ "},  {"⁰", "^0"},        {"¹", "^1"},          {"²", "^2"},       {"³", "^3"},
-      {"⁴", "^4"},        {"⁵", "^5"},        {"⁶", "^6"},          {"⁷", "^7"},       {"⁸", "^8"},
-      {"⁹", "^9"},        {"½", "(1/2)"},     {"⅓", "(1/3)"},       {"⅔", "(2/3)"},    {"¼", "(1/4)"},
-      {"¾", "(3/4)"},     {"≈", "\\approx "}, {"∅", "\\emptyset "}, {"′", "'"},        {"’", "'"},
-      {"“", ""},          {"”", ""},          {"，", ","},          {"。", "."},       {"：", ":"},
-      {"；", ";"},        {"（", "("},        {"）", ")"},          {"、", ","},       {"€", ""},
-      {"£", ""},          {"¥", ""},          {"\u00a0", " "},      {"\u2009", " "},   {"\u202f", " "},
-      {"α", "\\alpha "},  {"β", "\\beta "},   {"γ", "\\gamma "},    {"δ", "\\delta "}, {"θ", "\\theta "},
-      {"λ", "\\lambda "}, {"μ", "\\mu "},     {"ρ", "\\rho "},      {"σ", "\\sigma "}, {"τ", "\\tau "},
-      {"φ", "\\phi "},    {"ω", "\\omega "},  {"ℝ", "\\mathbb{R}"}, {"⟨", "("},        {"⟩", ")"}};
-  std::string out;
-  for (size_t i = 0; i < text.size();) {
-    if (static_cast<unsigned char>(text[i]) < 0x80) {
-      out += text[i++];
-      continue;
-    }
-    auto it =
-        std::find_if(std::begin(kMap), std::end(kMap), [&](auto& m) { return text.substr(i).starts_with(m.first); });
-    if (it != std::end(kMap)) {
-      out += it->second;
-      i += it->first.size();
-    } else {
-      out += text[i++];
-    }
-  }
-  return out;
-}
 
 class Lexer {
  public:
@@ -103,75 +57,11 @@ class Lexer {
     }
   }
 
-  /// Length of a thousands separator at i that three digits and no fourth follow, else 0. A bare comma
-  /// separates only outside brackets (inside it is a list), a blank only where nothing else can be meant.
-  size_t separator(size_t i) const {
-    size_t length = 0;
-    std::string_view rest = text_.substr(std::min(i, text_.size()));
-    for (std::string_view mark : {"{,}\\!", "{,}", ",\\!", "\\,", "\\!"})
-      if (rest.starts_with(mark)) {
-        length = mark.size();
-        break;
-      }
-    if (length > 0) {
-      while (at(i + length) == ' ') ++length;
-    } else if ((at(i) == ',' && depth_ == 0) || at(i) == ' ') {
-      length = 1;
-    }
-    if (length == 0) return 0;
-    size_t d = i + length;
-    return is_digit(at(d)) && is_digit(at(d + 1)) && is_digit(at(d + 2)) && !is_digit(at(d + 3)) ? length : 0;
-  }
-
   void number() {
-    std::string digits;
-    size_t i = i_;
-    while (is_digit(at(i))) digits += text_[i++];
-    if (!digits.empty() && digits.size() <= 3 && digits[0] != '0' && (!in_fraction() || at(i) != ' ')) {
-      size_t begin = i, groups = 0;
-      std::string grouped = digits;
-      char kind = at(i);
-      while (size_t length = separator(i)) {
-        if (at(i) != kind) break;
-        grouped += text_.substr(i + length, 3);
-        i += length + 3;
-        ++groups;
-      }
-      // "1,234,5" is a list, and so is "1 234 5".
-      bool list = at(i) == kind && (kind == ',' || kind == ' ') && is_digit(at(i + 1));
-      if (groups > 0 && !list) {
-        digits = std::move(grouped);
-      } else {
-        i = begin;
-      }
-    }
-    if (at(i) == '.' && is_digit(at(i + 1))) {
-      do digits += text_[i++];
-      while (is_digit(at(i)));
-    }
-    static constexpr std::string_view kOverline = "\\overline{";
-    size_t bar = at(i) == '.' ? i + 1 : i;
-    if ((at(i) == '.' || digits.find('.') != std::string::npos) &&
-        text_.substr(std::min(bar, text_.size())).starts_with(kOverline)) {
-      size_t j = bar + kOverline.size(), begin = j;
-      while (is_digit(at(j))) ++j;
-      if (j > begin && at(j) == '}') {
-        if (at(i) == '.') digits += '.';
-        digits += '(' + std::string(text_.substr(begin, j - begin)) + ')';
-        i = j + 1;
-      }
-    } else if (at(i) == 'e' || at(i) == 'E') {
-      size_t j = i + 1;
-      if (at(j) == '-' || at(j) == '+') ++j;
-      size_t begin = j;
-      while (is_digit(at(j))) ++j;
-      if (j > begin && !is_letter(at(j))) {
-        digits += 'e' + std::string(text_.substr(i + 1, j - i - 1));
-        i = j;
-      }
-    }
-    push(Kind::kNumber, std::move(digits));
-    i_ = i;
+    const WrittenNumber number =
+        read_number(text_.substr(i_), {.in_brackets = depth_ > 0, .in_fraction = in_fraction()});
+    push(Kind::kNumber, number.digits);
+    i_ += number.length;
   }
 
   /// "\frac 3 800": the arguments of a fraction are never joined by a blank.
@@ -188,16 +78,13 @@ class Lexer {
         return push(Kind::kName, std::string(word.text));
       case MathWord::Kind::kFunction:
         return push(Kind::kFunction, std::string(word.text));
-      default: {
-        std::string text(run);
-        std::transform(text.begin(), text.end(), text.begin(), lower);
-        return push(Kind::kText, std::move(text));
-      }
+      default:
+        return push(Kind::kText, lowered(run));
     }
   }
 
-  /// A run of letters outside \text: a known word, a function glued to its argument, an unknown word of four
-  /// letters or more, else one variable per letter.
+  /// A run of letters outside \text: a known word, a function glued to its argument, an unknown word of four letters
+  /// or more, else one variable per letter.
   void letters() {
     size_t end = i_;
     while (is_letter(at(end))) ++end;
@@ -215,7 +102,7 @@ class Lexer {
     } else if (MathWord known = math_word(run); known.kind != MathWord::Kind::kUnknown) {
       word(known, run);
     } else if (size_t n = tokens_.size();
-               run.size() == 2 && lower(run[1]) == 'm' && n > 1 && tokens_[n - 2].text == ":") {
+               run.size() == 2 && lowered(run[1]) == 'm' && n > 1 && tokens_[n - 2].text == ":") {
       word({}, run);  // 8:34 PM
     } else if (std::string_view head = function_prefix(run); !head.empty()) {
       word(math_word(head), head);
@@ -324,7 +211,7 @@ class Lexer {
       while (is_letter(at(end)) || (end > i_ && (at(end) == '-' || at(end) == '\'') && is_letter(at(end + 1)))) ++end;
       std::string_view run = text_.substr(i_, end - i_);
       if (is_letter(at(i_)) && at(i_ + 1) == '.' && is_letter(at(i_ + 2)) && !is_letter(at(i_ + 3))) {
-        push(Kind::kText, {lower(at(i_)), lower(at(i_ + 2))});  // a.m., p.m.
+        push(Kind::kText, {lowered(at(i_)), lowered(at(i_ + 2))});  // a.m., p.m.
         i_ += at(i_ + 3) == '.' ? 4 : 3;
       } else if (run.size() >= 2) {
         MathWord known = math_word(run);
@@ -386,46 +273,6 @@ class Lexer {
 
 std::vector<MathToken> lex_math(std::string_view text) {
   return Lexer(to_ascii(text)).run();
-}
-
-std::string text_key(std::string_view text) {
-  static constexpr std::string_view kFonts[] = {"\\text{",   "\\mbox{",   "\\textbf{", "\\textit{",
-                                                "\\textrm{", "\\mathrm{", "\\mathbf{"};
-  static constexpr std::string_view kNothing[] = {"\\left", "\\right", "\\quad", "\\qquad", "\\displaystyle",
-                                                  "\\!",    "\\,",     "\\;",    "\\:",     "\\ ",
-                                                  "\\$",    "\\(",     "\\)",    "\\[",     "\\]"};
-  std::string key;
-  std::vector<bool> dropped;  // for each open brace: it belongs to a font
-  bool words = true;
-  for (size_t i = 0; i < text.size();) {
-    std::string_view rest = text.substr(i);
-    auto starts = [&](std::string_view s) {
-      return rest.starts_with(s) && !(is_letter(s.back()) && rest.size() > s.size() && is_letter(rest[s.size()]));
-    };
-    if (auto font = std::find_if(std::begin(kFonts), std::end(kFonts), starts); font != std::end(kFonts)) {
-      dropped.push_back(true);
-      i += font->size();
-    } else if (auto it = std::find_if(std::begin(kNothing), std::end(kNothing), starts); it != std::end(kNothing)) {
-      i += it->size();
-    } else if (starts("\\dfrac") || starts("\\tfrac")) {
-      key += "\\frac";
-      i += 6;
-    } else {
-      char c = text[i++];
-      if (is_blank(c) || c == '$') continue;
-      if (c == '{') dropped.push_back(false);
-      if (c == '}' && !dropped.empty()) {
-        bool drop = dropped.back();
-        dropped.pop_back();
-        if (drop) continue;
-      }
-      words = words && (is_letter(c) || c == ',' || c == '-' || c == '(' || c == ')' || c == '.' || c == '\'');
-      key += c;
-    }
-  }
-  while (!key.empty() && key.back() == '.') key.pop_back();
-  if (words && key.size() > 1) std::transform(key.begin(), key.end(), key.begin(), lower);
-  return key;
 }
 
 }  // namespace mantissa

@@ -32,11 +32,4 @@ struct MathSyntaxError : std::runtime_error {
 
 std::vector<MathToken> lex_math(std::string_view text);
 
-/// Spelling apart (fonts, delimiters, blanks, case of words), what the text says: equal keys are equal
-/// answers.
-std::string text_key(std::string_view text);
-
-/// The unit that a word is a spelling of: "cm" for "centimetres"; "" for a word that is none.
-std::string_view unit_of_word(std::string_view word);
-
 }  // namespace mantissa

@@ -1,4 +1,4 @@
-// The loose levels of the grammar: lists, relations, sums, terms; see math_parser.h.
+// The loose levels of the grammar: lists, relations, sums, terms; see parser.h.
 #include "rl/reward/math/parser.h"
 
 namespace mantissa {
@@ -222,14 +222,6 @@ int MathParser::factor() {
 bool MathParser::degree_exponent() {
   if (is("deg")) return ++i_, true;
   if (is("{") && is("deg", 1) && is("}", 2)) return i_ += 3, true;
-  return false;
-}
-
-bool MathExpr::contains(int node, MathNode::Op op) const {
-  const MathNode& n = nodes[size_t(node)];
-  if (n.op == op) return true;
-  for (int arg : n.args)
-    if (contains(arg, op)) return true;
   return false;
 }
 

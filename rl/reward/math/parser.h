@@ -1,7 +1,14 @@
-// The recursive descent behind parse_math, shared by its two sources. From loose to tight:
-//   answer: list; list: relation (, ; "and") ...; relation: union (= < in ...) ...; union: sum (cup) ...;
-//   sum: term (+ - pm) ...; term: factor (* / or nothing) ...; factor: primary with ^ _ ! ' % deg behind it
-// math_parse.cpp holds the levels down to factors, math_primary.cpp what is below.
+// Expressions from LaTeX or plain text by recursive descent, in two sources. From loose to tight:
+//
+//   answer    list
+//   list      relation (, ; "and") ...
+//   relation  union (= < in ...) ...
+//   union     sum (cup) ...
+//   sum       term (+ - pm) ...
+//   term      factor (* / or nothing) ...
+//   factor    primary with ^ _ ! ' % deg behind it
+//
+// parse.cpp holds the levels down to factors, primary.cpp what is below.
 #pragma once
 
 #include <algorithm>
@@ -13,6 +20,7 @@
 #include "core/error.h"
 #include "rl/reward/math/expr.h"
 #include "rl/reward/math/lexer.h"
+#include "rl/reward/math/units.h"
 
 namespace mantissa {
 
@@ -63,8 +71,8 @@ class MathParser {
   static bool is_plain_integer(const MathNode& n) {
     return n.op == Op::kNumber && n.decimals < 0 && n.base == 0 && n.number.get_den() == 1;
   }
-  /// "1\frac45", "1 1/2", "-3 \frac12": a whole number and a fraction of whole numbers, a sum where that is
-  /// below one. -1: no such fraction follows.
+  /// "1\frac45", "1 1/2", "-3 \frac12": a whole number and a fraction of whole numbers, a sum where that is below
+  /// one. -1: no such fraction follows.
   int mixed_fraction(int whole);
   int term();
   static bool known_unit(std::string_view words) { return !unit_of_word(words.substr(0, words.find(' '))).empty(); }
@@ -108,5 +116,8 @@ class MathParser {
   int bars_ = 0;         // open |
   bool in_set_ = false;  // where ':' separates members from their condition
 };
+
+/// True and fills `expr`, or false and says in `error` what could not be read and where.
+bool parse_math(std::string_view text, MathExpr& expr, std::string& error);
 
 }  // namespace mantissa

@@ -1,4 +1,4 @@
-// The tight levels of the grammar: literals, names, brackets, environments, functions; see math_parser.h.
+// The tight levels of the grammar: literals, names, brackets, environments, functions; see parser.h.
 #include "rl/reward/math/parser.h"
 
 namespace mantissa {

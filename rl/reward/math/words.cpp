@@ -4,6 +4,8 @@
 #include <span>
 #include <unordered_map>
 
+#include "rl/reward/math/units.h"
+
 namespace mantissa {
 namespace {
 
@@ -25,6 +27,94 @@ constexpr std::string_view kGreek[] = {"alpha", "beta",    "gamma",  "delta", "e
                                        "iota",  "kappa",   "lambda", "mu",    "nu",      "xi",   "rho", "sigma",
                                        "tau",   "upsilon", "phi",    "chi",   "psi",     "omega"};
 
+/// A command that means what another name does.
+struct Alias {
+  std::string_view name;
+  Kind kind;
+  std::string_view text;
+};
+constexpr Alias kAliases[] = {{"dfrac", Kind::kFunction, "frac"},
+                              {"tfrac", Kind::kFunction, "frac"},
+                              {"cfrac", Kind::kFunction, "frac"},
+                              {"dbinom", Kind::kFunction, "binom"},
+                              {"tbinom", Kind::kFunction, "binom"},
+                              {"arcsinh", Kind::kFunction, "arsinh"},
+                              {"arccosh", Kind::kFunction, "arcosh"},
+                              {"arctanh", Kind::kFunction, "artanh"},
+                              {"tg", Kind::kFunction, "tan"},
+                              {"varepsilon", Kind::kName, "epsilon"},
+                              {"vartheta", Kind::kName, "theta"},
+                              {"varphi", Kind::kName, "phi"},
+                              {"pi", Kind::kName, "pi"},
+                              {"infty", Kind::kName, "infinity"},
+                              {"emptyset", Kind::kOp, "empty"},
+                              {"varnothing", Kind::kOp, "empty"},
+                              {"cdot", Kind::kOp, "*"},
+                              {"times", Kind::kOp, "*"},
+                              {"ast", Kind::kOp, "*"},
+                              {"div", Kind::kOp, "/"},
+                              {"pm", Kind::kOp, "pm"},
+                              {"mp", Kind::kOp, "mp"},
+                              {"le", Kind::kOp, "<="},
+                              {"leq", Kind::kOp, "<="},
+                              {"leqslant", Kind::kOp, "<="},
+                              {"leqq", Kind::kOp, "<="},
+                              {"ge", Kind::kOp, ">="},
+                              {"geq", Kind::kOp, ">="},
+                              {"geqslant", Kind::kOp, ">="},
+                              {"geqq", Kind::kOp, ">="},
+                              {"lt", Kind::kOp, "<"},
+                              {"gt", Kind::kOp, ">"},
+                              {"ne", Kind::kOp, "!="},
+                              {"neq", Kind::kOp, "!="},
+                              {"approx", Kind::kOp, "~"},
+                              {"simeq", Kind::kOp, "~"},
+                              {"approxeq", Kind::kOp, "~"},
+                              {"cong", Kind::kOp, "~"},
+                              {"equiv", Kind::kOp, "="},
+                              {"in", Kind::kOp, "in"},
+                              {"cup", Kind::kOp, "cup"},
+                              {"bigcup", Kind::kOp, "cup"},
+                              {"cap", Kind::kOp, "cap"},
+                              {"setminus", Kind::kOp, "setminus"},
+                              {"backslash", Kind::kOp, "setminus"},
+                              {"circ", Kind::kOp, "deg"},
+                              {"degree", Kind::kOp, "deg"},
+                              {"prime", Kind::kOp, "'"},
+                              {"lbrace", Kind::kOp, "\\{"},
+                              {"rbrace", Kind::kOp, "\\}"},
+                              {"langle", Kind::kOp, "("},
+                              {"rangle", Kind::kOp, ")"},
+                              {"lvert", Kind::kOp, "|"},
+                              {"rvert", Kind::kOp, "|"},
+                              {"lVert", Kind::kOp, "|"},
+                              {"rVert", Kind::kOp, "|"},
+                              {"vert", Kind::kOp, "|"},
+                              {"Vert", Kind::kOp, "|"},
+                              {"mid", Kind::kOp, ":"},
+                              {"colon", Kind::kOp, ":"},
+                              {"lfloor", Kind::kOp, "lfloor"},
+                              {"rfloor", Kind::kOp, "rfloor"},
+                              {"lceil", Kind::kOp, "lceil"},
+                              {"rceil", Kind::kOp, "rceil"},
+                              {"lbrack", Kind::kOp, "["},
+                              {"rbrack", Kind::kOp, "]"},
+                              {"choose", Kind::kOp, "choose"},
+                              {"land", Kind::kOp, "and"},
+                              {"lor", Kind::kOp, "and"},
+                              {"wedge", Kind::kOp, "and"},
+                              {"vee", Kind::kOp, "and"},
+                              {"lparen", Kind::kOp, "("},
+                              {"rparen", Kind::kOp, ")"},
+                              {"ldots", Kind::kName, "..."},
+                              {"dots", Kind::kName, "..."},
+                              {"cdots", Kind::kName, "..."},
+                              {"rightarrow", Kind::kName, "to"},
+                              {"longrightarrow", Kind::kName, "to"},
+                              {"pounds", Kind::kSkip, ""},
+                              {"euro", Kind::kSkip, ""},
+                              {"dollar", Kind::kSkip, ""}};
+
 Words make_commands() {
   Words words;
   add(words, Kind::kFunction, std::span(kFunctions));
@@ -40,133 +130,9 @@ Words make_commands() {
   add(words, Kind::kText,
       {"text", "mbox", "textbf", "textit", "textrm", "textsf", "texttt", "mathrm", "mathbf", "mathit", "mathsf", "hbox",
        "operatorname", "rm", "bf", "textnormal", "emph"});
-  struct Alias {
-    std::string_view name;
-    Kind kind;
-    std::string_view text;
-  };
-  for (Alias a : std::initializer_list<Alias>{{"dfrac", Kind::kFunction, "frac"},
-                                              {"tfrac", Kind::kFunction, "frac"},
-                                              {"cfrac", Kind::kFunction, "frac"},
-                                              {"dbinom", Kind::kFunction, "binom"},
-                                              {"tbinom", Kind::kFunction, "binom"},
-                                              {"arcsinh", Kind::kFunction, "arsinh"},
-                                              {"arccosh", Kind::kFunction, "arcosh"},
-                                              {"arctanh", Kind::kFunction, "artanh"},
-                                              {"tg", Kind::kFunction, "tan"},
-                                              {"varepsilon", Kind::kName, "epsilon"},
-                                              {"vartheta", Kind::kName, "theta"},
-                                              {"varphi", Kind::kName, "phi"},
-                                              {"pi", Kind::kName, "pi"},
-                                              {"infty", Kind::kName, "infinity"},
-                                              {"emptyset", Kind::kOp, "empty"},
-                                              {"varnothing", Kind::kOp, "empty"},
-                                              {"cdot", Kind::kOp, "*"},
-                                              {"times", Kind::kOp, "*"},
-                                              {"ast", Kind::kOp, "*"},
-                                              {"div", Kind::kOp, "/"},
-                                              {"pm", Kind::kOp, "pm"},
-                                              {"mp", Kind::kOp, "mp"},
-                                              {"le", Kind::kOp, "<="},
-                                              {"leq", Kind::kOp, "<="},
-                                              {"leqslant", Kind::kOp, "<="},
-                                              {"leqq", Kind::kOp, "<="},
-                                              {"ge", Kind::kOp, ">="},
-                                              {"geq", Kind::kOp, ">="},
-                                              {"geqslant", Kind::kOp, ">="},
-                                              {"geqq", Kind::kOp, ">="},
-                                              {"lt", Kind::kOp, "<"},
-                                              {"gt", Kind::kOp, ">"},
-                                              {"ne", Kind::kOp, "!="},
-                                              {"neq", Kind::kOp, "!="},
-                                              {"approx", Kind::kOp, "~"},
-                                              {"simeq", Kind::kOp, "~"},
-                                              {"approxeq", Kind::kOp, "~"},
-                                              {"cong", Kind::kOp, "~"},
-                                              {"equiv", Kind::kOp, "="},
-                                              {"in", Kind::kOp, "in"},
-                                              {"cup", Kind::kOp, "cup"},
-                                              {"bigcup", Kind::kOp, "cup"},
-                                              {"cap", Kind::kOp, "cap"},
-                                              {"setminus", Kind::kOp, "setminus"},
-                                              {"backslash", Kind::kOp, "setminus"},
-                                              {"circ", Kind::kOp, "deg"},
-                                              {"degree", Kind::kOp, "deg"},
-                                              {"prime", Kind::kOp, "'"},
-                                              {"lbrace", Kind::kOp, "\\{"},
-                                              {"rbrace", Kind::kOp, "\\}"},
-                                              {"langle", Kind::kOp, "("},
-                                              {"rangle", Kind::kOp, ")"},
-                                              {"lvert", Kind::kOp, "|"},
-                                              {"rvert", Kind::kOp, "|"},
-                                              {"lVert", Kind::kOp, "|"},
-                                              {"rVert", Kind::kOp, "|"},
-                                              {"vert", Kind::kOp, "|"},
-                                              {"Vert", Kind::kOp, "|"},
-                                              {"mid", Kind::kOp, ":"},
-                                              {"colon", Kind::kOp, ":"},
-                                              {"lfloor", Kind::kOp, "lfloor"},
-                                              {"rfloor", Kind::kOp, "rfloor"},
-                                              {"lceil", Kind::kOp, "lceil"},
-                                              {"rceil", Kind::kOp, "rceil"},
-                                              {"lbrack", Kind::kOp, "["},
-                                              {"rbrack", Kind::kOp, "]"},
-                                              {"choose", Kind::kOp, "choose"},
-                                              {"land", Kind::kOp, "and"},
-                                              {"lor", Kind::kOp, "and"},
-                                              {"wedge", Kind::kOp, "and"},
-                                              {"vee", Kind::kOp, "and"},
-                                              {"lparen", Kind::kOp, "("},
-                                              {"rparen", Kind::kOp, ")"},
-                                              {"ldots", Kind::kName, "..."},
-                                              {"dots", Kind::kName, "..."},
-                                              {"cdots", Kind::kName, "..."},
-                                              {"rightarrow", Kind::kName, "to"},
-                                              {"longrightarrow", Kind::kName, "to"},
-                                              {"pounds", Kind::kSkip, ""},
-                                              {"euro", Kind::kSkip, ""},
-                                              {"dollar", Kind::kSkip, ""}})
-    words.insert_or_assign(a.name, MathWord{a.kind, a.text});
+  for (const Alias& a : kAliases) words.insert_or_assign(a.name, MathWord{a.kind, a.text});
   return words;
 }
-
-struct UnitSpelling {
-  std::string_view unit, words;
-};
-// Words that do not tell one unit from another (square, cubic, units) have unit "-".
-constexpr UnitSpelling kUnits[] = {
-    {"mm", "mm millimeter millimeters millimetre millimetres"},
-    {"cm", "cm centimeter centimeters centimetre centimetres"},
-    {"m", "meter meters metre metres"},
-    {"km", "km kilometer kilometers kilometre kilometres"},
-    {"inch", "inch inches"},
-    {"foot", "ft foot feet"},
-    {"yard", "yd yard yards"},
-    {"mile", "mile miles mph"},
-    {"mg", "mg milligram milligrams"},
-    {"g", "gram grams"},
-    {"kg", "kg kilogram kilograms"},
-    {"pound", "lb lbs pound pounds"},
-    {"ounce", "oz ounce ounces"},
-    {"ml", "ml mL milliliter milliliters"},
-    {"liter", "liter liters litre litres"},
-    {"gallon", "gallon gallons"},
-    {"second", "sec second seconds"},
-    {"minute", "min. minute minutes"},
-    {"hour", "hr hrs hour hours"},
-    {"day", "day days"},
-    {"week", "week weeks"},
-    {"month", "month months"},
-    {"year", "yr year years"},
-    {"cent", "cent cents"},
-    {"dollar", "dollar dollars usd"},
-    {"yuan", "yuan"},
-    {"euro", "euro euros"},
-    {"am", "am"},
-    {"pm", "pm"},
-    {"acre", "acre acres"},
-    {"-", "square sq cubic cu unit units per radian radians rad"},
-};
 
 Words make_words() {
   Words words;
@@ -187,17 +153,6 @@ Words make_words() {
   return words;
 }
 
-std::unordered_map<std::string_view, std::string_view> make_units() {
-  std::unordered_map<std::string_view, std::string_view> units;
-  for (const UnitSpelling& spelling : kUnits)
-    for (std::string_view rest = spelling.words; !rest.empty();) {
-      size_t end = std::min(rest.find(' '), rest.size());
-      units.emplace(rest.substr(0, end), spelling.unit);
-      rest.remove_prefix(std::min(end + 1, rest.size()));
-    }
-  return units;
-}
-
 }  // namespace
 
 MathWord math_command(std::string_view name) {
@@ -213,12 +168,6 @@ MathWord math_word(std::string_view run) {
   // "am" and "pm" are products of variables here, times of day only in \text.
   if (!unit_of_word(run).empty() && run != "am" && run != "pm") return {Kind::kText, run};
   return {};
-}
-
-std::string_view unit_of_word(std::string_view word) {
-  static const auto units = make_units();
-  auto it = units.find(word);
-  return it == units.end() ? std::string_view() : it->second;
 }
 
 }  // namespace mantissa

@@ -3,8 +3,6 @@
 
 #include <string_view>
 
-#include "rl/reward/math/lexer.h"
-
 namespace mantissa {
 
 struct MathWord {

@@ -1,6 +1,5 @@
 // The verifier: where the answer is, what equals what, what does not, and that no text is too much for it.
-// tests/golden/verifier_cases.jsonl holds cases of public graders' test suites (source field: repository and
-// file).
+// tests/golden/verifier_cases.jsonl holds cases of public graders' test suites (source field: repository and file).
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -13,8 +12,8 @@
 
 #include "core/fields.h"
 #include "rl/reward/math/compare.h"
-#include "rl/reward/math/expr.h"
 #include "rl/reward/math/extract.h"
+#include "rl/reward/math/parser.h"
 #include "rl/reward/reward.h"
 
 namespace mantissa {
@@ -121,8 +120,7 @@ TEST(Verifier, EqualAnswers) {
     EXPECT_TRUE(there.equal) << a << " | " << b << ": " << there.reason;
     EXPECT_TRUE(back.equal) << b << " | " << a << ": " << back.reason;
   }
-  // A sum of names labels an answer but is an equation as the gold; a ratio out of lowest terms is a time
-  // there.
+  // A sum of names labels an answer but is an equation as the gold; a ratio out of lowest terms is a time there.
   EXPECT_TRUE(math_equal("m+n = 12+5 = 17", "17").equal);
   EXPECT_FALSE(math_equal("17", "m+n = 17").equal);
   EXPECT_TRUE(math_equal("4:6", "2:3").equal);

@@ -1,0 +1,125 @@
+#include "rl/reward/math/values.h"
+
+#include <algorithm>
+
+namespace mantissa {
+namespace {
+
+using Op = MathNode::Op;
+using Kind = MathValue::Kind;
+
+constexpr int kRoundingPlaces = 6;  // a decimal of fewer is meant as written
+
+}  // namespace
+
+bool ValueComparer::evaluable(const MathItem& item) {
+  return evaluate(item, {}).kind != Kind::kNone;
+}
+
+MathValue ValueComparer::evaluate(const MathItem& item, MathScope scope) {
+  scope.plus_minus = &item.plus_minus;
+  scope.negative = item.negative;
+  return evaluate_math(*item.expr, item.node, scope, budget_);
+}
+
+bool ValueComparer::equal(const MathItem& x, const MathItem& y) {
+  const MathNode &m = *x, &n = *y;
+  // 204_5 is a numeral: 54 is its value, but not an answer in base 5.
+  int base_x = m.op == Op::kNumber ? m.base : m.op == Op::kNeg ? (*x.expr)[m.args[0]].base : 0;
+  int base_y = n.op == Op::kNumber ? n.base : n.op == Op::kNeg ? (*y.expr)[n.args[0]].base : 0;
+  if (base_x != base_y) return false;
+  bool percent = x.expr->contains(x.node, Op::kPercent) != y.expr->contains(y.node, Op::kPercent);
+  bool degree = x.expr->contains(x.node, Op::kDegree) != y.expr->contains(y.node, Op::kDegree);
+  for (bool percent_is_one : {false, true})
+    for (bool degree_is_one : {false, true}) {
+      if ((percent_is_one && !percent) || (degree_is_one && !degree)) continue;
+      MathScope scope;
+      scope.percent_is_one = percent_is_one, scope.degree_is_one = degree_is_one;
+      if (equal_everywhere(x, y, scope)) return true;
+    }
+  return false;
+}
+
+bool ValueComparer::equal_everywhere(const MathItem& x, const MathItem& y, MathScope scope) {
+  bool variables = x.has_variable() || y.has_variable();
+  bool imaginary = x.expr->contains(x.node, Op::kI) || y.expr->contains(y.node, Op::kI);
+  int agreed = 0;
+  for (scope.point = 0; scope.point < MathScope::kPoints; ++scope.point) {
+    MathValue a = evaluate(x, scope), b = evaluate(y, scope);
+    if (!variables) return same_value(a, b) || rounds_to(x, a, b) || rounds_to(y, b, a);
+    if (a.kind == Kind::kNone || b.kind == Kind::kNone) continue;
+    // Off the positive axis, formulas that leave the real numbers may take different branches.
+    if (scope.point >= MathScope::kPositivePoints && !imaginary && (!a.is_real() || !b.is_real())) continue;
+    if (!same_value(a, b)) return false;
+    ++agreed;
+  }
+  return agreed >= 2;
+}
+
+bool ValueComparer::rounds_to(const MathItem& item, const MathValue& a, const MathValue& b) const {
+  const MathNode* n = &*item;
+  if (n->op == Op::kNeg) n = &(*item.expr)[n->args[0]];
+  if (n->op != Op::kNumber || n->decimals < kRoundingPlaces || a.kind != Kind::kExact) return false;
+  mpz_class scale;
+  mpz_ui_pow_ui(scale.get_mpz_t(), 10, static_cast<unsigned long>(n->decimals));
+  if (abs(a.exact) * scale < 100000) return false;  // 0.000001: one digit
+  // Half a unit of the last place; no finer than a double's, since most long decimals come from one.
+  mpq_class tolerance = std::max(mpq_class(1, 2 * scale), mpq_class(abs(a.exact) / (mpz_class(1) << 50)));
+  return within(a, b, tolerance);
+}
+
+bool ValueComparer::ratios_equal(const MathItem& x, const MathItem& y) {
+  const MathNode &m = *x, &n = *y;
+  if (m.op != n.op) return lowest_terms(m.op == Op::kRatio ? x : y) && equal(x, y);
+  if (m.args.size() != n.args.size()) return false;
+  bool same = true, proportional = true;
+  MathValue x0 = evaluate(x.at(m.args[0]), {}), y0 = evaluate(y.at(n.args[0]), {});
+  for (size_t i = 0; i < m.args.size(); ++i) {
+    same = same && equal(x.at(m.args[i]), y.at(n.args[i]));
+    MathValue p = arithmetic_.divide(evaluate(x.at(m.args[i]), {}), x0);
+    MathValue q = arithmetic_.divide(evaluate(y.at(n.args[i]), {}), y0);
+    proportional = proportional && same_value(p, q);
+  }
+  return same || (proportional && lowest_terms(y));
+}
+
+bool ValueComparer::lowest_terms(const MathItem& ratio) {
+  mpz_class divisor = 0;
+  for (int arg : (*ratio).args) {
+    MathValue v = evaluate(ratio.at(arg), {});
+    if (v.kind == Kind::kExact && v.exact.get_den() == 1) divisor = gcd(divisor, v.exact.get_num());
+  }
+  return divisor <= 1;
+}
+
+bool ValueComparer::sides_proportional(const MathItem& a, const MathItem& b) {
+  const MathNode &m = *a, &n = *b;
+  char op = m.name[0], other = n.name[0];
+  if (a.at(m.args[0]).is_container() || a.at(m.args[1]).is_container()) return false;
+  auto kind = [](char c) { return c == '<' || c == '>' ? '<' : c == 'l' || c == 'g' ? 'l' : c == '~' ? '=' : c; };
+  if (kind(op) != kind(other) || op == 'e') return false;
+  bool ordered = kind(op) == '<' || kind(op) == 'l';
+  bool same_direction = (op == '<' || op == 'l') == (other == '<' || other == 'l');
+  MathScope scope;
+  MathValue ratio;
+  int agreed = 0;
+  for (; scope.point < MathScope::kPoints; ++scope.point) {
+    MathValue f = arithmetic_.subtract(evaluate(a.at(m.args[0]), scope), evaluate(a.at(m.args[1]), scope));
+    MathValue g = arithmetic_.subtract(evaluate(b.at(n.args[0]), scope), evaluate(b.at(n.args[1]), scope));
+    MathValue r = arithmetic_.divide(f, g);
+    if (r.kind == Kind::kNone) {
+      MathValue inverse = arithmetic_.divide(g, f);
+      if (inverse.kind != Kind::kNone) return false;  // only one of them is zero
+      continue;
+    }
+    if (agreed > 0 && !same_value(r, ratio)) return false;
+    ratio = r;
+    ++agreed;
+  }
+  if (agreed < 2 || !ratio.is_real()) return false;
+  bool positive = ratio.kind == Kind::kExact ? ratio.exact > 0 : ratio.re > 0;
+  bool zero = ratio.kind == Kind::kExact ? ratio.exact == 0 : ratio.re == 0;
+  return !zero && (!ordered || positive == same_direction);
+}
+
+}  // namespace mantissa
