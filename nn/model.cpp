@@ -7,6 +7,7 @@
 #include "core/safetensors.h"
 #include "nn/formats/gguf.h"
 #include "nn/formats/hf.h"
+#include "nn/formats/hf_config.h"
 
 namespace mantissa {
 namespace fs = std::filesystem;
@@ -139,6 +140,23 @@ std::unique_ptr<Model> random_model(const ModelConfig& config, Backend& backend,
     }
   }
   return model;
+}
+
+void save_hf(const Model& model, const fs::path& directory, Dtype dtype) {
+  check(is_floating(dtype), "[save] weights are stored in a floating type, got ", name_of(dtype));
+  AtomicDirectory target(directory);
+  const auto write = [&](const char* name, const std::string& text) {
+    if (!text.empty()) write_file(target.partial() / name, text);
+  };
+  const ParamBuffer& weights = model.weights.master.defined() ? model.weights.master : model.weights.compute;
+  write("config.json", format_hf_config(model.config, dtype));
+  write("generation_config.json", format_generation_config(model.config));
+  write("tokenizer.json", model.tokenizer.tokenizer_json);
+  write("tokenizer_config.json", model.tokenizer.tokenizer_config_json);
+  write("chat_template.jinja", model.tokenizer.chat_template);
+  write_safetensors(target.partial() / "model.safetensors", hf_views(model.config, model.decoder->params(), weights),
+                    dtype, {{"format", "pt"}});
+  target.commit();
 }
 
 }  // namespace mantissa

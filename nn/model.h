@@ -7,30 +7,10 @@
 #include <memory>
 
 #include "nn/decoder.h"
+#include "nn/formats/tensor_source.h"
+#include "nn/formats/tokenizer_files.h"
 
 namespace mantissa {
-
-/// Named host tensors that fill a model: safetensors files, a GGUF file. Names are Hugging Face's.
-class TensorSource {
- public:
-  virtual ~TensorSource() = default;
-  /// Names present, for the unused-tensor check.
-  virtual std::vector<std::string> names() const = 0;
-  virtual bool contains(const std::string& name) const = 0;
-  virtual Shape shape(const std::string& name) const = 0;
-  /// The values, rounded once into `out` (host memory, `out.numel()` elements of out.dtype()); nothing else is held.
-  virtual void read(const std::string& name, Tensor& out) const = 0;
-  /// For messages: the file or directory.
-  virtual std::string where() const = 0;
-};
-
-/// What the tokenizer and chat template need, kept from the model's own files.
-struct TokenizerFiles {
-  std::string tokenizer_json;         // content of tokenizer.json; empty for GGUF models that carry their own
-  std::string tokenizer_config_json;  // content of tokenizer_config.json, may be empty
-  std::string chat_template;          // Jinja text, may be empty
-  std::string where;                  // for messages
-};
 
 struct Model {
   ModelConfig config;

@@ -1,5 +1,6 @@
 // generate: prompts -> samples, one JSON line each, by the rollout engine.
 #include "rl/logging/log.h"
+#include "rl/text/chat.h"
 #include "rl/text/stop.h"
 #include "tools/common.h"
 #include "tools/json_lines.h"

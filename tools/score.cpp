@@ -6,6 +6,7 @@
 #include "autograd/nonfinite.h"
 #include "core/file.h"
 #include "nn/formats/hf.h"
+#include "nn/model.h"
 #include "rl/logging/log.h"
 #include "rl/train/logprobs.h"
 #include "tools/common.h"

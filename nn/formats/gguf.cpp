@@ -12,8 +12,8 @@
 namespace mantissa {
 namespace {
 
-/// The Hugging Face name of a llama.cpp tensor; a name without counterpart stays as it is, and the loader's
-/// check for unused tensors then shows it.
+/// The Hugging Face name of a llama.cpp tensor; a name without counterpart stays as it is, and the loader's check for
+/// unused tensors then shows it.
 std::string hf_name(const std::string& name) {
   static const std::map<std::string, std::string, std::less<>> kWhole = {
       {"token_embd.weight", "model.embed_tokens.weight"},
@@ -43,8 +43,8 @@ class GgufSource : public TensorSource {
     for (const auto& [name, tensor] : file_.tensors()) {
       if (name == "rope_freqs.weight") continue;  // read into the config
       Entry entry{&tensor, 0};
-      // llama.cpp's Llama rotates neighbours where Hugging Face rotates halves, so the converter interleaved
-      // the rows of each query and key head.
+      // llama.cpp's Llama rotates neighbours where Hugging Face rotates halves, so the converter interleaved the rows
+      // of each query and key head.
       if (config.architecture == "llama") {
         const std::string_view part = std::string_view(name).substr(std::min(name.size(), name.find('.', 4)));
         if (part == ".attn_q.weight" || part == ".attn_q.bias") entry.heads = config.heads.query;
@@ -126,9 +126,8 @@ int small_integer(const GgufFile& file, const std::string& key, std::optional<in
   return int(value);
 }
 
-/// rope_freqs.weight [D/2] divides the frequencies. Only Llama-3's rule makes such a tensor for these
-/// architectures, and its constants but the factor are the same in every release; a tensor that they do not
-/// explain is refused.
+/// rope_freqs.weight [D/2] divides the frequencies. Only Llama-3's rule makes such a tensor for these architectures,
+/// and its constants but the factor are the same in every release; a tensor that they do not explain is refused.
 void read_rope_factors(const GgufFile& file, ModelConfig& config) {
   const auto it = file.tensors().find("rope_freqs.weight");
   if (it == file.tensors().end()) return;

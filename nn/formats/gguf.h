@@ -1,15 +1,18 @@
-// GGUF files (llama.cpp's format, versions 2 and 3): one file with config, tokenizer and quantised tensors.
-// Opened as a map; tensors appear under their Hugging Face names and shapes ([out, in], row-major),
-// dequantised row by row when read.
+// GGUF files (llama.cpp's format, versions 2 and 3): one file with config, tokenizer and quantised tensors. Opened as a
+// map; tensors appear under their Hugging Face names and shapes ([out, in], row-major), dequantised row by row when
+// read.
 //
 //   gguf_file.h      the container: checked header, metadata, tensor table
 //   gguf_dequant.h   block formats to float
 //   gguf_tokenizer   metadata to an equivalent tokenizer.json
 #pragma once
 
+#include <memory>
 #include <span>
 
-#include "nn/model.h"
+#include "nn/config.h"
+#include "nn/formats/tensor_source.h"
+#include "nn/formats/tokenizer_files.h"
 
 namespace mantissa {
 
@@ -19,10 +22,9 @@ struct GgufModel {
   TokenizerFiles tokenizer;
 };
 
-/// Opens a model of architecture llama, qwen2 or qwen3. Block-quantised weights are rounded to fp16 first and
-/// then to whatever type is asked for, so that every compute type starts from the same fp16 model; F32, F16
-/// and BF16 tensors keep their stored values. Throws Error naming the file, the metadata key or tensor, the
-/// rule and the value found.
+/// Opens a model of architecture llama, qwen2 or qwen3. Block-quantised weights are rounded to fp16 first and then to
+/// whatever type is asked for, so that every compute type starts from the same fp16 model; F32, F16 and BF16 tensors
+/// keep their stored values. Throws Error naming the file, the metadata key or tensor, the rule and the value found.
 GgufModel open_gguf(const std::string& path);
 /// The same from memory, which must outlive the result; `where` stands in messages.
 GgufModel parse_gguf(std::span<const std::byte> image, const std::string& where);

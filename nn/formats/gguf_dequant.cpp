@@ -1,14 +1,18 @@
-// The block formats of ggml (ggml-common.h describes the same layouts as structs). Each unpacker computes in
-// fp32 in ggml's order of operations, product first, then the offset, each rounded: the values match ggml's
-// reference to the bit.
+// The block formats of ggml (ggml-common.h describes the same layouts as structs). Each unpacker computes in fp32 in
+// ggml's order of operations, product first, then the offset, each rounded: the values match ggml's reference to the
+// bit.
 //
-//   Q4_0  32 values  [fp16 d | 16 x 2 nibbles]                 (q - 8) d          low nibbles are values
-//   0..15, Q4_1             [fp16 d | fp16 m | nibbles]               q d + m            high nibbles
-//   values 16..31 Q5_0             [fp16 d | 32 high bits | nibbles]         (q - 16) d Q5_1 [fp16 d | fp16 m
-//   | high bits | nibbles]   q d + m Q8_0             [fp16 d | 32 x int8]                      q d Q4_K  256
-//   [fp16 d | fp16 dmin | 12 bytes of 8 6-bit (scale, min) | nibbles]              q (d s) - dmin min Q5_K
-//   [fp16 d | fp16 dmin | scales | 32 bytes of high bits | nibbles]                q (d s) - dmin min Q6_K
-//   [128 bytes of nibbles | 64 bytes of high bit pairs | 16 x int8 s | fp16 d]     (q - 32) (d s)
+//   type  values  bytes of a block                                                 value
+//   Q4_0      32  [fp16 d | 16 x 2 nibbles]                                        (q - 8) d
+//   Q4_1      32  [fp16 d | fp16 m | 16 x 2 nibbles]                               q d + m
+//   Q5_0      32  [fp16 d | 32 high bits | 16 x 2 nibbles]                         (q - 16) d
+//   Q5_1      32  [fp16 d | fp16 m | 32 high bits | 16 x 2 nibbles]                q d + m
+//   Q8_0      32  [fp16 d | 32 x int8 q]                                           q d
+//   Q4_K     256  [fp16 d | fp16 dmin | 8 6-bit (scale, min) | nibbles]            q (d scale) - dmin min
+//   Q5_K     256  [fp16 d | fp16 dmin | 8 6-bit (scale, min) | high bits | nibbles]  q (d scale) - dmin min
+//   Q6_K     256  [128 bytes of nibbles | 64 of high bit pairs | 16 x int8 s | fp16 d]  (q - 32) (d s)
+//
+// Low nibbles of Q4_0 to Q5_1 are values 0..15, high nibbles values 16..31.
 #include "nn/formats/gguf_dequant.h"
 
 #include <cstring>
@@ -106,15 +110,15 @@ struct ScaleMin {
   int scale, min;
 };
 
-/// The j-th of eight 6-bit (scale, min) pairs in 12 bytes: pairs 0..3 in the low six bits of bytes j and j +
-/// 4; pairs 4..7 have their low nibbles in byte j + 4 and their top two bits above the pairs 0..3.
+/// The j-th of eight 6-bit (scale, min) pairs in 12 bytes: pairs 0..3 in the low six bits of bytes j and j + 4; pairs
+/// 4..7 have their low nibbles in byte j + 4 and their top two bits above the pairs 0..3.
 ScaleMin scale_min(const std::byte* p, int j) {
   if (j < 4) return {byte_at(p, j) & 63, byte_at(p, j + 4) & 63};
   return {low(byte_at(p, j + 4)) | byte_at(p, j - 4) >> 6 << 4, high(byte_at(p, j + 4)) | byte_at(p, j) >> 6 << 4};
 }
 
-/// Q4_K and, with `fifth` bits, Q5_K: eight runs of 32; runs 2k and 2k + 1 are the low and high nibbles of 32
-/// bytes, and run j takes its fifth bit from bit j of the 32 bytes at `fifth`.
+/// Q4_K and, with `fifth` bits, Q5_K: eight runs of 32; runs 2k and 2k + 1 are the low and high nibbles of 32 bytes,
+/// and run j takes its fifth bit from bit j of the 32 bytes at `fifth`.
 void unpack_k_block(const std::byte* in, const std::byte* fifth, const std::byte* nibbles, float* out) {
   const float d = half_at(in), dmin = half_at(in + 2);
   for (int run = 0; run < 8; ++run) {
@@ -136,8 +140,8 @@ void unpack_q5_k(const std::byte* in, int64_t blocks, float* out) {
   for (int64_t b = 0; b < blocks; ++b, in += 176, out += kSuper) unpack_k_block(in, in + 16, in + 48, out);
 }
 
-/// Two halves of 128; in each, quarter c takes nibbles (low for c = 0, 1; high for 2, 3) of 64 bytes, the bit
-/// pair c of 32 bytes, and one scale per 16 values.
+/// Two halves of 128; in each, quarter c takes nibbles (low for c = 0, 1; high for 2, 3) of 64 bytes, the bit pair c of
+/// 32 bytes, and one scale per 16 values.
 void unpack_q6_k(const std::byte* in, int64_t blocks, float* out) {
   for (int64_t b = 0; b < blocks; ++b, in += 210, out += kSuper) {
     const float d = half_at(in + 208);

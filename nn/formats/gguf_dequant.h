@@ -1,5 +1,5 @@
-// ggml's tensor types as block formats: so many elements packed in so many bytes, and the function that
-// unpacks them. Types that hold one value per element (F32, F16, BF16) are blocks of one.
+// ggml's tensor types as block formats: so many elements packed in so many bytes, and the function that unpacks them.
+// Types that hold one value per element (F32, F16, BF16) are blocks of one.
 #pragma once
 
 #include <cstddef>

@@ -1,12 +1,13 @@
 // The GGUF container, little-endian:
 //
-//   "GGUF" | u32 version | u64 tensors | u64 keys | keys x (string key, u32 type, value)
-//   | tensors x (string name, u32 rank, u64 extents[rank] (fastest first), u32 type, u64 offset) | padding |
-//   data
+//   "GGUF" | u32 version | u64 tensors | u64 keys
+//   | keys x (string key, u32 type, value)
+//   | tensors x (string name, u32 rank, u64 extents[rank] (fastest first), u32 type, u64 offset)
+//   | padding | data
 //
-// with string = u64 length + bytes, array = u32 element type + u64 count + elements. Nothing of the header is
-// believed before it is checked against the size of the file, and nothing is copied: values stay views into
-// the file, so what is allocated is bounded by a small multiple of the header's own size.
+// with string = u64 length + bytes, array = u32 element type + u64 count + elements. Nothing of the header is believed
+// before it is checked against the size of the file, and nothing is copied: values stay views into the file, so what is
+// allocated is bounded by a small multiple of the header's own size.
 #pragma once
 
 #include <map>
@@ -29,8 +30,8 @@ class GgufFile {
     std::span<const std::byte> data;
   };
 
-  /// Parses the header of `image`, which must outlive this object. Throws Error naming `where`, the key or
-  /// tensor, the rule and the value found.
+  /// Parses the header of `image`, which must outlive this object. Throws Error naming `where`, the key or tensor, the
+  /// rule and the value found.
   GgufFile(std::span<const std::byte> image, std::string where);
 
   const std::string& where() const { return where_; }

@@ -70,9 +70,8 @@ Vocabulary read_vocabulary(const GgufFile& file) {
   return v;
 }
 
-/// Merges of a SentencePiece BPE model, which has only scores: every way to cut a token into two tokens, the
-/// cuts of higher-scored tokens first (and of one token by the ids of the halves): what transformers'
-/// converter does.
+/// Merges of a SentencePiece BPE model, which has only scores: every way to cut a token into two tokens, the cuts of
+/// higher-scored tokens first (and of one token by the ids of the halves): what transformers' converter does.
 json merges_from_scores(const GgufFile& file, const Vocabulary& v) {
   const std::vector<float> scores = file.reals("tokenizer.ggml.scores");
   check(scores.size() >= v.tokens.size(), file.where(), ": tokenizer.ggml.scores must hold ", v.tokens.size(),

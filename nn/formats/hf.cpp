@@ -3,6 +3,7 @@
 #include <set>
 
 #include "core/file.h"
+#include "nn/formats/hf_config.h"
 
 namespace mantissa {
 namespace fs = std::filesystem;
@@ -165,23 +166,6 @@ TokenizerFiles read_hf_tokenizer(const fs::path& directory) {
   if (files.chat_template.empty() && !files.tokenizer_config_json.empty())
     files.chat_template = parse_chat_template(files.tokenizer_config_json, config.string());
   return files;
-}
-
-void save_hf(const Model& model, const fs::path& directory, Dtype dtype) {
-  check(is_floating(dtype), "[save] weights are stored in a floating type, got ", name_of(dtype));
-  AtomicDirectory target(directory);
-  const auto write = [&](const char* name, const std::string& text) {
-    if (!text.empty()) write_file(target.partial() / name, text);
-  };
-  const ParamBuffer& weights = model.weights.master.defined() ? model.weights.master : model.weights.compute;
-  write("config.json", format_hf_config(model.config, dtype));
-  write("generation_config.json", format_generation_config(model.config));
-  write("tokenizer.json", model.tokenizer.tokenizer_json);
-  write("tokenizer_config.json", model.tokenizer.tokenizer_config_json);
-  write("chat_template.jinja", model.tokenizer.chat_template);
-  write_safetensors(target.partial() / kSingleFile, hf_views(model.config, model.decoder->params(), weights), dtype,
-                    {{"format", "pt"}});
-  target.commit();
 }
 
 }  // namespace mantissa

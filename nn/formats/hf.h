@@ -1,35 +1,20 @@
-// Hugging Face directories: config.json, generation_config.json, safetensors (single or sharded), tokenizer
-// files.
+// Hugging Face directories: config.json, generation_config.json, safetensors (single or sharded), tokenizer files.
 //
-// HfTensor is the one place where Hugging Face names meet parameters: a tensor of a file is a range of rows
-// of a parameter (query rows of the fused qkv, gate rows of gate_up, or all of one). Loading, saving and
-// `score --grads` walk the same list.
+// HfTensor is the one place where Hugging Face names meet parameters: a tensor of a file is a range of rows of a
+// parameter (query rows of the fused qkv, gate rows of gate_up, or all of one). Loading, saving and `score --grads`
+// walk the same list.
 #pragma once
 
 #include <filesystem>
-#include <map>
+#include <memory>
 
 #include "core/safetensors.h"
-#include "nn/model.h"
+#include "nn/decoder.h"
+#include "nn/formats/tensor_source.h"
+#include "nn/formats/tokenizer_files.h"
 
 namespace mantissa {
 
-// ---- text to values (hf_config.cpp); `where` names the file in messages -----------------------------------
-/// config.json, in the old (rope_theta, rope_scaling) and the new (rope_parameters) spelling. Throws on what
-/// is missing, of a wrong type, out of range, or not supported.
-ModelConfig parse_hf_config(const std::string& config_json, const std::string& where);
-/// Adds the end-of-sequence ids of generation_config.json.
-void add_generation_config(ModelConfig& config, const std::string& generation_config_json, const std::string& where);
-/// config.json for transformers 4 and 5.
-std::string format_hf_config(const ModelConfig& config, Dtype dtype);
-/// generation_config.json: the ids generate() in transformers needs.
-std::string format_generation_config(const ModelConfig& config);
-/// weight_map of model.safetensors.index.json: tensor name -> file name.
-std::map<std::string, std::string> parse_weight_map(const std::string& index_json, const std::string& where);
-/// The (default) chat template in tokenizer_config.json, empty when there is none.
-std::string parse_chat_template(const std::string& tokenizer_config_json, const std::string& where);
-
-// ---- tensors (hf.cpp) -------------------------------------------------------------------------------------
 struct HfTensor {
   std::string name;  // "model.layers.0.self_attn.q_proj.weight"
   ParamId param;
@@ -40,12 +25,12 @@ std::vector<HfTensor> hf_tensors(const ModelConfig& config, const DecoderParams&
 /// The same as views of a buffer: weights to fill or save, gradients to write.
 std::vector<NamedTensor> hf_views(const ModelConfig& config, const DecoderParams& params, const ParamBuffer& buffer);
 
-/// Throws unless `source` holds exactly the tensors of the model with their shapes (known ballast apart).
-/// Allocates nothing, so that a lying config.json ends here.
+/// Throws unless `source` holds exactly the tensors of the model with their shapes (known ballast apart). Allocates
+/// nothing, so that a lying config.json ends here.
 void check_hf_source(const TensorSource& source, const ModelConfig& config, const ParamLayout& layout,
                      const DecoderParams& params);
-/// Fills `buffer` from `source`, each value rounded once; one tensor at a time passes through the host when
-/// the buffer lives elsewhere.
+/// Fills `buffer` from `source`, each value rounded once; one tensor at a time passes through the host when the buffer
+/// lives elsewhere.
 void fill_from_source(const TensorSource& source, const ModelConfig& config, const DecoderParams& params,
                       const ParamBuffer& buffer);
 

@@ -1,9 +1,11 @@
-// config.json and generation_config.json of Hugging Face <-> ModelConfig. What this framework does not
-// compute is refused by name: a model that loads is computed as its authors meant it.
+// config.json and generation_config.json of Hugging Face <-> ModelConfig. What this framework does not compute is
+// refused by name: a model that loads is computed as its authors meant it.
+#include "nn/formats/hf_config.h"
+
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "nn/formats/hf.h"
+#include "core/error.h"
 
 namespace mantissa {
 namespace {
@@ -11,8 +13,8 @@ namespace {
 using Json = nlohmann::json;
 using OrderedJson = nlohmann::ordered_json;  // for output that people read
 
-/// A JSON object with typed access; messages name the file and the path of the key. A null counts as absent,
-/// as it does in transformers.
+/// A JSON object with typed access; messages name the file and the path of the key. A null counts as absent, as it does
+/// in transformers.
 class Object {
  public:
   Object(const Json& json, std::string path) : json_(json), path_(std::move(path)) {
@@ -79,8 +81,8 @@ Json parse(const std::string& text, const std::string& where) {
   }
 }
 
-/// Both spellings: "rope_theta" + "rope_scaling" at the top, or one "rope_parameters" object (transformers
-/// 5), which wins when both are there.
+/// Both spellings: "rope_theta" + "rope_scaling" at the top, or one "rope_parameters" object (transformers 5), which
+/// wins when both are there.
 RopeConfig parse_rope(const Object& top) {
   RopeConfig rope;
   rope.theta = top.number("rope_theta", rope.theta);

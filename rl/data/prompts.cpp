@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/random.h"
+#include "rl/text/chat.h"
 
 namespace mantissa {
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/fields.h"
+#include "nn/formats/tokenizer_files.h"
 #include "rl/text/tokenizer.h"
 #include "rl/types.h"
 

@@ -1,6 +1,5 @@
-// Byte-pair encoding of one word: the lowest-ranked adjacent pair merges first, the leftmost of equals.
-// Invariant: a vocabulary entry and its id name each other; every merge's parts and result are in the
-// vocabulary.
+// Byte-pair encoding of one word: the lowest-ranked adjacent pair merges first, the leftmost of equals. Invariant: a
+// vocabulary entry and its id name each other; every merge's parts and result are in the vocabulary.
 #pragma once
 
 #include <cstdint>
@@ -29,8 +28,7 @@ class Bpe {
   bool byte_fallback = false;  // they become <0xXX> tokens where those exist
   bool ignore_merges = false;  // a word that is an entry is that entry, whatever the merges say (Llama 3)
 
-  /// Adds the merge of two entries with rank = number of merges so far; false when a part or the result is no
-  /// entry.
+  /// Adds the merge of two entries with rank = number of merges so far; false when a part or the result is no entry.
   bool add_merge(std::string_view left, std::string_view right);
   void reserve_merges(size_t count) { merges_.reserve(count); }
   /// Appends the ids of `word` (valid UTF-8). O(n log n). Thread-safe once built.

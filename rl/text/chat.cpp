@@ -1,9 +1,10 @@
 // Chat templates by name, and recognising a model's own Jinja text. The texts follow the published templates.
+#include "rl/text/chat.h"
+
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
-#include "rl/text/tokenizer.h"
 #include "rl/text/unicode.h"
 
 namespace mantissa {
@@ -60,8 +61,8 @@ std::string chatml(const Messages& messages, std::string_view default_system) {
   return out + "<|im_start|>assistant\n";
 }
 
-/// An answer before the last question shows no thinking; one after it shows a think block when it has one or
-/// ends the conversation.
+/// An answer before the last question shows no thinking; one after it shows a think block when it has one or ends the
+/// conversation.
 std::string qwen3(const Messages& messages) {
   size_t last_question = messages.size() - 1;
   for (size_t i = 0; i < messages.size(); ++i) {
@@ -134,8 +135,7 @@ std::string known_names() {
   fail(files.where, ": ", reason, ": set data.chat_template to one of ", known_names());
 }
 
-/// Escapes of Jinja strings undone, so that a line feed in a template and "\n" in one of its strings look
-/// alike.
+/// Escapes of Jinja strings undone, so that a line feed in a template and "\n" in one of its strings look alike.
 std::string unescape(std::string_view text) {
   std::string out;
   for (size_t i = 0; i < text.size(); ++i) {

@@ -1,5 +1,4 @@
-// Regular expressions of tokenizer.json, written for Oniguruma (Ruby syntax), run on PCRE2 with UTF, UCP and
-// JIT.
+// Regular expressions of tokenizer.json, written for Oniguruma (Ruby syntax), run on PCRE2 with UTF, UCP and JIT.
 #pragma once
 
 #include <memory>
@@ -20,8 +19,8 @@ class Regex {
   /// differently and cannot be rewritten ({n,m}+, nested classes, &&, \h, \b, ...).
   Regex(std::string_view pattern, const std::string& where);
   ~Regex();
-  /// Non-overlapping matches in valid UTF-8, left to right, empty ones left out. Thread-safe. Work per match
-  /// is bounded; going over the bound throws Error.
+  /// Non-overlapping matches in valid UTF-8, left to right, empty ones left out. Thread-safe. Work per match is
+  /// bounded; going over the bound throws Error.
   std::vector<Span> find_all(std::string_view text) const;
 
  private:

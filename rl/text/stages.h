@@ -1,8 +1,7 @@
-// The stages of a tokenizer around its BPE, as plain data (tokenizer_json.cpp fills them) with one function
-// each:
+// The stages of a tokenizer around its BPE, as plain data (tokenizer_json.cpp fills them) with one function each:
 //
-//   text -> split at added tokens -> normalize -> pre_tokenize -> BPE -> ids ;  ids -> tokens ->
-//   decode_tokens -> text
+//   text -> split at added tokens -> normalize -> pre_tokenize -> BPE -> ids
+//   ids -> tokens -> decode_tokens -> text
 //
 // "Sequence" stages of the file are flattened into the vectors here. They follow the `tokenizers` library.
 #pragma once
@@ -13,7 +12,6 @@
 #include <unordered_map>
 #include <vector>
 
-#include "rl/text/bpe.h"
 #include "rl/text/regex.h"
 
 namespace mantissa {
@@ -85,19 +83,5 @@ std::string normalize(const std::vector<Normalizer>& steps, std::string text);
 std::vector<Piece> pre_tokenize(const std::vector<PreTokenizer>& steps, Piece text);
 /// The pieces joined; may hold invalid UTF-8 no longer (U+FFFD instead).
 std::string decode_tokens(const std::vector<DecodeStep>& steps, std::vector<std::string> tokens);
-
-/// Everything tokenizer.json says.
-struct TokenizerSpec {
-  std::vector<AddedToken> added;
-  std::vector<Normalizer> normalizers;
-  std::vector<PreTokenizer> pre_tokenizers;
-  std::vector<int32_t> before, after;  // what the post-processor puts around the text
-  std::vector<DecodeStep> decoders;
-  bool has_decoder = false;  // without one, tokens are joined with spaces
-  Bpe bpe;
-};
-
-/// Fills `spec` from the text of tokenizer.json. Errors: "where: JSON path: rule: value".
-void parse_tokenizer_json(const std::string& json, const std::string& where, TokenizerSpec& spec);
 
 }  // namespace mantissa

@@ -1,10 +1,11 @@
-// The tokenizer: stages around a BPE model. tokenizer_stages.h names the order; this file runs it.
+// The tokenizer: stages around a BPE model. rl/text/stages.h names the order; this file runs it.
 #include "rl/text/tokenizer.h"
 
 #include <unordered_set>
 
 #include "core/error.h"
 #include "rl/text/stages.h"
+#include "rl/text/tokenizer_json.h"
 #include "rl/text/unicode.h"
 
 namespace mantissa {

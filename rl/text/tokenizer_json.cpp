@@ -1,9 +1,10 @@
-// tokenizer.json (format of the `tokenizers` library, version "1.0") into a TokenizerSpec. Whatever the file
-// asks for that is not done here is an error with its JSON path, never a silent difference.
+// Reads tokenizer.json. Whatever the file asks for that is not done here is an error with its JSON path, never a silent
+// difference.
+#include "rl/text/tokenizer_json.h"
+
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
-#include "rl/text/stages.h"
 
 namespace mantissa {
 

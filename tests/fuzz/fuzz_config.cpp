@@ -1,7 +1,7 @@
 // libFuzzer target: the same bytes as a run's YAML file, as a model's config.json, and as the value of an override.
 // What is refused throws Error; a config that is accepted prints as one that is accepted.
 #include "core/error.h"
-#include "nn/formats/hf.h"
+#include "nn/formats/hf_config.h"
 #include "rl/config.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

@@ -8,6 +8,7 @@
 
 #include "core/random.h"
 #include "nn/formats/hf.h"
+#include "nn/model.h"
 #include "nn/rope.h"
 #include "tests/support/cuda_pair.h"
 

@@ -10,6 +10,8 @@
 
 #include "core/file.h"
 #include "nn/formats/hf.h"
+#include "nn/formats/hf_config.h"
+#include "nn/model.h"
 #include "rl/run.h"
 #include "tests/support/cuda_pair.h"
 #include "tests/support/temp_dir.h"

@@ -9,6 +9,7 @@
 #include "core/cpu/simd.h"
 #include "core/random.h"
 #include "nn/formats/hf.h"
+#include "nn/model.h"
 #include "rl/train/logprobs.h"
 
 namespace mantissa {

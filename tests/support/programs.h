@@ -11,7 +11,8 @@
 #include <vector>
 
 #include "core/file.h"
-#include "nn/formats/hf.h"
+#include "nn/formats/hf_config.h"
+#include "nn/model.h"
 #include "tests/support/temp_dir.h"
 
 namespace mantissa {

@@ -1,5 +1,4 @@
-// GGUF: block formats against gguf-py's values, config and names, Llama's row order, tokenizers, and files
-// that lie.
+// GGUF: block formats against gguf-py's values, config and names, Llama's row order, tokenizers, and files that lie.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -11,6 +10,7 @@
 #include "core/safetensors.h"
 #include "nn/formats/gguf.h"
 #include "nn/formats/gguf_dequant.h"
+#include "nn/model.h"
 #include "rl/text/tokenizer.h"
 #include "tests/support/gguf_builder.h"
 
@@ -117,8 +117,7 @@ TEST(Gguf, OtherArchitectures) {
 }
 
 TEST(Gguf, LlamaRowsReturnToHalves) {
-  // llama.cpp's converter: [heads, 2, D/2] -> [heads, D/2, 2]. File row r holds 32 r + 0.1 in its first
-  // column.
+  // llama.cpp's converter: [heads, 2, D/2] -> [heads, D/2, 2]. File row r holds 32 r + 0.1 in its first column.
   const std::string image = tiny_gguf("llama").image();
   const GgufModel model = parse_gguf(bytes_of(image), "test.gguf");
   for (const auto& [name, heads] : {std::pair("q", 2), {"k", 1}}) {

@@ -1,5 +1,4 @@
-// Hugging Face directories: every spelling of config.json, what is refused and how, and weights that survive
-// the trip.
+// Hugging Face directories: every spelling of config.json, what is refused and how, and weights that survive the trip.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -8,6 +7,8 @@
 #include "core/file.h"
 #include "core/random.h"
 #include "nn/formats/hf.h"
+#include "nn/formats/hf_config.h"
+#include "nn/model.h"
 #include "nn/rope.h"
 #include "tests/support/temp_dir.h"
 

@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
-#include "rl/text/tokenizer.h"
+#include "rl/text/chat.h"
 
 namespace mantissa {
 namespace {

@@ -1,5 +1,4 @@
-// Tokenizers against the `tokenizers` library (tests/golden/make_tokenizer_golden.py), bad files, long input,
-// threads.
+// Tokenizers against the `tokenizers` library (tests/golden/make_tokenizer_golden.py), bad files, long input, threads.
 #include "rl/text/tokenizer.h"
 
 #include <gtest/gtest.h>
