@@ -189,7 +189,6 @@ TEST(House, NoCircleBetweenRooms) {
       {"core/backend", "core/tensor"},
       // To be opened:
       {"core/backend", "core/tensor", "core/cpu/cpu", "core/kernels"},
-      {"nn/formats/gguf", "nn/formats/gguf_tokenizer", "nn/formats/hf", "nn/model"},
       {"rl/rollout/engine", "rl/rollout/runner"},
       {"cuda/common", "cuda/device"},
   };
