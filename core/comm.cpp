@@ -5,23 +5,8 @@
 
 namespace mantissa {
 
-void Activity::phase(std::string_view name) {
-  const std::lock_guard lock(mutex_);
-  phase_ = name;
-  ++changes_;
-}
-void Activity::collective(std::string name) {
-  const std::lock_guard lock(mutex_);
-  collective_ = std::move(name);
-  ++changes_;
-}
-Activity::Snapshot Activity::read() const {
-  const std::lock_guard lock(mutex_);
-  return {phase_, collective_, changes_};
-}
-
 void Comm::begin(const char* name, int64_t count, std::string_view type) {
-  activity_.collective(str(name, " of ", count, " ", type, ", number ", ++calls_));
+  activity_->collective(str(name, " of ", count, " ", type, ", number ", ++calls_));
 }
 
 Comm::Ticket Comm::all_reduce(Exec& exec, const Tensor& t, Reduce op, Order order) {
@@ -104,7 +89,7 @@ namespace {
 
 class SingleComm : public Comm {
  public:
-  SingleComm() : Comm(0, 1) {}
+  SingleComm() : Comm(0, 1, std::make_shared<Activity>()) {}
   std::string description() const override { return "one process"; }
 
  private:

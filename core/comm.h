@@ -8,14 +8,13 @@
 // int32), with one rounding: the same bits on every rank and in every run. The GPU's is NCCL (cuda/comm.cpp).
 #pragma once
 
-#include <atomic>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "core/backend.h"
+#include "core/comm/activity.h"
 
 namespace mantissa {
 
@@ -27,29 +26,6 @@ enum class Reduce : uint8_t { kSum, kMax };
 /// then nothing may write the tensors (nor read the output); the comm keeps their memory alive. The collective itself
 /// always begins after what the exec's stream held when it was called.
 enum class Order : uint8_t { kInStream, kOverlapped };
-
-/// What a rank is doing, in words, for whoever has to say where a run ended (core/comm/watchdog.h). The main thread
-/// writes, a heartbeat thread reads.
-class Activity {
- public:
-  struct Snapshot {
-    std::string phase, collective;
-    uint64_t changes = 0;  // grows whenever this rank moves on
-  };
-
-  /// "rollout", "update of step 3".
-  void phase(std::string_view name);
-  /// The collective now begun, or last begun where the device works it off: "all_reduce of 4096 fp32, number 17".
-  void collective(std::string name);
-  /// Sign of life inside a long phase.
-  void beat() { ++changes_; }
-  Snapshot read() const;
-
- private:
-  mutable std::mutex mutex_;
-  std::string phase_ = "start", collective_ = "none yet";
-  std::atomic<uint64_t> changes_{0};
-};
 
 class Comm {
  public:
@@ -63,7 +39,7 @@ class Comm {
   int rank() const { return rank_; }
   int size() const { return size_; }
   bool main() const { return rank_ == 0; }  // the rank that writes and speaks for all
-  Activity& activity() { return activity_; }
+  Activity& activity() { return *activity_; }
 
   // Tensors of any type; all ranks give the same type and number of elements. Throw Error where shapes do not fit.
 
@@ -93,7 +69,8 @@ class Comm {
   virtual std::string description() const = 0;
 
  protected:
-  Comm(int rank, int size) : rank_(rank), size_(size) {}
+  Comm(int rank, int size, std::shared_ptr<Activity> activity)
+      : rank_(rank), size_(size), activity_(std::move(activity)) {}
 
   // For size() > 1, arguments checked.
   virtual Ticket do_all_reduce(Exec& exec, const Tensor& t, Reduce op, Order order) = 0;
@@ -109,7 +86,7 @@ class Comm {
 
   const int rank_, size_;
   uint64_t calls_ = 0;
-  Activity activity_;
+  const std::shared_ptr<Activity> activity_;
 };
 
 /// A run of one process.

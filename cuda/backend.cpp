@@ -298,6 +298,13 @@ std::string cuda_unavailable(int device) {
   return cuda_kernels::missing_device_code();
 }
 
+int cuda_device_count() {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  (void)cudaGetLastError();
+  return error == cudaSuccess ? count : 0;
+}
+
 void register_cuda_backend(int device) {
   const std::string reason = cuda_unavailable(device);
   check(reason.empty(), "device \"cuda\" is not available: ", reason);

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/comm/activity.h"
 #include "core/comm/place.h"
 #include "core/comm/socket.h"
 
@@ -32,6 +33,8 @@ class Mesh {
 
   int rank() const { return rank_; }
   int size() const { return int(links_.size()); }
+  /// What this rank is doing: a Comm over this mesh writes it, a Watchdog reads it.
+  const std::shared_ptr<Activity>& activity() const { return activity_; }
   /// "rank 2 (pid 4711 on node7)".
   std::string name(int rank) const;
 
@@ -61,6 +64,7 @@ class Mesh {
   uint64_t calls_ = 0;
   std::vector<Socket> links_, heartbeats_;
   std::vector<std::string> names_;
+  std::shared_ptr<Activity> activity_ = std::make_shared<Activity>();
 };
 
 }  // namespace mantissa

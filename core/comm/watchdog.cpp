@@ -54,8 +54,8 @@ struct Watchdog::Peer {
   bool gone = false;  // said farewell
 };
 
-Watchdog::Watchdog(Mesh& mesh, const Activity& activity, WatchdogOptions options)
-    : rank_(mesh.rank()), activity_(activity), options_(std::move(options)), name_(mesh.name(mesh.rank())) {
+Watchdog::Watchdog(Mesh& mesh, WatchdogOptions options)
+    : rank_(mesh.rank()), activity_(mesh.activity()), options_(std::move(options)), name_(mesh.name(mesh.rank())) {
   if (!options_.say) options_.say = say_on_stderr;
   if (!options_.end) options_.end = ::_exit;
   std::vector<Socket> sockets = mesh.take_heartbeats();
@@ -113,7 +113,7 @@ void Watchdog::fail(const std::exception& error) {
   if (dynamic_cast<const PeerLost*>(&error))
     ended_.wait_for(lock, options_.silence + kReplyTime, [&] { return over_.load(); });
   if (over_) return;
-  const Activity::Snapshot own = activity_.read();
+  const Activity::Snapshot own = activity_->read();
   failure_ = str(name_, " failed in ", place_of(own.phase, own.collective), ": ", error.what());
   std::replace(failure_.begin(), failure_.end(), '\n', ' ');
   wake();
@@ -198,7 +198,7 @@ void Watchdog::hear(Peer& peer, const Beat& beat) {
 void Watchdog::send(int32_t kind, const std::string& text) {
   Beat beat;
   beat.kind = kind;
-  const Activity::Snapshot own = activity_.read();
+  const Activity::Snapshot own = activity_->read();
   beat.changes = own.changes;
   set_text(beat.phase, own.phase);
   set_text(beat.collective, own.collective);
@@ -241,13 +241,13 @@ void Watchdog::finish(int code, const std::string& text, bool speak) {
 }
 
 void Watchdog::warn_motionless(Deadline now) {
-  uint64_t movement = activity_.read().changes;
+  uint64_t movement = activity_->read().changes;
   for (const auto& peer : peers_) movement += peer->last.changes;
   if (movement != movement_) {
     movement_ = movement;
     moved_ = now;
   } else if (now - moved_ > options_.motionless) {
-    const Activity::Snapshot own = activity_.read();
+    const Activity::Snapshot own = activity_->read();
     std::string text = str("warning: no rank has moved on for ", options_.motionless.count() / 1000,
                            " s: rank 0 is in ", place_of(own.phase, own.collective));
     for (const auto& peer : peers_)

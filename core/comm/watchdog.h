@@ -14,9 +14,12 @@
 #include <chrono>
 #include <condition_variable>
 #include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
 #include <thread>
+#include <vector>
 
-#include "core/comm.h"
 #include "core/comm/mesh.h"
 
 namespace mantissa {
@@ -33,8 +36,8 @@ struct WatchdogOptions {
 
 class Watchdog {
  public:
-  /// Takes the mesh's heartbeat connections. `activity` tells what this rank is doing.
-  Watchdog(Mesh& mesh, const Activity& activity, WatchdogOptions options = {});
+  /// Takes the mesh's heartbeat connections, before a Comm takes the mesh.
+  explicit Watchdog(Mesh& mesh, WatchdogOptions options = {});
   ~Watchdog();  // leaves
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
@@ -59,7 +62,7 @@ class Watchdog {
   bool failed();
 
   const int rank_;
-  const Activity& activity_;
+  const std::shared_ptr<const Activity> activity_;
   WatchdogOptions options_;
   const std::string name_;
   std::vector<std::unique_ptr<Peer>> peers_;       // on rank 0 all others, elsewhere rank 0

@@ -41,7 +41,8 @@ void reduce_all(Dtype dtype, const std::vector<const std::byte*>& rows, std::byt
 
 class CpuComm : public Comm {
  public:
-  explicit CpuComm(std::unique_ptr<Mesh> mesh) : Comm(mesh->rank(), mesh->size()), mesh_(std::move(mesh)) {
+  explicit CpuComm(std::unique_ptr<Mesh> mesh)
+      : Comm(mesh->rank(), mesh->size(), mesh->activity()), mesh_(std::move(mesh)) {
     for (int r = 0; r < size(); ++r)
       if (r != rank()) others_.push_back(r);
   }

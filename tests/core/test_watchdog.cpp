@@ -71,9 +71,8 @@ class Processes {
  private:
   [[noreturn]] static void run(const Place& place, const Body& body) {
     std::unique_ptr<Mesh> mesh = Mesh::join(place, 20s);
-    Mesh& links = *mesh;
+    Watchdog watchdog(*mesh, {.period = 50ms, .silence = 1500ms, .say = {}, .end = {}});
     const std::unique_ptr<Comm> comm = make_cpu_comm(std::move(mesh));
-    Watchdog watchdog(links, comm->activity(), {.period = 50ms, .silence = 1500ms, .say = {}, .end = {}});
     try {
       body(*comm);
       comm->barrier();

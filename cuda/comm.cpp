@@ -1,0 +1,292 @@
+// Ranks on GPUs: NCCL for tensors, the mesh's sockets for host bytes. The library is loaded at run time (MANTISSA_NCCL
+// names its folder; else the system's, or the one that PyTorch's packages bring); what is used of its interface, which
+// is the same in all versions since 2.18, is declared here, so that a build needs nothing of it.
+//
+// Communicators are non-blocking: every call returns at once and is asked for until it is done, so that a lost rank is
+// an error here and not a process that hangs. All collectives run on one stream of their own, each after what the
+// caller's stream held; the caller's stream waits for an event behind it.
+#include "core/comm.h"
+
+#include <dlfcn.h>
+
+#include <chrono>
+#include <climits>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <exception>
+#include <filesystem>
+#include <thread>
+
+#include "core/comm/mesh.h"
+#include "cuda/backend.h"
+#include "cuda/device.h"
+
+namespace mantissa::cuda {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr int kOldest = 21800;
+constexpr auto kStartTime = 120s, kEndTime = 5s;
+constexpr int kEvents = 64;
+
+// NCCL's interface, as far as it is used here.
+enum Result : int { kSuccess = 0, kRemoteError = 6, kInProgress = 7 };
+enum Type : int { kInt32 = 2, kFloat16 = 6, kFloat32 = 7, kFloat64 = 8, kBfloat16 = 9, kNone = -1 };
+enum Op : int { kSum = 0, kMax = 2 };
+struct UniqueId {
+  char bytes[128];
+};
+struct Config {
+  size_t size = sizeof(Config);
+  unsigned int magic = 0xcafebeef, version = kOldest;
+  int blocking = 0;
+  int cga_cluster_size = INT_MIN, min_ctas = INT_MIN, max_ctas = INT_MIN;  // INT_MIN, null: the library's choice
+  const char* net_name = nullptr;
+  int split_share = INT_MIN;
+};
+using Handle = struct ncclComm*;
+
+/// The loaded library, or why there is none.
+struct Library {
+  Result (*get_version)(int*) = nullptr;
+  Result (*get_unique_id)(UniqueId*) = nullptr;
+  Result (*init)(Handle*, int, UniqueId, int, Config*) = nullptr;
+  Result (*finalize)(Handle) = nullptr;
+  Result (*destroy)(Handle) = nullptr;
+  Result (*abort)(Handle) = nullptr;
+  Result (*async_error)(Handle, Result*) = nullptr;
+  const char* (*error_string)(Result) = nullptr;
+  const char* (*last_error)(Handle) = nullptr;
+  Result (*all_reduce)(const void*, void*, size_t, Type, Op, Handle, cudaStream_t) = nullptr;
+  Result (*reduce_scatter)(const void*, void*, size_t, Type, Op, Handle, cudaStream_t) = nullptr;
+  Result (*all_gather)(const void*, void*, size_t, Type, Handle, cudaStream_t) = nullptr;
+  Result (*broadcast)(const void*, void*, size_t, Type, int, Handle, cudaStream_t) = nullptr;
+  int version = 0;
+  std::string path, missing;
+
+  static Library& get() {
+    static Library library;
+    return library;
+  }
+
+ private:
+  Library();
+};
+
+/// Folders that may hold the library, best first.
+std::vector<std::string> library_folders() {
+  if (const char* folder = std::getenv("MANTISSA_NCCL")) return {folder};
+  std::vector<std::string> folders = {"", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64",
+                                      "/usr/local/cuda/lib64"};
+  // PyTorch's packages, of an environment in use or of the system's Python.
+  std::vector<std::filesystem::path> prefixes = {"/usr/local/lib", "/usr/lib", "/opt/conda/lib"};
+  for (const char* name : {"VIRTUAL_ENV", "CONDA_PREFIX"})
+    if (const char* prefix = std::getenv(name))
+      prefixes.insert(prefixes.begin(), std::filesystem::path(prefix) / "lib");
+  for (const std::filesystem::path& prefix : prefixes) {
+    std::error_code error;
+    for (const auto& entry : std::filesystem::directory_iterator(prefix, error)) {
+      if (!entry.path().filename().string().starts_with("python3")) continue;
+      for (const char* packages : {"site-packages", "dist-packages"})
+        folders.push_back((entry.path() / packages / "nvidia/nccl/lib").string());
+    }
+  }
+  return folders;
+}
+
+Library::Library() {
+  void* library = nullptr;
+  for (const std::string& folder : library_folders()) {
+    path = (folder.empty() ? "" : folder + "/") + "libnccl.so.2";
+    if ((library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL))) break;
+  }
+  if (!library) {
+    missing = "libnccl.so.2 was not found (MANTISSA_NCCL names its folder)";
+    return;
+  }
+  const auto find = [&](auto& function, const char* name) {
+    function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(::dlsym(library, name));
+    if (!function && missing.empty()) missing = str(path, " has no function ", name);
+  };
+  find(get_version, "ncclGetVersion");
+  find(get_unique_id, "ncclGetUniqueId");
+  find(init, "ncclCommInitRankConfig");
+  find(finalize, "ncclCommFinalize");
+  find(destroy, "ncclCommDestroy");
+  find(abort, "ncclCommAbort");
+  find(async_error, "ncclCommGetAsyncError");
+  find(error_string, "ncclGetErrorString");
+  find(last_error, "ncclGetLastError");
+  find(all_reduce, "ncclAllReduce");
+  find(reduce_scatter, "ncclReduceScatter");
+  find(all_gather, "ncclAllGather");
+  find(broadcast, "ncclBroadcast");
+  if (!get_version || get_version(&version) != kSuccess) version = 0;
+  if (version < kOldest) missing = str(path, " is version ", version, ", ", kOldest, " or later is needed");
+}
+
+std::string version_text(int version) {
+  return str(version / 10000, ".", version / 100 % 100, ".", version % 100);
+}
+
+Type type_of(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::kF32:
+      return kFloat32;
+    case Dtype::kF16:
+      return kFloat16;
+    case Dtype::kBF16:
+      return kBfloat16;
+    case Dtype::kF64:
+      return kFloat64;
+    case Dtype::kI32:
+      return kInt32;
+  }
+  return kNone;
+}
+
+class NcclComm : public Comm {
+ public:
+  explicit NcclComm(std::unique_ptr<Mesh> mesh)
+      : Comm(mesh->rank(), mesh->size(), mesh->activity()), mesh_(std::move(mesh)) {
+    check(library_.missing.empty(), "several GPUs need NCCL: ", library_.missing);
+    const std::vector<std::string> versions = mesh_->gather(version_text(library_.version));
+    for (int r = 1; r < size(); ++r)
+      check(versions[size_t(r)] == versions[0], "[nccl] ", mesh_->name(r), " has version ", versions[size_t(r)],
+            ", rank 0 ", versions[0], ": all ranks need the same (MANTISSA_NCCL names its folder)");
+    int lowest = 0, highest = 0;
+    MANTISSA_CUDA(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
+    MANTISSA_CUDA(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, highest));
+    MANTISSA_CUDA(cudaEventCreateWithFlags(&before_, cudaEventDisableTiming));
+    for (cudaEvent_t& event : after_) MANTISSA_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+
+    UniqueId id{};
+    if (rank() == 0) expect(library_.get_unique_id(&id), "ncclGetUniqueId");
+    const std::string bytes = mesh_->broadcast({id.bytes, sizeof id.bytes}, 0);
+    std::memcpy(id.bytes, bytes.data(), sizeof id.bytes);
+    Config config;
+    const Result begun = library_.init(&handle_, size(), id, rank(), &config);
+    check(begun == kSuccess || begun == kInProgress, "[nccl] ncclCommInitRankConfig: ", text_of(begun));
+    settle("start", deadline_in(kStartTime));
+  }
+
+  ~NcclComm() override {
+    if (std::uncaught_exceptions() > 0) {
+      library_.abort(handle_);
+    } else {
+      library_.finalize(handle_);
+      Result state = kInProgress;
+      for (const Deadline end = deadline_in(kEndTime); std::chrono::steady_clock::now() < end &&
+                                                       library_.async_error(handle_, &state) == kSuccess &&
+                                                       state == kInProgress;)
+        std::this_thread::sleep_for(1ms);
+      state == kSuccess ? library_.destroy(handle_) : library_.abort(handle_);
+    }
+    for (cudaEvent_t event : after_) cudaEventDestroy(event);
+    cudaEventDestroy(before_);
+    cudaStreamDestroy(stream_);
+  }
+
+  std::string description() const override {
+    return str(size(), " processes, NCCL ", version_text(library_.version), " (", library_.path, ")");
+  }
+
+ private:
+  Ticket do_all_reduce(Exec& exec, const Tensor& t, Reduce op, Order order) override {
+    return launch(exec, "all_reduce", {t}, order, [&] {
+      return library_.all_reduce(t.raw(), t.raw(), size_t(t.numel()), type_of(t.dtype()),
+                                 op == Reduce::kSum ? kSum : kMax, handle_, stream_);
+    });
+  }
+  Ticket do_reduce_scatter(Exec& exec, const Tensor& out, const Tensor& in, Order order) override {
+    return launch(exec, "reduce_scatter", {out, in}, order, [&] {
+      return library_.reduce_scatter(in.raw(), out.raw(), size_t(out.numel()), type_of(in.dtype()), kSum, handle_,
+                                     stream_);
+    });
+  }
+  Ticket do_all_gather(Exec& exec, const Tensor& out, const Tensor& in, Order order) override {
+    return launch(exec, "all_gather", {out, in}, order, [&] {
+      return library_.all_gather(in.raw(), out.raw(), size_t(in.numel()), type_of(in.dtype()), handle_, stream_);
+    });
+  }
+  Ticket do_broadcast(Exec& exec, const Tensor& t, int root, Order order) override {
+    return launch(exec, "broadcast", {t}, order, [&] {
+      return library_.broadcast(t.raw(), t.raw(), size_t(t.numel()), type_of(t.dtype()), root, handle_, stream_);
+    });
+  }
+
+  void do_wait(Exec& exec, Ticket ticket) override {
+    // The slot may hold a later ticket's event by now: that one comes after this one.
+    MANTISSA_CUDA(cudaStreamWaitEvent(stream(exec), after_[ticket % kEvents], 0));
+    while (!held_.empty() && held_.front().ticket <= ticket) held_.pop_front();
+  }
+
+  std::vector<std::string> do_gather(std::string_view bytes) override { return mesh_->gather(bytes); }
+  std::string do_broadcast_bytes(std::string_view bytes, int root) override { return mesh_->broadcast(bytes, root); }
+
+  template <class Call>
+  Ticket launch(Exec& exec, const char* name, std::vector<Tensor> tensors, Order order, const Call& call) {
+    check(!capturing(exec), "[", name, "] a collective cannot be part of a graph");
+    MANTISSA_CUDA(cudaEventRecord(before_, stream(exec)));
+    MANTISSA_CUDA(cudaStreamWaitEvent(stream_, before_, 0));
+    const Result begun = call();
+    if (begun != kSuccess && begun != kInProgress) fail_call(name, begun);
+    settle(name, Deadline::max());
+    const Ticket ticket = ++tickets_;
+    MANTISSA_CUDA(cudaEventRecord(after_[ticket % kEvents], stream_));
+    held_.push_back({ticket, std::move(tensors)});
+    if (order == Order::kInStream) do_wait(exec, ticket);
+    return ticket;
+  }
+
+  /// Waits until the library has taken up the last call.
+  void settle(const char* name, Deadline deadline) {
+    for (int round = 0;; ++round) {
+      Result state = kSuccess;
+      expect(library_.async_error(handle_, &state), "ncclCommGetAsyncError");
+      if (state == kSuccess) return;
+      if (state != kInProgress) fail_call(name, state);
+      check(std::chrono::steady_clock::now() < deadline, "[nccl] ", name, ": the ranks did not join within ",
+            kStartTime.count(), " s (NCCL_DEBUG=INFO says more)");
+      if (round > 1000) std::this_thread::sleep_for(100us);
+    }
+  }
+
+  std::string text_of(Result result) const {
+    const char* more = handle_ ? library_.last_error(handle_) : nullptr;
+    return str(library_.error_string(result), more && *more ? str(" (", more, ")") : std::string());
+  }
+  void expect(Result result, const char* call) const {
+    check(result == kSuccess, "[nccl] ", call, ": ", text_of(result));
+  }
+  /// Most errors are another rank's end: the watchdog knows whose.
+  [[noreturn]] void fail_call(const char* name, Result result) const {
+    throw PeerLost(-1, str("[nccl] ", name, ": ", text_of(result)));
+  }
+
+  struct Held {
+    Ticket ticket;
+    std::vector<Tensor> tensors;
+  };
+
+  Library& library_ = Library::get();
+  std::unique_ptr<Mesh> mesh_;
+  Handle handle_ = nullptr;
+  cudaStream_t stream_ = nullptr;
+  cudaEvent_t before_ = nullptr, after_[kEvents] = {};
+  Ticket tickets_ = 0;
+  std::deque<Held> held_;  // memory that a collective on its way reads or writes
+};
+
+}  // namespace
+}  // namespace mantissa::cuda
+
+namespace mantissa {
+
+std::unique_ptr<Comm> make_cuda_comm(std::unique_ptr<Mesh> mesh) {
+  return std::make_unique<cuda::NcclComm>(std::move(mesh));
+}
+
+}  // namespace mantissa
