@@ -42,9 +42,10 @@ void set_unavailable(const std::string& name, const std::string& reason) {
 
 Backend& find_backend(const std::string& name) {
   if (name == "auto") return *registry().back();
+  const std::string kind = name.substr(0, name.find(':'));  // "cuda:1": the number was chosen when it was opened
   for (const auto& known : registry())
-    if (known->name() == name) return *known;
-  if (const auto it = reasons().find(name); it != reasons().end())
+    if (known->name() == kind) return *known;
+  if (const auto it = reasons().find(kind); it != reasons().end())
     fail("device \"", name, "\" is not available: ", it->second);
   std::string names = "auto";
   for (const std::string& known : backend_names()) names += ", " + known;

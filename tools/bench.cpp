@@ -16,8 +16,10 @@
 #include "nn/optimizer.h"
 #include "rl/logging/log.h"
 #include "rl/train/logprobs.h"
+#include "tools/bench_comm.h"
 #include "tools/common.h"
 #include "tools/json_lines.h"
+#include "tools/launch.h"
 #include "tools/programs.h"
 
 namespace mantissa {
@@ -30,6 +32,7 @@ struct BenchFlags {
   int64_t repeat = 5;
   std::string recompute = "none";
   bool deterministic = false, states = false;
+  std::string gpus = "1";
 
   void fields(Arguments& args) {
     model.precision = "fp32";
@@ -46,6 +49,7 @@ struct BenchFlags {
     args.field("repeat", repeat, "timed repetitions of everything else", between(1, 1 << 20));
     args.choice("recompute", recompute, {"none", "elementwise", "mlp", "full"}, "what backward makes again (train)");
     args.field("deterministic", deterministic, "the kernels of train.deterministic: the same bits in every run");
+    args.field("gpus", gpus, "comm: processes, one a GPU; auto: as many as there are");
     args.field("states", states, "masters and Adam's moments lie beside it, as in a run (train)");
   }
 };
@@ -377,6 +381,18 @@ void Bench::step() {
   report("step", str("parameters=", model().weights.layout.numel()), time(body), 0, 1000.0 * bytes / copy_ceiling());
 }
 
+int comm_main(const BenchFlags& flags, int argc, char** argv) {
+  const std::optional<Place> place = own_place();
+  if (!place)
+    if (const int ranks = count_ranks(flags.gpus, flags.model.device, "--gpus"); ranks > 1)
+      return launch_ranks(ranks, argc, argv);
+  return run_as_rank(place, flags.model.device, [&](Comm& comm) {
+    Exec exec(find_backend(flags.model.device));
+    bench_comm(exec, comm, int(flags.repeat));
+    return 0;
+  });
+}
+
 }  // namespace
 
 int bench_main(int argc, char** argv) {
@@ -386,18 +402,20 @@ int bench_main(int argc, char** argv) {
       "bench",
       "Measures gemm (a large one, and the model's shapes), attention, train (forward and backward), decode "
       "and rollout (the rollout engine) or step (the optimizer), one JSON line each, with the fraction of a ceiling "
-      "measured in the same process.");
-  args.words("what", words, "gemm, attention, train, decode, rollout, step");
+      "measured in the same process; or comm (the collectives between ranks).");
+  args.words("what", words, "gemm, attention, train, decode, rollout, step, comm");
   args.required();
   flags.fields(args);
   if (!args.parse(argc, argv)) return 0;
+  if (words == std::vector<std::string>{"comm"}) return comm_main(flags, argc, argv);
   const std::pair<const char*, void (Bench::*)()> all[] = {
       {"gemm", &Bench::gemm},     {"attention", &Bench::attention}, {"train", &Bench::train},
       {"decode", &Bench::decode}, {"rollout", &Bench::rollout},     {"step", &Bench::step}};
   std::vector<void (Bench::*)()> chosen;
   for (const std::string& word : words) {
     const auto* it = std::find_if(std::begin(all), std::end(all), [&](const auto& b) { return word == b.first; });
-    check(it != std::end(all), "bench: must be gemm, attention, train, decode, rollout or step: got \"", word, "\"");
+    check(it != std::end(all), "bench: must be gemm, attention, train, decode, rollout or step (or comm alone): got \"",
+          word, "\"");
     check(word == "gemm" || !flags.model.model.empty(), "bench ", word, ": --model is required");
     chosen.push_back(it->second);
   }

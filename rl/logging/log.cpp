@@ -17,6 +17,11 @@ spdlog::logger& logger() {
 
 }  // namespace
 
+void set_log_rank(int rank, bool name) {
+  if (rank == 0) return;
+  logger().set_level(spdlog::level::warn);
+  if (name) logger().set_pattern("[rank " + std::to_string(rank) + "] %H:%M:%S %^%v%$");
+}
 void log_info(const std::string& text) {
   logger().log(spdlog::level::info, "{}", text);
 }

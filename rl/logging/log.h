@@ -5,6 +5,8 @@
 
 namespace mantissa {
 
+/// A rank other than 0 of several says nothing but warnings; they begin with its number where `name` is true.
+void set_log_rank(int rank, bool name);
 void log_info(const std::string& text);
 void log_warning(const std::string& text);
 
