@@ -12,6 +12,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <iostream>
 #include <random>
 #include <thread>
@@ -31,7 +32,8 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr std::chrono::milliseconds kGrace = 8s;  // for the others to say why, once one has ended
+constexpr std::chrono::milliseconds kGrace = 8s;     // for the others to say why, once one has ended
+constexpr std::chrono::milliseconds kStopped = 22s;  // a stopped rank is killed then, if no other has noticed
 
 struct Child {
   pid_t pid = -1;
@@ -39,10 +41,20 @@ struct Child {
   std::string line;
   int status = 0;
   bool ended = false;
+  Deadline ran;  // last seen other than stopped
   bool failed() const { return ended && !(WIFEXITED(status) && (WEXITSTATUS(status) == 0 || stopped())); }
   /// Ended by a signal it was asked to end by, after saving: 128 + signal.
   bool stopped() const { return WIFEXITED(status) && WEXITSTATUS(status) > 128; }
 };
+
+/// Whether a process is stopped (by SIGSTOP, or a terminal).
+bool is_stopped(pid_t pid) {
+  std::ifstream in(str("/proc/", pid, "/stat"));
+  std::string line;
+  std::getline(in, line);
+  const size_t state = line.rfind(')') + 2;  // behind the program's name
+  return state < line.size() && (line[state] == 'T' || line[state] == 't');
+}
 
 /// Whole lines of a child's output, behind its rank.
 void pass_on(Child& child, int rank, bool all) {
@@ -142,9 +154,23 @@ class Launcher {
       deadline_ = deadline_in(kGrace);
     }
     for (size_t r = 1; r < children_.size(); ++r) pass_on(children_[r], int(r), false);
-    if (first_failed_ < 0 || std::chrono::steady_clock::now() < deadline_) return;
+    const Deadline now = std::chrono::steady_clock::now();
+    if (first_failed_ < 0) return look_for_stopped(now);
+    if (now < deadline_) return;
     for (const Child& child : children_)
       if (!child.ended) ::kill(child.pid, SIGKILL);  // a stopped one, too
+  }
+
+  /// The ranks notice one that is stopped once they have met; before that nobody else does.
+  void look_for_stopped(Deadline now) {
+    const bool slept = now - looked_ > 2s;  // this process was itself stopped, as by a terminal
+    looked_ = now;
+    for (Child& child : children_) {
+      if (slept || !is_stopped(child.pid)) child.ran = now;
+      if (child.ended || now - child.ran < kStopped) continue;
+      ::kill(child.pid, SIGKILL);
+      stopped_ = true;
+    }
   }
 
   /// The exit status of the whole. Says who ended first where no rank has said so.
@@ -175,7 +201,8 @@ class Launcher {
   char** argv_;
   Socket signals_;
   int asked_ = 0, first_failed_ = -1;
-  Deadline deadline_{};
+  bool stopped_ = false;
+  Deadline deadline_{}, looked_{};
 };
 
 }  // namespace
