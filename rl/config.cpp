@@ -109,11 +109,11 @@ void RunConfig::validate() const {
     check(sequences % train.mini_batch_size == 0,
           "train.mini_batch_size: must divide train.prompts_per_step * rollout.n = ", sequences, ", got ",
           train.mini_batch_size);
-    check(rollout.temperature >= kMinTemperature, "rollout.temperature: must be at least ", kMinTemperature,
-          " in training, got ", rollout.temperature);
+    check(rollout.sampling.temperature >= kMinTemperature, "rollout.temperature: must be at least ", kMinTemperature,
+          " in training, got ", rollout.sampling.temperature);
     algorithm.validate(rollout.n);
-    check(algorithm.overlong_buffer <= rollout.max_new_tokens, "algorithm.overlong_buffer: must not exceed ",
-          "rollout.max_new_tokens = ", rollout.max_new_tokens, ", got ", algorithm.overlong_buffer);
+    check(algorithm.overlong_buffer <= rollout.sampling.max_new_tokens, "algorithm.overlong_buffer: must not exceed ",
+          "rollout.max_new_tokens = ", rollout.sampling.max_new_tokens, ", got ", algorithm.overlong_buffer);
   } else {
     check(train.prompts_per_step % train.mini_batch_size == 0,
           "train.mini_batch_size: must divide train.prompts_per_step = ", train.prompts_per_step, ", got ",

@@ -117,9 +117,7 @@ std::vector<RolloutGroup> sample_and_grade(Engine& engine, const Tokenizer& toke
                                            int k, const GenerateOptions& options, const RewardConfig& reward,
                                            Metrics& metrics) {
   check(k >= 1, "[evaluate] needs at least one sample a problem: got ", k);
-  std::vector<Request> requests;
-  for (const Prompt& prompt : prompts) requests.push_back({.prompt = &prompt, .n = k});
-  std::vector<std::vector<Completion>> completions = engine.generate(requests, options);
+  std::vector<std::vector<Completion>> completions = engine.generate(requests_for(prompts, k), options);
 
   std::vector<RolloutGroup> groups(prompts.size());
   for (size_t i = 0; i < prompts.size(); ++i) {

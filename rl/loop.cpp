@@ -7,6 +7,8 @@
 #include <cmath>
 #include <cstdio>
 
+#include "rl/algorithm/advantage.h"
+#include "rl/algorithm/policy_loss.h"
 #include "rl/logging/log.h"
 #include "rl/reward/grading.h"
 #include "rl/run.h"
@@ -53,12 +55,8 @@ std::vector<RolloutGroup> rollout(Run& run, int64_t round, Metrics& metrics) {
     groups.push_back({run.prompts[size_t(index)], {}});
     requests.push_back({.prompt = &run.prompts[size_t(index)], .n = int(run.config.rollout.n)});
   }
-  const RolloutConfig& rollout = run.config.rollout;
   const uint64_t counter = uint64_t(run.step) | uint64_t(round) << 32;
-  auto completions = run.engine->generate(requests, {.temperature = rollout.temperature,
-                                                     .top_p = rollout.top_p,
-                                                     .top_k = rollout.top_k,
-                                                     .max_new_tokens = rollout.max_new_tokens,
+  auto completions = run.engine->generate(requests, {.sampling = run.config.rollout.sampling,
                                                      .stop_ids = run.stop_ids,
                                                      .keys = {uint64_t(run.config.run.seed), counter},
                                                      .policy_version = run.policy_version,
@@ -87,7 +85,7 @@ void reward(Run& run, std::vector<RolloutGroup>& groups, RewardStats& stats, Met
     }
     stats.prompts.add(double(group.prompt.ids.size()));
   }
-  apply_overlong(groups, run.config.algorithm, run.config.rollout.max_new_tokens);
+  apply_overlong(groups, run.config.algorithm, run.config.rollout.sampling.max_new_tokens);
   for (const RolloutGroup& group : groups)
     for (const RolloutSample& sample : group.samples) stats.rewards.add(sample.reward);
 }
@@ -146,14 +144,14 @@ void measure_mismatch(const std::vector<MiniBatch>& batches, Metrics& metrics) {
 }
 
 /// All optimizer steps of one training step; statistics are means over those that were taken.
-void update(Run& run, const std::vector<MiniBatch>& batches, const Trainer::Loss& loss, Metrics& metrics) {
+void update(Run& run, std::vector<MiniBatch>& batches, const Trainer::Loss& loss, Metrics& metrics) {
   Timer timer(metrics, "timing_s/update_actor");
   const std::string prefix = run.sft() ? "sft/" : "actor/";
   std::map<std::string, double> sums;
   double norm_sum = 0.0, lr = NAN, scale = run.optimizer->read_state().loss_scale;
   int64_t taken = 0, skipped = 0, empty = 0;
   for (int64_t epoch = 0; epoch < run.config.train.epochs; ++epoch)
-    for (const MiniBatch& mini : batches) {
+    for (MiniBatch& mini : batches) {
       const UpdateReport report = run.trainer->update(mini, loss);
       empty += report.empty;
       if (report.empty) continue;
@@ -215,7 +213,7 @@ void grpo_step(Run& run, Metrics& metrics) {
     metrics.set("actor/kl_coef", algorithm.kl_coef);
   }
   const double norm =
-      double(algorithm.loss_norm_constant ? algorithm.loss_norm_constant : run.config.rollout.max_new_tokens);
+      double(algorithm.loss_norm_constant ? algorithm.loss_norm_constant : run.config.rollout.sampling.max_new_tokens);
   update(
       run, batches,
       [&](Tape& tape, const LossInputs& in) {
@@ -237,7 +235,7 @@ void sft_step(Run& run, Metrics& metrics) {
     solution.ids = run.prompts[size_t(index)].solution_ids;
     sequences.push_back({.prompt = &run.prompts[size_t(index)], .completion = &solution});
   }
-  const std::vector<MiniBatch> batches = make_batches(run, std::move(sequences), metrics);
+  std::vector<MiniBatch> batches = make_batches(run, std::move(sequences), metrics);
   update(run, batches, [](Tape& tape, const LossInputs& in) { return sft_loss(tape, in); }, metrics);
 }
 

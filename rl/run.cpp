@@ -80,13 +80,13 @@ Run::Run(const RunConfig& run_config, const StartOptions& start)
   if (model->weights.rollout.defined()) check_finite(*model, model->weights.rollout, config.model.path);
   if (!sft() && config.algorithm.kl_coef > 0) keep_reference();
   trainer.emplace(exec, *model, *optimizer,
-                  TrainerOptions{.logprobs = {.temperature = sft() ? 1.0 : config.rollout.temperature,
+                  TrainerOptions{.logprobs = {.temperature = sft() ? 1.0 : config.rollout.sampling.temperature,
                                               .lm_head = config.precision.head_dtype(train_dtype),
                                               .residual = config.precision.residual_dtype(train_dtype),
                                               .head_chunk = config.train.head_chunk},
                                  .recompute = config.train.recompute_tier()});
   if (!sft() || !eval_sets.empty())
-    engine.emplace(exec, *model, config.rollout, config.precision.engine(config.rollout));
+    engine.emplace(*model, config.rollout, config.precision.engine(config.rollout), config.train.deterministic);
   cursor.emplace(int64_t(prompts.size()), uint64_t(config.run.seed), config.data.shuffle);
 
   if (checkpoint_) {

@@ -14,6 +14,15 @@ void put(Metrics& metrics, const std::string& name, double value, const Interval
   metrics.set("val-aux/" + name + "/high", interval.high);
 }
 
+/// Responses are as long as in a rollout, and drawn by the settings of `eval` alone.
+SamplingConfig sampling_of(const EvalConfig& eval, const SamplingConfig& rollout) {
+  SamplingConfig sampling = rollout;
+  sampling.temperature = eval.temperature;
+  sampling.top_p = eval.top_p;
+  sampling.top_k = 0;
+  return sampling;
+}
+
 }  // namespace
 
 void evaluate(Run& run) {
@@ -26,10 +35,7 @@ void evaluate(Run& run) {
       Timer timer(metrics, "timing_s/testing");
       const std::vector<RolloutGroup> groups =
           sample_and_grade(*run.engine, *run.tokenizer, set.prompts, int(eval.n),
-                           {.temperature = eval.temperature,
-                            .top_p = eval.top_p,
-                            .top_k = 0,
-                            .max_new_tokens = run.config.rollout.max_new_tokens,
+                           {.sampling = sampling_of(eval, run.config.rollout.sampling),
                             .stop_ids = run.stop_ids,
                             .keys = {mix64(uint64_t(run.config.run.seed) ^ kEvalSeed), 0},
                             .policy_version = run.policy_version,

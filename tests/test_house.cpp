@@ -189,7 +189,6 @@ TEST(House, NoCircleBetweenRooms) {
       {"core/backend", "core/tensor"},
       // To be opened:
       {"core/backend", "core/tensor", "core/cpu/cpu", "core/kernels"},
-      {"rl/rollout/engine", "rl/rollout/runner"},
       {"cuda/common", "cuda/device"},
   };
   std::map<std::string, std::set<std::string>> includes;

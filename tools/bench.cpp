@@ -3,9 +3,8 @@
 //   bench, shape, dtype, device, ms_min, ms_median, ms_max, tokens_per_s (null where there are none),
 //   fraction, peak_bytes
 //
-// fraction is of a ceiling measured first in the same process: arithmetic (gemm, attention, train) of a large
-// square GEMM in the same type, memory traffic (decode, rollout, step) of copying a large buffer, reads and
-// writes counted.
+// fraction is of a ceiling measured first in the same process: arithmetic (gemm, attention, train) of a large square
+// GEMM in the same type, memory traffic (decode, rollout, step) of copying a large buffer, reads and writes counted.
 #include <algorithm>
 #include <chrono>
 #include <functional>
@@ -250,6 +249,7 @@ void Bench::train() {
     }
     batch.offsets.push_back(int32_t(batch.ids.size()));
   }
+  const DeviceBatch sent(exec_.backend(), batch);
   TrainConfig config;
   config.recompute = flags_.recompute;
   const LogprobOptions options{.lm_head = dtype_, .residual = dtype_};
@@ -259,7 +259,7 @@ void Bench::train() {
       flags_.states ? model().weights.grad : ParamBuffer(exec_, model().weights.layout, Dtype::kF32);
   const auto body = [&] {
     Tape tape(exec_, true, config.recompute_tier());
-    const Var logprobs = batch_logprobs(tape, model(), batch, options, &grads).logprobs;
+    const Var logprobs = batch_logprobs(tape, model(), sent, options, &grads).logprobs;
     tape.backward(ops::affine(tape, ops::sum(tape, logprobs), -1.0 / double(s * l)));
   };
   double weights = c.tied_head ? double(c.vocab_size * c.width) : 0.0;  // elements of matrices that are multiplied by
@@ -280,8 +280,8 @@ double Bench::weight_bytes() {
   return elements * double(size_of(dtype_));
 }
 
-/// The engine itself: prompts of random tokens, no stop token. A step is timed from one poll of `cancelled`
-/// to the next.
+/// The engine itself: prompts of random tokens, no stop token. A step is timed from one poll of `cancelled` to the
+/// next.
 void Bench::decode() {
   const ModelConfig& c = model().config;
   check(flags_.context + flags_.steps + 2 <= c.max_positions,
@@ -299,9 +299,10 @@ void Bench::decode() {
   RolloutConfig rollout;
   rollout.memory_fraction = 0.9;
   rollout.max_batch = flags_.batch;
-  rollout.max_new_tokens = flags_.steps + 2;  // the first comes from the prefill; the first decode step warms up
+  // The first token comes from the prefill, and the first decode step warms up.
+  rollout.sampling.max_new_tokens = flags_.steps + 2;
   const PrecisionConfig precision{.train = flags_.model.precision, .rollout = flags_.model.precision};
-  Engine engine(exec_, model(), rollout, precision.engine(rollout));
+  Engine engine(model(), rollout, precision.engine(rollout), flags_.deterministic);
   std::vector<double> ms;
   int64_t seen = 0;
   Clock::time_point last;
@@ -342,13 +343,13 @@ void Bench::rollout() {
   RolloutConfig config;
   config.memory_fraction = 0.75;  // leaves the activations of training what they need
   config.max_batch = flags_.batch;
-  config.max_new_tokens = flags_.steps;
+  config.sampling.max_new_tokens = flags_.steps;
   const PrecisionConfig precision{.train = flags_.model.precision, .rollout = flags_.model.precision};
-  Engine engine(exec_, model(), config, precision.engine(config));
+  Engine engine(model(), config, precision.engine(config), flags_.deterministic);
   GenerateOptions options = generate_options(engine, config, {}, 0);
-  options.max_new_tokens = 2;
+  options.sampling.max_new_tokens = 2;
   engine.generate(requests, options);  // warm-up: the plans of products; graphs are recorded in the first run
-  options.max_new_tokens = flags_.steps;
+  options.sampling.max_new_tokens = flags_.steps;
   exec_.backend().reset_peak();
   std::vector<double> ms;
   for (int64_t i = 0; i < flags_.repeat; ++i) {

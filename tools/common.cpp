@@ -42,10 +42,7 @@ GenerateOptions generate_options(const Engine& engine, const RolloutConfig& roll
     }
     return false;
   };
-  return {.temperature = rollout.temperature,
-          .top_p = rollout.top_p,
-          .top_k = rollout.top_k,
-          .max_new_tokens = rollout.max_new_tokens,
+  return {.sampling = rollout.sampling,
           .stop_ids = std::move(stop_ids),
           .keys = {.seed = uint64_t(seed), .step = 0},
           .cancelled = progress};

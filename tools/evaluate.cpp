@@ -195,8 +195,8 @@ int evaluate_main(int argc, char** argv) {
   DataConfig data;
   RewardConfig reward;
   RolloutConfig rollout;
-  rollout.temperature = 0.6;
-  rollout.top_p = 0.95;
+  rollout.sampling.temperature = 0.6;
+  rollout.sampling.top_p = 0.95;
   std::string keep, output;
   Dump dump;
   bool resume = false;
@@ -246,9 +246,8 @@ int evaluate_main(int argc, char** argv) {
                  results[i].empty() ? std::string() : str("; ", results[i].size(), " are in ", dump.path)));
   }
 
-  Exec exec(*model->backend);
   const PrecisionConfig precision{.train = flags.precision, .rollout = flags.precision};
-  Engine engine(exec, *model, rollout, precision.engine(rollout));
+  Engine engine(*model, rollout, precision.engine(rollout));
   const GenerateOptions options = generate_options(engine, rollout, stop_ids(model->config, *tokenizer), seed);
   // What a kill may cost: a few batches of the engine.
   const size_t chunk = dump.file ? size_t(std::max<int64_t>(1, 4 * rollout.max_batch / rollout.n)) : size_t(-1);

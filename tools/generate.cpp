@@ -58,7 +58,7 @@ int generate_main(int argc, char** argv) {
   data.prompt_key = "prompt";
   RolloutConfig rollout;
   rollout.n = 1;
-  rollout.max_new_tokens = 256;
+  rollout.sampling.max_new_tokens = 256;
   std::string prompt, input;
   int64_t seed = 0;
   Arguments args("generate",
@@ -82,14 +82,11 @@ int generate_main(int argc, char** argv) {
   const std::vector<Prompt> prompts =
       args.given("prompt") ? std::vector{reader.from_text(prompt, 0, "--prompt")} : reader.from_file(input);
 
-  Exec exec(*model->backend);
   const PrecisionConfig precision{.train = flags.precision, .rollout = flags.precision};
-  Engine engine(exec, *model, rollout, precision.engine(rollout));
-  std::vector<Request> requests;
-  for (const Prompt& p : prompts) requests.push_back({.prompt = &p, .n = int(rollout.n)});
+  Engine engine(*model, rollout, precision.engine(rollout));
   const auto options =
       generate_options(engine, rollout, tokenizer ? stop_ids(model->config, *tokenizer) : model->config.eos_ids, seed);
-  const auto completions = engine.generate(requests, options);
+  const auto completions = engine.generate(requests_for(prompts, rollout.n), options);
 
   for (size_t i = 0; i < prompts.size(); ++i)
     for (size_t j = 0; j < completions[i].size(); ++j) {

@@ -1,6 +1,5 @@
-// One executable for all programs: the basename it was called by picks one (build/bin holds a symlink each),
-// or `mantissa <program> ...` does. Results go to stdout, logs and errors to stderr; an error is one line and
-// exit code 1.
+// One executable for all programs: the basename it was called by picks one (build/bin holds a symlink each), or
+// `mantissa <program> ...` does. Results go to stdout, logs and errors to stderr; an error is one line and exit code 1.
 #include <fcntl.h>
 #include <unistd.h>
 

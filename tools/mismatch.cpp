@@ -145,7 +145,8 @@ Sides score_rollouts(Exec& exec, const Model& model, const std::vector<Prompt>& 
   for (const MiniBatch& mini : make_mini_batches(sequences, int64_t(sequences.size()), batch_tokens))
     for (const TrainBatch& batch : mini.micro) {
       Tape tape(exec, false);
-      const std::vector<float> old = to_host<float>(batch_logprobs(tape, model, batch, options).logprobs.value());
+      const std::vector<float> old =
+          to_host<float>(batch_logprobs(tape, model, DeviceBatch(exec.backend(), batch), options).logprobs.value());
       const int32_t start = int32_t(sides.old.size());
       sides.old.insert(sides.old.end(), old.begin(), old.end());
       sides.rollout.insert(sides.rollout.end(), batch.rollout_logprobs.begin(), batch.rollout_logprobs.end());
@@ -317,21 +318,21 @@ int mismatch_main(int argc, char** argv) {
       const std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(model->tokenizer);
       data.max_prompt_tokens = std::min(data.max_prompt_tokens, model->config.max_positions - 1);
       if (set.prompts.empty()) set = make_prompts(data, *tokenizer, model->tokenizer, false);
-      Engine engine(exec, *model, side, cell.precision.engine(side));
-      std::vector<Request> requests;
-      for (const Prompt& prompt : set.prompts) requests.push_back({.prompt = &prompt, .n = int(side.n)});
+      Engine engine(*model, side, cell.precision.engine(side));
       log_info(str(set.prompts.size(), " prompts, ", side.n, " samples each, on ", exec.backend().description()));
-      it->second = engine.generate(requests, generate_options(engine, side, stop_ids(model->config, *tokenizer), seed));
+      it->second = engine.generate(requests_for(set.prompts, side.n),
+                                   generate_options(engine, side, stop_ids(model->config, *tokenizer), seed));
     }
     // Greedy rollouts report log-probs at temperature 1 (rl/types.h).
     const Dtype compute = cell.precision.train_dtype();
-    const Sides sides = score_rollouts(exec, *model, set.prompts, it->second, batch_tokens,
-                                       {.temperature = rollout.temperature > 0 ? rollout.temperature : 1.0,
-                                        .lm_head = cell.precision.head_dtype(compute),
-                                        .residual = cell.precision.residual_dtype(compute)});
+    const Sides sides =
+        score_rollouts(exec, *model, set.prompts, it->second, batch_tokens,
+                       {.temperature = rollout.sampling.temperature > 0 ? rollout.sampling.temperature : 1.0,
+                        .lm_head = cell.precision.head_dtype(compute),
+                        .residual = cell.precision.residual_dtype(compute)});
     Measured& m = measured.emplace_back(measure(cell, sides));
     m.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    print_line(m, flags.model, data.files, rollout.temperature, seed);
+    print_line(m, flags.model, data.files, rollout.sampling.temperature, seed);
     log_info(str(cell.name(), ": mean |p - p'| ", number(m.stats.probs_diff_mean), ", k3 a token ",
                  number(m.stats.k3_kl), ", a sequence ", number(m.stats.seq_k3_kl), " ± ",
                  number(m.stats.seq_k3_kl_stderr)));

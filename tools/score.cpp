@@ -1,8 +1,7 @@
 // score: {"ids"} -> {"logprobs"}, position t scoring ids[t+1], and with --grads the gradient of the mean NLL.
 //
-// Lines are packed in order under a token budget; logits exist for a chunk of tokens at a time. In 16 bits
-// the gradient is made under loss scale 2^16, halved until every parameter's gradient is finite, and written
-// unscaled in fp32.
+// Lines are packed in order under a token budget; logits exist for a chunk of tokens at a time. In 16 bits the gradient
+// is made under loss scale 2^16, halved until every parameter's gradient is finite, and written unscaled in fp32.
 #include "autograd/nonfinite.h"
 #include "core/file.h"
 #include "nn/formats/hf.h"
@@ -58,8 +57,7 @@ TrainBatch pack(const std::vector<ScoreLine>& lines, size_t begin, size_t end) {
   return batch;
 }
 
-/// Calls use(batch, first line, last line) for each packed batch of at most `budget` tokens (a longer line
-/// goes alone).
+/// Calls use(batch, first line, last line) for each packed batch of at most `budget` tokens (a longer line goes alone).
 template <class Use>
 void for_each_batch(const std::vector<ScoreLine>& lines, int64_t budget, Use use) {
   for (size_t begin = 0; begin < lines.size();) {
@@ -83,7 +81,8 @@ class Scorer {
       std::vector<float> logprobs;
       if (!batch.ids.empty()) {
         Tape tape(exec_, false);
-        logprobs = to_host<float>(batch_logprobs(tape, model_, batch, options_).logprobs.value());
+        logprobs = to_host<float>(
+            batch_logprobs(tape, model_, DeviceBatch(exec_.backend(), batch), options_).logprobs.value());
       }
       size_t at = 0;
       for (size_t i = begin; i < end; ++i) {
@@ -128,7 +127,8 @@ class Scorer {
       if (batch.ids.empty()) return;
       Tape tape(exec_, true);
       if (observer) tape.set_observer(observer);
-      const Var logprobs = batch_logprobs(tape, model_, batch, options_, &grads, device_state).logprobs;
+      const DeviceBatch sent(exec_.backend(), batch);
+      const Var logprobs = batch_logprobs(tape, model_, sent, options_, &grads, device_state).logprobs;
       tape.backward(ops::affine(tape, ops::sum(tape, logprobs), -1.0 / double(scored)));
     });
   }

@@ -1,8 +1,9 @@
-// Advantages from rewards, and what becomes of truncated answers. Formulas in rl/algorithm/algorithm.h.
+#include "rl/algorithm/advantage.h"
+
 #include <algorithm>
 #include <cmath>
 
-#include "rl/algorithm/algorithm.h"
+#include "core/error.h"
 
 namespace mantissa {
 namespace {

@@ -1,15 +1,11 @@
-// Configuration of the algorithm, and what goes in and out of a loss: tensors of a micro-batch, sums of its
-// stats.
 #include "rl/algorithm/algorithm.h"
 
 #include <algorithm>
-#include <cmath>
+
+#include "core/error.h"
 
 namespace mantissa {
 namespace {
-
-constexpr const char* kMean = "rollout_corr/rollout_is_mean";
-constexpr const char* kMeanSquare = "rollout_corr/rollout_is_mean_square";
 
 bool one_of(const std::string& name, std::initializer_list<const char*> names) {
   return std::find(names.begin(), names.end(), name) != names.end();
@@ -73,41 +69,6 @@ void AlgorithmConfig::validate(int64_t n) const {
 
 bool AlgorithmConfig::corrects_current() const {
   return correction_ratio == "auto" ? policy_loss == "pg" : correction_ratio == "current_over_rollout";
-}
-
-LossInputs make_loss_inputs(Backend& backend, const TrainBatch& batch) {
-  const auto upload = [&](const auto& values) {
-    using T = typename std::decay_t<decltype(values)>::value_type;
-    return tensor_from<T>(backend, values, {int64_t(values.size())});
-  };
-  std::vector<float> inverse_lengths;
-  for (size_t i = 0; i + 1 < batch.response_offsets.size(); ++i)
-    inverse_lengths.push_back(1.0f / float(std::max(1, batch.response_offsets[i + 1] - batch.response_offsets[i])));
-
-  LossInputs in;
-  if (!batch.old_logprobs.empty()) in.old_logprobs = upload(batch.old_logprobs);
-  if (!batch.reference_logprobs.empty()) in.reference_logprobs = upload(batch.reference_logprobs);
-  in.rollout_logprobs = upload(batch.rollout_logprobs);
-  in.advantages = upload(batch.advantages);
-  in.mask = upload(batch.loss_mask);
-  in.inverse_lengths = upload(inverse_lengths);
-  in.response_offsets = upload(batch.response_offsets);
-  return in;
-}
-
-void LossStats::add(const LossOut& out) {
-  for (const LossStat& stat : out.stats) parts_[stat.name] += to_host_float(stat.sum)[0] / stat.denominator;
-}
-
-std::map<std::string, double> LossStats::metrics() const {
-  std::map<std::string, double> metrics = parts_;
-  const auto square = metrics.find(kMeanSquare);
-  if (square == metrics.end()) return metrics;
-  const double mean = metrics.at(kMean), mean_square = square->second;
-  metrics.erase(square);
-  metrics["rollout_corr/rollout_is_std"] = std::sqrt(std::max(0.0, mean_square - mean * mean));
-  metrics["rollout_corr/rollout_is_eff_sample_size"] = mean_square > 0 ? mean * mean / mean_square : 0.0;
-  return metrics;
 }
 
 }  // namespace mantissa

@@ -1,5 +1,3 @@
-// Weights for the rollout-training mismatch. A correction is a scope (token, sequence, geometric mean of a
-// sequence) and what is done with ratios beyond the bounds (nothing, truncate, mask).
 #include "rl/algorithm/correction.h"
 
 #include <limits>

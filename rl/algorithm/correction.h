@@ -1,13 +1,26 @@
-// Correction weights for the rollout-training mismatch: the w of policy_loss (rl/algorithm/algorithm.h has the
-// formulas).
+// Correction weights for the rollout-training mismatch: the w of rl/algorithm/policy_loss.h, without gradient.
+//
+// The ratio is explicit, correction_ratio: old_over_rollout (pi_old / mu) for the clip losses, whose r covers the rest,
+// or current_over_rollout (pi / mu) for pg; auto takes the one that belongs to the policy loss. With x_t = log ratio of
+// the token, q = exp(clamp(x_t, +-20)) and Q = exp(clamp(sum of the sequence's x_t, +-20)):
+//
+//   none       w = 1
+//   token_is   w = q                                   seq_is   w = Q
+//   token_tis  w = min(q, high)                        seq_tis  w = min(Q, high)
+//   token_mis  w = q if low <= q <= high, else 0       seq_mis  w = Q if low <= Q <= high, else 0
+//   geo_mis    w = 1 if low <= exp(mean of the sequence's x_t) <= high, else 0
+//
+// A name is a scope (token, sequence, geometric mean of a sequence) and what is done with ratios beyond the bounds
+// (nothing, truncate, mask).
 #pragma once
 
 #include "rl/algorithm/algorithm.h"
+#include "rl/algorithm/loss.h"
 
 namespace mantissa {
 
-/// Log-ratios of corrections and losses are clamped to +- this before exp: e^20 = 4.9e8 is finite in fp32
-/// with room for its square.
+/// Log-ratios of corrections and losses are clamped to +- this before exp: e^20 = 4.9e8 is finite in fp32, and so is
+/// its square.
 inline constexpr double kMaxLogRatio = 20;
 
 /// Constants [N], all undefined for correction `none`.

@@ -1,6 +1,5 @@
-// Policy losses: a term per token (grpo, gspo, cispo, pg), times correction weights, plus KL and entropy,
-// aggregated. Formulas in rl/algorithm/algorithm.h. Everything is composed from ops; the host touches no token.
-// Invariant: when old_logprobs equals logprobs bit for bit, every ratio is exactly 1 and nothing is clipped.
+#include "rl/algorithm/policy_loss.h"
+
 #include <algorithm>
 
 #include "autograd/ops.h"
@@ -39,8 +38,8 @@ Var sequence_ratio(Tape& tape, const LossInputs& in) {
   return ops::exp(tape, ops::clamp(tape, log_ratio, -kMaxLogRatio, kMaxLogRatio));
 }
 
-/// max(-A r, -A clip(r)), at most dual_clip |A|: without a minus, A >= 0 keeps the maximum at or below 0, so
-/// that bound binds for A < 0 only.
+/// max(-A r, -A clip(r)), at most dual_clip |A|. For A >= 0 the maximum is at or below 0, so that bound binds for A < 0
+/// only.
 PolicyTerm clipped_term(Tape& tape, const Var& ratio, const Var& advantages, const AlgorithmConfig& config) {
   const Var minus_a = ops::affine(tape, advantages, -1);
   const Var free = ops::mul(tape, ratio, minus_a);

@@ -1,7 +1,6 @@
 #include "rl/rollout/engine.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "rl/rollout/runner.h"
 #include "rl/rollout/scheduler.h"
@@ -12,37 +11,14 @@ namespace {
 constexpr int64_t kPrefillTokens = 4096;                   // of one pass; bounds its activations
 constexpr int64_t kMaxPages = INT32_MAX / kAttentionTile;  // slots are int32
 
-/// Sets the exec's rounding for a scope: training shares the exec and keeps its own.
-class RoundingScope {
- public:
-  RoundingScope(Exec& exec, Rounding rounding) : exec_(exec), before_(exec.rounding) { exec_.rounding = rounding; }
-  ~RoundingScope() { exec_.rounding = before_; }
-  RoundingScope(const RoundingScope&) = delete;
-  RoundingScope& operator=(const RoundingScope&) = delete;
-
- private:
-  Exec& exec_;
-  Rounding before_;
-};
-
-void check_options(const GenerateOptions& o, int64_t vocab) {
-  check(o.temperature == 0 || (o.temperature >= kMinTemperature && std::isfinite(o.temperature)),
-        "[generate] temperature must be 0 (greedy) or at least ", kMinTemperature, ": got ", o.temperature);
-  check(o.top_p > 0 && o.top_p <= 1, "[generate] top_p must lie in (0, 1]: got ", o.top_p);
-  check(o.top_k >= 0 && o.top_k <= INT32_MAX, "[generate] top_k must be 0 (off) or more: got ", o.top_k);
-  check(o.max_new_tokens >= 1, "[generate] max_new_tokens must be at least 1: got ", o.max_new_tokens);
-  for (int32_t id : o.stop_ids)
-    check(id >= 0 && id < vocab, "[generate] stop ids must lie in [0, ", vocab, "): got ", id);
-}
-
 void check_request(const Request& r, size_t index, const ModelConfig& config) {
   check(r.prompt != nullptr, "[generate] request ", index, " has no prompt");
   check(r.n >= 1, "[generate] request ", index, ": n must be at least 1: got ", r.n);
   const std::vector<int32_t>& ids = r.prompt->ids;
   check(!ids.empty(), "[generate] request ", index, " (prompt ", r.prompt->id, "): the prompt has no tokens");
   check(int64_t(ids.size()) < config.max_positions, "[generate] request ", index, " (prompt ", r.prompt->id,
-        "): a prompt of ", ids.size(), " tokens leaves no room for a response: the model has ", config.max_positions,
-        " positions (max_position_embeddings)");
+        "): a prompt of ", ids.size(), " tokens leaves no position for a response: the model has ",
+        config.max_positions, " positions (max_position_embeddings)");
   for (size_t i = 0; i < ids.size(); ++i)
     check(ids[i] >= 0 && ids[i] < config.vocab_size, "[generate] request ", index, " (prompt ", r.prompt->id,
           "): token ", i, " is ", ids[i], ", ids must lie in [0, ", config.vocab_size, ")");
@@ -50,46 +26,42 @@ void check_request(const Request& r, size_t index, const ModelConfig& config) {
 
 }  // namespace
 
-void RolloutConfig::fields(Fields& f) {
-  f.field("n", n, "samples per prompt", between(1, 65536));
-  f.field("temperature", temperature, "sampling temperature, also of all log-probs; 0 is greedy", between(0, 100));
-  f.field("top_p", top_p, "keep the likeliest tokens up to this probability; 1 is off", between(1e-6, 1));
-  f.field("top_k", top_k, "keep this many likeliest tokens; 0 is off", between(0, INT32_MAX));
-  f.field("max_new_tokens", max_new_tokens, "longest response in tokens", between(1, 1 << 24));
-  f.field("max_batch", max_batch, "sequences decoded together", between(1, 65536));
-  f.field("cache_tokens", cache_tokens,
-          "size of the KV cache in tokens; 0 chooses it from the requests and free memory", between(0, INT32_MAX));
-  f.field("memory_fraction", memory_fraction, "share of the free memory that a chosen KV cache may take",
-          between(0.01, 0.95));
-  f.choice("rounding", rounding, {"same", "peer"},
-           "how rollout kernels round: same as training, or peer (as a separate rollout engine does)");
-}
-
-Rounding parse_rounding(const std::string& name) {
-  check(name == "same" || name == "peer", "rollout.rounding must be same or peer: got \"", name, "\"");
-  return name == "same" ? Rounding::kSame : Rounding::kPeer;
+std::vector<Request> requests_for(std::span<const Prompt> prompts, int64_t n) {
+  std::vector<Request> requests;
+  for (const Prompt& prompt : prompts) requests.push_back({.prompt = &prompt, .n = int(n)});
+  return requests;
 }
 
 struct Engine::Impl {
-  Exec& exec;
+  Exec exec;
   const Model& model;
   int64_t max_batch, cache_tokens;
   double memory_fraction;
   EnginePrecision precision;
   Runner runner;
-  EngineStats stats{};
-  int64_t room = 0;  // see Engine::kv_cache_limit
+  EngineStats stats;
+  int64_t kv_cache_limit = 0;
 
+  Impl(const Model& of, const RolloutConfig& config, const EnginePrecision& types)
+      : exec(*of.backend),
+        model(of),
+        max_batch(config.max_batch),
+        cache_tokens(config.cache_tokens),
+        memory_fraction(config.memory_fraction),
+        precision(types),
+        runner(exec, model, precision, max_batch) {
+    exec.rounding = precision.rounding;
+  }
   int64_t limit_of(const Prompt& prompt, const GenerateOptions& options) const {
-    return std::min(options.max_new_tokens, model.config.max_positions - int64_t(prompt.ids.size()));
+    return std::min(options.sampling.max_new_tokens, model.config.max_positions - int64_t(prompt.ids.size()));
   }
   int64_t make_pool(std::span<const Request> requests, const GenerateOptions& options);
 };
 
-/// Makes room and returns the pages to use: every sequence must fit alone, then the scheduler always makes progress. A
-/// sequence's last token is never fed, so it needs no place. While the memory for `room` is there, the pages depend on
-/// the requests and on it alone, never on earlier rollouts: what runs together decides bits where a product's bits
-/// depend on its number of rows.
+/// Reserves memory and returns the pages to use: every sequence must fit alone, then the scheduler always makes
+/// progress. A sequence's last token is never fed, so it needs no place. While the memory for `kv_cache_limit` is
+/// there, the pages depend on it and on the requests alone, never on earlier rollouts: what runs together decides bits
+/// where a product's bits depend on its number of rows.
 int64_t Engine::Impl::make_pool(std::span<const Request> requests, const GenerateOptions& options) {
   int64_t longest = 0, all = 0;  // pages of the longest sequence, and of all together
   const Request* worst = nullptr;
@@ -106,17 +78,17 @@ int64_t Engine::Impl::make_pool(std::span<const Request> requests, const Generat
     const MemoryInfo memory = exec.backend().memory();
     const int64_t held = runner.pages() * runner.page_bytes();
     const int64_t free = std::max<int64_t>(0, int64_t(memory.capacity) - int64_t(memory.in_use) + held);
-    int64_t limit = room;
-    found = str("the limit that the first rollout set is ", room * kAttentionTile);
-    if (room == 0 || room > free / runner.page_bytes()) {
+    int64_t limit = kv_cache_limit;
+    found = str("the limit that the first rollout set is ", kv_cache_limit * kAttentionTile);
+    if (kv_cache_limit == 0 || kv_cache_limit > free / runner.page_bytes()) {
       limit = int64_t(double(free) * memory_fraction) / runner.page_bytes();
       found = str("rollout.cache_tokens is 0 (automatic) and rollout.memory_fraction = ", memory_fraction,
                   " of the free memory (", free, " bytes) holds ", limit * kAttentionTile);
     }
-    if (room == 0) room = limit;
+    if (kv_cache_limit == 0) kv_cache_limit = limit;
     const int64_t wanted = std::min({all, max_batch * longest, kMaxPages});
     pages = std::min(wanted, limit);
-    stats.lost_pages = std::min(wanted, room) - pages;
+    stats.lost_pages = std::min(wanted, kv_cache_limit) - pages;
   }
   check(pages >= longest, "[generate] the KV cache must hold at least one sequence: prompt ", worst->prompt->id, " (",
         worst->prompt->ids.size(), " tokens) with up to ", limit_of(*worst->prompt, options), " new ones needs ",
@@ -125,12 +97,12 @@ int64_t Engine::Impl::make_pool(std::span<const Request> requests, const Generat
   return pages;
 }
 
-Engine::Engine(Exec& exec, const Model& model, const RolloutConfig& config, const EnginePrecision& precision) {
+Engine::Engine(const Model& model, const RolloutConfig& config, const EnginePrecision& precision, bool deterministic) {
   check(config.max_batch >= 1, "[generate] rollout.max_batch must be at least 1: got ", config.max_batch);
   check(config.cache_tokens >= 0, "[generate] rollout.cache_tokens must be 0 (automatic) or more: got ",
         config.cache_tokens);
-  impl_.reset(new Impl{exec, model, config.max_batch, config.cache_tokens, config.memory_fraction, precision,
-                       Runner(exec, model, precision, config.max_batch)});
+  impl_ = std::make_unique<Impl>(model, config, precision);
+  impl_->exec.deterministic = deterministic;
 }
 
 Engine::~Engine() = default;
@@ -140,23 +112,26 @@ const EngineStats& Engine::stats() const {
 }
 
 int64_t Engine::kv_cache_limit() const {
-  return impl_->room;
+  return impl_->kv_cache_limit;
 }
 
 void Engine::set_kv_cache_limit(int64_t pages) {
-  impl_->room = pages;
+  impl_->kv_cache_limit = pages;
 }
 
 std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> requests,
                                                       const GenerateOptions& options) {
   Impl& e = *impl_;
   const ModelConfig& config = e.model.config;
-  check_options(options, config.vocab_size);
+  const SamplingConfig& sampling = options.sampling;
+  sampling.validate();
+  for (int32_t id : options.stop_ids)
+    check(id >= 0 && id < config.vocab_size, "[generate] stop ids must lie in [0, ", config.vocab_size, "): got ", id);
   for (size_t i = 0; i < requests.size(); ++i) check_request(requests[i], i, config);
   EngineStats& stats = e.stats = {};
   const int64_t pages = e.make_pool(requests, options);
 
-  // Where decoding a token again by prefill would round otherwise: a cache narrower than the keys and values
+  // Where computing a decoded token again by prefill would round otherwise: a cache narrower than the keys and values
   // that a prefill reads, and peer mode, whose decode splits the keys.
   const bool replay =
       e.precision.kv_cache != e.model.weights.for_rollout().dtype() || e.precision.rounding == Rounding::kPeer;
@@ -166,9 +141,8 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
     scheduler.add(*requests[i].prompt, int(i), requests[i].n, requests[i].first_sample,
                   e.limit_of(*requests[i].prompt, options), options.policy_version);
 
-  const RoundingScope rounding(e.exec, e.precision.rounding);
   e.runner.begin(options.keys,
-                 {.temperature = options.temperature, .top_p = float(options.top_p), .top_k = int(options.top_k)});
+                 {.temperature = sampling.temperature, .top_p = float(sampling.top_p), .top_k = int(sampling.top_k)});
   for (const Plan* plan = &scheduler.next(); plan->kind != Plan::Kind::kDone; plan = &scheduler.next()) {
     if (options.cancelled && options.cancelled()) throw Interrupted("generation was cancelled");
     e.runner.run(*plan);

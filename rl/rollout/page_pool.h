@@ -1,5 +1,5 @@
-// PagePool: who holds which page of the KV cache. Ids and reference counts only; the memory is the runner's.
-// Invariant: a page is either on the free list with no references, or held by refs(page) >= 1 sequences.
+// PagePool: who holds which page of the KV cache. Ids and reference counts only; the memory is the runner's. Invariant:
+// a page is either on the free list with no references, or held by refs(page) >= 1 sequences.
 #pragma once
 
 #include <cstddef>

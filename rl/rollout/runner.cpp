@@ -9,8 +9,7 @@ namespace {
 
 constexpr int kIntsPerRow = 7;  // ids, positions, slots, lengths, counters x 3
 
-/// The smallest decode bucket for `rows`: eight sizes per power of two, so at most an eighth of the rows is
-/// padding.
+/// The smallest decode bucket for `rows`: eight sizes per power of two, so at most an eighth of the rows is padding.
 int64_t bucket_of(int64_t rows, int64_t max_batch) {
   const int64_t step = std::max<int64_t>(1, int64_t(std::bit_floor(uint64_t(rows))) / 8);
   return std::min(max_batch, (rows + step - 1) / step * step);
@@ -212,8 +211,8 @@ void Runner::copy_pages(const Plan& plan) {
     MANTISSA_RUN(exec_, kv_copy, pages, block.slice(0, copies), block.slice(copies, 2 * copies));
 }
 
-/// A row whose sequence stayed only sends the pages it gained. A page that a sequence owns is replaced at one
-/// moment, its first decode step after a prefill, when no row has sent it yet.
+/// A row whose sequence stayed only sends the pages it gained. A page that a sequence owns is replaced at one moment,
+/// its first decode step after a prefill, when no row has sent it yet.
 void Runner::update_table(const Plan& plan) {
   for (size_t i = 0; i < plan.rows.size(); ++i) {
     const Sequence& s = *plan.rows[i];

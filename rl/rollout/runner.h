@@ -1,11 +1,10 @@
-// Runner: computes the scheduler's plans with the decoder. Owns the KV cache and every tensor of a step; has
-// no policy.
+// Runner: computes the scheduler's plans with the decoder. Owns the KV cache and every tensor of a step; has no policy.
 //
-// Prefill packs the prompts of a plan into one pass. Decode works on buckets of rows: a batch is padded with
-// inactive rows (length 0, slot -1) to the next of a few sizes, whose tensors are made once and keep their
-// addresses. The first step of a bucket runs kernel by kernel and is recorded; the next ones replay it where
-// the backend has graphs. The host sends one block of int32 per step, and of the page table only what
-// changed; all else that differs between steps (keys and values, the random key) is device data.
+// Prefill packs the prompts of a plan into one pass. Decode works on buckets of rows: a batch is padded with inactive
+// rows (length 0, slot -1) to the next of a few sizes, whose tensors are made once and keep their addresses. The first
+// step of a bucket runs kernel by kernel and is recorded; the next ones replay it where the backend has graphs. The
+// host sends one block of int32 per step, and of the page table only what changed; all else that differs between steps
+// (keys and values, the random key) is device data.
 #pragma once
 
 #include <map>
@@ -13,7 +12,7 @@
 #include <vector>
 
 #include "nn/model.h"
-#include "rl/rollout/engine.h"
+#include "rl/rollout/options.h"
 #include "rl/rollout/scheduler.h"
 
 namespace mantissa {
@@ -25,8 +24,8 @@ class Runner {
   /// Bytes of one page over all layers.
   int64_t page_bytes() const;
   int64_t pages() const { return pages_; }
-  /// Room for `pages` pages and `max_pages` of them per sequence. The content of the cache is lost when it
-  /// has to grow.
+  /// Memory for `pages` pages, and for `max_pages` of them per sequence. What the cache holds is lost when it has to
+  /// grow.
   void reserve(int64_t pages, int64_t max_pages);
   /// A new schedule: nothing is known about the rows. Samples are drawn with these keys and this rule.
   void begin(SampleKeys keys, SamplingRule rule);

@@ -42,8 +42,7 @@ int64_t Scheduler::prefill_length(const Sequence& s) const {
   return limits_.replay ? int64_t(s.prompt->ids.size()) : s.length();
 }
 
-/// Free pages that newcomers leave to those running: growth for a quarter page each, against preempting at
-/// once.
+/// Free pages that newcomers leave to those running: growth for a quarter page each, against preempting at once.
 int64_t Scheduler::reserve() const {
   return int64_t(running_.size() + 3) / 4;
 }
@@ -112,8 +111,8 @@ void Scheduler::plan_decode() {
   plan_.rows.assign(running_.begin(), running_.end());
 }
 
-/// Preempts until every running sequence can take its next token. Done before any page is handed out, so that
-/// no copy is planned for a sequence that then leaves.
+/// Preempts until every running sequence can take its next token. Done before any page is handed out, so that no copy
+/// is planned for a sequence that then leaves.
 void Scheduler::make_room() {
   while (std::count_if(running_.begin(), running_.end(), [&](Sequence* s) { return needs_page(*s); }) > pool_.free()) {
     if (running_.size() == 1) {  // the oldest of those running; ready ones hold pages it needs
@@ -154,8 +153,8 @@ void Scheduler::accept(std::span<const int32_t> tokens, std::span<const float> l
   for (const Plan::Prefill& p : plan_.prefills)
     for (int i = 0; i < p.count; ++i) plan_.rows[size_t(p.first + i)]->cached = p.length;
 
-  // Rows backwards: the last running one, which takes the place of a finished one, has been seen by then.
-  // Ready ones are entered backwards too and put in order at the end.
+  // Rows backwards: the last running one, which takes the place of a finished one, has been seen by then. Ready ones
+  // are entered backwards too and put in order at the end.
   const size_t were_ready = ready_.size();
   for (size_t i = plan_.rows.size(); i-- > 0;) {
     Sequence& s = *plan_.rows[i];

@@ -6,15 +6,14 @@
 //      ^                   |                      |
 //      +---- preempted: pages given back, tokens and log-probs kept
 //
-// Prefill first: waiting prompts are computed while rows and pages allow, otherwise all running sequences
-// decode one token. One prefill serves the n samples of a prompt: they share its pages by reference count. A
-// sequence about to write into a shared page (the partly filled last page of the prompt) gets its own copy;
-// the last holder keeps the original. Ready sequences hold shared pages only, so a group larger than the
-// batch is still prefilled once.
+// Prefill first: waiting prompts are computed while rows and pages allow, otherwise all running sequences decode one
+// token. One prefill serves the n samples of a prompt: they share its pages by reference count. A sequence about to
+// write into a shared page (the partly filled last page of the prompt) gets its own copy; the last holder keeps the
+// original. Ready sequences hold shared pages only, so a group larger than the batch is still prefilled once.
 //
-// When pages run out the youngest running sequence is preempted: it waits at its place in the order of
-// arrival and is prefilled again with prompt and generated tokens, which are never drawn again. The oldest
-// sequence is never preempted and fits alone (checked by the engine), so every step makes progress.
+// When pages run out the youngest running sequence is preempted: it waits at its place in the order of arrival and is
+// prefilled again with prompt and generated tokens, which are never drawn again. The oldest sequence is never preempted
+// and fits alone (checked by the engine), so every step makes progress.
 #pragma once
 
 #include <deque>
@@ -54,8 +53,7 @@ struct Sequence {
 /// One unit of work for the runner. Results come back one token and log-prob per row.
 struct Plan {
   enum class Kind : uint8_t { kDone, kPrefill, kDecode };
-  /// Tokens [0, length) of rows[first] are computed into its pages; rows [first, first + count) draw from the
-  /// last one.
+  /// Tokens [0, length) of rows[first] are computed into its pages; rows [first, first + count) draw from the last one.
   struct Prefill {
     int first, count;
     int64_t length;
@@ -74,15 +72,14 @@ class Scheduler {
     int64_t max_batch = 1;  // running sequences
     int64_t pages = 0;
     int64_t prefill_tokens = 0;  // of one pass (a longer prompt runs alone)
-    /// After preemption compute generated tokens one by one as they first were, instead of in the prefill:
-    /// for equal results where prefill and decode round differently.
+    /// After preemption compute generated tokens one by one as they first were, instead of in the prefill: for equal
+    /// results where prefill and decode round differently.
     bool replay = false;
   };
 
   Scheduler(const Limits& limits, std::vector<int32_t> stop_ids);
 
-  /// Queues n samples of a prompt (at least one id). The caller guarantees that prompt + limit - 1 tokens fit
-  /// the pool.
+  /// Queues n samples of a prompt (at least one id). The caller guarantees that prompt + limit - 1 tokens fit the pool.
   void add(const Prompt& prompt, int request, int n, int first_sample, int64_t limit, int64_t policy_version);
   /// The next work; kDone when all sequences are finished. Valid until the following call.
   const Plan& next();

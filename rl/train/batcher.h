@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/random.h"
+#include "rl/train/device_batch.h"
 #include "rl/types.h"
 
 namespace mantissa {
@@ -21,7 +22,8 @@ struct TrainSequence {
 /// A mini-batch: what one optimizer step sees, as packed micro-batches with the sums its loss divides by.
 struct MiniBatch {
   std::vector<TrainBatch> micro;
-  int64_t sequences = 0;  // with loss_mask 1, and their scored tokens
+  std::vector<DeviceBatch> device;  // the same on the device, once the trainer has sent them
+  int64_t sequences = 0;            // with loss_mask 1, and their scored tokens
   int64_t tokens = 0;
 };
 

@@ -1,9 +1,9 @@
-// The log-prob routine of the training path: one packed micro-batch through the decoder to the log-probs and
-// entropies of its scored tokens. Training, re-scoring of rollouts, `score` and `bench` all call this one.
+// The log-prob routine of the training path: one packed micro-batch through the decoder to the log-probs and entropies
+// of its scored tokens. Training, the scoring of rollouts, and the programs `score` and `bench` all call this one.
 #pragma once
 
 #include "nn/model.h"
-#include "rl/types.h"
+#include "rl/train/device_batch.h"
 
 namespace mantissa {
 
@@ -16,10 +16,10 @@ struct LogprobOptions {
   const ParamBuffer* weights = nullptr;
 };
 
-/// Scores of batch.targets at batch.scored, [N] each. `grads` are the sinks of parameter gradients (null:
-/// none); `state` is a StepState whose loss scale multiplies them (undefined: 1). Ids and positions were
-/// checked by the caller.
-ops::TokenLogprobs batch_logprobs(Tape& tape, const Model& model, const TrainBatch& batch,
+/// Log-probs and entropies of batch.targets at batch.scored, [N] each. `grads` are the sinks of parameter gradients
+/// (null: none); `state` is a StepState whose loss scale multiplies them (undefined: 1). The caller has checked ids and
+/// positions.
+ops::TokenLogprobs batch_logprobs(Tape& tape, const Model& model, const DeviceBatch& batch,
                                   const LogprobOptions& options, const ParamBuffer* grads = nullptr,
                                   const Tensor& state = {});
 

@@ -1,5 +1,5 @@
-// How far the policy that sampled (mu) and the one that trains (pi_old) are apart, on the same tokens. Host
-// code: it reads what the rollout and the scoring recorded.
+// How far the policy that sampled (mu) and the one that trains (pi_old) are apart, on the same tokens. Host code: it
+// reads what the rollout and the scoring recorded.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +10,8 @@
 
 namespace mantissa {
 
-/// Over N tokens of S sequences, x = old - mu of a token, r = exp x, x clamped to +-20 before exp. "Seq mean"
-/// is mean over sequences; nested means take the tokens of a sequence first.
+/// Over N tokens of S sequences, x = old - mu of a token, r = exp x, x clamped to +-20 before exp. "Seq mean" is mean
+/// over sequences; nested means take the tokens of a sequence first.
 struct MismatchStats {
   int64_t tokens = 0, sequences = 0;
   double kl = 0;                // mean -x: the k1 estimate of KL[mu || pi_old] per token
@@ -32,8 +32,8 @@ struct MismatchStats {
   double probs_pearson_corr = 0;  // of exp old and exp mu; 1 when they are equal, 0 when one does not vary
 };
 
-/// mu[N], old[N], offsets[S+1] ascending from 0 to N. Empty sequences count for nothing. Errors: sizes that
-/// do not match, no token at all, a log-prob that is not finite.
+/// mu[N], old[N], offsets[S+1] ascending from 0 to N. Empty sequences count for nothing. Errors: sizes that do not
+/// match, no token at all, a log-prob that is not finite.
 MismatchStats mismatch_stats(std::span<const float> rollout_logprobs, std::span<const float> old_logprobs,
                              std::span<const int32_t> offsets);
 
@@ -56,13 +56,13 @@ struct LengthBucket {
 /// The buckets that hold a sequence, by ascending length.
 std::vector<LengthBucket> length_buckets(std::span<const SequenceMismatch> sequences);
 
-/// Tokens by d = |exp old - exp mu| in powers of two: entry b counts 2^-(b+1) < d <= 2^-b, the last entry all
-/// smaller ones, equal probabilities included.
+/// Tokens by d = |exp old - exp mu| in powers of two: entry b counts 2^-(b+1) < d <= 2^-b, the last entry all smaller
+/// ones, equal probabilities included.
 std::vector<int64_t> probs_diff_histogram(std::span<const float> rollout_logprobs, std::span<const float> old_logprobs,
                                           int entries = 28);
 
-/// Under the names users of verl know: rollout_corr/{kl,k3_kl,...},
-/// training/rollout_probs_diff_{max,mean,std}, training/rollout_actor_probs_pearson_corr.
+/// Under the names users of verl know: rollout_corr/{kl,k3_kl,...}, training/rollout_probs_diff_{max,mean,std},
+/// training/rollout_actor_probs_pearson_corr.
 std::map<std::string, double> mismatch_metrics(const MismatchStats& stats);
 
 }  // namespace mantissa

@@ -29,30 +29,39 @@ class Poison {
 
 }  // namespace
 
-void Trainer::fill(MiniBatch& mini, const ParamBuffer& weights, std::vector<float> TrainBatch::*into) {
+/// The micro-batches on the device, sent by the first pass over them.
+const std::vector<DeviceBatch>& Trainer::send(MiniBatch& mini) {
+  if (mini.device.empty())
+    for (const TrainBatch& batch : mini.micro) mini.device.emplace_back(exec_.backend(), batch);
+  return mini.device;
+}
+
+void Trainer::fill(MiniBatch& mini, const ParamBuffer& weights, Tensor DeviceBatch::*on_device,
+                   std::vector<float> TrainBatch::*on_host) {
   LogprobOptions options = options_.logprobs;
   options.weights = &weights;
-  std::vector<Tensor> logprobs;  // read back when all are on their way: a wait in between would idle the device
-  for (const TrainBatch& batch : mini.micro) {
+  send(mini);
+  for (DeviceBatch& batch : mini.device) {
     Tape tape(exec_, false);
-    logprobs.push_back(batch_logprobs(tape, model_, batch, options).logprobs.value());
+    batch.*on_device = batch_logprobs(tape, model_, batch, options).logprobs.value();
   }
-  for (size_t i = 0; i < logprobs.size(); ++i) mini.micro[i].*into = to_host<float>(logprobs[i]);
+  // Read back when all are on their way: a wait in between would idle the device.
+  for (size_t i = 0; i < mini.micro.size(); ++i) mini.micro[i].*on_host = to_host<float>(mini.device[i].*on_device);
 }
 
 void Trainer::fill_old_logprobs(MiniBatch& mini) {
-  fill(mini, model_.weights.compute, &TrainBatch::old_logprobs);
+  fill(mini, model_.weights.compute, &DeviceBatch::old_logprobs, &TrainBatch::old_logprobs);
 }
 
 void Trainer::fill_reference_logprobs(MiniBatch& mini) {
   check(model_.weights.reference.defined(), "[trainer] there are no reference weights to score with");
-  fill(mini, model_.weights.reference, &TrainBatch::reference_logprobs);
+  fill(mini, model_.weights.reference, &DeviceBatch::reference_logprobs, &TrainBatch::reference_logprobs);
 }
 
-LossOut Trainer::run_micro_batch(Tape& tape, const MiniBatch& mini, const TrainBatch& batch, const Loss& loss) {
+LossOut Trainer::run_micro_batch(Tape& tape, const MiniBatch& mini, const DeviceBatch& batch, const Loss& loss) {
   const ops::TokenLogprobs scored =
       batch_logprobs(tape, model_, batch, options_.logprobs, &model_.weights.grad, optimizer_.state());
-  LossInputs in = make_loss_inputs(exec_.backend(), batch);
+  LossInputs in = batch.loss_inputs();
   in.logprobs = scored.logprobs;
   in.entropy = scored.entropy;
   in.sequences = double(mini.sequences);
@@ -62,7 +71,7 @@ LossOut Trainer::run_micro_batch(Tape& tape, const MiniBatch& mini, const TrainB
   return out;
 }
 
-UpdateReport Trainer::update(const MiniBatch& mini, const Loss& loss) {
+UpdateReport Trainer::update(MiniBatch& mini, const Loss& loss) {
   std::optional<Poison> poison;
   if (!inject_.empty()) poison.emplace(exec_, model_, inject_);
   inject_.clear();
@@ -72,7 +81,7 @@ UpdateReport Trainer::update(const MiniBatch& mini, const Loss& loss) {
   if (report.empty) return report;
   std::vector<LossOut> outs;
   optimizer_.zero_grad();
-  for (const TrainBatch& batch : mini.micro) {
+  for (const DeviceBatch& batch : send(mini)) {
     Tape tape(exec_, true, options_.recompute);
     outs.push_back(run_micro_batch(tape, mini, batch, loss));
   }
@@ -87,14 +96,14 @@ UpdateReport Trainer::update(const MiniBatch& mini, const Loss& loss) {
   return report;
 }
 
-std::string Trainer::find_overflow(const MiniBatch& mini, const Loss& loss, double loss_scale) {
+std::string Trainer::find_overflow(MiniBatch& mini, const Loss& loss, double loss_scale) {
   const StepState now = optimizer_.read_state();
   StepState then = now;
   then.loss_scale = float(loss_scale);
   optimizer_.write_state(then);
   optimizer_.zero_grad();
   NonFiniteReport found;
-  for (const TrainBatch& batch : mini.micro) {
+  for (const DeviceBatch& batch : send(mini)) {
     Tape tape(exec_, true, options_.recompute);
     tape.set_observer(find_first_nonfinite(exec_, found));
     run_micro_batch(tape, mini, batch, loss);

@@ -1,7 +1,7 @@
-// Trainer: scores packed batches with the training path and takes optimizer steps. It knows no algorithm: the loss is a
+// Trainer: log-probs of packed batches by the training path, and optimizer steps. It knows no algorithm: the loss is a
 // function it is given. One update =
 //
-//   for each micro-batch: forward (tape on) -> token scores -> loss -> backward (scaled, fp32 gradients add up)
+//   for each micro-batch: forward (tape on) -> log-probs -> loss -> backward (scaled; fp32 gradients add up)
 //   -> optimizer: finite? unscale, clip, step : skip  ->  on a skip, replay to name the first non-finite tensor
 #pragma once
 
@@ -11,7 +11,7 @@
 
 #include "nn/model.h"
 #include "nn/optimizer.h"
-#include "rl/algorithm/algorithm.h"
+#include "rl/algorithm/loss.h"
 #include "rl/train/batcher.h"
 #include "rl/train/logprobs.h"
 
@@ -42,17 +42,18 @@ class Trainer {
   void fill_old_logprobs(MiniBatch& batch);
   /// Fills reference_logprobs with those of Weights::reference.
   void fill_reference_logprobs(MiniBatch& batch);
-  /// One optimizer step; none where every token of the mini-batch is masked (weight decay and Adam's momentum
-  /// would move the weights without any evidence). Throws when too many steps in a row overflow
-  /// (optimizer.h).
-  UpdateReport update(const MiniBatch& batch, const Loss& loss);
+  /// One optimizer step; none where every token of the mini-batch is masked (weight decay and Adam's momentum would
+  /// move the weights without any evidence). Throws when too many steps in a row overflow (nn/optimizer.h).
+  UpdateReport update(MiniBatch& batch, const Loss& loss);
   /// For tests: during the next update the first weight of this parameter is infinite.
   void inject_overflow(const std::string& parameter);
 
  private:
-  void fill(MiniBatch& batch, const ParamBuffer& weights, std::vector<float> TrainBatch::*into);
-  LossOut run_micro_batch(Tape& tape, const MiniBatch& mini, const TrainBatch& batch, const Loss& loss);
-  std::string find_overflow(const MiniBatch& batch, const Loss& loss, double loss_scale);
+  const std::vector<DeviceBatch>& send(MiniBatch& batch);
+  void fill(MiniBatch& batch, const ParamBuffer& weights, Tensor DeviceBatch::*on_device,
+            std::vector<float> TrainBatch::*on_host);
+  LossOut run_micro_batch(Tape& tape, const MiniBatch& mini, const DeviceBatch& batch, const Loss& loss);
+  std::string find_overflow(MiniBatch& batch, const Loss& loss, double loss_scale);
 
   Exec& exec_;
   Model& model_;

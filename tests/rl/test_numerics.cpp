@@ -123,7 +123,9 @@ Bits score_and_differentiate(const Model& model, const TrainBatch& batch) {
   Tape tape(exec, true);
   ParamBuffer grads(exec, model.weights.layout, Dtype::kF32);
   const Dtype dtype = model.weights.compute.dtype();
-  const Var logprobs = batch_logprobs(tape, model, batch, {.lm_head = dtype, .residual = dtype}, &grads).logprobs;
+  const Var logprobs =
+      batch_logprobs(tape, model, DeviceBatch(exec.backend(), batch), {.lm_head = dtype, .residual = dtype}, &grads)
+          .logprobs;
   tape.backward(ops::sum(tape, logprobs));
   return {to_host<float>(logprobs.value()), to_host<float>(grads.flat())};
 }

@@ -4,7 +4,8 @@
 #include <cmath>
 #include <functional>
 
-#include "rl/algorithm/algorithm.h"
+#include "core/error.h"
+#include "rl/algorithm/advantage.h"
 #include "rl/train/mismatch.h"
 
 namespace mantissa {

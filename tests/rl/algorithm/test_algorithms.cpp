@@ -9,7 +9,7 @@
 #include <numeric>
 
 #include "core/random.h"
-#include "rl/algorithm/algorithm.h"
+#include "rl/algorithm/policy_loss.h"
 
 namespace mantissa {
 namespace {
@@ -431,38 +431,14 @@ TEST(PolicyLoss, EntropyBonusUsesTheAggregation) {
   EXPECT_NEAR(got.stats.at("actor/entropy"), 2.5, 1e-7);
 }
 
-// ---- inputs -----------------------------------------------------------------------------------------------
-
-TrainBatch small_batch() {
-  TrainBatch b;
-  b.response_offsets = {0, 1, 4};
-  b.rollout_logprobs = {-1, -2, -3, -4};
-  b.advantages = {1, -1};
-  b.loss_mask = {1, 0};
-  return b;
-}
-
-TEST(LossInputs, ComeFromABatch) {
-  TrainBatch b = small_batch();
-  EXPECT_FALSE(make_loss_inputs(cpu(), b).old_logprobs.defined());
-  b.old_logprobs = {-1, -2, -3, -5};
-  const LossInputs in = make_loss_inputs(cpu(), b);
-  EXPECT_EQ(to_host<float>(in.old_logprobs), b.old_logprobs);
-  EXPECT_EQ(to_host<float>(in.rollout_logprobs), b.rollout_logprobs);
-  EXPECT_EQ(to_host<float>(in.advantages), b.advantages);
-  EXPECT_EQ(to_host<float>(in.mask), b.loss_mask);
-  EXPECT_EQ(to_host<float>(in.inverse_lengths), (std::vector<float>{1, 1.0f / 3}));
-  EXPECT_EQ(to_host<int32_t>(in.response_offsets), b.response_offsets);
-}
+// ---- the supervised loss ----------------------------------------------------------------------------------
 
 TEST(SftLoss, MeanNegativeLogLikelihoodOfKeptTokens) {
-  TrainBatch b = small_batch();
-  b.rollout_logprobs.clear();
-  b.advantages.clear();
-  b.loss_mask = {1, 1};
   Exec exec(cpu());
   Tape tape(exec, true);
-  LossInputs in = make_loss_inputs(cpu(), b);
+  LossInputs in;
+  in.mask = tensor<float>({1, 1});
+  in.response_offsets = tensor_from<int32_t>(cpu(), std::vector<int32_t>{0, 1, 4}, {3});
   in.logprobs = tape.leaf(tensor<float>({-1, -2, -3, -4}));
   in.entropy = tape.leaf(tensor<float>({1, 1, 1, 5}));
   in.tokens = 8;  // another micro-batch holds four more

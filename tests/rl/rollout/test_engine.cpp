@@ -46,9 +46,9 @@ class EngineTest : public testing::Test {
       prompts_.push_back(p);
     }
     for (const Prompt& p : prompts_) requests_.push_back({&p, 3, 0});
-    options_.max_new_tokens = 30;
+    options_.sampling.max_new_tokens = 30;
     options_.stop_ids = {7};
-    options_.temperature = 0.7;
+    options_.sampling.temperature = 0.7;
     options_.keys = {42, 5};
     options_.policy_version = 9;
   }
@@ -74,7 +74,7 @@ class EngineTest : public testing::Test {
     RolloutConfig config;
     config.max_batch = max_batch;
     config.cache_tokens = cache_tokens;
-    Engine engine(exec_, model(dtype), config, precision);
+    Engine engine(model(dtype), config, precision);
     Results results = engine.generate(requests, options);
     stats_ = engine.stats();
     return results;
@@ -113,7 +113,7 @@ class EngineTest : public testing::Test {
     ctx.offsets = tensor(offsets);
     const Var hidden = ops::gather_rows(tape, m.decoder->forward(ctx), tensor(scored));
     ops::HeadOptions head;
-    head.temperature = options_.temperature;
+    head.temperature = options_.sampling.temperature;
     head.dtype = dtype;
     const std::vector<float> logprobs =
         to_host<float>(m.decoder->logprobs(ctx, hidden, tensor(targets), head).logprobs.value());
@@ -193,7 +193,7 @@ TEST_F(EngineTest, ResultsDoNotDependOnTheSchedule) {
 TEST_F(EngineTest, TheScheduleDoesNotDependOnEarlierRolloutsOrFreeMemory) {
   RolloutConfig config;
   config.max_batch = 64;
-  const auto fresh = [&] { return Engine(exec_, model(Dtype::kF32), config, precision(Dtype::kF32)); };
+  const auto fresh = [&] { return Engine(model(Dtype::kF32), config, precision(Dtype::kF32)); };
   Engine first = fresh(), resumed = fresh();
   const std::vector<Request> few(requests_.begin(), requests_.begin() + 3);
   first.generate(few, options_);
@@ -225,7 +225,7 @@ TEST_F(EngineTest, SaysHowManyPagesWantOfMemoryTook) {
   RolloutConfig config;
   config.max_batch = 64;
   config.memory_fraction = 6.5 * page / double(memory.capacity - memory.in_use);
-  Engine engine(exec_, model(Dtype::kF32), config, precision(Dtype::kF32));
+  Engine engine(model(Dtype::kF32), config, precision(Dtype::kF32));
   engine.set_kv_cache_limit(int64_t{1} << 40);  // there was more when the run began
   expect_same(engine.generate(requests_, options_), run(Dtype::kF32, requests_, options_, precision(Dtype::kF32)));
   EXPECT_EQ(engine.stats().peak_pages, 6);
@@ -253,7 +253,6 @@ TEST_F(EngineTest, LogprobsEqualTheTrainingPath) {
     expect_same(score(dtype, same), same);
 
     const Results peer = run(dtype, requests_, options_, precision(dtype, Rounding::kPeer));
-    EXPECT_EQ(exec_.rounding, Rounding::kSame);
     const Results scored = score(dtype, peer);
     int different = 0;
     for (size_t i = 0; i < peer.size(); ++i)
@@ -285,18 +284,18 @@ TEST_F(EngineTest, RepeatsAndDependsOnKeys) {
 
 TEST_F(EngineTest, GreedyAndFilters) {
   const EnginePrecision p = precision(Dtype::kF16);
-  options_.temperature = 0;
+  options_.sampling.temperature = 0;
   const Results greedy = run(Dtype::kF16, requests_, options_, p);
   for (const auto& group : greedy) {
     expect_same(group, {group[0], group[0], group[0]});
   }
   // Greedy reports log-probs at temperature 1; keeping one token, or next to none of the mass, is greedy.
-  options_.temperature = 1;
+  options_.sampling.temperature = 1;
   expect_same(score(Dtype::kF16, greedy), greedy);
-  options_.top_k = 1;
+  options_.sampling.top_k = 1;
   expect_same(run(Dtype::kF16, requests_, options_, p), greedy);
-  options_.top_k = 0;
-  options_.top_p = 1e-4;
+  options_.sampling.top_k = 0;
+  options_.sampling.top_p = 1e-4;
   expect_same(run(Dtype::kF16, requests_, options_, p), greedy);
 }
 
@@ -329,7 +328,7 @@ TEST_F(EngineTest, StopTokensEndAndBelong) {
 TEST_F(EngineTest, ResponsesEndAtTheLastPosition) {
   prompts_[0].ids.resize(250, 4);
   options_.stop_ids.clear();
-  options_.max_new_tokens = 1000;
+  options_.sampling.max_new_tokens = 1000;
   const Results r = run(Dtype::kF32, {requests_[0]}, options_, precision(Dtype::kF32));
   EXPECT_EQ(r[0][0].ids.size(), 6u);
   EXPECT_EQ(r[0][0].finish, Finish::kLength);
@@ -338,7 +337,7 @@ TEST_F(EngineTest, ResponsesEndAtTheLastPosition) {
 TEST_F(EngineTest, Cancelled) {
   RolloutConfig config;
   config.max_batch = 4;
-  Engine engine(exec_, model(Dtype::kF32), config, precision(Dtype::kF32));
+  Engine engine(model(Dtype::kF32), config, precision(Dtype::kF32));
   int polls = 0;
   GenerateOptions options = options_;
   options.cancelled = [&] { return ++polls == 5; };
@@ -362,7 +361,7 @@ TEST_F(EngineTest, Errors) {
   prompts_[3].ids.clear();
   expect_error("request 3 (prompt 13): the prompt has no tokens");
   prompts_[3].ids.assign(256, 1);
-  expect_error("a prompt of 256 tokens leaves no room for a response: the model has 256 positions");
+  expect_error("a prompt of 256 tokens leaves no position for a response: the model has 256 positions");
   prompts_[3].ids = {5, 61};
   expect_error("token 1 is 61, ids must lie in [0, 61)");
   prompts_[3].ids = {-1};
@@ -374,13 +373,13 @@ TEST_F(EngineTest, Errors) {
   options_.stop_ids = {61};
   expect_error("stop ids must lie in [0, 61): got 61");
   options_.stop_ids.clear();
-  options_.temperature = NAN;
+  options_.sampling.temperature = NAN;
   expect_error("temperature");
-  options_.temperature = 1;
-  options_.top_p = 0;
+  options_.sampling.temperature = 1;
+  options_.sampling.top_p = 0;
   expect_error("top_p must lie in (0, 1]: got 0");
-  options_.top_p = 1;
-  options_.max_new_tokens = 0;
+  options_.sampling.top_p = 1;
+  options_.sampling.max_new_tokens = 0;
   expect_error("max_new_tokens must be at least 1: got 0");
   EXPECT_EQ(parse_rounding("peer"), Rounding::kPeer);
   EXPECT_THROW(parse_rounding("exact"), Error);
@@ -402,13 +401,13 @@ TEST_F(CudaEngineTest, RepeatsBitForBitAndDependsOnKeys) {
     SCOPED_TRACE(name_of(dtype));
     RolloutConfig config;
     config.max_batch = 7;
-    Engine engine(exec_, model(dtype), config, precision(dtype));
+    Engine engine(model(dtype), config, precision(dtype));
     const Results first = engine.generate(requests_, options_);
     expect_same(engine.generate(requests_, options_), first);  // graphs recorded by the first call
     GenerateOptions other = options_;
     other.keys.seed += 1;
     EXPECT_NE(engine.generate(requests_, other)[0][0].ids, first[0][0].ids);
-    other.temperature = 0.5;  // another rule: recorded anew
+    other.sampling.temperature = 0.5;  // another rule: recorded anew
     EXPECT_NE(engine.generate(requests_, other)[4][0].rollout_logprobs, first[4][0].rollout_logprobs);
     expect_same(engine.generate(requests_, options_), first);
   }
@@ -428,13 +427,13 @@ TEST_F(CudaEngineTest, LogprobsAreNearTheTrainingPath) {
 }
 
 TEST_F(CudaEngineTest, GreedyTokensInFp32AreThoseOfTheCpu) {
-  options_.temperature = 0;
+  options_.sampling.temperature = 0;
   const Results got = run(Dtype::kF32, requests_, options_, precision(Dtype::kF32));
   const auto same_model = random_model(tiny_config(), cpu(), Dtype::kF32, false, 17);
   Exec host(cpu());
   Tensor head = same_model->weights.compute[same_model->decoder->params().head];
   MANTISSA_RUN(host, unary, head, head, Unary::kAffine, 40.0, 0.0);
-  Engine engine(host, *same_model, RolloutConfig(), precision(Dtype::kF32));
+  Engine engine(*same_model, RolloutConfig(), precision(Dtype::kF32));
   const Results want = engine.generate(requests_, options_);
   for (size_t i = 0; i < want.size(); ++i) EXPECT_EQ(got[i][0].ids, want[i][0].ids) << "request " << i;
 }

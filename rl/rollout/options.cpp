@@ -1,0 +1,41 @@
+#include "rl/rollout/options.h"
+
+#include <cmath>
+
+#include "core/error.h"
+
+namespace mantissa {
+
+void SamplingConfig::fields(Fields& f) {
+  f.field("temperature", temperature, "sampling temperature, also of all log-probs; 0 is greedy", between(0, 100));
+  f.field("top_p", top_p, "keep the likeliest tokens up to this probability; 1 is off", between(1e-6, 1));
+  f.field("top_k", top_k, "keep this many likeliest tokens; 0 is off", between(0, INT32_MAX));
+  f.field("max_new_tokens", max_new_tokens, "longest response in tokens", between(1, 1 << 24));
+}
+
+void SamplingConfig::validate() const {
+  check(temperature == 0 || (temperature >= kMinTemperature && std::isfinite(temperature)),
+        "[generate] temperature must be 0 (greedy) or at least ", kMinTemperature, ": got ", temperature);
+  check(top_p > 0 && top_p <= 1, "[generate] top_p must lie in (0, 1]: got ", top_p);
+  check(top_k >= 0 && top_k <= INT32_MAX, "[generate] top_k must be 0 (off) or more: got ", top_k);
+  check(max_new_tokens >= 1, "[generate] max_new_tokens must be at least 1: got ", max_new_tokens);
+}
+
+void RolloutConfig::fields(Fields& f) {
+  f.field("n", n, "samples per prompt", between(1, 65536));
+  sampling.fields(f);
+  f.field("max_batch", max_batch, "sequences decoded together", between(1, 65536));
+  f.field("cache_tokens", cache_tokens,
+          "size of the KV cache in tokens; 0 chooses it from the requests and free memory", between(0, INT32_MAX));
+  f.field("memory_fraction", memory_fraction, "share of the free memory that a chosen KV cache may take",
+          between(0.01, 0.95));
+  f.choice("rounding", rounding, {"same", "peer"},
+           "how rollout kernels round: same as training, or peer (as a separate rollout engine does)");
+}
+
+Rounding parse_rounding(const std::string& name) {
+  check(name == "same" || name == "peer", "rollout.rounding must be same or peer: got \"", name, "\"");
+  return name == "same" ? Rounding::kSame : Rounding::kPeer;
+}
+
+}  // namespace mantissa

@@ -1,0 +1,52 @@
+// What a rollout is told: how tokens are drawn and where a response ends, in which types it computes, how much memory
+// it may take. Read by the engine and its parts, and by everything that samples: training, evaluation and the programs.
+#pragma once
+
+#include <string>
+
+#include "core/backend.h"
+#include "core/dtype.h"
+#include "core/fields.h"
+
+namespace mantissa {
+
+/// Below it logits over the temperature leave fp32; 0 is greedy.
+inline constexpr double kMinTemperature = 1e-6;
+
+/// How tokens are drawn, and how many.
+struct SamplingConfig {
+  double temperature = 1.0;  // 0: greedy
+  double top_p = 1.0;
+  int64_t top_k = 0;
+  int64_t max_new_tokens = 512;  // fewer where prompt and response would exceed the model's max_positions
+  void fields(Fields& f);
+  /// Throws Error on what cannot be sampled by.
+  void validate() const;
+};
+
+/// Section `rollout` of a config.
+struct RolloutConfig {
+  int64_t n = 8;  // samples per prompt
+  SamplingConfig sampling;
+  int64_t max_batch = 256;  // sequences decoded together
+  /// Size of the KV cache in tokens. 0: what the requests need at most (max_batch sequences of full length), within
+  /// memory_fraction of the device memory that is free when the first rollout starts. The cache stays, and so does that
+  /// limit (Engine::kv_cache_limit); the rest is for the activations of training.
+  int64_t cache_tokens = 0;
+  double memory_fraction = 0.5;
+  std::string rounding = "same";  // same, peer: see parse_rounding
+  void fields(Fields& f);
+};
+
+/// "same" or "peer" (rollout.rounding, see Rounding); throws on another name.
+Rounding parse_rounding(const std::string& name);
+
+/// The types that an engine computes in, and how its kernels round.
+struct EnginePrecision {
+  Dtype kv_cache = Dtype::kF16;
+  Dtype lm_head = Dtype::kF16;
+  Dtype residual = Dtype::kF16;
+  Rounding rounding = Rounding::kSame;
+};
+
+}  // namespace mantissa
