@@ -4,6 +4,7 @@
 
 #include "core/cpu/cpu.h"
 #include "core/kernels.h"
+#include "core/text.h"
 
 namespace mantissa {
 namespace {
@@ -47,9 +48,7 @@ Backend& find_backend(const std::string& name) {
     if (known->name() == kind) return *known;
   if (const auto it = reasons().find(kind); it != reasons().end())
     fail("device \"", name, "\" is not available: ", it->second);
-  std::string names = "auto";
-  for (const std::string& known : backend_names()) names += ", " + known;
-  fail("device \"", name, "\" is not available; this program has: ", names);
+  fail("device \"", name, "\" is not available; this program has: auto, ", join(backend_names()));
 }
 
 std::vector<std::string> backend_names() {

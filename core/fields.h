@@ -1,5 +1,5 @@
 // Fields: how a configuration struct, beside its owner, names its keys once. The same function reads YAML, applies
-// command-line overrides, prints the resolved config and lists the known keys:
+// command-line overrides, prints the resolved config, lists the known keys, and says which of them decide a run's bits:
 //
 //   struct OptimConfig {
 //     float lr = 1e-6f;
@@ -44,25 +44,38 @@ inline Range between(double low, double high) {
   return {low, high};
 }
 
+/// What a key means, in a few words, and whether its value decides the bits of a run: a resumed run must find the
+/// decisive ones as they were. A plain text is decisive.
+struct Help {
+  Help(const char* text) : text(text) {}
+  Help(const char* text, bool decisive) : text(text), decisive(decisive) {}
+  const char* text;
+  bool decisive = true;
+};
+/// For keys that only say how long, how often or where: f.field("keep", keep, not_decisive("checkpoints kept")).
+inline Help not_decisive(const char* text) {
+  return {text, false};
+}
+
 class Fields {
  public:
   virtual ~Fields() = default;
-  virtual void field(const char* key, bool& value, const char* help) = 0;
-  virtual void field(const char* key, int64_t& value, const char* help, Range range) = 0;
-  virtual void field(const char* key, double& value, const char* help, Range range) = 0;
-  virtual void field(const char* key, std::string& value, const char* help) = 0;
+  virtual void field(const char* key, bool& value, const Help& help) = 0;
+  virtual void field(const char* key, int64_t& value, const Help& help, Range range) = 0;
+  virtual void field(const char* key, double& value, const Help& help, Range range) = 0;
+  virtual void field(const char* key, std::string& value, const Help& help) = 0;
   /// A string that must be one of `choices`.
   virtual void choice(const char* key, std::string& value, const std::vector<std::string>& choices,
-                      const char* help) = 0;
-  virtual void field(const char* key, std::vector<std::string>& value, const char* help) = 0;
+                      const Help& help) = 0;
+  virtual void field(const char* key, std::vector<std::string>& value, const Help& help) = 0;
 
-  void field(const char* key, int& value, const char* help, Range range) {
+  void field(const char* key, int& value, const Help& help, Range range) {
     int64_t wide = value;
     Range narrow{std::max(range.low, -2147483648.0), std::min(range.high, 2147483647.0)};
     field(key, wide, help, narrow);
     value = int(wide);
   }
-  void field(const char* key, float& value, const char* help, Range range) {
+  void field(const char* key, float& value, const Help& help, Range range) {
     double wide = value;
     field(key, wide, help, range);
     value = float(wide);

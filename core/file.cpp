@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "core/error.h"
 
@@ -44,6 +45,18 @@ void sync_directory(const fs::path& path) {
   const fs::path directory = path.empty() ? fs::path(".") : path;
   Descriptor d(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (d.fd < 0 || ::fsync(d.fd) != 0) fail_system("flush directory", directory);
+}
+
+/// Writes everything, however often the system takes only a part or a signal comes between.
+void write_all(int fd, const void* data, size_t bytes, const fs::path& path) {
+  const char* p = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t n = ::write(fd, p, bytes);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail_system("write", path);
+    p += n;
+    bytes -= size_t(n);
+  }
 }
 
 fs::path partial_of(const fs::path& path) {
@@ -145,14 +158,7 @@ bool read_line(std::istream& in, std::string& line, size_t limit, const std::str
 }
 
 void AtomicFile::write(const void* data, size_t bytes) {
-  const char* p = static_cast<const char*>(data);
-  while (bytes > 0) {
-    const ssize_t n = ::write(fd_, p, bytes);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) fail_system("write", partial_);
-    p += n;
-    bytes -= size_t(n);
-  }
+  write_all(fd_, data, bytes, partial_);
 }
 
 void AtomicFile::commit() {
@@ -184,6 +190,28 @@ void AtomicDirectory::commit() {
   if (::rename(partial_.c_str(), path_.c_str()) != 0) fail_system("rename to", path_);
   committed_ = true;
   sync_directory(path_.parent_path());
+}
+
+GrowingFile::GrowingFile(fs::path path, int64_t keep) : path_(std::move(path)), bytes_(keep) {
+  Descriptor d(::open(path_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
+  if (d.fd < 0) fail_system("write", path_);
+  const int64_t size = ::lseek(d.fd, 0, SEEK_END);
+  check(size < 0 || size >= keep, path_.string(), ": must hold the ", keep, " bytes it is cut to, got ", size);
+  if (size < 0 || ::ftruncate(d.fd, keep) != 0 || ::lseek(d.fd, 0, SEEK_END) != keep) fail_system("cut", path_);
+  fd_ = std::exchange(d.fd, -1);
+}
+
+GrowingFile::~GrowingFile() {
+  ::close(fd_);
+}
+
+void GrowingFile::write(std::string_view bytes) {
+  write_all(fd_, bytes.data(), bytes.size(), path_);
+  bytes_ += int64_t(bytes.size());
+}
+
+void GrowingFile::sync() {
+  if (::fdatasync(fd_) != 0) fail_system("flush", path_);
 }
 
 void write_file(const fs::path& path, std::string_view text) {

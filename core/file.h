@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <istream>
 #include <span>
@@ -92,6 +93,28 @@ class DirectoryLock {
 
  private:
   int fd_ = -1;
+};
+
+/// A file that grows, each piece handed to the system before write() returns. On resume it is cut to what it held at a
+/// checkpoint, so that what is written again does not stand in it twice.
+class GrowingFile {
+ public:
+  /// Opens for appending, after cutting to `keep` bytes (0 empties it); a file that holds fewer is an error.
+  explicit GrowingFile(std::filesystem::path path, int64_t keep = 0);
+  ~GrowingFile();
+  GrowingFile(const GrowingFile&) = delete;
+  GrowingFile& operator=(const GrowingFile&) = delete;
+
+  void write(std::string_view bytes);
+  void write_line(const std::string& line) { write(line + '\n'); }
+  /// Returns when everything is on the disk.
+  void sync();
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  std::filesystem::path path_;
+  int fd_ = -1;
+  int64_t bytes_ = 0;
 };
 
 /// AtomicFile in one call.

@@ -186,6 +186,12 @@ void read_buffer(const fs::path& path, const ParamLayout& layout, const ParamBuf
 
 }  // namespace
 
+void CheckpointConfig::fields(Fields& f) {
+  f.field("every", every, not_decisive("steps between checkpoints; 0 = only at the end or when stopped"), at_least(0));
+  f.field("keep", keep, not_decisive("checkpoints kept; 0 = all"), at_least(0));
+  f.field("export_model", export_model, not_decisive("write output_dir/model (Hugging Face) at the end"));
+}
+
 void save_checkpoint(const fs::path& root, const CheckpointState& state, const Weights& weights,
                      const Optimizer& optimizer, int64_t keep_last) {
   check(state.step >= 0, "[checkpoint] step must not be negative, got ", state.step);

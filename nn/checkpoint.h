@@ -16,9 +16,18 @@
 #include <string>
 #include <vector>
 
+#include "core/fields.h"
 #include "nn/optimizer.h"
 
 namespace mantissa {
+
+/// When checkpoints are written: section `checkpoint` of a config.
+struct CheckpointConfig {
+  int64_t every = 0;  // steps; 0 = only at the end or when stopped
+  int64_t keep = 2;
+  bool export_model = true;  // write a Hugging Face directory at the end
+  void fields(Fields& f);
+};
 
 /// What the training loop adds to weights and optimizer; both `sft` and `grpo` use it, under their own names.
 struct CheckpointState {

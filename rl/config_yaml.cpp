@@ -6,6 +6,7 @@
 #include <set>
 
 #include "core/file.h"
+#include "core/text.h"
 #include "rl/config.h"
 
 namespace mantissa {
@@ -46,25 +47,23 @@ class SectionReader : public Fields {
   SectionReader(std::string section, std::map<std::string, Source> values)
       : section_(std::move(section)), values_(std::move(values)) {}
 
-  void field(const char* key, bool& value, const char*) override { read(key, value, "true or false"); }
-  void field(const char* key, int64_t& value, const char*, Range range) override {
+  void field(const char* key, bool& value, const Help&) override { read(key, value, "true or false"); }
+  void field(const char* key, int64_t& value, const Help&, Range range) override {
     read(key, value, "an integer");
     in_range(key, value, range);
   }
-  void field(const char* key, double& value, const char*, Range range) override {
+  void field(const char* key, double& value, const Help&, Range range) override {
     read(key, value, "a number");
     check(std::isfinite(value), place(key), "must be finite, got ", value);
     in_range(key, value, range);
   }
-  void field(const char* key, std::string& value, const char*) override { read(key, value, "a string"); }
-  void choice(const char* key, std::string& value, const std::vector<std::string>& choices, const char*) override {
+  void field(const char* key, std::string& value, const Help&) override { read(key, value, "a string"); }
+  void choice(const char* key, std::string& value, const std::vector<std::string>& choices, const Help&) override {
     read(key, value, "a string");
     if (std::find(choices.begin(), choices.end(), value) != choices.end()) return;
-    std::string list;
-    for (const std::string& c : choices) list += (list.empty() ? "" : ", ") + c;
-    fail(place(key), "must be one of ", list, "; got \"", value, "\"");
+    fail(place(key), "must be one of ", join(choices), "; got \"", value, "\"");
   }
-  void field(const char* key, std::vector<std::string>& value, const char*) override {
+  void field(const char* key, std::vector<std::string>& value, const Help&) override {
     const Source* source = find(key);
     if (!source) return;
     value.clear();
@@ -134,9 +133,9 @@ class SectionReader : public Fields {
 class Printer : public Fields {
  public:
   explicit Printer(YAML::Emitter& out) : out_(out) {}
-  void field(const char* key, bool& value, const char*) override { pair(key) << value; }
-  void field(const char* key, int64_t& value, const char*, Range) override { pair(key) << value; }
-  void field(const char* key, double& value, const char*, Range) override {
+  void field(const char* key, bool& value, const Help&) override { pair(key) << value; }
+  void field(const char* key, int64_t& value, const Help&, Range) override { pair(key) << value; }
+  void field(const char* key, double& value, const Help&, Range) override {
     char text[32];
     for (int digits = 1; digits <= 17; ++digits) {  // the shortest text that reads back as the same value
       std::snprintf(text, sizeof text, "%.*g", digits, value);
@@ -144,11 +143,11 @@ class Printer : public Fields {
     }
     pair(key) << text;
   }
-  void field(const char* key, std::string& value, const char*) override { pair(key) << YAML::DoubleQuoted << value; }
-  void choice(const char* key, std::string& value, const std::vector<std::string>&, const char*) override {
+  void field(const char* key, std::string& value, const Help&) override { pair(key) << YAML::DoubleQuoted << value; }
+  void choice(const char* key, std::string& value, const std::vector<std::string>&, const Help&) override {
     pair(key) << value;
   }
-  void field(const char* key, std::vector<std::string>& value, const char*) override {
+  void field(const char* key, std::vector<std::string>& value, const Help&) override {
     pair(key) << YAML::Flow << YAML::BeginSeq;
     for (const std::string& item : value) out_ << YAML::DoubleQuoted << item;
     out_ << YAML::EndSeq;

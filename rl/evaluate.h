@@ -15,12 +15,23 @@
 #include <string>
 #include <vector>
 
-#include "rl/logging/metrics.h"
+#include "core/fields.h"
 #include "rl/reward/reward.h"
 #include "rl/rollout/engine.h"
 #include "rl/text/tokenizer.h"
 
 namespace mantissa {
+
+/// Evaluation during training: section `eval` of a config.
+struct EvalConfig {
+  int64_t every = 0;  // steps; 0 = never
+  bool before_training = false;
+  std::vector<std::string> files;  // empty: none
+  int64_t limit = 0;
+  int64_t n = 1;
+  double temperature = 0.6, top_p = 0.95;
+  void fields(Fields& f);
+};
 
 /// A response counts as correct when its reward is at least this.
 inline constexpr double kCorrect = 0.5;

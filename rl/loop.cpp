@@ -5,10 +5,11 @@
 //
 // The supervised warm start is the same loop without its first half: solutions take the place of completions.
 #include <cmath>
-#include <cstdio>
 
+#include "core/json.h"
 #include "rl/algorithm/advantage.h"
 #include "rl/algorithm/policy_loss.h"
+#include "rl/logging/console.h"
 #include "rl/logging/log.h"
 #include "rl/reward/grading.h"
 #include "rl/run.h"
@@ -184,10 +185,15 @@ void dump_samples(Run& run, const std::vector<RolloutGroup>& groups) {
   for (const RolloutGroup& group : groups) {
     if (left-- <= 0) return;
     const RolloutSample& sample = group.samples.front();
-    run.log_sample(str(
-        "{\"step\": ", run.step + 1, ", \"id\": ", group.prompt.id, ", \"prompt\": ", json_quoted(group.prompt.text),
-        ", \"response\": ", json_quoted(sample.completion.text), ", \"answer\": ", json_quoted(group.prompt.answer),
-        ", \"extracted\": ", json_quoted(sample.extracted), ", \"reward\": ", sample.reward, "}"));
+    run.log_sample(JsonObject(JsonEscapes::kCodes)
+                       .add("step", run.step + 1)
+                       .add("id", group.prompt.id)
+                       .add("prompt", group.prompt.text)
+                       .add("response", sample.completion.text)
+                       .add("answer", group.prompt.answer)
+                       .add("extracted", sample.extracted)
+                       .add("reward", sample.reward)
+                       .str());
   }
 }
 
@@ -239,25 +245,6 @@ void sft_step(Run& run, Metrics& metrics) {
   update(run, batches, [](Tape& tape, const LossInputs& in) { return sft_loss(tape, in); }, metrics);
 }
 
-std::string console_line(const Run& run, const Metrics& m, double seconds_per_step) {
-  const int64_t left = int64_t(seconds_per_step * double(run.config.train.steps - run.step));
-  char head[192], eta[32];
-  std::snprintf(eta, sizeof eta, "%02d:%02d:%02d", int(left / 3600), int(left / 60 % 60), int(left % 60));
-  if (run.sft()) {
-    std::snprintf(head, sizeof head, "step %lld/%lld | loss %.4f | grad %.3f | lr %.2e", (long long)run.step,
-                  (long long)run.config.train.steps, m.get("sft/loss"), m.get("sft/grad_norm"), m.get("sft/lr"));
-  } else {
-    std::snprintf(head, sizeof head, "step %lld/%lld | score %.3f | len %.1f | kl %.1e | clip %.3f | grad %.3f",
-                  (long long)run.step, (long long)run.config.train.steps, m.get("critic/score/mean"),
-                  m.get("response_length/mean"), m.get("rollout_corr/k3_kl"), m.get("actor/pg_clipfrac"),
-                  m.get("actor/grad_norm"));
-  }
-  char tail[128];
-  std::snprintf(tail, sizeof tail, " | scale %g%s | %.2f s | %.0f tok/s | eta %s", m.get("scaler/scale"),
-                m.get("scaler/skipped") > 0 ? " SKIPPED" : "", m.get("timing_s/step"), m.get("perf/throughput"), eta);
-  return std::string(head) + tail;
-}
-
 }  // namespace
 
 bool train(Run& run, const std::function<bool()>& stop) {
@@ -269,8 +256,8 @@ bool train(Run& run, const std::function<bool()>& stop) {
   int64_t done = 0;
   while (run.step < config.train.steps) {
     if (stop()) {
-      if (run.saved_step != run.step) run.save();
-      log_info(str("stopped after step ", run.step, "; go on with the same command and --resume auto"));
+      run.save();
+      log_info(str("stopped after step ", run.step, "; the same command with --resume auto goes on"));
       return false;
     }
     Metrics metrics;
@@ -288,11 +275,13 @@ bool train(Run& run, const std::function<bool()>& stop) {
     metrics.set("perf/max_memory_allocated_gb", double(run.exec.backend().memory().peak) * 1e-9);
     self_test.check(run, metrics);
     run.log_step(metrics);
-    log_info(console_line(run, metrics, seconds / double(done)));
+    log_info(console_line(
+        metrics,
+        {.sft = run.sft(), .step = run.step, .steps = config.train.steps, .seconds_per_step = seconds / double(done)}));
     if (config.eval.every && run.step % config.eval.every == 0) evaluate(run);
     if (config.checkpoint.every && run.step % config.checkpoint.every == 0) run.save();
   }
-  if (run.saved_step != run.step) run.save();
+  run.save();
   run.export_model();
   return true;
 }

@@ -1,6 +1,7 @@
-// Evaluation inside training.
+// Evaluation during training: the sets of eval.files, one line of eval.jsonl.
 #include "rl/evaluate.h"
 #include "rl/logging/log.h"
+#include "rl/logging/metrics.h"
 #include "rl/run.h"
 
 namespace mantissa {
@@ -57,7 +58,7 @@ void evaluate(Run& run) {
                  ", ", s.avg_interval.high, "], pass", at, " ", s.pass, ", maj", at, " ", s.majority, " (", s.problems,
                  " problems)"));
   }
-  run.log_eval(metrics);
+  run.log_evaluation(metrics);
 }
 
 }  // namespace mantissa

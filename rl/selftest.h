@@ -7,7 +7,6 @@
 //                             -2 to 2 is noise; a mismatch that grows without learning goes beyond.
 #pragma once
 
-#include "rl/logging/metrics.h"
 #include "rl/run.h"
 
 namespace mantissa {

@@ -6,6 +6,7 @@
 #include <iostream>
 
 #include "core/error.h"
+#include "core/text.h"
 
 namespace mantissa {
 
@@ -35,10 +36,10 @@ Arguments::Arguments(const std::string& program, const std::string& help) : impl
 
 Arguments::~Arguments() = default;
 
-void Arguments::field(const char* key, bool& value, const char* help) {
+void Arguments::field(const char* key, bool& value, const Help& help) {
   if (skipped_.contains(key)) return;
   const std::string flag = flag_of(key);
-  impl_->last = impl_->app.add_flag(flag + ",!--no" + flag.substr(1), value, help);
+  impl_->last = impl_->app.add_flag(flag + ",!--no" + flag.substr(1), value, help.text);
 }
 
 namespace {
@@ -53,37 +54,36 @@ std::function<void()> range_rule(const std::string& flag, const T& value, Range 
 
 }  // namespace
 
-void Arguments::field(const char* key, int64_t& value, const char* help, Range range) {
+void Arguments::field(const char* key, int64_t& value, const Help& help, Range range) {
   if (skipped_.contains(key)) return;
-  impl_->last = impl_->app.add_option(flag_of(key), value, help)->type_name("INTEGER");
+  impl_->last = impl_->app.add_option(flag_of(key), value, help.text)->type_name("INTEGER");
   impl_->rules.push_back(range_rule(flag_of(key), value, range));
 }
 
-void Arguments::field(const char* key, double& value, const char* help, Range range) {
+void Arguments::field(const char* key, double& value, const Help& help, Range range) {
   if (skipped_.contains(key)) return;
-  impl_->last = impl_->app.add_option(flag_of(key), value, help)->type_name("NUMBER");
+  impl_->last = impl_->app.add_option(flag_of(key), value, help.text)->type_name("NUMBER");
   impl_->rules.push_back(range_rule(flag_of(key), value, range));
 }
 
-void Arguments::field(const char* key, std::string& value, const char* help) {
+void Arguments::field(const char* key, std::string& value, const Help& help) {
   if (skipped_.contains(key)) return;
-  impl_->last = impl_->app.add_option(flag_of(key), value, help)->type_name("TEXT");
+  impl_->last = impl_->app.add_option(flag_of(key), value, help.text)->type_name("TEXT");
 }
 
-void Arguments::choice(const char* key, std::string& value, const std::vector<std::string>& choices, const char* help) {
+void Arguments::choice(const char* key, std::string& value, const std::vector<std::string>& choices, const Help& help) {
   if (skipped_.contains(key)) return;
-  std::string list;
-  for (const std::string& c : choices) list += (list.empty() ? "" : "|") + c;
-  impl_->last = impl_->app.add_option(flag_of(key), value, help)->type_name(list);
+  const std::string list = join(choices, "|");
+  impl_->last = impl_->app.add_option(flag_of(key), value, help.text)->type_name(list);
   impl_->rules.push_back([flag = flag_of(key), &value, choices, list] {
     check(std::find(choices.begin(), choices.end(), value) != choices.end(), flag, " must be one of ", list, ": got \"",
           value, "\"");
   });
 }
 
-void Arguments::field(const char* key, std::vector<std::string>& value, const char* help) {
+void Arguments::field(const char* key, std::vector<std::string>& value, const Help& help) {
   if (skipped_.contains(key)) return;
-  impl_->last = impl_->app.add_option(flag_of(key), value, help)->type_name("TEXT")->default_str("");
+  impl_->last = impl_->app.add_option(flag_of(key), value, help.text)->type_name("TEXT")->default_str("");
 }
 
 void Arguments::words(const char* name, std::vector<std::string>& value, const char* help) {

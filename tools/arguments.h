@@ -18,12 +18,12 @@ class Arguments final : public Fields {
 
   // Values are written by parse(), so they must live until then. The narrow forms (int, float) of Fields pass
   // a local and cannot work here.
-  void field(const char* key, bool& value, const char* help) override;  // --key and --no-key
-  void field(const char* key, int64_t& value, const char* help, Range range) override;
-  void field(const char* key, double& value, const char* help, Range range) override;
-  void field(const char* key, std::string& value, const char* help) override;
-  void choice(const char* key, std::string& value, const std::vector<std::string>& choices, const char* help) override;
-  void field(const char* key, std::vector<std::string>& value, const char* help) override;
+  void field(const char* key, bool& value, const Help& help) override;  // --key and --no-key
+  void field(const char* key, int64_t& value, const Help& help, Range range) override;
+  void field(const char* key, double& value, const Help& help, Range range) override;
+  void field(const char* key, std::string& value, const Help& help) override;
+  void choice(const char* key, std::string& value, const std::vector<std::string>& choices, const Help& help) override;
+  void field(const char* key, std::vector<std::string>& value, const Help& help) override;
 
   /// All fields of a config struct but `skipped` ones.
   template <class Config>

@@ -40,14 +40,14 @@ Range parse_keep(const std::string& text) {
 class SettingsText final : public Fields {
  public:
   explicit SettingsText(std::set<std::string> skipped) : skipped_(std::move(skipped)) {}
-  void field(const char* key, bool& value, const char*) override { add(key, value); }
-  void field(const char* key, int64_t& value, const char*, Range) override { add(key, value); }
-  void field(const char* key, double& value, const char*, Range) override { add(key, value); }
-  void field(const char* key, std::string& value, const char*) override { add(key, value); }
-  void choice(const char* key, std::string& value, const std::vector<std::string>&, const char*) override {
+  void field(const char* key, bool& value, const Help&) override { add(key, value); }
+  void field(const char* key, int64_t& value, const Help&, Range) override { add(key, value); }
+  void field(const char* key, double& value, const Help&, Range) override { add(key, value); }
+  void field(const char* key, std::string& value, const Help&) override { add(key, value); }
+  void choice(const char* key, std::string& value, const std::vector<std::string>&, const Help&) override {
     add(key, value);
   }
-  void field(const char* key, std::vector<std::string>& value, const char*) override {
+  void field(const char* key, std::vector<std::string>& value, const Help&) override {
     for (const std::string& v : value) add(key, v);
   }
   const std::string& text() const { return text_; }
@@ -112,7 +112,7 @@ using Results = std::map<int64_t, ProblemResult>;  // by row
 /// The dump of an interrupted evaluation, less the line that it was killed in, and where to go on writing.
 struct Dump {
   std::string path;
-  std::optional<LineFile> file;
+  std::optional<GrowingFile> file;
   std::map<std::string, Results> known;  // by set
   std::map<std::string, std::string> settings, where;
 
@@ -237,12 +237,11 @@ int evaluate_main(int argc, char** argv) {
   for (size_t i = 0; i < names.size(); ++i) {
     DataConfig one = data;
     one.files = {data.files[i]};
-    one.max_prompt_tokens = std::min(one.max_prompt_tokens, model->config.max_positions - 1);
-    sets.push_back(make_prompts(one, *tokenizer, model->tokenizer, false));
+    sets.push_back(make_prompts(one, *tokenizer, model->tokenizer, model->config.max_positions, false));
     settings.push_back(settings_of(flags, rollout, reward, sets[i].prompts, seed));
     results.push_back(dump.take(names[i], settings[i]));
     log_info(str(names[i], ": ", sets[i].prompts.size(), " problems, ", sets[i].overlong, " left out as longer than ",
-                 one.max_prompt_tokens, " tokens; ", rollout.n, " samples each",
+                 sets[i].longest, " tokens; ", rollout.n, " samples each",
                  results[i].empty() ? std::string() : str("; ", results[i].size(), " are in ", dump.path)));
   }
 
@@ -264,7 +263,7 @@ int evaluate_main(int argc, char** argv) {
       for (const RolloutGroup& group :
            sample_and_grade(engine, *tokenizer, part, int(rollout.n), options, reward, verifier)) {
         const ProblemResult result = problem_result(group);
-        if (dump.file) dump.file->write(dump_line(names[i], settings[i], group, result));
+        if (dump.file) dump.file->write_line(dump_line(names[i], settings[i], group, result));
         results[i][result.row] = result;
         sampled += result.tokens;
       }

@@ -1,7 +1,5 @@
 #include "tools/json_lines.h"
 
-#include <cmath>
-#include <cstdio>
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -16,26 +14,6 @@ using nlohmann::json;
 namespace {
 
 constexpr size_t kMaxLine = size_t(16) << 20;
-
-std::string json_text(std::string_view text) {
-  return json(text).dump(-1, ' ', false, json::error_handler_t::replace);
-}
-
-void append(std::string& out, double value) {
-  char number[32] = "null";
-  if (std::isfinite(value)) std::snprintf(number, sizeof number, "%.9g", value);
-  out += number;
-}
-
-template <class T, class Write>
-void append_array(std::string& out, std::span<const T> values, Write write) {
-  out += '[';
-  for (size_t i = 0; i < values.size(); ++i) {
-    if (i) out += ", ";
-    write(values[i]);
-  }
-  out += ']';
-}
 
 }  // namespace
 
@@ -122,40 +100,6 @@ std::vector<int32_t> JsonLines::ids(const std::string& key) const {
     ids.push_back(item.get<int32_t>());
   }
   return ids;
-}
-
-std::string& JsonObject::start(std::string_view key) {
-  if (text_.size() > 1) text_ += ", ";
-  return text_ += json_text(key) + ": ";
-}
-
-JsonObject& JsonObject::add(std::string_view key, double value) {
-  append(start(key), value);
-  return *this;
-}
-JsonObject& JsonObject::add(std::string_view key, int64_t value) {
-  start(key) += std::to_string(value);
-  return *this;
-}
-JsonObject& JsonObject::add(std::string_view key, bool value) {
-  start(key) += value ? "true" : "false";
-  return *this;
-}
-JsonObject& JsonObject::add(std::string_view key, std::string_view value) {
-  start(key) += json_text(value);
-  return *this;
-}
-JsonObject& JsonObject::add(std::string_view key, std::span<const float> values) {
-  append_array(start(key), values, [&](float v) { append(text_, v); });
-  return *this;
-}
-JsonObject& JsonObject::add(std::string_view key, std::span<const int32_t> values) {
-  append_array(start(key), values, [&](int32_t v) { text_ += std::to_string(v); });
-  return *this;
-}
-JsonObject& JsonObject::add(std::string_view key, std::span<const std::string> values) {
-  append_array(start(key), values, [&](const std::string& v) { text_ += json_text(v); });
-  return *this;
 }
 
 void print(const JsonObject& object) {

@@ -1,13 +1,13 @@
-// JSON lines in and out: one object a line. Reading names file, line, key, rule and value in every error;
-// writing gives floats 9 digits (they read back as the same fp32) and what is not finite as null.
+// JSON lines in and out: one object a line. Reading names file, line, key, rule and value in every error; writing is
+// core/json.h.
 #pragma once
 
 #include <cstdint>
 #include <memory>
-#include <span>
 #include <string>
-#include <string_view>
 #include <vector>
+
+#include "core/json.h"
 
 namespace mantissa {
 
@@ -38,28 +38,6 @@ class JsonLines {
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;
-};
-
-/// One object, keys in the order they were added.
-class JsonObject {
- public:
-  JsonObject& add(std::string_view key, double value);
-  JsonObject& add(std::string_view key, int64_t value);
-  JsonObject& add(std::string_view key, int32_t value) { return add(key, int64_t(value)); }
-  JsonObject& add(std::string_view key, bool value);
-  /// Bytes that are no UTF-8 become U+FFFD.
-  JsonObject& add(std::string_view key, std::string_view value);
-  JsonObject& add(std::string_view key, const std::string& value) { return add(key, std::string_view(value)); }
-  JsonObject& add(std::string_view key, const char* value) { return add(key, std::string_view(value)); }
-  JsonObject& add(std::string_view key, std::span<const float> values);
-  JsonObject& add(std::string_view key, std::span<const int32_t> values);
-  JsonObject& add(std::string_view key, std::span<const std::string> values);
-  /// "{...}" without a line feed.
-  std::string str() const { return text_ + "}"; }
-
- private:
-  std::string& start(std::string_view key);
-  std::string text_ = "{";
 };
 
 /// A line on standard output.

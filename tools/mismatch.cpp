@@ -11,6 +11,7 @@
 #include <optional>
 
 #include "core/file.h"
+#include "core/text.h"
 #include "rl/logging/log.h"
 #include "rl/text/stop.h"
 #include "rl/train/batcher.h"
@@ -59,24 +60,6 @@ const std::vector<Axis>& axes() {
   return kAxes;
 }
 
-template <class Names>
-std::string listed(const Names& names) {
-  std::string list;
-  for (const auto& name : names) list += (list.empty() ? "" : ", ") + std::string(name);
-  return list;
-}
-
-std::vector<std::string> split(const std::string& text, char separator) {
-  std::vector<std::string> parts{""};
-  for (const char c : text) {
-    if (c == separator)
-      parts.emplace_back();
-    else
-      parts.back() += c;
-  }
-  return parts;
-}
-
 /// `base` under every combination of the axes' values, the first axis varying slowest. "precision=fp16,bf16".
 std::vector<Cell> make_cells(const Cell& base, const std::vector<std::string>& matrix) {
   std::vector<Cell> cells{base};
@@ -87,12 +70,12 @@ std::vector<Cell> make_cells(const Cell& base, const std::vector<std::string>& m
     std::vector<std::string> names;
     for (const Axis& a : axes()) names.push_back(a.name);
     check(equals != std::string::npos && axis != axes().end(), "--matrix takes AXIS=VALUE[,VALUE...] with AXIS one of ",
-          listed(names), ": got \"", text, "\"");
+          join(names), ": got \"", text, "\"");
     std::vector<Cell> product;
     for (const Cell& cell : cells)
       for (const std::string& value : split(text.substr(equals + 1), ',')) {
         check(std::find(axis->values.begin(), axis->values.end(), value) != axis->values.end(), "--matrix ", name,
-              " takes ", listed(axis->values), ": got \"", value, "\" in \"", text, "\"");
+              " takes ", join(axis->values), ": got \"", value, "\" in \"", text, "\"");
         axis->set(product.emplace_back(cell), value);
       }
     cells = std::move(product);
@@ -316,8 +299,8 @@ int mismatch_main(int argc, char** argv) {
     const auto [it, fresh] = rollouts.try_emplace(cell.rollout_side());
     if (fresh) {
       const std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(model->tokenizer);
-      data.max_prompt_tokens = std::min(data.max_prompt_tokens, model->config.max_positions - 1);
-      if (set.prompts.empty()) set = make_prompts(data, *tokenizer, model->tokenizer, false);
+      if (set.prompts.empty())
+        set = make_prompts(data, *tokenizer, model->tokenizer, model->config.max_positions, false);
       Engine engine(*model, side, cell.precision.engine(side));
       log_info(str(set.prompts.size(), " prompts, ", side.n, " samples each, on ", exec.backend().description()));
       it->second = engine.generate(requests_for(set.prompts, side.n),

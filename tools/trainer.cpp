@@ -70,7 +70,7 @@ int trainer_main(int argc, char** argv) {
   if (std::signal(SIGHUP, on_signal) == SIG_IGN) std::signal(SIGHUP, SIG_IGN);  // nohup
   open_device(config.run.device);                                               // Run finds it by name
   Run run(config, start);
-  log_info("device " + run.exec.backend().description() + "; output in " + run.output_dir.string());
+  log_info("device " + run.exec.backend().description() + "; output in " + run.directory->path().string());
   const bool complete = train(run, [] { return stop_requested_ns.load() != 0; });
   return complete ? 0 : 128 + stop_signal;  // as a shell reports the signal: what comes next must not take it for done
 }

@@ -1,6 +1,7 @@
 // JSONL reading, prompt templates, the cursor.
 #include "rl/data/prompts.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -147,20 +148,20 @@ std::string apply_prompt_template(const DataConfig& config, const std::string& c
 }
 
 PromptSet make_prompts(const DataConfig& config, const Tokenizer& tokenizer, const TokenizerFiles& files,
-                       bool with_solution) {
+                       int64_t positions, bool with_solution) {
   const bool chat = config.prompt_template == "chat";
   const std::string form = chat && config.chat_template == "auto" ? detect_chat_template(files) : config.chat_template;
   PromptSet set;
+  set.longest = std::min(config.max_prompt_tokens, positions - 1);
   for (Record& record : read_records(config)) {
     Prompt prompt;
     prompt.id = record.row;
     prompt.text = apply_prompt_template(config, form, record.problem);
     prompt.ids = tokenizer.encode(prompt.text, !chat && config.prompt_template != "r1_distill_qwen");
     check(!prompt.ids.empty(), record.where, ": the prompt has no tokens");
-    if (int64_t(prompt.ids.size()) > config.max_prompt_tokens) {
-      check(config.overlong_prompts == "skip", record.where,
-            ": a prompt has at most data.max_prompt_tokens = ", config.max_prompt_tokens, " tokens: got ",
-            prompt.ids.size());
+    if (int64_t(prompt.ids.size()) > set.longest) {
+      check(config.overlong_prompts == "skip", record.where, ": a prompt has at most ", set.longest,
+            " tokens (data.max_prompt_tokens, and one less than the model's positions): got ", prompt.ids.size());
       ++set.overlong;
       continue;
     }
@@ -168,9 +169,8 @@ PromptSet make_prompts(const DataConfig& config, const Tokenizer& tokenizer, con
     prompt.answer = std::move(record.answer);
     set.prompts.push_back(std::move(prompt));
   }
-  check(!set.prompts.empty(), config.files[0],
-        ": every prompt is longer than data.max_prompt_tokens = ", config.max_prompt_tokens,
-        " (at most the model's positions less one)");
+  check(!set.prompts.empty(), config.files[0], ": every prompt is longer than ", set.longest,
+        " tokens (data.max_prompt_tokens, and one less than the model's positions)");
   return set;
 }
 

@@ -48,14 +48,16 @@ std::string apply_prompt_template(const DataConfig& config, const std::string& c
 
 struct PromptSet {
   std::vector<Prompt> prompts;
-  int64_t overlong = 0;  // prompts left out for being longer than max_prompt_tokens
+  int64_t longest = 0;   // tokens that a prompt may have
+  int64_t overlong = 0;  // prompts left out for having more
 };
 
 /// Prompts of the files. `files` serves template chat with chat_template auto. Templates chat and r1_distill_qwen hold
 /// their own BOS; the others get what the tokenizer adds. `with_solution`: Prompt.solution is response_format filled
-/// in, and a record that lacks a part of it is an error (sft); else it stays empty. No prompt left is an error.
+/// in, and a record that lacks a part of it is an error (sft); else it stays empty. A prompt has at most
+/// max_prompt_tokens tokens, and leaves one of the model's `positions` free. No prompt left is an error.
 PromptSet make_prompts(const DataConfig& config, const Tokenizer& tokenizer, const TokenizerFiles& files,
-                       bool with_solution);
+                       int64_t positions, bool with_solution);
 
 /// Hash of everything that training sees of the prompts: a resumed run must find the same.
 uint64_t data_hash(const std::vector<Prompt>& prompts);

@@ -1,72 +1,20 @@
 #include "rl/logging/metrics.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <cmath>
-#include <cstdio>
-#include <cstring>
 
-#include "core/error.h"
+#include "core/json.h"
 
 namespace mantissa {
 
-std::string json_quoted(const std::string& text) {
-  std::string out = "\"";
-  for (unsigned char c : text) {
-    if (c == '"' || c == '\\')
-      out += '\\', out += char(c);
-    else if (c < 0x20) {
-      char escape[8];
-      std::snprintf(escape, sizeof escape, "\\u%04x", c);
-      out += escape;
-    } else
-      out += char(c);
-  }
-  return out + "\"";
+void LoggingConfig::fields(Fields& f) {
+  f.field("samples", samples, not_decisive("completions written to samples.jsonl a step"), at_least(0));
+  f.field("tensorboard", tensorboard, not_decisive("also write the metrics as event files, in output_dir/tensorboard"));
 }
 
 std::string to_json_line(const Metrics& metrics) {
-  std::string line = "{";
-  for (const auto& [name, value] : metrics.values()) {
-    char number[32] = "null";
-    if (std::isfinite(value)) std::snprintf(number, sizeof number, "%.9g", value);
-    line += (line.size() > 1 ? ", " : "") + json_quoted(name) + ": " + number;
-  }
-  return line + "}";
-}
-
-LineFile::LineFile(std::filesystem::path path, int64_t keep) : path_(std::move(path)), bytes_(keep) {
-  fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
-  check(fd_ >= 0, path_.string(), ": cannot be written: ", std::strerror(errno));
-  const int64_t size = ::lseek(fd_, 0, SEEK_END);
-  if (size < keep || ::ftruncate(fd_, keep) != 0 || ::lseek(fd_, 0, SEEK_END) != keep) {
-    const std::string reason =
-        size < keep ? str("it holds ", size, " bytes, the checkpoint saw ", keep) : std::strerror(errno);
-    ::close(fd_);
-    fail(path_.string(), ": cannot be cut to the checkpoint: ", reason);
-  }
-}
-
-LineFile::~LineFile() {
-  ::close(fd_);
-}
-
-void LineFile::write(const std::string& line) {
-  const std::string text = line + "\n";
-  size_t done = 0;
-  while (done < text.size()) {
-    const ssize_t n = ::write(fd_, text.data() + done, text.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    check(n > 0, path_.string(), ": cannot be written: ", std::strerror(errno));
-    done += size_t(n);
-  }
-  bytes_ += int64_t(text.size());
-}
-
-void LineFile::sync() {
-  check(::fdatasync(fd_) == 0, path_.string(), ": cannot be written: ", std::strerror(errno));
+  JsonObject line;
+  for (const auto& [name, value] : metrics.values()) line.add(name, value);
+  return line.str();
 }
 
 double Timer::seconds() const {

@@ -1,14 +1,9 @@
 #include "rl/logging/tensorboard.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <array>
 #include <bit>
-#include <cerrno>
 #include <chrono>
 #include <cmath>
-#include <cstring>
 
 #include "core/error.h"
 
@@ -58,6 +53,16 @@ std::string event_at(int64_t step) {
   return event;
 }
 
+/// Files are read in the order of their names: later ones need later times.
+std::filesystem::path new_file_in(const std::filesystem::path& directory) {
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  check(!error, directory.string(), ": cannot be made: ", error.message());
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  const int64_t milliseconds = std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
+  return directory / str("events.out.tfevents.", milliseconds, ".mantissa");
+}
+
 }  // namespace
 
 uint32_t crc32c(std::string_view bytes) {
@@ -75,17 +80,7 @@ uint32_t crc32c(std::string_view bytes) {
   return ~crc;
 }
 
-EventFile::EventFile(const std::filesystem::path& directory, int64_t first_step) {
-  std::error_code error;
-  std::filesystem::create_directories(directory, error);
-  check(!error, directory.string(), ": cannot be made: ", error.message());
-  // Files are read in the order of their names: later ones need later times.
-  const auto now =
-      std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch())
-          .count();
-  path_ = directory / str("events.out.tfevents.", now, ".mantissa");
-  fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  check(fd_ >= 0, path_.string(), ": cannot be written: ", std::strerror(errno));
+EventFile::EventFile(const std::filesystem::path& directory, int64_t first_step) : file_(new_file_in(directory)) {
   std::string version = event_at(0);
   put_bytes(version, 3, "brain.Event:2");
   record(version);
@@ -95,23 +90,13 @@ EventFile::EventFile(const std::filesystem::path& directory, int64_t first_step)
   record(start);
 }
 
-EventFile::~EventFile() {
-  ::close(fd_);
-}
-
 void EventFile::record(const std::string& event) {
   std::string text;
   put(text, uint64_t(event.size()));
   put(text, masked(crc32c(text)));
   text += event;
   put(text, masked(crc32c(event)));
-  size_t done = 0;
-  while (done < text.size()) {
-    const ssize_t n = ::write(fd_, text.data() + done, text.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    check(n > 0, path_.string(), ": cannot be written: ", std::strerror(errno));
-    done += size_t(n);
-  }
+  file_.write(text);
 }
 
 void EventFile::write(const Metrics& metrics) {

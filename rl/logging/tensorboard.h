@@ -11,7 +11,8 @@
 #include <filesystem>
 #include <string_view>
 
-#include "rl/logging/metrics.h"
+#include "core/file.h"
+#include "rl/types.h"
 
 namespace mantissa {
 
@@ -24,17 +25,13 @@ class EventFile {
   /// `first_step` on count no more: a resumed run writes them again. Throws Error with the path and the
   /// system's reason.
   EventFile(const std::filesystem::path& directory, int64_t first_step);
-  ~EventFile();
-  EventFile(const EventFile&) = delete;
-  EventFile& operator=(const EventFile&) = delete;
 
   /// One event: every finite metric but "step", which is the event's own.
   void write(const Metrics& metrics);
 
  private:
   void record(const std::string& event);
-  std::filesystem::path path_;
-  int fd_ = -1;
+  GrowingFile file_;
 };
 
 }  // namespace mantissa

@@ -130,6 +130,53 @@ TEST(RunDirectory, SaysWhatTheRunWas) {
     EXPECT_TRUE(std::isfinite(number(eval, name))) << name;
 }
 
+TEST(RunDirectory, ARunLivesWithoutOne) {
+  // The other processes of a run on several GPUs: the same steps, and no file.
+  TempDir dir;
+  const RunConfig same = config(dir / "run", {"optim.lr=1e-4", "train.steps=2"});
+  mantissa::Run writing(same, StartOptions{});
+  mantissa::Run silent(same, nullptr, {});
+  train(writing, [] { return false; });
+  train(silent, [] { return false; });
+  EXPECT_EQ(lines_of(dir / "run/metrics.jsonl").size(), 2u);
+  const auto weights = [](const mantissa::Run& run) {
+    const Tensor& flat = run.model->weights.master.flat();
+    return std::vector<float>(flat.data<float>(), flat.data<float>() + flat.numel());
+  };
+  EXPECT_EQ(weights(writing), weights(silent));
+
+  mantissa::Run resumed(same, nullptr, dir / "run/checkpoints/step_2");
+  EXPECT_EQ(resumed.step, 2);
+  EXPECT_EQ(weights(resumed), weights(writing));
+}
+
+TEST(RunDirectory, OnlyDecisiveKeysMustBeEqualOnResume) {
+  TempDir dir;
+  const auto start = [&](std::vector<std::string> overrides) {
+    overrides.insert(overrides.begin(), {"optim.lr=1e-4", "train.steps=1"});
+    const RunConfig now = config(dir / "run", overrides);
+    return std::make_unique<RunDirectory>(now, StartOptions{.resume = "auto"})->checkpoint();
+  };
+  {
+    mantissa::Run run(config(dir / "run", {"optim.lr=1e-4", "train.steps=1"}), {});
+    train(run, [] { return false; });
+  }
+  EXPECT_TRUE(start({"run.name=other", "eval.n=3", "checkpoint.keep=7", "logging.samples=0", "train.steps=9"}));
+  for (const auto& [override, was] : {std::pair("run.seed=4", "run.seed: 3"),
+                                      {"optim.lr=2e-4", "optim.lr: 1e-04"},
+                                      {"rollout.n=8", "rollout.n: 4"},
+                                      {"data.limit=7", "data.limit: 8"}})
+    try {
+      start({override});
+      ADD_FAILURE() << override << " must be refused";
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find(was), std::string::npos) << e.what();
+    }
+  const std::vector<ConfigValue> values = config_values(config(dir / "run"));
+  for (const char* free : {"run.output_dir", "run.device", "train.steps", "eval.every", "checkpoint.keep"})
+    EXPECT_FALSE(std::ranges::find(values, free, &ConfigValue::key)->decisive) << free;
+}
+
 /// The events of a file, with both checksums checked.
 std::vector<std::string> records_of(const fs::path& file) {
   const std::string text = read_file(file);

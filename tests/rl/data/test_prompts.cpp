@@ -42,7 +42,7 @@ class Data : public testing::Test {
   std::string error_of(const std::string& content, bool solution = false) {
     config_.files = {file("bad.jsonl", content)};
     try {
-      make_prompts(config_, ByteTokenizer(), {}, solution);
+      make_prompts(config_, ByteTokenizer(), {}, 1 << 20, solution);
     } catch (const Error& e) {
       return e.what();
     }
@@ -60,7 +60,7 @@ TEST_F(Data, ReadsRecordsAndFillsTargets) {
                    file("b.jsonl", R"({"problem": "q", "answer": "x", "solution": "y"})")};
   config_.strip_calculator_marks = true;
   config_.response_format = "{solution}\nThe answer is \\boxed{{answer}} {other}";
-  const auto set = make_prompts(config_, ByteTokenizer(), {}, true);
+  const auto set = make_prompts(config_, ByteTokenizer(), {}, 1 << 20, true);
   ASSERT_EQ(set.prompts.size(), 3u);
   EXPECT_EQ(set.prompts[0].solution, "1+1=2\nThe answer is \\boxed{2} {other}");
   EXPECT_EQ(set.prompts[0].ids, (std::vector<int32_t>{256, '1', '+', '1', '?'}));
@@ -71,7 +71,7 @@ TEST_F(Data, ReadsRecordsAndFillsTargets) {
   other[1].answer = "8";
   EXPECT_NE(data_hash(other), data_hash(set.prompts));
   config_.limit = 2;
-  EXPECT_EQ(make_prompts(config_, ByteTokenizer(), {}, false).prompts.size(), 2u);
+  EXPECT_EQ(make_prompts(config_, ByteTokenizer(), {}, 1 << 20, false).prompts.size(), 2u);
 }
 
 TEST_F(Data, Templates) {
@@ -93,9 +93,9 @@ TEST_F(Data, Templates) {
   EXPECT_EQ(apply_prompt_template(config_, "chatml_smollm2", "Q"),
             "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n");
   config_.files = {file("a.jsonl", R"({"problem": "p", "answer": "7"})")};
-  EXPECT_THROW(make_prompts(config_, ByteTokenizer(), {}, false), Error);  // auto, but no template to detect
+  EXPECT_THROW(make_prompts(config_, ByteTokenizer(), {}, 1 << 20, false), Error);  // auto, but no template to detect
   config_.chat_template = "plain";
-  EXPECT_EQ(make_prompts(config_, ByteTokenizer(), {}, false).prompts[0].ids.front(), 'S');  // no BOS added
+  EXPECT_EQ(make_prompts(config_, ByteTokenizer(), {}, 1 << 20, false).prompts[0].ids.front(), 'S');  // no BOS added
 }
 
 TEST_F(Data, OverlongPrompts) {
@@ -103,7 +103,7 @@ TEST_F(Data, OverlongPrompts) {
       "{\"problem\": \"pppppppppp\", \"answer\": \"1\"}\n{\"problem\": \"p\", \"answer\": \"1\"}\n";
   config_.max_prompt_tokens = 5;
   EXPECT_EQ(error_of(lines), "");
-  const auto set = make_prompts(config_, ByteTokenizer(), {}, false);
+  const auto set = make_prompts(config_, ByteTokenizer(), {}, 1 << 20, false);
   EXPECT_EQ(set.overlong, 1);
   EXPECT_EQ(set.prompts[0].id, 1);
   config_.overlong_prompts = "error";

@@ -1,0 +1,49 @@
+// JSON as this project writes it: keys in the order they were added, ", " and ": " between them, floats with nine
+// digits (an fp32 value reads back to the same bits), null for a number that is not finite. Reading is the library's
+// part; everything written with a fixed spelling comes from here.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace mantissa {
+
+/// How a string spells control characters: \n as "\n" where JSON has a letter for it, or always as "\u000a".
+enum class JsonEscapes : uint8_t { kLetters, kCodes };
+
+/// Text as a JSON string with its quotes. Bytes that are no UTF-8 become U+FFFD, one for each longest beginning of a
+/// character that breaks off.
+std::string json_string(std::string_view text, JsonEscapes escapes = JsonEscapes::kLetters);
+/// A number with nine digits, or null.
+std::string json_number(double value);
+
+/// One object, keys in the order they were added.
+class JsonObject {
+ public:
+  explicit JsonObject(JsonEscapes escapes = JsonEscapes::kLetters) : escapes_(escapes) {}
+
+  JsonObject& add(std::string_view key, double value) { return put(key, json_number(value)); }
+  JsonObject& add(std::string_view key, int64_t value) { return put(key, std::to_string(value)); }
+  JsonObject& add(std::string_view key, int32_t value) { return add(key, int64_t(value)); }
+  JsonObject& add(std::string_view key, bool value) { return put(key, value ? "true" : "false"); }
+  JsonObject& add(std::string_view key, std::string_view value) { return put(key, json_string(value, escapes_)); }
+  JsonObject& add(std::string_view key, const std::string& value) { return add(key, std::string_view(value)); }
+  JsonObject& add(std::string_view key, const char* value) { return add(key, std::string_view(value)); }
+  JsonObject& add(std::string_view key, std::span<const float> values);
+  JsonObject& add(std::string_view key, std::span<const int32_t> values);
+  JsonObject& add(std::string_view key, std::span<const std::string> values);
+
+  /// "{...}" in one line, without a line feed.
+  std::string str() const { return text_ + "}"; }
+
+ private:
+  JsonObject& put(std::string_view key, const std::string& value);
+
+  JsonEscapes escapes_;
+  std::string text_ = "{";
+};
+
+}  // namespace mantissa

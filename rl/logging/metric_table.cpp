@@ -1,0 +1,124 @@
+#include "rl/logging/metric_table.h"
+
+namespace mantissa {
+namespace {
+
+// mu: log-prob of a token at its sampling; old: by the training path before the step's first update; x = old - mu.
+constexpr MetricInfo kTable[] = {
+    {"step", "steps", "training steps completed, this one included"},
+
+    {"critic/score/mean", "reward", "mean reward of the step's samples, after overlong handling"},
+    {"critic/score/max", "reward", "highest of them"},
+    {"critic/score/min", "reward", "lowest of them"},
+    {"critic/advantages/mean", "advantage", "mean advantage of the samples that are trained on"},
+    {"critic/advantages/max", "advantage", "highest of them"},
+    {"critic/advantages/min", "advantage", "lowest of them"},
+    {"reward/zero_spread_groups", "groups", "groups whose samples all earned the same: nothing to learn from"},
+    {"verifier/parsed", "answers", "answers that were read and compared"},
+    {"verifier/unparsed", "answers", "answers that were found but could not be read; compared as text"},
+    {"verifier/no_answer", "answers", "responses without an answer"},
+    {"verifier/timeout", "answers", "grades that ran into the time limit"},
+    {"verifier/error", "answers", "grades that failed"},
+    {"response_length/mean", "tokens", "mean length of a response, its stop token included"},
+    {"response_length/max", "tokens", "longest"},
+    {"response_length/min", "tokens", "shortest"},
+    {"response_length/clip_ratio", "1", "share of responses that hit rollout.max_new_tokens"},
+    {"prompt_length/mean", "tokens", "mean length of a prompt"},
+    {"prompt_length/max", "tokens", "longest"},
+    {"prompt_length/min", "tokens", "shortest"},
+    {"train/num_gen_batches", "rollouts", "rollouts of this step (dynamic sampling)"},
+    {"train/kept_groups", "groups", "groups that are trained on (dynamic sampling)"},
+    {"train/surplus_groups", "groups", "groups with a spread beyond prompts_per_step, left out (dynamic sampling)"},
+
+    {"rollout_corr/kl", "nats", "mean of -x a token: the k1 estimate of KL(rollout, training)"},
+    {"rollout_corr/k3_kl", "nats", "mean of exp x - x - 1 a token: the k3 estimate of the same"},
+    {"rollout_corr/abs_logprob_diff", "nats", "mean abs(x) a token"},
+    {"rollout_corr/seq_k3_kl", "nats", "k3 summed over a sequence, mean over sequences"},
+    {"rollout_corr/seq_k3_kl_stderr", "nats", "its standard error"},
+    {"rollout_corr/log_ratio_slope", "nats per 1000 tokens", "slope of a sequence's sum of x against its length"},
+    {"rollout_corr/training_ppl", "1", "perplexity of responses under training, mean over sequences"},
+    {"rollout_corr/rollout_ppl", "1", "perplexity of responses under rollout, mean over sequences"},
+    {"rollout_corr/log_ppl_diff", "nats", "difference of the logarithms of both, mean over sequences"},
+    {"rollout_corr/log_ppl_abs_diff", "nats", "its absolute value, mean over sequences"},
+    {"rollout_corr/ppl_ratio", "1", "training perplexity over rollout perplexity, mean over sequences"},
+    {"rollout_corr/chi2_token", "1", "chi-squared divergence a token: mean of exp 2x, less 1"},
+    {"rollout_corr/chi2_seq", "1", "the same with the sum of x of each sequence"},
+    {"training/rollout_probs_diff_max", "probability", "largest abs(exp old - exp mu)"},
+    {"training/rollout_probs_diff_mean", "probability", "its mean"},
+    {"training/rollout_probs_diff_std", "probability", "its standard deviation"},
+    {"training/rollout_actor_probs_pearson_corr", "1", "correlation of exp old and exp mu; 1 where all are equal"},
+
+    {"rollout_corr/rollout_is_mean", "1", "mean weight of algorithm.correction (1: nothing is corrected)"},
+    {"rollout_corr/rollout_is_std", "1", "its standard deviation"},
+    {"rollout_corr/rollout_is_eff_sample_size", "1", "mean^2 / mean of squares: the share of tokens that still count"},
+    {"rollout_corr/kept_fraction", "1", "share of tokens whose weight is not 0"},
+    {"rollout_corr/rollout_is_ratio_fraction_high", "1", "share of tokens with a ratio above correction_high"},
+    {"rollout_corr/rollout_is_ratio_fraction_low", "1", "share of tokens with a ratio below correction_low"},
+
+    {"actor/pg_loss", "loss", "the policy loss; this and the next: means over the step's updates"},
+    {"actor/kl_loss", "nats", "divergence from the reference model (algorithm.kl_coef > 0)"},
+    {"actor/kl_coef", "1", "its coefficient"},
+    {"actor/entropy", "nats", "mean entropy of the policy a token"},
+    {"actor/ppo_kl", "nats", "mean of old less current log-prob a token"},
+    {"actor/pg_clipfrac", "1", "share of tokens whose clip is active"},
+    {"actor/pg_clipfrac_lower", "1", "share of tokens whose dual clip is active"},
+    {"actor/grad_norm", "1", "norm of the unscaled gradient before clipping"},
+    {"actor/lr", "1", "learning rate of the last update"},
+    {"sft/loss", "nats", "mean negative log-likelihood of a response token (warm start)"},
+    {"sft/entropy", "nats", "mean entropy a token"},
+    {"sft/grad_norm", "1", "norm of the unscaled gradient before clipping"},
+    {"sft/lr", "1", "learning rate of the last update"},
+    {"scaler/scale", "1", "loss scale of the last update"},
+    {"scaler/skipped", "updates", "updates of this step that overflowed and were left out"},
+    {"scaler/skipped_total", "updates", "the same over the run"},
+    {"training/empty_mini_batches", "updates", "updates not taken because every token was masked"},
+    {"training/policy_version", "updates", "updates taken since the run began"},
+    {"selftest/weights_changed", "1", "1 when a weight differs from the start (optim.lr = 0)"},
+    {"selftest/k3_kl_trend", "1", "t value of the slope of rollout_corr/k3_kl against the step (optim.lr = 0)"},
+
+    {"timing_s/gen", "s", "rollout"},
+    {"timing_s/reward", "s", "grading"},
+    {"timing_s/adv", "s", "advantages"},
+    {"timing_s/old_log_prob", "s", "log-probs by the training path before the first update"},
+    {"timing_s/ref", "s", "log-probs of the reference model"},
+    {"timing_s/update_actor", "s", "forward, backward and optimizer"},
+    {"timing_s/step", "s", "the whole step"},
+    {"timing_s/testing", "s", "evaluation"},
+    {"perf/total_num_tokens", "tokens", "prompts and responses that were trained on"},
+    {"perf/throughput", "tokens/s", "the same over the seconds of the step"},
+    {"perf/max_memory_allocated_gb", "GB", "most device memory in use so far (10^9 bytes)"},
+
+    {"val-core/<set>/acc/mean@<n>", "1", "share of correct answers, n samples a problem"},
+    {"val-core/<set>/acc/pass@<n>", "1", "share of problems with a correct answer among n samples"},
+    {"val-core/<set>/acc/maj@<n>", "1", "share of problems whose most frequent answer is correct"},
+    {"val-aux/<set>/acc/<measure>@<n>/low", "1", "lower end of the measure's 95 % interval"},
+    {"val-aux/<set>/acc/<measure>@<n>/high", "1", "upper end"},
+    {"val-aux/<set>/reward/mean", "reward", "mean reward"},
+    {"val-aux/<set>/response_length/mean", "tokens", "mean length of a response"},
+    {"val-aux/<set>/response_length/clip_ratio", "1", "share of responses that hit rollout.max_new_tokens"},
+};
+
+/// Whether `name` is what `pattern` says; a placeholder stands for at least one character.
+bool fits(std::string_view pattern, std::string_view name) {
+  const size_t open = pattern.find('<'), close = pattern.find('>');
+  if (open == std::string_view::npos) return pattern == name;
+  if (name.substr(0, open) != pattern.substr(0, open)) return false;
+  const bool slashes = pattern.substr(open, close + 1 - open) == "<set>";
+  for (size_t end = open + 1; end <= name.size() && (slashes || name[end - 1] != '/'); ++end)
+    if (fits(pattern.substr(close + 1), name.substr(end))) return true;
+  return false;
+}
+
+}  // namespace
+
+std::span<const MetricInfo> metric_table() {
+  return kTable;
+}
+
+const MetricInfo* find_metric(std::string_view name) {
+  for (const MetricInfo& info : kTable)
+    if (fits(info.name, name)) return &info;
+  return nullptr;
+}
+
+}  // namespace mantissa

@@ -1,0 +1,171 @@
+#include "rl/run_directory.h"
+
+#include "rl/logging/log.h"
+
+namespace mantissa {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// The config, by which a directory is known as a run's, goes last when all are deleted.
+constexpr const char* kWritten[] = {"metrics.jsonl", "sft.jsonl", "eval.jsonl",  "samples.jsonl",
+                                    "checkpoints",   "model",     "tensorboard", "config.yaml"};
+constexpr const char* kConfigHead = "# mantissa ";
+
+bool is_empty_directory(const fs::path& path) {
+  std::error_code ignored;
+  return fs::is_directory(path, ignored) && fs::is_empty(path, ignored);
+}
+
+}  // namespace
+
+RunDirectory::RunDirectory(const RunConfig& config, const StartOptions& start)
+    : config_(config), path_(config.output_dir()) {
+  std::error_code error;
+  fs::create_directories(path_, error);
+  check(!error, path_.string(), ": output directory cannot be made: ", error.message());
+  lock_.emplace(path_);
+  { AtomicFile probe(path_ / "probe"); }  // fails early where nothing can be written
+  choose_start(start);
+}
+
+void RunDirectory::choose_start(const StartOptions& start) {
+  std::error_code error;
+  if (start.resume == "auto") {
+    clean_checkpoints(checkpoints());
+    checkpoint_ = latest_checkpoint(checkpoints());
+    if (checkpoint_) return compare_configs();
+    check_deletable();
+    check(!file_exists(model()), path_.string(),
+          ": holds the model of a finished run and no checkpoint to resume from; use --overwrite to start anew, or "
+          "another run.output_dir");
+    log_info("no checkpoint in " + checkpoints().string() + ": starting anew");
+    return;
+  }
+  if (!start.resume.empty()) {
+    check(fs::is_directory(start.resume, error), start.resume, ": --resume takes \"auto\" or a checkpoint directory");
+    checkpoint_ = fs::canonical(start.resume);
+    foreign_ = checkpoint_->parent_path() != fs::weakly_canonical(checkpoints());
+    compare_configs();
+    if (!foreign_) return;
+  }
+  start.overwrite ? check_deletable() : check_unused();
+}
+
+void RunDirectory::check_unused() const {
+  for (const char* name : kWritten)
+    check(!file_exists(path_ / name), path_.string(), ": holds ", name,
+          " of an earlier run; use --resume auto to go on with it, --overwrite to start anew, or another "
+          "run.output_dir");
+}
+
+/// What starting anew deletes must be a run's, and nothing that this run reads.
+void RunDirectory::check_deletable() const {
+  const fs::path saved_config = path_ / "config.yaml";
+  std::vector<std::string> inputs = config_.data.files;
+  inputs.insert(inputs.end(), config_.eval.files.begin(), config_.eval.files.end());
+  inputs.push_back(config_.model.path);
+  for (const char* name : kWritten) {
+    const fs::path doomed = path_ / name;
+    if (!file_exists(doomed) || is_empty_directory(doomed)) continue;
+    check(file_exists(saved_config) && read_file(saved_config).starts_with(kConfigHead), doomed.string(),
+          ": was not written by a run (whose config.yaml begins with \"", kConfigHead,
+          "\"), so starting anew does not delete it; move it away, or use another run.output_dir");
+    for (const std::string& input : inputs) {
+      const fs::path inside = fs::weakly_canonical(input).lexically_relative(fs::weakly_canonical(doomed));
+      check(inside.empty() || *inside.begin() == "..", input, ": lies in ", doomed.string(),
+            ", which starting anew deletes; use another run.output_dir");
+    }
+  }
+}
+
+/// Refuses a checkpoint that was made under another config. A key that the checkpoint's version did not know yet had
+/// what is its default now.
+void RunDirectory::compare_configs() const {
+  const CheckpointState state = read_checkpoint_state(*checkpoint_);
+  const std::string where = (*checkpoint_ / "config.yaml").string();
+  const std::vector<ConfigValue> saved = config_values(parse_run_config(state.config, where, {})),
+                                 now = config_values(config_);
+  for (size_t i = 0; i < now.size(); ++i) {
+    if (saved[i].text == now[i].text) continue;
+    check(!now[i].decisive, checkpoint_->string(), ": was made under another config: ", now[i].key, ": ", saved[i].text,
+          ", now ", now[i].key, ": ", now[i].text);
+    if (now[i].key == "train.steps" && config_.optim.schedule != "constant")
+      log_warning(str("train.steps was ", saved[i].text, ", now ", now[i].text,
+                      ": from here on the learning rate follows the ", config_.optim.schedule,
+                      " schedule of the new length"));
+  }
+}
+
+void RunDirectory::clear() const {
+  std::error_code error;
+  for (const char* name : kWritten) {
+    fs::remove_all(path_ / name, error);
+    check(!error, (path_ / name).string(), ": cannot be deleted: ", error.message());
+  }
+}
+
+void RunDirectory::write_config(const std::string& about) const {
+  write_file(path_ / "config.yaml", str(kConfigHead, MANTISSA_VERSION, about, "\n", format_run_config(config_)));
+}
+
+std::vector<RunDirectory::File> RunDirectory::files() const {
+  return {{config_.train.mode == "sft" ? "sft.jsonl" : "metrics.jsonl", "metrics_bytes", &RunDirectory::metrics_file_},
+          {"eval.jsonl", "eval_bytes", &RunDirectory::eval_file_},
+          {"samples.jsonl", "samples_bytes", &RunDirectory::samples_file_}};
+}
+
+/// Empty ones, or what the checkpoint saw of them.
+void RunDirectory::open_files(int64_t step, const CheckpointState* state) {
+  for (const File& f : files())
+    (this->*f.file).emplace(path_ / f.name, state ? counter_of(*state, f.counter, *checkpoint_) : 0);
+  if (config_.logging.tensorboard) event_file_.emplace(path_ / "tensorboard", step + 1);
+}
+
+void RunDirectory::begin(const std::string& about) {
+  clear();
+  write_config(about);  // first: by it the directory is known as a run's
+  open_files(0, nullptr);
+}
+
+bool RunDirectory::resume(const CheckpointState& state, const std::string& about) {
+  if (foreign_) {
+    clear();
+    write_config(about);
+    open_files(state.step, nullptr);
+    return false;
+  }
+  for (const File& f : files()) {  // before anything is deleted
+    const int64_t seen = counter_of(state, f.counter, *checkpoint_);
+    std::error_code error;
+    const auto size = fs::file_size(path_ / f.name, error);
+    check(seen == 0 || (!error && int64_t(size) >= seen), (path_ / f.name).string(), ": must hold the ", seen,
+          " bytes that ", checkpoint_->string(), " saw, got ", error ? 0 : int64_t(size));
+  }
+  for (const fs::path& later : drop_checkpoints_after(checkpoints(), state.step))
+    log_warning(str("back to step ", state.step, ": ", later.string(), " was made after it and is deleted"));
+  write_config(about);
+  open_files(state.step, &state);
+  return true;
+}
+
+void RunDirectory::log(GrowingFile& file, const Metrics& metrics) {
+  file.write_line(to_json_line(metrics));
+  if (event_file_) event_file_->write(metrics);
+}
+
+void RunDirectory::record_lengths(CheckpointState& state) {
+  for (const File& f : files()) {
+    GrowingFile& file = *(this->*f.file);
+    file.sync();
+    state.counters[f.counter] = file.bytes();
+  }
+}
+
+int64_t counter_of(const CheckpointState& state, const std::string& name, const fs::path& checkpoint) {
+  const auto it = state.counters.find(name);
+  check(it != state.counters.end(), checkpoint.string(), ": state.json has no counter ", name);
+  return it->second;
+}
+
+}  // namespace mantissa

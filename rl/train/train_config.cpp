@@ -1,0 +1,27 @@
+#include "rl/train/train_config.h"
+
+namespace mantissa {
+
+Recompute TrainConfig::recompute_tier() const {
+  if (recompute == "elementwise") return Recompute::kElementwise;
+  if (recompute == "mlp") return Recompute::kMlp;
+  if (recompute == "full") return Recompute::kFull;
+  return Recompute::kNone;
+}
+
+void TrainConfig::fields(Fields& f) {
+  f.choice("mode", mode, {"grpo", "sft"}, "reinforcement learning, or supervised warm start");
+  f.field("steps", steps, not_decisive("training steps: rollouts (grpo) or batches (sft)"), between(0, 1 << 30));
+  f.field("prompts_per_step", prompts_per_step, "prompts of a rollout, or examples of a batch", between(1, 1 << 20));
+  f.field("mini_batch_size", mini_batch_size, "sequences per optimizer step", between(1, 1 << 30));
+  f.field("epochs", epochs, "passes over each rollout", between(1, 1 << 20));
+  f.field("micro_batch_tokens", micro_batch_tokens, "tokens packed into one forward and backward", at_least(1));
+  f.choice("recompute", recompute, {"none", "elementwise", "mlp", "full"}, "what backward makes again");
+  f.field("head_chunk", head_chunk, "tokens whose logits exist at once; 0 chooses for the device", at_least(0));
+  f.field("deterministic", deterministic, "same inputs, same bits");
+  f.field("inject_overflow_step", inject_overflow_step, "for tests: one weight is infinite during this step",
+          at_least(-1));
+  f.field("inject_overflow_parameter", inject_overflow_parameter, "which");
+}
+
+}  // namespace mantissa

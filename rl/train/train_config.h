@@ -1,0 +1,28 @@
+// TrainConfig: how many steps a run takes, of what, and how its batches are computed. The section `train` of a config.
+#pragma once
+
+#include <string>
+
+#include "autograd/tape.h"
+#include "core/fields.h"
+
+namespace mantissa {
+
+struct TrainConfig {
+  std::string mode = "grpo";      // grpo, sft
+  int64_t steps = 100;            // training steps: rollouts (grpo) or batches (sft)
+  int64_t prompts_per_step = 64;  // prompts of a rollout (grpo) or examples of a batch (sft)
+  int64_t mini_batch_size = 128;  // sequences per optimizer step
+  int64_t epochs = 1;             // passes over a rollout
+  int64_t micro_batch_tokens = 16384;
+  std::string recompute = "none";  // none, elementwise, mlp, full
+  int64_t head_chunk = 0;          // tokens whose logits exist at once; 0: chosen for the device
+  bool deterministic = true;
+  int64_t inject_overflow_step = -1;  // for tests: one weight is infinite during this step
+  std::string inject_overflow_parameter = "layers.0.down.weight";
+  void fields(Fields& f);
+
+  Recompute recompute_tier() const;
+};
+
+}  // namespace mantissa

@@ -1,0 +1,59 @@
+// JSON as it is written: spelling byte by byte, and strings beside a library's.
+#include "core/json.h"
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "core/random.h"
+
+namespace mantissa {
+namespace {
+
+TEST(Json, ObjectsKeepTheirOrderAndSpelling) {
+  const std::vector<float> floats{0.1f, 1e-7f, INFINITY};
+  const std::vector<int32_t> ids{1, -2};
+  const std::vector<std::string> texts{"a", "\"b\"\n"};
+  EXPECT_EQ(JsonObject().str(), "{}");
+  EXPECT_EQ(JsonObject()
+                .add("z", 1.0 / 3)
+                .add("a", int64_t(1) << 40)
+                .add("nothing", NAN)
+                .add("yes", true)
+                .add("text", "tab\t")
+                .add("floats", std::span<const float>(floats))
+                .add("ids", std::span<const int32_t>(ids))
+                .add("texts", std::span<const std::string>(texts))
+                .add("none", std::span<const float>())
+                .str(),
+            R"({"z": 0.333333333, "a": 1099511627776, "nothing": null, "yes": true, "text": "tab\t", )"
+            R"("floats": [0.100000001, 1.00000001e-07, null], "ids": [1, -2], "texts": ["a", "\"b\"\n"], "none": []})");
+}
+
+TEST(Json, FloatsReadBackToTheSameBits) {
+  RandomStream random(1, 2);
+  for (int i = 0; i < 20000; ++i) {
+    const float value = std::bit_cast<float>(random.next());
+    if (!std::isfinite(value)) continue;
+    EXPECT_EQ(std::strtof(json_number(value).c_str(), nullptr), value);
+  }
+}
+
+TEST(Json, StringsAreTheLibrarysWithBrokenUtf8Replaced) {
+  // Bytes near the edges of UTF-8, so that random texts hold every way in which a character can break off.
+  constexpr std::string_view kBytes(
+      "\x00\x08\n\x1f\"\\a\x7f\x80\x8f\x90\x9f\xa0\xbf\xc0\xc2\xdf\xe0\xe1\xed\xef\xf0\xf1\xf4\xf5", 25);
+  RandomStream random(3, 4);
+  for (int i = 0; i < 50000; ++i) {
+    std::string text;
+    for (uint32_t n = random.below(7); n > 0; --n) text += kBytes[random.below(uint32_t(kBytes.size()))];
+    ASSERT_EQ(json_string(text), nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace))
+        << testing::PrintToString(text);
+  }
+  EXPECT_EQ(json_string("a\n\t\x01", JsonEscapes::kCodes), "\"a\\u000a\\u0009\\u0001\"");
+}
+
+}  // namespace
+}  // namespace mantissa

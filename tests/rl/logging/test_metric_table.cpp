@@ -1,0 +1,79 @@
+// The table of metrics: what runs write stands in it, and docs/tour.md shows it as it is.
+#include "rl/logging/metric_table.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "core/file.h"
+#include "rl/run.h"
+#include "tests/support/temp_dir.h"
+
+namespace mantissa {
+namespace {
+
+namespace fs = std::filesystem;
+
+const fs::path kRoot = MANTISSA_SOURCE_DIR;
+
+TEST(MetricTable, PlaceholdersStandForNames) {
+  const auto row = [](std::string_view name) { return find_metric(name) ? find_metric(name)->name : ""; };
+  EXPECT_EQ(row("critic/score/mean"), "critic/score/mean");
+  EXPECT_EQ(row("val-core/gsm8k/acc/mean@16"), "val-core/<set>/acc/mean@<n>");
+  EXPECT_EQ(row("val-core/data/a.jsonl/acc/pass@1"), "val-core/<set>/acc/pass@<n>") << "a set may be named by its path";
+  EXPECT_EQ(row("val-aux/x/acc/maj@4/low"), "val-aux/<set>/acc/<measure>@<n>/low");
+  EXPECT_EQ(row("val-core//acc/mean@16"), "");
+  EXPECT_EQ(row("critic/score/mea"), "");
+}
+
+TEST(MetricTable, TheTourShowsIt) {
+  std::string expected = "| metric | unit | meaning |\n| --- | --- | --- |\n";
+  for (const MetricInfo& m : metric_table()) expected += str("| `", m.name, "` | ", m.unit, " | ", m.meaning, " |\n");
+  const std::string tour = read_file(kRoot / "docs/tour.md");
+  const size_t begin = tour.find("| metric | unit | meaning |\n"), end = tour.find("\n\n", begin);
+  ASSERT_NE(begin, std::string::npos);
+  EXPECT_EQ(tour.substr(begin, end == std::string::npos ? end : end + 1 - begin), expected)
+      << "docs/tour.md must show the table of rl/logging/metric_table.cpp";
+}
+
+/// Runs everything that adds metrics: warm start, GRPO with all its parts, evaluation, the self-test.
+std::set<std::string> metrics_of_runs(const fs::path& directory) {
+  const std::string data = (kRoot / "builtin/arithmetic/sanity.jsonl").string();
+  const auto run_all = [&](const std::string& name, std::vector<std::string> overrides) {
+    for (const std::string& text : {"run.output_dir=" + (directory / name).string(), "data.files=" + data,
+                                    std::string("model.path=builtin:arithmetic"), std::string("data.limit=8"),
+                                    std::string("train.prompts_per_step=4"), std::string("train.mini_batch_size=4"),
+                                    std::string("train.steps=1"), std::string("checkpoint.export_model=false")})
+      overrides.push_back(text);
+    mantissa::Run run(parse_run_config("run: {device: cpu, seed: 3}", "test", overrides), {});
+    train(run, [] { return false; });
+  };
+  run_all("sft", {"train.mode=sft", "data.response_format='{answer}'"});
+  run_all("grpo", {"rollout.n=4", "rollout.max_new_tokens=16", "algorithm.kl_coef=0.1", "optim.lr=0",
+                   "algorithm.dynamic_sampling=true", "algorithm.max_gen_batches=2", "algorithm.correction=token_tis",
+                   "algorithm.overlong=soft_punish", "algorithm.overlong_buffer=4", "eval.every=1", "eval.limit=2",
+                   "eval.n=2", "eval.files=" + data});
+  std::set<std::string> names;
+  for (const char* file : {"sft/sft.jsonl", "grpo/metrics.jsonl", "grpo/eval.jsonl"}) {
+    std::ifstream in(directory / file);
+    for (std::string line; std::getline(in, line);)
+      for (const auto& [name, value] : nlohmann::json::parse(line).items()) names.insert(name);
+  }
+  return names;
+}
+
+TEST(MetricTable, HoldsWhatRunsWriteAndNothingElse) {
+  TempDir dir;
+  std::set<std::string_view> seen;
+  for (const std::string& name : metrics_of_runs(dir / "")) {
+    const MetricInfo* info = find_metric(name);
+    ASSERT_NE(info, nullptr) << name << " stands in no row of rl/logging/metric_table.cpp";
+    seen.insert(info->name);
+  }
+  for (const MetricInfo& m : metric_table()) EXPECT_TRUE(seen.contains(m.name)) << m.name << " was written by no run";
+}
+
+}  // namespace
+}  // namespace mantissa
