@@ -1,34 +1,6 @@
 #include "rl/config.h"
 
-#include "core/text.h"
-
 namespace mantissa {
-namespace {
-
-/// Collects keys and values of a section.
-class ValueLister final : public Fields {
- public:
-  ValueLister(std::string section, std::vector<ConfigValue>& out) : section_(std::move(section)), out_(out) {}
-  void field(const char* key, bool& value, const Help& help) override { add(key, value ? "true" : "false", help); }
-  void field(const char* key, int64_t& value, const Help& help, Range) override { add(key, shortest(value), help); }
-  void field(const char* key, double& value, const Help& help, Range) override { add(key, shortest(value), help); }
-  void field(const char* key, std::string& value, const Help& help) override { add(key, str('"', value, '"'), help); }
-  void choice(const char* key, std::string& value, const std::vector<std::string>&, const Help& help) override {
-    add(key, value, help);
-  }
-  void field(const char* key, std::vector<std::string>& value, const Help& help) override {
-    add(key, "[" + join(value) + "]", help);
-  }
-
- private:
-  void add(const char* key, std::string text, const Help& help) {
-    out_.push_back({section_ + "." + key, std::move(text), help.decisive});
-  }
-  std::string section_;
-  std::vector<ConfigValue>& out_;
-};
-
-}  // namespace
 
 void RunSection::fields(Fields& f) {
   f.field("name", name, not_decisive("name of the run, and of its directory under runs/"));
@@ -45,15 +17,6 @@ void ModelSection::fields(Fields& f) {
 
 void DistributedConfig::fields(Fields& f) {
   f.field("gpus", gpus, "processes that share the run, one a GPU", at_least(1));
-}
-
-std::vector<ConfigValue> config_values(RunConfig config) {
-  std::vector<ConfigValue> values;
-  config.sections([&](const char* name, auto& section) {
-    ValueLister lister(name, values);
-    section.fields(lister);
-  });
-  return values;
 }
 
 std::vector<std::string> missing_features(const RunConfig& config) {

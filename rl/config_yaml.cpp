@@ -130,19 +130,45 @@ class SectionReader : public Fields {
   std::vector<std::string> known_;
 };
 
+/// The shortest text that reads back as the same value.
+std::string number_text(double value) {
+  char text[32];
+  for (int digits = 1; digits <= 17; ++digits) {
+    std::snprintf(text, sizeof text, "%.*g", digits, value);
+    if (std::strtod(text, nullptr) == value) break;
+  }
+  return text;
+}
+
+/// Collects keys and values of a section.
+class ValueLister final : public Fields {
+ public:
+  ValueLister(std::string section, std::vector<ConfigValue>& out) : section_(std::move(section)), out_(out) {}
+  void field(const char* key, bool& value, const Help& help) override { add(key, value ? "true" : "false", help); }
+  void field(const char* key, int64_t& value, const Help& help, Range) override { add(key, shortest(value), help); }
+  void field(const char* key, double& value, const Help& help, Range) override { add(key, number_text(value), help); }
+  void field(const char* key, std::string& value, const Help& help) override { add(key, str('"', value, '"'), help); }
+  void choice(const char* key, std::string& value, const std::vector<std::string>&, const Help& help) override {
+    add(key, value, help);
+  }
+  void field(const char* key, std::vector<std::string>& value, const Help& help) override {
+    add(key, "[" + join(value) + "]", help);
+  }
+
+ private:
+  void add(const char* key, std::string text, const Help& help) {
+    out_.push_back({section_ + "." + key, std::move(text), help.decisive});
+  }
+  std::string section_;
+  std::vector<ConfigValue>& out_;
+};
+
 class Printer : public Fields {
  public:
   explicit Printer(YAML::Emitter& out) : out_(out) {}
   void field(const char* key, bool& value, const Help&) override { pair(key) << value; }
   void field(const char* key, int64_t& value, const Help&, Range) override { pair(key) << value; }
-  void field(const char* key, double& value, const Help&, Range) override {
-    char text[32];
-    for (int digits = 1; digits <= 17; ++digits) {  // the shortest text that reads back as the same value
-      std::snprintf(text, sizeof text, "%.*g", digits, value);
-      if (std::strtod(text, nullptr) == value) break;
-    }
-    pair(key) << text;
-  }
+  void field(const char* key, double& value, const Help&, Range) override { pair(key) << number_text(value); }
   void field(const char* key, std::string& value, const Help&) override { pair(key) << YAML::DoubleQuoted << value; }
   void choice(const char* key, std::string& value, const std::vector<std::string>&, const Help&) override {
     pair(key) << value;
@@ -234,6 +260,15 @@ RunConfig parse_run_config(const std::string& yaml, const std::string& where,
 
 RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides) {
   return parse_run_config(read_file(path, kConfigLimit), path, overrides);
+}
+
+std::vector<ConfigValue> config_values(RunConfig config) {
+  std::vector<ConfigValue> values;
+  config.sections([&](const char* name, auto& section) {
+    ValueLister lister(name, values);
+    section.fields(lister);
+  });
+  return values;
 }
 
 std::string format_run_config(RunConfig config) {

@@ -163,7 +163,7 @@ TEST(RunDirectory, OnlyDecisiveKeysMustBeEqualOnResume) {
   }
   EXPECT_TRUE(start({"run.name=other", "eval.n=3", "checkpoint.keep=7", "logging.samples=0", "train.steps=9"}));
   for (const auto& [override, was] : {std::pair("run.seed=4", "run.seed: 3"),
-                                      {"optim.lr=2e-4", "optim.lr: 1e-04"},
+                                      {"optim.lr=2e-4", "optim.lr: 0.0001"},
                                       {"rollout.n=8", "rollout.n: 4"},
                                       {"data.limit=7", "data.limit: 8"}})
     try {

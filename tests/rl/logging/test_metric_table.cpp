@@ -51,15 +51,17 @@ std::set<std::string> metrics_of_runs(const fs::path& directory) {
     train(run, [] { return false; });
   };
   run_all("sft", {"train.mode=sft", "data.response_format='{answer}'"});
-  run_all("grpo", {"rollout.n=4", "rollout.max_new_tokens=16", "algorithm.kl_coef=0.1", "optim.lr=0",
+  run_all("grpo", {"rollout.n=4", "rollout.max_new_tokens=32", "algorithm.kl_coef=0.1", "optim.lr=0",
                    "algorithm.dynamic_sampling=true", "algorithm.max_gen_batches=2", "algorithm.correction=token_tis",
                    "algorithm.overlong=soft_punish", "algorithm.overlong_buffer=4", "eval.every=1", "eval.limit=2",
                    "eval.n=2", "eval.files=" + data});
   std::set<std::string> names;
   for (const char* file : {"sft/sft.jsonl", "grpo/metrics.jsonl", "grpo/eval.jsonl"}) {
     std::ifstream in(directory / file);
-    for (std::string line; std::getline(in, line);)
-      for (const auto& [name, value] : nlohmann::json::parse(line).items()) names.insert(name);
+    for (std::string line; std::getline(in, line);) {
+      const nlohmann::json object = nlohmann::json::parse(line);
+      for (const auto& [name, value] : object.items()) names.insert(name);
+    }
   }
   return names;
 }
