@@ -123,7 +123,7 @@ Grade grade_by_text(const RewardConfig& config, std::string_view response, std::
   Grade out;
   ExtractedAnswer answer = extract_answer(response, config.boxed_only);
   if (config.kind == "exact") {
-    out.extracted = answer.marked ? answer.text : std::string(trimmed(response));
+    out.extracted = answer.marked ? answer.text : std::string(without_special_tokens(response));
     out.status = out.extracted.empty() ? Grade::Status::kNoAnswer : Grade::Status::kParsed;
     out.correct = out.extracted == trimmed(gold);
     out.reason = out.correct ? "same text" : "texts differ";
@@ -141,21 +141,10 @@ Grade grade_by_text(const RewardConfig& config, std::string_view response, std::
     return out;
   }
   check(config.kind == "math", "reward.kind: must be math, exact, format, command or code: ", config.kind);
-  ExtractedAnswer truth = extract_gold(gold);
-  auto take = [&](std::string_view a, std::string_view b) {
-    MathVerdict verdict = math_equal(a, b);
-    out.correct = verdict.equal;
-    out.status = verdict.parsed ? Grade::Status::kParsed : Grade::Status::kUnparsed;
-    out.reason = std::move(verdict.reason);
-    return verdict.equal;
-  };
-  // A run of boxes is one answer in several boxes where the gold is a list; the last box alone otherwise.
-  if (!truth.joined.empty() && take(answer.text, truth.joined)) return out;
-  if (!answer.joined.empty() && take(answer.joined, truth.text)) {
-    out.extracted = answer.joined;
-    return out;
-  }
-  take(answer.text, truth.text);
+  MathVerdict verdict = math_equal(answer.text, extract_gold(gold).text);
+  out.correct = verdict.equal;
+  out.status = verdict.parsed ? Grade::Status::kParsed : Grade::Status::kUnparsed;
+  out.reason = std::move(verdict.reason);
   return out;
 }
 

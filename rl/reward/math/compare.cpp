@@ -12,44 +12,63 @@
 namespace mantissa {
 namespace {
 
-using Op = MathNode::Op;
-
 constexpr int64_t kBudget = 60000;
 
-/// The letter of a multiple-choice answer: "B", "(B)", "\textbf{(B) } 24", "B. 24"; '\0' for anything else.
-/// `alone`: only where nothing follows the letter.
-char choice_letter(std::string_view text, bool alone) {
-  std::string key = text_key(text);
-  std::string_view rest = key;
-  while (!rest.empty() && (rest[0] == '{' || rest[0] == '*')) rest.remove_prefix(1);
-  bool bracket = rest.starts_with('(');
-  if (bracket) rest.remove_prefix(1);
-  if (rest.empty() || rest[0] < 'A' || rest[0] > 'J') {
-    if (rest.empty() || !bracket || rest[0] < 'a' || rest[0] > 'j') return '\0';  // text_key lowers words
+/// The letter of a multiple-choice answer and what is written behind it: "B", "(B)", "\textbf{(B) } 24", "B. 24".
+struct Choice {
+  char letter = '\0';  // '\0' for anything else
+  std::string content;
+};
+
+/// Skips what only sets the letter in a font; counts the braces it opens.
+size_t behind_fonts(std::string_view text, int& open) {
+  size_t i = 0;
+  for (;;) {
+    const std::string_view rest = text.substr(i);
+    size_t length = 0;
+    for (std::string_view font :
+         {"\\textbf{", "\\text{", "\\mathbf{", "\\mathrm{", "\\textrm{", "\\mbox{", "\\bf{", "{"})
+      if (rest.starts_with(font)) length = font.size(), ++open;
+    for (std::string_view nothing : {" ", "$", "*", "\\left", "\\(", "\\[", "\\ ", "\\,", "\\bf ", "\\rm "})
+      if (length == 0 && rest.starts_with(nothing)) length = nothing.size();
+    if (length == 0) return i;
+    i += length;
   }
-  char letter = rest[0] >= 'a' ? char(rest[0] - 'a' + 'A') : rest[0];
-  rest.remove_prefix(1);
-  if (bracket && !rest.starts_with(')')) return '\0';
-  bool closed = rest.starts_with(')') || rest.starts_with('.') || rest.starts_with(':');
-  if (closed) rest.remove_prefix(1);
-  if (rest.empty()) return letter;
-  for (size_t i = 0; i + 2 < rest.size(); ++i)
-    if (rest[i] == '(' && rest[i + 2] == ')') return '\0';  // "(A) or (B)" chooses nothing
-  return closed && !alone ? letter : '\0';
 }
 
-/// What the answer counts: the unit among its words, else "$", "%" or "degree" where it has those; "" for none
-/// known.
-std::string_view unit_of(const MathExpr& expr, std::string_view text) {
-  for (std::string_view words = expr.unit; !words.empty();) {
-    size_t end = std::min(words.find(' '), words.size());
-    std::string_view unit = unit_of_word(words.substr(0, end));
-    if (!unit.empty() && unit != "-") return unit;
-    words.remove_prefix(std::min(end + 1, words.size()));
-  }
-  if (text.starts_with("\\$")) return "dollar";
-  if (expr.contains(expr.root, Op::kPercent)) return "%";
-  return expr.contains(expr.root, Op::kDegree) ? "degree" : "";
+Choice choice_of(std::string_view text) {
+  int open = 0;
+  std::string_view rest = text.substr(behind_fonts(text, open));
+  const auto take = [&](std::string_view mark) {
+    const bool found = rest.starts_with(mark);
+    if (found) rest.remove_prefix(mark.size());
+    return found;
+  };
+  const bool bracket = take("(");
+  if (bracket) rest.remove_prefix(behind_fonts(rest, open));
+  if (rest.empty()) return {};
+  char letter = rest[0];
+  if (bracket && letter >= 'a' && letter <= 'j') letter = char(letter - 'a' + 'A');
+  if (letter < 'A' || letter > 'J') return {};
+  rest.remove_prefix(1);
+  rest = trimmed(rest);
+  while (open > 0 && take("}")) --open, rest = trimmed(rest);
+  take("\\right");
+  const bool closed = take(")") || (!bracket && (take(".") || take(":")));
+  if (bracket && !closed) return {};
+  take(".") || take(":");
+  std::string content(rest);
+  for (size_t i = 0; open > 0 && i < content.size(); ++i)  // the font's end
+    if (content[i] == '}' && (i == 0 || content[i - 1] != '\\')) content[i] = ' ', --open;
+  content = text_key(content).empty() ? "" : content;
+  const bool named = content.size() > 2 && rest.data()[-1] == ' ' && content[0] >= 'A' && content[0] <= 'Z' &&
+                     content[1] >= 'a' && content[1] <= 'z';  // "C Cecile"
+  if (!content.empty() && !closed && !named) return {};
+  const std::string key = text_key(content);
+  for (size_t i = 0; i + 2 < key.size(); ++i)
+    if (key[i] == '(' && key[i + 2] == ')') return {};               // "(A) or (B)" chooses nothing
+  if (key.size() == 1 && key[0] >= 'A' && key[0] <= 'J') return {};  // nor does "A. B"
+  return {letter, std::move(content)};
 }
 
 MathVerdict compare_parsed(std::string_view answer, std::string_view gold) {
@@ -57,13 +76,17 @@ MathVerdict compare_parsed(std::string_view answer, std::string_view gold) {
   std::string error;
   if (!parse_math(gold, b, error)) return {false, false, "texts differ; the gold answer is no expression: " + error};
   if (!parse_math(answer, a, error)) return {false, false, "texts differ; the answer is no expression: " + error};
-  std::string_view unit_a = unit_of(a, answer), unit_b = unit_of(b, gold);
-  if (!unit_a.empty() && !unit_b.empty() && unit_a != unit_b)
-    return {false, true, str("units differ: ", unit_a, ", ", unit_b)};
+  if (a.remarks != b.remarks)
+    return {false, true, str("words differ: \"", trimmed(a.remarks), "\", \"", trimmed(b.remarks), '"')};
   try {
     MathBudget budget(kBudget);
     const bool equal = AnswerComparer(a, b, budget).equal();
-    return {equal, true, equal ? "equal in value" : "values differ"};
+    if (equal) return {true, true, "equal in value"};
+    for (const MathExpr* expr : {&a, &b})
+      if (!expr->unknown.empty()) return {false, false, str("values differ; unknown command \\", expr->unknown)};
+    const std::string unit_a = unit_of({&a, a.root}), unit_b = unit_of({&b, b.root});
+    if (!units_agree(unit_a, unit_b)) return {false, true, str("units differ: ", unit_a, ", ", unit_b)};
+    return {false, true, "values differ"};
   } catch (const MathTooMuchWork& e) {
     return {false, false, e.what()};
   }
@@ -80,25 +103,54 @@ std::string commas_spaced(std::string_view text) {
   return out;
 }
 
-}  // namespace
-
-MathVerdict math_equal(std::string_view answer, std::string_view gold) {
-  answer = trimmed(answer), gold = trimmed(gold);
-  std::string key = text_key(answer);
-  if (!key.empty() && key == text_key(gold)) return {true, true, "same text"};
-  if (char letter = choice_letter(gold, true)) {
-    if (char chosen = choice_letter(answer, false))
-      return {letter == chosen, true, letter == chosen ? "same choice" : "another choice"};
-  } else if (char option = choice_letter(gold, false)) {
-    if (char chosen = choice_letter(answer, true))
-      return {option == chosen, true, option == chosen ? "same choice" : "another choice"};
-  }
+MathVerdict compare_values(std::string_view answer, std::string_view gold) {
   MathVerdict verdict = compare_parsed(answer, gold);
   if (!verdict.equal && may_be_list(gold) && may_be_list(answer)) {
     MathVerdict as_list = compare_parsed(commas_spaced(answer), commas_spaced(gold));
     if (as_list.equal) return as_list;
   }
   return verdict;
+}
+
+/// Both are choices, or the gold is one that says what it stands for: false where that decides nothing.
+bool compare_choices(std::string_view answer, std::string_view gold, MathVerdict& out) {
+  const Choice truth = choice_of(gold);
+  if (truth.letter == '\0') return false;
+  const Choice chosen = choice_of(answer);
+  if (chosen.letter != '\0') {
+    bool same = truth.letter == chosen.letter;
+    if (same && !truth.content.empty() && !chosen.content.empty())
+      same = text_key(chosen.content) == text_key(truth.content) || compare_values(chosen.content, truth.content).equal;
+    out = {same, true, same ? "same choice" : "another choice"};
+    return true;
+  }
+  if (truth.content.empty()) return false;
+  out = text_key(answer) == text_key(truth.content) ? MathVerdict{true, true, "same text as the choice"}
+                                                    : compare_values(answer, truth.content);
+  return true;
+}
+
+/// Without Markdown's stars around a beginning: "**73**", "**Answer:** 5".
+std::string without_emphasis(std::string_view text) {
+  for (std::string_view mark : {"**", "__", "*", "`"}) {
+    if (!text.starts_with(mark)) continue;
+    const size_t end = text.find(mark, mark.size());
+    if (end == text.npos || end == mark.size()) continue;
+    return str(text.substr(mark.size(), end - mark.size()), text.substr(end + mark.size()));
+  }
+  return std::string(text);
+}
+
+}  // namespace
+
+MathVerdict math_equal(std::string_view answer, std::string_view gold) {
+  const std::string plain = without_emphasis(trimmed(answer)), plain_gold = without_emphasis(trimmed(gold));
+  answer = trimmed(plain), gold = trimmed(plain_gold);
+  const std::string key = text_key(answer);
+  if (!key.empty() && key == text_key(gold)) return {true, true, "same text"};
+  MathVerdict verdict;
+  if (compare_choices(answer, gold, verdict)) return verdict;
+  return compare_values(answer, gold);
 }
 
 }  // namespace mantissa

@@ -2,12 +2,18 @@
 //
 //   numbers      exact rationals; irrational values to 24 digits; a decimal of six places or more equals what it rounds
 //   expressions  equal at random rational points, exactly where both stay rational
-//   labels       "x = 5" equals 5: a name, f(x), |AB| or "area" on the left only labels the value
+//   labels       "x = 5", "5 = x", "-x = -5", "The answer is 5" equal 5: a name, f(x), |AB| or "area" only labels it
 //   equations    the same up to a constant factor; inequalities up to a positive one, and equal to their interval
-//   lists        "1, 2", "1 and 2", \pm, boxes: unordered; sets also without repetition; points, intervals: in order
-//   units        may be missing on either side, but not contradict; so may % and degrees
-//   choices      "(B) 24" answers B
-//   words        compared without case, blanks and punctuation
+//   lists        "1, 2", "1 and 2", \pm, boxes: unordered; sets, and unions of them, also without repetition; points,
+//                intervals: in order; "1, 2; 3, 4" are pairs
+//   units        units with their powers, currencies and one plain noun of what is counted ("13 apples") may be missing
+//                on either side, but not contradict; so may % and degrees. Scales multiply: "5 million", "two dozen".
+//                Any other word behind a value ("at most", "halves") must be on both sides
+//   choices      "(B) 24" answers B; as the gold it takes B, 24 and "(B) 24", but not "(A) 24"
+//   words        compared without case, blanks and punctuation; letters alone and in pairs are variables
+//
+// What cannot be read (an unknown command, a mark over a number, words in brackets) is never equal but as text, and
+// `parsed` is false then.
 #pragma once
 
 #include <string>

@@ -55,6 +55,8 @@ class Evaluator {
         return arithmetic_.divide(eval(n.args[0]), eval(n.args[1]));
       case Op::kPow:
         return arithmetic_.power(eval(n.args[0]), eval(n.args[1]));
+      case Op::kUnit:
+        return eval(n.args[0]);
       case Op::kRatio:
         return n.args.size() == 2 ? arithmetic_.divide(eval(n.args[0]), eval(n.args[1])) : MathValue{};
       case Op::kCall:
@@ -140,6 +142,7 @@ class Evaluator {
     if (name == "sqrt") return arithmetic_.power(x, MathValue::rational(mpq_class(1, 2)));
     if (name == "root") return arithmetic_.root(x, args[1]);
     if (name == "max" || name == "min") return arithmetic_.extreme(name, args);
+    if (name == "mod") return arithmetic_.modulo(x, args[1]);
     if (name == "gcd" || name == "lcm") return arithmetic_.common_divisor(name, args);
     if (name == "floor" || name == "ceil") return arithmetic_.round(name, x);
     if (name == "abs")

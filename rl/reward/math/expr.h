@@ -22,7 +22,7 @@ struct MathNode {
     kPercent,    // the factor of "%"
     kDegree,     // the factor of "^\circ"
     kAdd,        // args
-    kMul,        // args
+    kMul,        // args; name "*" where one of the signs is written
     kNeg,        // arg
     kPlusMinus,  // arg with either sign; name "+" or "-": the sign it has where \pm is read as plus
     kDiv,        // args[0] / args[1]
@@ -30,10 +30,11 @@ struct MathNode {
     kCall,       // name applied to args; names of unknown functions begin with '@'
     kRelation,   // args joined by the characters of name: = ~ < > l(<=) g(>=) n(!=) e(in)
     kRatio,      // a : b : c
-    kTuple,      // name: its two brackets; intervals, points, ordered lists
+    kTuple,      // name: its two brackets; intervals, points, ordered lists; base 1: "1, 2" of "1, 2; 3, 4"
     kSet,        // {a, b}
     kList,       // a, b or "a and b": bare, unordered
     kUnion,      // args joined by \cup
+    kUnit,       // arg with the unit of measure or counted noun `name`, see Unit::text; its value is that of arg
     kMatrix,     // args row by row; base: columns
   };
   Op op;
@@ -51,7 +52,8 @@ struct MathExpr {
 
   std::vector<MathNode> nodes;
   int root = -1;
-  std::string unit;  // words after the value: "cm", "square feet"; "" when there are none
+  std::string remarks;  // words behind values that are neither units nor nouns: "at most", "below zero"
+  std::string unknown;  // the first command of no known meaning, read as a name; "" for none
 
   const MathNode& operator[](int node) const { return nodes[size_t(node)]; }
   int add(MathNode node) {

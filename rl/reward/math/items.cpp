@@ -29,9 +29,9 @@ bool labels(const MathExpr& expr, int node, bool lenient) {
       return n.name.starts_with('@') || (n.name != "factorial" && all());
     case Op::kMul:
       // P(3) reads as a product, 2x is one.
-      return labels(expr, n.args[0], lenient) && std::all_of(n.args.begin() + 1, n.args.end(), [&](int arg) {
-               return expr[arg].op == Op::kNumber || labels(expr, arg, lenient);
-             });
+      return n.name != "*" && labels(expr, n.args[0], lenient) &&
+             std::all_of(n.args.begin() + 1, n.args.end(),
+                         [&](int arg) { return expr[arg].op == Op::kNumber || labels(expr, arg, lenient); });
     case Op::kDiv:
     case Op::kRatio:
     case Op::kTuple:
@@ -71,6 +71,22 @@ bool MathItem::is_container() const {
 void find_plus_minus(const MathExpr& expr, int node, std::vector<int>& out) {
   if (expr[node].op == Op::kPlusMinus) out.push_back(node);
   for (int arg : expr[node].args) find_plus_minus(expr, arg, out);
+}
+
+std::string unit_of(const MathItem& item) {
+  std::vector<std::string_view> units;
+  bool percent = false, degree = false;
+  const auto look = [&](const MathNode& n) {
+    if (n.op == Op::kUnit && std::find(units.begin(), units.end(), n.name) == units.end()) units.push_back(n.name);
+    percent = percent || n.op == Op::kPercent;
+    degree = degree || n.op == Op::kDegree;
+    return false;
+  };
+  any(*item.expr, item.node, look);
+  if (units.empty()) return percent ? "%" : degree ? "degree" : "";
+  std::string out;
+  for (std::string_view unit : units) (out += out.empty() ? "" : " ") += unit;
+  return out;
 }
 
 std::vector<MathItem> union_parts(const MathItem& item) {

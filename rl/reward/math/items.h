@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "rl/reward/math/expr.h"
@@ -11,7 +12,7 @@ namespace mantissa {
 struct MathItem {
   MathExpr* expr;
   int node;  // < 0: none
-  std::vector<int> plus_minus;
+  std::vector<int> plus_minus = {};
   uint32_t negative = 0;  // bit by bit, which of plus_minus are negative
   bool lenient = false;   // the answer's side: "m + n = 17" may label 17
 
@@ -35,6 +36,8 @@ struct MathItem {
 
 /// The \pm nodes below `node`.
 void find_plus_minus(const MathExpr& expr, int node, std::vector<int>& out);
+/// What the value counts: its units and nouns, else "%" or "degree" where it has those; "" for none.
+std::string unit_of(const MathItem& item);
 /// The parts of a union, nested ones too.
 std::vector<MathItem> union_parts(const MathItem& item);
 /// x >= 5 as [5, inf), -2 < x <= 7 as (-2, 7]: adds nodes to the expression; none where it is no interval. What is no

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <utility>
 
+#include "rl/reward/math/counts.h"
 #include "rl/reward/math/numbers.h"
 #include "rl/reward/math/spelling.h"
 #include "rl/reward/math/text.h"
+#include "rl/reward/math/units.h"
 #include "rl/reward/math/words.h"
 
 namespace mantissa {
@@ -17,10 +19,10 @@ class Lexer {
  public:
   explicit Lexer(std::string_view text) : text_(text) {}
 
-  std::vector<MathToken> run() {
+  MathTokens run() {
     while (i_ < text_.size()) step();
     push(Kind::kEnd, "");
-    return std::move(tokens_);
+    return {std::move(tokens_), std::move(unknown_)};
   }
 
  private:
@@ -36,7 +38,7 @@ class Lexer {
     if (kind == Kind::kText && !tokens_.empty() && tokens_.back().kind == Kind::kText) {
       tokens_.back().text += ' ' + text;
     } else {
-      tokens_.push_back({kind, std::move(text), spaced_, i_});
+      tokens_.push_back({kind, std::move(text), spaced_, i_, false});
     }
     spaced_ = false;
   }
@@ -46,7 +48,7 @@ class Lexer {
     if (is_blank(c) || c == '$' || c == '~' || c == '"') {
       spaced_ = true;
       ++i_;
-    } else if (is_digit(c) || (c == '.' && is_digit(at(i_ + 1)))) {
+    } else if (starts_number(text_.substr(i_))) {
       number();
     } else if (is_letter(c)) {
       letters();
@@ -89,6 +91,7 @@ class Lexer {
     size_t end = i_;
     while (is_letter(at(end))) ++end;
     std::string_view run = text_.substr(i_, end - i_);
+    if (time_of_day()) return;
     if (run.size() == 1) {
       bool between =
           (run == "U" || run == "u") && !tokens_.empty() && (tokens_.back().text == ")" || tokens_.back().text == "]");
@@ -108,12 +111,28 @@ class Lexer {
       word(math_word(head), head);
       i_ += head.size();
       return;
-    } else if (run.size() >= 4) {
+    } else if (run.size() >= 4 || is_number_word(lowered(run))) {
       word({}, run);
     } else {
       for (char c : run) push(Kind::kName, std::string(1, c));
     }
-    i_ = end;
+    i_ = end + (tokens_.back().kind == Kind::kText && number_behind_hyphen(end) && is_number_word(lowered(run)));
+  }
+
+  /// "a.m.", "P.M"
+  bool time_of_day() {
+    const bool noon = lowered(at(i_)) == 'a' || lowered(at(i_)) == 'p';
+    if (!noon || at(i_ + 1) != '.' || lowered(at(i_ + 2)) != 'm' || is_letter(at(i_ + 3))) return false;
+    push(Kind::kText, {lowered(at(i_)), 'm'});
+    i_ += at(i_ + 3) == '.' ? 4 : 3;
+    return true;
+  }
+
+  /// "five" behind "twenty-".
+  bool number_behind_hyphen(size_t hyphen) const {
+    size_t end = hyphen + 1;
+    while (is_letter(at(end))) ++end;
+    return at(hyphen) == '-' && is_number_word(lowered(text_.substr(hyphen + 1, end - hyphen - 1)));
   }
 
   /// "sin" of "sinx", "sqrt" of "sqrtab".
@@ -148,95 +167,155 @@ class Lexer {
 
   void command() {
     char c = at(i_ + 1);
-    if (!is_letter(c)) {
-      // Doubled backslashes outside an environment are an escaped string's.
-      bool row = c == '\\' && (environments_ > 0 || !is_letter(at(i_ + 2)));
-      if (row) {
-        push(Kind::kOp, "\\\\");
-      } else if (c == '{' || c == '}') {
-        push(Kind::kOp, std::string("\\") + c);
-      } else if (c == '%') {
-        push(Kind::kOp, "%");
-      } else if (c == '|') {
-        push(Kind::kOp, "|");
-      } else if (c != '!' && c != '\\') {
-        spaced_ = true;  // \, \; \: \( \) \[ \] \$ and a trailing backslash
-      }
-      i_ += c == '\\' && !row ? 1 : 2;
-      return;
-    }
+    if (!is_letter(c)) return escape();
     size_t end = i_ + 1;
     while (is_letter(at(end))) ++end;
     std::string_view name = text_.substr(i_ + 1, end - i_ - 1);
     i_ = end;
-    if (name == "begin" || name == "end") {
-      std::string environment(trimmed(group()));
-      bool begin = name == "begin";
-      environments_ = std::max(0, environments_ + (begin ? 1 : -1));
-      push(Kind::kOp, begin ? "begin:" + environment : "end");
-      if (begin && environment == "array") group();  // its columns
-      return;
-    }
-    if (name == "mathbb") {
-      std::string_view set = group();
-      return push(Kind::kName, "mathbb" + std::string(set));
+    if (name == "begin" || name == "end") return environment(name == "begin");
+    if (name == "mathbb" || name == "Bbb") return push(Kind::kName, "mathbb" + std::string(group()));
+    if (name == "SI" || name == "qty" || name == "ang") {
+      nested(group(), [&] { step(); });
+      return name == "ang" ? push(Kind::kOp, "deg") : words(group(), true);
     }
     MathWord meaning = math_command(name);
     switch (meaning.kind) {
       case MathWord::Kind::kSkip:
         spaced_ = true;
-        if ((name == "hspace" || name == "phantom") && at(i_) == '{') group();
         if ((name == "left" || name == "right") && at(i_) == '.') ++i_;
         return;
-      case MathWord::Kind::kDecoration:
+      case MathWord::Kind::kSkipArgs:
+        return skip_arguments(meaning.text.size());
+      case MathWord::Kind::kFont:
         return;
+      case MathWord::Kind::kAccent:
+        return accent(meaning.text, trimmed(group()));
       case MathWord::Kind::kText:
-        return words(group());
+        return words(group(), !name.starts_with("math") && name != "operatorname");
       case MathWord::Kind::kUnknown:
+        if (unknown_.empty()) unknown_ = name;
         return push(Kind::kName, std::string(name));
       default:
-        return word(meaning, name);
+        word(meaning, name);
+        tokens_.back().command = true;
     }
   }
 
-  /// The content of \text: runs of two letters and more are words, the rest is as elsewhere.
-  void words(std::string_view content) {
+  /// A backslash and what is no letter.
+  void escape() {
+    char c = at(i_ + 1);
+    // Doubled backslashes outside an environment are an escaped string's.
+    bool row = c == '\\' && (environments_ > 0 || !is_letter(at(i_ + 2)));
+    if (row) {
+      push(Kind::kOp, "\\\\");
+    } else if (c == '{' || c == '}') {
+      push(Kind::kOp, std::string("\\") + c);
+    } else if (c == '%') {
+      push(Kind::kOp, "%");
+    } else if (c == '|') {
+      push(Kind::kOp, "|");
+    } else if (c == '$') {
+      push(Kind::kOp, "dollar");
+    } else if (c != '!' && c != '\\') {
+      spaced_ = true;  // \, \; \: \( \) \[ \] and a trailing backslash
+    }
+    i_ += c == '\\' && !row ? 1 : 2;
+  }
+
+  void environment(bool begin) {
+    std::string name(trimmed(group()));
+    environments_ = std::max(0, environments_ + (begin ? 1 : -1));
+    push(Kind::kOp, begin ? "begin:" + name : "end");
+    if (begin && name == "array") group();  // its columns
+  }
+
+  /// "[rgb]{0,0,1}" and the like: a star, options, `count` groups.
+  void skip_arguments(size_t count) {
+    spaced_ = true;
+    if (at(i_) == '*') ++i_;
+    if (at(i_) == '[')
+      while (i_ < text_.size() && text_[i_++] != ']') {
+      }
+    for (; count > 0; --count)
+      if (at(i_) == '{' || is_blank(at(i_))) group();
+  }
+
+  /// A mark over letters makes another name of them; over capitals, which are points, and where `mark` is empty, it
+  /// says nothing. Numbers under a mark are no numbers: "0.1\bar{6}" has been read before.
+  void accent(std::string_view mark, std::string_view content) {
+    const auto is_capital = [](char c) { return c >= 'A' && c <= 'Z'; };
+    const bool letters = !content.empty() && std::all_of(content.begin(), content.end(), is_letter);
+    const bool greek = content.starts_with('\\') && math_command(content.substr(1)).kind == MathWord::Kind::kName;
+    if (content.empty() || std::any_of(content.begin(), content.end(), is_digit))
+      throw MathSyntaxError("a mark over a number");
+    const bool points = letters && content.size() > 1 && std::all_of(content.begin(), content.end(), is_capital);
+    if (!mark.empty() && !points) {
+      if (!letters && !greek) throw MathSyntaxError("a mark over an expression");
+      return push(Kind::kName, std::string(mark) + ' ' + std::string(content));
+    }
+    push(Kind::kOp, "{");
+    nested(content, [&] { step(); });
+    push(Kind::kOp, "}");
+  }
+
+  /// Reads `content` in place, step by step.
+  template <class Step>
+  void nested(std::string_view content, const Step& step_inside) {
     if (nesting_ >= 8) throw MathSyntaxError("\\text nested more than 8 deep");
-    if (!content.empty() && is_blank(content.front())) spaced_ = true;
     std::string_view outer = std::exchange(text_, content);
     size_t outer_i = std::exchange(i_, 0);
     ++nesting_;
-    while (i_ < text_.size()) {
-      size_t end = i_;
-      while (is_letter(at(end)) || (end > i_ && (at(end) == '-' || at(end) == '\'') && is_letter(at(end + 1)))) ++end;
-      std::string_view run = text_.substr(i_, end - i_);
-      if (is_letter(at(i_)) && at(i_ + 1) == '.' && is_letter(at(i_ + 2)) && !is_letter(at(i_ + 3))) {
-        push(Kind::kText, {lowered(at(i_)), lowered(at(i_ + 2))});  // a.m., p.m.
-        i_ += at(i_ + 3) == '.' ? 4 : 3;
-      } else if (run.size() >= 2) {
-        MathWord known = math_word(run);
-        bool separates =
-            known.kind == MathWord::Kind::kOp && (known.text == "and" || known.text == "%" || known.text == "deg");
-        bool function = known.kind == MathWord::Kind::kFunction && run != "min" && run != "sec";
-        word(separates || function ? known : MathWord{}, run);
-        i_ = end;
-        if (at(i_) == '.') ++i_;  // "sq. units"
-      } else if (run.size() == 1 && run == "m" && follows_number()) {
-        word({}, "meter");
-        i_ = end;
-      } else if (at(i_) == '.' && !is_digit(at(i_ + 1))) {
-        ++i_;
-      } else {
-        step();
-      }
-    }
+    while (i_ < text_.size()) step_inside();
     --nesting_;
     text_ = outer, i_ = outer_i;
+  }
+
+  /// The content of \text: runs of two letters and more are words, the rest is as elsewhere. In the fonts of
+  /// mathematics (`text` false) runs of two letters are variables where they are no known word.
+  void words(std::string_view content, bool text) {
+    if (!content.empty() && is_blank(content.front())) spaced_ = true;
+    nested(content, [&] { word_or_step(text); });
     spaced_ = true;
   }
 
-  bool follows_number() const {
-    return !tokens_.empty() && (tokens_.back().kind == Kind::kNumber || tokens_.back().text == "}");
+  void word_or_step(bool text) {
+    size_t end = i_;
+    while (is_letter(at(end)) || (end > i_ && (at(end) == '-' || at(end) == '\'') && is_letter(at(end + 1)))) ++end;
+    std::string_view run = text_.substr(i_, end - i_);
+    if (run.size() >= 2) {
+      MathWord known = math_word(run);
+      if (!text && run.size() == 2 && known.kind == MathWord::Kind::kUnknown && unit_of_symbol(run).empty())
+        return step();
+      bool separates = known.kind == MathWord::Kind::kOp &&
+                       (known.text == "and" || known.text == "%" || known.text == "deg" || known.text == "mod");
+      bool function = known.kind == MathWord::Kind::kFunction && run != "min" && run != "sec";
+      word(separates || function ? known : MathWord{}, run);
+      i_ = end;
+      if (at(i_) == '.') ++i_;  // "sq. units"
+    } else if (time_of_day()) {
+      return;
+    } else if (run.size() == 1 && follows_quantity() && !unit_of_symbol(run).empty()) {
+      push(Kind::kText, std::string(run));
+      i_ = end;
+    } else if (at(i_) == '.' && !is_digit(at(i_ + 1))) {
+      ++i_;
+    } else {
+      step();
+    }
+  }
+
+  /// Behind a number, a closing bracket, a unit or the slash of one: where "m" is a metre.
+  bool follows_quantity() const {
+    const size_t n = tokens_.size();
+    if (n == 0) return false;
+    const MathToken& last = tokens_[n - 1];
+    if (last.text == "{" && n > 2) {  // 9.8 \frac{\text{m}}{\text{s}}
+      const MathToken& before = tokens_[n - 3];
+      return tokens_[n - 2].text == "frac" ? before.kind == Kind::kNumber || before.text == "}"
+                                           : tokens_[n - 2].text == "}" && before.kind == Kind::kText;
+    }
+    return last.kind == Kind::kNumber || last.kind == Kind::kText || last.text == "}" || last.text == ")" ||
+           (last.text == "/" && n > 1 && tokens_[n - 2].kind == Kind::kText);
   }
 
   void symbol() {
@@ -252,7 +331,7 @@ class Lexer {
     if (c == '.' || c == '`') {
       // The full stop of a sentence; a decimal point stands before a digit.
       size_t next = i_ + 1;
-      while (is_blank(at(next)) || at(next) == '$' || at(next) == '.' || at(next) == '}') ++next;
+      while (is_blank(at(next)) || at(next) == '$' || at(next) == '.' || at(next) == '}' || at(next) == ')') ++next;
       if (next < text_.size() && c == '.') throw MathSyntaxError("a full stop inside the answer");
     } else if (std::string_view("+-*/^_()[]{}|,;:!'=<>%&").find(c) != std::string_view::npos) {
       push(Kind::kOp, std::string(1, c));
@@ -265,14 +344,16 @@ class Lexer {
   std::string_view text_;
   size_t i_ = 0;
   std::vector<MathToken> tokens_;
+  std::string unknown_;
   bool spaced_ = false;
   int depth_ = 0, environments_ = 0, nesting_ = 0;
 };
 
 }  // namespace
 
-std::vector<MathToken> lex_math(std::string_view text) {
-  return Lexer(to_ascii(text)).run();
+MathTokens lex_math(std::string_view text) {
+  const std::string ascii = to_ascii(text);
+  return Lexer(ascii).run();
 }
 
 }  // namespace mantissa

@@ -1,8 +1,7 @@
 // Tokens of LaTeX and plain mathematics. Spelling is settled here: \dfrac and \tfrac are "frac", \le and <= and ≤ are
-// "<=", spaces, sizes and fonts vanish, thousands separators vanish from numbers.
+// "<=", spaces, sizes, fonts and colours vanish, thousands separators vanish from numbers.
 #pragma once
 
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,20 +15,22 @@ struct MathToken {
     kName,      // a variable, greek letter or unknown command
     kFunction,  // sin, frac, sqrt, ...: takes arguments
     kText,      // words
-    kOp,        // + - * / ^ _ ( ) [ ] { } \{ \} | , ; : ! ' = < > <= >= != ~ in cup cap setminus pm mp % deg &
-                // \\ and begin:<environment> end
+    kOp,        // + - * / ^ _ ( ) [ ] { } \{ \} | , ; : ! ' = < > <= >= != ~ in cup cap setminus pm mp % deg & over
+                // mod pmod, currencies (dollar, euro, ...), \\ and begin:<environment> end
   };
   Kind kind = Kind::kEnd;
   std::string text;
-  bool spaced = false;  // blanks stand before it
-  size_t at = 0;        // byte in the text, for messages
+  bool spaced = false;   // blanks stand before it
+  size_t at = 0;         // byte in the text, for messages
+  bool command = false;  // written with a backslash
 };
 
-/// Thrown by lexer and parser, caught by parse_math.
-struct MathSyntaxError : std::runtime_error {
-  using std::runtime_error::runtime_error;
+struct MathTokens {
+  std::vector<MathToken> tokens;  // the last one is kEnd
+  std::string unknown;            // the first command of no known meaning, which became a name; "" for none
 };
 
-std::vector<MathToken> lex_math(std::string_view text);
+/// Throws MathSyntaxError.
+MathTokens lex_math(std::string_view text);
 
 }  // namespace mantissa

@@ -17,7 +17,10 @@ struct NumberPlace {
   bool in_fraction = false;  // the arguments of "\frac 3 800" are never joined by a blank
 };
 
-/// The number that `text` begins with: a digit, or a point and a digit.
+/// Whether `text` begins with a digit, or a point and a digit.
+bool starts_number(std::string_view text);
+
+/// The number that `text` begins with. Throws MathSyntaxError where its decimals repeat in a way that cannot be read.
 WrittenNumber read_number(std::string_view text, NumberPlace place);
 
 }  // namespace mantissa

@@ -4,6 +4,7 @@
 namespace mantissa {
 
 void MathParser::run() {
+  skip_label();
   expr_.root = list();
   if (peek().kind != Kind::kEnd) unexpected();
 }
@@ -33,14 +34,28 @@ bool MathParser::at_end() const {
 
 std::vector<int> MathParser::elements() {
   std::vector<int> out;
+  std::vector<size_t> groups{0};  // where they begin
+  bool commas = false;
   for (;;) {
-    while (take(",") || take(";") || take("and")) {
+    while (is(",") || is(";") || is("and")) {
+      if (is(";") && out.size() > groups.back()) groups.push_back(out.size());
+      commas = commas || (is(",") && !out.empty() && out.size() > groups.back());
+      ++i_;
     }
     if (at_end()) break;
     out.push_back(relation());
     if (!is(",") && !is(";") && !is("and")) break;
   }
-  return out;
+  if (groups.size() == 1 || !commas) return out;
+  groups.push_back(out.size());
+  std::vector<int> grouped;
+  for (size_t k = 0; k + 1 < groups.size(); ++k) {
+    std::vector<int> group(out.begin() + long(groups[k]), out.begin() + long(groups[k + 1]));
+    if (group.empty()) continue;
+    grouped.push_back(group.size() == 1 ? group[0] : add(Op::kTuple, group, "()"));
+    if (group.size() > 1) expr_.nodes[size_t(grouped.back())].base = 1;
+  }
+  return grouped;
 }
 
 int MathParser::list() {
@@ -63,12 +78,12 @@ int MathParser::relation() {
   Depth guard(depth_);
   std::string ops;
   std::vector<int> args;
-  if (is("~")) ++i_;  // "\approx 3"
+  if (is("~") || is("=")) ++i_;  // "\approx 3"
   args.push_back(ratio());
   while (char op = relation_op()) {
     ++i_;
     if (op == 'e' && at_end()) {  // "5 in"
-      expr_.unit = "inch";
+      args.back() = add(Op::kUnit, {args.back()}, "inch");
       break;
     }
     ops += op;
@@ -114,7 +129,8 @@ int MathParser::sum() {
       break;
     }
   }
-  return args.size() == 1 ? args[0] : add(Op::kAdd, std::move(args));
+  const int above = args.size() == 1 ? args[0] : add(Op::kAdd, std::move(args));
+  return take("over") ? add(Op::kDiv, {above, sum()}) : above;
 }
 
 int MathParser::mixed_fraction(int whole) {
@@ -144,62 +160,72 @@ int MathParser::mixed_fraction(int whole) {
   return add(proper ? Op::kAdd : Op::kMul, {whole, fraction});
 }
 
-int MathParser::term() {
-  int left = signed_factor();
-  bool bare_number = node(left).op == Op::kNumber;
-  if (bare_number)
-    if (int mixed = mixed_fraction(left); mixed >= 0) left = mixed, bare_number = false;
-  std::vector<int> product{left};
-  auto close = [&] {
-    if (product.size() > 1) product = {add(Op::kMul, std::move(product))};
-    return product[0];
-  };
-  for (;;) {
-    if (take("*")) {
-      product.push_back(signed_factor());
-      bare_number = node(product.back()).op == Op::kNumber;
-    } else if (is("/")) {
-      if (peek(1).kind == Kind::kText && has_value(product)) {
-        units();
-        continue;
-      }
-      ++i_;
-      int above = close();
-      product = {add(Op::kDiv, {above, signed_factor()})};
-      bare_number = false;
-    } else if (is("choose")) {
-      ++i_;
-      int above = close();
-      product = {add(Op::kCall, {above, signed_factor()}, "binom")};
-    } else if (peek().kind == Kind::kText && has_value(product) && (peek().spaced || known_unit(peek().text))) {
-      units();
-    } else if (starts_factor()) {
-      if (bare_number && peek().kind == Kind::kNumber) unexpected();  // "1 2"
-      product.push_back(factor());
-      bare_number = node(product.back()).op == Op::kNumber;
-    } else {
-      break;
-    }
-  }
-  return close();
+int MathParser::close(std::vector<int>& product, bool explicit_sign) {
+  if (product.size() > 1) product = {add(Op::kMul, std::move(product), explicit_sign ? "*" : "")};
+  return product[0];
 }
 
-bool MathParser::has_value(const std::vector<int>& product) const {
-  for (int i : product)
-    if (node(i).op == Op::kSymbol && node(i).name.starts_with('\'')) return false;
+void MathParser::join_number_and_group(std::vector<int>& product) {
+  const int whole = product[product.size() - 2], inside = product.back();
+  if (node(inside).op == Op::kNumber) throw MathSyntaxError("a number beside a number in braces");
+  if (node(inside).op != Op::kDiv || !is_plain_integer(node(whole))) return;
+  const MathNode &p = node(node(inside).args[0]), &q = node(node(inside).args[1]);
+  if (!is_plain_integer(p) || !is_plain_integer(q) || p.number <= 0 || p.number >= q.number) return;
+  product.pop_back();
+  product.back() = add(Op::kAdd, {whole, inside});
+}
+
+bool MathParser::extend(std::vector<int>& product, bool& explicit_sign) {
+  const auto call = [&](std::string name, int right) {
+    const int left = close(product, explicit_sign);
+    product = {add(name == "/" ? Op::kDiv : Op::kCall, {left, right}, name == "/" ? "" : name)};
+  };
+  if (take("*")) {
+    product.push_back(signed_factor());
+    explicit_sign = true;
+  } else if (take("/")) {
+    call("/", signed_factor());
+  } else if (take("choose")) {
+    call("binom", signed_factor());
+  } else if (take("mod")) {
+    call("mod", signed_factor());
+  } else if (take("pmod")) {  // a remainder class is no number
+    call("@pmod", is("{") ? group() : tight_argument());
+  } else if (is("(") && is("mod", 1)) {
+    i_ += 2;
+    call("@pmod", sum());
+    expect(")");
+  } else if (starts_factor()) {
+    const bool behind_number = node(product.back()).op == Op::kNumber && tokens_[i_ - 1].kind == Kind::kNumber;
+    if (behind_number && peek().kind == Kind::kNumber) unexpected();  // "1 2"
+    const bool braces = is("{");
+    product.push_back(factor());
+    if (behind_number && braces) join_number_and_group(product);
+  } else {
+    return false;
+  }
   return true;
 }
 
-void MathParser::units() {
-  for (;;) {
-    const bool joined = is("/") || is("*");
-    const MathToken& word = peek(joined);
-    const bool letter = is("/") && word.kind == Kind::kName;  // km/h
-    if (word.kind != Kind::kText && !letter) break;
-    i_ += joined ? 2 : 1;
-    (expr_.unit += expr_.unit.empty() ? "" : " ") += word.text;
-    if (take("^")) exponent();
+int MathParser::term() {
+  Unit unit;
+  if (const std::string_view sign = currency(); !sign.empty()) {
+    unit.multiply(sign, 1);
+    ++i_;
   }
+  std::vector<int> product{signed_factor()};
+  if (node(product[0]).op == Op::kNumber)
+    if (int mixed = mixed_fraction(product[0]); mixed >= 0) {
+      product[0] = mixed;
+      const bool degree = is("deg") || (is("^") && (is("deg", 1) || is("deg", 2)));
+      if (is("%") || degree) product[0] = postfix(mixed);
+    }
+  bool explicit_sign = false;
+  do {
+    while (starts_suffix(product)) suffix(product, unit);
+  } while (extend(product, explicit_sign));
+  const int value = close(product, explicit_sign);
+  return unit.empty() ? value : add(Op::kUnit, {value}, unit.text());
 }
 
 int MathParser::signed_factor() {

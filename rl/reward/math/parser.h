@@ -8,7 +8,7 @@
 //   term      factor (* / or nothing) ...
 //   factor    primary with ^ _ ! ' % deg behind it
 //
-// parse.cpp holds the levels down to factors, primary.cpp what is below.
+// parse.cpp holds the levels down to factors, primary.cpp what is below, quantity.cpp the words around values.
 #pragma once
 
 #include <algorithm>
@@ -20,6 +20,7 @@
 #include "core/error.h"
 #include "rl/reward/math/expr.h"
 #include "rl/reward/math/lexer.h"
+#include "rl/reward/math/text.h"
 #include "rl/reward/math/units.h"
 
 namespace mantissa {
@@ -29,7 +30,9 @@ class MathParser {
   using Op = MathNode::Op;
   using Kind = MathToken::Kind;
 
-  MathParser(std::vector<MathToken> tokens, MathExpr& expr) : tokens_(std::move(tokens)), expr_(expr) {}
+  MathParser(MathTokens tokens, MathExpr& expr) : tokens_(std::move(tokens.tokens)), expr_(expr) {
+    expr_.unknown = std::move(tokens.unknown);
+  }
   void run();
 
  private:
@@ -59,7 +62,8 @@ class MathParser {
   };
 
   bool at_end() const;
-  /// Elements split by commas, semicolons and "and"; "19, 46, and 82" has one separator in ", and".
+  /// Elements split by commas, semicolons and "and"; "19, 46, and 82" has one separator in ", and". Where commas and
+  /// semicolons both do, what stands between semicolons is one element, a tuple.
   std::vector<int> elements();
   int list();
   char relation_op() const;
@@ -75,11 +79,31 @@ class MathParser {
   /// one. -1: no such fraction follows.
   int mixed_fraction(int whole);
   int term();
-  static bool known_unit(std::string_view words) { return !unit_of_word(words.substr(0, words.find(' '))).empty(); }
+  /// Reads one more factor, or * / mod and their right side, into the product; false where none follows.
+  bool extend(std::vector<int>& product, bool& explicit_sign);
+  int close(std::vector<int>& product, bool explicit_sign);
+  /// "2{3}" is typeset as 23, "2{1\over3}" as a mixed fraction.
+  void join_number_and_group(std::vector<int>& product);
+
+  /// Words before the answer that only say that it comes: "Answer:", "The answer is", "approximately".
+  void skip_label();
+  /// A sign of currency at i_ + ahead, "" for none.
+  std::string_view currency(size_t ahead = 0) const;
+  /// Whether words, units or a remark in parentheses stand behind the product, which has a value.
+  bool starts_suffix(const std::vector<int>& product) const;
   /// Words behind these factors are a unit: there is a value, and it is no word itself.
   bool has_value(const std::vector<int>& product) const;
-  /// "cm^2", "miles/hour", "\text{degrees}": read, kept aside.
-  void units();
+  /// "cm^2", "miles/hour", "\text{ million dollars}", "apples": scales go into the product, units and nouns into
+  /// `unit`, other words to the expression's remarks.
+  void suffix(std::vector<int>& product, Unit& unit);
+  bool suffix_in_parentheses(std::vector<int>& product, Unit& unit);
+  /// ^{-2} behind a unit; 0 where it is no whole number.
+  int unit_power();
+  /// The number that the token's first words spell; -1 where they spell none.
+  int number_in_words();
+  /// 90^\circ; 25^\circ C is a temperature.
+  int degrees(int base);
+
   int signed_factor();
   int factor();
   bool degree_exponent();
@@ -104,7 +128,7 @@ class MathParser {
   int primary();
   int brackets();
   int environment(const std::string& kind);
-  int function(const std::string& name);
+  int function(const MathToken& token);
   bool inverse(int power) const;
   /// "(x)" or "{x}" alone; else the factors up to the next function or operator: \sin 2x \cos x is a product.
   int function_argument();

@@ -38,7 +38,7 @@ int MathParser::postfix(int base) {
   for (;;) {
     if (take("^")) {
       if (degree_exponent()) {
-        base = add(Op::kMul, {base, add(Op::kDegree)});
+        base = degrees(base);
       } else if (is("'") || (is("{") && is("'", 1))) {
         bool braces = take("{");
         while (take("'")) base = prime(base);
@@ -56,7 +56,7 @@ int MathParser::postfix(int base) {
     } else if (take("%")) {
       base = add(Op::kMul, {base, add(Op::kPercent)});
     } else if (take("deg")) {
-      base = add(Op::kMul, {base, add(Op::kDegree)});
+      base = degrees(base);
     } else {
       return base;
     }
@@ -187,7 +187,8 @@ int MathParser::number(const std::string& text) {
   if (exponent != 0) {
     mpz_ui_pow_ui(scale.get_mpz_t(), 10, static_cast<unsigned long>(std::abs(exponent)));
     n.number = exponent > 0 ? mpq_class(n.number * scale) : mpq_class(n.number / scale);
-    decimals = -1;
+    if (decimals >= 0 || exponent < 0) decimals = std::max(decimals, 0) - int(exponent);
+    if (decimals <= 0) decimals = -1;
   }
   n.number.canonicalize();
   n.decimals = decimals;
@@ -225,11 +226,12 @@ int MathParser::primary() {
       ++i_;
       return name(token.text);
     case Kind::kText:
+      if (const int number = number_in_words(); number >= 0) return number;
       ++i_;
       return add(Op::kSymbol, {}, "'" + token.text);  // the quote marks a word
     case Kind::kFunction:
       ++i_;
-      return function(token.text);
+      return function(token);
     case Kind::kEnd:
       unexpected();
     case Kind::kOp:
@@ -285,9 +287,9 @@ int MathParser::brackets() {
   if (kind == "][") kind = "()";  // open intervals of another school
   if (kind == "]]") kind = "(]";
   if (kind == "[[") kind = "[)";
-  bool matrix = kind == "[]";  // [[1, 2], [3, 4]]
+  bool matrix = kind == "[]";  // [[1, 2], [3, 4]], [1, 2; 3, 4]
   for (int arg : args)
-    matrix = matrix && node(arg).op == Op::kTuple && node(arg).name == "[]" &&
+    matrix = matrix && node(arg).op == Op::kTuple && (node(arg).name == "[]" || node(arg).base == 1) &&
              node(arg).args.size() == node(args[0]).args.size();
   if (matrix) {
     std::vector<int> cells;
@@ -303,7 +305,10 @@ int MathParser::brackets() {
 int MathParser::environment(const std::string& kind) {
   ++i_;
   bool matrix = kind.ends_with("matrix") || kind == "array";
-  if (!matrix && kind != "cases" && kind != "aligned") throw MathSyntaxError(str("environment ", kind));
+  bool lines = kind == "cases";
+  for (std::string_view name : {"align", "equation", "gather", "split", "multline"})
+    lines = lines || kind.starts_with(name);
+  if (!matrix && !lines) throw MathSyntaxError(str("environment ", kind));
   std::vector<int> cells;
   size_t columns = 0, row = 0;
   for (;;) {
@@ -317,13 +322,14 @@ int MathParser::environment(const std::string& kind) {
   }
   expect("end");
   if (cells.empty()) throw MathSyntaxError("empty environment");
-  if (!matrix) return add(Op::kList, std::move(cells));
+  if (!matrix) return cells.size() == 1 ? cells[0] : add(Op::kList, std::move(cells));
   int out = add(Op::kMatrix, std::move(cells));
   expr_.nodes[size_t(out)].base = int(columns);
   return kind == "vmatrix" ? add(Op::kCall, {out}, "det") : out;
 }
 
-int MathParser::function(const std::string& name) {
+int MathParser::function(const MathToken& token) {
+  const std::string& name = token.text;
   if (name == "frac" || name == "binom") {
     int above = tight_argument();
     int below = tight_argument();
@@ -336,7 +342,7 @@ int MathParser::function(const std::string& name) {
       expect("]");
     }
     if (is("^")) throw MathSyntaxError("a power of \\sqrt without argument");
-    int inside = is("{") ? group() : primary();
+    int inside = is("{") ? group() : token.command ? tight_argument() : primary();
     return index < 0 ? add(Op::kCall, {inside}, "sqrt") : add(Op::kCall, {index, inside}, "root");
   }
   int base = -1, power = -1;

@@ -6,10 +6,13 @@
 
 namespace mantissa {
 
-/// Mathematical characters beyond ASCII as the LaTeX or ASCII they stand for; other characters stay.
+/// Characters beyond ASCII as the LaTeX or ASCII that a reader takes them for: "2¹⁰" is 2^{10}, "1½" is 1\frac{1}{2},
+/// "√23" is \sqrt{23}, "0.3̅" is 0.\overline{3}. Characters of no known meaning stay.
 std::string to_ascii(std::string_view text);
 
-/// Spelling apart (fonts, delimiters, blanks, case of words), what the text says: equal keys are equal answers.
+/// What the text says, spelling apart: fonts, delimiters, sizes and blanks are dropped, but for blanks that keep digits
+/// apart. Case is dropped inside \text and from words of three letters and more; shorter runs of letters are variables.
+/// Equal keys are equal answers.
 std::string text_key(std::string_view text);
 
 }  // namespace mantissa

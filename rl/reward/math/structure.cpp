@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "rl/reward/math/units.h"
 
 namespace mantissa {
 namespace {
@@ -21,7 +22,27 @@ bool AnswerComparer::equal() {
   } else if (bs.size() == 1 ? subset(as, bs) : match(as, bs)) {
     return true;  // "1/2 or 0.5" repeats one value
   }
-  return structured(as, bs) || structured(bs, as);
+  if (structured(as, bs) || structured(bs, as)) return true;
+  // "p = 5, q = 2; p = 7, q = 2" against the same values with an "and" for the semicolon.
+  return in_order_ungrouped(as, bs);
+}
+
+bool AnswerComparer::in_order_ungrouped(const Items& as, const Items& bs) {
+  const Items flat_a = ungrouped(as), flat_b = ungrouped(bs);
+  const bool grouped = flat_a.size() != as.size() || flat_b.size() != bs.size();
+  return grouped && in_order(flat_a, flat_b);
+}
+
+AnswerComparer::Items AnswerComparer::ungrouped(const Items& items) {
+  Items out;
+  for (const MathItem& item : items) {
+    if ((*item).op == Op::kTuple && (*item).base == 1) {
+      for (const MathItem& member : members(item)) out.push_back(member);
+    } else {
+      out.push_back(item);
+    }
+  }
+  return out;
 }
 
 AnswerComparer::Items AnswerComparer::items(const MathItem& item) {
@@ -31,14 +52,14 @@ AnswerComparer::Items AnswerComparer::items(const MathItem& item) {
 }
 
 void AnswerComparer::collect(const MathItem& item, Items& out) {
-  const MathNode& n = *item;
-  if (n.op == Op::kRelation) {
+  if ((*item).op == Op::kRelation) {
     int value = value_of(item);
     if (value >= 0 && ((*item.expr)[value].op == Op::kList || item.expr->contains(value, Op::kPlusMinus)))
       return collect(item.at(value), out);
   }
-  if (n.op == Op::kList) {
-    for (int arg : n.args) collect(item.at(arg), out);
+  if ((*item).op == Op::kList) {
+    const std::vector<int> args = (*item).args;
+    for (int arg : args) collect(item.at(arg), out);
     return;
   }
   if (out.size() > kMaxItems) throw MathTooMuchWork(str("a list of more than ", kMaxItems));
@@ -66,20 +87,28 @@ void AnswerComparer::collect_signs(const MathItem& item, Items& out) {
   }
 }
 
-int AnswerComparer::value_of(const MathItem& item) {
-  const MathNode& n = *item;
-  if (n.name == "e") return item.at(n.args[0]).is_label() ? n.args[1] : -1;
-  if (n.name.find_first_not_of("=~") != std::string::npos) return -1;
-  size_t start = item.at(n.args[0]).is_label() ? 1 : 0;
-  while (start + 1 < n.args.size() && start > 0 && n.name[start] == '=' && item.at(n.args[start]).is_label()) ++start;
-  size_t last = start;
-  while (last + 1 < n.args.size() && n.name[last] == '=') ++last;
-  if (start == 0 && item.at(n.args[0]).has_variable()) return -1;
-  for (size_t k = start; k < last; ++k) {
-    MathItem x = item.at(n.args[k]), y = item.at(n.args[k + 1]);
-    if (!x.has_variable() && !y.has_variable() && values_.evaluable(x) && !values_.equal(x, y)) return -1;
+AnswerComparer::Statement AnswerComparer::statement(const MathItem& item) {
+  const MathNode n = *item;  // a copy: nodes may be added
+  const auto at = [&](size_t k) { return item.at(n.args[k]); };
+  if (n.name == "e") return at(0).is_label() ? Statement{n.args[0], n.args[1]} : Statement{};
+  if (n.name.find_first_not_of("=~") != std::string::npos) return {};
+  size_t first = 0, end = n.args.size();
+  while (first + 1 < end && (first == 0 || n.name[first] == '=') && at(first).is_label()) ++first;
+  int label = first > 0 ? n.args[0] : -1;
+  if (label < 0 && at(0).has_variable()) {
+    // -x = 5
+    const bool negated = (*at(0)).op == Op::kNeg && at(0).at((*at(0)).args[0]).names_variable();
+    if (!negated || end != 2 || at(1).has_variable()) return {};
+    return {(*at(0)).args[0], item.expr->add({Op::kNeg, "", {}, -1, 0, {n.args[1]}})};
   }
-  return n.args[last];
+  if (label < 0 && n.name.back() == '=' && at(end - 1).names_variable()) label = n.args[--end];  // 5 = x
+  size_t last = first;
+  while (last + 1 < end && n.name[last] == '=') ++last;
+  for (size_t k = first; k < last; ++k) {
+    MathItem x = at(k), y = at(k + 1);
+    if (!x.has_variable() && !y.has_variable() && values_.evaluable(x) && !values_.equal(x, y)) return {};
+  }
+  return {label, n.args[last]};
 }
 
 bool AnswerComparer::match(const Items& as, const Items& bs) {
@@ -105,7 +134,8 @@ bool AnswerComparer::subset(const Items& as, const Items& bs) {
 
 AnswerComparer::Items AnswerComparer::members(const MathItem& item) {
   Items out;
-  for (int arg : (*item).args) collect(item.at(arg), out);
+  const std::vector<int> args = (*item).args;
+  for (int arg : args) collect(item.at(arg), out);
   return out;
 }
 
@@ -140,16 +170,25 @@ MathItem AnswerComparer::interval(const MathItem& item) {
 }
 
 MathItem AnswerComparer::strip(MathItem item) {
-  while ((*item).op == Op::kRelation) {
-    int value = value_of(item);
-    if (value < 0) break;
-    item.node = value;
+  for (;;) {
+    const Op op = (*item).op;
+    const int inside = op == Op::kRelation ? value_of(item) : op == Op::kUnit ? (*item).args[0] : -1;
+    if (inside < 0) break;
+    item.node = inside;
   }
-  return item;
+  if ((*item).op != Op::kUnion) return item;
+  // A union of finite sets is a set.
+  std::vector<int> members;
+  for (const MathItem& part : union_parts(item)) {
+    if ((*part).op != Op::kSet) return item;
+    members.insert(members.end(), (*part).args.begin(), (*part).args.end());
+  }
+  return item.at(item.expr->add({Op::kSet, "", {}, -1, 0, members}));
 }
 
 bool AnswerComparer::equal(const MathItem& a, const MathItem& b) {
   budget_.spend(1);
+  if (!units_agree(unit_of(a), unit_of(b))) return false;
   if ((*a).op == Op::kRelation && (*b).op == Op::kRelation) {
     if (relations_equal(a, b)) return true;
     if ((value_of(a) < 0) == (value_of(b) < 0)) return false;  // else "x in [-2, 7]" against "-2 <= x <= 7"
@@ -169,7 +208,11 @@ bool AnswerComparer::equal(const MathItem& a, const MathItem& b) {
     return structured(items(list), {other});
   }
   if (m.op == Op::kUnion && n.op == Op::kUnion) return match(union_parts(x), union_parts(y));
-  if (m.op == Op::kTuple && n.op == Op::kTuple) return m.name == n.name && in_order(members(x), members(y));
+  if (m.op == Op::kTuple && n.op == Op::kTuple) {
+    if (m.name != n.name) return false;
+    const Items as = members(x), bs = members(y);
+    return in_order(as, bs) || in_order_ungrouped(as, bs);
+  }
   if (m.op == Op::kMatrix && n.op == Op::kMatrix) return m.base == n.base && in_order(members(x), members(y));
   if (x.is_column() && n.op == Op::kTuple) return in_order(members(x), members(y));
   if (y.is_column() && m.op == Op::kTuple) return in_order(members(x), members(y));
@@ -179,14 +222,12 @@ bool AnswerComparer::equal(const MathItem& a, const MathItem& b) {
 }
 
 bool AnswerComparer::relations_equal(const MathItem& a, const MathItem& b) {
-  int va = value_of(a), vb = value_of(b);
-  if (va >= 0 && vb >= 0) {
-    MathItem la = a.at((*a).args[0]), lb = b.at((*b).args[0]);
-    la.lenient = lb.lenient = true;
-    bool labels = la.is_label() && lb.is_label();
-    bool function = labels && (a.at(va).has_variable() || b.at(vb).has_variable());
-    if (!labels || function || equal_labels(la, lb)) {
-      if (equal(a.at(va), b.at(vb))) return true;
+  const Statement sa = statement(a), sb = statement(b);
+  if (sa.value >= 0 && sb.value >= 0) {
+    const bool labels = sa.label >= 0 && sb.label >= 0;
+    const bool function = labels && (a.at(sa.value).has_variable() || b.at(sb.value).has_variable());
+    if (!labels || function || equal_labels(a.at(sa.label), b.at(sb.label))) {
+      if (equal(a.at(sa.value), b.at(sb.value))) return true;
     }
   }
   const MathNode m = *a, n = *b;  // copies: as_interval adds nodes

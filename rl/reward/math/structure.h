@@ -23,9 +23,14 @@ class AnswerComparer {
   void collect_signs(const MathItem& item, Items& out);
   /// Of a set, point, union or matrix.
   Items members(const MathItem& item);
-  /// The value that a chain of = and ~ states, or -1 for a proper equation, an inequality and a false statement.
-  int value_of(const MathItem& item);
-  /// Without labels.
+  /// What a chain of = and ~ states, "x = 2 + 3 = 5", "5 = x", "-x = 5": value < 0 for a proper equation, an inequality
+  /// and a false statement; label < 0 where it has none.
+  struct Statement {
+    int label = -1, value = -1;
+  };
+  Statement statement(const MathItem& item);
+  int value_of(const MathItem& item) { return statement(item).value; }
+  /// Without labels and units; a union of finite sets as one set.
   MathItem strip(MathItem item);
   /// as_interval, counted.
   MathItem interval(const MathItem& item);
@@ -35,6 +40,9 @@ class AnswerComparer {
   /// Chains of more than two relations: part by part, in either direction.
   bool chains_equal(const MathItem& a, const MathItem& b);
   bool equal_labels(const MathItem& a, const MathItem& b);
+  /// The members of groups between semicolons one by one.
+  Items ungrouped(const Items& items);
+  bool in_order_ungrouped(const Items& as, const Items& bs);
   /// A list against one set, point, column vector or union.
   bool structured(const Items& list, const Items& one);
   /// One to one, in any order.

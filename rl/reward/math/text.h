@@ -1,10 +1,16 @@
 // Small tools on text that lexer, parser and extraction share.
 #pragma once
 
+#include <stdexcept>
 #include <string>
 #include <string_view>
 
 namespace mantissa {
+
+/// Thrown by lexer and parser, caught by parse_math.
+struct MathSyntaxError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 constexpr bool is_digit(char c) {
   return c >= '0' && c <= '9';

@@ -121,6 +121,14 @@ MathValue MathArithmetic::divide(const MathValue& a, const MathValue& b) {
   return MathValue::numeric(a.complex() / b.complex());
 }
 
+MathValue MathArithmetic::modulo(const MathValue& a, const MathValue& b) {
+  if (!a.is_integer() || !b.is_integer() || b.exact == 0) return {};
+  spend(a.exact, b.exact);
+  mpz_class out;
+  mpz_fdiv_r(out.get_mpz_t(), a.exact.get_num_mpz_t(), b.exact.get_num_mpz_t());
+  return MathValue::rational(out);
+}
+
 MathValue MathArithmetic::integer_power(const mpq_class& base, const mpz_class& exponent) {
   if (base == 0 && exponent <= 0) return {};
   if (base == 0 || base == 1) return MathValue::rational(base);

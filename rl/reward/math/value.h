@@ -56,6 +56,8 @@ class MathArithmetic {
   MathValue subtract(const MathValue& a, const MathValue& b) { return add(a, negate(b)); }
   MathValue multiply(const MathValue& a, const MathValue& b);
   MathValue divide(const MathValue& a, const MathValue& b);
+  /// The remainder of whole numbers, of the divisor's sign.
+  MathValue modulo(const MathValue& a, const MathValue& b);
   MathValue power(const MathValue& a, const MathValue& b);
   /// Odd roots of negative numbers are real.
   MathValue root(const MathValue& index, const MathValue& x);

@@ -10,6 +10,26 @@ using Kind = MathValue::Kind;
 
 constexpr int kRoundingPlaces = 6;  // a decimal of fewer is meant as written
 
+/// The number below a sign and a unit.
+int unsigned_node(const MathExpr& expr, int node) {
+  while (expr[node].op == Op::kNeg || expr[node].op == Op::kUnit) node = expr[node].args[0];
+  return node;
+}
+
+/// Digits behind the point of a decimal, written out: 7 for 0.6666667, 6.666667e-1 and 6.666667\cdot10^{-1}; -1 for
+/// other expressions.
+int written_places(const MathExpr& expr, int node) {
+  const MathNode& n = expr[unsigned_node(expr, node)];
+  if (n.op == Op::kNumber) return n.decimals;
+  if (n.op != Op::kMul || n.args.size() != 2) return -1;
+  const MathNode &digits = expr[n.args[0]], &scale = expr[n.args[1]];
+  if (digits.op != Op::kNumber || scale.op != Op::kPow || expr[scale.args[0]].number != 10) return -1;
+  const bool negative = expr[scale.args[1]].op == Op::kNeg;
+  const MathNode& exponent = expr[unsigned_node(expr, scale.args[1])];
+  if (exponent.op != Op::kNumber || exponent.number.get_den() != 1 || exponent.number > 1000) return -1;
+  return std::max(digits.decimals, 0) + int(exponent.number.get_d()) * (negative ? 1 : -1);
+}
+
 }  // namespace
 
 bool ValueComparer::evaluable(const MathItem& item) {
@@ -23,11 +43,9 @@ MathValue ValueComparer::evaluate(const MathItem& item, MathScope scope) {
 }
 
 bool ValueComparer::equal(const MathItem& x, const MathItem& y) {
-  const MathNode &m = *x, &n = *y;
   // 204_5 is a numeral: 54 is its value, but not an answer in base 5.
-  int base_x = m.op == Op::kNumber ? m.base : m.op == Op::kNeg ? (*x.expr)[m.args[0]].base : 0;
-  int base_y = n.op == Op::kNumber ? n.base : n.op == Op::kNeg ? (*y.expr)[n.args[0]].base : 0;
-  if (base_x != base_y) return false;
+  const MathNode &m = (*x.expr)[unsigned_node(*x.expr, x.node)], &n = (*y.expr)[unsigned_node(*y.expr, y.node)];
+  if ((m.op == Op::kNumber ? m.base : 0) != (n.op == Op::kNumber ? n.base : 0)) return false;
   bool percent = x.expr->contains(x.node, Op::kPercent) != y.expr->contains(y.node, Op::kPercent);
   bool degree = x.expr->contains(x.node, Op::kDegree) != y.expr->contains(y.node, Op::kDegree);
   for (bool percent_is_one : {false, true})
@@ -57,11 +75,10 @@ bool ValueComparer::equal_everywhere(const MathItem& x, const MathItem& y, MathS
 }
 
 bool ValueComparer::rounds_to(const MathItem& item, const MathValue& a, const MathValue& b) const {
-  const MathNode* n = &*item;
-  if (n->op == Op::kNeg) n = &(*item.expr)[n->args[0]];
-  if (n->op != Op::kNumber || n->decimals < kRoundingPlaces || a.kind != Kind::kExact) return false;
+  const int places = written_places(*item.expr, item.node);
+  if (places < kRoundingPlaces || a.kind != Kind::kExact) return false;
   mpz_class scale;
-  mpz_ui_pow_ui(scale.get_mpz_t(), 10, static_cast<unsigned long>(n->decimals));
+  mpz_ui_pow_ui(scale.get_mpz_t(), 10, static_cast<unsigned long>(places));
   if (abs(a.exact) * scale < 100000) return false;  // 0.000001: one digit
   // Half a unit of the last place; no finer than a double's, since most long decimals come from one.
   mpq_class tolerance = std::max(mpq_class(1, 2 * scale), mpq_class(abs(a.exact) / (mpz_class(1) << 50)));

@@ -1,4 +1,4 @@
-// The vocabulary of the answer parser: commands, functions and unit words.
+// The vocabulary of the answer parser: commands, functions and words outside \text.
 #pragma once
 
 #include <string_view>
@@ -6,7 +6,17 @@
 namespace mantissa {
 
 struct MathWord {
-  enum class Kind { kUnknown, kOp, kName, kFunction, kSkip, kDecoration, kText } kind = Kind::kUnknown;
+  enum class Kind {
+    kUnknown,
+    kOp,
+    kName,
+    kFunction,
+    kSkip,      // says nothing: sizes, spaces
+    kSkipArgs,  // nor do its arguments, as many as `text` has characters: \color{blue}, \tag{1}
+    kFont,      // says nothing about the argument that follows
+    kAccent,    // a mark over its argument, which makes another name of a letter where `text` is not empty
+    kText       // its argument is words
+  } kind = Kind::kUnknown;
   std::string_view text;  // the token's text
 };
 

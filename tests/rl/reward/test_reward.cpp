@@ -60,8 +60,8 @@ TEST(Extraction, FindsTheLastAnswer) {
     EXPECT_EQ(g.extracted, answer) << response;
     EXPECT_EQ(g.status == Grade::Status::kNoAnswer, g.extracted.empty()) << response;
   }
-  EXPECT_EQ(extract_answer("\\boxed{1} and $\\boxed{2}$").joined, "1, 2");
-  EXPECT_EQ(extract_answer("\\boxed{1} so that \\boxed{2}").joined, "");
+  EXPECT_EQ(extract_answer("\\boxed{1} and $\\boxed{2}$").text, "1, 2");
+  EXPECT_EQ(extract_answer("\\boxed{1} so that \\boxed{2}").text, "2");
   EXPECT_FALSE(extract_answer("the answer is 3", true).found);
 }
 
