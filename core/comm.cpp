@@ -105,8 +105,9 @@ class SingleComm : public Comm {
 
 }  // namespace
 
-std::unique_ptr<Comm> make_single_comm() {
-  return std::make_unique<SingleComm>();
+Comm& single_comm() {
+  static SingleComm comm;
+  return comm;
 }
 
 }  // namespace mantissa

@@ -89,8 +89,8 @@ class Comm {
   const std::shared_ptr<Activity> activity_;
 };
 
-/// A run of one process.
-std::unique_ptr<Comm> make_single_comm();
+/// The comm of a run of one process; always there.
+Comm& single_comm();
 /// Ranks on the CPU backend, over the sockets of a mesh (core/comm/mesh.h).
 std::unique_ptr<Comm> make_cpu_comm(std::unique_ptr<Mesh> mesh);
 

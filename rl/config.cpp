@@ -1,12 +1,25 @@
 #include "rl/config.h"
 
 namespace mantissa {
+namespace {
+
+/// A number of at least 1.
+bool is_number(std::string_view text) {
+  return !text.empty() && text.size() < 6 && text.find_first_not_of("0123456789") == text.npos && text[0] != '0';
+}
+
+bool is_device_name(std::string_view name) {
+  return name == "auto" || name == "cpu" || name == "cuda" ||
+         (name.starts_with("cuda:") && (is_number(name.substr(5)) || name == "cuda:0"));
+}
+
+}  // namespace
 
 void RunSection::fields(Fields& f) {
   f.field("name", name, not_decisive("name of the run, and of its directory under runs/"));
   f.field("output_dir", output_dir, not_decisive("where the run writes; empty: runs/<name>"));
   f.field("seed", seed, "the one seed: data order, sampling, initialisation", at_least(0));
-  f.choice("device", device, {"auto", "cpu", "cuda"}, not_decisive("auto takes a GPU when there is one"));
+  f.field("device", device, not_decisive("auto (a GPU when there is one), cpu, cuda or cuda:N"));
 }
 
 void ModelSection::fields(Fields& f) {
@@ -16,7 +29,7 @@ void ModelSection::fields(Fields& f) {
 }
 
 void DistributedConfig::fields(Fields& f) {
-  f.field("gpus", gpus, "processes that share the run, one a GPU", at_least(1));
+  f.field("gpus", gpus, not_decisive("processes that share the run, one a GPU of this machine; auto: all its GPUs"));
 }
 
 std::vector<std::string> missing_features(const RunConfig& config) {
@@ -24,9 +37,6 @@ std::vector<std::string> missing_features(const RunConfig& config) {
   if (config.model.lora_rank > 0)
     missing.push_back(str("model.lora_rank ", config.model.lora_rank,
                           ": low-rank updates (LoRA) are not there yet; 0 trains all weights"));
-  if (config.distributed.gpus > 1)
-    missing.push_back(
-        str("distributed.gpus ", config.distributed.gpus, ": a run on several GPUs is not there yet; 1 trains on one"));
   return missing;
 }
 
@@ -54,6 +64,9 @@ void RunConfig::validate() const {
         "eval.temperature: must be 0 (greedy) or at least ", kMinTemperature, ", got ", eval.temperature);
   check(!data.answer_key.empty() || reward.kind != "math" || (train.mode == "sft" && eval.files.empty()),
         "data.answer_key: required by reward.kind math, got an empty string");
+  check(is_device_name(run.device), "run.device: must be auto, cpu, cuda or cuda:N, got \"", run.device, '"');
+  check(distributed.gpus == "auto" || is_number(distributed.gpus),
+        "distributed.gpus: must be auto or a number of at least 1, got \"", distributed.gpus, '"');
   precision.validate();
   reward.validate();
 }

@@ -22,7 +22,7 @@ struct RunSection {
   std::string name = "run";
   std::string output_dir;  // empty: runs/<name>
   int64_t seed = 0;
-  std::string device = "auto";  // auto, cpu, cuda
+  std::string device = "auto";  // auto, cpu, cuda, cuda:N
   void fields(Fields& f);
 };
 
@@ -34,7 +34,7 @@ struct ModelSection {
 };
 
 struct DistributedConfig {
-  int64_t gpus = 1;  // processes that share the run, one a GPU
+  std::string gpus = "1";  // processes started on this machine, one a GPU; or auto
   void fields(Fields& f);
 };
 

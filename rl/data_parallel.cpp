@@ -1,6 +1,6 @@
 #include "rl/data_parallel.h"
 
-#include <cstring>
+#include <cmath>
 
 namespace mantissa {
 namespace {
@@ -71,6 +71,20 @@ std::vector<size_t> own_groups(size_t count, const Comm& comm) {
   return own;
 }
 
+void sample_own(Engine& engine, const Tokenizer& tokenizer, std::span<RolloutGroup> groups, int n,
+                const GenerateOptions& options, const Comm& comm) {
+  const std::vector<size_t> own = own_groups(groups.size(), comm);
+  if (own.empty()) return;
+  std::vector<Request> requests;
+  for (const size_t g : own) requests.push_back({.prompt = &groups[g].prompt, .n = n});
+  std::vector<std::vector<Completion>> completions = engine.generate(requests, options);
+  for (size_t i = 0; i < own.size(); ++i)
+    for (Completion& completion : completions[i]) {
+      completion.text = tokenizer.decode(completion.ids, true);
+      groups[own[i]].samples.emplace_back().completion = std::move(completion);
+    }
+}
+
 void share_samples(std::span<RolloutGroup> groups, Comm& comm) {
   if (comm.size() == 1) return;
   Writer writer;
@@ -89,14 +103,15 @@ void share_samples(std::span<RolloutGroup> groups, Comm& comm) {
   }
 }
 
-void sum_metrics(Metrics& metrics, const std::string& prefix, Comm& comm) {
+void add_counters(Metrics& metrics, const Metrics& own, Comm& comm) {
   std::vector<double> values;
-  for (const auto& [name, value] : metrics.values())
-    if (name.starts_with(prefix)) values.push_back(value);
+  for (const auto& [name, value] : own.values()) values.push_back(value);
   values = comm.reduce(values);
-  size_t i = 0;
-  for (const auto& [name, value] : std::vector(metrics.values()))
-    if (name.starts_with(prefix)) metrics.set(name, values[i++]);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const std::string& name = own.values()[i].first;
+    const double before = metrics.get(name);
+    metrics.set(name, values[i] + (std::isnan(before) ? 0.0 : before));
+  }
 }
 
 double IdleTime::fraction(Comm& comm, double step_seconds) {

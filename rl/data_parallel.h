@@ -4,11 +4,15 @@
 // agreed on. Only packed micro-batches differ again (rl/train/batcher.h).
 #pragma once
 
+#include <chrono>
+#include <cstring>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "core/comm.h"
+#include "rl/rollout/engine.h"
+#include "rl/text/tokenizer.h"
 #include "rl/types.h"
 
 namespace mantissa {
@@ -17,20 +21,42 @@ namespace mantissa {
 /// on a GPU a sample's bits depend on which others run beside it.
 std::vector<size_t> own_groups(size_t count, const Comm& comm);
 
+/// Samples `n` responses to the prompt of each of this rank's groups, and decodes them. The other groups stay without.
+void sample_own(Engine& engine, const Tokenizer& tokenizer, std::span<RolloutGroup> groups, int n,
+                const GenerateOptions& options, const Comm& comm);
+
 /// Sends the samples of this rank's groups to all and fills in those of the others, whose samples are ignored.
 void share_samples(std::span<RolloutGroup> groups, Comm& comm);
 
-/// Sums, over ranks, of the metrics whose names begin with `prefix`: counters of what each rank did itself.
-void sum_metrics(Metrics& metrics, const std::string& prefix, Comm& comm);
+/// Adds counters of what each rank did itself, over ranks, to the metrics of the same names.
+void add_counters(Metrics& metrics, const Metrics& own, Comm& comm);
 
-/// Seconds that ranks spend on work of their own between two meetings, and so how long the slowest lets the others
-/// wait. idle_fraction: waited seconds of all ranks as a share of size() * `step_seconds`.
+/// Every rank's values, in order of ranks, on every rank.
+template <class T>
+void concatenate(std::vector<T>& values, Comm& comm) {
+  if (comm.size() == 1) return;
+  const std::string_view own(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
+  const std::vector<std::string> all = comm.gather(own);
+  values.clear();
+  for (const std::string& bytes : all) {
+    const size_t begin = values.size();
+    values.resize(begin + bytes.size() / sizeof(T));
+    if (!bytes.empty()) std::memcpy(values.data() + begin, bytes.data(), bytes.size());
+  }
+}
+
+/// Time that ranks spend on work of their own between two meetings, and so how long the slowest lets the others wait.
 class IdleTime {
  public:
-  void add(double seconds) { seconds_.push_back(seconds); }
+  void start() { start_ = Clock::now(); }
+  /// Ends what start() began: from here on this rank may wait for others.
+  void meet() { seconds_.push_back(std::chrono::duration<double>(Clock::now() - start_).count()); }
+  /// Seconds waited by all ranks, as a share of size() * `step_seconds`; begins anew.
   double fraction(Comm& comm, double step_seconds);
 
  private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point start_;
   std::vector<double> seconds_;
 };
 

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "core/random.h"
+#include "rl/data_parallel.h"
 #include "rl/reward/grading.h"
 
 namespace mantissa {
@@ -125,19 +126,15 @@ std::vector<std::string> set_names(const std::vector<std::string>& files) {
 
 std::vector<RolloutGroup> sample_and_grade(Engine& engine, const Tokenizer& tokenizer, std::span<const Prompt> prompts,
                                            int k, const GenerateOptions& options, const RewardConfig& reward,
-                                           Metrics& metrics) {
+                                           Metrics& metrics, Comm& comm) {
   check(k >= 1, "[evaluate] needs at least one sample a problem: got ", k);
-  std::vector<std::vector<Completion>> completions = engine.generate(requests_for(prompts, k), options);
-
-  std::vector<RolloutGroup> groups(prompts.size());
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    groups[i].prompt = prompts[i];
-    for (Completion& completion : completions[i]) {
-      completion.text = tokenizer.decode(completion.ids, true);
-      groups[i].samples.emplace_back().completion = std::move(completion);
-    }
-  }
-  grade_samples(reward, groups, metrics);
+  std::vector<RolloutGroup> groups;
+  for (const Prompt& prompt : prompts) groups.push_back({prompt, {}});
+  sample_own(engine, tokenizer, groups, k, options, comm);
+  Metrics counters;
+  grade_samples(reward, groups, counters);
+  share_samples(groups, comm);
+  add_counters(metrics, counters, comm);
   return groups;
 }
 

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "core/comm.h"
 #include "core/fields.h"
 #include "rl/reward/reward.h"
 #include "rl/rollout/engine.h"
@@ -77,10 +78,11 @@ Interval bootstrap_interval(std::span<const double> values);
 /// A name for each file: its stem, or the path as it is where two stems are equal.
 std::vector<std::string> set_names(const std::vector<std::string>& files);
 
-/// Samples k responses to every prompt, decodes and grades them: a group a prompt, in order. Sample j draws
-/// with counter (prompt id, j, position) under options.keys. Adds verifier/* to the metrics (grading.h).
+/// Samples k responses to every prompt, decodes and grades them: a group a prompt, in order. Ranks share the work, and
+/// all get all. Sample j draws with counter (prompt id, j, position) under options.keys. Adds verifier/* to the metrics
+/// (grading.h).
 std::vector<RolloutGroup> sample_and_grade(Engine& engine, const Tokenizer& tokenizer, std::span<const Prompt> prompts,
                                            int k, const GenerateOptions& options, const RewardConfig& reward,
-                                           Metrics& metrics);
+                                           Metrics& metrics, Comm& comm = single_comm());
 
 }  // namespace mantissa

@@ -9,6 +9,7 @@
 #include "core/json.h"
 #include "rl/algorithm/advantage.h"
 #include "rl/algorithm/policy_loss.h"
+#include "rl/data_parallel.h"
 #include "rl/logging/console.h"
 #include "rl/logging/log.h"
 #include "rl/reward/grading.h"
@@ -46,37 +47,38 @@ struct RewardStats {
   }
 };
 
-/// The next prompts with their samples. `round` counts the rollouts of a step, so that a prompt drawn twice
-/// in it gets other random numbers.
+/// The next prompts, and samples of those that this rank has to answer. `round` counts the rollouts of a step, so that
+/// a prompt drawn twice in it gets other random numbers.
 std::vector<RolloutGroup> rollout(Run& run, int64_t round, Metrics& metrics) {
+  run.enter("rollout");
   Timer timer(metrics, "timing_s/gen");
   std::vector<RolloutGroup> groups;
-  std::vector<Request> requests;
-  for (int64_t index : run.cursor->next(run.config.train.prompts_per_step)) {
+  for (int64_t index : run.cursor->next(run.config.train.prompts_per_step))
     groups.push_back({run.prompts[size_t(index)], {}});
-    requests.push_back({.prompt = &run.prompts[size_t(index)], .n = int(run.config.rollout.n)});
-  }
   const uint64_t counter = uint64_t(run.step) | uint64_t(round) << 32;
-  auto completions = run.engine->generate(requests, {.sampling = run.config.rollout.sampling,
-                                                     .stop_ids = run.stop_ids,
-                                                     .keys = {uint64_t(run.config.run.seed), counter},
-                                                     .policy_version = run.policy_version,
-                                                     .cancelled = {}});
+  sample_own(*run.engine, *run.tokenizer, groups, int(run.config.rollout.n),
+             {.sampling = run.config.rollout.sampling,
+              .stop_ids = run.stop_ids,
+              .keys = {uint64_t(run.config.run.seed), counter},
+              .policy_version = run.policy_version,
+              .cancelled = [&run] { return run.comm.activity().beat(), false; }},
+             run.comm);
   run.check_cache();
-  for (size_t i = 0; i < groups.size(); ++i)
-    for (Completion& completion : completions[i]) {
-      completion.text = run.tokenizer->decode(completion.ids, true);
-      groups[i].samples.emplace_back().completion = std::move(completion);
-    }
   return groups;
 }
 
+/// Grades the samples of this rank and exchanges them for all.
 void reward(Run& run, std::vector<RolloutGroup>& groups, RewardStats& stats, Metrics& metrics) {
+  run.enter("reward");
   Timer timer(metrics, "timing_s/reward");
+  Metrics counters;
+  grade_samples(run.config.reward, groups, counters);
+  run.idle.meet();
+  share_samples(groups, run.comm);
   const double failed_before = metrics.get("verifier/error");
-  grade_samples(run.config.reward, groups, metrics);
+  add_counters(metrics, counters, run.comm);
   const double failed = metrics.get("verifier/error") - (std::isnan(failed_before) ? 0.0 : failed_before);
-  if (failed == double(groups.size() * size_t(run.config.rollout.n)))
+  if (failed == double(groups.size() * size_t(run.config.rollout.n)) && run.comm.main())
     log_warning(str("step ", run.step + 1, ": reward.kind ", run.config.reward.kind,
                     " failed on every answer, so all rewards are 0"));
   for (RolloutGroup& group : groups) {
@@ -100,6 +102,7 @@ std::vector<RolloutGroup> collect(Run& run, Metrics& metrics) {
   RewardStats stats;
   int64_t rounds = 0, dropped = 0;
   do {
+    run.idle.start();
     std::vector<RolloutGroup> next = rollout(run, rounds++, metrics);
     reward(run, next, stats, metrics);
     if (algorithm.dynamic_sampling) dropped += drop_without_spread(next);
@@ -127,25 +130,30 @@ std::vector<MiniBatch> make_batches(Run& run, std::vector<TrainSequence> sequenc
   metrics.set("perf/total_num_tokens", double(tokens));
   RandomStream random(uint64_t(run.config.run.seed), mix64(kShuffleStream) ^ uint64_t(run.step));
   shuffle(sequences, random);
-  return make_mini_batches(sequences, run.config.train.mini_batch_size, run.config.train.micro_batch_tokens);
+  return make_mini_batches(sequences, run.config.train.mini_batch_size, run.config.train.micro_batch_tokens,
+                           {run.comm.rank(), run.comm.size()});
 }
 
-void measure_mismatch(const std::vector<MiniBatch>& batches, Metrics& metrics) {
+void measure_mismatch(Run& run, const std::vector<MiniBatch>& batches, Metrics& metrics) {
   std::vector<float> mu, old;
-  std::vector<int32_t> offsets{0};
+  std::vector<int32_t> lengths, offsets{0};
   for (const MiniBatch& mini : batches)
     for (const TrainBatch& batch : mini.micro) {
       for (size_t s = 1; s < batch.response_offsets.size(); ++s)
-        offsets.push_back(int32_t(mu.size()) + batch.response_offsets[s]);
+        lengths.push_back(batch.response_offsets[s] - batch.response_offsets[s - 1]);
       mu.insert(mu.end(), batch.rollout_logprobs.begin(), batch.rollout_logprobs.end());
       old.insert(old.end(), batch.old_logprobs.begin(), batch.old_logprobs.end());
     }
+  for (std::vector<float>* values : {&mu, &old}) concatenate(*values, run.comm);
+  concatenate(lengths, run.comm);
   if (mu.empty()) return;  // dynamic sampling left nothing
+  for (const int32_t length : lengths) offsets.push_back(offsets.back() + length);
   for (const auto& [name, value] : mismatch_metrics(mismatch_stats(mu, old, offsets))) metrics.set(name, value);
 }
 
 /// All optimizer steps of one training step; statistics are means over those that were taken.
 void update(Run& run, std::vector<MiniBatch>& batches, const Trainer::Loss& loss, Metrics& metrics) {
+  run.enter("update");
   Timer timer(metrics, "timing_s/update_actor");
   const std::string prefix = run.sft() ? "sft/" : "actor/";
   std::map<std::string, double> sums;
@@ -161,8 +169,9 @@ void update(Run& run, std::vector<MiniBatch>& batches, const Trainer::Loss& loss
       skipped += report.step.skipped;
       for (const auto& [name, value] : report.stats) sums[name] += report.step.skipped ? 0.0 : value;
       if (report.step.skipped) {
-        log_warning(str("step ", run.step + 1, ": overflow at loss scale ", scale,
-                        ", update skipped; first: ", report.overflow));
+        if (run.comm.main())
+          log_warning(str("step ", run.step + 1, ": overflow at loss scale ", scale,
+                          ", update skipped; first: ", report.overflow));
         continue;
       }
       ++taken;
@@ -209,11 +218,15 @@ void grpo_step(Run& run, Metrics& metrics) {
                            .loss_mask = loss_mask(sample.completion, algorithm)});
   std::vector<MiniBatch> batches = make_batches(run, std::move(sequences), metrics);
   {
+    run.enter("old log-probs");
+    run.idle.start();
     Timer timer(metrics, "timing_s/old_log_prob");
     for (MiniBatch& mini : batches) run.trainer->fill_old_logprobs(mini);
+    run.idle.meet();
   }
-  measure_mismatch(batches, metrics);
+  measure_mismatch(run, batches, metrics);
   if (algorithm.kl_coef > 0) {
+    run.enter("reference log-probs");
     Timer timer(metrics, "timing_s/ref");
     for (MiniBatch& mini : batches) run.trainer->fill_reference_logprobs(mini);
     metrics.set("actor/kl_coef", algorithm.kl_coef);
@@ -255,7 +268,7 @@ bool train(Run& run, const std::function<bool()>& stop) {
   double seconds = 0.0;
   int64_t done = 0;
   while (run.step < config.train.steps) {
-    if (stop()) {
+    if (run.comm.reduce({double(stop())}, Reduce::kMax)[0] > 0) {  // whoever was asked to, all stop
       run.save();
       log_info(str("stopped after step ", run.step, "; the same command with --resume auto goes on"));
       return false;
@@ -272,7 +285,10 @@ bool train(Run& run, const std::function<bool()>& stop) {
     ++done;
     seconds += metrics.get("timing_s/step");
     metrics.set("perf/throughput", metrics.get("perf/total_num_tokens") / metrics.get("timing_s/step"));
-    metrics.set("perf/max_memory_allocated_gb", double(run.exec.backend().memory().peak) * 1e-9);
+    metrics.set("perf/max_memory_allocated_gb",
+                run.comm.reduce({double(run.exec.backend().memory().peak)}, Reduce::kMax)[0] * 1e-9);
+    if (run.comm.size() > 1)
+      metrics.set("perf/idle_fraction", run.idle.fraction(run.comm, metrics.get("timing_s/step")));
     self_test.check(run, metrics);
     run.log_step(metrics);
     log_info(console_line(

@@ -1,6 +1,8 @@
 #include "rl/run.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstdlib>
 
 #include "core/hash.h"
 #include "rl/evaluate.h"
@@ -21,23 +23,41 @@ const RunConfig& runnable(const RunConfig& config) {
 
 }  // namespace
 
-Run::Run(const RunConfig& config, const StartOptions& start)
-    : Run(config, std::make_unique<RunDirectory>(runnable(config), start), {}) {}
-
-Run::Run(const RunConfig& run_config, std::unique_ptr<RunDirectory> opened, const std::optional<fs::path>& checkpoint)
-    : config(runnable(run_config)), directory(std::move(opened)), exec(find_backend(config.run.device)) {
+Run::Run(const RunConfig& run_config, const StartOptions& start, Comm& ranks)
+    : comm(ranks), config(runnable(run_config)), exec(find_backend(config.run.device)) {
+  check_same_config();
+  if (comm.main()) directory = std::make_unique<RunDirectory>(config, start);
   exec.deterministic = config.train.deterministic;
   open_model();
   load_data();
   open_training();
-  const std::optional<fs::path>& from = directory ? directory->checkpoint() : checkpoint;
-  if (from) {
-    const CheckpointState state = load(*from);
-    if (directory && directory->resume(state, about())) saved_step = step;
-    log_info(str("resumed from ", from->string(), " after step ", step));
-  } else if (directory) {
-    directory->begin(about());
+  begin_or_resume();
+}
+
+void Run::check_same_config() const {
+  const std::vector<std::string> configs = comm.gather(format_run_config(config));
+  for (size_t r = 1; r < configs.size(); ++r)
+    check(configs[r] == configs[0], "rank ", r, " was started with another config than rank 0");
+}
+
+/// The first rank's directory says what the run goes on from; all read it.
+void Run::begin_or_resume() {
+  std::string from;
+  if (directory && directory->checkpoint()) from = directory->checkpoint()->string();
+  from = comm.broadcast(from);
+  if (from.empty()) {
+    if (directory) directory->begin(about());
+    return;
   }
+  const CheckpointState state = load(from);
+  const bool own = directory && directory->resume(state, about());
+  if (comm.broadcast(own ? "own" : "") == "own") saved_step = step;
+  log_info(str("resumed from ", from, " after step ", step));
+}
+
+void Run::enter(const char* phase) {
+  comm.activity().phase(str(phase, " of step ", step + 1));
+  if (std::getenv("MANTISSA_PHASES")) log_info(str("phase: ", phase, " of step ", step + 1));
 }
 
 void Run::open_model() {
@@ -106,7 +126,7 @@ void Run::open_training() {
   refresh_copies(exec, model->weights);
   if (model->weights.rollout.defined()) check_finite(*model, model->weights.rollout, config.model.path);
   if (!sft() && config.algorithm.kl_coef > 0) keep_reference();
-  trainer.emplace(exec, *model, *optimizer,
+  trainer.emplace(exec, comm, *model, *optimizer,
                   TrainerOptions{.logprobs = {.temperature = sft() ? 1.0 : config.rollout.sampling.temperature,
                                               .lm_head = config.precision.head_dtype(train_dtype),
                                               .residual = config.precision.residual_dtype(train_dtype),
@@ -160,10 +180,20 @@ void Run::check_cache() {
         "after step ", step, ": the KV cache has ", lost * kAttentionTile,
         " tokens less than memory allowed at the first rollout: samples may differ from those of an undisturbed run"));
   lost_pages_ = lost;
+  agree_on_cache();
+}
+
+/// Ranks find different amounts of free memory; the checkpoint has one limit for all, so the lowest counts.
+void Run::agree_on_cache() {
+  if (comm.size() == 1) return;
+  const int64_t limit = engine->kv_cache_limit();
+  const double most = comm.reduce({limit > 0 ? -double(limit) : -INFINITY}, Reduce::kMax)[0];
+  if (std::isfinite(most)) engine->set_kv_cache_limit(int64_t(-most));
 }
 
 void Run::save() {
   if (saved_step == step) return;
+  enter("checkpoint");
   saved_step = step;
   if (!directory) return;
   CheckpointState state;

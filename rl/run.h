@@ -6,8 +6,10 @@
 #include <memory>
 #include <optional>
 
+#include "core/comm.h"
 #include "rl/config.h"
 #include "rl/data/prompts.h"
+#include "rl/data_parallel.h"
 #include "rl/rollout/engine.h"
 #include "rl/run_directory.h"
 #include "rl/text/tokenizer.h"
@@ -23,13 +25,13 @@ struct EvalSet {
 
 class Run {
  public:
-  /// Opens the output directory, then everything else, and resumes where `start` and the directory say so.
-  Run(const RunConfig& config, const StartOptions& start);
-  /// The same with a directory that is open already. Without one (null: of several processes only the first writes)
-  /// nothing is logged, saved or exported; `checkpoint` is then what the first process resumes from.
-  Run(const RunConfig& config, std::unique_ptr<RunDirectory> directory,
-      const std::optional<std::filesystem::path>& checkpoint);
+  /// Opens the output directory, then everything else, and resumes where `start` and the directory say so. Of several
+  /// ranks, which all call this, the first alone has the directory: the others log, save and export nothing.
+  Run(const RunConfig& config, const StartOptions& start, Comm& comm = single_comm());
 
+  /// Names the phase that this rank is in, for whoever has to say where a run ended. With MANTISSA_PHASES in the
+  /// environment it is logged, too.
+  void enter(const char* phase);
   bool sft() const { return config.train.mode == "sft"; }
   /// After a generation: warns where want of memory changed what was batched together, and with it perhaps the samples.
   void check_cache();
@@ -42,8 +44,9 @@ class Run {
   /// The trained model as the directory's model/, when the config asks for it.
   void export_model() const;
 
+  Comm& comm;
   const RunConfig config;
-  std::unique_ptr<RunDirectory> directory;
+  std::unique_ptr<RunDirectory> directory;  // null on ranks other than the first
   Exec exec;
   std::unique_ptr<Model> model;
   std::unique_ptr<Tokenizer> tokenizer;
@@ -54,11 +57,15 @@ class Run {
   std::optional<Optimizer> optimizer;
   std::optional<Trainer> trainer;
   std::optional<Engine> engine;
+  IdleTime idle;
   int64_t step = 0;            // completed training steps
   int64_t policy_version = 0;  // optimizer steps that changed the weights
   int64_t saved_step = -1;     // step of the last checkpoint in the output directory
 
  private:
+  void check_same_config() const;
+  void begin_or_resume();
+  void agree_on_cache();
   void open_model();
   void load_data();
   void encode_solutions();

@@ -27,6 +27,7 @@ SamplingConfig sampling_of(const EvalConfig& eval, const SamplingConfig& rollout
 }  // namespace
 
 void evaluate(Run& run) {
+  run.enter("evaluation");
   const EvalConfig& eval = run.config.eval;
   Metrics metrics;
   metrics.set("step", double(run.step));
@@ -40,8 +41,8 @@ void evaluate(Run& run) {
                             .stop_ids = run.stop_ids,
                             .keys = {mix64(uint64_t(run.config.run.seed) ^ kEvalSeed), 0},
                             .policy_version = run.policy_version,
-                            .cancelled = {}},
-                           run.config.reward, metrics);
+                            .cancelled = [&run] { return run.comm.activity().beat(), false; }},
+                           run.config.reward, metrics, run.comm);
       run.check_cache();
       std::vector<ProblemResult> problems;
       for (const RolloutGroup& group : groups) problems.push_back(problem_result(group));

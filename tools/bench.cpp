@@ -48,7 +48,7 @@ struct BenchFlags {
     args.field("repeat", repeat, "timed repetitions of everything else", between(1, 1 << 20));
     args.choice("recompute", recompute, {"none", "elementwise", "mlp", "full"}, "what backward makes again (train)");
     args.field("deterministic", deterministic, "the kernels of train.deterministic: the same bits in every run");
-    args.field("gpus", gpus, "comm: processes, one a GPU; auto: as many as there are");
+    args.field("gpus", gpus, "processes that work together, one a GPU; auto: as many as there are");
     args.field("states", states, "masters and Adam's moments lie beside it, as in a run (train)");
   }
 };
@@ -61,19 +61,23 @@ double milliseconds(Clock::duration d) {
 
 class Bench {
  public:
-  explicit Bench(const BenchFlags& flags) : flags_(flags), exec_(flags.model.backend()), dtype_(flags.model.dtype()) {
+  Bench(const BenchFlags& flags, Comm& comm)
+      : flags_(flags), comm_(comm), exec_(find_backend(flags.model.device)), dtype_(flags.model.dtype()) {
     exec_.deterministic = flags.deterministic;
     if (!flags.model.model.empty()) model_ = flags.model.load();
   }
 
   void gemm();
   void attention();
-  void train();
+  void train() { time_training(false); }
+  void update() { time_training(true); }
+  void comm() { bench_comm(exec_, comm_, int(flags_.repeat)); }
   void decode();
   void rollout();
   void step();
 
  private:
+  void time_training(bool update);
   Model& model() {
     check(model_ != nullptr, "bench: this measurement needs --model");
     return *model_;
@@ -89,6 +93,7 @@ class Bench {
   void report(const char* bench, const std::string& shape, std::vector<double> ms, double tokens, double fraction);
 
   const BenchFlags& flags_;
+  Comm& comm_;
   Exec exec_;
   Dtype dtype_;
   std::unique_ptr<Model> model_;
@@ -122,21 +127,25 @@ std::vector<double> Bench::time(const std::function<void()>& body) {
   exec_.backend().reset_peak();
   std::vector<double> ms;
   for (int64_t i = 0; i < flags_.repeat; ++i) {
+    comm_.barrier();
     const Clock::time_point start = Clock::now();
     body();
     exec_.backend().synchronize();
     ms.push_back(milliseconds(Clock::now() - start));
   }
-  return ms;
+  return comm_.reduce(ms, Reduce::kMax);
 }
 
 void Bench::report(const char* bench, const std::string& shape, std::vector<double> ms, double tokens,
                    double fraction) {
+  if (!comm_.main()) return;
   std::sort(ms.begin(), ms.end());
   const double median = ms[ms.size() / 2];
+  const std::string ranks = comm_.size() > 1 ? str(",ranks=", comm_.size()) : std::string();
+  tokens *= comm_.size();
   print(JsonObject()
             .add("bench", bench)
-            .add("shape", flags_.deterministic ? shape + ",deterministic" : shape)
+            .add("shape", shape + ranks + (flags_.deterministic ? ",deterministic" : ""))
             .add("dtype", name_of(dtype_))
             .add("device", exec_.backend().description())
             .add("ms_min", ms.front())
@@ -232,7 +241,8 @@ void Bench::attention() {
 }
 
 /// Forward and backward of packed sequences: mean NLL of every next token.
-void Bench::train() {
+/// Forward and backward of one micro-batch; `update`: and all that makes it an optimizer step, over all ranks.
+void Bench::time_training(bool update) {
   const ModelConfig& c = model().config;
   const int64_t s = flags_.sequences, l = flags_.length;
   check(l <= c.max_positions, "--length must be at most the model's max_position_embeddings ", c.max_positions,
@@ -254,13 +264,19 @@ void Bench::train() {
   config.recompute = flags_.recompute;
   const LogprobOptions options{.lm_head = dtype_, .residual = dtype_};
   std::optional<Optimizer> optimizer;
-  if (flags_.states) optimizer.emplace(exec_, model().weights, OptimConfig(), ScalerConfig(), 1000000);
-  const ParamBuffer grads =
-      flags_.states ? model().weights.grad : ParamBuffer(exec_, model().weights.layout, Dtype::kF32);
+  const bool states = flags_.states || update;
+  if (states) optimizer.emplace(exec_, model().weights, OptimConfig(), ScalerConfig(), 1000000);
+  const ParamBuffer grads = states ? model().weights.grad : ParamBuffer(exec_, model().weights.layout, Dtype::kF32);
   const auto body = [&] {
-    Tape tape(exec_, true, config.recompute_tier());
-    const Var logprobs = batch_logprobs(tape, model(), sent, options, &grads).logprobs;
-    tape.backward(ops::affine(tape, ops::sum(tape, logprobs), -1.0 / double(s * l)));
+    if (update) optimizer->zero_grad();
+    {
+      Tape tape(exec_, true, config.recompute_tier());
+      const Var logprobs = batch_logprobs(tape, model(), sent, options, &grads).logprobs;
+      tape.backward(ops::affine(tape, ops::sum(tape, logprobs), -1.0 / double(s * l * comm_.size())));
+    }
+    if (!update) return;
+    comm_.all_reduce(exec_, grads.flat());
+    optimizer->step();
   };
   double weights = c.tied_head ? double(c.vocab_size * c.width) : 0.0;  // elements of matrices that are multiplied by
   for (const ParamInfo& p : model().weights.layout.params())
@@ -269,7 +285,8 @@ void Bench::train() {
       double(c.layers) * 2 * double(l) * double(c.heads.query) * c.heads.size;  // 2 causal products
   const double flops = 3 * double(s * l) * (2 * weights + attention);
   const double ideal = 1000.0 * flops / gemm_ceiling();
-  report("train", str("S=", s, ",L=", l, ",recompute=", flags_.recompute, flags_.states ? ",states" : ""), time(body),
+  report(update ? "update" : "train",
+         str("S=", s, ",L=", l, ",recompute=", flags_.recompute, flags_.states ? ",states" : ""), time(body),
          double(s * l), ideal);
 }
 
@@ -382,18 +399,6 @@ void Bench::step() {
   report("step", str("parameters=", model().weights.layout.numel()), time(body), 0, 1000.0 * bytes / copy_ceiling());
 }
 
-int comm_main(const BenchFlags& flags, int argc, char** argv) {
-  const std::optional<Place> place = own_place();
-  if (!place)
-    if (const int ranks = count_ranks(flags.gpus, flags.model.device, "--gpus"); ranks > 1)
-      return launch_ranks(ranks, argc, argv);
-  return run_as_rank(place, flags.model.device, [&](Comm& comm) {
-    Exec exec(find_backend(flags.model.device));
-    bench_comm(exec, comm, int(flags.repeat));
-    return 0;
-  });
-}
-
 }  // namespace
 
 int bench_main(int argc, char** argv) {
@@ -401,28 +406,34 @@ int bench_main(int argc, char** argv) {
   std::vector<std::string> words;
   Arguments args(
       "bench",
-      "Measures gemm (a large one, and the model's shapes), attention, train (forward and backward), decode "
-      "and rollout (the rollout engine) or step (the optimizer), one JSON line each, with the fraction of a ceiling "
-      "measured in the same process; or comm (the collectives between ranks).");
-  args.words("what", words, "gemm, attention, train, decode, rollout, step, comm");
+      "Measures gemm (a large one, and the model's shapes), attention, train (forward and backward), update (the same "
+      "with the optimizer, over all ranks), decode and rollout (the rollout engine) or step (the optimizer), one JSON "
+      "line each, with the fraction of a ceiling measured in the same process; or comm (the collectives between ranks).");
+  args.words("what", words, "gemm, attention, train, update, decode, rollout, step, comm");
   args.required();
   flags.fields(args);
   if (!args.parse(argc, argv)) return 0;
-  if (words == std::vector<std::string>{"comm"}) return comm_main(flags, argc, argv);
-  const std::pair<const char*, void (Bench::*)()> all[] = {
-      {"gemm", &Bench::gemm},     {"attention", &Bench::attention}, {"train", &Bench::train},
-      {"decode", &Bench::decode}, {"rollout", &Bench::rollout},     {"step", &Bench::step}};
+  const std::pair<const char*, void (Bench::*)()> all[] = {{"gemm", &Bench::gemm},     {"attention", &Bench::attention},
+                                                           {"train", &Bench::train},   {"update", &Bench::update},
+                                                           {"decode", &Bench::decode}, {"rollout", &Bench::rollout},
+                                                           {"step", &Bench::step},     {"comm", &Bench::comm}};
   std::vector<void (Bench::*)()> chosen;
   for (const std::string& word : words) {
     const auto* it = std::find_if(std::begin(all), std::end(all), [&](const auto& b) { return word == b.first; });
-    check(it != std::end(all), "bench: must be gemm, attention, train, decode, rollout or step (or comm alone): got \"",
+    check(it != std::end(all), "bench: must be gemm, attention, train, update, decode, rollout, step or comm: got \"",
           word, "\"");
-    check(word == "gemm" || !flags.model.model.empty(), "bench ", word, ": --model is required");
+    check(word == "gemm" || word == "comm" || !flags.model.model.empty(), "bench ", word, ": --model is required");
     chosen.push_back(it->second);
   }
-  Bench bench(flags);
-  for (const auto run : chosen) (bench.*run)();
-  return 0;
+  const std::optional<Place> place = own_place();
+  if (!place)
+    if (const int ranks = count_ranks(flags.gpus, flags.model.device, "--gpus"); ranks > 1)
+      return launch_ranks(ranks, argc, argv);
+  return run_as_rank(place, flags.model.device, [&](Comm& comm) {
+    Bench bench(flags, comm);
+    for (const auto run : chosen) (bench.*run)();
+    return 0;
+  });
 }
 
 }  // namespace mantissa

@@ -246,7 +246,7 @@ std::unique_ptr<Comm> make_comm(Backend& backend, std::unique_ptr<Mesh> mesh) {
 int run_as_rank(const std::optional<Place>& place, const std::string& device, const std::function<int(Comm&)>& body) {
   if (!place || place->size == 1) {
     open_device(device, place ? place->local_rank : -1);
-    return body(*make_single_comm());
+    return body(single_comm());
   }
   set_log_rank(place->rank, place->launcher != "mantissa");
   std::unique_ptr<Mesh> mesh = Mesh::join(*place);

@@ -6,12 +6,13 @@
 #include <csignal>
 #include <ctime>
 #include <iostream>
+#include <optional>
 #include <string_view>
 
 #include "rl/logging/log.h"
 #include "rl/run.h"
 #include "tools/arguments.h"
-#include "tools/device.h"
+#include "tools/launch.h"
 #include "tools/programs.h"
 
 namespace mantissa {
@@ -21,6 +22,7 @@ namespace {
 constexpr int64_t kSameRequestNs = 1'000'000'000;
 std::atomic<int64_t> stop_requested_ns{0};  // 0: not yet
 std::atomic<int> stop_signal{0};
+std::atomic<bool> speaks{true};  // of several ranks one says what all do
 
 /// The first SIGINT, SIGTERM or SIGHUP lets the step finish and saves; a later one ends the program as usual.
 void on_signal(int number) {
@@ -32,7 +34,8 @@ void on_signal(int number) {
   int64_t first = 0;
   if (stop_requested_ns.compare_exchange_strong(first, now)) {
     constexpr std::string_view kNotice = "stopping after this step and saving; again ends at once, without saving\n";
-    [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, kNotice.data(), kNotice.size());
+    if (speaks) [[maybe_unused]]
+      const ssize_t written = ::write(STDERR_FILENO, kNotice.data(), kNotice.size());
     errno = saved_errno;
     return;
   }
@@ -62,17 +65,27 @@ int trainer_main(int argc, char** argv) {
   check(start.resume.empty() || !start.overwrite, "--resume and --overwrite exclude each other");
 
   const RunConfig config = load_run_config(config_path, overrides);
-  (print_only ? std::cout : std::cerr) << format_run_config(config);
+  const std::optional<Place> place = own_place();
+  speaks = !place || place->rank == 0;
+  if (print_only || (speaks && !(place && place->launcher == "mantissa")))
+    (print_only ? std::cout : std::cerr) << format_run_config(config);
   if (print_only) return 0;
+  if (!place)
+    if (const int ranks = count_ranks(config.distributed.gpus, config.run.device, "distributed.gpus"); ranks > 1)
+      return launch_ranks(ranks, argc, argv);
   std::signal(SIGINT, on_signal);
   std::signal(SIGTERM, on_signal);
   std::signal(SIGPIPE, SIG_IGN);  // `trainer | tee`: the signal ends tee first, and the run has still to save
   if (std::signal(SIGHUP, on_signal) == SIG_IGN) std::signal(SIGHUP, SIG_IGN);  // nohup
-  open_device(config.run.device);                                               // Run finds it by name
-  Run run(config, start);
-  log_info("device " + run.exec.backend().description() + "; output in " + run.directory->path().string());
-  const bool complete = train(run, [] { return stop_requested_ns.load() != 0; });
-  return complete ? 0 : 128 + stop_signal;  // as a shell reports the signal: what comes next must not take it for done
+  std::optional<Run> run;  // outlives a failure: other ranks may still wait for what this one's device has to do
+  return run_as_rank(place, config.run.device, [&](Comm& comm) {
+    run.emplace(config, start, comm);
+    log_info("device " + run->exec.backend().description() + "; output in " + config.output_dir());
+    const bool complete = train(*run, [] { return stop_requested_ns.load() != 0; });
+    const int stopped = int(comm.reduce({double(stop_signal)}, Reduce::kMax)[0]);
+    run.reset();
+    return complete ? 0 : 128 + stopped;  // as a shell reports the signal: what comes next must not take it for done
+  });
 }
 
 }  // namespace mantissa

@@ -86,7 +86,9 @@ constexpr MetricInfo kTable[] = {
     {"timing_s/testing", "s", "evaluation"},
     {"perf/total_num_tokens", "tokens", "prompts and responses that were trained on"},
     {"perf/throughput", "tokens/s", "the same over the seconds of the step"},
-    {"perf/max_memory_allocated_gb", "GB", "most device memory in use so far (10^9 bytes)"},
+    {"perf/max_memory_allocated_gb", "GB", "most device memory in use so far (10^9 bytes), on any rank"},
+    {"perf/idle_fraction", "1",
+     "share of the ranks' time spent waiting for slower ones in rollout, reward and scoring"},
 
     {"val-core/<set>/acc/mean@<n>", "1", "share of correct answers, n samples a problem"},
     {"val-core/<set>/acc/pass@<n>", "1", "share of problems with a correct answer among n samples"},

@@ -34,12 +34,33 @@ void append(TrainBatch& batch, const TrainSequence& s) {
   batch.loss_mask.push_back(s.loss_mask);
 }
 
-/// Longest first into the cheapest bin that has room; the number of bins grows until all fit.
-std::vector<TrainBatch> pack(std::span<const TrainSequence> sequences, int64_t budget) {
+std::vector<size_t> longest_first(std::span<const TrainSequence> sequences) {
   std::vector<size_t> order(sequences.size());
   std::iota(order.begin(), order.end(), size_t(0));
   std::stable_sort(order.begin(), order.end(),
                    [&](size_t a, size_t b) { return length(sequences[a]) > length(sequences[b]); });
+  return order;
+}
+
+/// Each rank's sequences, in the order they had.
+std::vector<std::vector<TrainSequence>> share_out(std::span<const TrainSequence> sequences, int ranks) {
+  std::vector<double> costs(size_t(ranks), 0.0);
+  std::vector<size_t> rank_of(sequences.size());
+  for (const size_t index : longest_first(sequences)) {
+    rank_of[index] = size_t(std::min_element(costs.begin(), costs.end()) - costs.begin());
+    costs[rank_of[index]] += cost(length(sequences[index]));
+  }
+  std::vector<std::vector<TrainSequence>> shares{size_t(ranks)};
+  for (size_t i = 0; i < sequences.size(); ++i) shares[rank_of[i]].push_back(sequences[i]);
+  return shares;
+}
+
+/// Indices of the sequences of each micro-batch.
+using Bins = std::vector<std::vector<size_t>>;
+
+/// Longest first into the cheapest bin that has room; the number of bins grows until all fit.
+Bins plan(std::span<const TrainSequence> sequences, int64_t budget) {
+  const std::vector<size_t> order = longest_first(sequences);
   const int64_t total = std::accumulate(sequences.begin(), sequences.end(), int64_t(0),
                                         [](int64_t sum, const TrainSequence& s) { return sum + length(s); });
   struct Bin {
@@ -58,13 +79,19 @@ std::vector<TrainBatch> pack(std::span<const TrainSequence> sequences, int64_t b
     best->cost += cost(tokens);
     best->members.push_back(index);
   }
+  Bins members;
+  for (Bin& bin : bins)
+    if (!bin.members.empty()) members.push_back(std::move(bin.members));
+  return members;
+}
+
+std::vector<TrainBatch> pack(std::span<const TrainSequence> sequences, const Bins& bins) {
   std::vector<TrainBatch> batches;
-  for (const Bin& bin : bins) {
-    if (bin.members.empty()) continue;
+  for (const std::vector<size_t>& members : bins) {
     TrainBatch& batch = batches.emplace_back();
     batch.offsets.push_back(0);
     batch.response_offsets.push_back(0);
-    for (size_t index : bin.members) append(batch, sequences[index]);
+    for (const size_t index : members) append(batch, sequences[index]);
   }
   return batches;
 }
@@ -76,12 +103,17 @@ void shuffle(std::vector<TrainSequence>& sequences, RandomStream& random) {
 }
 
 std::vector<MiniBatch> make_mini_batches(std::span<const TrainSequence> sequences, int64_t mini_batch_size,
-                                         int64_t budget) {
+                                         int64_t budget, Share share) {
   std::vector<MiniBatch> result;
   for (size_t begin = 0; begin < sequences.size(); begin += size_t(mini_batch_size)) {
     const auto part = sequences.subspan(begin, std::min(size_t(mini_batch_size), sequences.size() - begin));
     MiniBatch& mini = result.emplace_back();
-    mini.micro = pack(part, budget);
+    const std::vector<std::vector<TrainSequence>> shares = share_out(part, share.ranks);
+    for (int r = 0; r < share.ranks; ++r) {
+      const Bins bins = plan(shares[size_t(r)], budget);
+      mini.rounds = std::max(mini.rounds, int64_t(bins.size()));
+      if (r == share.rank) mini.micro = pack(shares[size_t(r)], bins);
+    }
     for (const TrainSequence& s : part) {
       if (s.loss_mask == 0.0f) continue;
       ++mini.sequences;

@@ -1,7 +1,9 @@
 #include "rl/train/trainer.h"
 
+#include <cstdlib>
 #include <limits>
 #include <optional>
+#include <sstream>
 
 #include "autograd/nonfinite.h"
 
@@ -85,15 +87,38 @@ UpdateReport Trainer::update(MiniBatch& mini, const Loss& loss) {
     Tape tape(exec_, true, options_.recompute);
     outs.push_back(run_micro_batch(tape, mini, batch, loss));
   }
+  comm_.all_reduce(exec_, model_.weights.grad.flat());  // what is not finite on one rank is on all: one decision
   report.step = optimizer_.step();
   LossStats stats;
   for (const LossOut& out : outs) {
     report.loss += to_host_float(out.loss.value())[0];
     stats.add(out);
   }
-  report.stats = stats.metrics();
-  if (report.step.skipped) report.overflow = find_overflow(mini, loss, report.step.loss_scale);
+  sum_over_ranks(report, stats);
+  if (report.step.skipped) report.overflow = first_of_ranks(find_overflow(mini, loss, report.step.loss_scale));
   return report;
+}
+
+/// A rank without a micro-batch has no parts: names travel with their values.
+void Trainer::sum_over_ranks(UpdateReport& report, LossStats& stats) {
+  if (comm_.size() > 1) {
+    report.loss = comm_.reduce({report.loss})[0];
+    std::string own;
+    for (const auto& [name, value] : stats.parts()) own += str(name, ' ', std::hexfloat, value, '\n');
+    stats.parts().clear();
+    for (const std::string& theirs : comm_.gather(own)) {
+      std::istringstream lines(theirs);
+      std::string name, value;
+      while (lines >> name >> value) stats.parts()[name] += std::strtod(value.c_str(), nullptr);
+    }
+  }
+  report.stats = stats.metrics();
+}
+
+std::string Trainer::first_of_ranks(const std::string& found) {
+  for (const std::string& text : comm_.gather(found))
+    if (!text.empty()) return text;
+  return {};
 }
 
 std::string Trainer::find_overflow(MiniBatch& mini, const Loss& loss, double loss_scale) {

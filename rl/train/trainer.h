@@ -1,14 +1,16 @@
 // Trainer: log-probs of packed batches by the training path, and optimizer steps. It knows no algorithm: the loss is a
 // function it is given. One update =
 //
-//   for each micro-batch: forward (tape on) -> log-probs -> loss -> backward (scaled; fp32 gradients add up)
-//   -> optimizer: finite? unscale, clip, step : skip  ->  on a skip, replay to name the first non-finite tensor
+//   for each micro-batch of this rank: forward (tape on) -> log-probs -> loss -> backward (scaled; fp32 gradients add
+//   up) -> gradients of all ranks added -> optimizer: finite? unscale, clip, step : skip  ->  on a skip, replay to name
+//   the first non-finite tensor
 #pragma once
 
 #include <functional>
 #include <map>
 #include <string>
 
+#include "core/comm.h"
 #include "nn/model.h"
 #include "nn/optimizer.h"
 #include "rl/algorithm/loss.h"
@@ -35,8 +37,9 @@ class Trainer {
   /// The loss of one micro-batch of a mini-batch: shares add up over micro-batches.
   using Loss = std::function<LossOut(Tape&, const LossInputs&)>;
 
-  Trainer(Exec& exec, Model& model, Optimizer& optimizer, const TrainerOptions& options)
-      : exec_(exec), model_(model), optimizer_(optimizer), options_(options) {}
+  /// Of several ranks each has its own micro-batches of a mini-batch; gradients and reports are those of all.
+  Trainer(Exec& exec, Comm& comm, Model& model, Optimizer& optimizer, const TrainerOptions& options)
+      : exec_(exec), comm_(comm), model_(model), optimizer_(optimizer), options_(options) {}
 
   /// Fills old_logprobs of every micro-batch with the current weights' log-probs of the scored tokens.
   void fill_old_logprobs(MiniBatch& batch);
@@ -55,7 +58,11 @@ class Trainer {
   LossOut run_micro_batch(Tape& tape, const MiniBatch& mini, const DeviceBatch& batch, const Loss& loss);
   std::string find_overflow(MiniBatch& batch, const Loss& loss, double loss_scale);
 
+  void sum_over_ranks(UpdateReport& report, LossStats& stats);
+  std::string first_of_ranks(const std::string& found);
+
   Exec& exec_;
+  Comm& comm_;
   Model& model_;
   Optimizer& optimizer_;
   TrainerOptions options_;

@@ -1,8 +1,7 @@
-// Ranks: collectives on the CPU against sums written out, what ranks that disagree are told, and places read from a
-// launcher's environment.
-#include <gtest/gtest.h>
+// Ranks: collectives on the CPU against sums written out, and what ranks that disagree are told.
+#include "core/comm.h"
 
-#include <map>
+#include <gtest/gtest.h>
 
 #include "core/random.h"
 #include "tests/support/ranks.h"
@@ -152,7 +151,7 @@ TEST(Comm, ALostRankIsNamed) {
 }
 
 TEST(Comm, PartsMustFit) {
-  const std::unique_ptr<Comm> comm = make_single_comm();
+  Comm* comm = &single_comm();
   Exec exec(cpu());
   const Tensor a = exec.zeros({4}, Dtype::kF32), b = exec.zeros({3}, Dtype::kF32);
   EXPECT_THROW(comm->reduce_scatter(exec, a, b), Error);
@@ -184,70 +183,6 @@ TEST(Comm, APortInUseIsPassedOver) {
   places[0].listening = -1;
   for (Place& place : places) place.port = foreign.port();
   EXPECT_EQ(run_ranks_on(places, [](Comm& comm) { comm.barrier(); }), Strings(2));
-}
-
-std::optional<Place> place_in(const std::map<std::string, std::string>& environment) {
-  return place_from_environment([&](const char* name) -> const char* {
-    const auto it = environment.find(name);
-    return it == environment.end() ? nullptr : it->second.c_str();
-  });
-}
-
-TEST(Place, IsReadFromEachLauncher) {
-  EXPECT_FALSE(place_in({}));
-  EXPECT_FALSE(place_in({{"SLURM_PROCID", "0"}, {"SLURM_NTASKS", "4"}})) << "a batch script is one process";
-
-  const auto torchrun = place_in({{"RANK", "3"},
-                                  {"WORLD_SIZE", "4"},
-                                  {"LOCAL_RANK", "1"},
-                                  {"LOCAL_WORLD_SIZE", "2"},
-                                  {"MASTER_ADDR", "node1"},
-                                  {"MASTER_PORT", "1234"},
-                                  {"TORCHELASTIC_RUN_ID", "j"}});
-  ASSERT_TRUE(torchrun);
-  EXPECT_EQ(std::tuple(torchrun->rank, torchrun->size, torchrun->local_rank, torchrun->local_size, torchrun->port),
-            std::tuple(3, 4, 1, 2, 1234));
-  EXPECT_EQ(torchrun->address, "node1");
-  EXPECT_EQ(torchrun->launcher, "torchrun");
-
-  const auto srun = place_in({{"SLURM_PROCID", "5"},
-                              {"SLURM_STEP_NUM_TASKS", "8"},
-                              {"SLURM_LOCALID", "1"},
-                              {"SLURM_STEP_TASKS_PER_NODE", "4(x2)"},
-                              {"SLURM_STEP_NODELIST", "gpu[07-08]"},
-                              {"SLURM_JOB_ID", "99"},
-                              {"SLURM_STEP_ID", "0"}});
-  ASSERT_TRUE(srun);
-  EXPECT_EQ(std::tuple(srun->rank, srun->size, srun->local_rank, srun->local_size), std::tuple(5, 8, 1, 4));
-  EXPECT_EQ(srun->address, "gpu07");
-  EXPECT_GE(srun->port, 1024);
-
-  const auto mpirun = place_in({{"OMPI_COMM_WORLD_RANK", "1"},
-                                {"OMPI_COMM_WORLD_SIZE", "2"},
-                                {"OMPI_COMM_WORLD_LOCAL_RANK", "1"},
-                                {"OMPI_COMM_WORLD_LOCAL_SIZE", "2"}});
-  ASSERT_TRUE(mpirun);
-  EXPECT_EQ(std::tuple(mpirun->rank, mpirun->size, mpirun->local_rank), std::tuple(1, 2, 1));
-  EXPECT_EQ(mpirun->address, "127.0.0.1");
-
-  EXPECT_EQ(first_host("a1"), "a1");
-  EXPECT_EQ(first_host("a1,b2"), "a1");
-  EXPECT_EQ(first_host("n[3,5]-ib,m1"), "n3-ib");
-}
-
-TEST(Place, BadVariablesAreNamed) {
-  const auto error_of = [](const std::map<std::string, std::string>& environment) -> std::string {
-    try {
-      place_in(environment);
-    } catch (const Error& e) {
-      return e.what();
-    }
-    return "no error";
-  };
-  EXPECT_EQ(error_of({{"RANK", "4"}, {"WORLD_SIZE", "4"}}), "RANK: must be a number of 0 to 3, got \"4\"");
-  EXPECT_EQ(error_of({{"RANK", "0"}, {"WORLD_SIZE", "two"}}),
-            "WORLD_SIZE: must be a number of 1 to 65536, got \"two\"");
-  EXPECT_NE(error_of({{"RANK", "0"}, {"WORLD_SIZE", "2"}}).find("MASTER_ADDR"), std::string::npos);
 }
 
 }  // namespace

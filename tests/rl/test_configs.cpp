@@ -83,8 +83,7 @@ TEST(Configs, WhatIsMissingIsNamed) {
   EXPECT_TRUE(missing("sanity_grpo_fp16.yaml").empty());
   ASSERT_EQ(missing("lora_grpo_tis_fp16.yaml").size(), 1u);
   EXPECT_NE(missing("lora_grpo_tis_fp16.yaml")[0].find("model.lora_rank 32"), std::string::npos);
-  ASSERT_EQ(missing("dense14b_dapo_fp16.yaml").size(), 1u);
-  EXPECT_NE(missing("dense14b_dapo_fp16.yaml")[0].find("distributed.gpus 64"), std::string::npos);
+  EXPECT_TRUE(missing("dense14b_dapo_fp16.yaml").empty());
 }
 
 }  // namespace

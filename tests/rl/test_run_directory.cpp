@@ -8,6 +8,7 @@
 #include "core/file.h"
 #include "rl/run.h"
 #include "rl/selftest.h"
+#include "tests/support/ranks.h"
 #include "tests/support/temp_dir.h"
 
 namespace mantissa {
@@ -130,24 +131,32 @@ TEST(RunDirectory, SaysWhatTheRunWas) {
     EXPECT_TRUE(std::isfinite(number(eval, name))) << name;
 }
 
-TEST(RunDirectory, ARunLivesWithoutOne) {
-  // The other processes of a run on several GPUs: the same steps, and no file.
+TEST(RunDirectory, OneOfSeveralRanksHasIt) {
+  // All take the same steps to the same weights, one writes.
   TempDir dir;
   const RunConfig same = config(dir / "run", {"optim.lr=1e-4", "train.steps=2"});
-  mantissa::Run writing(same, StartOptions{});
-  mantissa::Run silent(same, nullptr, {});
-  train(writing, [] { return false; });
-  train(silent, [] { return false; });
-  EXPECT_EQ(lines_of(dir / "run/metrics.jsonl").size(), 2u);
-  const auto weights = [](const mantissa::Run& run) {
-    const Tensor& flat = run.model->weights.master.flat();
-    return std::vector<float>(flat.data<float>(), flat.data<float>() + flat.numel());
-  };
-  EXPECT_EQ(weights(writing), weights(silent));
+  for (const char* resume : {"", "auto"}) {
+    std::vector<float> weights[2];
+    const std::vector<std::string> errors = run_ranks(2, [&](Comm& comm) {
+      mantissa::Run run(same, StartOptions{.resume = resume}, comm);
+      EXPECT_EQ(run.directory != nullptr, comm.main());
+      EXPECT_EQ(run.step, *resume ? 2 : 0);
+      train(run, [] { return false; });
+      const Tensor& flat = run.model->weights.master.flat();
+      weights[comm.rank()].assign(flat.data<float>(), flat.data<float>() + flat.numel());
+    });
+    EXPECT_EQ(errors, std::vector<std::string>(2));
+    EXPECT_EQ(lines_of(dir / "run/metrics.jsonl").size(), 2u);
+    EXPECT_FALSE(weights[0].empty());
+    EXPECT_EQ(weights[0], weights[1]);
+  }
+}
 
-  mantissa::Run resumed(same, nullptr, dir / "run/checkpoints/step_2");
-  EXPECT_EQ(resumed.step, 2);
-  EXPECT_EQ(weights(resumed), weights(writing));
+TEST(RunDirectory, RanksNeedTheSameConfig) {
+  TempDir dir;
+  const std::vector<std::string> errors = run_ranks(
+      2, [&](Comm& comm) { mantissa::Run run(config(dir / "run", {str("train.steps=", 1 + comm.rank())}), {}, comm); });
+  for (const std::string& error : errors) EXPECT_EQ(error, "rank 1 was started with another config than rank 0");
 }
 
 TEST(RunDirectory, OnlyDecisiveKeysMustBeEqualOnResume) {

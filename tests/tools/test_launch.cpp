@@ -1,7 +1,12 @@
 // Several ranks on this machine, as a user starts them: the programs launch themselves, and end together.
-#include <chrono>
-#include <thread>
+#include <cmath>
+#include <csignal>
+#include <cstring>
+#include <fstream>
+#include <map>
+#include <regex>
 
+#include "core/safetensors.h"
 #include "tests/support/programs.h"
 
 namespace mantissa {
@@ -35,6 +40,130 @@ TEST_F(Launch, BadNumbersOfRanks) {
   expect_error("bench", {"comm", "--gpus", "none"}, {"--gpus", "auto or a number", "\"none\""});
   expect_error("bench", {"comm", "--gpus", "2", "--device", "cuda"}, {"--gpus", "asked for 2 GPUs", "has 0"});
   expect_error("bench", {"comm"}, {"WORLD_SIZE", "\"x\""}, "export RANK=0 WORLD_SIZE=x;");
+}
+
+// ---- training on several ranks -----------------------------------------------------------------------------
+
+/// GRPO in fp32 on the embedded model: 5 prompts x 4 samples, two updates and a checkpoint a step, one evaluation.
+class Ranks : public Programs {
+ protected:
+  std::vector<std::string> arguments(const std::string& name, int ranks, std::vector<std::string> more = {}) const {
+    std::vector<std::string> all = {"--config", (kSource / "configs/grpo_fp16.yaml").string()};
+    const std::string data = (kSource / "builtin/arithmetic/sanity.jsonl").string();
+    for (const std::string& word :
+         {"run.output_dir=" + path(name), str("distributed.gpus=", ranks), std::string("run.device=cpu"),
+          "data.files=" + data, "eval.files=" + data, std::string("eval.limit=5"), std::string("eval.every=2"),
+          std::string("precision.train=fp32"), std::string("precision.rollout=fp32"), std::string("rollout.n=4"),
+          std::string("train.prompts_per_step=5"), std::string("train.mini_batch_size=10"),
+          std::string("train.steps=2"), std::string("checkpoint.every=1"), std::string("checkpoint.keep=0"),
+          std::string("logging.samples=5"), std::string("optim.schedule=constant")})
+      all.push_back(word);
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }
+  void train(const std::string& name, int ranks, std::vector<std::string> more = {}) const {
+    const Result r = run("trainer", arguments(name, ranks, std::move(more)));
+    ASSERT_EQ(r.code, 0) << r.err;
+    EXPECT_EQ(r.err.find("[rank"), std::string::npos) << "only rank 0 speaks: " << r.err;
+  }
+
+  std::vector<std::map<std::string, double>> lines(const std::string& name, const std::string& file) const {
+    std::vector<std::map<std::string, double>> all;
+    std::ifstream in(dir_ / name / file);
+    for (std::string line; std::getline(in, line);) {
+      static const std::regex kPair(R"re("([^"]+)": ([^,}]+))re");
+      auto& values = all.emplace_back();
+      for (std::sregex_iterator it(line.begin(), line.end(), kPair), end; it != end; ++it)
+        if (const std::string key = (*it)[1]; !key.starts_with("timing_s/") && !key.starts_with("perf/"))
+          values[key] = (*it)[2] == "null" ? -1e30 : std::stod((*it)[2]);
+    }
+    return all;
+  }
+
+  void expect_near(const std::string& one, const std::string& other, double bound) const {
+    for (const char* file : {"metrics.jsonl", "eval.jsonl"}) {
+      const auto a = lines(one, file), b = lines(other, file);
+      ASSERT_EQ(a.size(), b.size()) << file;
+      for (size_t i = 0; i < a.size(); ++i) {
+        ASSERT_EQ(a[i].size(), b[i].size());
+        for (const auto& [name, value] : a[i])
+          EXPECT_NEAR(b[i].at(name), value, bound * std::max(1.0, std::abs(value))) << file << " " << i << " " << name;
+      }
+    }
+    EXPECT_EQ(read_file(dir_ / one / "samples.jsonl"), read_file(dir_ / other / "samples.jsonl"));
+    // Adam's first moment is made of gradients, the masters of updates. Adam divides by the gradient's own size, so
+    // that a weight whose gradient is next to nothing may go either way by the learning rate.
+    for (const char* name : {"adam_m", "master"}) {
+      const std::string file = str("checkpoints/step_2/", name, ".safetensors");
+      const Safetensors x(dir_ / one / file), y(dir_ / other / file);
+      for (const auto& [tensor, entry] : x.entries()) {
+        std::vector<float> left(entry.data.size() / sizeof(float)), right(left.size());
+        std::memcpy(left.data(), entry.data.data(), entry.data.size());
+        ASSERT_EQ(y.at(tensor).data.size(), entry.data.size());
+        std::memcpy(right.data(), y.at(tensor).data.data(), entry.data.size());
+        double worst = 0;
+        for (size_t i = 0; i < left.size(); ++i) worst = std::max(worst, std::abs(double(left[i]) - right[i]));
+        EXPECT_LT(worst, std::string(name) == "master" ? 2e-4 : bound) << tensor;
+      }
+    }
+  }
+};
+
+TEST_F(Ranks, ARunOnSeveralIsTheRunOnOne) {
+  train("one", 1);
+  train("two", 2);
+  train("three", 3);
+  expect_near("one", "two", 1e-6);
+  expect_near("one", "three", 1e-6);
+}
+
+TEST_F(Ranks, ResumeOnAnotherNumberOfRanks) {
+  train("one", 1);
+  for (const auto& [before, after] : {std::pair(2, 1), std::pair(1, 2)}) {
+    const std::string name = str("from_", before);
+    train(name, before, {"train.steps=1"});
+    train(name, after, {"--resume", "auto"});
+    expect_near("one", name, 1e-6);
+  }
+}
+
+TEST_F(Ranks, AnOverflowOnAllSkipsTheStepOnAll) {
+  train("run", 2, {"train.inject_overflow_step=1", "precision.train=fp16"});
+  const auto metrics = lines("run", "metrics.jsonl");
+  ASSERT_EQ(metrics.size(), 2u);
+  EXPECT_EQ(metrics[0].at("scaler/skipped"), 1);
+  EXPECT_EQ(metrics[1].at("scaler/skipped"), 0);
+  EXPECT_EQ(metrics[1].at("training/policy_version"), 3);
+}
+
+TEST_F(Ranks, OneRankKilledEndsAll) {
+  // The shell finds a child of the launcher and kills it once two steps are done.
+  const std::string script = "sh -c '\"$0\" \"$@\" & for i in $(seq 300); do sleep 0.1; test $(cat " +
+                             path("run/metrics.jsonl") +
+                             " 2>/dev/null | wc -l) -ge 2 && break; done; kill -9 $(pgrep -P $! | tail -1); wait $!' ";
+  const Result r = run("trainer", arguments("run", 2, {"train.steps=100000", "eval.every=0"}), script);
+  EXPECT_EQ(r.code, 1) << r.err;
+  const size_t at = r.err.find("error: rank 1 (pid ");
+  ASSERT_NE(at, std::string::npos) << r.err;
+  EXPECT_NE(r.err.find("ended without a word", at), std::string::npos) << r.err;
+  EXPECT_NE(r.err.find(" of step ", at), std::string::npos) << r.err;
+  EXPECT_EQ(r.err.find("error: ", at + 1), std::string::npos) << r.err;
+  train("run", 2, {"--resume", "auto", "train.steps=4"});
+}
+
+TEST_F(Ranks, AFailureIsSaidOnce) {
+  const std::vector<std::string> words = arguments("run", 2, {"model.path=nowhere"});
+  expect_error("trainer", words, {"failed in phase", "nowhere"});
+}
+
+TEST_F(Ranks, AStopSignalSavesOnce) {
+  const Result r = run("trainer", arguments("run", 2, {"train.steps=100000", "eval.every=0"}),
+                       "sh -c '\"$0\" \"$@\" & sleep 3; kill $!; wait $!' ");
+  EXPECT_EQ(r.code, 128 + SIGTERM) << r.err;
+  const size_t at = r.err.find("stopping after this step");
+  ASSERT_NE(at, std::string::npos) << r.err;
+  EXPECT_EQ(r.err.find("stopping after this step", at + 1), std::string::npos) << r.err;
+  EXPECT_NE(r.err.find("stopped after step"), std::string::npos) << r.err;
 }
 
 }  // namespace

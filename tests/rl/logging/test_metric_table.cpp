@@ -9,6 +9,7 @@
 
 #include "core/file.h"
 #include "rl/run.h"
+#include "tests/support/ranks.h"
 #include "tests/support/temp_dir.h"
 
 namespace mantissa {
@@ -47,8 +48,11 @@ std::set<std::string> metrics_of_runs(const fs::path& directory) {
                                     std::string("train.prompts_per_step=4"), std::string("train.mini_batch_size=4"),
                                     std::string("train.steps=1"), std::string("checkpoint.export_model=false")})
       overrides.push_back(text);
-    mantissa::Run run(parse_run_config("run: {device: cpu, seed: 3}", "test", overrides), {});
-    train(run, [] { return false; });
+    const std::vector<std::string> errors = run_ranks(2, [&](Comm& comm) {  // some are there with several ranks only
+      mantissa::Run run(parse_run_config("run: {device: cpu, seed: 3}", "test", overrides), {}, comm);
+      train(run, [] { return false; });
+    });
+    EXPECT_EQ(errors, std::vector<std::string>(2));
   };
   run_all("sft", {"train.mode=sft", "data.response_format='{answer}'"});
   run_all("grpo", {"rollout.n=4", "rollout.max_new_tokens=32", "algorithm.kl_coef=0.1", "optim.lr=0",
