@@ -30,6 +30,7 @@ using namespace std::chrono_literals;
 constexpr int kOldest = 21800;
 constexpr auto kStartTime = 120s, kEndTime = 5s;
 constexpr int kEvents = 64;
+constexpr size_t kWarmUpBytes = size_t(32) << 20;
 
 // NCCL's interface, as far as it is used here.
 enum Result : int { kSuccess = 0, kRemoteError = 6, kInProgress = 7 };
@@ -170,6 +171,7 @@ class NcclComm : public Comm {
     const Result begun = library_.init(&handle_, size(), id, rank(), &config);
     check(begun == kSuccess || begun == kInProgress, "[nccl] ncclCommInitRankConfig: ", text_of(begun));
     settle("start", deadline_in(kStartTime));
+    warm_up();
   }
 
   ~NcclComm() override {
@@ -225,6 +227,26 @@ class NcclComm : public Comm {
 
   std::vector<std::string> do_gather(std::string_view bytes) override { return mesh_->gather(bytes); }
   std::string do_broadcast_bytes(std::string_view bytes, int root) override { return mesh_->broadcast(bytes, root); }
+
+  /// The library makes its connections and their buffers at the first use of each: now, before a cache takes what memory
+  /// is free.
+  void warm_up() {
+    const size_t part = kWarmUpBytes / size_t(size()) / sizeof(float), whole = part * size_t(size());
+    float* memory = nullptr;
+    MANTISSA_CUDA(cudaMalloc(reinterpret_cast<void**>(&memory), whole * sizeof(float)));
+    MANTISSA_CUDA(cudaMemsetAsync(memory, 0, whole * sizeof(float), stream_));
+    float* own = memory + part * size_t(rank());
+    const auto run = [&](const char* name, Result begun) {
+      if (begun != kSuccess && begun != kInProgress) fail_call(name, begun);
+      settle(name, deadline_in(kStartTime));
+    };
+    run("all_reduce", library_.all_reduce(memory, memory, whole, kFloat32, kSum, handle_, stream_));
+    run("reduce_scatter", library_.reduce_scatter(memory, own, part, kFloat32, kSum, handle_, stream_));
+    run("all_gather", library_.all_gather(own, memory, part, kFloat32, handle_, stream_));
+    run("broadcast", library_.broadcast(memory, memory, whole, kFloat32, 0, handle_, stream_));
+    MANTISSA_CUDA(cudaStreamSynchronize(stream_));
+    MANTISSA_CUDA(cudaFree(memory));
+  }
 
   template <class Call>
   Ticket launch(Exec& exec, const char* name, std::vector<Tensor> tensors, Order order, const Call& call) {
