@@ -228,8 +228,8 @@ class NcclComm : public Comm {
   std::vector<std::string> do_gather(std::string_view bytes) override { return mesh_->gather(bytes); }
   std::string do_broadcast_bytes(std::string_view bytes, int root) override { return mesh_->broadcast(bytes, root); }
 
-  /// The library makes its connections and their buffers at the first use of each: now, before a cache takes what memory
-  /// is free.
+  /// The library makes its connections and their buffers at the first use of each: now, before a cache takes the memory
+  /// that is free.
   void warm_up() {
     const size_t part = kWarmUpBytes / size_t(size()) / sizeof(float), whole = part * size_t(size());
     float* memory = nullptr;
