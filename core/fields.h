@@ -69,6 +69,9 @@ class Fields {
                       const Help& help) = 0;
   virtual void field(const char* key, std::vector<std::string>& value, const Help& help) = 0;
 
+  /// The names of the maps that a reader has found inside its section: NAME of reward.NAME.kind. Others have none.
+  virtual std::vector<std::string> maps() const { return {}; }
+
   void field(const char* key, int& value, const Help& help, Range range) {
     int64_t wide = value;
     Range narrow{std::max(range.low, -2147483648.0), std::min(range.high, 2147483647.0)};

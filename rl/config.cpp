@@ -62,7 +62,7 @@ void RunConfig::validate() const {
   }
   check(eval.temperature == 0 || eval.temperature >= kMinTemperature,
         "eval.temperature: must be 0 (greedy) or at least ", kMinTemperature, ", got ", eval.temperature);
-  check(!data.answer_key.empty() || reward.kind != "math" || (train.mode == "sft" && eval.files.empty()),
+  check(!data.answer_key.empty() || !reward.has_kind("math") || (train.mode == "sft" && eval.files.empty()),
         "data.answer_key: required by reward.kind math, got an empty string");
   check(is_device_name(run.device), "run.device: must be auto, cpu, cuda or cuda:N, got \"", run.device, '"');
   check(distributed.gpus == "auto" || is_number(distributed.gpus),

@@ -12,7 +12,7 @@
 #include "rl/evaluate.h"
 #include "rl/logging/metrics.h"
 #include "rl/precision.h"
-#include "rl/reward/reward.h"
+#include "rl/reward/rewards.h"
 #include "rl/rollout/engine.h"
 #include "rl/train/train_config.h"
 
@@ -44,7 +44,7 @@ struct RunConfig {
   PrecisionConfig precision;
   DataConfig data;
   RolloutConfig rollout;
-  RewardConfig reward;
+  RewardsConfig reward;
   AlgorithmConfig algorithm;
   OptimConfig optim;
   ScalerConfig scaler;

@@ -78,6 +78,14 @@ class SectionReader : public Fields {
     }
   }
 
+  std::vector<std::string> maps() const override {
+    std::vector<std::string> names;
+    for (const auto& [key, source] : values_)
+      if (const size_t dot = key.find('.'); dot != std::string::npos)
+        if (const std::string name = key.substr(0, dot); names.empty() || names.back() != name) names.push_back(name);
+    return names;
+  }
+
   /// Throws when a key of the section was not asked for.
   void finish() const {
     for (const auto& [key, source] : values_)
@@ -205,10 +213,17 @@ Values read_values(const std::string& yaml, const std::string& where) {
     check(section.second.IsMap(), line, ": section \"", name, "\" must be a map of keys");
     for (const auto& entry : section.second) {
       check(entry.first.IsScalar(), line, ": keys of section \"", name, "\" must be strings");
+      const auto add = [&](const std::string& key, const YAML::Node& at_key, const YAML::Node& value) {
+        const std::string at = str(where, " line ", at_key.Mark().line + 1);
+        check(values[name].emplace(key, Source{value, at}).second, at, ": key \"", name, ".", key, "\" appears twice");
+      };
       const std::string key = entry.first.Scalar();
-      const std::string at = str(where, " line ", entry.first.Mark().line + 1);
-      check(values[name].emplace(key, Source{entry.second, at}).second, at, ": key \"", name, ".", key,
-            "\" appears twice");
+      if (!entry.second.IsMap()) add(key, entry.first, entry.second);
+      if (entry.second.IsMap())  // a map inside a section: "key.inner" is its key
+        for (const auto& inner : entry.second) {
+          check(inner.first.IsScalar(), line, ": keys of \"", name, ".", key, "\" must be strings");
+          add(key + "." + inner.first.Scalar(), inner.first, inner.second);
+        }
     }
   }
   return values;

@@ -60,6 +60,7 @@ void transfer(Archive& archive, Sample& sample) {
   archive.number(completion.policy_version);
   archive.list(completion.text);
   archive.number(sample.reward);
+  archive.list(sample.rewards);
   archive.list(sample.extracted);
 }
 
@@ -71,18 +72,16 @@ std::vector<size_t> own_groups(size_t count, const Comm& comm) {
   return own;
 }
 
-void sample_own(Engine& engine, const Tokenizer& tokenizer, std::span<RolloutGroup> groups, int n,
-                const GenerateOptions& options, const Comm& comm) {
+void sample_own(Engine& engine, std::span<RolloutGroup> groups, int n, const GenerateOptions& options,
+                const Comm& comm) {
   const std::vector<size_t> own = own_groups(groups.size(), comm);
   if (own.empty()) return;
   std::vector<Request> requests;
   for (const size_t g : own) requests.push_back({.prompt = &groups[g].prompt, .n = n});
   std::vector<std::vector<Completion>> completions = engine.generate(requests, options);
   for (size_t i = 0; i < own.size(); ++i)
-    for (Completion& completion : completions[i]) {
-      completion.text = tokenizer.decode(completion.ids, true);
+    for (Completion& completion : completions[i])
       groups[own[i]].samples.emplace_back().completion = std::move(completion);
-    }
 }
 
 void share_samples(std::span<RolloutGroup> groups, Comm& comm) {

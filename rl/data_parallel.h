@@ -12,7 +12,6 @@
 
 #include "core/comm.h"
 #include "rl/rollout/engine.h"
-#include "rl/text/tokenizer.h"
 #include "rl/types.h"
 
 namespace mantissa {
@@ -21,9 +20,9 @@ namespace mantissa {
 /// on a GPU a sample's bits depend on which others run beside it.
 std::vector<size_t> own_groups(size_t count, const Comm& comm);
 
-/// Samples `n` responses to the prompt of each of this rank's groups, and decodes them. The other groups stay without.
-void sample_own(Engine& engine, const Tokenizer& tokenizer, std::span<RolloutGroup> groups, int n,
-                const GenerateOptions& options, const Comm& comm);
+/// Samples `n` responses to the prompt of each of this rank's groups. The other groups stay without.
+void sample_own(Engine& engine, std::span<RolloutGroup> groups, int n, const GenerateOptions& options,
+                const Comm& comm);
 
 /// Sends the samples of this rank's groups to all and fills in those of the others, whose samples are ignored.
 void share_samples(std::span<RolloutGroup> groups, Comm& comm);

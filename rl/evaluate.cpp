@@ -124,13 +124,13 @@ std::vector<std::string> set_names(const std::vector<std::string>& files) {
   return out;
 }
 
-std::vector<RolloutGroup> sample_and_grade(Engine& engine, const Tokenizer& tokenizer, std::span<const Prompt> prompts,
-                                           int k, const GenerateOptions& options, const RewardConfig& reward,
+std::vector<RolloutGroup> sample_and_grade(Engine& engine, std::span<const Prompt> prompts, int k,
+                                           const GenerateOptions& options, const RewardsConfig& reward,
                                            Metrics& metrics, Comm& comm) {
   check(k >= 1, "[evaluate] needs at least one sample a problem: got ", k);
   std::vector<RolloutGroup> groups;
   for (const Prompt& prompt : prompts) groups.push_back({prompt, {}});
-  sample_own(engine, tokenizer, groups, k, options, comm);
+  sample_own(engine, groups, k, options, comm);
   Metrics counters;
   grade_samples(reward, groups, counters);
   share_samples(groups, comm);

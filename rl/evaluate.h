@@ -1,5 +1,5 @@
-// Evaluation: n samples a problem, graded, summed up as avg@n, pass@k and maj@n. Used by `evaluate` and by
-// the loop's own evaluation.
+// Evaluation: n samples a problem, graded, summed up as avg@n, pass@k and maj@n. Used by `evaluate` and by the loop's
+// own evaluation.
 //
 // With c of n samples of a problem correct, the mean over problems of
 //   avg@n   c / n
@@ -17,9 +17,8 @@
 
 #include "core/comm.h"
 #include "core/fields.h"
-#include "rl/reward/reward.h"
+#include "rl/reward/rewards.h"
 #include "rl/rollout/engine.h"
-#include "rl/text/tokenizer.h"
 
 namespace mantissa {
 
@@ -78,11 +77,11 @@ Interval bootstrap_interval(std::span<const double> values);
 /// A name for each file: its stem, or the path as it is where two stems are equal.
 std::vector<std::string> set_names(const std::vector<std::string>& files);
 
-/// Samples k responses to every prompt, decodes and grades them: a group a prompt, in order. Ranks share the work, and
-/// all get all. Sample j draws with counter (prompt id, j, position) under options.keys. Adds verifier/* to the metrics
-/// (grading.h).
-std::vector<RolloutGroup> sample_and_grade(Engine& engine, const Tokenizer& tokenizer, std::span<const Prompt> prompts,
-                                           int k, const GenerateOptions& options, const RewardConfig& reward,
+/// Samples k responses to every prompt and grades them: one group per prompt, in order. Ranks share the work, and all
+/// get all. Sample j draws with counter (prompt id, j, position) under options.keys; options.stop must have a
+/// tokenizer. Adds verifier/* to the metrics (grading.h).
+std::vector<RolloutGroup> sample_and_grade(Engine& engine, std::span<const Prompt> prompts, int k,
+                                           const GenerateOptions& options, const RewardsConfig& reward,
                                            Metrics& metrics, Comm& comm = single_comm());
 
 }  // namespace mantissa

@@ -5,6 +5,7 @@
 //
 // The supervised warm start is the same loop without its first half: solutions take the place of completions.
 #include <cmath>
+#include <map>
 
 #include "core/json.h"
 #include "rl/algorithm/advantage.h"
@@ -38,9 +39,11 @@ struct MinMaxMean {
 /// What the metrics say of everything that was sampled in a step.
 struct RewardStats {
   MinMaxMean rewards, lengths, prompts;
+  std::map<std::string, MinMaxMean> named;  // of reward.NAME, by itself
   int64_t clipped = 0;
   void put(Metrics& metrics) const {
     rewards.put(metrics, "critic/score");
+    for (const auto& [name, r] : named) metrics.set("reward/" + name + "/mean", r.mean());
     lengths.put(metrics, "response_length");
     metrics.set("response_length/clip_ratio", double(clipped) / double(lengths.count));
     prompts.put(metrics, "prompt_length");
@@ -56,9 +59,9 @@ std::vector<RolloutGroup> rollout(Run& run, int64_t round, Metrics& metrics) {
   for (int64_t index : run.cursor->next(run.config.train.prompts_per_step))
     groups.push_back({run.prompts[size_t(index)], {}});
   const uint64_t counter = uint64_t(run.step) | uint64_t(round) << 32;
-  sample_own(*run.engine, *run.tokenizer, groups, int(run.config.rollout.n),
+  sample_own(*run.engine, groups, int(run.config.rollout.n),
              {.sampling = run.config.rollout.sampling,
-              .stop_ids = run.stop_ids,
+              .stop = run.stop_rule(),
               .keys = {uint64_t(run.config.run.seed), counter},
               .policy_version = run.policy_version,
               .cancelled = [&run] { return run.comm.activity().beat(), false; }},
@@ -71,20 +74,26 @@ std::vector<RolloutGroup> rollout(Run& run, int64_t round, Metrics& metrics) {
 void reward(Run& run, std::vector<RolloutGroup>& groups, RewardStats& stats, Metrics& metrics) {
   run.enter("reward");
   Timer timer(metrics, "timing_s/reward");
-  Metrics counters;
-  grade_samples(run.config.reward, groups, counters);
+  Metrics own, counters;
+  grade_samples(run.config.reward, groups, own);
   run.idle.meet();
   share_samples(groups, run.comm);
-  const double failed_before = metrics.get("verifier/error");
-  add_counters(metrics, counters, run.comm);
-  const double failed = metrics.get("verifier/error") - (std::isnan(failed_before) ? 0.0 : failed_before);
-  if (failed == double(groups.size() * size_t(run.config.rollout.n)) && run.comm.main())
-    log_warning(str("step ", run.step + 1, ": reward.kind ", run.config.reward.kind,
+  add_counters(counters, own, run.comm);
+  double grades = 0;
+  for (const auto& [name, count] : counters.values()) grades += count;
+  add_counters(metrics, counters, single_comm());
+  if (counters.get("verifier/error") == grades && run.comm.main())
+    log_warning(str("step ", run.step + 1, ": ",
+                    run.config.reward.named.empty() ? "reward.kind " : "each of the rewards",
+                    run.config.reward.named.empty() ? run.config.reward.one.kind : "",
                     " failed on every answer, so all rewards are 0"));
   for (RolloutGroup& group : groups) {
     for (RolloutSample& sample : group.samples) {
       stats.lengths.add(double(sample.completion.ids.size()));
       stats.clipped += sample.completion.finish == Finish::kLength;
+      auto reward = sample.rewards.begin();
+      for (const auto& [name, config] : run.config.reward.named)
+        if (const double r = *reward++; !std::isnan(r)) stats.named[name].add(r);
     }
     stats.prompts.add(double(group.prompt.ids.size()));
   }
@@ -124,44 +133,41 @@ std::vector<RolloutGroup> collect(Run& run, Metrics& metrics) {
   return groups;
 }
 
-std::vector<MiniBatch> make_batches(Run& run, std::vector<TrainSequence> sequences, Metrics& metrics) {
+std::vector<MiniBatch> make_batches(Run& run, std::vector<TrainSequence> sequences, Packed packed, Metrics& metrics) {
   int64_t tokens = 0;
   for (const TrainSequence& s : sequences) tokens += int64_t(s.prompt->ids.size() + s.completion->ids.size());
   metrics.set("perf/total_num_tokens", double(tokens));
   RandomStream random(uint64_t(run.config.run.seed), mix64(kShuffleStream) ^ uint64_t(run.step));
   shuffle(sequences, random);
   return make_mini_batches(sequences, run.config.train.mini_batch_size, run.config.train.micro_batch_tokens,
-                           {run.comm.rank(), run.comm.size()});
+                           {run.comm.rank(), run.comm.size()}, packed);
 }
 
+/// Over the sequences that were forwarded, of all ranks.
 void measure_mismatch(Run& run, const std::vector<MiniBatch>& batches, Metrics& metrics) {
-  std::vector<float> mu, old;
-  std::vector<int32_t> lengths, offsets{0};
+  LogprobSides sides;
   for (const MiniBatch& mini : batches)
-    for (const TrainBatch& batch : mini.micro) {
-      for (size_t s = 1; s < batch.response_offsets.size(); ++s)
-        lengths.push_back(batch.response_offsets[s] - batch.response_offsets[s - 1]);
-      mu.insert(mu.end(), batch.rollout_logprobs.begin(), batch.rollout_logprobs.end());
-      old.insert(old.end(), batch.old_logprobs.begin(), batch.old_logprobs.end());
-    }
-  for (std::vector<float>* values : {&mu, &old}) concatenate(*values, run.comm);
-  concatenate(lengths, run.comm);
-  if (mu.empty()) return;  // dynamic sampling left nothing
-  for (const int32_t length : lengths) offsets.push_back(offsets.back() + length);
-  for (const auto& [name, value] : mismatch_metrics(mismatch_stats(mu, old, offsets))) metrics.set(name, value);
+    for (const TrainBatch& batch : mini.micro) sides.add(batch);
+  for (std::vector<float>* values : {&sides.rollout, &sides.old}) concatenate(*values, run.comm);
+  concatenate(sides.lengths, run.comm);
+  if (sides.rollout.empty()) return;  // no group had a spread
+  for (const auto& [name, value] : mismatch_metrics(mismatch_stats(sides.rollout, sides.old, sides.offsets())))
+    metrics.set(name, value);
 }
 
-/// All optimizer steps of one training step; statistics are means over those that were taken.
-void update(Run& run, std::vector<MiniBatch>& batches, const Trainer::Loss& loss, Metrics& metrics) {
+/// All optimizer steps of one training step. Statistics are means over those that were taken; token means are over
+/// those of them that forwarded a token. `first` says where the first update of all has its old log-probs from.
+void update(Run& run, std::vector<MiniBatch>& batches, const Trainer::Loss& loss, OldLogprobs first, Metrics& metrics) {
   run.enter("update");
   Timer timer(metrics, "timing_s/update_actor");
   const std::string prefix = run.sft() ? "sft/" : "actor/";
   std::map<std::string, double> sums;
   double norm_sum = 0.0, lr = NAN, scale = run.optimizer->read_state().loss_scale;
-  int64_t taken = 0, skipped = 0, empty = 0;
+  int64_t taken = 0, forwarded = 0, skipped = 0, empty = 0;
+  OldLogprobs old = first;
   for (int64_t epoch = 0; epoch < run.config.train.epochs; ++epoch)
     for (MiniBatch& mini : batches) {
-      const UpdateReport report = run.trainer->update(mini, loss);
+      const UpdateReport report = run.trainer->update(mini, loss, std::exchange(old, OldLogprobs::kScored));
       empty += report.empty;
       if (report.empty) continue;
       lr = report.step.lr;
@@ -175,11 +181,12 @@ void update(Run& run, std::vector<MiniBatch>& batches, const Trainer::Loss& loss
         continue;
       }
       ++taken;
+      forwarded += mini.forwarded > 0;
       ++run.policy_version;
       norm_sum += report.step.grad_norm;
     }
   // Where no step was taken 0 / 0 is written as null.
-  for (const auto& [name, value] : sums) metrics.set(name, value / double(taken));
+  for (const auto& [name, value] : sums) metrics.set(name, value / double(name == "actor/pg_loss" ? taken : forwarded));
   metrics.set(prefix + "grad_norm", norm_sum / double(taken));
   metrics.set(prefix + "lr", lr);
   metrics.set("scaler/scale", scale);
@@ -216,15 +223,21 @@ void grpo_step(Run& run, Metrics& metrics) {
                            .completion = &sample.completion,
                            .advantage = sample.advantage,
                            .loss_mask = loss_mask(sample.completion, algorithm)});
-  std::vector<MiniBatch> batches = make_batches(run, std::move(sequences), metrics);
+  const Packed packed = algorithm.idle_without_advantage() ? Packed::kWithLoss : Packed::kAll;
+  std::vector<MiniBatch> batches = make_batches(run, std::move(sequences), packed, metrics);
+  int64_t idle = 0;
+  for (const MiniBatch& mini : batches) idle += mini.idle;
+  metrics.set("training/idle_sequences", double(idle));
+  // Passes over a rollout after the first see other weights, and need the log-probs beside them from the start.
+  const OldLogprobs first = run.config.train.epochs == 1 ? OldLogprobs::kOwnForward : OldLogprobs::kScored;
   {
     run.enter("old log-probs");
     run.idle.start();
     Timer timer(metrics, "timing_s/old_log_prob");
-    for (MiniBatch& mini : batches) run.trainer->fill_old_logprobs(mini);
+    for (size_t i = first == OldLogprobs::kOwnForward; i < batches.size(); ++i)
+      run.trainer->fill_old_logprobs(batches[i]);
     run.idle.meet();
   }
-  measure_mismatch(run, batches, metrics);
   if (algorithm.kl_coef > 0) {
     run.enter("reference log-probs");
     Timer timer(metrics, "timing_s/ref");
@@ -240,7 +253,8 @@ void grpo_step(Run& run, Metrics& metrics) {
         inputs.norm_constant = norm;
         return policy_loss(tape, inputs, algorithm);
       },
-      metrics);
+      first, metrics);
+  measure_mismatch(run, batches, metrics);
   dump_samples(run, groups);
 }
 
@@ -254,8 +268,9 @@ void sft_step(Run& run, Metrics& metrics) {
     solution.ids = run.prompts[size_t(index)].solution_ids;
     sequences.push_back({.prompt = &run.prompts[size_t(index)], .completion = &solution});
   }
-  std::vector<MiniBatch> batches = make_batches(run, std::move(sequences), metrics);
-  update(run, batches, [](Tape& tape, const LossInputs& in) { return sft_loss(tape, in); }, metrics);
+  std::vector<MiniBatch> batches = make_batches(run, std::move(sequences), Packed::kAll, metrics);
+  const auto loss = [](Tape& tape, const LossInputs& in) { return sft_loss(tape, in); };
+  update(run, batches, loss, OldLogprobs::kScored, metrics);
 }
 
 }  // namespace

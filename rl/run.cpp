@@ -7,6 +7,7 @@
 #include "core/hash.h"
 #include "rl/evaluate.h"
 #include "rl/logging/log.h"
+#include "rl/text/model_tokenizer.h"
 #include "rl/text/stop.h"
 
 namespace mantissa {
@@ -62,16 +63,18 @@ void Run::enter(const char* phase) {
 
 void Run::open_model() {
   model = load_model(config.model.path, exec.backend(), config.precision.train_dtype(), true);
-  check(!model->tokenizer.tokenizer_json.empty(), model->tokenizer.where, ": has no tokenizer (tokenizer.json)");
-  tokenizer = Tokenizer::from_json(model->tokenizer.tokenizer_json, model->tokenizer.where);
-  check(tokenizer->vocab_size() <= model->config.vocab_size, model->tokenizer.where, ": the tokenizer has ",
-        tokenizer->vocab_size(), " ids, the model only ", model->config.vocab_size);
+  tokenizer = open_tokenizer(*model);
   stop_ids = mantissa::stop_ids(model->config, *tokenizer);
   check(!stop_ids.empty(), config.model.path, ": neither config.json nor the tokenizer names an end-of-sequence id");
   const std::string& poisoned = config.train.inject_overflow_parameter;
   check(config.train.inject_overflow_step <= 0 ||
             std::ranges::count(model->weights.layout.params(), poisoned, &ParamInfo::name) > 0,
         "train.inject_overflow_parameter: the model has no parameter \"", poisoned, "\"");
+}
+
+StopRule Run::stop_rule() const {
+  const SamplingConfig& sampling = config.rollout.sampling;
+  return StopRule(stop_ids, *tokenizer, sampling.stop, sampling.keep_stop);
 }
 
 void Run::load_data() {
@@ -82,6 +85,7 @@ void Run::load_data() {
       prompts.size(), " problems",
       set.overlong ? str(", ", set.overlong, " skipped for prompts over ", set.longest, " tokens") : std::string()));
   if (sft()) encode_solutions();
+  if (!sft()) config.reward.check_rows(prompts, config.data.files[0]);
   data_hash_ = data_hash(prompts);
   check(int64_t(prompts.size()) >= config.train.prompts_per_step,
         "train.prompts_per_step: must not exceed the number of problems, ", prompts.size(), "; got ",
@@ -93,6 +97,7 @@ void Run::load_data() {
     eval.files = {config.eval.files[i]};
     eval.limit = config.eval.limit;
     eval_sets.push_back({names[i], make_prompts(eval, *tokenizer, model->tokenizer, positions, false).prompts});
+    config.reward.check_rows(eval_sets.back().prompts, eval.files[0]);
   }
 }
 

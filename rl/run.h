@@ -33,6 +33,8 @@ class Run {
   /// environment it is logged, too.
   void enter(const char* phase);
   bool sft() const { return config.train.mode == "sft"; }
+  /// What ends a response: the model's stop ids, and the strings of rollout.stop.
+  StopRule stop_rule() const;
   /// After a generation: warns where want of memory changed what was batched together, and with it perhaps the samples.
   void check_cache();
   /// Writes a checkpoint of the current step, unless the last one is of this step.
@@ -50,7 +52,7 @@ class Run {
   Exec exec;
   std::unique_ptr<Model> model;
   std::unique_ptr<Tokenizer> tokenizer;
-  std::vector<int32_t> stop_ids;
+  std::vector<int32_t> stop_ids;  // the first ends a response to imitate
   std::vector<Prompt> prompts;
   std::vector<EvalSet> eval_sets;
   std::optional<DataCursor> cursor;

@@ -36,9 +36,9 @@ void evaluate(Run& run) {
     {
       Timer timer(metrics, "timing_s/testing");
       const std::vector<RolloutGroup> groups =
-          sample_and_grade(*run.engine, *run.tokenizer, set.prompts, int(eval.n),
+          sample_and_grade(*run.engine, set.prompts, int(eval.n),
                            {.sampling = sampling_of(eval, run.config.rollout.sampling),
-                            .stop_ids = run.stop_ids,
+                            .stop = run.stop_rule(),
                             .keys = {mix64(uint64_t(run.config.run.seed) ^ kEvalSeed), 0},
                             .policy_version = run.policy_version,
                             .cancelled = [&run] { return run.comm.activity().beat(), false; }},

@@ -21,11 +21,13 @@ struct Prompt {
   std::vector<int32_t> ids;
   std::string text;                   // the prompt as tokenized
   std::string answer;                 // gold answer for the reward
+  std::string data_source;            // what kind of row it is, by which rewards choose; may be empty
   std::string solution;               // response to imitate (sft), may be empty
   std::vector<int32_t> solution_ids;  // its tokens and the stop token
 };
 
-enum class Finish : uint8_t { kStop, kLength };  // sampled a stop token (it belongs to the response) / hit the limit
+/// How a response ended: it sampled a stop token (which belongs to it), hit the limit, or completed a stop string.
+enum class Finish : uint8_t { kStop, kLength, kStopString };
 
 struct Completion {
   std::vector<int32_t> ids;
@@ -38,7 +40,8 @@ struct Completion {
 
 struct RolloutSample {
   Completion completion;
-  double reward = 0.0;
+  double reward = 0.0;          // the sum, where there are several
+  std::vector<double> rewards;  // each named one by itself, in the order of names; NaN where it does not grade the row
   double advantage = 0.0;
   std::string extracted;  // the answer the reward read, for dumps
 };

@@ -1,6 +1,5 @@
-// The command line of a program. It is a Fields, so a config struct declares its own flags: key
-// "max_new_tokens" becomes
-// --max-new-tokens, with the struct's default, help and range.
+// The command line of a program. It is a Fields, so a config struct declares its own flags: key "max_new_tokens"
+// becomes --max-new-tokens, with the struct's default, help and range.
 #pragma once
 
 #include <memory>
@@ -16,8 +15,8 @@ class Arguments final : public Fields {
   Arguments(const std::string& program, const std::string& help);
   ~Arguments() override;
 
-  // Values are written by parse(), so they must live until then. The narrow forms (int, float) of Fields pass
-  // a local and cannot work here.
+  // Values are written by parse(), so they must live until then. The narrow forms (int, float) of Fields pass a local
+  // and cannot work here.
   void field(const char* key, bool& value, const Help& help) override;  // --key and --no-key
   void field(const char* key, int64_t& value, const Help& help, Range range) override;
   void field(const char* key, double& value, const Help& help, Range range) override;
@@ -37,8 +36,7 @@ class Arguments final : public Fields {
   /// The option declared last must be given.
   void required();
 
-  /// Reads the command line. False when --help or --version was asked for and printed. Throws Error naming
-  /// the option.
+  /// Reads the command line. False when --help or --version was asked for and printed. Throws Error naming the option.
   bool parse(int argc, char** argv);
   /// Whether an option was given.
   bool given(const std::string& key) const;

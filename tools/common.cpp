@@ -27,13 +27,29 @@ std::unique_ptr<Model> ModelFlags::load() const {
   return loaded;
 }
 
-std::unique_ptr<Tokenizer> open_tokenizer(const TokenizerFiles& files) {
-  check(!files.tokenizer_json.empty(), files.where, ": has no tokenizer (tokenizer.json)");
-  return Tokenizer::from_json(files.tokenizer_json, files.where);
+EnginePrecision ModelFlags::engine(const RolloutConfig& rollout) const {
+  return PrecisionConfig{.train = precision, .rollout = precision}.engine(rollout);
 }
 
-GenerateOptions generate_options(const Engine& engine, const RolloutConfig& rollout, std::vector<int32_t> stop_ids,
-                                 int64_t seed) {
+StopRule stop_rule(const Model& model, const Tokenizer* tokenizer, const SamplingConfig& sampling) {
+  check(tokenizer || sampling.stop.empty(), "--stop needs a tokenizer, which ", model.tokenizer.where, " lacks");
+  if (!tokenizer) return StopRule(model.config.eos_ids);
+  return StopRule(stop_ids(model.config, *tokenizer), *tokenizer, sampling.stop, sampling.keep_stop);
+}
+
+const char* finish_name(Finish finish) {
+  switch (finish) {
+    case Finish::kStop:
+      return "stop";
+    case Finish::kLength:
+      return "length";
+    case Finish::kStopString:
+      return "stop_string";
+  }
+  return "";
+}
+
+GenerateOptions generate_options(const Engine& engine, const RolloutConfig& rollout, StopRule stop, int64_t seed) {
   using Clock = std::chrono::steady_clock;
   const auto progress = [&engine, next = Clock::now() + kProgressInterval]() mutable {
     if (Clock::now() >= next) {
@@ -43,7 +59,7 @@ GenerateOptions generate_options(const Engine& engine, const RolloutConfig& roll
     return false;
   };
   return {.sampling = rollout.sampling,
-          .stop_ids = std::move(stop_ids),
+          .stop = std::move(stop),
           .keys = {.seed = uint64_t(seed), .step = 0},
           .cancelled = progress};
 }

@@ -1,7 +1,6 @@
 // generate: prompts -> samples, one JSON line each, by the rollout engine.
 #include "rl/logging/log.h"
 #include "rl/text/chat.h"
-#include "rl/text/stop.h"
 #include "tools/common.h"
 #include "tools/json_lines.h"
 #include "tools/programs.h"
@@ -77,15 +76,13 @@ int generate_main(int argc, char** argv) {
 
   const std::unique_ptr<Model> model = flags.load();
   const bool has_tokenizer = !model->tokenizer.tokenizer_json.empty();
-  const std::unique_ptr<Tokenizer> tokenizer = has_tokenizer ? open_tokenizer(model->tokenizer) : nullptr;
+  const std::unique_ptr<Tokenizer> tokenizer = has_tokenizer ? open_tokenizer(*model) : nullptr;
   const PromptReader reader(data, tokenizer.get(), model->tokenizer);
   const std::vector<Prompt> prompts =
       args.given("prompt") ? std::vector{reader.from_text(prompt, 0, "--prompt")} : reader.from_file(input);
 
-  const PrecisionConfig precision{.train = flags.precision, .rollout = flags.precision};
-  Engine engine(*model, rollout, precision.engine(rollout));
-  const auto options =
-      generate_options(engine, rollout, tokenizer ? stop_ids(model->config, *tokenizer) : model->config.eos_ids, seed);
+  Engine engine(*model, rollout, flags.engine(rollout));
+  const auto options = generate_options(engine, rollout, stop_rule(*model, tokenizer.get(), rollout.sampling), seed);
   const auto completions = engine.generate(requests_for(prompts, rollout.n), options);
 
   for (size_t i = 0; i < prompts.size(); ++i)
@@ -93,7 +90,7 @@ int generate_main(int argc, char** argv) {
       const Completion& c = completions[i][j];
       JsonObject line;
       line.add("prompt", prompts[i].id).add("sample", int64_t(j));
-      if (tokenizer) line.add("text", tokenizer->decode(c.ids, true));
+      if (tokenizer) line.add("text", c.text);
       print(line.add("finish", finish_name(c.finish)).add("ids", c.ids).add("logprobs", c.rollout_logprobs));
     }
   const EngineStats& stats = engine.stats();

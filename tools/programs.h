@@ -1,6 +1,5 @@
-// The programs of the one executable (tools/main.cpp picks by name). Each is a main(): argv[0] is the
-// program's name; it returns the exit code, and throws on bad input (main prints "error: ..." and exits with
-// 1).
+// The programs of the one executable (tools/main.cpp picks by name). Each is a main(): argv[0] is the program's name;
+// it returns the exit code, and throws on bad input (main prints "error: ..." and exits with 1).
 #pragma once
 
 namespace mantissa {

@@ -22,13 +22,15 @@ void AlgorithmConfig::fields(Fields& f) {
            "truncated answers: reward 0, left out of the loss, as they are, or less reward near the limit");
   f.field("overlong_buffer", overlong_buffer, "of soft_punish: tokens before the limit where it begins", at_least(0));
   f.field("overlong_penalty", overlong_penalty, "of soft_punish: what it takes off at the limit", at_least(0));
-  f.choice("policy_loss", policy_loss, {"grpo", "gspo", "cispo", "pg"}, "policy term");
+  f.choice("policy_loss", policy_loss, {"grpo", "gspo", "cispo", "pg", "dppo"}, "policy term");
   f.choice("loss_aggregation", loss_aggregation, {"token_mean", "seq_mean_token_mean", "seq_mean_token_sum_norm"},
            "from token terms to the loss of a mini-batch");
   f.field("loss_norm_constant", loss_norm_constant, "of seq_mean_token_sum_norm; 0 = rollout.max_new_tokens",
           at_least(0));
-  f.field("clip_low", clip_low, "the ratio is clipped below 1 - clip_low", between(0, 1));
-  f.field("clip_high", clip_high, "the ratio is clipped above 1 + clip_high", at_least(0));
+  f.field("clip_low", clip_low,
+          "the ratio is clipped below 1 - clip_low; dppo: bound on how far a probability may fall", between(0, 1));
+  f.field("clip_high", clip_high,
+          "the ratio is clipped above 1 + clip_high; dppo: bound on how far a probability may rise", at_least(0));
   f.field("dual_clip", dual_clip, "bound on the ratio where the advantage is negative; 0 = off", at_least(0));
   f.choice("correction", correction,
            {"none", "token_is", "token_tis", "token_mis", "seq_is", "seq_tis", "seq_mis", "geo_mis"},
@@ -59,6 +61,10 @@ void AlgorithmConfig::validate(int64_t n) const {
         " with ", loss_aggregation);
   check(policy_loss == "pg" || correction_ratio != "current_over_rollout", "algorithm.correction_ratio: policy_loss ",
         policy_loss, " already holds current over old, so its weight must be old_over_rollout, got ", correction_ratio);
+  check(
+      policy_loss != "dppo" || correction == "none",
+      "algorithm.correction: policy_loss dppo is measured against the rollout policy itself, so it must be none, got ",
+      correction);
   check(!one_of(correction, {"token_tis", "token_mis", "seq_tis", "seq_mis", "geo_mis"}) ||
             correction_high > correction_low,
         "algorithm.correction_high: must be above correction_low = ", correction_low, ", got ", correction_high);

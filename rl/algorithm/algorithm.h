@@ -20,7 +20,7 @@ struct AlgorithmConfig {
   std::string overlong = "zero_reward";  // see apply_overlong
   int64_t overlong_buffer = 0;
   double overlong_penalty = 1.0;
-  std::string policy_loss = "grpo";             // grpo, gspo, cispo, pg: see policy_loss
+  std::string policy_loss = "grpo";             // grpo, gspo, cispo, pg, dppo: see policy_loss
   std::string loss_aggregation = "token_mean";  // see policy_loss
   int64_t loss_norm_constant = 0;               // of seq_mean_token_sum_norm; 0: rollout.max_new_tokens
   double clip_low = 0.2, clip_high = 0.2;
@@ -36,6 +36,9 @@ struct AlgorithmConfig {
   /// Refuses combinations that would do nothing, or something else than their names say; `n` is rollout.n. Throws Error
   /// naming the keys.
   void validate(int64_t n) const;
+  /// Whether a sequence of advantage 0 or mask 0 has neither loss nor gradient, so that no forward pass need see it: KL
+  /// and entropy terms act on every token, whatever its advantage.
+  bool idle_without_advantage() const { return kl_coef == 0 && entropy_coef == 0; }
   /// Whether correction weights are current_over_rollout (else old_over_rollout).
   bool corrects_current() const;
 };

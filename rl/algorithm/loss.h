@@ -24,6 +24,9 @@ struct LossInputs {
   /// Sequences with mask 1 and their tokens in the whole mini-batch, over micro-batches and ranks. 0 where everything
   /// is masked: the loss is 0 then. Negative: not set, which is an error.
   double sequences = -1, tokens = -1;
+  /// Those of the tokens that went through a forward pass: all but those of sequences that were left out for having
+  /// neither loss nor gradient (rl/train/batcher.h). Stats that a forward gives are means over these.
+  double forwarded = -1;
   /// Of seq_mean_token_sum_norm: loss_norm_constant, or rollout.max_new_tokens when that is 0.
   double norm_constant = 0;
 };

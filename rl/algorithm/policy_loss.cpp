@@ -1,6 +1,7 @@
 #include "rl/algorithm/policy_loss.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "autograd/ops.h"
 #include "autograd/support.h"
@@ -53,8 +54,24 @@ PolicyTerm clipped_term(Tape& tape, const Var& ratio, const Var& advantages, con
   return term;
 }
 
+/// The token's weight is 1 for A = 0 as well: there is no loss there.
+PolicyTerm dppo_term(Tape& tape, const LossInputs& in, const Var& advantages, const AlgorithmConfig& config) {
+  const Var mu(in.rollout_logprobs), current = ops::stop_gradient(in.logprobs);
+  const Var difference = ops::sub(tape, ops::exp(tape, current), ops::exp(tape, mu));
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  const Var positive = ops::affine(tape, ops::within(tape, advantages, -kInfinity, 0), -1, 1);
+  const Var negative = ops::affine(tape, ops::within(tape, advantages, 0, kInfinity), -1, 1);
+  const Var above = ops::affine(tape, ops::within(tape, difference, -kInfinity, config.clip_high), -1, 1);
+  const Var below = ops::affine(tape, ops::within(tape, difference, -config.clip_low, kInfinity), -1, 1);
+  const Var dropped = ops::add(tape, ops::mul(tape, positive, above), ops::mul(tape, negative, below));
+  const Var log_ratio = ops::clamp(tape, ops::sub(tape, in.logprobs, mu), -kMaxLogRatio, kMaxLogRatio);
+  const Var loss = ops::mul(tape, ops::exp(tape, log_ratio), ops::affine(tape, advantages, -1));
+  return {ops::mul(tape, loss, ops::affine(tape, dropped, -1, 1)), dropped, {}};
+}
+
 PolicyTerm policy_term(Tape& tape, const LossInputs& in, const Var& advantages, const AlgorithmConfig& config) {
   if (config.policy_loss == "grpo") return clipped_term(tape, token_ratio(tape, in), advantages, config);
+  if (config.policy_loss == "dppo") return dppo_term(tape, in, advantages, config);
   if (config.policy_loss == "gspo") return clipped_term(tape, sequence_ratio(tape, in), advantages, config);
 
   const Var term = ops::mul(tape, in.logprobs, ops::affine(tape, advantages, -1));
@@ -92,7 +109,7 @@ Var coefficients(Tape& tape, const LossInputs& in, const AlgorithmConfig& config
   return expand(tape, in, ops::affine(tape, mask, inverse(in.norm_constant * in.sequences)));
 }
 
-/// Token means over the mask, gathered as stats.
+/// Means over the forwarded tokens with mask 1, gathered as stats.
 class TokenStats {
  public:
   TokenStats(Tape& tape, const LossInputs& in) : tape_(tape), in_(in), mask_(expand(tape, in, Var(in.mask))) {}
@@ -102,7 +119,7 @@ class TokenStats {
   void mean(const char* name, const Var& x, double otherwise = 0) {
     const Var masked =
         x.defined() ? ops::mul(tape_, mask_, ops::stop_gradient(x)) : ops::affine(tape_, mask_, otherwise);
-    stats.push_back({name, ops::sum(tape_, masked).value(), std::max(in_.tokens, 1.0)});
+    stats.push_back({name, ops::sum(tape_, masked).value(), std::max(in_.forwarded, 1.0)});
   }
 
   std::vector<LossStat> stats;
@@ -126,6 +143,7 @@ void check_inputs(const char* loss, const LossInputs& in, std::initializer_list<
   same_type("mask", in.mask, sequences);
   for (const Tensor* t : more) same_type("each tensor of log-probs", *t, logprobs.numel());
   check(in.tokens >= 0, "[", loss, "] the tokens of the mini-batch must be set: got ", in.tokens);
+  check(in.forwarded >= 0, "[", loss, "] the forwarded tokens of the mini-batch must be set: got ", in.forwarded);
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // Policy losses, and the loss of the supervised warm start: from the log-probs of a micro-batch to its share of the
-// loss. Everything is composed from ops; the host touches no token. Invariant: when old_logprobs equals logprobs bit
-// for bit, every ratio is exactly 1 and nothing is clipped.
+// loss. Everything is composed from ops; the host touches no token. Invariant: when old_logprobs (of dppo:
+// rollout_logprobs) equals logprobs bit for bit, every ratio is exactly 1 and nothing is clipped.
 #pragma once
 
 #include "rl/algorithm/algorithm.h"
@@ -26,6 +26,10 @@ namespace mantissa {
 ///          every token carries r's value and the gradient r d(logprobs_t)
 ///   cispo  -sg(clip(r)) A logprobs (arXiv 2506.13585)
 ///   pg     -A logprobs
+///   dppo   -keep A exp(clamp(logprobs - rollout_logprobs, +-20)), a trust region on the difference of probabilities
+///          d = exp(logprobs) - exp(rollout_logprobs) (DPPO, arXiv 2602.04879): keep is 0 where the update would take d
+///          further out, A > 0 and d > clip_high or A < 0 and d < -clip_low, else 1. Its ratio is against the policy
+///          that sampled, so it has no correction weight
 ///
 /// kl_estimator, KL, with d = clamp(logprobs - reference_logprobs, +-20): k1 d, k2 d^2 / 2, k3 exp(-d) + d - 1.
 ///
@@ -34,11 +38,12 @@ namespace mantissa {
 ///   actor/pg_loss  sum of c w l
 ///   actor/kl_loss  sum of c KL, when kl_coef > 0
 ///
-/// and as means over the tokens with mask 1:
+/// and as means over the tokens with mask 1 that were forwarded:
 ///
 ///   actor/entropy
 ///   actor/ppo_kl                                       old - current
-///   actor/pg_clipfrac                                  the clip is active; cispo: r lies outside its bounds; pg: 0
+///   actor/pg_clipfrac                                  the clip is active; cispo: r lies outside its bounds; pg: 0;
+///                                                      dppo: keep is 0
 ///   actor/pg_clipfrac_lower                            dual_clip is active
 ///   rollout_corr/rollout_is_mean, ..._mean_square      w, and its square
 ///   rollout_corr/kept_fraction                         w > 0

@@ -50,6 +50,7 @@ Record read_record(const std::string& text, const DataConfig& config, std::strin
   record.problem = text_of(line, config.prompt_key, false, where);
   if (!config.answer_key.empty()) record.answer = text_of(line, config.answer_key, true, where);
   if (line.contains(config.solution_key)) record.solution = text_of(line, config.solution_key, false, where);
+  if (line.contains("data_source")) record.data_source = text_of(line, "data_source", false, where);
   if (config.strip_calculator_marks) record.solution = without_calculator_marks(record.solution);
   record.where = std::move(where);
   return record;
@@ -167,6 +168,7 @@ PromptSet make_prompts(const DataConfig& config, const Tokenizer& tokenizer, con
     }
     if (with_solution) prompt.solution = response_of(config.response_format, record);
     prompt.answer = std::move(record.answer);
+    prompt.data_source = std::move(record.data_source);
     set.prompts.push_back(std::move(prompt));
   }
   check(!set.prompts.empty(), config.files[0], ": every prompt is longer than ", set.longest,
@@ -187,6 +189,7 @@ uint64_t data_hash(const std::vector<Prompt>& prompts) {
     for (const int32_t id : p.ids) add(uint64_t(id));
     add_text(p.answer);
     add_text(p.solution);
+    if (!p.data_source.empty()) add_text(p.data_source);
   }
   return hash;
 }

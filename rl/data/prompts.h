@@ -33,13 +33,13 @@ struct DataConfig {
 
 struct Record {
   int64_t row = 0;
-  std::string problem, answer, solution;
+  std::string problem, answer, solution, data_source;
   std::string where;  // file:line
 };
 
-/// The first `limit` records of the files (0: all). The problem is a string; the answer a string or an
-/// integer, needed unless answer_key is ""; the solution a string, "" where the key is missing. Blank lines
-/// are skipped. Errors name file and line; no record at all is an error.
+/// The first `limit` records of the files (0: all). The problem is a string; the answer a string or an integer, needed
+/// unless answer_key is ""; the solution and data_source strings, "" where the key is missing. Blank lines are skipped.
+/// Errors name file and line; no record at all is an error.
 std::vector<Record> read_records(const DataConfig& config);
 
 /// Text of a problem under a template: none, r1, r1_distill_qwen, qwen_math, chat (`chat_template` is not "auto").

@@ -23,29 +23,47 @@ void on_all_threads(size_t count, const Work& work) {
   worker();
 }
 
+/// What becomes of one sample: its grades, one a reward that grades its row.
+struct Answer {
+  const Prompt* prompt;
+  RolloutSample* sample;
+  std::vector<Grade::Status> statuses = {};
+};
+
+void grade_answer(const RewardsConfig& config, Answer& answer) {
+  RolloutSample& sample = *answer.sample;
+  const auto ask = [&](const RewardConfig& reward) {
+    Grade graded = grade(reward, sample.completion.text, answer.prompt->answer);
+    answer.statuses.push_back(graded.status);
+    if (sample.extracted.empty()) sample.extracted = std::move(graded.extracted);
+    return graded.reward;
+  };
+  sample.extracted.clear();
+  sample.rewards.clear();
+  if (config.named.empty()) {
+    sample.reward = ask(config.one);
+    return;
+  }
+  sample.reward = 0;
+  for (const auto& [name, named] : config.named) {
+    sample.rewards.push_back(named.grades(*answer.prompt) ? ask(named.reward) : NAN);
+    if (!std::isnan(sample.rewards.back())) sample.reward += named.weight * sample.rewards.back();
+  }
+}
+
 }  // namespace
 
-void grade_samples(const RewardConfig& config, std::span<RolloutGroup> groups, Metrics& metrics) {
-  struct Answer {
-    const RolloutGroup* group;
-    RolloutSample* sample;
-    Grade::Status status = Grade::Status::kNoAnswer;
-  };
+void grade_samples(const RewardsConfig& config, std::span<RolloutGroup> groups, Metrics& metrics) {
   std::vector<Answer> answers;
   for (RolloutGroup& group : groups)
-    for (RolloutSample& sample : group.samples) answers.push_back({&group, &sample});
+    for (RolloutSample& sample : group.samples) answers.push_back({&group.prompt, &sample});
   // A grade depends on its own texts alone, and its work is bounded: any thread may take any answer.
-  on_all_threads(answers.size(), [&](size_t i) {
-    const Grade grade = mantissa::grade(config, answers[i].sample->completion.text, answers[i].group->prompt.answer);
-    answers[i].sample->reward = grade.reward;
-    answers[i].sample->extracted = grade.extracted;
-    answers[i].status = grade.status;
-  });
+  on_all_threads(answers.size(), [&](size_t i) { grade_answer(config, answers[i]); });
   for (const Grade::Status status : kGradeStatuses) {
+    int64_t count = 0;
+    for (const Answer& a : answers) count += std::count(a.statuses.begin(), a.statuses.end(), status);
     const std::string name = std::string("verifier/") + status_name(status);
     const double before = metrics.get(name);
-    const auto count =
-        std::count_if(answers.begin(), answers.end(), [&](const Answer& a) { return a.status == status; });
     metrics.set(name, double(count) + (std::isnan(before) ? 0.0 : before));
   }
 }

@@ -3,13 +3,13 @@
 
 #include <span>
 
-#include "rl/reward/reward.h"
+#include "rl/reward/rewards.h"
 #include "rl/types.h"
 
 namespace mantissa {
 
-/// Fills in reward and extracted of every sample from its text. Adds to the metrics
-/// verifier/{parsed,unparsed,no_answer,timeout,error}: answers by the status of their grade.
-void grade_samples(const RewardConfig& config, std::span<RolloutGroup> groups, Metrics& metrics);
+/// Fills in the rewards and the extracted answer of every sample from its text: the first answer that one of the
+/// rewards extracts. Adds to the metrics verifier/{parsed,unparsed,no_answer,timeout,error}: grades by their status.
+void grade_samples(const RewardsConfig& config, std::span<RolloutGroup> groups, Metrics& metrics);
 
 }  // namespace mantissa

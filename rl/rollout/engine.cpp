@@ -125,7 +125,7 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
   const ModelConfig& config = e.model.config;
   const SamplingConfig& sampling = options.sampling;
   sampling.validate();
-  for (int32_t id : options.stop_ids)
+  for (int32_t id : options.stop.ids())
     check(id >= 0 && id < config.vocab_size, "[generate] stop ids must lie in [0, ", config.vocab_size, "): got ", id);
   for (size_t i = 0; i < requests.size(); ++i) check_request(requests[i], i, config);
   EngineStats& stats = e.stats = {};
@@ -136,7 +136,7 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
   const bool replay =
       e.precision.kv_cache != e.model.weights.for_rollout().dtype() || e.precision.rounding == Rounding::kPeer;
   Scheduler scheduler({.max_batch = e.max_batch, .pages = pages, .prefill_tokens = kPrefillTokens, .replay = replay},
-                      options.stop_ids);
+                      options.stop);
   for (size_t i = 0; i < requests.size(); ++i)
     scheduler.add(*requests[i].prompt, int(i), requests[i].n, requests[i].first_sample,
                   e.limit_of(*requests[i].prompt, options), options.policy_version);
@@ -157,7 +157,10 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
   stats.peak_pages = scheduler.pool().peak_used();
 
   std::vector<std::vector<Completion>> completions(requests.size());
-  for (Sequence& s : scheduler.sequences()) completions[size_t(s.request)].push_back(std::move(s.completion));
+  for (Sequence& s : scheduler.sequences()) {
+    if (options.stop.has_text()) s.completion.text = options.stop.text(s.completion);
+    completions[size_t(s.request)].push_back(std::move(s.completion));
+  }
   return completions;
 }
 

@@ -12,6 +12,7 @@
 
 #include "nn/model.h"
 #include "rl/rollout/options.h"
+#include "rl/text/stop.h"
 #include "rl/types.h"
 
 namespace mantissa {
@@ -26,7 +27,7 @@ struct Request {
 
 struct GenerateOptions {
   SamplingConfig sampling;
-  std::vector<int32_t> stop_ids;  // any of them ends a response and belongs to it
+  StopRule stop;
   SampleKeys keys;
   int64_t policy_version = 0;
   /// Polled between steps; true ends the generation: its completions are dropped, and the call throws Interrupted.
@@ -57,11 +58,11 @@ class Engine {
   Engine(const Model& model, const RolloutConfig& config, const EnginePrecision& precision, bool deterministic = true);
   ~Engine();
 
-  /// completions[i][j] answers requests[i], sample j; `text` stays empty. On the CPU results do not depend on batch
-  /// composition, order, preemption or max_batch; elsewhere (where a product's bits depend on its number of rows) they
-  /// repeat for the same requests, options, max_batch and kv_cache_limit(). Errors name the request: an empty prompt,
-  /// an id outside the vocabulary, a prompt that leaves no position for a response, a cache too small for one sequence
-  /// (rollout.cache_tokens, and what it needs).
+  /// completions[i][j] answers requests[i], sample j; `text` is there where options.stop has a tokenizer. On the CPU
+  /// results do not depend on batch composition, order, preemption or max_batch; elsewhere (where a product's bits
+  /// depend on its number of rows) they repeat for the same requests, options, max_batch and kv_cache_limit(). Errors
+  /// name the request: an empty prompt, an id outside the vocabulary, a prompt that leaves no position for a response,
+  /// a cache too small for one sequence (rollout.cache_tokens, and what it needs).
   std::vector<std::vector<Completion>> generate(std::span<const Request> requests, const GenerateOptions& options);
   const EngineStats& stats() const;
   /// Most pages that the cache may have with rollout.cache_tokens = 0, set by the first generate() from the free

@@ -11,6 +11,8 @@ void SamplingConfig::fields(Fields& f) {
   f.field("top_p", top_p, "keep the likeliest tokens up to this probability; 1 is off", between(1e-6, 1));
   f.field("top_k", top_k, "keep this many likeliest tokens; 0 is off", between(0, INT32_MAX));
   f.field("max_new_tokens", max_new_tokens, "longest response in tokens", between(1, 1 << 24));
+  f.field("stop", stop, "strings that end a response, wherever they stand in its text");
+  f.field("keep_stop", keep_stop, "the response's text keeps the string that ended it");
 }
 
 void SamplingConfig::validate() const {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "core/backend.h"
 #include "core/dtype.h"
@@ -18,7 +19,9 @@ struct SamplingConfig {
   double temperature = 1.0;  // 0: greedy
   double top_p = 1.0;
   int64_t top_k = 0;
-  int64_t max_new_tokens = 512;  // fewer where prompt and response would exceed the model's max_positions
+  int64_t max_new_tokens = 512;   // fewer where prompt and response would exceed the model's max_positions
+  std::vector<std::string> stop;  // strings that end a response (rl/text/stop.h)
+  bool keep_stop = true;          // in the text of the response
   void fields(Fields& f);
   /// Throws Error on what cannot be sampled by.
   void validate() const;

@@ -4,8 +4,7 @@
 
 namespace mantissa {
 
-Scheduler::Scheduler(const Limits& limits, std::vector<int32_t> stop_ids)
-    : limits_(limits), stop_ids_(std::move(stop_ids)), pool_(limits.pages) {}
+Scheduler::Scheduler(const Limits& limits, const StopRule& stop) : limits_(limits), stop_(stop), pool_(limits.pages) {}
 
 void Scheduler::add(const Prompt& prompt, int request, int n, int first_sample, int64_t limit, int64_t policy_version) {
   waiting_.push_back({int64_t(sequences_.size()), n});
@@ -164,9 +163,8 @@ void Scheduler::accept(std::span<const int32_t> tokens, std::span<const float> l
     if (s.cached == s.length()) {  // otherwise a replayed token: the next one is known
       c.ids.push_back(tokens[i]);
       c.rollout_logprobs.push_back(logprobs[i]);
-      const bool stop = std::find(stop_ids_.begin(), stop_ids_.end(), tokens[i]) != stop_ids_.end();
-      finished = stop || int64_t(c.ids.size()) == s.limit;
-      if (finished) c.finish = stop ? Finish::kStop : Finish::kLength;
+      c.finish = stop_.finish(c.ids);
+      finished = c.finish != Finish::kLength || int64_t(c.ids.size()) == s.limit;
     }
     if (finished) {
       release_pages(s);

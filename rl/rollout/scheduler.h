@@ -2,7 +2,7 @@
 //
 // A sequence is one sample of one prompt. It moves
 //
-//   waiting --prefill--> ready --a free row--> running --stop token or limit--> finished
+//   waiting --prefill--> ready --a free row--> running --stop or limit--> finished
 //      ^                   |                      |
 //      +---- preempted: pages given back, tokens and log-probs kept
 //
@@ -22,6 +22,7 @@
 
 #include "core/kernels.h"
 #include "rl/rollout/page_pool.h"
+#include "rl/text/stop.h"
 #include "rl/types.h"
 
 namespace mantissa {
@@ -77,7 +78,8 @@ class Scheduler {
     bool replay = false;
   };
 
-  Scheduler(const Limits& limits, std::vector<int32_t> stop_ids);
+  /// `stop` must outlive the scheduler.
+  Scheduler(const Limits& limits, const StopRule& stop);
 
   /// Queues n samples of a prompt (at least one id). The caller guarantees that prompt + limit - 1 tokens fit the pool.
   void add(const Prompt& prompt, int request, int n, int first_sample, int64_t limit, int64_t policy_version);
@@ -106,7 +108,7 @@ class Scheduler {
   int64_t reserve() const;
 
   Limits limits_;
-  std::vector<int32_t> stop_ids_;
+  const StopRule& stop_;
   PagePool pool_;
   std::deque<Sequence> sequences_;  // all, by arrival; addresses are stable
   std::deque<Group> waiting_;       // by arrival

@@ -103,21 +103,27 @@ void shuffle(std::vector<TrainSequence>& sequences, RandomStream& random) {
 }
 
 std::vector<MiniBatch> make_mini_batches(std::span<const TrainSequence> sequences, int64_t mini_batch_size,
-                                         int64_t budget, Share share) {
+                                         int64_t budget, Share share, Packed packed) {
   std::vector<MiniBatch> result;
   for (size_t begin = 0; begin < sequences.size(); begin += size_t(mini_batch_size)) {
     const auto part = sequences.subspan(begin, std::min(size_t(mini_batch_size), sequences.size() - begin));
     MiniBatch& mini = result.emplace_back();
-    const std::vector<std::vector<TrainSequence>> shares = share_out(part, share.ranks);
+    std::vector<TrainSequence> forwarded;
+    for (const TrainSequence& s : part) {
+      const bool idle = packed == Packed::kWithLoss && (s.advantage == 0 || s.loss_mask == 0);
+      if (!idle) forwarded.push_back(s);
+      if (s.loss_mask == 0) continue;
+      const int64_t tokens = int64_t(s.completion->ids.size());
+      ++mini.sequences;
+      mini.tokens += tokens;
+      if (!idle) mini.forwarded += tokens;
+    }
+    mini.idle = int64_t(part.size() - forwarded.size());
+    const std::vector<std::vector<TrainSequence>> shares = share_out(forwarded, share.ranks);
     for (int r = 0; r < share.ranks; ++r) {
       const Bins bins = plan(shares[size_t(r)], budget);
       mini.rounds = std::max(mini.rounds, int64_t(bins.size()));
       if (r == share.rank) mini.micro = pack(shares[size_t(r)], bins);
-    }
-    for (const TrainSequence& s : part) {
-      if (s.loss_mask == 0.0f) continue;
-      ++mini.sequences;
-      mini.tokens += int64_t(s.completion->ids.size());
     }
   }
   return result;

@@ -59,6 +59,19 @@ void check_sides(std::span<const float> mu, std::span<const float> old, std::spa
 
 }  // namespace
 
+std::vector<int32_t> LogprobSides::offsets() const {
+  std::vector<int32_t> offsets{0};
+  for (const int32_t length : lengths) offsets.push_back(offsets.back() + length);
+  return offsets;
+}
+
+void LogprobSides::add(const TrainBatch& batch) {
+  for (size_t s = 1; s < batch.response_offsets.size(); ++s)
+    lengths.push_back(batch.response_offsets[s] - batch.response_offsets[s - 1]);
+  rollout.insert(rollout.end(), batch.rollout_logprobs.begin(), batch.rollout_logprobs.end());
+  old.insert(old.end(), batch.old_logprobs.begin(), batch.old_logprobs.end());
+}
+
 MismatchStats mismatch_stats(std::span<const float> mu, std::span<const float> old, std::span<const int32_t> offsets) {
   check_sides(mu, old, offsets);
   MismatchStats s;

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "rl/types.h"
+
 namespace mantissa {
 
 /// Over N tokens of S sequences, x = old - mu of a token, r = exp x, x clamped to +-20 before exp. "Seq mean" is mean
@@ -30,6 +32,16 @@ struct MismatchStats {
   // of |exp old - exp mu|; sample deviation
   double probs_diff_max = 0, probs_diff_mean = 0, probs_diff_std = 0;
   double probs_pearson_corr = 0;  // of exp old and exp mu; 1 when they are equal, 0 when one does not vary
+};
+
+/// Log-probs of the same tokens from both sides, sequence by sequence.
+struct LogprobSides {
+  std::vector<float> rollout, old;
+  std::vector<int32_t> lengths;  // of the sequences
+  /// Sequence s owns [offsets()[s], offsets()[s+1]).
+  std::vector<int32_t> offsets() const;
+  /// Those of a micro-batch whose old_logprobs are filled in.
+  void add(const TrainBatch& batch);
 };
 
 /// mu[N], old[N], offsets[S+1] ascending from 0 to N. Empty sequences count for nothing. Errors: sizes that do not

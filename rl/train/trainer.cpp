@@ -32,7 +32,7 @@ class Poison {
 }  // namespace
 
 /// The micro-batches on the device, sent by the first pass over them.
-const std::vector<DeviceBatch>& Trainer::send(MiniBatch& mini) {
+std::vector<DeviceBatch>& Trainer::send(MiniBatch& mini) {
   if (mini.device.empty())
     for (const TrainBatch& batch : mini.micro) mini.device.emplace_back(exec_.backend(), batch);
   return mini.device;
@@ -42,12 +42,15 @@ void Trainer::fill(MiniBatch& mini, const ParamBuffer& weights, Tensor DeviceBat
                    std::vector<float> TrainBatch::*on_host) {
   LogprobOptions options = options_.logprobs;
   options.weights = &weights;
-  send(mini);
-  for (DeviceBatch& batch : mini.device) {
+  for (DeviceBatch& batch : send(mini)) {
     Tape tape(exec_, false);
     batch.*on_device = batch_logprobs(tape, model_, batch, options).logprobs.value();
   }
-  // Read back when all are on their way: a wait in between would idle the device.
+  read_back(mini, on_device, on_host);
+}
+
+/// Once all are on their way: a wait in between would idle the device.
+void Trainer::read_back(MiniBatch& mini, Tensor DeviceBatch::*on_device, std::vector<float> TrainBatch::*on_host) {
   for (size_t i = 0; i < mini.micro.size(); ++i) mini.micro[i].*on_host = to_host<float>(mini.device[i].*on_device);
 }
 
@@ -60,33 +63,40 @@ void Trainer::fill_reference_logprobs(MiniBatch& mini) {
   fill(mini, model_.weights.reference, &DeviceBatch::reference_logprobs, &TrainBatch::reference_logprobs);
 }
 
-LossOut Trainer::run_micro_batch(Tape& tape, const MiniBatch& mini, const DeviceBatch& batch, const Loss& loss) {
+LossOut Trainer::run_micro_batch(Tape& tape, const MiniBatch& mini, DeviceBatch& batch, const Loss& loss,
+                                 OldLogprobs old) {
   const ops::TokenLogprobs scored =
       batch_logprobs(tape, model_, batch, options_.logprobs, &model_.weights.grad, optimizer_.state());
+  if (old == OldLogprobs::kOwnForward) batch.old_logprobs = scored.logprobs.value();
   LossInputs in = batch.loss_inputs();
   in.logprobs = scored.logprobs;
   in.entropy = scored.entropy;
   in.sequences = double(mini.sequences);
   in.tokens = double(mini.tokens);
+  in.forwarded = double(mini.forwarded);
   LossOut out = loss(tape, in);
   tape.backward(out.loss);
   return out;
 }
 
-UpdateReport Trainer::update(MiniBatch& mini, const Loss& loss) {
+UpdateReport Trainer::update(MiniBatch& mini, const Loss& loss, OldLogprobs old) {
   std::optional<Poison> poison;
   if (!inject_.empty()) poison.emplace(exec_, model_, inject_);
   inject_.clear();
 
   UpdateReport report;
   report.empty = mini.tokens == 0;
-  if (report.empty) return report;
+  if (report.empty) {
+    if (old == OldLogprobs::kOwnForward) fill_old_logprobs(mini);
+    return report;
+  }
   std::vector<LossOut> outs;
   optimizer_.zero_grad();
-  for (const DeviceBatch& batch : send(mini)) {
+  for (DeviceBatch& batch : send(mini)) {
     Tape tape(exec_, true, options_.recompute);
-    outs.push_back(run_micro_batch(tape, mini, batch, loss));
+    outs.push_back(run_micro_batch(tape, mini, batch, loss, old));
   }
+  if (old == OldLogprobs::kOwnForward) read_back(mini, &DeviceBatch::old_logprobs, &TrainBatch::old_logprobs);
   comm_.all_reduce(exec_, model_.weights.grad.flat());  // what is not finite on one rank is on all: one decision
   report.step = optimizer_.step();
   LossStats stats;
@@ -95,7 +105,12 @@ UpdateReport Trainer::update(MiniBatch& mini, const Loss& loss) {
     stats.add(out);
   }
   sum_over_ranks(report, stats);
-  if (report.step.skipped) report.overflow = first_of_ranks(find_overflow(mini, loss, report.step.loss_scale));
+  if (!report.step.skipped) return report;
+  report.overflow = first_of_ranks(find_overflow(mini, loss, old, report.step.loss_scale));
+  if (old == OldLogprobs::kOwnForward) {  // a forward that overflowed says nothing, and the weights have not moved
+    poison.reset();
+    fill_old_logprobs(mini);
+  }
   return report;
 }
 
@@ -121,17 +136,17 @@ std::string Trainer::first_of_ranks(const std::string& found) {
   return {};
 }
 
-std::string Trainer::find_overflow(MiniBatch& mini, const Loss& loss, double loss_scale) {
+std::string Trainer::find_overflow(MiniBatch& mini, const Loss& loss, OldLogprobs old, double loss_scale) {
   const StepState now = optimizer_.read_state();
   StepState then = now;
   then.loss_scale = float(loss_scale);
   optimizer_.write_state(then);
   optimizer_.zero_grad();
   NonFiniteReport found;
-  for (const DeviceBatch& batch : send(mini)) {
+  for (DeviceBatch& batch : send(mini)) {
     Tape tape(exec_, true, options_.recompute);
     tape.set_observer(find_first_nonfinite(exec_, found));
-    run_micro_batch(tape, mini, batch, loss);
+    run_micro_batch(tape, mini, batch, loss, old);
     if (found.found) break;
   }
   optimizer_.write_state(now);

@@ -32,6 +32,10 @@ struct UpdateReport {
   std::string overflow;                 // the first non-finite tensor of a skipped step
 };
 
+/// Where the old_logprobs of an update come from: from fill_old_logprobs, or from the forward of the update itself,
+/// which fills them in. Both are the same for the first update after a rollout, and the second saves a pass.
+enum class OldLogprobs { kScored, kOwnForward };
+
 class Trainer {
  public:
   /// The loss of one micro-batch of a mini-batch: shares add up over micro-batches.
@@ -46,17 +50,19 @@ class Trainer {
   /// Fills reference_logprobs with those of Weights::reference.
   void fill_reference_logprobs(MiniBatch& batch);
   /// One optimizer step; none where every token of the mini-batch is masked (weight decay and Adam's momentum would
-  /// move the weights without any evidence). Throws when too many steps in a row overflow (nn/optimizer.h).
-  UpdateReport update(MiniBatch& batch, const Loss& loss);
+  /// move the weights without any evidence). A mini-batch without micro-batches has a gradient of zero, and its step
+  /// moves weights by momentum and decay alone. Throws when too many steps in a row overflow (nn/optimizer.h).
+  UpdateReport update(MiniBatch& batch, const Loss& loss, OldLogprobs old = OldLogprobs::kScored);
   /// For tests: during the next update the first weight of this parameter is infinite.
   void inject_overflow(const std::string& parameter);
 
  private:
-  const std::vector<DeviceBatch>& send(MiniBatch& batch);
+  std::vector<DeviceBatch>& send(MiniBatch& batch);
+  void read_back(MiniBatch& batch, Tensor DeviceBatch::*on_device, std::vector<float> TrainBatch::*on_host);
   void fill(MiniBatch& batch, const ParamBuffer& weights, Tensor DeviceBatch::*on_device,
             std::vector<float> TrainBatch::*on_host);
-  LossOut run_micro_batch(Tape& tape, const MiniBatch& mini, const DeviceBatch& batch, const Loss& loss);
-  std::string find_overflow(MiniBatch& batch, const Loss& loss, double loss_scale);
+  LossOut run_micro_batch(Tape& tape, const MiniBatch& mini, DeviceBatch& batch, const Loss& loss, OldLogprobs old);
+  std::string find_overflow(MiniBatch& batch, const Loss& loss, OldLogprobs old, double loss_scale);
 
   void sum_over_ranks(UpdateReport& report, LossStats& stats);
   std::string first_of_ranks(const std::string& found);

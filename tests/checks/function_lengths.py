@@ -19,8 +19,6 @@ FOLDERS = ("core", "autograd", "nn", "rl", "cuda", "tools", "tests")
 EXCEPTIONS = {
     ("cuda/attention/decode.cu", "tensor_kernel"): "to be cut",
     ("cuda/attention/tensor.cu", "dkdv_kernel"): "to be cut",
-    ("tools/evaluate.cpp", "evaluate_main"): "to be cut",
-    ("tools/mismatch.cpp", "mismatch_main"): "to be cut",
 }
 
 BLANKED = re.compile(

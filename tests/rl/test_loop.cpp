@@ -140,7 +140,7 @@ TEST_F(Loop, GoldenGrpo) {
                  {"response_length/mean", {24.875, 23.5, 25.25, 24.5, 23.625}},
                  {"actor/pg_loss", {-0.000639166683, 0.000900961459, 0.00361410901, -0.000746078789, 0.00214284065}},
                  {"actor/grad_norm", {0.556862913, 0.99641633, 0.334448161, 0.675256342, 0.566340536}},
-                 {"actor/entropy", {0.0454570503, 0.0538444214, 0.0516783672, 0.0452513695, 0.0386974611}},
+                 {"actor/entropy", {0.04523269, 0.0538444214, 0.0546092859, 0.0462139217, 0.0386974611}},
                  {"scaler/scale", {65536, 131072, 131072, 262144, 524288}}});
 }
 
@@ -376,6 +376,21 @@ TEST_F(Loop, EverythingMaskedTakesNoStep) {
   }
   EXPECT_TRUE(read_file(dir_ / "run/checkpoints/step_2/master.safetensors") ==
               read_file(dir_ / "run/checkpoints/step_5/master.safetensors"));
+}
+
+TEST_F(Loop, StopStringsEndResponses) {
+  ASSERT_TRUE(train(config("kept", kGrpo, {"rollout.stop=[',', oxed]", "train.steps=1"})));
+  ASSERT_TRUE(train(config("cut", kGrpo, {"rollout.stop=[',', oxed]", "rollout.keep_stop=false", "train.steps=1"})));
+  EXPECT_EQ(number(metrics("kept")[0], "response_length/clip_ratio"), 0);
+  EXPECT_EQ(number(metrics("kept")[0], "response_length/mean"), number(metrics("cut")[0], "response_length/mean"));
+  const auto response = [&](const std::string& run) {
+    const std::string line = lines_of(dir_ / run / "samples.jsonl")[0];
+    const size_t begin = line.find("\"response\": \"") + 13;
+    return line.substr(begin, line.find("\", \"answer\"") - begin);
+  };
+  const std::string kept = response("kept"), cut = response("cut");
+  EXPECT_TRUE(kept.ends_with(",") || kept.ends_with("oxed")) << kept;
+  EXPECT_TRUE(kept == cut + "," || kept == cut + "oxed") << cut;
 }
 
 TEST_F(Loop, SoftOverlongPunishmentReachesTheReward) {

@@ -184,6 +184,20 @@ TEST_F(Programs, GenerateIsReproducible) {
   expect_error("generate", {"--model", kQwen3, "--input", ids}, {"9999999"});
 }
 
+TEST_F(Programs, GenerateStopsAtAString) {
+  // The model writes "51+29=80, 80+60=..."; ", " is one token.
+  std::vector<std::string> flags = {
+      "--model", "builtin:arithmetic", "--prompt", "51+29+60=", "--temperature", "0", "--stop", ","};
+  const Result kept = run("generate", flags);
+  ASSERT_EQ(kept.code, 0) << kept.err;
+  EXPECT_NE(kept.out.find(",\", \"finish\": \"stop_string\""), std::string::npos) << kept.out;
+  flags.push_back("--no-keep-stop");
+  const Result cut = run("generate", flags);
+  EXPECT_NE(cut.out.find("\", \"finish\": \"stop_string\""), std::string::npos) << cut.out;
+  EXPECT_EQ(cut.out.find(",\", \"finish\""), std::string::npos) << cut.out;
+  EXPECT_EQ(cut.out.substr(cut.out.find("\"ids\"")), kept.out.substr(kept.out.find("\"ids\"")));
+}
+
 TEST_F(Programs, EvaluateWritesDumpAndKeptProblems) {
   const std::string first = "{\"problem\": \"1+2=\", \"answer\": \"3\", \"extra\": [1]}\n",
                     second = "{\"problem\": \"4+4=\", \"answer\": 8}\n";

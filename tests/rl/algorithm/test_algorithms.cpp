@@ -72,6 +72,7 @@ Result run(const Case& c, const AlgorithmConfig& config, double norm_constant = 
                 .response_offsets = tensor_from<int32_t>(cpu(), offsets, {int64_t(offsets.size())}),
                 .sequences = whole.sequences,
                 .tokens = whole.tokens,
+                .forwarded = whole.tokens,
                 .norm_constant = norm_constant};
   LossOut out = policy_loss(tape, in, config);
   tape.backward(out.loss);
@@ -324,6 +325,21 @@ TEST(PolicyLoss, GspoClipsWholeSequences) {
   EXPECT_NEAR(got.stats.at("actor/pg_clipfrac"), 2.0 / 3, 1e-7);
 }
 
+TEST(PolicyLoss, DppoKeepsProbabilitiesNearThoseOfTheRollout) {
+  // Probabilities 0.2 -> 0.5 and 0.4 -> 0.1 lie beyond the bounds of 0.2: dropped where A would take them further, kept
+  // where it takes them back. 0.2 -> 0.3 lies inside.
+  const double p[] = {0.5, 0.5, 0.1, 0.1, 0.3}, mu[] = {0.2, 0.2, 0.4, 0.4, 0.2};
+  Case c{.lengths = {1, 1, 1, 1, 1}, .logprobs = {}, .old = {}, .mu = {}, .advantages = {1, -1, -1, 1, 2}};
+  for (const double x : p) c.logprobs.push_back(std::log(x));
+  for (const double x : mu) c.mu.push_back(std::log(x));
+  c.old = c.mu;
+  c.entropy.assign(5, 0.5);
+  const Result got = run(c, with([](AlgorithmConfig& a) { a.policy_loss = "dppo"; }));
+  EXPECT_NEAR(got.loss, (0 + 2.5 + 0 - 0.25 - 2 * 1.5) / 5, 1e-12);
+  expect_near(got.grad, {0, 2.5 / 5, 0, -0.25 / 5, -3.0 / 5});
+  EXPECT_NEAR(got.stats.at("actor/pg_clipfrac"), 2.0 / 5, 1e-7);
+}
+
 /// Two sequences, on-policy, A = 1: the loss' gradient is -w / 3. old / mu = {2, 0.25 | 4}: token ratios 2,
 /// 0.25, 4; sequence ratios 0.5 and 4; geometric means 0.7071 and 4.
 Result corrected(const std::string& correction, double low, double high, double kl_coef = 0) {
@@ -441,7 +457,7 @@ TEST(SftLoss, MeanNegativeLogLikelihoodOfKeptTokens) {
   in.response_offsets = tensor_from<int32_t>(cpu(), std::vector<int32_t>{0, 1, 4}, {3});
   in.logprobs = tape.leaf(tensor<float>({-1, -2, -3, -4}));
   in.entropy = tape.leaf(tensor<float>({1, 1, 1, 5}));
-  in.tokens = 8;  // another micro-batch holds four more
+  in.tokens = in.forwarded = 8;  // another micro-batch holds four more
   const LossOut out = sft_loss(tape, in);
   tape.backward(out.loss);
   EXPECT_FLOAT_EQ(to_host<float>(out.loss.value())[0], 10.0f / 8);

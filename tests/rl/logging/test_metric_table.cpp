@@ -58,7 +58,7 @@ std::set<std::string> metrics_of_runs(const fs::path& directory) {
   run_all("grpo", {"rollout.n=4", "rollout.max_new_tokens=32", "algorithm.kl_coef=0.1", "optim.lr=0",
                    "algorithm.dynamic_sampling=true", "algorithm.max_gen_batches=2", "algorithm.correction=token_tis",
                    "algorithm.overlong=soft_punish", "algorithm.overlong_buffer=4", "eval.every=1", "eval.limit=2",
-                   "eval.n=2", "eval.files=" + data});
+                   "eval.n=2", "reward.answer.kind=math", "reward.layout.kind=format", "eval.files=" + data});
   std::set<std::string> names;
   for (const char* file : {"sft/sft.jsonl", "grpo/metrics.jsonl", "grpo/eval.jsonl"}) {
     std::ifstream in(directory / file);

@@ -9,6 +9,7 @@
 
 #include "core/random.h"
 #include "tests/support/cuda_pair.h"
+#include "tests/support/tiny_model.h"
 
 namespace mantissa {
 namespace {
@@ -20,18 +21,6 @@ constexpr Dtype kTypes[] = {Dtype::kF32, Dtype::kF16, Dtype::kBF16};
 /// How far rollout and training may be apart in a log-prob where their kernels round differently (numerics.md).
 double logprob_bound(Dtype dtype) {
   return dtype == Dtype::kF32 ? 1e-4 : dtype == Dtype::kF16 ? 0.05 : 0.3;
-}
-
-ModelConfig tiny_config() {
-  ModelConfig c;
-  c.vocab_size = 61;
-  c.width = 32;
-  c.layers = 2;
-  c.heads = {4, 2, 8};
-  c.feed_forward = 48;
-  c.max_positions = 256;
-  c.qk_norm = true;
-  return c;
 }
 
 class EngineTest : public testing::Test {
@@ -47,7 +36,7 @@ class EngineTest : public testing::Test {
     }
     for (const Prompt& p : prompts_) requests_.push_back({&p, 3, 0});
     options_.sampling.max_new_tokens = 30;
-    options_.stop_ids = {7};
+    options_.stop = StopRule({7});
     options_.sampling.temperature = 0.7;
     options_.keys = {42, 5};
     options_.policy_version = 9;
@@ -56,7 +45,7 @@ class EngineTest : public testing::Test {
   const Model& model(Dtype dtype) {
     std::unique_ptr<Model>& m = models_[size_t(dtype)];
     if (!m) {
-      m = random_model(tiny_config(), exec_.backend(), dtype, false, 17);
+      m = random_model(tiny_model(), exec_.backend(), dtype, false, 17);
       // Weights of std 0.02 make near-uniform predictions; a larger head makes them differ.
       Exec exec(exec_.backend());
       Tensor head = m->weights.compute[m->decoder->params().head];
@@ -301,9 +290,10 @@ TEST_F(EngineTest, GreedyAndFilters) {
 
 TEST_F(EngineTest, StopTokensEndAndBelong) {
   const EnginePrecision p = precision(Dtype::kF32);
-  options_.stop_ids.clear();
+  options_.stop = StopRule();
   const Results open = run(Dtype::kF32, requests_, options_, p);
-  options_.stop_ids = {3, 7, 11};
+  const std::vector<int32_t> ends = {3, 7, 11};
+  options_.stop = StopRule(ends);
   const Results stopped = run(Dtype::kF32, requests_, options_, p);
   int stops = 0;
   for (size_t i = 0; i < open.size(); ++i) {
@@ -311,8 +301,7 @@ TEST_F(EngineTest, StopTokensEndAndBelong) {
       Completion expected = open[i][j];
       EXPECT_EQ(expected.ids.size(), 30u);
       EXPECT_EQ(expected.finish, Finish::kLength);
-      const auto stop = std::find_first_of(expected.ids.begin(), expected.ids.end(), options_.stop_ids.begin(),
-                                           options_.stop_ids.end());
+      const auto stop = std::find_first_of(expected.ids.begin(), expected.ids.end(), ends.begin(), ends.end());
       if (stop != expected.ids.end()) {
         ++stops;
         expected.finish = Finish::kStop;
@@ -327,7 +316,7 @@ TEST_F(EngineTest, StopTokensEndAndBelong) {
 
 TEST_F(EngineTest, ResponsesEndAtTheLastPosition) {
   prompts_[0].ids.resize(250, 4);
-  options_.stop_ids.clear();
+  options_.stop = StopRule();
   options_.sampling.max_new_tokens = 1000;
   const Results r = run(Dtype::kF32, {requests_[0]}, options_, precision(Dtype::kF32));
   EXPECT_EQ(r[0][0].ids.size(), 6u);
@@ -370,9 +359,9 @@ TEST_F(EngineTest, Errors) {
   requests_[2].n = 0;
   expect_error("n must be at least 1: got 0");
   requests_[2].n = 1;
-  options_.stop_ids = {61};
+  options_.stop = StopRule({61});
   expect_error("stop ids must lie in [0, 61): got 61");
-  options_.stop_ids.clear();
+  options_.stop = StopRule();
   options_.sampling.temperature = NAN;
   expect_error("temperature");
   options_.sampling.temperature = 1;
@@ -429,7 +418,7 @@ TEST_F(CudaEngineTest, LogprobsAreNearTheTrainingPath) {
 TEST_F(CudaEngineTest, GreedyTokensInFp32AreThoseOfTheCpu) {
   options_.sampling.temperature = 0;
   const Results got = run(Dtype::kF32, requests_, options_, precision(Dtype::kF32));
-  const auto same_model = random_model(tiny_config(), cpu(), Dtype::kF32, false, 17);
+  const auto same_model = random_model(tiny_model(), cpu(), Dtype::kF32, false, 17);
   Exec host(cpu());
   Tensor head = same_model->weights.compute[same_model->decoder->params().head];
   MANTISSA_RUN(host, unary, head, head, Unary::kAffine, 40.0, 0.0);

@@ -80,7 +80,8 @@ class FakeRunner {
 
 Outcome serve(const std::vector<Ask>& asks, Scheduler::Limits limits, std::vector<int32_t> stop_ids = {0, 1, 2}) {
   const std::vector<Prompt> prompts = prompts_of(asks);
-  Scheduler scheduler(limits, stop_ids);
+  const StopRule stop(stop_ids);
+  Scheduler scheduler(limits, stop);
   for (size_t i = 0; i < asks.size(); ++i) scheduler.add(prompts[i], int(i), asks[i].n, 0, asks[i].limit, 5);
   FakeRunner runner(limits.pages);
   Outcome outcome;

@@ -1,0 +1,76 @@
+#include "rl/reward/rewards.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace mantissa {
+namespace {
+
+/// The keys of a map inside a section: "kind" becomes "answer.kind".
+class InsideFields final : public Fields {
+ public:
+  InsideFields(Fields& outer, const std::string& name) : outer_(outer), name_(name) {}
+  void field(const char* key, bool& value, const Help& help) override { outer_.field(at(key).c_str(), value, help); }
+  void field(const char* key, int64_t& value, const Help& help, Range range) override {
+    outer_.field(at(key).c_str(), value, help, range);
+  }
+  void field(const char* key, double& value, const Help& help, Range range) override {
+    outer_.field(at(key).c_str(), value, help, range);
+  }
+  void field(const char* key, std::string& value, const Help& help) override {
+    outer_.field(at(key).c_str(), value, help);
+  }
+  void choice(const char* key, std::string& value, const std::vector<std::string>& choices, const Help& help) override {
+    outer_.choice(at(key).c_str(), value, choices, help);
+  }
+  void field(const char* key, std::vector<std::string>& value, const Help& help) override {
+    outer_.field(at(key).c_str(), value, help);
+  }
+
+ private:
+  std::string at(const char* key) const { return name_ + "." + key; }
+  Fields& outer_;
+  const std::string& name_;
+};
+
+}  // namespace
+
+bool NamedReward::grades(const Prompt& prompt) const {
+  return data_source.empty() ||
+         std::find(data_source.begin(), data_source.end(), prompt.data_source) != data_source.end();
+}
+
+void RewardsConfig::fields(Fields& f) {
+  for (const std::string& name : f.maps()) named[name];
+  if (named.empty()) one.fields(f);
+  for (auto& [name, r] : named) {
+    InsideFields inside(f, name);
+    r.reward.fields(inside);
+    inside.field("weight", r.weight, "of this reward in the sum", between(-1e6, 1e6));
+    inside.field("data_source", r.data_source, "grades rows with such a data_source; empty: all");
+  }
+}
+
+void RewardsConfig::validate() const {
+  if (named.empty()) one.validate();
+  for (const auto& [name, r] : named) try {
+      r.reward.validate();
+    } catch (const Error& e) {
+      fail("reward.", name, ": ", e.what());
+    }
+}
+
+bool RewardsConfig::has_kind(const std::string& kind) const {
+  if (named.empty()) return one.kind == kind;
+  return std::any_of(named.begin(), named.end(), [&](const auto& entry) { return entry.second.reward.kind == kind; });
+}
+
+void RewardsConfig::check_rows(std::span<const Prompt> prompts, const std::string& where) const {
+  if (named.empty()) return;
+  for (const Prompt& p : prompts)
+    check(std::any_of(named.begin(), named.end(), [&](const auto& entry) { return entry.second.grades(p); }), where,
+          ": row ", p.id, ": no reward grades data_source \"", p.data_source, "\" (reward.NAME.data_source)");
+}
+
+}  // namespace mantissa

@@ -1,0 +1,46 @@
+// Section `reward` of a config: one reward, or several by name whose weighted sum is what a response earns.
+//
+//   reward: {kind: math}                                    one
+//
+//   reward:                                                 several
+//     answer: {kind: math, data_source: [gsm8k, math]}
+//     tests: {kind: code, data_source: leetcode}
+//     layout: {kind: format, weight: 0.1}
+//
+// A row of the data says what it is by its key data_source. A reward with a list of sources grades the rows of these
+// alone, one without a list grades all. Each of the several is logged as reward/<name>/mean, over the responses that it
+// graded.
+#pragma once
+
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "rl/reward/reward.h"
+#include "rl/types.h"
+
+namespace mantissa {
+
+struct NamedReward {
+  RewardConfig reward;
+  double weight = 1;
+  std::vector<std::string> data_source;  // of the rows that it grades; empty: all
+
+  bool grades(const Prompt& prompt) const;
+};
+
+struct RewardsConfig {
+  RewardConfig one;                          // where none has a name
+  std::map<std::string, NamedReward> named;  // in the order of their names
+
+  /// Reads the keys of NAME where there are some, else those of one reward.
+  void fields(Fields& f);
+  void validate() const;
+  /// Whether any of the rewards is of this kind.
+  bool has_kind(const std::string& kind) const;
+  /// Throws Error naming the first row that no reward grades; `where` is the file.
+  void check_rows(std::span<const Prompt> prompts, const std::string& where) const;
+};
+
+}  // namespace mantissa

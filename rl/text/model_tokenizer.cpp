@@ -1,0 +1,19 @@
+#include "rl/text/model_tokenizer.h"
+
+#include "core/error.h"
+
+namespace mantissa {
+
+std::unique_ptr<Tokenizer> open_tokenizer(const TokenizerFiles& files) {
+  check(!files.tokenizer_json.empty(), files.where, ": has no tokenizer (tokenizer.json)");
+  return Tokenizer::from_json(files.tokenizer_json, files.where);
+}
+
+std::unique_ptr<Tokenizer> open_tokenizer(const Model& model) {
+  std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(model.tokenizer);
+  check(tokenizer->vocab_size() <= model.config.vocab_size, model.tokenizer.where, ": the tokenizer has ",
+        tokenizer->vocab_size(), " ids, the model only ", model.config.vocab_size);
+  return tokenizer;
+}
+
+}  // namespace mantissa

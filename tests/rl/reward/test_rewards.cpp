@@ -1,0 +1,107 @@
+// Several rewards by name: read from a config, summed by weight, chosen by the row's data_source.
+#include "rl/reward/rewards.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/error.h"
+#include "rl/config.h"
+#include "rl/reward/grading.h"
+
+namespace mantissa {
+namespace {
+
+constexpr const char* kRest = "model: {path: m}\ndata: {files: f}\n";
+
+RewardsConfig rewards(const std::string& yaml, const std::vector<std::string>& overrides = {}) {
+  return parse_run_config(kRest + yaml, "test", overrides).reward;
+}
+
+std::string error_of(const std::string& yaml) {
+  try {
+    rewards(yaml);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
+}
+
+TEST(Rewards, AConfigNamesThem) {
+  const RewardsConfig plain = rewards("reward: {kind: exact}\n");
+  EXPECT_TRUE(plain.named.empty());
+  EXPECT_EQ(plain.one.kind, "exact");
+
+  const char* yaml =
+      "reward:\n  answer: {kind: math, data_source: [gsm8k, math]}\n"
+      "  layout:\n    kind: format\n    weight: 0.25\n";
+  const RewardsConfig two = rewards(yaml, {"reward.answer.boxed_only=true", "reward.text.kind=exact"});
+  ASSERT_EQ(two.named.size(), 3u);
+  EXPECT_EQ(two.named.at("answer").reward.kind, "math");
+  EXPECT_TRUE(two.named.at("answer").reward.boxed_only);
+  EXPECT_EQ(two.named.at("answer").data_source, (std::vector<std::string>{"gsm8k", "math"}));
+  EXPECT_EQ(two.named.at("layout").weight, 0.25);
+  EXPECT_EQ(two.named.at("text").reward.kind, "exact");
+  EXPECT_TRUE(two.has_kind("format") && !two.has_kind("code"));
+
+  const std::string printed = format_run_config(parse_run_config(kRest + std::string(yaml), "test", {}));
+  EXPECT_EQ(format_run_config(parse_run_config(printed, "printed", {})), printed);
+}
+
+TEST(Rewards, ErrorsNameTheKey) {
+  EXPECT_NE(error_of("reward:\n  a: {kind: maths}\n").find("line 4: reward.a.kind must be one of"), std::string::npos)
+      << error_of("reward:\n  a: {kind: maths}\n");
+  EXPECT_NE(error_of("reward:\n  a: {kind: command}\n").find("reward.a: reward.command: required"), std::string::npos);
+  EXPECT_NE(error_of("reward:\n  a: {kidn: math}\n").find("\"reward.a.kind\""), std::string::npos);
+  EXPECT_NE(error_of("reward:\n  kind: math\n  a: {kind: math}\n").find("unknown key \"reward.kind\""),
+            std::string::npos);
+  EXPECT_NE(error_of("optim:\n  lr: {a: 1}\n").find("unknown key \"optim.lr.a\""), std::string::npos);
+}
+
+RolloutGroup group(const std::string& source, const std::vector<std::string>& responses) {
+  RolloutGroup g;
+  g.prompt.answer = "4";
+  g.prompt.data_source = source;
+  for (const std::string& text : responses) g.samples.emplace_back().completion.text = text;
+  return g;
+}
+
+TEST(Rewards, AddUpByWeightForTheRowsTheyGrade) {
+  const RewardsConfig config = rewards(
+      "reward:\n  answer: {kind: math, data_source: sums}\n  layout: {kind: format, weight: 0.5}\n"
+      "  text: {kind: exact, weight: 2, data_source: [words]}\n");
+  std::vector<RolloutGroup> groups{group("sums", {"\\boxed{8/2}", "\\boxed{5}"}), group("words", {"4", "\\boxed{5}"})};
+  Metrics metrics;
+  grade_samples(config, groups, metrics);
+  EXPECT_EQ(metrics.get("verifier/parsed") + metrics.get("verifier/unparsed") + metrics.get("verifier/no_answer"), 8);
+  EXPECT_EQ(metrics.get("verifier/error"), 0);
+  const auto sample = [&](size_t g, size_t i) { return groups[g].samples[i]; };
+  EXPECT_EQ(sample(0, 0).reward, 1.5);
+  EXPECT_EQ(sample(0, 1).reward, 0.5);
+  EXPECT_EQ(sample(1, 1).reward, 0.5);
+  ASSERT_EQ(sample(0, 0).rewards.size(), 3u);
+  EXPECT_EQ(sample(0, 0).rewards[0], 1);
+  EXPECT_EQ(sample(0, 0).rewards[1], 1);
+  EXPECT_TRUE(std::isnan(sample(0, 0).rewards[2]));
+  EXPECT_TRUE(std::isnan(sample(1, 0).rewards[0]));
+  EXPECT_EQ(sample(1, 0).rewards[2], 1);
+  EXPECT_EQ(sample(0, 0).extracted, "8/2");
+}
+
+TEST(Rewards, ARowThatNoneGradesIsAnError) {
+  const RewardsConfig config = rewards("reward:\n  a: {kind: math, data_source: sums}\n");
+  std::vector<Prompt> prompts(2);
+  prompts[0].data_source = "sums";
+  prompts[1].id = 7;
+  prompts[1].data_source = "words";
+  EXPECT_NO_THROW(config.check_rows(std::span(prompts).first(1), "f.jsonl"));
+  try {
+    config.check_rows(prompts, "f.jsonl");
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("f.jsonl: row 7: no reward grades data_source \"words\""), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace mantissa

@@ -1,0 +1,76 @@
+// Measurements of single kernels: matrix products, attention, the optimizer's step.
+#include "nn/optimizer.h"
+#include "tools/bench.h"
+
+namespace mantissa {
+
+void Bench::gemm() {
+  gemm_ceiling();
+  if (!model_) return;
+  const ModelConfig& c = model_->config;
+  const int64_t m = flags_.sequences * flags_.length, attention = int64_t(c.heads.query) * c.heads.size;
+  const struct {
+    const char* name;
+    int64_t n, k;
+  } products[] = {{"qkv", c.heads.row(), c.width},
+                  {"o", c.width, attention},
+                  {"gate_up", 2 * c.feed_forward, c.width},
+                  {"down", c.width, c.feed_forward},
+                  {"head", c.vocab_size, c.width}};
+  for (const auto& p : products) {
+    const int64_t rows =
+        p.n == c.vocab_size ? std::min<int64_t>(m, on_cpu() ? 256 : 2048) : m;  // logits come in chunks
+    const double ideal = 2000.0 * double(rows) * double(p.n) * double(p.k) / gemm_ceiling();
+    report("gemm", str(p.name, ",M=", rows, ",N=", p.n, ",K=", p.k), time_gemm(rows, p.n, p.k), 0, ideal);
+  }
+}
+
+void Bench::attention() {
+  const Heads heads = model().config.heads;
+  const int64_t s = flags_.sequences, l = flags_.length, total = s * l, width = int64_t(heads.query) * heads.size;
+  std::vector<int32_t> bounds;
+  for (int64_t i = 0; i <= s; ++i) bounds.push_back(int32_t(i * l));
+  const Tensor offsets = tensor_from<int32_t>(exec_.backend(), bounds, {s + 1});
+  const Tensor qkv = noise({total, heads.row()}, dtype_), dout = noise({total, width}, dtype_);
+  Tensor out = exec_.empty({total, width}, dtype_), lse = exec_.empty({total, int64_t(heads.query)}, Dtype::kF32);
+  Tensor dqkv = exec_.empty(qkv.shape(), dtype_);
+  const std::string shape = str(",H=", heads.query, ",G=", heads.kv, ",D=", heads.size);
+  // Two products over the causal half forward, five backward.
+  const double product = 1000.0 * double(s) * double(l) * double(l) * double(width) / gemm_ceiling();
+  const std::string packed = str("S=", s, ",L=", l, shape);
+  report("attention_fwd", packed, time([&] { MANTISSA_RUN(exec_, attention_fwd, out, lse, qkv, offsets, l, heads); }),
+         double(total), 2 * product);
+  report("attention_bwd", packed,
+         time([&] { MANTISSA_RUN(exec_, attention_bwd, dqkv, dout, qkv, out, lse, offsets, l, heads); }), double(total),
+         5 * product);
+
+  const int64_t b = flags_.batch, kv = int64_t(heads.kv) * heads.size;
+  const int64_t pages_each = (flags_.context + kAttentionTile - 1) / kAttentionTile;
+  const Tensor pages = noise({2, b * pages_each, kAttentionTile, kv}, dtype_), row = noise({b, heads.row()}, dtype_);
+  std::vector<int32_t> table, lengths(size_t(b), int32_t(flags_.context));
+  for (int32_t i = 0; i < int32_t(b * pages_each); ++i) table.push_back(i);
+  const Tensor device_table = tensor_from<int32_t>(exec_.backend(), table, {b, pages_each});
+  const Tensor device_lengths = tensor_from<int32_t>(exec_.backend(), lengths, {b});
+  Tensor decoded = exec_.empty({b, width}, dtype_);
+  const double bytes = double(b * flags_.context * 2 * kv) * double(size_of(dtype_));
+  const double ideal = 1000.0 * bytes / copy_ceiling();
+  report("attention_decode", str("B=", b, ",context=", flags_.context, shape),
+         time([&] { MANTISSA_RUN(exec_, attention_decode, decoded, row, pages, device_table, device_lengths, heads); }),
+         double(b), ideal);
+}
+
+/// Gradient cleared, norm, finite check, clip, AdamW and the 16-bit copy over all parameters.
+void Bench::step() {
+  copy_ceiling();
+  Optimizer optimizer(exec_, model().weights, OptimConfig(), ScalerConfig(), 1000000);
+  const double n = double(model().weights.layout.numel());
+  // Gradient written and read twice; master, m and v read and written; the 16-bit copy written.
+  const double bytes = n * (3 * 4 + 3 * 8 + (is_16bit(dtype_) ? 2 : 0));
+  const auto body = [&] {
+    optimizer.zero_grad();
+    optimizer.step();
+  };
+  report("step", str("parameters=", model().weights.layout.numel()), time(body), 0, 1000.0 * bytes / copy_ceiling());
+}
+
+}  // namespace mantissa

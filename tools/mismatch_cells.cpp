@@ -1,0 +1,71 @@
+#include "tools/mismatch_cells.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/text.h"
+#include "rl/logging/log.h"
+
+namespace mantissa {
+namespace {
+
+/// An axis of the matrix: its name, the values it may take, how a value enters a cell.
+struct Axis {
+  const char* name;
+  std::vector<std::string> values;
+  void (*set)(Cell&, const std::string&);
+};
+
+const std::vector<Axis>& axes() {
+  static const std::vector<std::string> kTypes = {"fp16", "bf16", "fp32"},
+                                        kTypesOrAuto = {"auto", "fp16", "bf16", "fp32"};
+  static const std::vector<Axis> kAxes = {
+      {"precision", kTypes, [](Cell& c, const std::string& v) { c.precision.rollout = c.precision.train = v; }},
+      {"rollout", kTypes, [](Cell& c, const std::string& v) { c.precision.rollout = v; }},
+      {"train", kTypes, [](Cell& c, const std::string& v) { c.precision.train = v; }},
+      {"kv_cache", kTypesOrAuto, [](Cell& c, const std::string& v) { c.precision.kv_cache = v; }},
+      {"lm_head", kTypesOrAuto, [](Cell& c, const std::string& v) { c.precision.lm_head = v; }},
+      {"residual", {"compute", "fp32"}, [](Cell& c, const std::string& v) { c.precision.residual = v; }},
+      {"rounding", {"same", "peer"}, [](Cell& c, const std::string& v) { c.rounding = v; }},
+  };
+  return kAxes;
+}
+
+}  // namespace
+
+std::vector<Cell> make_cells(const Cell& base, const std::vector<std::string>& matrix) {
+  std::vector<Cell> cells{base};
+  for (const std::string& text : matrix) {
+    const size_t equals = text.find('=');
+    const std::string name = text.substr(0, equals);
+    const auto axis = std::find_if(axes().begin(), axes().end(), [&](const Axis& a) { return a.name == name; });
+    std::vector<std::string> names;
+    for (const Axis& a : axes()) names.push_back(a.name);
+    check(equals != std::string::npos && axis != axes().end(), "--matrix takes AXIS=VALUE[,VALUE...] with AXIS one of ",
+          join(names), ": got \"", text, "\"");
+    std::vector<Cell> product;
+    for (const Cell& cell : cells)
+      for (const std::string& value : split(text.substr(equals + 1), ',')) {
+        check(std::find(axis->values.begin(), axis->values.end(), value) != axis->values.end(), "--matrix ", name,
+              " takes ", join(axis->values), ": got \"", value, "\" in \"", text, "\"");
+        axis->set(product.emplace_back(cell), value);
+      }
+    cells = std::move(product);
+  }
+  return cells;
+}
+
+std::vector<Cell> workable(const std::vector<Cell>& cells) {
+  std::vector<Cell> kept;
+  for (const Cell& cell : cells) try {
+      cell.precision.validate();
+      kept.push_back(cell);
+    } catch (const Error& e) {
+      if (cells.size() == 1) throw;
+      log_warning(str("left out ", cell.name(), ": ", e.what()));
+    }
+  check(!kept.empty(), "--matrix leaves no combination that works");
+  return kept;
+}
+
+}  // namespace mantissa

@@ -1,0 +1,34 @@
+// The cells of a mismatch measurement: every combination of the types and roundings that --matrix names.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "rl/precision.h"
+
+namespace mantissa {
+
+/// One combination. What its rollout side is (rollout, kv_cache, lm_head, residual, rounding) decides its samples;
+/// cells that share it score the same samples.
+struct Cell {
+  PrecisionConfig precision;
+  std::string rounding;
+
+  std::string rollout_side() const {
+    return str(precision.rollout, ' ', precision.kv_cache, ' ', precision.lm_head, ' ', precision.residual, ' ',
+               rounding);
+  }
+  std::string name() const {
+    return str("rollout ", precision.rollout, ", train ", precision.train, ", kv_cache ", precision.kv_cache,
+               ", lm_head ", precision.lm_head, ", residual ", precision.residual, ", rounding ", rounding);
+  }
+};
+
+/// `base` under every combination of the axes' values, the first axis varying slowest: "precision=fp16,bf16". Throws on
+/// an axis or a value that there is not.
+std::vector<Cell> make_cells(const Cell& base, const std::vector<std::string>& matrix);
+
+/// Leaves out the cells that cannot work and says why; none left is an error.
+std::vector<Cell> workable(const std::vector<Cell>& cells);
+
+}  // namespace mantissa
