@@ -32,7 +32,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr std::chrono::milliseconds kGrace = 8s;     // for the others to say why, once one has ended
+constexpr std::chrono::milliseconds kGrace = 5s;     // for the others to say why, once one has ended
 constexpr std::chrono::milliseconds kStopped = 22s;  // a stopped rank is killed then, if no other has noticed
 
 struct Child {

@@ -113,7 +113,8 @@ def check_end(run, kind, rank, ranks, phase):
             sys.exit(f"killed launcher in {phase}: code {code}, {errors}")
     elif code != 1 or len(errors) != 1 or f"rank {rank} " not in errors[0]:
         sys.exit(f"{kind} of rank {rank} in {phase}: code {code}, errors {errors}\n{run.log()[-2000:]}")
-    print(f"{kind} of rank {rank} in {phase}: over after {seconds:.1f} s: {errors[0][:150] if errors else ''}", flush=True)
+    who = "launcher" if rank is None else f"rank {rank}"
+    print(f"{kind.replace('launcher', 'kill')} of {who} in {phase}: over after {seconds:.1f} s: {errors[0][:150] if errors else ''}", flush=True)
 
 
 def main():

@@ -127,13 +127,21 @@ TEST_F(Ranks, ResumeOnAnotherNumberOfRanks) {
   }
 }
 
-TEST_F(Ranks, AnOverflowOnAllSkipsTheStepOnAll) {
-  train("run", 2, {"train.inject_overflow_step=1", "precision.train=fp16"});
+TEST_F(Ranks, AnOverflowOnOneSkipsTheStepOnAll) {
+  // Mini-batches of one sequence: only the rank that has it meets the infinite weight.
+  const std::vector<std::string> more = {"train.inject_overflow_step=1", "precision.train=fp16", "eval.every=0",
+                                         "train.prompts_per_step=1", "train.mini_batch_size=1"};
+  const Result r = run("trainer", arguments("run", 2, more));
+  ASSERT_EQ(r.code, 0) << r.err;
+  const size_t at = r.err.find("overflow at loss scale 65536, update skipped; first: ");
+  ASSERT_NE(at, std::string::npos) << r.err;
+  EXPECT_EQ(r.err.find("overflow at", at + 1), std::string::npos) << "said once: " << r.err;
+  EXPECT_NE(r.err.find("layers.0", at), std::string::npos) << r.err;
   const auto metrics = lines("run", "metrics.jsonl");
   ASSERT_EQ(metrics.size(), 2u);
   EXPECT_EQ(metrics[0].at("scaler/skipped"), 1);
   EXPECT_EQ(metrics[1].at("scaler/skipped"), 0);
-  EXPECT_EQ(metrics[1].at("training/policy_version"), 3);
+  EXPECT_EQ(metrics[1].at("training/policy_version"), 7);
 }
 
 TEST_F(Ranks, OneRankKilledEndsAll) {
