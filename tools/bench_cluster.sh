@@ -13,6 +13,7 @@ parts=comm,update,runs,kills
 if [[ ${1:-} == --only ]]; then parts=$2; shift 2; fi
 bin=$(realpath "${1:-build/bin}") out=${2:-bench_cluster} device=${DEVICE:-cuda} failed=0
 [[ -x $bin/bench ]] || { echo "bench_cluster: $bin/bench is missing; build first (README.md)" >&2; exit 1; }
+export MANTISSA_BUILTIN=${MANTISSA_BUILTIN:-$PWD/builtin}
 ranks=${RANKS:-$(nvidia-smi -L | wc -l)}
 qwen="random:configs/bench/qwen2_1_5b.json --sequences 8 --length 2048"
 smollm="random:configs/bench/smollm2_135m.json --sequences 64 --length 256"

@@ -1,0 +1,84 @@
+// Ranks on GPUs, as a user starts them: NCCL's sums checked by `bench comm`, and a run on two GPUs beside one on one.
+// Needs two GPUs and libnccl.so.2; skipped without.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+
+#include "tests/support/programs.h"
+
+#ifdef MANTISSA_WITH_CUDA
+#include "cuda/backend.h"
+#endif
+
+namespace mantissa {
+namespace {
+
+class CudaRanks : public Programs {
+ protected:
+  void SetUp() override {
+#ifdef MANTISSA_WITH_CUDA
+    if (cuda_device_count() >= 2) return;
+#endif
+    GTEST_SKIP() << "needs two GPUs";
+  }
+  Result run_on_gpus(const std::string& program, const std::vector<std::string>& arguments) const {
+    return run(program, arguments, visible_ + ";");
+  }
+  std::vector<std::string> trainer(const std::string& name, int ranks, std::vector<std::string> more = {}) const {
+    std::vector<std::string> words = {"--config",
+                                      (kSource / "configs/grpo_fp16.yaml").string(),
+                                      "data.files=" + (kSource / "builtin/arithmetic/sanity.jsonl").string(),
+                                      "run.output_dir=" + path(name),
+                                      str("distributed.gpus=", ranks),
+                                      "run.device=cuda",
+                                      "checkpoint.every=1",
+                                      "optim.schedule=constant"};
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  }
+  double metric(const std::string& name, const std::string& key, size_t line) const {
+    std::ifstream in(dir_ / name / "metrics.jsonl");
+    std::string text;
+    for (size_t i = 0; i <= line; ++i) std::getline(in, text);
+    const size_t at = text.find("\"" + key + "\": ");
+    return at == std::string::npos ? NAN : std::stod(text.substr(at + key.size() + 4));
+  }
+
+ private:
+  /// The programs are started without GPUs otherwise.
+  const std::string visible_ = std::getenv("CUDA_VISIBLE_DEVICES")
+                                   ? str("export CUDA_VISIBLE_DEVICES=", std::getenv("CUDA_VISIBLE_DEVICES"))
+                                   : std::string("unset CUDA_VISIBLE_DEVICES");
+};
+
+TEST_F(CudaRanks, CollectivesAreRight) {
+  const Result r = run_on_gpus("bench", {"comm", "--gpus", "2", "--repeat", "1", "--device", "cuda"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_NE(r.err.find("NCCL"), std::string::npos) << r.err;
+}
+
+TEST_F(CudaRanks, ARunOnTwoTakesTheStepsOfARunOnOne) {
+  for (const int ranks : {1, 2}) {
+    const Result r = run_on_gpus("trainer", trainer(str("on_", ranks), ranks, {"train.steps=2"}));
+    ASSERT_EQ(r.code, 0) << r.err;
+  }
+  for (const size_t step : {0, 1}) {
+    EXPECT_EQ(metric("on_2", "prompt_length/mean", step), metric("on_1", "prompt_length/mean", step));
+    EXPECT_NEAR(metric("on_2", "critic/score/mean", step), metric("on_1", "critic/score/mean", step), 0.1);
+    EXPECT_EQ(metric("on_2", "scaler/skipped", step), 0);
+  }
+  EXPECT_NEAR(metric("on_2", "actor/grad_norm", 0), metric("on_1", "actor/grad_norm", 0), 0.1);
+  const Result resumed = run_on_gpus("trainer", trainer("on_2", 1, {"train.steps=3", "--resume", "auto"}));
+  EXPECT_EQ(resumed.code, 0) << resumed.err;
+}
+
+TEST_F(CudaRanks, MoreThanThereAreIsAnErrorThatCounts) {
+  const Result r = run_on_gpus("bench", {"comm", "--gpus", "99", "--device", "cuda"});
+  EXPECT_EQ(r.code, 1);
+  EXPECT_NE(r.err.find("asked for 99 GPUs, this machine has "), std::string::npos) << r.err;
+}
+
+}  // namespace
+}  // namespace mantissa
