@@ -221,7 +221,7 @@ TEST(PolicyLoss, MicroBatchesAddUp) {
                 .entropy = cut(whole.entropy, a, b)};
   };
   for (const char* aggregation : {"token_mean", "seq_mean_token_mean", "seq_mean_token_sum_norm"})
-    for (const char* loss : {"grpo", "gspo", "cispo", "pg"}) {
+    for (const char* loss : {"grpo", "gspo", "cispo", "pg", "dppo"}) {
       SCOPED_TRACE(std::string(aggregation) + " " + loss);
       const AlgorithmConfig config = with([&](AlgorithmConfig& a) {
         a.loss_aggregation = aggregation, a.policy_loss = loss, a.correction = "seq_tis";
