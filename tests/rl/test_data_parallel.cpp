@@ -3,7 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
+#include "core/random.h"
+#include "nn/model.h"
 #include "tests/support/ranks.h"
+#include "tests/support/tiny_model.h"
 
 namespace mantissa {
 namespace {
@@ -19,6 +24,7 @@ RolloutSample sample_of(size_t group, int number) {
   sample.completion.policy_version = int64_t(group) + 7;
   sample.completion.text = number == 0 ? "" : str("text ", group, '\0', number);
   sample.reward = 0.25 * number;
+  sample.rewards = {sample.reward, NAN};
   sample.extracted = std::string(size_t(number), '4');
   return sample;
 }
@@ -40,6 +46,9 @@ TEST(DataParallel, AllRanksGetAllSamples) {
           EXPECT_EQ(got.completion.policy_version, want.completion.policy_version);
           EXPECT_EQ(got.completion.text, want.completion.text);
           EXPECT_EQ(got.reward, want.reward);
+          ASSERT_EQ(got.rewards.size(), 2u);
+          EXPECT_EQ(got.rewards[0], want.reward);
+          EXPECT_TRUE(std::isnan(got.rewards[1]));
           EXPECT_EQ(got.extracted, want.extracted);
         }
       }
@@ -54,6 +63,43 @@ TEST(DataParallel, EveryGroupHasOneRank) {
     EXPECT_EQ(own_groups(8, comm).size(), comm.rank() < 2 ? 3u : 2u);
   });
   EXPECT_EQ(own_groups(3, single_comm()), (std::vector<size_t>{0, 1, 2}));
+}
+
+TEST(DataParallel, RolloutsAreTheSameBitsOnAnyNumberOfRanks) {
+  // On the CPU a sample does not depend on what is sampled beside it.
+  std::vector<Prompt> prompts(5);
+  RandomStream random(3, 1);
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    prompts[i].id = int64_t(i);
+    for (uint32_t t = 0; t < 3 + 20 * i; ++t) prompts[i].ids.push_back(int32_t(random.below(61)));
+  }
+  GenerateOptions options;
+  options.sampling.max_new_tokens = 12;
+  options.keys = {42, 5};
+  std::vector<std::vector<RolloutGroup>> results;
+  for (const int ranks : {1, 2, 3}) {
+    std::vector<std::vector<RolloutGroup>> on_rank{size_t(ranks)};
+    const Strings errors = run_ranks(ranks, [&](Comm& comm) {
+      const auto model = random_model(tiny_model(), cpu(), Dtype::kF16, false, 17);
+      Engine engine(*model, RolloutConfig(), EnginePrecision());
+      std::vector<RolloutGroup>& groups = on_rank[size_t(comm.rank())];
+      for (const Prompt& prompt : prompts) groups.push_back({prompt, {}});
+      sample_own(engine, groups, 3, options, comm);
+      share_samples(groups, comm);
+    });
+    EXPECT_EQ(errors, Strings(size_t(ranks)));
+    for (std::vector<RolloutGroup>& groups : on_rank) results.push_back(std::move(groups));
+  }
+  for (const std::vector<RolloutGroup>& groups : results) {
+    ASSERT_EQ(groups.size(), prompts.size());
+    for (size_t g = 0; g < groups.size(); ++g)
+      for (size_t i = 0; i < 3; ++i) {
+        const Completion &one = results[0][g].samples.at(i).completion, &other = groups[g].samples.at(i).completion;
+        EXPECT_EQ(one.ids, other.ids);
+        EXPECT_EQ(one.rollout_logprobs, other.rollout_logprobs);
+        EXPECT_FALSE(one.ids.empty());
+      }
+  }
 }
 
 TEST(DataParallel, CountersAndValues) {

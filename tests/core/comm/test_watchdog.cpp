@@ -15,12 +15,14 @@ namespace {
 using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 
+const WatchdogOptions kQuick{.period = 50ms, .silence = 1500ms, .say = {}, .end = {}};
+
 /// Ranks as processes of their own; what they say on stderr goes to one pipe.
 class Processes {
  public:
   using Body = std::function<void(Comm&)>;
 
-  Processes(int size, const Body& body) {
+  Processes(int size, const Body& body, const WatchdogOptions& options = kQuick) {
     std::vector<Place> places = local_places(size);
     EXPECT_EQ(::pipe(pipe_), 0);
     for (const Place& place : places) {
@@ -28,7 +30,7 @@ class Processes {
       if (pid == 0) {
         ::dup2(pipe_[1], STDERR_FILENO);
         ::close(pipe_[0]);
-        run(place, body);
+        run(place, body, options);
       }
       pids.push_back(pid);
     }
@@ -69,9 +71,9 @@ class Processes {
   std::vector<pid_t> pids;
 
  private:
-  [[noreturn]] static void run(const Place& place, const Body& body) {
+  [[noreturn]] static void run(const Place& place, const Body& body, const WatchdogOptions& options) {
     std::unique_ptr<Mesh> mesh = Mesh::join(place, 20s);
-    Watchdog watchdog(*mesh, {.period = 50ms, .silence = 1500ms, .say = {}, .end = {}});
+    Watchdog watchdog(*mesh, options);
     const std::unique_ptr<Comm> comm = make_cpu_comm(std::move(mesh));
     try {
       body(*comm);
@@ -184,6 +186,19 @@ TEST(Watchdog, IdleRanksAlarmNobody) {
   std::this_thread::sleep_for(3s);
   for (const pid_t pid : ranks.pids) ::kill(pid, SIGCONT);
   for (size_t r = 0; r < 2; ++r) EXPECT_EQ(ranks.status(r), 0);
+  EXPECT_EQ(ranks.said(), "");
+}
+
+/// The real times: five minutes, so that nobody waits for it in ctest (--gtest_also_run_disabled_tests).
+TEST(Watchdog, DISABLED_FiveIdleMinutesAlarmNobody) {
+  Processes ranks(
+      2,
+      [](Comm& comm) {
+        if (comm.rank() == 1) std::this_thread::sleep_for(5min);
+        comm.barrier();
+      },
+      WatchdogOptions());
+  for (size_t r = 0; r < 2; ++r) EXPECT_EQ(ranks.status(r, 6min), 0);
   EXPECT_EQ(ranks.said(), "");
 }
 
