@@ -15,7 +15,7 @@ bin=$(realpath "${1:-build/bin}") out=${2:-bench_cluster} device=${DEVICE:-cuda}
 [[ -x $bin/bench ]] || { echo "bench_cluster: $bin/bench is missing; build first (README.md)" >&2; exit 1; }
 export MANTISSA_BUILTIN=${MANTISSA_BUILTIN:-$PWD/builtin}
 ranks=${RANKS:-$(nvidia-smi -L | wc -l)}
-qwen="random:configs/bench/qwen2_1_5b.json --sequences 8 --length 2048"
+qwen="random:configs/bench/qwen2_1_5b.json --sequences 8 --length 2048 --recompute mlp"  # all states fit 80 GB
 smollm="random:configs/bench/smollm2_135m.json --sequences 64 --length 256"
 if [[ $device == cpu ]]; then qwen="random:builtin/arithmetic/config.json --sequences 2 --length 64" smollm=$qwen; fi
 mkdir -p "$out"; rm -rf "$out"/*; : > "$out/bench.jsonl"
