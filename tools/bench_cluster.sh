@@ -2,23 +2,25 @@
 # Several GPUs of one machine, checked and timed within a few minutes: collectives, an update on one GPU and on all,
 # a training run on one and on two, resumed across their numbers, over sockets alone, and killed.
 #   tools/bench_cluster.sh [--only PARTS] [BIN [OUT]]     PARTS: some of comm,update,runs,kills
-# BIN: folder of the programs, default build/bin. JSON lines and logs go to the folder OUT (default bench_cluster), a
-# table comes last. MANTISSA_NCCL names the folder of libnccl.so.2 where it is not found by itself. DEVICE=cpu RANKS=2
-# tries the script itself out.
+# BIN: folder of the programs, default build/bin. JSON lines and logs go to the folder OUT, new or empty (default: one
+# in runs/), a table comes last. MANTISSA_NCCL names the folder of libnccl.so.2 where it is not found by itself.
+# DEVICE=cpu RANKS=2 tries the script itself out.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then sed -n '2,7s/^# \{0,1\}//p' "$0"; exit; fi
 parts=comm,update,runs,kills
 if [[ ${1:-} == --only ]]; then parts=$2; shift 2; fi
-bin=$(realpath "${1:-build/bin}") out=${2:-bench_cluster} device=${DEVICE:-cuda} failed=0
+bin=$(realpath "${1:-build/bin}") out=${2:-runs/bench_cluster_$(date +%Y%m%d_%H%M%S)} device=${DEVICE:-cuda} failed=0
 [[ -x $bin/bench ]] || { echo "bench_cluster: $bin/bench is missing; build first (README.md)" >&2; exit 1; }
 export MANTISSA_BUILTIN=${MANTISSA_BUILTIN:-$PWD/builtin}
 ranks=${RANKS:-$(nvidia-smi -L | wc -l)}
 qwen="random:configs/bench/qwen2_1_5b.json --sequences 8 --length 2048 --recompute mlp"  # all states fit 80 GB
 smollm="random:configs/bench/smollm2_135m.json --sequences 64 --length 256"
 if [[ $device == cpu ]]; then qwen="random:builtin/arithmetic/config.json --sequences 2 --length 64" smollm=$qwen; fi
-mkdir -p "$out"; rm -rf "$out"/*; : > "$out/bench.jsonl"
+mkdir -p "$out" || exit 1
+[[ -z $(ls -A "$out") ]] || { echo "bench_cluster: $out is not empty" >&2; exit 1; }
+: > "$out/bench.jsonl"
 
 part() { [[ ,$parts, == *,$1,* ]]; }
 note() { printf '%s %s\n' "$(date +%T)" "$*"; }
