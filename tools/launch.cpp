@@ -228,7 +228,8 @@ int launch_ranks(int ranks, int argc, char** argv) {
 }
 
 std::optional<Place> own_place() {
-  return place_from_environment([](const char* name) { return std::getenv(name); });
+  std::optional<Place> place = place_from_environment([](const char* name) { return std::getenv(name); });
+  return place && place->size > 1 ? place : std::nullopt;
 }
 
 namespace {
@@ -244,8 +245,8 @@ std::unique_ptr<Comm> make_comm(Backend& backend, std::unique_ptr<Mesh> mesh) {
 }  // namespace
 
 int run_as_rank(const std::optional<Place>& place, const std::string& device, const std::function<int(Comm&)>& body) {
-  if (!place || place->size == 1) {
-    open_device(device, place ? place->local_rank : -1);
+  if (!place) {
+    open_device(device);
     return body(single_comm());
   }
   set_log_rank(place->rank, place->launcher != "mantissa");

@@ -20,7 +20,7 @@ int count_ranks(const std::string& gpus, const std::string& device, const std::s
 /// why and are then killed; all die with this process. Returns the exit status of the whole.
 int launch_ranks(int ranks, int argc, char** argv);
 
-/// The place a launcher gave this process; none: it is a run of its own.
+/// The place among several that a launcher gave this process; none: it is alone.
 std::optional<Place> own_place();
 
 /// Runs body as this process's rank: joins the others, opens the device ("cuda" is that of the rank), and watches over

@@ -36,6 +36,13 @@ TEST_F(Launch, RanksMayComeFromAnotherLauncher) {
   EXPECT_EQ(read_file(path("other")), "");
 }
 
+TEST_F(Launch, ALauncherOfOneProcessCountsAsNone) {
+  const Result r = run("bench", {"comm", "--gpus", "2", "--repeat", "1", "--device", "cpu"},
+                       "export RANK=0 WORLD_SIZE=1 LOCAL_RANK=0 MASTER_ADDR=127.0.0.1 MASTER_PORT=29742;");
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_NE(r.err.find("ranks: 2 processes"), std::string::npos) << r.err;
+}
+
 TEST_F(Launch, BadNumbersOfRanks) {
   expect_error("bench", {"comm", "--gpus", "none"}, {"--gpus", "auto or a number", "\"none\""});
   expect_error("bench", {"comm", "--gpus", "2", "--device", "cuda"}, {"--gpus", "asked for 2 GPUs", "has 0"});
