@@ -47,7 +47,7 @@ class LogitsChunk {
  public:
   LogitsChunk(Exec& exec, int64_t tokens, int64_t vocab, Dtype dtype, bool with_gradient)
       : exec_(exec),
-        peer_(exec.rounding == Rounding::kPeer),
+        peer_(exec.match == Match::kPeer),
         logits_(exec.empty({tokens, vocab}, accumulator_of(dtype))),
         narrow_(is_16bit(dtype) && (peer_ || with_gradient) ? exec.empty({tokens, vocab}, dtype) : logits_) {}
 

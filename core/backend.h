@@ -13,10 +13,20 @@ namespace mantissa {
 
 struct Kernels;
 
-/// How matrix products round. kSame: one fp32 FMA chain over ascending k, rounded once at the store.
-/// kPeer imitates a separate rollout engine, for all types alike: K split in 4 partial chains added in order, attention
-/// probabilities rounded to the compute type before P.V, logits rounded to the compute type.
-enum class Rounding : uint8_t { kSame, kPeer };
+/// How sums are made. kExact: a row's bits depend on the row alone, so a token's log-prob is the same in rollout and in
+/// training; on the CPU one fp32 FMA chain over ascending k, rounded once at the store, on CUDA as docs/numerics.md has
+/// it. kFast: whatever is fastest (on the CPU the same as kExact). kPeer imitates a separate rollout engine, for all
+/// types alike: K split in 4 partial chains added in order, attention probabilities rounded to the compute type before
+/// P.V, logits rounded to the compute type.
+enum class Match : uint8_t { kExact, kFast, kPeer };
+
+/// What Match::kExact may depend on: types of weights and activations, of the cache and of the head's operands, and the
+/// shape of attention.
+struct ExactNeeds {
+  Dtype compute, kv_cache, lm_head;
+  int head_size = 0;
+  int query_heads = 0, kv_heads = 0;
+};
 
 struct MemoryInfo {
   size_t in_use = 0;    // bytes handed out now
@@ -62,6 +72,11 @@ class Backend {
   /// with the same choices. Text of another device or library version is ignored.
   virtual std::string measured_choices() const { return {}; }
   virtual void restore_measured_choices(const std::string& text) { (void)text; }
+  /// Why rollout and training differ here under Match::kExact, as a clause that names the cause; empty: they do not.
+  virtual std::string exact_obstacle(const ExactNeeds& needs) const {
+    (void)needs;
+    return {};
+  }
   /// One line for logs and results: device name, cores or SMs, instruction set or driver.
   virtual std::string description() const = 0;
 };
@@ -89,7 +104,7 @@ class Exec {
   const std::shared_ptr<Storage>& scratch() const { return scratch_; }
 
   bool deterministic = true;  // same inputs, same bits
-  Rounding rounding = Rounding::kSame;
+  Match match = Match::kExact;
   void* stream = nullptr;  // the backend's own handle; null is its default
 
  private:

@@ -121,7 +121,7 @@ struct Kernels {
 
   // ---- matmul ------------------------------------------------------------------------------------------------------
   /// c[M,N] = op(a)[M,K] . op(b)[K,N] (+ c when accumulate). a and b share a type; c is that type or fp32. Per element
-  /// one FMA chain over ascending k in fp32 (fp64), starting at c when accumulate. Rounding::kPeer (not fp64): four
+  /// one FMA chain over ascending k in fp32 (fp64), starting at c when accumulate. Match::kPeer (not fp64): four
   /// chains over quarters of K (rounded up), added in order, then c.
   void (*matmul)(Exec&, Tensor& c, const Tensor& a, const Tensor& b, Trans trans, bool accumulate);
   /// c[M,N] = a[M,K] . b[N,K]^T + bias[N], all of one type, one rounding. The CPU's chains start at the bias;

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <exception>
 
+#include "cuda/attention/attention.h"
 #include "cuda/device.h"
 #include "cuda/kernels.h"
 #include "cuda/memory.h"
@@ -218,6 +219,17 @@ class CudaBackend : public Backend {
   void restore_measured_choices(const std::string& text) override {
     const std::string head = str(device_name_, '\n');
     if (text.starts_with(head)) cuda_kernels::restore_measured_products(text.substr(head.size()));
+  }
+  std::string exact_obstacle(const ExactNeeds& needs) const override {
+    if (!is_16bit(needs.compute))
+      return str("products of ", name_of(needs.compute), " add in an order that depends on the batch: fp16 or bf16");
+    if (!is_16bit(needs.lm_head))
+      return str("the head's product of ", name_of(needs.lm_head), " adds in an order that depends on the batch");
+    if (needs.kv_cache != needs.compute)
+      return str("a cache of ", name_of(needs.kv_cache), " rounds the keys and values of ", name_of(needs.compute));
+    if (needs.head_size > 0 && !cuda_kernels::has_exact_attention(needs.head_size))
+      return str("exact attention has head sizes 16, 32, 64, 80, 96 and 128, not ", needs.head_size);
+    return {};
   }
   std::string description() const override { return description_; }
 

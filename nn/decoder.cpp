@@ -139,7 +139,7 @@ Tensor Decoder::logits(const ForwardContext& ctx, const Tensor& hidden, Dtype dt
   const Tensor a = to_dtype(exec, hidden, operands), b = to_dtype(exec, weight, operands);
   Tensor out = exec.empty({hidden.size(0), config_.vocab_size}, Dtype::kF32);
   MANTISSA_RUN(exec, matmul, out, a, b, Trans::kNT, false);
-  return exec.rounding == Rounding::kPeer ? to_dtype(exec, to_dtype(exec, out, dtype), Dtype::kF32) : out;
+  return exec.match == Match::kPeer ? to_dtype(exec, to_dtype(exec, out, dtype), Dtype::kF32) : out;
 }
 
 ops::TokenLogprobs Decoder::logprobs(const ForwardContext& ctx, const Var& hidden, const Tensor& targets,

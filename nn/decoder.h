@@ -61,7 +61,7 @@ class Decoder {
   /// Final hidden states [T,C] after the last norm, in the weights' type.
   Var forward(const ForwardContext& ctx) const;
   /// fp32 logits[N,V] of hidden rows (no gradient): the rollout's head. Operands are rounded to `dtype`
-  /// (precision.lm_head) where that loses bits; under Rounding::kPeer the logits are rounded to that type.
+  /// (precision.lm_head) where that loses bits; under Match::kPeer the logits are rounded to that type.
   Tensor logits(const ForwardContext& ctx, const Tensor& hidden, Dtype dtype) const;
   /// Log-prob and entropy of targets given hidden states; see ops::token_logprobs.
   ops::TokenLogprobs logprobs(const ForwardContext& ctx, const Var& hidden, const Tensor& targets,

@@ -1,6 +1,6 @@
 // bench: how fast, and how near to the machine's limit. One JSON line a measurement:
 //
-//   bench, shape, dtype, device, ms_min, ms_median, ms_max, tokens_per_s (null where there are none),
+//   bench, shape, match, dtype, device, ms_min, ms_median, ms_max, tokens_per_s (null where there are none),
 //   fraction, peak_bytes
 //
 // fraction is of a ceiling measured first in the same process: arithmetic (gemm, attention, train) of a large square
@@ -22,6 +22,7 @@ namespace mantissa {
 Bench::Bench(const BenchFlags& flags, Comm& comm)
     : flags_(flags), comm_(comm), exec_(find_backend(flags.model.device)), dtype_(flags.model.dtype()) {
   exec_.deterministic = flags.deterministic;
+  exec_.match = match();
   if (!flags.model.model.empty()) model_ = flags.model.load();
 }
 
@@ -77,6 +78,7 @@ void Bench::report(const char* bench, const std::string& shape, std::vector<doub
   print(JsonObject()
             .add("bench", bench)
             .add("shape", shape + ranks + (flags_.deterministic ? ",deterministic" : ""))
+            .add("match", flags_.match)
             .add("dtype", name_of(dtype_))
             .add("device", exec_.backend().description())
             .add("ms_min", ms.front())

@@ -18,7 +18,7 @@ struct BenchFlags {
   int64_t sequences = 4, length = 512;  // train, attention, rows of gemm
   int64_t batch = 8, context = 512, steps = 32, n = 8;
   int64_t repeat = 5;
-  std::string recompute = "none";
+  std::string recompute = "none", match = "exact";
   bool deterministic = false, states = false;
   std::string gpus = "1";
 
@@ -36,6 +36,7 @@ struct BenchFlags {
     args.field("n", n, "samples per prompt (rollout)", between(1, 1 << 16));
     args.field("repeat", repeat, "timed repetitions of everything else", between(1, 1 << 20));
     args.choice("recompute", recompute, {"none", "elementwise", "mlp", "full"}, "what backward makes again (train)");
+    args.choice("match", match, {"exact", "fast"}, "rollout and training bit for bit, or the fastest kernels");
     args.field("deterministic", deterministic, "the kernels of train.deterministic: the same bits in every run");
     args.field("gpus", gpus, "processes that work together, one a GPU; auto: as many as there are");
     args.field("states", states, "masters and Adam's moments lie beside it, as in a run (train)");
@@ -67,6 +68,8 @@ class Bench {
   using Clock = std::chrono::steady_clock;
 
   void time_training(bool update);
+  Match match() const { return flags_.match == "exact" ? Match::kExact : Match::kFast; }
+  EnginePrecision engine_precision(const RolloutConfig& config) const;
   /// The model; an error where there is none.
   Model& model();
   bool on_cpu() const { return exec_.backend().name() == "cpu"; }

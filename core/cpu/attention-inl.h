@@ -234,7 +234,7 @@ struct Running {
 };
 
 /// Takes one tile of keys into the running softmax. p[rows, kAttentionTile] is work space. With round_p the
-/// probabilities are rounded to T before they weigh the values (Rounding::kPeer); the sum keeps them
+/// probabilities are rounded to T before they weigh the values (Match::kPeer); the sum keeps them
 /// unrounded.
 template <class T, class C>
 void attend_tile(Running<C> state, C* p, const C* q, const C* keys_transposed, const C* values, int64_t rows,

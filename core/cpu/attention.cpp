@@ -101,7 +101,7 @@ template <class T>
 void forward(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets, Heads heads) {
   using C = Compute<T>;
   const Geometry<C> g(heads);
-  const bool peer = exec.rounding == Rounding::kPeer;
+  const bool peer = exec.match == Match::kPeer;
   const int32_t* start = offsets.data<int32_t>();
   const int64_t sequences = offsets.numel() - 1, row = heads.row();
 
@@ -166,7 +166,7 @@ void decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, con
             Heads heads) {
   using C = Compute<T>;
   const Geometry<C> g(heads);
-  const bool peer = exec.rounding == Rounding::kPeer;
+  const bool peer = exec.match == Match::kPeer;
   const int parts = peer ? 4 : 1;
   const int64_t batch = qkv.size(0), max_pages = table.size(1), cell = int64_t(heads.kv) * heads.size;
   const K* keys = pages.data<K>();

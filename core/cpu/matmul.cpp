@@ -24,7 +24,7 @@ constexpr int64_t kBlockColumns = 256;                  // of b, 384 KiB in L2
 constexpr int64_t kPieceDepth = 128;                    // of a panel of b in L1 when rows are few: 16 KiB
 constexpr int64_t kSerialWork = 1 << 18;                // multiply-adds too few to wake a second thread
 constexpr int kPeerParts = 4;
-constexpr int64_t kPeerElements = 1 << 22;  // of c at a time under Rounding::kPeer: 16 MiB a part
+constexpr int64_t kPeerElements = 1 << 22;  // of c at a time under Match::kPeer: 16 MiB a part
 
 int64_t round_up(int64_t value, int64_t step) {
   return (value + step - 1) / step * step;
@@ -196,7 +196,7 @@ void matmul(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, Trans trans
       .depth = depth,
       .accumulate = accumulate,
   };
-  if (exec.rounding == Rounding::kPeer)
+  if (exec.match == Match::kPeer)
     peer_product(exec, p);
   else
     product(exec, p);

@@ -62,7 +62,7 @@ struct Slice {
 void multiply(const Result& c, const float* a_panels, bool a_across, const float* b_panels, Range m, Range n,
               Slice slice);
 
-/// Rounding::kPeer: elements [range) of c = ((p0 + p1) + p2) + p3 (+ c last when accumulate), part i at sums
+/// Match::kPeer: elements [range) of c = ((p0 + p1) + p2) + p3 (+ c last when accumulate), part i at sums
 /// + i * step.
 void join_parts(const Result& c, const float* sums, int64_t step, Range range, bool accumulate);
 

@@ -175,6 +175,7 @@ __global__ void sequence_bounds_kernel(SequenceBounds bounds, const int32_t* off
 void attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets, int64_t longest,
                    Heads heads) {
   if (qkv.size(0) == 0) return;
+  if (exec.match == Match::kExact && exact_attention_fwd(exec, out, lse, qkv, offsets, longest, heads)) return;
   if (!cudnn_attention_fwd(exec, out, lse, qkv, offsets, longest, heads))
     own_attention_fwd(exec, out, lse, qkv, offsets, longest, heads);
 }

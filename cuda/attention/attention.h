@@ -34,6 +34,14 @@ struct SequenceBounds {
 };
 void fill_sequence_bounds(Exec& exec, const SequenceBounds& bounds, const Tensor& offsets, Heads heads);
 
+/// The bits of Match::kExact (exact.cuh), forward and decode alike; false, and nothing launched, where the definition
+/// has no kernel: other types than fp16 and bf16, other head sizes than has_exact_attention's, a cache of another type.
+bool exact_attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets,
+                         int64_t longest, Heads heads);
+bool exact_attention_decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table,
+                            const Tensor& lengths, Heads heads);
+bool has_exact_attention(int head_size);
+
 void attention_decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table,
                       const Tensor& lengths, Heads heads);
 

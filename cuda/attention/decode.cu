@@ -22,7 +22,7 @@ constexpr int kWarps = kThreads / kWarp;
 constexpr int kMaxSplits = 16;
 constexpr int kPagesOfSplit = 8;  // shorter splits would spend their time on starting and on partial results
 
-/// Number of splits of a row and the pages [first, last) of one. Rounding::kPeer: always four, some may be
+/// Number of splits of a row and the pages [first, last) of one. Match::kPeer: always four, some may be
 /// empty.
 __host__ __device__ inline int split_count(int pages, bool peer) {
   if (peer) return 4;
@@ -434,7 +434,7 @@ void launch_tensor(dim3 grid, int ratio, cudaStream_t stream, const Task<T, T>& 
 template <class T, class K>
 void decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table, const Tensor& lengths,
             Heads heads) {
-  const bool peer = exec.rounding == Rounding::kPeer;
+  const bool peer = exec.match == Match::kPeer;
   const int64_t batch = qkv.size(0);
   const int ratio = heads.query / heads.kv, max_pages = int(table.size(1));
   const int splits = std::max(1, split_count(max_pages, peer));
@@ -481,6 +481,7 @@ void decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, con
 void attention_decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table,
                       const Tensor& lengths, Heads heads) {
   if (qkv.size(0) == 0) return;
+  if (exec.match == Match::kExact && exact_attention_decode(exec, out, qkv, pages, table, lengths, heads)) return;
   visit_float(qkv.dtype(), [&]<class T>(std::type_identity<T>) {
     visit_float(
         pages.dtype(),

@@ -382,7 +382,7 @@ void own_attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, 
                        Heads heads) {
   if (tensor_attention_fwd(exec, out, lse, qkv, offsets, heads)) return;
   const int sequences = int(offsets.numel()) - 1;
-  const bool round_p = exec.rounding == Rounding::kPeer;
+  const bool round_p = exec.match == Match::kPeer;
   visit_float(
       qkv.dtype(),
       [&]<class T>(std::type_identity<T>) {

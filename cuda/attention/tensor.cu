@@ -395,13 +395,12 @@ bool visit_tensor(Dtype dtype, int size, F&& f) {
 
 bool tensor_attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets, Heads heads) {
   const int sequences = int(offsets.numel()) - 1;
-  return visit_tensor(qkv.dtype(), heads.size,
-                      [&]<class T, int kSize>(std::type_identity<T>, std::integral_constant<int, kSize>) {
-                        launch(forward_kernel<T, kSize>, dim3(tile_ids(qkv.size(0), sequences, kTile), heads.query),
-                               4 * kTileBytes<kSize>, stream(exec), elements<T>(out), lse.data<float>(),
-                               elements<T>(qkv), offsets.data<int32_t>(), sequences, heads,
-                               softmax_scale(heads) * kLog2e, exec.rounding == Rounding::kPeer);
-                      });
+  return visit_tensor(
+      qkv.dtype(), heads.size, [&]<class T, int kSize>(std::type_identity<T>, std::integral_constant<int, kSize>) {
+        launch(forward_kernel<T, kSize>, dim3(tile_ids(qkv.size(0), sequences, kTile), heads.query),
+               4 * kTileBytes<kSize>, stream(exec), elements<T>(out), lse.data<float>(), elements<T>(qkv),
+               offsets.data<int32_t>(), sequences, heads, softmax_scale(heads) * kLog2e, exec.match == Match::kPeer);
+      });
 }
 
 bool tensor_attention_bwd(Exec& exec, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, const float* delta,

@@ -1,31 +1,22 @@
-// Matrix products by cuBLASLt: fp16, bf16, fp32 (true fp32, no TF32), always fp32 accumulation; a split of K
-// adds its parts in fp32, in a fixed order. A plan (layouts and algorithm) is made once per shape. Where
-// exec.deterministic asks for the same bits in every run the library's first choice is taken; else the
-// fastest of its candidates, measured once per size class of shapes (checkpoints keep what was measured).
-//
-// cuBLASLt counts columns first, so c[M,N] row-major is computed as c^T[N,M] = op(b)^T . op(a)^T: its A is
-// our b.
-#include <cublasLt.h>
-
+// Matrix products on CUDA: fp16, bf16, fp32 (true fp32, no TF32), always fp32 accumulation. Forward products of 16-bit
+// types under Match::kExact are exact_products.cpp's; the rest is cuBLASLt's, and a split of K adds its parts in fp32,
+// in a fixed order. A plan (layouts and algorithm) is made once per shape. Where exec.deterministic asks for the same
+// bits in every run the library's first choice is taken; else the fastest of its candidates, measured once per size
+// class of shapes (checkpoints keep what was measured).
 #include <algorithm>
-#include <array>
-#include <bit>
-#include <limits>
 #include <map>
 #include <mutex>
 #include <sstream>
-#include <vector>
 
 #include "cuda/device.h"
 #include "cuda/kernels.h"
+#include "cuda/matmul/exact_products.h"
 
 namespace mantissa::cuda_kernels {
 namespace {
 
 using cuda::capturing;
-using cuda::stream;
 
-constexpr size_t kWorkspaceBytes = size_t(64) << 20;
 constexpr int kCandidates = 8;
 constexpr int kMeasurements = 3;
 constexpr int kPeerParts = 4;
@@ -34,96 +25,6 @@ constexpr size_t kMaxPlans = 4096;
 /// Largest output copied aside to measure a product that adds to it.
 constexpr size_t kMeasureBytes = size_t(1) << 30;
 
-void check_lt(cublasStatus_t status, const char* call) {
-  check(status == CUBLAS_STATUS_SUCCESS, "[matmul] ", call, " failed: ", cublasLtGetStatusString(status));
-}
-#define MANTISSA_LT(call) check_lt((call), #call)
-
-cudaDataType_t data_type(Dtype d) {
-  switch (d) {
-    case Dtype::kF32:
-      return CUDA_R_32F;
-    case Dtype::kF16:
-      return CUDA_R_16F;
-    case Dtype::kBF16:
-      return CUDA_R_16BF;
-    case Dtype::kF64:
-      fail("[matmul] fp64 runs on the CPU only");
-    default:
-      fail("[matmul] expected fp32, fp16 or bf16: got ", name_of(d));
-  }
-}
-
-/// One product as the library sees it. Leading dimensions are row lengths in elements.
-struct Product {
-  int64_t rows, columns, depth;  // M, N, K
-  Trans trans;
-  Dtype type, out_type;
-  int64_t a_stride, b_stride, c_stride;
-  bool accumulate;
-  const void *a, *b;
-  void* c;
-  const void* bias = nullptr;  // [columns] of out_type, added before the rounding
-};
-
-/// Bytes, at most 16, that a pointer is a multiple of: candidates must not assume more.
-uint32_t alignment_of(const void* p) {
-  const auto address = reinterpret_cast<uintptr_t>(p);
-  return uint32_t(std::min<uintptr_t>(16, address & (~address + 1)));
-}
-
-/// Everything the choice of an algorithm depends on.
-using Key = std::array<int64_t, 14>;
-Key key_of(const Product& p, bool measured) {
-  return {p.rows,
-          p.columns,
-          p.depth,
-          int64_t(p.trans),
-          int64_t(p.type),
-          int64_t(p.out_type),
-          p.a_stride,
-          p.b_stride,
-          p.c_stride,
-          p.accumulate,
-          alignment_of(p.a),
-          alignment_of(p.b),
-          alignment_of(p.c) * 2 + measured,
-          p.bias ? alignment_of(p.bias) : 0};
-}
-
-/// Eight sizes per power of two.
-int64_t size_class(int64_t n) {
-  const int64_t step = std::max<int64_t>(1, int64_t(std::bit_floor(uint64_t(n))) / 8);
-  return (n + step - 1) / step * step;
-}
-/// Shapes that share a measurement: token counts differ from one micro-batch to the next.
-Key class_of(Key key) {
-  for (int i : {0, 1, 2, 6, 7, 8}) key[size_t(i)] = size_class(key[size_t(i)]);
-  return key;
-}
-
-template <class Handle>
-using Destroy = cublasStatus_t (*)(Handle);
-using Layout = std::unique_ptr<cublasLtMatrixLayoutOpaque_t, Destroy<cublasLtMatrixLayout_t>>;
-using Description = std::unique_ptr<cublasLtMatmulDescOpaque_t, Destroy<cublasLtMatmulDesc_t>>;
-using Preference = std::unique_ptr<cublasLtMatmulPreferenceOpaque_t, Destroy<cublasLtMatmulPreference_t>>;
-
-Layout make_layout(Dtype type, int64_t rows, int64_t columns, int64_t stride) {
-  cublasLtMatrixLayout_t layout = nullptr;
-  MANTISSA_LT(cublasLtMatrixLayoutCreate(&layout, data_type(type), uint64_t(rows), uint64_t(columns), stride));
-  return Layout(layout, cublasLtMatrixLayoutDestroy);
-}
-
-struct Plan {
-  Description description{nullptr, cublasLtMatmulDescDestroy};
-  Layout a{nullptr, cublasLtMatrixLayoutDestroy},
-      b = Layout(nullptr, cublasLtMatrixLayoutDestroy),
-      c = Layout(nullptr, cublasLtMatrixLayoutDestroy);  // the library's A, B and C = D
-  cublasLtMatmulAlgo_t algorithm{};
-  size_t workspace = 0;
-  bool known = true;  // false: the library has none
-};
-
 class Products {
  public:
   /// False where the library has no algorithm for a product with a bias.
@@ -131,26 +32,18 @@ class Products {
     const bool measured = !exec.deterministic;
     const std::lock_guard lock(mutex_);
     if (plans_.size() >= kMaxPlans) plans_.clear();  // what was measured stays in classes_
-    auto [it, made] = plans_.try_emplace(key_of(p, measured));
-    if (made) {
-      try {
-        make_plan(exec, it->second, p, measured);
-      } catch (...) {
-        plans_.erase(it);
-        throw;
-      }
-    }
-    if (!it->second.known) return false;
-    launch(exec, it->second, it->second.algorithm, it->second.workspace, p, p.c);
+    const ProductKey key = key_of(p, measured);
+    auto it = plans_.find(key);
+    if (it == plans_.end()) it = plans_.emplace(key, make_plan(exec, p, measured)).first;
+    if (!it->second) return false;
+    it->second->launch(exec, p, p.c);
     return true;
   }
 
-  /// "cuBLASLt VERSION", then a line for each class: its key and the library's description of the algorithm.
+  /// A line for each class: its key and the library's description of the algorithm.
   std::string measured() {
     const std::lock_guard lock(mutex_);
-    if (classes_.empty()) return {};
     std::ostringstream out;
-    out << version_line();
     for (const auto& [key, algorithm] : classes_) {
       for (int64_t value : key) out << value << ' ';
       for (uint64_t word : algorithm.data) out << word << ' ';
@@ -158,11 +51,9 @@ class Products {
     }
     return out.str();
   }
-  void restore(const std::string& text) {
-    if (!text.starts_with(version_line())) return;
+  void restore(std::istream& in) {
     const std::lock_guard lock(mutex_);
-    std::istringstream in(text.substr(version_line().size()));
-    Key key;
+    ProductKey key;
     cublasLtMatmulAlgo_t algorithm;
     const auto read = [&](auto& values) {
       for (auto& value : values) in >> value;
@@ -173,101 +64,23 @@ class Products {
   }
 
  private:
-  static std::string version_line() { return str("cuBLASLt ", cublasLtGetVersion(), '\n'); }
-
-  cublasLtHandle_t handle() {
-    if (!handle_) MANTISSA_LT(cublasLtCreate(&handle_));
-    return handle_;
-  }
-
-  void launch(Exec& exec, const Plan& plan, const cublasLtMatmulAlgo_t& algorithm, size_t workspace, const Product& p,
-              void* c) {
-    Scratch scratch(exec);
-    void* space = workspace > 0 ? scratch.take<std::byte>(int64_t(workspace)) : nullptr;
-    if (p.bias)
-      MANTISSA_LT(cublasLtMatmulDescSetAttribute(plan.description.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER, &p.bias,
-                                                 sizeof(p.bias)));
-    const float alpha = 1.0f, beta = p.accumulate ? 1.0f : 0.0f;
-    MANTISSA_LT(cublasLtMatmul(handle(), plan.description.get(), &alpha, p.b, plan.a.get(), p.a, plan.b.get(), &beta, c,
-                               plan.c.get(), c, plan.c.get(), &algorithm, space, workspace, stream(exec)));
-  }
-
-  void make_plan(Exec& exec, Plan& plan, const Product& p, bool measured) {
-    // Stored row-major op(x) transposed is what column-major reads: our kNT has the library's A transposed.
-    const bool a_transposed = p.trans == Trans::kNT, b_transposed = p.trans == Trans::kTN;
-    cublasLtMatmulDesc_t description = nullptr;
-    MANTISSA_LT(cublasLtMatmulDescCreate(&description, CUBLAS_COMPUTE_32F, CUDA_R_32F));
-    plan.description.reset(description);
-    const cublasOperation_t a_op = a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N,
-                            b_op = b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
-    MANTISSA_LT(cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_TRANSA, &a_op, sizeof(a_op)));
-    MANTISSA_LT(cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_TRANSB, &b_op, sizeof(b_op)));
-    if (p.bias) {
-      const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
-      const cudaDataType_t type = data_type(p.out_type);
-      MANTISSA_LT(
-          cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof(epilogue)));
-      MANTISSA_LT(
-          cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &type, sizeof(type)));
-      MANTISSA_LT(
-          cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &p.bias, sizeof(p.bias)));
-    }
-    plan.a = a_transposed ? make_layout(p.type, p.depth, p.columns, p.b_stride)
-                          : make_layout(p.type, p.columns, p.depth, p.b_stride);
-    plan.b = b_transposed ? make_layout(p.type, p.rows, p.depth, p.a_stride)
-                          : make_layout(p.type, p.depth, p.rows, p.a_stride);
-    plan.c = make_layout(p.out_type, p.columns, p.rows, p.c_stride);
-
-    const Key shapes = class_of(key_of(p, measured));
-    if (const auto known = measured ? classes_.find(shapes) : classes_.end(); known != classes_.end()) {
-      cublasLtMatmulHeuristicResult_t result;
-      if (cublasLtMatmulAlgoCheck(handle(), plan.description.get(), plan.a.get(), plan.b.get(), plan.c.get(),
-                                  plan.c.get(), &known->second, &result) == CUBLAS_STATUS_SUCCESS &&
-          result.workspaceSize <= kWorkspaceBytes) {
-        plan.algorithm = known->second;
-        plan.workspace = result.workspaceSize;
-        return;
-      }
-    }
-    const std::vector<cublasLtMatmulHeuristicResult_t> found = candidates(plan, p, measured ? kCandidates : 1);
-    plan.known = !found.empty();
-    if (found.empty()) return;
-    const size_t best = measured && found.size() > 1 && !capturing(exec) ? fastest(exec, plan, found, p) : 0;
-    plan.algorithm = found[best].algo;
-    plan.workspace = found[best].workspaceSize;
-    if (measured && !capturing(exec)) classes_.emplace(shapes, plan.algorithm);
-  }
-
-  std::vector<cublasLtMatmulHeuristicResult_t> candidates(const Plan& plan, const Product& p, int count) {
-    cublasLtMatmulPreference_t preference = nullptr;
-    MANTISSA_LT(cublasLtMatmulPreferenceCreate(&preference));
-    const Preference owner(preference, cublasLtMatmulPreferenceDestroy);
-    const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
-      MANTISSA_LT(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)));
-    };
-    set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kWorkspaceBytes);
-    // Parts of a split K meet in fp32 in the workspace; schemes that meet in the output's type are out.
-    set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
-    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(p.b));
-    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(p.a));
-    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment_of(p.c));
-    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,  // the bias is read as the output is written
-        p.bias ? std::min(alignment_of(p.c), alignment_of(p.bias)) : alignment_of(p.c));
-    std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<size_t>(count));
-    int returned = 0;
-    const cublasStatus_t status =
-        cublasLtMatmulAlgoGetHeuristic(handle(), plan.description.get(), plan.a.get(), plan.b.get(), plan.c.get(),
-                                       plan.c.get(), preference, count, found.data(), &returned);
-    found.resize(size_t(returned));
-    std::erase_if(found, [](const auto& r) { return r.state != CUBLAS_STATUS_SUCCESS; });
-    check(p.bias || (status == CUBLAS_STATUS_SUCCESS && !found.empty()),
-          "[matmul] cuBLASLt has no algorithm for M=", p.rows, " N=", p.columns, " K=", p.depth, " ", name_of(p.type),
-          " -> ", name_of(p.out_type), ": ", cublasLtGetStatusString(status));
-    return found;
+  /// Null where the library has no algorithm for a product with a bias.
+  std::unique_ptr<LibraryPlan> make_plan(Exec& exec, const Product& p, bool measured) {
+    auto plan = std::make_unique<LibraryPlan>(p);
+    const ProductKey shapes = class_of(key_of(p, measured));
+    if (const auto known = measured ? classes_.find(shapes) : classes_.end(); known != classes_.end())
+      if (plan->take(known->second)) return plan;
+    const auto found = plan->candidates(p, measured ? kCandidates : 1, true);
+    check(p.bias || !found.empty(), "[matmul] cuBLASLt has no algorithm for M=", p.rows, " N=", p.columns,
+          " K=", p.depth, " ", name_of(p.type), " -> ", name_of(p.out_type));
+    if (found.empty()) return nullptr;
+    plan->take(found[measured && found.size() > 1 && !capturing(exec) ? fastest(exec, *plan, found, p) : 0]);
+    if (measured && !capturing(exec)) classes_.emplace(shapes, plan->algorithm());
+    return plan;
   }
 
   /// Index of the candidate with the least time, each the best of a few runs. Waits for the device.
-  size_t fastest(Exec& exec, const Plan& plan, const std::vector<cublasLtMatmulHeuristicResult_t>& found,
+  size_t fastest(Exec& exec, LibraryPlan& plan, const std::vector<cublasLtMatmulHeuristicResult_t>& found,
                  const Product& p) {
     void* c = p.c;
     Tensor aside;  // what is added to must not be added to now
@@ -281,41 +94,17 @@ class Products {
       }
       c = aside.raw();
     }
-    Events events;
-    size_t best = 0;
-    float best_ms = std::numeric_limits<float>::infinity();
-    for (size_t i = 0; i < found.size(); ++i) {
-      for (int run = 0; run <= kMeasurements; ++run) {
-        MANTISSA_CUDA(cudaEventRecord(events.start, stream(exec)));
-        launch(exec, plan, found[i].algo, found[i].workspaceSize, p, c);
-        MANTISSA_CUDA(cudaEventRecord(events.end, stream(exec)));
-        MANTISSA_CUDA(cudaEventSynchronize(events.end));
-        float ms = 0;
-        MANTISSA_CUDA(cudaEventElapsedTime(&ms, events.start, events.end));
-        if (run > 0 && ms < best_ms) best_ms = ms, best = i;
-      }
+    std::vector<float> ms;
+    for (const auto& candidate : found) {
+      plan.take(candidate);
+      ms.push_back(measure(exec, kMeasurements, [&] { plan.launch(exec, p, c); }));
     }
-    return best;
+    return size_t(std::min_element(ms.begin(), ms.end()) - ms.begin());
   }
 
-  struct Events {
-    cudaEvent_t start = nullptr, end = nullptr;
-    Events() {
-      MANTISSA_CUDA(cudaEventCreate(&start));
-      MANTISSA_CUDA(cudaEventCreate(&end));
-    }
-    ~Events() {
-      cudaEventDestroy(start);
-      cudaEventDestroy(end);
-    }
-    Events(const Events&) = delete;
-    Events& operator=(const Events&) = delete;
-  };
-
   std::mutex mutex_;
-  cublasLtHandle_t handle_ = nullptr;  // lives as long as the process
-  std::map<Key, Plan> plans_;
-  std::map<Key, cublasLtMatmulAlgo_t> classes_;  // measured
+  std::map<ProductKey, std::unique_ptr<LibraryPlan>> plans_;
+  std::map<ProductKey, cublasLtMatmulAlgo_t> classes_;  // measured
 };
 
 Products& products() {
@@ -375,7 +164,9 @@ void matmul(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, Trans trans
   const Product p = product_of(c, a, b, trans, accumulate);
   if (p.depth == 0) {
     if (!accumulate) MANTISSA_RUN(exec, fill, c, 0.0);
-  } else if (exec.rounding == Rounding::kPeer) {
+  } else if (is_exact(exec, p)) {
+    run_exact_product(exec, p);
+  } else if (exec.match == Match::kPeer) {
     product_in_parts(exec, p, kPeerParts, c);
   } else if (accumulate && c.dtype() != Dtype::kF32) {
     product_in_parts(exec, p, 1, c);  // some of the library's kernels round the product before they add it
@@ -389,17 +180,25 @@ void matmul_bias(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, const 
   Product p = product_of(c, a, b, Trans::kNT, false);
   check(p.depth > 0, "[matmul_bias] K must be positive");
   p.bias = bias.raw();
-  const bool peer = exec.rounding == Rounding::kPeer;
+  if (is_exact(exec, p)) return run_exact_product(exec, p);
+  const bool peer = exec.match == Match::kPeer;
   if (peer || !products().run(exec, p)) product_in_parts(exec, p, peer ? kPeerParts : 1, c, bias);
 }
 
 }  // namespace
 
 std::string measured_products() {
-  return products().measured();
+  const std::string fast = products().measured(), exact = measured_exact_products();
+  return fast.empty() && exact.empty() ? "" : str(library_version(), '\n', exact, "other\n", fast);
 }
 void restore_measured_products(const std::string& text) {
-  products().restore(text);
+  const std::string head = library_version() + '\n', middle = "other\n";
+  if (!text.starts_with(head)) return;
+  const size_t at = text.find(middle, head.size() - 1);  // not there: written before there were exact choices
+  const bool both = at != std::string::npos;
+  restore_exact_products(both ? text.substr(head.size(), at - head.size()) : "");
+  std::istringstream fast(text.substr(both ? at + middle.size() : head.size()));
+  products().restore(fast);
 }
 
 void register_matmul(Kernels& table) {

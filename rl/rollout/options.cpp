@@ -35,9 +35,9 @@ void RolloutConfig::fields(Fields& f) {
            "how rollout kernels round: same as training, or peer (as a separate rollout engine does)");
 }
 
-Rounding parse_rounding(const std::string& name) {
+Match parse_rounding(const std::string& name) {
   check(name == "same" || name == "peer", "rollout.rounding must be same or peer: got \"", name, "\"");
-  return name == "same" ? Rounding::kSame : Rounding::kPeer;
+  return name == "same" ? Match::kExact : Match::kPeer;
 }
 
 }  // namespace mantissa

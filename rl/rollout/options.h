@@ -41,15 +41,15 @@ struct RolloutConfig {
   void fields(Fields& f);
 };
 
-/// "same" or "peer" (rollout.rounding, see Rounding); throws on another name.
-Rounding parse_rounding(const std::string& name);
+/// "same" or "peer" (rollout.rounding, see Match); throws on another name.
+Match parse_rounding(const std::string& name);
 
 /// The types that an engine computes in, and how its kernels round.
 struct EnginePrecision {
   Dtype kv_cache = Dtype::kF16;
   Dtype lm_head = Dtype::kF16;
   Dtype residual = Dtype::kF16;
-  Rounding rounding = Rounding::kSame;
+  Match rounding = Match::kExact;
 };
 
 }  // namespace mantissa

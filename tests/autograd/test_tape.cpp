@@ -429,7 +429,7 @@ TEST(TokenLogprobs, TheHeadMayHaveAnotherType) {
 
 TEST(TokenLogprobs, PeerRoundsLogitsToTheHeadsType) {
   Exec exec(cpu()), peer(cpu());
-  peer.rounding = Rounding::kPeer;
+  peer.match = Match::kPeer;
   ops::HeadOptions options;
   for (const auto& [dtype, low, high] : {std::tuple{Dtype::kBF16, 1e-4, 2e-2}, std::tuple{Dtype::kF32, 0.0, 1e-5}}) {
     options.dtype = dtype;

@@ -276,7 +276,7 @@ TEST_P(AttentionTypes, PeerRoundingStaysNearAndDiffersIn16Bits) {
   const Tensor qkv = random(exec, {300, heads.row()}, GetParam(), 7);
   const Packed same = run_packed(exec, qkv, lengths, heads);
   const Cache cache = fill_cache(exec, qkv, lengths, heads, GetParam());
-  exec.rounding = Rounding::kPeer;
+  exec.match = Match::kPeer;
   const Packed peer = run_packed(exec, qkv, lengths, heads);
   Tensor out = exec.empty({1, heads.query * heads.size}, GetParam());
   MANTISSA_RUN(exec, attention_decode, out, qkv.slice(299, 300), cache.pages, cache.table, ints({300}), heads);

@@ -44,9 +44,9 @@ struct Case {
         b(random_tensor(trans == Trans::kNT ? Shape{size.n, size.k} : Shape{size.k, size.n}, type, 2)),
         c(random_tensor({size.m, size.n}, c_type, 3)) {}
 
-  Tensor run(bool accumulate, Rounding rounding = Rounding::kSame) const {
+  Tensor run(bool accumulate, Match rounding = Match::kExact) const {
     Exec exec(cpu());
-    exec.rounding = rounding;
+    exec.match = rounding;
     Tensor out = exec.empty(c.shape(), c.dtype());
     cpu().copy(out.raw(), c.raw(), c.bytes());
     MANTISSA_RUN(exec, matmul, out, a, b, trans, accumulate);
@@ -187,7 +187,7 @@ TEST(Matmul, PeerRounding) {
             }
             want.push_back(rounded_to(type, accumulate ? c[size_t(i)] + sum : sum));
           }
-          expect_equal(x.run(accumulate, Rounding::kPeer), want, str(name_of(trans), ' ', size.k));
+          expect_equal(x.run(accumulate, Match::kPeer), want, str(name_of(trans), ' ', size.k));
         }
       }
     }

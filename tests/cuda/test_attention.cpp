@@ -159,7 +159,7 @@ TEST_P(CudaAttention, PackedForwardAndBackwardMatchTheCpu) {
       const Packed want = run_host(qkv, dout, c.lengths, c.heads), got = run_gpu(qkv, dout, c.lengths, c.heads);
       // A library may round probabilities and their gradients to the type before it multiplies with them.
       expect_close(got.out, want.out, 3 * unit, 1.0);
-      expect_close(got.lse, want.lse, 5e-6, 1.0);
+      expect_close(got.lse, want.lse, GetParam() == Dtype::kF32 ? 5e-6 : unit, 1.0);  // of rounded probabilities
       expect_close(got.dqkv, want.dqkv, 8 * unit, 1.0);
     }
 }
@@ -205,14 +205,14 @@ TEST_P(CudaAttention, DecodeMatchesTheCpu) {
       const Tensor rows = random({int64_t(lengths.size()), heads.row()}, GetParam(), 12);
       std::vector<int32_t> reads(lengths.begin(), lengths.end());
       reads[3] = 0;  // inactive: zero
-      for (const Rounding rounding : {Rounding::kSame, Rounding::kPeer}) {
-        host.rounding = gpu().rounding = rounding;
+      for (const Match rounding : {Match::kExact, Match::kPeer}) {
+        host.match = gpu().match = rounding;
         const double unit = GetParam() == Dtype::kF32 ? 1e-6 : unit_of(GetParam());
         // Peers round probabilities against maxima of their own splits.
         expect_close(decode_gpu(rows, cache, reads, heads), decode_host(rows, cache, reads, heads),
-                     rounding == Rounding::kPeer ? 4 * unit : 2.01 * unit, 0.25);
+                     rounding == Match::kPeer ? 4 * unit : 2.01 * unit, 0.25);
       }
-      host.rounding = gpu().rounding = Rounding::kSame;
+      host.match = gpu().match = Match::kExact;
     }
 }
 

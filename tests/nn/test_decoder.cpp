@@ -280,7 +280,7 @@ TEST(Decoder, LogitsOf16BitWeightsAreTheSameInFp32) {
   EXPECT_EQ(same, to_host_float(model->decoder->logits(ctx, wide, Dtype::kF32)));  // both operands in fp32
   EXPECT_EQ(same, to_host_float(model->decoder->logits(ctx, narrow, Dtype::kF16)));
   EXPECT_NE(same, to_host_float(model->decoder->logits(ctx, narrow, Dtype::kBF16)));
-  exec.rounding = Rounding::kPeer;
+  exec.match = Match::kPeer;
   for (const float logit : to_host_float(model->decoder->logits(ctx, narrow, Dtype::kF16)))
     EXPECT_EQ(logit, to_float(half_from_float(logit)));
 }

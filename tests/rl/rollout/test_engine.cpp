@@ -45,7 +45,7 @@ class EngineTest : public testing::Test {
   const Model& model(Dtype dtype) {
     std::unique_ptr<Model>& m = models_[size_t(dtype)];
     if (!m) {
-      m = random_model(tiny_model(), exec_.backend(), dtype, false, 17);
+      m = random_model(config_, exec_.backend(), dtype, false, 17);
       // Weights of std 0.02 make near-uniform predictions; a larger head makes them differ.
       Exec exec(exec_.backend());
       Tensor head = m->weights.compute[m->decoder->params().head];
@@ -54,7 +54,7 @@ class EngineTest : public testing::Test {
     return *m;
   }
 
-  static EnginePrecision precision(Dtype dtype, Rounding rounding = Rounding::kSame) {
+  static EnginePrecision precision(Dtype dtype, Match rounding = Match::kExact) {
     return {dtype, dtype, dtype, rounding};
   }
 
@@ -124,6 +124,7 @@ class EngineTest : public testing::Test {
   }
 
   Exec exec_;
+  ModelConfig config_ = tiny_model();
   std::vector<Prompt> prompts_;
   std::vector<Request> requests_;
   GenerateOptions options_;
@@ -153,8 +154,8 @@ void expect_same(const Results& a, const Results& b) {
 
 TEST_F(EngineTest, ResultsDoNotDependOnTheSchedule) {
   for (const Dtype dtype : kTypes) {
-    for (const Rounding rounding : {Rounding::kSame, Rounding::kPeer}) {
-      SCOPED_TRACE(testing::Message() << name_of(dtype) << (rounding == Rounding::kPeer ? " peer" : ""));
+    for (const Match rounding : {Match::kExact, Match::kPeer}) {
+      SCOPED_TRACE(testing::Message() << name_of(dtype) << (rounding == Match::kPeer ? " peer" : ""));
       const EnginePrecision p = precision(dtype, rounding);
       const Results roomy = run(dtype, requests_, options_, p);
       EXPECT_EQ(stats_.preemptions, 0);
@@ -241,7 +242,7 @@ TEST_F(EngineTest, LogprobsEqualTheTrainingPath) {
     const Results same = run(dtype, requests_, options_, precision(dtype));
     expect_same(score(dtype, same), same);
 
-    const Results peer = run(dtype, requests_, options_, precision(dtype, Rounding::kPeer));
+    const Results peer = run(dtype, requests_, options_, precision(dtype, Match::kPeer));
     const Results scored = score(dtype, peer);
     int different = 0;
     for (size_t i = 0; i < peer.size(); ++i)
@@ -370,7 +371,7 @@ TEST_F(EngineTest, Errors) {
   options_.sampling.top_p = 1;
   options_.sampling.max_new_tokens = 0;
   expect_error("max_new_tokens must be at least 1: got 0");
-  EXPECT_EQ(parse_rounding("peer"), Rounding::kPeer);
+  EXPECT_EQ(parse_rounding("peer"), Match::kPeer);
   EXPECT_THROW(parse_rounding("exact"), Error);
 }
 
@@ -404,8 +405,8 @@ TEST_F(CudaEngineTest, RepeatsBitForBitAndDependsOnKeys) {
 
 TEST_F(CudaEngineTest, LogprobsAreNearTheTrainingPath) {
   for (const Dtype dtype : kTypes)
-    for (const Rounding rounding : {Rounding::kSame, Rounding::kPeer}) {
-      SCOPED_TRACE(testing::Message() << name_of(dtype) << (rounding == Rounding::kPeer ? " peer" : ""));
+    for (const Match rounding : {Match::kExact, Match::kPeer}) {
+      SCOPED_TRACE(testing::Message() << name_of(dtype) << (rounding == Match::kPeer ? " peer" : ""));
       const Results got = run(dtype, requests_, options_, precision(dtype, rounding), 5);
       const Results scored = score(dtype, got);
       for (size_t i = 0; i < got.size(); ++i)
@@ -413,6 +414,47 @@ TEST_F(CudaEngineTest, LogprobsAreNearTheTrainingPath) {
           for (size_t t = 0; t < got[i][j].ids.size(); ++t)
             EXPECT_NEAR(got[i][j].rollout_logprobs[t], scored[i][j].rollout_logprobs[t], logprob_bound(dtype));
     }
+}
+
+/// Heads that have exact attention; prompts on both sides of a segment of 1,024 keys.
+class CudaExactEngineTest : public CudaEngineTest {
+ protected:
+  CudaExactEngineTest() {
+    config_.heads = {4, 2, 16};
+    config_.max_positions = 2048;
+    config_.qkv_bias = true;
+    RandomStream random(3, 2);
+    prompts_.reserve(prompts_.size() + 2);
+    for (const int64_t length : {1010, 1100}) {
+      Prompt p;
+      p.id = 20 + length;
+      for (int64_t t = 0; t < length; ++t) p.ids.push_back(int32_t(random.below(61)));
+      prompts_.push_back(p);
+    }
+    requests_.clear();
+    for (const Prompt& p : prompts_) requests_.push_back({&p, 3, 0});
+  }
+};
+
+TEST_F(CudaExactEngineTest, LogprobsEqualTheTrainingPathInAnySchedule) {
+  for (const Dtype dtype : {Dtype::kF16, Dtype::kBF16}) {
+    SCOPED_TRACE(name_of(dtype));
+    const EnginePrecision p = precision(dtype);
+    const Results roomy = run(dtype, requests_, options_, p);
+    EXPECT_EQ(stats_.preemptions, 0);
+    expect_same(score(dtype, roomy), roomy);
+    for (const int64_t max_batch : {1, 3, 7}) expect_same(run(dtype, requests_, options_, p, max_batch), roomy);
+    expect_same(run(dtype, requests_, options_, p, 64, 20 * kAttentionTile), roomy);
+    EXPECT_GT(stats_.preemptions, 0);
+    for (size_t i = 0; i < requests_.size(); ++i) expect_same(run(dtype, {requests_[i]}, options_, p)[0], roomy[i]);
+    GenerateOptions greedy = options_;
+    greedy.sampling.temperature = 0;
+    std::swap(options_, greedy);
+    const Results best = run(dtype, requests_, options_, p);
+    options_.sampling.temperature = 1;  // what greedy tokens' log-probs are reported at
+    expect_same(score(dtype, best), best);
+    std::swap(options_, greedy);
+  }
 }
 
 TEST_F(CudaEngineTest, GreedyTokensInFp32AreThoseOfTheCpu) {

@@ -1,0 +1,258 @@
+// Match::kExact on CUDA: a row of a forward product and of attention has the bits that it has alone, in any batch and
+// with every kernel that may serve, and a library's algorithm that gives other bits is found out.
+#include <algorithm>
+#include <sstream>
+
+#include "tests/support/cuda_pair.h"
+
+namespace mantissa {
+namespace {
+
+class CudaExact : public CudaFixture<::testing::TestWithParam<Dtype>> {
+ protected:
+  /// a[M,K] . b[N,K]^T (+ bias), both on the GPU.
+  Tensor product(const Tensor& a, const Tensor& b, const Tensor& bias = {}, Dtype out = Dtype::kF64) {
+    Tensor c = poisoned({a.size(0), b.size(0)}, out == Dtype::kF64 ? a.dtype() : out);
+    if (bias.defined())
+      MANTISSA_RUN(gpu(), matmul_bias, c, a, b, bias);
+    else
+      MANTISSA_RUN(gpu(), matmul, c, a, b, Trans::kNT, false);
+    return c;
+  }
+  /// Random numbers on the GPU: some made once and repeated, in a number that no row length divides.
+  Tensor noise(Shape shape, Dtype dtype, uint64_t purpose, float size = 1.0f) {
+    constexpr int64_t kValues = 65521;
+    const Tensor some = up(random({kValues}, dtype, purpose, size));
+    Tensor out = gpu().empty(shape, dtype);
+    for (int64_t at = 0; at < out.numel(); at += kValues)
+      gpu().backend().copy(static_cast<std::byte*>(out.raw()) + at * int64_t(size_of(dtype)), some.raw(),
+                           size_t(std::min(kValues, out.numel() - at)) * size_of(dtype));
+    return out;
+  }
+
+  /// measured_choices() without choices: the device, the library's version, and the mark between exact and other ones.
+  std::string no_choices() {
+    gpu().backend().restore_measured_choices("");
+    Tensor c = product(noise({8, 16}, GetParam(), 1), noise({8, 16}, GetParam(), 2));
+    const std::string text = gpu().backend().measured_choices();
+    const std::string head = text.substr(0, text.find('\n', text.find('\n') + 1) + 1) + "other\n";
+    gpu().backend().restore_measured_choices(head);
+    return head;
+  }
+  /// The same with one exact choice.
+  static std::string with_choice(std::string head, const std::string& line) {
+    return head.insert(head.size() - std::strlen("other\n"), line + '\n');
+  }
+  /// Words of the only line that measured_choices() adds to `head`.
+  std::vector<std::string> only_choice(const std::string& head) {
+    std::istringstream lines(gpu().backend().measured_choices()), known(head);
+    std::vector<std::string> words;
+    for (std::string line; std::getline(lines, line);) {
+      if (head.find(line + '\n') != std::string::npos) continue;
+      EXPECT_TRUE(words.empty()) << line;
+      std::istringstream in(line);
+      for (std::string word; in >> word;) words.push_back(word);
+    }
+    return words;
+  }
+  static std::string joined(const std::vector<std::string>& words) {
+    std::string line;
+    for (const std::string& word : words) line += (line.empty() ? "" : " ") + word;
+    return line;
+  }
+
+  struct Sequences {
+    Tensor qkv, offsets;  // on the GPU
+    std::vector<int> lengths, begin;
+    int64_t longest = 0;
+  };
+  Sequences sequences(std::vector<int> lengths, Heads heads) {
+    std::vector<int32_t> offsets = {0};
+    for (const int n : lengths) offsets.push_back(offsets.back() + n);
+    Sequences s;
+    s.qkv = noise({offsets.back(), heads.row()}, GetParam(), 11);
+    s.offsets = up(ints(offsets));
+    s.begin.assign(offsets.begin(), offsets.end() - 1);
+    s.longest = *std::max_element(lengths.begin(), lengths.end());
+    s.lengths = std::move(lengths);
+    return s;
+  }
+  Tensor packed(const Sequences& s, Heads heads, Tensor* lse_out = nullptr) {
+    Tensor out = poisoned({s.qkv.size(0), heads.query * heads.size}, GetParam());
+    Tensor lse = poisoned({s.qkv.size(0), heads.query}, Dtype::kF32);
+    MANTISSA_RUN(gpu(), attention_fwd, out, lse, s.qkv, s.offsets, s.longest, heads);
+    if (lse_out) *lse_out = lse;
+    return out;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(All, CudaExact, ::testing::Values(Dtype::kF16, Dtype::kBF16), type_of_case);
+
+struct ProductCase {
+  int64_t columns, depth;
+  bool bias;
+  Dtype out;  // kF64: as the operands
+  std::vector<int64_t> rows;
+};
+
+TEST_P(CudaExact, RowsOfProductsAloneAreRowsInABatch) {
+  const Dtype same = Dtype::kF64;
+  const ProductCase cases[] = {{960, 576, false, same, {1, 2, 7, 16, 33, 64, 100, 192, 300, 1024, 4096, 16384}},
+                               {576, 1536, true, same, {1, 16, 17, 64, 128, 511, 2048}},
+                               {1000, 576, false, Dtype::kF32, {1, 24, 64, 256, 1000}},
+                               {1536, 8960, false, same, {1, 16, 64, 96, 192, 256, 777}},
+                               {130, 72, true, same, {1, 5, 70, 400}},
+                               {64, 37, false, Dtype::kF32, {1, 3, 33}},  // K odd: rows lie on two bytes
+                               {31, 16, false, same, {1, 40}}};
+  for (const ProductCase& c : cases) {
+    const int64_t most = c.rows.back();
+    const Tensor a = up(random({most, c.depth}, GetParam(), 1)),
+                 b = up(random({c.columns, c.depth}, GetParam(), 2, 0.1f));
+    const Tensor bias = c.bias ? noise({c.columns}, GetParam(), 3) : Tensor();
+    const Tensor all = product(a, b, bias, c.out);
+    for (const int64_t rows : c.rows) {
+      SCOPED_TRACE(str("M ", rows, " N ", c.columns, " K ", c.depth));
+      expect_same_bits(product(a.slice(0, rows), b, bias, c.out), all.slice(0, rows));
+      expect_same_bits(product(a.slice(most - rows, most), b, bias, c.out), all.slice(most - rows, most));
+    }
+    for (const int64_t row : {int64_t(0), most / 3, most - 1})
+      expect_same_bits(product(a.slice(row, row + 1), b, bias, c.out), all.slice(row, row + 1));
+  }
+}
+
+constexpr size_t kKeyWords = 14;  // of a choice's line; then the own kernel or -1, then the library's algorithm
+
+TEST_P(CudaExact, OwnKernelsAgreeAndUnknownOnesAreReplaced) {
+  const std::string head = no_choices();
+  for (const auto& [rows, columns, depth] :
+       {std::array<int64_t, 3>{70, 130, 72}, {1, 24, 1536}, {64, 1536, 8960}, {33, 50, 640}, {200, 64, 8}}) {
+    const Tensor a = noise({rows, depth}, GetParam(), 4), b = noise({columns, depth}, GetParam(), 5);
+    const Tensor want = product(a, b);
+    std::vector<std::string> words = only_choice(head);
+    ASSERT_EQ(words.size(), kKeyWords + 9);
+    for (int kernel = 0; kernel < 7; ++kernel) {
+      SCOPED_TRACE(str("M ", rows, " N ", columns, " K ", depth, " kernel ", kernel));
+      words[kKeyWords] = str(kernel);
+      for (size_t i = kKeyWords + 1; i < words.size(); ++i) words[i] = "0";
+      const std::string forged = with_choice(head, joined(words));
+      gpu().backend().restore_measured_choices(forged);
+      expect_same_bits(product(a, b), want);
+      EXPECT_EQ(gpu().backend().measured_choices() == forged, kernel < 5) << "there are four kernels and the plain one";
+    }
+    gpu().backend().restore_measured_choices(head);
+  }
+}
+
+/// A checkpoint that names an algorithm with another order of summation: it is checked, refused and replaced.
+TEST_P(CudaExact, ASplitPlanFromACheckpointIsRefused) {
+  const std::string head = no_choices();
+  const Tensor a = noise({48, 8960}, GetParam(), 8), b = noise({1536, 8960}, GetParam(), 9);
+  gpu().match = Match::kFast;
+  gpu().deterministic = false;
+  const Tensor fast = product(a, b);
+  gpu().match = Match::kExact;
+  std::vector<std::string> words = only_choice(head);
+  ASSERT_EQ(words.size(), kKeyWords + 8);
+  words[12] = str(std::stoll(words[12]) - 1);  // the mark of choices by time alone
+  words.insert(words.begin() + kKeyWords, "-1");
+  const std::string forged = with_choice(head, joined(words));
+  gpu().backend().restore_measured_choices(forged);
+  const Tensor exact = product(a, b);
+  for (const int64_t row : {0, 20, 47}) expect_same_bits(product(a.slice(row, row + 1), b), exact.slice(row, row + 1));
+  const bool differs = bits_of(fast) != bits_of(exact);
+  EXPECT_EQ(gpu().backend().measured_choices().find(joined(words)) == std::string::npos, differs);
+  gpu().backend().restore_measured_choices(head);
+}
+
+TEST_P(CudaExact, ChoicesComeBack) {
+  const Tensor a = noise({64, 256}, GetParam(), 8), b = noise({320, 256}, GetParam(), 9);
+  const Tensor want = product(a, b);
+  const std::string text = gpu().backend().measured_choices();
+  gpu().backend().restore_measured_choices(text);
+  EXPECT_EQ(gpu().backend().measured_choices(), text);
+  expect_same_bits(product(a, b), want);
+}
+
+TEST_P(CudaExact, DecodeIsPackedAttentionBitForBit) {
+  for (const Heads heads :
+       {Heads{12, 2, 128}, {9, 3, 64}, {4, 4, 16}, {4, 1, 32}, {16, 1, 80}, {2, 1, 96}, {20, 1, 64}}) {
+    SCOPED_TRACE(str(heads.query, "/", heads.kv, "/", heads.size));
+    const Sequences s = sequences({1, 2, 63, 64, 65, 129, 1000, 1024, 1025, 2049, 4096}, heads);
+    const Tensor want = packed(s, heads);
+    const int64_t width = int64_t(heads.kv) * heads.size, most = (s.longest + kAttentionTile - 1) / kAttentionTile;
+    for (size_t i = 0; i < s.lengths.size(); ++i) {
+      const int n = s.lengths[i];
+      // Pages in reverse, full of large stale values; all positions of the sequence are rows over the same pages, as
+      // the rows of one step, or as several query rows of one sequence.
+      Tensor pages = host.empty({2, most + 2, kAttentionTile, width}, GetParam());
+      std::memset(pages.raw(), 0x7b, pages.bytes());
+      Tensor device_pages = up(pages);
+      std::vector<int32_t> slots, table, lengths, rows;
+      for (int t = 0; t < n; ++t)
+        slots.push_back(int32_t((most + 1 - t / kAttentionTile) * kAttentionTile + t % kAttentionTile));
+      const Tensor own = s.qkv.slice(s.begin[i], s.begin[i] + n);
+      MANTISSA_RUN(gpu(), kv_write, device_pages, own, up(ints(slots)), heads);
+      for (int t = 0; t < n; t += n > 200 ? 61 : 1) rows.push_back(t);
+      if (rows.back() != n - 1) rows.push_back(n - 1);
+      for (const int32_t t : rows) {
+        lengths.push_back(t + 1);
+        for (int64_t page = 0; page < most; ++page) table.push_back(int32_t(most + 1 - page));
+      }
+      const int64_t count = int64_t(rows.size());
+      Tensor queries = gpu().empty({count, heads.row()}, GetParam()),
+             some = gpu().empty({count, want.size(1)}, GetParam());
+      const Tensor index = up(ints(rows));
+      MANTISSA_RUN(gpu(), gather_rows, queries, own, index);
+      MANTISSA_RUN(gpu(), gather_rows, some, want.slice(s.begin[i], s.begin[i] + n), index);
+      Tensor got = poisoned(some.shape(), GetParam());
+      MANTISSA_RUN(gpu(), attention_decode, got, queries, device_pages, up(ints(table, {count, most})),
+                   up(ints(lengths)), heads);
+      SCOPED_TRACE(str("length ", n));
+      expect_same_bits(got, some);
+    }
+  }
+}
+
+TEST_P(CudaExact, PackedAttentionDoesNotDependOnThePacking) {
+  const Heads heads{6, 2, 64};
+  const Sequences s = sequences({70, 1, 1500, 64, 200}, heads);
+  Tensor lse;
+  const Tensor want = packed(s, heads, &lse);
+  for (size_t i = 0; i < s.lengths.size(); ++i) {
+    const int begin = s.begin[i], end = begin + s.lengths[i];
+    Sequences alone{s.qkv.slice(begin, end), up(ints({0, s.lengths[i]})), {s.lengths[i]}, {0}, s.lengths[i]};
+    Tensor own_lse;
+    expect_same_bits(packed(alone, heads, &own_lse), want.slice(begin, end));
+    expect_same_bits(own_lse, lse.slice(begin, end));
+    alone.longest = 5000;  // a bound may be loose
+    expect_same_bits(packed(alone, heads), want.slice(begin, end));
+  }
+}
+
+TEST_P(CudaExact, AttentionIsNearTheCpu) {
+  const Heads heads{4, 2, 32};
+  const Sequences s = sequences({70, 1, 1200}, heads);
+  Tensor lse, out = packed(s, heads, &lse);
+  Tensor want = host.empty(out.shape(), GetParam()), want_lse = host.empty(lse.shape(), Dtype::kF32);
+  MANTISSA_RUN(host, attention_fwd, want, want_lse, down(s.qkv), down(s.offsets), s.longest, heads);
+  expect_close(out, want, 4 * unit_of(GetParam()), 0.25);
+  expect_close(lse, want_lse, unit_of(GetParam()), 1.0);
+}
+
+TEST(CudaExactObstacle, IsNamed) {
+  if (!no_cuda_because().empty()) GTEST_SKIP() << no_cuda_because();
+  const Backend& cuda = find_backend("cuda");
+  const ExactNeeds fine{Dtype::kF16, Dtype::kF16, Dtype::kF16, 64, 9, 3};
+  EXPECT_EQ(cuda.exact_obstacle(fine), "");
+  const auto expect = [&](const char* part, auto change) {
+    ExactNeeds needs = fine;
+    change(needs);
+    EXPECT_NE(cuda.exact_obstacle(needs).find(part), std::string::npos) << cuda.exact_obstacle(needs);
+  };
+  expect("products of fp32", [](ExactNeeds& n) { n.compute = Dtype::kF32; });
+  expect("cache of bf16", [](ExactNeeds& n) { n.kv_cache = Dtype::kBF16; });
+  expect("head's product of fp32", [](ExactNeeds& n) { n.lm_head = Dtype::kF32; });
+  expect("not 40", [](ExactNeeds& n) { n.head_size = 40; });
+}
+
+}  // namespace
+}  // namespace mantissa
