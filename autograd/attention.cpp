@@ -64,4 +64,17 @@ Var attention(Tape& tape, const Var& qkv, const Tensor& offsets, Heads heads, in
       });
 }
 
+Var attention_decode(Tape& tape, const Var& qkv, const Tensor& pages, const Tensor& table, const Tensor& lengths,
+                     Heads heads) {
+  check(!tape.recording(), "[attention_decode] a tape that records cannot read a cache");
+  check_heads("attention_decode", qkv.value(), heads);
+  const int64_t rows = qkv.value().size(0);
+  check_index("attention_decode", "lengths", lengths, rows);
+  check_rank("attention_decode", "table", table, 2);
+  check_shape("attention_decode", "table", table, {rows, table.size(1)});
+  Tensor y = tape.exec().empty({rows, int64_t(heads.query) * heads.size}, qkv.dtype());
+  MANTISSA_RUN(tape.exec(), attention_decode, y, qkv.value(), pages, table, lengths, heads);
+  return tape.constant("attention_decode", std::move(y));
+}
+
 }  // namespace mantissa::ops

@@ -18,14 +18,12 @@ struct NonFiniteReport {
   int64_t index = -1;  // flat position in that tensor
   double value = 0.0;  // inf, -inf or nan
 
-  /// "layers.3.mlp swiglu backward: inf at element 17 of fp16 [4,96]"; "all tensors are finite" when nothing
-  /// was found.
+  /// "layers.3.mlp swiglu backward: inf at element 17 of fp16 [4,96]"; "all tensors are finite" when nothing was found.
   std::string text() const;
 };
 
-/// An observer for Tape::set_observer that fills `report` (which must outlive it) with the first non-finite
-/// tensor and looks no further. Waits for the device after every op: for the replay of a step that
-/// overflowed, not for every step.
+/// An observer for Tape::set_observer that fills `report` (which must outlive it) with the first non-finite tensor and
+/// looks no further. Waits for the device after every op: for the replay of a step that overflowed, not for every step.
 Observer find_first_nonfinite(Exec& exec, NonFiniteReport& report);
 
 }  // namespace mantissa

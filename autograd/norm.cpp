@@ -1,5 +1,4 @@
-// Root-mean-square norms: over rows (RMSNorm) and over each query and key head (Qwen3). T rows, C width,
-// H/G/D heads.
+// Root-mean-square norms: over rows (RMSNorm) and over each query and key head (Qwen3). T rows, C width, H/G/D heads.
 #include "autograd/ops.h"
 #include "autograd/support.h"
 

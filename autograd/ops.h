@@ -1,8 +1,7 @@
-// Every differentiable op (autograd/<family>.cpp): checks, forward by kernel, and the gradient right below
-// it, in the same function or, where a fused op shares it, in record_<op>. A record keeps what its gradient
-// reads ("Saves") and nothing else. Shapes: T tokens, S sequences, C width, F feed-forward width, V
-// vocabulary, H/G/D heads. Errors are "[op] rule: got value". Unless said otherwise outputs have the type of
-// the first input.
+// Every differentiable op (autograd/<family>.cpp): checks, forward by kernel, and the gradient right below it, in the
+// same function or, where a fused op shares it, in record_<op>. A record keeps what its gradient reads ("Saves") and
+// nothing else. Shapes: T tokens, S sequences, C width, F feed-forward width, V vocabulary, H/G/D heads. Errors are
+// "[op] rule: got value". Unless said otherwise outputs have the type of the first input.
 #pragma once
 
 #include <utility>
@@ -11,41 +10,44 @@
 
 namespace mantissa::ops {
 
-// ---- matmul (matmul.cpp) ----------------------------------------------------------------------------------
-/// y[T,N] = x[T,K] . w[N,K]^T (+ bias[N]). dx = dy . w, dw += dy^T . x, dbias += column sums. Saves x, w.
-/// x, w and bias share a type; the sum is rounded once.
+// ---- matmul (matmul.cpp) --------------------------------------------------------------------------------------------
+/// y[T,N] = x[T,K] . w[N,K]^T (+ bias[N]). x, w and bias share a type; the sum is rounded once.
+/// dx = dy . w, dw += dy^T . x, dbias += column sums. Saves x, w.
 Var linear(Tape& tape, const Var& x, const Var& w, const Var& bias = {});
 /// The same with a recipe at Recompute::kMlp: the gate/up projection.
 Var linear_recomputable(Tape& tape, const Var& x, const Var& w, const Var& bias = {});
 
-// ---- norm (norm.cpp) --------------------------------------------------------------------------------------
-/// y = x * rstd * w, rstd = 1/sqrt(mean(x^2) + eps) over the last dimension, in fp32, one rounding, to w's
-/// type. dx = rstd (w dy - xhat mean(w dy xhat)), dw += sum over rows of dy xhat. Saves x, w, rstd; recipe at
-/// kElementwise.
+// ---- norm (norm.cpp) ------------------------------------------------------------------------------------------------
+/// y = x * rstd * w, rstd = 1/sqrt(mean(x^2) + eps) over the last dimension, in fp32, one rounding, to w's type.
+/// dx = rstd (w dy - xhat mean(w dy xhat)), dw += sum over rows of dy xhat. Saves x, w, rstd; recipe at kElementwise.
 Var rms_norm(Tape& tape, const Var& x, const Var& w, double eps);
-/// {sum, y}: sum = a + b as add() has it, y = rms_norm(sum), in one pass; both ops' records, that of the
-/// addition under the scope `add_scope`. b has w's type.
+/// {sum, y}: sum = a + b as add() has it, y = rms_norm(sum), in one pass; both ops' records, that of the addition under
+/// the scope `add_scope`. b has w's type.
 std::pair<Var, Var> add_rms_norm(Tape& tape, const Var& a, const Var& b, const Var& w, double eps,
                                  const std::string& add_scope);
-/// RMSNorm of every query and key head of qkv rows [H*D | G*D | G*D] (Qwen3); value heads pass. qw[D], kw[D].
-/// Saves qkv, weights, rstd.
+/// RMSNorm of every query and key head of qkv rows [H*D | G*D | G*D] (Qwen3); value heads pass. qw[D], kw[D]. Saves
+/// qkv, weights, rstd.
 Var qk_norm(Tape& tape, const Var& qkv, const Var& qw, const Var& kw, Heads heads, double eps);
 
-// ---- attention (attention.cpp) ----------------------------------------------------------------------------
-/// Rotary position embedding of query and key heads; table[max_positions, D/2, 2] fp32 (cos, sin),
-/// positions[T] int32 in [0, max_positions) (the caller checks). The gradient is the inverse rotation.
+// ---- attention (attention.cpp) --------------------------------------------------------------------------------------
+/// Rotary position embedding of query and key heads; table[max_positions, D/2, 2] fp32 (cos, sin), positions[T] int32
+/// in [0, max_positions) (the caller checks). The gradient is the inverse rotation.
 Var rope(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& positions, Heads heads);
 /// The same, and the rotated keys and the values go to their slots of a layer's KV cache (Kernels::kv_write).
 Var rope_kv(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& positions, Heads heads, Tensor& pages,
             const Tensor& slots);
-/// Causal grouped-query attention over packed sequences; offsets[S+1] int32, qkv[T,(H+2G)D] -> [T,H*D]. Saves
-/// qkv, output and log-sum-exp. No sequence is longer than `longest` (0: not known, T is taken): a device
-/// plans its launches with it.
+/// Causal grouped-query attention over packed sequences; offsets[S+1] int32, qkv[T,(H+2G)D] -> [T,H*D]. Saves qkv,
+/// output and log-sum-exp. No sequence is longer than `longest` (0: not known, T is taken): a device plans its launches
+/// with it.
 Var attention(Tape& tape, const Var& qkv, const Tensor& offsets, Heads heads, int64_t longest = 0);
+/// One row a sequence against its keys in the cache: pages, table[S,max_pages] and lengths[S] as in core/kernels.h. No
+/// gradient: the tape must not record.
+Var attention_decode(Tape& tape, const Var& qkv, const Tensor& pages, const Tensor& table, const Tensor& lengths,
+                     Heads heads);
 
-// ---- elementwise (elementwise.cpp) ------------------------------------------------------------------------
-/// a + b of equal shapes; the result has a's type (residual streams may be wider than branches). The same for
-/// sub, mul, minimum, maximum, less_equal.
+// ---- elementwise (elementwise.cpp) ----------------------------------------------------------------------------------
+/// a + b of equal shapes; the result has a's type (residual streams may be wider than branches). The same for sub, mul,
+/// minimum, maximum, less_equal.
 Var add(Tape& tape, const Var& a, const Var& b);
 Var sub(Tape& tape, const Var& a, const Var& b);
 Var mul(Tape& tape, const Var& a, const Var& b);
@@ -71,13 +73,12 @@ Var swiglu(Tape& tape, const Var& gate_up);
 Var sum(Tape& tape, const Var& x);
 /// x[T] -> [S]: sums over segments offsets[S+1] (int32, ascending from 0 to T).
 Var segment_sum(Tape& tape, const Var& x, const Tensor& offsets);
-/// Its transpose x[S] -> [T]: every element of a segment gets its value. `tokens` is T = offsets[S], which
-/// the host knows.
+/// Its transpose x[S] -> [T]: every element of a segment gets its value. `tokens` is T = offsets[S], which the host
+/// knows.
 Var segment_expand(Tape& tape, const Var& x, const Tensor& offsets, int64_t tokens);
 
-// ---- vocab (vocab.cpp) ------------------------------------------------------------------------------------
-/// table[V,C] rows of ids[T] (int32; validated by the caller: ids come from the tokenizer or a checked
-/// batch).
+// ---- vocab (vocab.cpp) ----------------------------------------------------------------------------------------------
+/// table[V,C] rows of ids[T] (int32; validated by the caller: ids come from the tokenizer or a checked batch).
 Var embedding(Tape& tape, const Var& table, const Tensor& ids);
 /// rows[N] (int32, distinct) of x[T,C]: the tokens that are scored.
 Var gather_rows(Tape& tape, const Var& x, const Tensor& rows);
@@ -88,20 +89,18 @@ struct TokenLogprobs {
 };
 struct HeadOptions {
   double temperature = 1.0;
-  /// Type the hidden states and head weights are multiplied in; the products are fp32 logits. fp64 hidden
-  /// states stay.
+  /// Type the hidden states and head weights are multiplied in; the products are fp32 logits. fp64 hidden states stay.
   Dtype dtype = Dtype::kF32;
-  /// One StepState: its loss_scale multiplies the gradient before the first cast to 16 bits. Undefined =
-  /// scale 1.
+  /// One StepState: its loss_scale multiplies the gradient before the first cast to 16 bits. Undefined = scale 1.
   Tensor state;
-  /// Tokens per chunk of logits; memory is chunk * V * 4 bytes, half as much again for 16-bit gradients.
-  /// 0: 256 on the CPU, where they stay in the cache, 2048 elsewhere, where small products waste the device.
+  /// Tokens per chunk of logits; memory is chunk * V * 4 bytes, half as much again for 16-bit gradients. 0: 256 on the
+  /// CPU, where they stay in the cache, 2048 elsewhere, where small products waste the device.
   int64_t chunk = 0;
 };
-/// Log-prob of targets[T] and entropy of softmax(hidden[T,C] . w[V,C]^T / temperature), in chunks of tokens:
-/// logits for all tokens never exist. Forward saves hidden and log-sum-exp; backward makes each logits chunk
-/// again. Under Match::kPeer logits are rounded to the head's type. The gradients handed to hidden and w
-/// carry the loss scale. In kSame rounding neither values nor gradients depend on `chunk`.
+/// Log-prob of targets[T] and entropy of softmax(hidden[T,C] . w[V,C]^T / temperature), in chunks of tokens: logits for
+/// all tokens never exist. Forward saves hidden and log-sum-exp; backward makes each logits chunk again. Under
+/// Match::kPeer logits are rounded to the head's type. The gradients handed to hidden and w carry the loss scale. In
+/// kSame rounding neither values nor gradients depend on `chunk`.
 TokenLogprobs token_logprobs(Tape& tape, const Var& hidden, const Var& w, const Tensor& targets,
                              const HeadOptions& options);
 

@@ -1,16 +1,16 @@
 // The tape: records ops as they run and plays their gradients back in reverse.
 //
-// A Var is a tensor plus, when it needs a gradient, a slot for it. Ops (autograd/ops.h) take the Tape first,
-// compute with kernels, and when the tape records and an input needs a gradient, leave a record with the
-// gradient as a lambda. A tape that does not record is inference: the same ops, nothing kept.
+// A Var is a tensor plus, when it needs a gradient, a slot for it. Ops (autograd/ops.h) take the Tape first, compute
+// with kernels, and when the tape records and an input needs a gradient, leave a record with the gradient as a lambda.
+// A tape that does not record is inference: the same ops, nothing kept.
 //
-// Saved values. An op keeps for backward only what backward reads, through save(): either the tensor or,
-// where the recompute tier says so and the producer left a recipe, the recipe that makes it again. A recipe
-// runs the very kernels that made the value, so every tier gives the same bits. A value is remade at most
-// once: the first reader remakes it, and it lives until the last record that reads it has played.
+// Saved values. An op keeps for backward only what backward reads, through save(): either the tensor or, where the
+// recompute tier says so and the producer left a recipe, the recipe that makes it again. A recipe runs the very kernels
+// that made the value, so every tier gives the same bits. A value is remade at most once: the first reader remakes it,
+// and it lives until the last record that reads it has played.
 //
-// Gradients. An activation's gradient has the activation's type. A parameter's gradient adds straight into
-// the fp32 view that was given with it (its sink), across micro-batches, until someone clears it.
+// Gradients. An activation's gradient has the activation's type. A parameter's gradient adds straight into the fp32
+// view that was given with it (its sink), across micro-batches, until someone clears it.
 #pragma once
 
 #include <functional>
@@ -33,8 +33,8 @@ enum class Recompute : uint8_t {
   kFull,         // keep each layer's input only (checkpoint())
 };
 
-/// Where a Var's gradient goes. Records hold slots, never Vars: a record must not keep a value alive that its
-/// gradient does not read.
+/// Where a Var's gradient goes. Records hold slots, never Vars: a record must not keep a value alive that its gradient
+/// does not read.
 struct GradSlot {
   Shape shape;
   Dtype dtype;
@@ -87,8 +87,8 @@ class Saved {
   std::shared_ptr<detail::Recipe> recipe_;
 };
 
-/// Called with each op's outputs (forward) and each gradient handed back by an op (backward; for a parameter
-/// the sink after the addition) when an observer is set: forensics names the first non-finite tensor with it
+/// Called with each op's outputs (forward) and each gradient handed back by an op (backward; for a parameter the sink
+/// after the addition) when an observer is set: forensics names the first non-finite tensor with it
 /// (autograd/nonfinite.h).
 struct Observation {
   std::string_view scope;  // "layers.3.mlp"
@@ -100,8 +100,8 @@ using Observer = std::function<void(const Observation&)>;
 
 class Tape {
  public:
-  /// Gradients of an op's outputs, in the order of its outputs; an undefined tensor means zero, and at least
-  /// one is defined when the lambda is called.
+  /// Gradients of an op's outputs, in the order of its outputs; an undefined tensor means zero, and at least one is
+  /// defined when the lambda is called.
   using Gradient = std::function<void(std::span<const Tensor> douts)>;
   /// A piece of model for checkpoint().
   using Body = std::function<std::vector<Var>(Tape&, std::span<const Var>)>;
@@ -118,12 +118,11 @@ class Tape {
 
   /// An input whose gradient is wanted and kept in Var::grad().
   Var leaf(Tensor value);
-  /// A parameter: its gradient is added to `sink` (fp32, or fp64 for fp64 values; same shape). An undefined
-  /// sink means frozen. The same parameter may be made and used any number of times (tied embedding): all
-  /// uses add.
+  /// A parameter: its gradient is added to `sink` (fp32, or fp64 for fp64 values; same shape). An undefined sink means
+  /// frozen. The same parameter may be made and used any number of times (tied embedding): all uses add.
   Var param(Tensor value, Tensor sink);
 
-  // ---- for ops --------------------------------------------------------------------------------------------
+  // ---- for ops ------------------------------------------------------------------------------------------------------
   /// True when a gradient record is needed for an op with these inputs (undefined ones count as constants).
   bool needs_grad(std::initializer_list<const Var*> inputs) const;
   /// Wraps the output of an op that leaves no record.
@@ -139,19 +138,19 @@ class Tape {
   /// Hands back a gradient of the slot's type and shape: the first one is kept, later ones are added to it; a
   /// parameter's goes to its sink. No-op for a null slot.
   void add_grad(const Slot& slot, Tensor grad);
-  /// For kernels that add to a gradient in fp32 (fp64): open_sink gives the tensor to add to, the parameter's
-  /// sink or a zeroed temporary (undefined for a null slot); close_sink hands it back after the kernel ran.
+  /// For kernels that add to a gradient in fp32 (fp64): open_sink gives the tensor to add to, the parameter's sink or a
+  /// zeroed temporary (undefined for a null slot); close_sink hands it back after the kernel ran.
   Tensor open_sink(const Slot& slot);
   void close_sink(const Slot& slot, Tensor sum);
 
-  // ---- for callers ----------------------------------------------------------------------------------------
+  // ---- for callers --------------------------------------------------------------------------------------------------
   /// Plays the records back from d(root)/d(root) = 1 (root: one element), freeing them. Can be called once.
   void backward(const Var& root);
   /// The same from given gradients of several roots (type and shape of their values; undefined = zero).
   void backward(std::span<const Var> roots, std::span<const Tensor> grads);
-  /// Runs `body` on `inputs` without keeping anything inside; backward runs it again, recording, and plays
-  /// that back. Used by recompute tier kFull, one call a layer. `body` must be a pure function of its inputs
-  /// and of parameters, and use the tape it is given. A tape that does not record just runs it.
+  /// Runs `body` on `inputs` without keeping anything inside; backward runs it again, recording, and plays that back.
+  /// Used by recompute tier kFull, one call a layer. `body` must be a pure function of its inputs and of parameters,
+  /// and use the tape it is given. A tape that does not record just runs it.
   std::vector<Var> checkpoint(const Body& body, std::vector<Var> inputs);
 
   void set_observer(Observer observer) { observer_ = std::move(observer); }

@@ -1,5 +1,5 @@
-// Ops over the vocabulary: embedding, choice of rows, and the head that scores tokens without holding [T,V].
-// T tokens, C width, V vocabulary, n tokens of a chunk.
+// Ops over the vocabulary: embedding, choice of rows, and the head that scores tokens without holding [T,V]. T tokens,
+// C width, V vocabulary, n tokens of a chunk.
 #include <algorithm>
 
 #include "autograd/ops.h"
@@ -41,8 +41,7 @@ Var gather_rows(Tape& tape, const Var& x, const Tensor& rows) {
 
 namespace {
 
-/// Reusable buffers for one chunk of logits and, in backward, of their gradient; h and w already have the
-/// head's type.
+/// Reusable buffers for one chunk of logits and, in backward, of their gradient; h and w already have the head's type.
 class LogitsChunk {
  public:
   LogitsChunk(Exec& exec, int64_t tokens, int64_t vocab, Dtype dtype, bool with_gradient)

@@ -1,5 +1,8 @@
-// Backend: what a device has to provide. core/cpu is one; cuda/ plugs in another through register_backend, called
-// explicitly by tools and tests. A missing kernel is a null entry, reported as "[op] no kernel registered for cuda".
+// Backend: what a device has to provide; core/cpu and cuda/ are the two. A missing kernel is a null entry, reported as
+// "[op] no kernel registered for cuda". Programs find backends by name in core/registry.h.
+//
+// core/backend and core/tensor know each other, alone among the files: a tensor asks its backend for memory, and a
+// backend's Exec hands out tensors.
 #pragma once
 
 #include <functional>
@@ -56,20 +59,22 @@ class Backend {
   virtual void copy_to_host(void* dst, const void* src, size_t bytes) = 0;
   /// Device-to-device, in stream order.
   virtual void copy(void* dst, const void* src, size_t bytes) = 0;
+  /// Sets bytes to zero (the number 0 in every type), in stream order.
+  virtual void zero(void* dst, size_t bytes) = 0;
   virtual void synchronize() = 0;
   /// Records the kernels that `body` runs on the exec's stream, without running them; null where the backend has no
   /// graphs. Scalars and addresses are recorded as they are: whatever changes between replays must be device data, in
-  /// tensors that outlive the graph; memory that body takes and gives back stays reserved. Body must have run once
-  /// with these shapes (that sizes the scratch arena and chooses the plans of matrix products), and copies nothing
-  /// from or to the host. Graphs of one backend share their memory: they are replayed one after the other.
+  /// tensors that outlive the graph; memory that body takes and gives back stays reserved. Body must have run once with
+  /// these shapes (that sizes the scratch arena and chooses the plans of matrix products), and copies nothing from or
+  /// to the host. Graphs of one backend share their memory: they are replayed one after the other.
   virtual std::unique_ptr<Graph> capture(Exec& exec, const std::function<void()>& body) {
     (void)exec, (void)body;
     return nullptr;
   }
   virtual MemoryInfo memory() const = 0;
   virtual void reset_peak() = 0;
-  /// What was chosen by measurement so far, as text (empty: nothing), and its return, so that a resumed run goes on
-  /// with the same choices. Text of another device or library version is ignored.
+  /// What was chosen by measurement so far, as text (empty: nothing), and its return, so that a resumed run keeps the
+  /// same choices. Text of another device or library version is ignored.
   virtual std::string measured_choices() const { return {}; }
   virtual void restore_measured_choices(const std::string& text) { (void)text; }
   /// Why rollout and training differ here under Match::kExact, as a clause that names the cause; empty: they do not.
@@ -80,16 +85,6 @@ class Backend {
   /// One line for logs and results: device name, cores or SMs, instruction set or driver.
   virtual std::string description() const = 0;
 };
-
-/// The CPU backend, always there.
-Backend& cpu();
-/// Adds a backend; the name must be new.
-void register_backend(std::unique_ptr<Backend> backend);
-/// Remembers why `name` is not there, for the error of find_backend.
-void set_unavailable(const std::string& name, const std::string& reason);
-/// By name; "auto" prefers the last one registered. Throws, with the reason or listing what is there.
-Backend& find_backend(const std::string& name);
-std::vector<std::string> backend_names();
 
 /// How and where to run kernels: first argument of every one. Cheap to make; not shared between threads.
 class Exec {
@@ -115,8 +110,8 @@ class Exec {
   std::vector<std::shared_ptr<Storage>> outgrown_scratch_;  // blocks that some Scratch may still point into
 };
 
-/// Temporary memory of one kernel call: taken from the Exec's arena, given back when the object dies.
-/// An arena that is too small grows: a new block; the old one lives until the outermost Scratch dies.
+/// Temporary memory of one kernel call: taken from the Exec's arena, given back when the object dies. An arena that is
+/// too small grows: a new block; the old one lives until the outermost Scratch dies.
 class Scratch {
  public:
   explicit Scratch(Exec& exec) : exec_(exec), start_(exec.scratch_used_) {}

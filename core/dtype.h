@@ -1,6 +1,6 @@
-// Element types. Half and BFloat16 are storage types: arithmetic happens in float after to_float(), and
-// the only way back is a from_float that rounds to nearest even, overflows to infinity and keeps subnormals
-// (IEEE 754). These scalar conversions are the specification of every vectorised one.
+// Element types. Half and BFloat16 are storage types: arithmetic happens in float after to_float(), and the only way
+// back is a from_float that rounds to nearest even, overflows to infinity and keeps subnormals (IEEE 754). These scalar
+// conversions are the specification of every vectorised one.
 #pragma once
 
 #include <bit>

@@ -1,5 +1,5 @@
-// Errors. Everything the user can get wrong ends in one exception type whose text says what was asked, the rule,
-// the value found and, where it helps, where to change it: "[op or file] rule: got value".
+// Errors. Everything the user can get wrong ends in one exception type whose text says what was asked, the rule, the
+// value found and, where it helps, where to change it: "[op or file] rule: got value".
 #pragma once
 
 #include <sstream>

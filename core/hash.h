@@ -1,5 +1,5 @@
-// XXH64 (Yann Collet's xxHash, seed 0): a fast 64-bit checksum for files and data sets. It finds damage, not
-// forgery; `xxhsum -H64` computes the same.
+// XXH64 (Yann Collet's xxHash, seed 0): a fast 64-bit checksum for files and data sets. It finds damage, not forgery;
+// `xxhsum -H64` computes the same.
 #pragma once
 
 #include <bit>

@@ -2,12 +2,12 @@
 // (core/cpu/<family>.cpp) are plain loops and the specification; a faster backend must agree with them.
 //
 // Rules for every kernel: outputs first, then inputs, then scalars. It never allocates (Scratch lends temporary
-// memory), never picks a stream (Exec has it), never validates (the op did). It loads its type, computes in fp32
-// (fp64 for fp64), rounds once at the store. Results do not depend on the number of threads, and a row alone gives
-// the bits it gives inside a batch. Reductions over rows (weight gradients) use fixed blocks in a fixed order.
+// memory), never picks a stream (Exec has it), never validates (the op did). It loads its type, computes in fp32 (fp64
+// for fp64), rounds once at the store. Results do not depend on the number of threads, and a row alone gives the bits
+// it gives inside a batch. Reductions over rows (weight gradients) use fixed blocks in a fixed order.
 //
-// Shapes: T tokens (rows), S sequences, C width, F feed-forward width, V vocabulary, H query heads, G key/value
-// heads, D head size, B rows of a decode batch, P pages. qkv rows are [H*D query | G*D key | G*D value].
+// Shapes: T tokens (rows), S sequences, C width, F feed-forward width, V vocabulary, H query heads, G key/value heads,
+// D head size, B rows of a decode batch, P pages. qkv rows are [H*D query | G*D key | G*D value].
 #pragma once
 
 #include "core/backend.h"
@@ -31,8 +31,8 @@ struct Heads {
   int64_t row() const { return int64_t(query + 2 * kv) * size; }
 };
 
-/// Keys of the random numbers of a sampling step: Philox4x32-10 with key (seed, step) and counter
-/// (prompt, sample, position, 0), so a draw depends on nothing else in the batch.
+/// Keys of the random numbers of a sampling step: Philox4x32-10 with key (seed, step) and counter (prompt, sample,
+/// position, 0), so a draw depends on nothing else in the batch.
 struct SampleKeys {
   uint64_t seed = 0;
   uint64_t step = 0;
@@ -93,7 +93,7 @@ struct AdamWRule {
 };
 
 struct Kernels {
-  // ---- elementwise -------------------------------------------------------------------------------------------------
+  // ---- elementwise --------------------------------------------------------------------------------------------------
   void (*fill)(Exec&, Tensor& out, double value);
   /// out = round(in); any pair of floating types.
   void (*cast)(Exec&, Tensor& out, const Tensor& in);
@@ -119,16 +119,16 @@ struct Kernels {
   /// First non-finite element: index[0] (int32) = its flat position or -1.
   void (*find_nonfinite)(Exec&, Tensor& index, const Tensor& in);
 
-  // ---- matmul ------------------------------------------------------------------------------------------------------
+  // ---- matmul -------------------------------------------------------------------------------------------------------
   /// c[M,N] = op(a)[M,K] . op(b)[K,N] (+ c when accumulate). a and b share a type; c is that type or fp32. Per element
   /// one FMA chain over ascending k in fp32 (fp64), starting at c when accumulate. Match::kPeer (not fp64): four
   /// chains over quarters of K (rounded up), added in order, then c.
   void (*matmul)(Exec&, Tensor& c, const Tensor& a, const Tensor& b, Trans trans, bool accumulate);
-  /// c[M,N] = a[M,K] . b[N,K]^T + bias[N], all of one type, one rounding. The CPU's chains start at the bias;
-  /// kPeer adds it after the four.
+  /// c[M,N] = a[M,K] . b[N,K]^T + bias[N], all of one type, one rounding. The CPU's chains start at the bias; kPeer
+  /// adds it after the four.
   void (*matmul_bias)(Exec&, Tensor& c, const Tensor& a, const Tensor& b, const Tensor& bias);
 
-  // ---- norm --------------------------------------------------------------------------------------------------------
+  // ---- norm ---------------------------------------------------------------------------------------------------------
   /// y[T,C] = x * rstd * w, rstd[T] fp32 = 1/sqrt(mean(x^2) + eps). x may be wider than y (fp32 residual).
   void (*rms_norm_fwd)(Exec&, Tensor& y, Tensor& rstd, const Tensor& x, const Tensor& w, double eps);
   /// sum = round(a + b) in a's type, then y, rstd = its norm, in one pass: the bits of `binary` and rms_norm_fwd.
@@ -143,7 +143,7 @@ struct Kernels {
   void (*qk_norm_bwd)(Exec&, Tensor& dqkv, Tensor& dqw, Tensor& dkw, const Tensor& dout, const Tensor& qkv,
                       const Tensor& qw, const Tensor& kw, const Tensor& rstd, Heads heads);
 
-  // ---- attention ---------------------------------------------------------------------------------------------------
+  // ---- attention ----------------------------------------------------------------------------------------------------
   /// Rotates query and key heads of qkv rows: (x1, x2) = halves of a head, angle from table[positions[t]] with
   /// table[max_positions, D/2, 2] fp32 = (cos, sin). inverse = true is the gradient. out may alias in.
   void (*rope)(Exec&, Tensor& out, const Tensor& qkv, const Tensor& table, const Tensor& positions, Heads heads,
@@ -169,7 +169,7 @@ struct Kernels {
   void (*attention_decode)(Exec&, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table,
                            const Tensor& lengths, Heads heads);
 
-  // ---- vocab -------------------------------------------------------------------------------------------------------
+  // ---- vocab --------------------------------------------------------------------------------------------------------
   /// out[T,C] = table[ids[t]]; dtable fp32 += in ascending token order.
   void (*embedding_fwd)(Exec&, Tensor& out, const Tensor& table, const Tensor& ids);
   void (*embedding_bwd)(Exec&, Tensor& dtable, const Tensor& dout, const Tensor& ids);
@@ -184,14 +184,14 @@ struct Kernels {
                       const Tensor& targets, const Tensor& dlogprob, const Tensor& dentropy, const Tensor& state,
                       double inv_temperature);
 
-  // ---- sampling ----------------------------------------------------------------------------------------------------
+  // ---- sampling -----------------------------------------------------------------------------------------------------
   /// Per row of fp32 logits[B,V]: log-softmax(logits / temperature) of the sampled token before any filtering goes to
   /// logprobs[B]; the token is drawn by inverse CDF among those kept by top-k, then top-p. counters[B,3] int32 are
   /// (prompt, sample, position), key a key_tensor().
   void (*sample)(Exec&, Tensor& tokens, Tensor& logprobs, const Tensor& logits, const Tensor& counters,
                  const Tensor& key, SamplingRule rule);
 
-  // ---- optim -------------------------------------------------------------------------------------------------------
+  // ---- optim --------------------------------------------------------------------------------------------------------
   /// state is a tensor holding one StepState. Adds sum of squares and non-finite flag of grad (fp32).
   void (*grad_stats)(Exec&, Tensor& state, const Tensor& grad);
   /// Decides the step from the accumulated statistics: overflow, norm, clip factor, next loss scale and counters;

@@ -9,6 +9,7 @@
 
 #include "core/backend.h"
 #include "core/file.h"
+#include "core/parallel.h"
 
 namespace mantissa {
 namespace {
@@ -61,8 +62,8 @@ uint64_t header_integer(const Json& value, const std::string& what) {
   return value.get<uint64_t>();
 }
 
-/// Parses the header. Depth is bounded by the format, and a name may come once: a parser that keeps the last
-/// (or the first) of two would disagree with other readers about what the file holds.
+/// Parses the header. Depth is bounded by the format, and a name may come once: a parser that keeps the last (or the
+/// first) of two would disagree with other readers about what the file holds.
 Json parse_header(std::string_view text, const std::string& where) {
   check(!text.empty() && text.front() == '{', where, ": the header must start with '{'");
   std::vector<std::set<std::string>> names;
@@ -84,15 +85,16 @@ Json parse_header(std::string_view text, const std::string& where) {
 
 template <class From, class To>
 void convert_loop(const std::byte* from, To* to, int64_t count) {
-#pragma omp parallel for schedule(static) if (count > 65536)
-  for (int64_t i = 0; i < count; ++i) {
-    From value;
-    std::memcpy(&value, from + i * int64_t(sizeof(From)), sizeof(From));
-    if constexpr (std::is_same_v<From, double>)
-      to[i] = To(value);
-    else
-      to[i] = round_to<To>(to_float(value));
-  }
+  parallel_for(count, 32768, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      From value;
+      std::memcpy(&value, from + i * int64_t(sizeof(From)), sizeof(From));
+      if constexpr (std::is_same_v<From, double>)
+        to[i] = To(value);
+      else
+        to[i] = round_to<To>(to_float(value));
+    }
+  });
 }
 
 }  // namespace
@@ -163,8 +165,7 @@ void Safetensors::parse(std::span<const std::byte> image) {
     check(shape.is_array(), what, ": shape must be an array");
     for (const Json& extent : shape) {
       const uint64_t n = header_integer(extent, what + ": an extent of the shape");
-      // Saturating at "more than any file": a product that wraps around must not come out equal to the byte
-      // range.
+      // Saturating at "more than any file": a product that wraps around must not come out equal to the byte range.
       check(n == 0 || bytes <= uint64_t(std::numeric_limits<int64_t>::max()) / n, what,
             ": the shape has more elements than a file can hold");
       bytes *= n;

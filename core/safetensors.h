@@ -4,9 +4,9 @@
 //   header: {"name": {"dtype": "F16", "shape": [2,3], "data_offsets": [begin, end]}, ..., "__metadata__":
 //   {"k": "v"}}
 //
-// The header is checked before anything believes it: its length against the file, types, names once, the byte
-// count of each tensor against dtype and shape, and that the tensors tile the data exactly (no overlap, no
-// gap, no rest), which is what the format demands. Nothing is allocated beyond what the header itself takes.
+// The header is checked before anything believes it: its length against the file, types, names once, the byte count of
+// each tensor against dtype and shape, and that the tensors tile the data exactly (no overlap, no gap, no rest), which
+// is what the format demands. Nothing is allocated beyond what the header itself takes.
 #pragma once
 
 #include <filesystem>
@@ -46,8 +46,8 @@ class Safetensors {
   const Entry& at(const std::string& name) const;
   /// Shape of a tensor of at most four dimensions.
   Shape shape(const std::string& name) const;
-  /// Values of a tensor rounded once into `out`: host memory with as many elements. F16, BF16 and F32 go to
-  /// any floating type, F64 to fp32 and fp64, I32 and I64 to int32 (values must fit).
+  /// Values of a tensor rounded once into `out`: host memory with as many elements. F16, BF16 and F32 go to any
+  /// floating type, F64 to fp32 and fp64, I32 and I64 to int32 (values must fit).
   void read(const std::string& name, Tensor& out) const;
 
  private:
@@ -64,13 +64,13 @@ struct NamedTensor {
   Tensor tensor;  // on any backend
 };
 
-/// Writes `tensors` to `path` (aside, flushed, renamed), floating ones rounded to `dtype` when given. One
-/// tensor at a time is held on the host.
+/// Writes `tensors` to `path` (aside, flushed, renamed), floating ones rounded to `dtype` when given. One tensor at a
+/// time is held on the host.
 void write_safetensors(const std::filesystem::path& path, std::span<const NamedTensor> tensors,
                        std::optional<Dtype> dtype = {}, const std::map<std::string, std::string>& metadata = {});
 
-/// `count` floating values at `from` (any alignment) rounded once into `to`. fp64 goes to fp32 and fp64 only:
-/// by way of fp32 it would be rounded twice.
+/// `count` floating values at `from` (any alignment) rounded once into `to`. fp64 goes to fp32 and fp64 only: by way of
+/// fp32 it would be rounded twice.
 void convert_floats(const void* from, Dtype from_dtype, void* to, Dtype to_dtype, int64_t count);
 
 }  // namespace mantissa

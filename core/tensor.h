@@ -1,5 +1,5 @@
-// Tensor: a value handle over shared storage. Always dense and row-major; a view is another shape or a range of
-// rows of the same storage. No gradients here (autograd/ adds them) and no arithmetic (kernels do it).
+// Tensor: a value handle over shared storage. Always dense and row-major; a view is another shape or a range of rows of
+// the same storage. No gradients here (autograd/ adds them) and no arithmetic (kernels do it).
 #pragma once
 
 #include <memory>
@@ -41,8 +41,8 @@ class Tensor {
   Backend& backend() const { return *storage_->backend; }
   void* raw() const { return storage_->data + offset_; }
 
-  /// Typed pointer to the first element; throws unless T is this tensor's element type. Device memory stays
-  /// device memory: dereference only on the CPU backend.
+  /// Typed pointer to the first element; throws unless T is this tensor's element type. Device memory stays device
+  /// memory: dereference only on the CPU backend.
   template <class T>
   T* data() const {
     check(dtype_of<T>() == dtype_, "[tensor] holds ", name_of(dtype_), ", asked for ", name_of(dtype_of<T>()));

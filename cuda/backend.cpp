@@ -1,10 +1,11 @@
-// The CUDA backend: one device, one stream. Memory (cuda/memory.h), copies through pinned memory, graphs, the
-// table of kernels.
+// The CUDA backend: one device, one stream. Memory (cuda/memory.h), copies through pinned memory, graphs, the table of
+// kernels.
 #include "cuda/backend.h"
 
 #include <cstring>
 #include <exception>
 
+#include "core/registry.h"
 #include "cuda/attention/attention.h"
 #include "cuda/device.h"
 #include "cuda/kernels.h"
@@ -15,8 +16,8 @@ namespace {
 
 constexpr int kOldestMajor = 8;  // compute capability: 8.0 has bf16
 
-/// Pinned memory that copies go through, so that a copy to the device neither waits nor needs its source
-/// afterwards. A ring of slots, each with the event after which it may be written again.
+/// Pinned memory that copies go through, so that a copy to the device neither waits nor needs its source afterwards. A
+/// ring of slots, each with the event after which it may be written again.
 class Staging {
  public:
   static constexpr size_t kSlotBytes = size_t(4) << 20;
@@ -109,7 +110,7 @@ class CudaGraph : public Graph {
   std::shared_ptr<CachingAllocator> pool_;
 };
 
-class CudaBackend : public Backend {
+class CudaBackend : public Device {
  public:
   explicit CudaBackend(int device) {
     MANTISSA_CUDA(cudaSetDevice(device));
@@ -168,6 +169,9 @@ class CudaBackend : public Backend {
   void copy(void* dst, const void* src, size_t bytes) override {
     if (bytes > 0) MANTISSA_CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, main_));
   }
+  void zero(void* dst, size_t bytes) override {
+    if (bytes > 0) MANTISSA_CUDA(cudaMemsetAsync(dst, 0, bytes, main_));
+  }
   void synchronize() override { MANTISSA_CUDA(cudaStreamSynchronize(main_)); }
 
   std::unique_ptr<Graph> capture(Exec& exec, const std::function<void()>& body) override {
@@ -202,8 +206,8 @@ class CudaBackend : public Backend {
     return std::make_unique<CudaGraph>(graph, main_, scratch, graph_pool_);
   }
 
-  /// Capacity is what this program can have: what it holds and what the device has left. Graphs use their whole
-  /// pool at every replay, also where their tensors are gone.
+  /// Capacity is what this program can have: what it holds and what the device has left. Graphs use their whole pool at
+  /// every replay, also where their tensors are gone.
   MemoryInfo memory() const override {
     size_t free = 0, total = 0;
     MANTISSA_CUDA(cudaMemGetInfo(&free, &total));
@@ -233,10 +237,6 @@ class CudaBackend : public Backend {
   }
   std::string description() const override { return description_; }
 
-  cudaStream_t main() const { return main_; }
-  const DeviceFacts& facts() const { return facts_; }
-  bool capturing() const { return capturing_; }
-
  private:
   [[noreturn]] void fail_allocation(size_t bytes) const {
     size_t free = 0, total = 0;
@@ -249,35 +249,12 @@ class CudaBackend : public Backend {
 
   const std::string name_ = "cuda";
   std::string device_name_, description_;
-  DeviceFacts facts_;
-  cudaStream_t main_ = nullptr;
-  bool capturing_ = false;
   std::shared_ptr<CachingAllocator> pool_, graph_pool_;
   std::unique_ptr<Staging> staging_;
   Kernels kernels_{};
 };
 
-const CudaBackend& backend_of(const Exec& exec) {
-  return static_cast<const CudaBackend&>(exec.backend());
-}
-
 }  // namespace
-
-void fail_call(cudaError_t error, const char* call, const char* file, int line) {
-  fail("[cuda] ", call, " at ", file, ":", line, " failed: ", cudaGetErrorString(error), " (", cudaGetErrorName(error),
-       ")");
-}
-
-cudaStream_t stream(const Exec& exec) {
-  return exec.stream ? static_cast<cudaStream_t>(exec.stream) : backend_of(exec).main();
-}
-const DeviceFacts& device_facts(const Exec& exec) {
-  return backend_of(exec).facts();
-}
-bool capturing(const Exec& exec) {
-  return backend_of(exec).capturing();
-}
-
 }  // namespace mantissa::cuda
 
 namespace mantissa {
@@ -307,7 +284,7 @@ std::string cuda_unavailable(int device) {
     (void)cudaGetLastError();
     return str("device ", device, " cannot be used by this process: ", cudaGetErrorString(refused));
   }
-  return cuda_kernels::missing_device_code();
+  return cuda::missing_device_code();
 }
 
 int cuda_device_count() {

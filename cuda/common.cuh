@@ -1,5 +1,5 @@
-// What the kernels share: conversions with one rounding, 16-byte loads and stores, reductions in a fixed
-// order, dispatch over the types. Kernels compute in fp32 and round once at the store.
+// What the kernels share: conversions with one rounding, 16-byte loads and stores, reductions in a fixed order,
+// dispatch over the types. Kernels compute in fp32 and round once at the store.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -16,8 +16,7 @@ namespace mantissa::cuda {
 
 constexpr int kWarp = 32;
 
-// ---- elements
-// --------------------------------------------------------------------------------------------------------
+// ---- elements -------------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ float to_float(float x) {
   return x;
@@ -62,8 +61,8 @@ __device__ __forceinline__ void store_pack(T* p, const Pack<T>& pack) {
   *reinterpret_cast<Pack<T>*>(p) = pack;
 }
 
-/// N consecutive elements as floats and back, by one access of 16 or 8 bytes or several of 16 where N
-/// elements fill them (p aligned to min(16, N elements)), else one by one.
+/// N consecutive elements as floats and back, by one access of 16 or 8 bytes or several of 16 where N elements fill
+/// them (p aligned to min(16, N elements)), else one by one.
 template <int N, class T>
 __device__ __forceinline__ void load_floats(float (&x)[N], const T* p) {
   if constexpr (N % Pack<T>::kSize == 0) {
@@ -105,8 +104,7 @@ __device__ __forceinline__ void store_floats(T* p, const float (&x)[N]) {
   }
 }
 
-// ---- reductions
-// ------------------------------------------------------------------------------------------------------
+// ---- reductions -----------------------------------------------------------------------------------------------------
 
 struct Add {
   template <class T>
@@ -130,8 +128,8 @@ __device__ __forceinline__ T warp_sum(T x) {
   return warp_reduce(x, Add());
 }
 
-/// Over a block of kThreads threads (a multiple of 32, at most 1024), in a fixed order; every thread gets the
-/// result. All threads must call it. `identity` fills the warps that are not there.
+/// Over a block of kThreads threads (a multiple of 32, at most 1024), in a fixed order; every thread gets the result.
+/// All threads must call it. `identity` fills the warps that are not there.
 template <int kThreads, class T, class Op>
 __device__ __forceinline__ T block_reduce(T x, Op op, T identity) {
   static_assert(kThreads % kWarp == 0 && kThreads <= 1024);
@@ -152,8 +150,7 @@ __device__ __forceinline__ T block_sum(T x) {
   return block_reduce<kThreads>(x, Add(), T(0));
 }
 
-// ---- host side
-// -------------------------------------------------------------------------------------------------------
+// ---- host side ------------------------------------------------------------------------------------------------------
 
 /// Blocks of `per_block` that cover n.
 inline unsigned blocks(int64_t n, int64_t per_block) {
@@ -170,8 +167,8 @@ T* elements(const Tensor& t) {
   return static_cast<T*>(t.raw());
 }
 
-/// Calls f(std::type_identity<T>{}) with float, __half or __nv_bfloat16. The message names the calling
-/// function, so launchers have their kernel's name.
+/// Calls f(std::type_identity<T>{}) with float, __half or __nv_bfloat16. The message names the calling function, so
+/// launchers have their kernel's name.
 template <class F>
 void visit_float(Dtype d, F&& f, const char* op = __builtin_FUNCTION()) {
   switch (d) {

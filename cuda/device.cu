@@ -1,12 +1,30 @@
-// Whether the build fits the device.
-#include "cuda/common.cuh"
+#include "cuda/device.h"
 
-namespace mantissa::cuda_kernels {
+namespace mantissa::cuda {
 namespace {
 
 __global__ void nothing() {}
 
+const Device& device_of(const Exec& exec) {
+  return static_cast<const Device&>(exec.backend());
+}
+
 }  // namespace
+
+void fail_call(cudaError_t error, const char* call, const char* file, int line) {
+  fail("[cuda] ", call, " at ", file, ":", line, " failed: ", cudaGetErrorString(error), " (", cudaGetErrorName(error),
+       ")");
+}
+
+cudaStream_t stream(const Exec& exec) {
+  return exec.stream ? static_cast<cudaStream_t>(exec.stream) : device_of(exec).main_stream();
+}
+const DeviceFacts& device_facts(const Exec& exec) {
+  return device_of(exec).facts();
+}
+bool capturing(const Exec& exec) {
+  return device_of(exec).capturing();
+}
 
 std::string missing_device_code() {
   cudaFuncAttributes attributes;
@@ -19,4 +37,4 @@ std::string missing_device_code() {
   return cudaGetErrorString(error);
 }
 
-}  // namespace mantissa::cuda_kernels
+}  // namespace mantissa::cuda

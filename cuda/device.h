@@ -1,9 +1,9 @@
-// What the CUDA sources share on the host: error checks, the stream of an Exec, facts about the device.
+// What the CUDA sources share on the host: error checks, and the device behind an Exec: its stream, facts about it.
 #pragma once
 
 #include <cuda_runtime.h>
 
-#include "core/kernels.h"
+#include "core/backend.h"
 
 namespace mantissa::cuda {
 
@@ -26,10 +26,26 @@ struct DeviceFacts {
   int major = 0, minor = 0;
 };
 
+/// The backend as kernels see it; CudaBackend (backend.cpp) is the one there is.
+class Device : public Backend {
+ public:
+  cudaStream_t main_stream() const { return main_; }
+  const DeviceFacts& facts() const { return facts_; }
+  bool capturing() const { return capturing_; }
+
+ protected:
+  cudaStream_t main_ = nullptr;
+  DeviceFacts facts_;
+  bool capturing_ = false;
+};
+
 /// The stream kernels of this Exec go to: its own, or the backend's one main stream.
 cudaStream_t stream(const Exec& exec);
 const DeviceFacts& device_facts(const Exec& exec);
 /// True while the main stream records a graph: nothing may be measured or read back.
 bool capturing(const Exec& exec);
+
+/// Empty when this build has code for the current device, else what it has code for.
+std::string missing_device_code();
 
 }  // namespace mantissa::cuda

@@ -1,5 +1,5 @@
-// Elementwise kernels, casts and row moves: one pass, 16-byte accesses where the addresses allow. Sums and
-// segments are in sums.cu. Legend: T rows, C width, F half the width of gate_up.
+// Elementwise kernels, casts and row moves: one pass, 16-byte accesses where the addresses allow. Sums and segments are
+// in sums.cu. Legend: T rows, C width, F half the width of gate_up.
 #include <limits>
 
 #include "cuda/common.cuh"
@@ -14,8 +14,8 @@ constexpr int kUnroll = 4;  // accesses in flight per operand and thread
 template <class... Ts>
 constexpr int kTogether = 16 / int(std::max({sizeof(Ts)...}));
 
-/// out[i] = op(a[i]) or op(a[i], b[i]); a thread's accesses lie kThreads * N apart. All loads of a tile come
-/// before its stores, element by element by one thread: out may alias a or b.
+/// out[i] = op(a[i]) or op(a[i], b[i]); a thread's accesses lie kThreads * N apart. All loads of a tile come before its
+/// stores, element by element by one thread: out may alias a or b.
 template <int N, class Op, class Out, class A>
 __global__ void __launch_bounds__(kThreads) map1(int64_t n, Op op, Out* out, const A* a) {
   constexpr int64_t kTile = int64_t(kThreads) * N * kUnroll;
@@ -81,8 +81,7 @@ void launch_map2(Exec& exec, int64_t n, Op op, Out* out, const A* a, const B* b)
   MANTISSA_LAUNCH_CHECK();
 }
 
-// ---- fill, cast, binary, unary
-// ---------------------------------------------------------------------------------------
+// ---- fill, cast, binary, unary --------------------------------------------------------------------------------------
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) fill_kernel(int64_t n, T* out, T value) {
@@ -140,8 +139,8 @@ void cast(Exec& exec, Tensor& out, const Tensor& in) {
   });
 }
 
-// The op is a launch argument, the same for all threads: a branch costs nothing beside the memory traffic.
-// Minimum and maximum keep a NaN of either side, so that a broken value never vanishes in a clip.
+// The op is a launch argument, the same for all threads: a branch costs nothing beside the memory traffic. Minimum and
+// maximum keep a NaN of either side, so that a broken value never vanishes in a clip.
 struct BinaryOp {
   Binary op;
   __device__ float operator()(float x, float y) const {
@@ -208,8 +207,7 @@ void unary(Exec& exec, Tensor& out, const Tensor& in, Unary op, double p0, doubl
   });
 }
 
-// ---- bias, SwiGLU
-// ----------------------------------------------------------------------------------------------------
+// ---- bias, SwiGLU ---------------------------------------------------------------------------------------------------
 
 /// Threads walk packs of N elements of [rows, width] in order; f(row, column) handles one.
 template <int N, class F>
@@ -329,8 +327,7 @@ void swiglu_bwd(Exec& exec, Tensor& dgate_up, const Tensor& dout, const Tensor& 
   });
 }
 
-// ---- rows
-// ------------------------------------------------------------------------------------------------------------
+// ---- rows -----------------------------------------------------------------------------------------------------------
 
 template <class Word>
 struct GatherRows {

@@ -1,8 +1,7 @@
-// The kernel families of the CUDA backend: each fills its entries of the table (core/kernels.h is the
-// contract). fp64 runs on the CPU only. A kernel that has run once with its shapes allocates nothing but scratch, does
-// not wait for the device, and does what a graph can record; at the first call matmul and attention choose among
-// library plans, which may measure. The build has --fmad=false: where a multiply and an add shall fuse, the source
-// says fmaf.
+// The kernel families of the CUDA backend: each fills its entries of the table (core/kernels.h is the contract). fp64
+// runs on the CPU only. A kernel that has run once with its shapes allocates nothing but scratch, does not wait for the
+// device, and does what a graph can record; at the first call matmul and attention choose among library plans, which
+// may measure. The build has --fmad=false: where a multiply and an add shall fuse, the source says fmaf.
 #pragma once
 
 #include "core/kernels.h"
@@ -19,8 +18,5 @@ void register_attention(Kernels& table);
 void register_vocab(Kernels& table);
 void register_sampling(Kernels& table);
 void register_optim(Kernels& table);
-
-/// Empty when this build has code for the current device, else what it has code for.
-std::string missing_device_code();
 
 }  // namespace mantissa::cuda_kernels

@@ -1,10 +1,9 @@
-// The log-sum-exp of a row of logits, one routine for training (logprob_fwd) and rollout (sample): equal
-// logits give equal log-probabilities, bit for bit. One pass: the vocabulary is cut into chunks of 1024, a
-// warp takes a chunk at a time and leaves its maximum and its sum of exp(z - maximum); the block folds the
-// chunks afterwards in a fixed order.
+// The log-sum-exp of a row of logits, one routine for training (logprob_fwd) and rollout (sample): equal logits give
+// equal log-probabilities, bit for bit. One pass: the vocabulary is cut into chunks of 1024, a warp takes a chunk at a
+// time and leaves its maximum and its sum of exp(z - maximum); the block folds the chunks afterwards in a fixed order.
 //
-// z = logits * inv_temperature. Non-finite logits: maxima are over the finite ones; -inf has probability 0,
-// +inf makes lse infinite, NaN makes it NaN, a row without finite logit too. V vocabulary.
+// z = logits * inv_temperature. Non-finite logits: maxima are over the finite ones; -inf has probability 0, +inf makes
+// lse infinite, NaN makes it NaN, a row without finite logit too. V vocabulary.
 #pragma once
 
 #include "cuda/common.cuh"
@@ -31,8 +30,8 @@ __device__ __forceinline__ bool is_finite(float x) {
   return fabsf(x) <= 3.402823466e38f;
 }
 
-/// What is known of a chunk: maximum of its finite z (-inf: none), sum of exp(z - maximum) (of exp(z) when
-/// there is none: zero, or what is not finite), and sum of exp(z - maximum) (z - maximum).
+/// What is known of a chunk: maximum of its finite z (-inf: none), sum of exp(z - maximum) (of exp(z) when there is
+/// none: zero, or what is not finite), and sum of exp(z - maximum) (z - maximum).
 struct Chunk {
   float max, sum, moment;
 };
@@ -42,8 +41,7 @@ struct RowSum {
   float max, sum, moment, lse;
 };
 
-/// This lane's 32 logits of a chunk: four from 128 j + 4 lane on. Beyond the vocabulary: -inf. Vectors need V
-/// % 4 == 0.
+/// This lane's 32 logits of a chunk: four from 128 j + 4 lane on. Beyond the vocabulary: -inf. Vectors need V % 4 == 0.
 template <bool kVectors>
 struct ChunkLogits {
   float x[8][4];
@@ -94,8 +92,8 @@ __device__ Chunk sum_chunk(const float* row, int chunk, int vocab, float inv_tem
   return {max, cuda::warp_sum(sum), kMoment ? cuda::warp_sum(moment) : 0.0f};
 }
 
-/// Of a whole row by one block of kRowThreads threads; every thread gets the result.
-/// chunks[vocab_chunks(vocab)] in shared memory is filled; it may be read after the call.
+/// Of a whole row by one block of kRowThreads threads; every thread gets the result. chunks[vocab_chunks(vocab)] in
+/// shared memory is filled; it may be read after the call.
 template <bool kVectors, bool kMoment>
 __device__ RowSum sum_row(Chunk* chunks, const float* row, int vocab, float inv_temperature) {
   using namespace cuda;

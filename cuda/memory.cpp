@@ -10,9 +10,8 @@ namespace {
 
 constexpr size_t kAlignment = 256;
 constexpr size_t kSegmentStep = size_t(2) << 20;
-/// Blocks up to this live in segments of their own kind: small tensors that stay must not split the large
-/// blocks that activations come and go in. They are carved from the end of a free block, large ones from its
-/// start.
+/// Blocks up to this live in segments of their own kind: small tensors that stay must not split the large blocks that
+/// activations come and go in. They are carved from the end of a free block, large ones from its start.
 constexpr size_t kSmall = size_t(1) << 20;
 
 size_t round_up(size_t n, size_t step) {
@@ -85,8 +84,7 @@ void CachingAllocator::give_back(std::byte* address) {
   insert_free(block);
 }
 
-/// A new segment with one free block of at least `bytes`: an ordinary one when there is room, else what is
-/// asked for.
+/// A new segment with one free block of at least `bytes`: an ordinary one when there is room, else what is asked for.
 bool CachingAllocator::grow(size_t bytes) {
   const size_t exact = round_up(bytes, kSegmentStep);
   for (const size_t size : {std::max(exact, segment_bytes_), exact}) {

@@ -1,8 +1,7 @@
-// Device memory: a caching allocator. Segments come from cudaMalloc and are never given back while the
-// program fits; requests take the smallest free block that holds them and leave the rest; neighbours that are
-// free become one block. A warm training step therefore calls no CUDA function for its tensors. Blocks are
-// reused in stream order: everything runs on one stream, so a block may be handed out again as soon as its
-// last handle is gone.
+// Device memory: a caching allocator. Segments come from cudaMalloc and are never given back while the program fits;
+// requests take the smallest free block that holds them and leave the rest; neighbours that are free become one block.
+// A warm training step therefore calls no CUDA function for its tensors. Blocks are reused in stream order: everything
+// runs on one stream, so a block may be handed out again as soon as its last handle is gone.
 #pragma once
 
 #include <cstddef>

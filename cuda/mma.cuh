@@ -1,7 +1,6 @@
-// The tensor core instructions that sm_80 and later share, on 16-bit operands with fp32 accumulation, and the
-// copies that feed them. Layouts of m16n8k16 (lane = 4 g + t): A holds rows g and g + 8, columns 2t, 2t + 1
-// and those + 8; B holds column g, rows 2t, 2t + 1 and those + 8; C holds rows g and g + 8, columns 2t, 2t
-// + 1.
+// The tensor core instructions that sm_80 and later share, on 16-bit operands with fp32 accumulation, and the copies
+// that feed them. Layouts of m16n8k16 (lane = 4 g + t): A holds rows g and g + 8, columns 2t, 2t + 1 and those + 8; B
+// holds column g, rows 2t, 2t + 1 and those + 8; C holds rows g and g + 8, columns 2t, 2t + 1.
 #pragma once
 
 #include "cuda/common.cuh"
@@ -56,8 +55,8 @@ __device__ __forceinline__ uint32_t pack_two(float low, float high) {
   return __builtin_bit_cast(uint32_t, Two{{from_float<T>(low), from_float<T>(high)}});
 }
 
-/// Byte of 16-byte piece c of row r in a tile of rows of kSize 16-bit elements (at least 64): pieces are
-/// exchanged within the row, so that those of eight neighbouring rows lie in different banks.
+/// Byte of 16-byte piece c of row r in a tile of rows of kSize 16-bit elements (at least 64): pieces are exchanged
+/// within the row, so that those of eight neighbouring rows lie in different banks.
 template <int kSize>
 __device__ __forceinline__ uint32_t tile_byte(int r, int c) {
   return r * (2 * kSize) + ((c ^ (r & 7)) << 4);
@@ -89,8 +88,8 @@ __device__ __forceinline__ void copy_tile_async(uint32_t to, const T* from, int6
   }
 }
 
-// Operands of m16n8k16 from such tiles; `row` is a multiple of 8, k and n count 16 columns. The lane's part
-// of an address is the same for all of them, so that only an exclusive or is left for each.
+// Operands of m16n8k16 from such tiles; `row` is a multiple of 8, k and n count 16 columns. The lane's part of an
+// address is the same for all of them, so that only an exclusive or is left for each.
 
 template <int kSize>
 __device__ __forceinline__ uint32_t lane_address(uint32_t tile, int row, int lane_row, int lane_piece, int k) {
@@ -102,8 +101,7 @@ __device__ __forceinline__ void load_a(uint32_t (&r)[4], uint32_t tile, int row,
   const int lane = threadIdx.x % kWarp;
   load_matrices(r, lane_address<kSize>(tile, row, lane % 16, lane / 16, k));
 }
-/// B transposed: the tile's rows are B's columns. Two blocks of 8 columns from `row` on: (r[0], r[1]) and
-/// (r[2], r[3]).
+/// B transposed: the tile's rows are B's columns. Two blocks of 8 columns from `row` on: (r[0], r[1]) and (r[2], r[3]).
 template <int kSize>
 __device__ __forceinline__ void load_b_of_columns(uint32_t (&r)[4], uint32_t tile, int row, int k) {
   const int lane = threadIdx.x % kWarp;

@@ -1,7 +1,7 @@
 // RMSNorm over rows and over the query and key heads of qkv rows. With xhat = x * rstd:
 //   y = xhat w,   dx = rstd (w dy - xhat mean(w dy xhat)),   dw += sum over rows of dy xhat.
-// A row is read once and kept in registers. Weight gradients add up over blocks of kRowBlock rows in order,
-// then over the blocks. Legend: T rows, C width, H query heads, G key/value heads, D head size.
+// A row is read once and kept in registers. Weight gradients add up over blocks of kRowBlock rows in order, then over
+// the blocks. Legend: T rows, C width, H query heads, G key/value heads, D head size.
 #include "cuda/sums.cuh"
 
 namespace mantissa::cuda_kernels {
@@ -130,8 +130,7 @@ void add_rms_norm_fwd(Exec& exec, Tensor& sum, Tensor& y, Tensor& rstd, const Te
   norm_fwd(exec, y, rstd, a, b, sum, w, eps);
 }
 
-/// One block works through kRowBlock rows; its threads keep the weight gradients of their columns in
-/// registers.
+/// One block works through kRowBlock rows; its threads keep the weight gradients of their columns in registers.
 template <int kParts, class X, class Y>
 __global__ void __launch_bounds__(kBlock)
     rms_norm_bwd_kernel(X* dx, float* dw_partials, const Y* dy, const X* x, const Y* w, const float* rstd, int64_t rows,
@@ -209,15 +208,13 @@ void rms_norm_bwd(Exec& exec, Tensor& dx, Tensor& dw, const Tensor& dy, const Te
   if (dw.defined()) add_partials(exec, elements<float>(dw), partials, row_blocks, width);
 }
 
-// ---- heads
-// -----------------------------------------------------------------------------------------------------------
+// ---- heads ----------------------------------------------------------------------------------------------------------
 
 constexpr int kHeadPack = 4;
 constexpr int kHeadParts = kMaxHead / (kWarp * kHeadPack);
 constexpr int kWarps = kBlock / kWarp;
 
-/// A warp a head; value heads are copied. D is a multiple of 8, so packs of 4 are aligned when the tensors
-/// are.
+/// A warp a head; value heads are copied. D is a multiple of 8, so packs of 4 are aligned when the tensors are.
 template <class T>
 __global__ void __launch_bounds__(kBlock) qk_norm_fwd_kernel(T* out, float* rstd, const T* qkv, const T* qw,
                                                              const T* kw, int64_t rows, Heads heads, float eps) {
@@ -272,8 +269,8 @@ void qk_norm_fwd(Exec& exec, Tensor& out, Tensor& rstd, const Tensor& qkv, const
   });
 }
 
-/// A block works through kRowBlock rows, its warps through their heads in turn. A warp keeps the gradients of
-/// both weights in registers; at the end the warps' sums are added in order.
+/// A block works through kRowBlock rows, its warps through their heads in turn. A warp keeps the gradients of both
+/// weights in registers; at the end the warps' sums are added in order.
 template <class T>
 __global__ void __launch_bounds__(kBlock)
     qk_norm_bwd_kernel(T* dqkv, float* partials, const T* dout, const T* qkv, const T* qw, const T* kw,

@@ -1,5 +1,5 @@
-// Optimizer kernels: gradient statistics, the decision of a step, AdamW. All of them read and write the
-// StepState on the device; the host waits for nothing. Legend: N elements of a flat buffer.
+// Optimizer kernels: gradient statistics, the decision of a step, AdamW. All of them read and write the StepState on
+// the device; the host waits for nothing. Legend: N elements of a flat buffer.
 #include <cmath>
 
 #include "cuda/common.cuh"
@@ -15,8 +15,8 @@ __device__ StepState& state_at(void* p) {
   return *static_cast<StepState*>(p);
 }
 
-// In double the squares of finite floats stay finite, and so does the sum of all that memory can hold: the
-// sum is not finite exactly when one of the gradients is not, however large the loss scale.
+// In double the squares of finite floats stay finite, and so does the sum of all that memory can hold: the sum is not
+// finite exactly when one of the gradients is not, however large the loss scale.
 __global__ void __launch_bounds__(kThreads) sum_squares(double* partials, const float* g, int64_t n, bool wide) {
   constexpr int kStep = kThreads * 4;
   const int64_t begin = blockIdx.x * kGradBlock, end = min(n, begin + kGradBlock);

@@ -1,8 +1,8 @@
-// Sampling of one token a row with its log-probability; core/cpu/sampling.cpp is the specification. A block
-// has a row. Without filters one pass over the logits gives log-sum-exp and the sums of chunks; the draw then
-// looks into one chunk. With filters the cuts of top-k and top-p are found by radix selection, eight bits of
-// the order of floats at a time, weights in fixed point: sums of integers do not depend on the order of the
-// atomics. Legend: B rows, V vocabulary.
+// Sampling of one token a row with its log-probability; core/cpu/sampling.cpp is the specification. A block has a row.
+// Without filters one pass over the logits gives log-sum-exp and the sums of chunks; the draw then looks into one
+// chunk. With filters the cuts of top-k and top-p are found by radix selection, eight bits of the order of floats at a
+// time, weights in fixed point: sums of integers do not depend on the order of the atomics. Legend: B rows, V
+// vocabulary.
 #include "cuda/logits.cuh"
 
 namespace mantissa::cuda_kernels {
@@ -49,8 +49,8 @@ struct Choice {
   double rest;  // of the threshold, inside the chunk
 };
 
-/// The chunk in which the cumulative weight passes uniform * total; chunks[c].sum is the weight of chunk c,
-/// not all zero. One warp: each lane adds up neighbouring chunks.
+/// The chunk in which the cumulative weight passes uniform * total; chunks[c].sum is the weight of chunk c, not all
+/// zero. One warp: each lane adds up neighbouring chunks.
 __device__ Choice choose_chunk(const Chunk* chunks, int count, double uniform) {
   const int lane = threadIdx.x % kWarp, each = (count + kWarp - 1) / kWarp;
   const int begin = min(count, lane * each), end = min(count, begin + each);
@@ -77,8 +77,8 @@ __device__ Choice choose_chunk(const Chunk* chunks, int count, double uniform) {
   return choice;
 }
 
-/// Within a chunk: the first element whose cumulative weight exceeds the threshold >= 0; rounding may leave
-/// none, then the last with any weight. One warp; w[j][i] of a lane belongs to element 128 j + 4 lane + i.
+/// Within a chunk: the first element whose cumulative weight exceeds the threshold >= 0; rounding may leave none, then
+/// the last with any weight. One warp; w[j][i] of a lane belongs to element 128 j + 4 lane + i.
 __device__ int walk_chunk(const float (&w)[8][4], double threshold) {
   double before = 0;
   int last = 0;
@@ -200,8 +200,7 @@ __global__ void __launch_bounds__(kRowThreads)
   if (threadIdx.x == 0) store_token(draw, row, token, s.lse);
 }
 
-// ---- filters
-// ---------------------------------------------------------------------------------------------------------
+// ---- filters --------------------------------------------------------------------------------------------------------
 
 using Fixed = unsigned long long;
 constexpr float kFixedOne = 1099511627776.0f;  // 2^40: the sum over 2^21 weights fits
@@ -234,8 +233,8 @@ __device__ void for_candidates(const Row& row, float floor, F f) {
   }
 }
 
-/// Of candidates in descending order, what it takes to reach a target: all above z, and of those equal to z
-/// enough to make up `rest`. z = -infinity: all of them do not reach it, or there was no target.
+/// Of candidates in descending order, what it takes to reach a target: all above z, and of those equal to z enough to
+/// make up `rest`. z = -infinity: all of them do not reach it, or there was no target.
 struct Cut {
   float z = -INFINITY;
   Fixed rest = 0;
@@ -280,8 +279,8 @@ __device__ Cut find_cut(const Row& row, float floor, Fixed target, Measure measu
   return {from_order(prefix), target};
 }
 
-/// A lower bound of the k-th largest z: the k-th largest of the maxima of chunks; -infinity when k exceeds
-/// their number.
+/// A lower bound of the k-th largest z: the k-th largest of the maxima of chunks; -infinity when k exceeds their
+/// number.
 __device__ float top_k_floor(const Chunk* chunks, int count, int k) {
   __shared__ float floor;
   if (k > count) return -INFINITY;
@@ -295,8 +294,8 @@ __device__ float top_k_floor(const Chunk* chunks, int count, int k) {
   return floor;
 }
 
-/// Draws among the candidates above cut.z and the first `ties` equal to it. One warp; chunks[c].sum holds the
-/// weight of the former, .moment the number of the latter.
+/// Draws among the candidates above cut.z and the first `ties` equal to it. One warp; chunks[c].sum holds the weight of
+/// the former, .moment the number of the latter.
 template <bool kVectors>
 __device__ int draw_kept(const Row& row, Chunk* chunks, int count, float max, float cut, int ties, double uniform) {
   const int lane = threadIdx.x % kWarp, each = (count + kWarp - 1) / kWarp;
@@ -358,8 +357,8 @@ __global__ void __launch_bounds__(kRowThreads)
     cut = find_cut<kVectors>(row, floor, Fixed(top_k), [](float) { return Fixed(1); });
     ties = int(cut.rest);
   } else if (is_finite(s.sum)) {
-    // Weights below (1 - top_p) total / V sum to less than 1 - top_p of the total, so top-p drops them; half,
-    // for rounding.
+    // Weights below (1 - top_p) total / V sum to less than 1 - top_p of the total, so top-p drops them; half, for
+    // rounding.
     floor = max + logf(float(0.5 * (1.0 - double(top_p)) * double(s.sum) / double(vocab)));
   }
   if (top_p < 1.0f) {

@@ -1,6 +1,5 @@
-// Sums, segments and the search for a non-finite element. Every sum has a shape that depends on the sizes
-// alone, so its bits are the same in every run, and a segment's do not depend on where it lies. Legend: T
-// rows, C width, S segments.
+// Sums, segments and the search for a non-finite element. Every sum has a shape that depends on the sizes alone, so its
+// bits are the same in every run, and a segment's do not depend on where it lies. Legend: T rows, C width, S segments.
 #include "cuda/sums.cuh"
 
 #include <limits>
@@ -88,8 +87,7 @@ void segment_expand(Exec& exec, Tensor& out, const Tensor& in, const Tensor& off
   MANTISSA_LAUNCH_CHECK();
 }
 
-// ---- column sums
-// -----------------------------------------------------------------------------------------------------
+// ---- column sums ----------------------------------------------------------------------------------------------------
 
 constexpr int kLanes = 32, kRowsAtOnce = kThreads / kLanes;
 
@@ -157,8 +155,7 @@ void bias_bwd(Exec& exec, Tensor& dbias, const Tensor& dout) {
   add_partials(exec, elements<float>(dbias), partials, row_blocks, width);
 }
 
-// ---- non-finite elements
-// ---------------------------------------------------------------------------------------------
+// ---- non-finite elements --------------------------------------------------------------------------------------------
 
 __global__ void set_index(int32_t* index) {
   *index = std::numeric_limits<int32_t>::max();

@@ -65,10 +65,9 @@ __device__ void add_rows(float* row, const T* in, const int* list, int count, in
   }
 }
 
-/// One block a token. The first token of an id adds the rows of all tokens with that id, ascending, so that
-/// every element of the table is one sum in token order; the others have nothing to do. Looking through the
-/// ids costs T^2 comparisons of integers, which for the tokens of a batch is far cheaper than the gradient it
-/// is for.
+/// One block a token. The first token of an id adds the rows of all tokens with that id, ascending, so that every
+/// element of the table is one sum in token order; the others have nothing to do. Looking through the ids costs T^2
+/// comparisons of integers, which for the tokens of a batch is far cheaper than the gradient it is for.
 template <int N, class T>
 __global__ void __launch_bounds__(kThreads)
     embedding_bwd_kernel(float* dtable, const T* dout, const int32_t* ids, int tokens, int width) {
@@ -150,8 +149,8 @@ void logprob_fwd(Exec& exec, Tensor& logprob, Tensor& entropy, Tensor& lse, cons
   MANTISSA_LAUNCH_CHECK();
 }
 
-/// Block (x, t) has kThreads * N consecutive logits of row t. A thread reads its own before it writes them,
-/// so dlogits may lie over logits.
+/// Block (x, t) has kThreads * N consecutive logits of row t. A thread reads its own before it writes them, so dlogits
+/// may lie over logits.
 template <int N, class T>
 __global__ void __launch_bounds__(kThreads)
     logprob_bwd_kernel(T* dlogits, const float* logits, const float* lse, const float* entropy, const int32_t* targets,

@@ -7,7 +7,9 @@
 
 #include "core/file.h"
 #include "core/hash.h"
+#include "core/registry.h"
 #include "core/safetensors.h"
+#include "nn/sharding.h"
 
 namespace mantissa {
 namespace fs = std::filesystem;
@@ -24,10 +26,11 @@ constexpr int kFormat = 1;
 
 struct BufferFile {
   const char* file;
-  ParamBuffer Weights::*buffer;
+  ParamBuffer ParamSet::*buffer;
 };
-constexpr BufferFile kBuffers[] = {
-    {"master.safetensors", &Weights::master}, {"adam_m.safetensors", &Weights::m}, {"adam_v.safetensors", &Weights::v}};
+constexpr BufferFile kBuffers[] = {{"master.safetensors", &ParamSet::master},
+                                   {"adam_m.safetensors", &ParamSet::m},
+                                   {"adam_v.safetensors", &ParamSet::v}};
 
 /// The part of StepState that outlives a step.
 struct StateField {
@@ -55,7 +58,7 @@ int64_t step_of(const fs::path& path) {
   return error == std::errc() && end == name.data() + name.size() && str(kStep, step) == name ? step : -1;
 }
 
-// ---- manifest: lines "<checksum> <bytes> <name>", the last one "<checksum of the lines before> end" -------
+// ---- manifest: lines "<checksum> <bytes> <name>", the last one "<checksum of the lines before> end" -----------------
 
 std::string manifest_line(const fs::path& file) {
   const MappedFile map(file);
@@ -88,7 +91,7 @@ void verify(const fs::path& directory, const std::map<std::string, std::string>&
         "; delete ", directory.string(), " to resume from an earlier checkpoint");
 }
 
-// ---- directories ------------------------------------------------------------------------------------------
+// ---- directories ----------------------------------------------------------------------------------------------------
 
 /// What lies in `root`: nothing when it does not exist. One that cannot be read is an error, not an empty one.
 std::vector<fs::path> entries_of(const fs::path& root) {
@@ -120,7 +123,15 @@ void retire(const fs::path& directory) {
   check(!error, "cannot delete the old checkpoint ", directory.string(), ": ", error.message());
 }
 
-// ---- content ----------------------------------------------------------------------------------------------
+/// Deletes all but the last `count` checkpoints up to `step`; 0 keeps all.
+void keep_latest(const fs::path& root, int64_t step, int64_t count) {
+  if (count <= 0) return;
+  std::map<int64_t, fs::path> kept = list_checkpoints(root);
+  kept.erase(kept.upper_bound(step), kept.end());
+  for (auto oldest = kept.begin(); int64_t(kept.size()) > count; oldest = kept.erase(oldest)) retire(oldest->second);
+}
+
+// ---- content --------------------------------------------------------------------------------------------------------
 
 std::vector<NamedTensor> named(const ParamLayout& layout, const ParamBuffer& buffer) {
   std::vector<NamedTensor> tensors;
@@ -169,18 +180,20 @@ Read read_state(const fs::path& directory, const std::map<std::string, std::stri
 
 void read_buffer(const fs::path& path, const ParamLayout& layout, const ParamBuffer& buffer) {
   const Safetensors file(path);
-  const std::vector<NamedTensor> tensors = named(layout, buffer);
-  for (const NamedTensor& t : tensors) {
-    check(file.entries().count(t.name) > 0, path.string(), ": parameter ", t.name, " of the model is missing");
-    check(file.shape(t.name) == t.tensor.shape(), path.string(), ": ", t.name, " must have the model's shape ",
-          t.tensor.shape(), ", got ", file.shape(t.name));
+  const std::vector<ParamInfo>& params = layout.params();
+  for (const ParamInfo& p : params) {
+    check(file.entries().count(p.name) > 0, path.string(), ": parameter ", p.name, " of the model is missing");
+    check(file.shape(p.name) == p.shape, path.string(), ": ", p.name, " must have the model's shape ", p.shape,
+          ", got ", file.shape(p.name));
   }
-  check(file.entries().size() == tensors.size(), path.string(), " holds ", file.entries().size(),
-        " parameters, the model has ", tensors.size());
-  for (const NamedTensor& t : tensors) {
-    Tensor host(cpu(), t.tensor.shape(), t.tensor.dtype());
-    file.read(t.name, host);
-    t.tensor.backend().copy_from_host(t.tensor.raw(), host.raw(), host.bytes());
+  check(file.entries().size() == params.size(), path.string(), " holds ", file.entries().size(),
+        " parameters, the model has ", params.size());
+  for (size_t i = 0; i < params.size(); ++i) {
+    const ParamId id{int(i)};
+    if (!buffer.holds(layout, id, 0, params[i].shape[0])) continue;
+    Tensor host(cpu(), params[i].shape, buffer.dtype());
+    file.read(params[i].name, host);
+    buffer.store(layout, id, 0, host);
   }
 }
 
@@ -192,9 +205,16 @@ void CheckpointConfig::fields(Fields& f) {
   f.field("export_model", export_model, not_decisive("write output_dir/model (Hugging Face) at the end"));
 }
 
-void save_checkpoint(const fs::path& root, const CheckpointState& state, const Weights& weights,
+void save_checkpoint(const fs::path& root, const CheckpointState& state, const ParamSet& params,
                      const Optimizer& optimizer, int64_t keep_last) {
   check(state.step >= 0, "[checkpoint] step must not be negative, got ", state.step);
+  Comm& comm = optimizer.comm();
+  Exec exec(params.compute.flat().backend());
+  if (!comm.main()) {  // hands its parts over
+    for (const BufferFile& b : kBuffers) gather_whole(exec, comm, params, params.*b.buffer);
+    comm.barrier();
+    return;
+  }
   const fs::path directory = root / str(kStep, state.step);
   if (file_exists(directory)) retire(directory);  // the same step again
   AtomicDirectory target(directory);
@@ -205,17 +225,14 @@ void save_checkpoint(const fs::path& root, const CheckpointState& state, const W
   write_file(target.partial() / kConfig, state.config);
   written(kConfig);
   for (const BufferFile& b : kBuffers) {
-    write_safetensors(target.partial() / b.file, named(weights.layout, weights.*b.buffer));
+    write_safetensors(target.partial() / b.file,
+                      named(params.layout, gather_whole(exec, comm, params, params.*b.buffer)));
     written(b.file);
   }
   write_file(target.partial() / kManifest, manifest + hex(hash64(manifest)) + " end\n");
   target.commit();
-
-  if (keep_last <= 0) return;
-  std::map<int64_t, fs::path> kept = list_checkpoints(root);
-  kept.erase(kept.upper_bound(state.step), kept.end());
-  for (auto oldest = kept.begin(); int64_t(kept.size()) > keep_last; oldest = kept.erase(oldest))
-    retire(oldest->second);
+  keep_latest(root, state.step, keep_last);
+  comm.barrier();
 }
 
 std::optional<fs::path> latest_checkpoint(const fs::path& root) {
@@ -246,12 +263,12 @@ CheckpointState read_checkpoint_state(const fs::path& directory) {
   return read_state(directory, read_manifest(directory)).state;
 }
 
-CheckpointState load_checkpoint(const fs::path& directory, Exec& exec, Weights& weights, Optimizer& optimizer) {
+CheckpointState load_checkpoint(const fs::path& directory, Exec& exec, ParamSet& params, Optimizer& optimizer) {
   const std::map<std::string, std::string> manifest = read_manifest(directory);
   Read read = read_state(directory, manifest);
   for (const BufferFile& b : kBuffers) verify(directory, manifest, b.file);
-  for (const BufferFile& b : kBuffers) read_buffer(directory / b.file, weights.layout, weights.*b.buffer);
-  refresh_copies(exec, weights);
+  for (const BufferFile& b : kBuffers) read_buffer(directory / b.file, params.layout, params.*b.buffer);
+  refresh_copies(exec, params, optimizer.comm());
   optimizer.write_state(read.step);
   return read.state;
 }

@@ -1,13 +1,16 @@
-// Checkpoints: everything a run needs to go on with the same bits.
+// Checkpoints: everything a run needs to resume with the same bits.
 //
 //   <root>/step_<N>/  state.json           step, counters, texts, scaler and Adam step (StepState)
 //                     config.yaml          the resolved config
 //                     master.safetensors, adam_m.safetensors, adam_v.safetensors    by internal parameter name
 //                     MANIFEST             checksum and size of each file, then of itself; written last
 //
-// A directory is filled as step_<N>.partial, flushed and renamed; an older one is renamed to *.partial before
-// it is deleted. So step_<N> is complete whenever it exists, and a killed run leaves *.partial directories,
-// which clean_checkpoints removes. Damage is named on load, file by file.
+// A directory is filled as step_<N>.partial, flushed and renamed; an older one is renamed to *.partial before it is
+// deleted. So step_<N> is complete whenever it exists, and a killed run leaves *.partial directories, which
+// clean_checkpoints removes. Damage is named on load, file by file.
+//
+// Nothing in it depends on how many processes wrote it: parameters are whole, without padding. The main process gathers
+// and writes them, one buffer at a time in host memory; on load every process reads what it keeps.
 #pragma once
 
 #include <filesystem>
@@ -37,10 +40,11 @@ struct CheckpointState {
   std::map<std::string, std::string> texts;  // data hash, kind of run, ... (UTF-8)
 };
 
-/// Writes step_<state.step> under `root` (made when missing), then deletes all but the last `keep_last`
-/// checkpoints up to it; 0 keeps all. Throws Error naming the file and what the system said (disk full, not
-/// writable); earlier checkpoints are then still there, one of this very step is not.
-void save_checkpoint(const std::filesystem::path& root, const CheckpointState& state, const Weights& weights,
+/// Writes step_<state.step> under `root` (made when missing), then deletes all but the last `keep_last` checkpoints up
+/// to it; 0 keeps all. Every process of optimizer.comm() calls it and returns when the checkpoint is there. Throws
+/// Error naming the file and what the system said (disk full, not writable); earlier checkpoints are then still there,
+/// one of this very step is not.
+void save_checkpoint(const std::filesystem::path& root, const CheckpointState& state, const ParamSet& params,
                      const Optimizer& optimizer, int64_t keep_last);
 
 /// The checkpoint of the highest step; none when `root` has none or does not exist. Throws when `root` cannot be read.
@@ -52,9 +56,9 @@ std::vector<std::filesystem::path> drop_checkpoints_after(const std::filesystem:
 
 /// Everything but the tensors: what a run compares with its own config and data before it resumes.
 CheckpointState read_checkpoint_state(const std::filesystem::path& directory);
-/// Verifies all files, then fills masters, moments, compute and rollout copies and the optimizer's record.
-/// Throws Error naming the damaged file, or the parameter that does not fit the model.
-CheckpointState load_checkpoint(const std::filesystem::path& directory, Exec& exec, Weights& weights,
+/// Verifies all files, then fills masters, moments, compute and rollout copies and the optimizer's record. Throws Error
+/// naming the damaged file, or the parameter that does not fit the model.
+CheckpointState load_checkpoint(const std::filesystem::path& directory, Exec& exec, ParamSet& params,
                                 Optimizer& optimizer);
 
 }  // namespace mantissa

@@ -1,5 +1,5 @@
-// ModelConfig: everything that tells one decoder from another. Llama, Qwen2 and Qwen3 are the same code under
-// different values; loaders (nn/formats/hf.h, nn/formats/gguf.h) fill it from config.json or GGUF metadata.
+// ModelConfig: everything that tells one decoder from another. Llama, Qwen2 and Qwen3 are the same code under different
+// values; loaders (nn/formats/hf.h, nn/formats/gguf.h) fill it from config.json or GGUF metadata.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,6 @@
 #include "nn/decoder.h"
 
+#include "autograd/support.h"
 #include "nn/rope.h"
 
 namespace mantissa {
@@ -8,18 +9,7 @@ namespace {
 /// A weight as the tape sees it: its gradient, if any is wanted, adds into the context's sinks.
 Var param(const ForwardContext& ctx, ParamId id) {
   if (!id.valid()) return {};
-  return ctx.tape->param((*ctx.weights)[id], ctx.grads ? (*ctx.grads)[id] : Tensor());
-}
-
-Var to_dtype(Tape& tape, const Var& x, Dtype dtype) {
-  return x.dtype() == dtype ? x : ops::cast(tape, x, dtype);
-}
-
-Tensor to_dtype(Exec& exec, const Tensor& x, Dtype dtype) {
-  if (x.dtype() == dtype) return x;
-  Tensor y = exec.empty(x.shape(), dtype);
-  MANTISSA_RUN(exec, cast, y, x);
-  return y;
+  return ctx.tape->param(ctx.weights()[id], ctx.grads ? (*ctx.grads)[id] : Tensor());
 }
 
 }  // namespace
@@ -64,7 +54,7 @@ Var Decoder::forward(const ForwardContext& ctx) const {
   Var x;
   {
     Tape::Scope scope(tape, "embedding");
-    x = to_dtype(tape, ops::embedding(tape, param(ctx, params_.embedding), ctx.ids), ctx.residual);
+    x = ops::cast(tape, ops::embedding(tape, param(ctx, params_.embedding), ctx.ids), ctx.residual);
   }
   Stream stream{x, {}, {}};
   for (int i = 0; i < int(params_.layers.size()); ++i) {
@@ -117,29 +107,26 @@ Var Decoder::attention(const ForwardContext& ctx, int index, const Var& projecte
   Var qkv = projected;
   if (config_.qk_norm)
     qkv = ops::qk_norm(tape, qkv, param(ctx, ids.q_norm), param(ctx, ids.k_norm), heads, config_.norm_eps);
-  qkv = ctx.cache
-            ? ops::rope_kv(tape, qkv, rope_table_, ctx.positions, heads, ctx.cache->layers[size_t(index)], ctx.slots)
-            : ops::rope(tape, qkv, rope_table_, ctx.positions, heads);
-  if (ctx.offsets.defined()) return ops::attention(tape, qkv, ctx.offsets, heads, ctx.longest);
-
-  check(ctx.cache && !tape.recording(), "[decoder] the decode form needs a cache and a tape that does not record");
-  Tensor out = tape.exec().empty({qkv.value().size(0), int64_t(heads.query) * heads.size}, qkv.dtype());
-  MANTISSA_RUN(tape.exec(), attention_decode, out, qkv.value(), ctx.cache->layers[size_t(index)], ctx.table,
-               ctx.lengths, heads);
-  return tape.constant("attention_decode", out);
+  const AttentionInputs& in = ctx.attention;
+  if (!in.cache)
+    qkv = ops::rope(tape, qkv, rope_table_, ctx.positions, heads);
+  else
+    qkv = ops::rope_kv(tape, qkv, rope_table_, ctx.positions, heads, in.cache->layers[size_t(index)], in.slots);
+  if (in.table.defined())
+    return ops::attention_decode(tape, qkv, in.cache->layers[size_t(index)], in.table, in.lengths, heads);
+  return ops::attention(tape, qkv, in.offsets, heads, in.longest);
 }
 
 Tensor Decoder::logits(const ForwardContext& ctx, const Tensor& hidden, Dtype dtype) const {
   Exec& exec = ctx.tape->exec();
-  const Tensor& weight = (*ctx.weights)[params_.head];
-  // Widening operands changes no product and no sum: only a narrower or another 16-bit type needs the
-  // operands rounded.
+  const Tensor& weight = ctx.weights()[params_.head];
+  // Widening operands changes no product and no sum: only a narrower or another 16-bit type needs the operands rounded.
   const bool widens = dtype == Dtype::kF32 && hidden.dtype() == weight.dtype();
   const Dtype operands = widens ? weight.dtype() : dtype;
-  const Tensor a = to_dtype(exec, hidden, operands), b = to_dtype(exec, weight, operands);
+  const Tensor a = ops::cast_to(exec, hidden, operands), b = ops::cast_to(exec, weight, operands);
   Tensor out = exec.empty({hidden.size(0), config_.vocab_size}, Dtype::kF32);
   MANTISSA_RUN(exec, matmul, out, a, b, Trans::kNT, false);
-  return exec.match == Match::kPeer ? to_dtype(exec, to_dtype(exec, out, dtype), Dtype::kF32) : out;
+  return exec.match == Match::kPeer ? ops::cast_to(exec, ops::cast_to(exec, out, dtype), Dtype::kF32) : out;
 }
 
 ops::TokenLogprobs Decoder::logprobs(const ForwardContext& ctx, const Var& hidden, const Tensor& targets,

@@ -1,5 +1,5 @@
-// The decoder: the one model definition, used by training, scoring and rollout. Modules hold parameter ids; the forward
-// context names the weights to read, where gradients go and which form attention takes.
+// The decoder: the one model definition, for training, scoring, rollout. It holds parameter ids; the forward context
+// names the set to read, where gradients go and what attention works on.
 //
 //   embedding -> layers x [norm -> qkv -> (qk_norm) -> rope -> attention -> o -> +; norm -> gate_up -> swiglu -> down
 //     -> +] -> norm -> hidden[T,C]; the head (token_logprobs for training and scoring, logits for rollout) is separate.
@@ -18,23 +18,33 @@ struct KvCache {
   std::vector<Tensor> layers;
 };
 
+/// Which keys the query rows attend to. S sequences have their rows back to back; a sequence's last row is its newest
+/// token. `cache` with `slots` stores the rows' keys and values; `table` selects where keys are read:
+///   packed    offsets                         the rows' own (training, scoring)
+///   prefill   offsets, cache, slots           the rows' own, stored for later
+///   decode    cache, slots, table, lengths    the cache's, one row a sequence
+struct AttentionInputs {
+  Tensor offsets;       // [S+1] int32: where sequences begin; undefined: one row each
+  int64_t longest = 0;  // no sequence has more rows; 0: not known
+  KvCache* cache = nullptr;
+  Tensor slots;    // [T] int32 cache slots, see kv_write
+  Tensor table;    // [S,max_pages] int32; undefined: keys are the rows' own
+  Tensor lengths;  // [S] int32: keys of each sequence, those of its rows included
+};
+
 /// What one forward pass works on. T tokens packed back to back.
 struct ForwardContext {
   Tape* tape = nullptr;
-  const ParamBuffer* weights = nullptr;
+  const ParamSet* params = nullptr;
+  bool rollout = false;                // reads the set's rollout copy
   const ParamBuffer* grads = nullptr;  // fp32 sinks; null: no parameter gradients
   Dtype residual = Dtype::kF32;        // type of the residual stream (precision.residual)
 
   Tensor ids;        // [T] int32
   Tensor positions;  // [T] int32
-  // Packed form (training, scoring, prefill): sequence bounds.
-  Tensor offsets;       // [S+1] int32; undefined selects the decode form
-  int64_t longest = 0;  // no sequence is longer; 0: not known
-  // Rollout: cache to write to (both forms) and to read from (decode form).
-  KvCache* cache = nullptr;
-  Tensor slots;    // [T] int32 cache slots, see kv_write
-  Tensor table;    // [B,max_pages] int32, decode form
-  Tensor lengths;  // [B] int32, decode form
+  AttentionInputs attention;
+
+  const ParamBuffer& weights() const { return rollout ? params->for_rollout() : params->compute; }
 };
 
 /// Ids of a decoder's parameters. Fused: qkv rows are [query | key | value], gate_up rows are [gate | up].

@@ -1,13 +1,17 @@
 #include "nn/model.h"
 
 #include <cstdlib>
+#include <mutex>
 
 #include "core/file.h"
+#include "core/parallel.h"
 #include "core/random.h"
+#include "core/registry.h"
 #include "core/safetensors.h"
 #include "nn/formats/gguf.h"
 #include "nn/formats/hf.h"
 #include "nn/formats/hf_config.h"
+#include "nn/sharding.h"
 
 namespace mantissa {
 namespace fs = std::filesystem;
@@ -42,17 +46,23 @@ void check_directory(const fs::path& path) {
 }
 
 /// Registers the parameters and allocates the buffers.
-void allocate(Model& model, Dtype compute, bool fp32_master) {
-  Weights& w = model.weights;
+void allocate(Model& model, Dtype compute, bool fp32_master, Shard shard, Placement placement) {
+  ParamSet& p = model.params;
   Exec exec(*model.backend);
-  model.decoder = std::make_unique<Decoder>(model.config, w.layout, *model.backend);
-  w.compute = ParamBuffer(exec, w.layout, compute);
-  // Weights of fp32 (fp64 in gradient checks) are their own masters.
-  if (fp32_master) w.master = is_16bit(compute) ? ParamBuffer(exec, w.layout, Dtype::kF32) : w.compute;
+  model.decoder = std::make_unique<Decoder>(model.config, p.layout, *model.backend, shard.world_size);
+  p.shard = shard;
+  p.placement = placement;
+  p.compute = ParamBuffer(exec, p.layout, compute);
+  if (!fp32_master) return;
+  Exec host(cpu());
+  p.master = p.masters_itself() ? p.compute
+                                : ParamBuffer(placement == Placement::kHost ? host : exec, p.layout,
+                                              is_16bit(compute) ? Dtype::kF32 : compute, shard);
 }
 
 std::unique_ptr<Model> from_source(const TensorSource& source, ModelConfig config, TokenizerFiles tokenizer,
-                                   Backend& backend, Dtype compute, bool fp32_master) {
+                                   Backend& backend, Dtype compute, bool fp32_master, Shard shard,
+                                   Placement placement) {
   {
     ParamLayout layout;
     const DecoderParams params(config, layout);
@@ -62,32 +72,35 @@ std::unique_ptr<Model> from_source(const TensorSource& source, ModelConfig confi
   model->config = std::move(config);
   model->tokenizer = std::move(tokenizer);
   model->backend = &backend;
-  allocate(*model, compute, fp32_master);
-  const Weights& w = model->weights;
-  fill_from_source(source, model->config, model->decoder->params(), w.compute);
-  if (w.master.defined() && !w.master.flat().same_as(w.compute.flat()))
-    fill_from_source(source, model->config, model->decoder->params(), w.master);
-  check_finite(*model, w.compute, source.where());
+  allocate(*model, compute, fp32_master, shard, placement);
+  const ParamSet& p = model->params;
+  fill_from_source(source, model->config, model->decoder->params(), p.layout, p.compute);
+  if (p.master.defined() && !p.master.flat().same_as(p.compute.flat()))
+    fill_from_source(source, model->config, model->decoder->params(), p.layout, p.master);
+  check_finite(*model, p.compute, source.where());
   return model;
 }
 
 }  // namespace
 
-std::unique_ptr<Model> load_model(const std::string& path, Backend& backend, Dtype compute, bool fp32_master) {
+std::unique_ptr<Model> load_model(const std::string& path, Backend& backend, Dtype compute, bool fp32_master,
+                                  Shard shard, Placement placement) {
   if (path.starts_with(kRandom)) {
     const fs::path file = path.substr(std::string(kRandom).size());
-    auto model = random_model(parse_hf_config(read_file(file), file.string()), backend, compute, fp32_master, 0);
+    auto model = random_model(parse_hf_config(read_file(file), file.string()), backend, compute, fp32_master, 0, shard,
+                              placement);
     model->tokenizer = read_hf_tokenizer(file.parent_path());
     return model;
   }
   const fs::path place = resolve(path);
   if (is_gguf(place)) {
     GgufModel gguf = open_gguf(place.string());
-    return from_source(*gguf.tensors, gguf.config, gguf.tokenizer, backend, compute, fp32_master);
+    return from_source(*gguf.tensors, gguf.config, gguf.tokenizer, backend, compute, fp32_master, shard, placement);
   }
   check_directory(place);
   const ModelConfig config = read_hf_config(place);
-  return from_source(*open_hf_weights(place), config, read_hf_tokenizer(place), backend, compute, fp32_master);
+  return from_source(*open_hf_weights(place), config, read_hf_tokenizer(place), backend, compute, fp32_master, shard,
+                     placement);
 }
 
 void check_finite(const Model& model, const ParamBuffer& weights, const std::string& where) {
@@ -110,45 +123,47 @@ TokenizerFiles load_tokenizer_files(const std::string& path) {
 }
 
 std::unique_ptr<Model> random_model(const ModelConfig& config, Backend& backend, Dtype compute, bool fp32_master,
-                                    uint64_t seed) {
+                                    uint64_t seed, Shard shard, Placement placement) {
   config.validate("model");
   auto model = std::make_unique<Model>();
   model->config = config;
   model->tokenizer.where = "random model";
   model->backend = &backend;
-  allocate(*model, compute, fp32_master);
+  allocate(*model, compute, fp32_master, shard, placement);
 
-  const Weights& w = model->weights;
-  const std::vector<ParamInfo>& infos = w.layout.params();
+  const ParamSet& set = model->params;
+  const std::vector<ParamInfo>& infos = set.layout.params();
   constexpr size_t kPeriod = 1048573;  // large tensors repeat: drawing them would take longer than a bench
   // A stream per parameter, so that values do not depend on the order in which they are made.
-#pragma omp parallel for schedule(dynamic)
-  for (size_t p = 0; p < infos.size(); ++p) {
-    const ParamInfo& info = infos[p];
-    RandomStream random(seed, p);
+  std::mutex copying;
+  parallel_tasks(int64_t(infos.size()), [&](int64_t p) {
+    const ParamInfo& info = infos[size_t(p)];
+    RandomStream random(seed, uint64_t(p));
     std::vector<float> values(size_t(info.shape.numel()));
     const bool norm = info.name.ends_with("norm.weight");
     for (size_t i = 0; i < values.size(); ++i)
       values[i] = norm ? 1.0f : i >= kPeriod ? values[i - kPeriod] : 0.02f * random.normal();
-    for (const ParamBuffer* buffer : {&w.compute, &w.master}) {
+    for (const ParamBuffer* buffer : {&set.compute, &set.master}) {
       if (!buffer->defined()) continue;
-      const Tensor& view = (*buffer)[ParamId{int(p)}];
-      std::vector<std::byte> rounded(view.bytes());
-      convert_floats(values.data(), Dtype::kF32, rounded.data(), view.dtype(), view.numel());
-#pragma omp critical
-      backend.copy_from_host(view.raw(), rounded.data(), rounded.size());
+      Tensor rounded(cpu(), info.shape, buffer->dtype());
+      convert_floats(values.data(), Dtype::kF32, rounded.raw(), rounded.dtype(), rounded.numel());
+      const std::lock_guard lock(copying);
+      buffer->store(set.layout, ParamId{int(p)}, 0, rounded);
     }
-  }
+  });
   return model;
 }
 
-void save_hf(const Model& model, const fs::path& directory, Dtype dtype) {
+void save_hf(const Model& model, const fs::path& directory, Dtype dtype, Comm& comm) {
   check(is_floating(dtype), "[save] weights are stored in a floating type, got ", name_of(dtype));
+  const ParamSet& set = model.params;
+  Exec exec(*model.backend);
+  const ParamBuffer weights = gather_whole(exec, comm, set, set.master.defined() ? set.master : set.compute);
+  if (!comm.main()) return;
   AtomicDirectory target(directory);
   const auto write = [&](const char* name, const std::string& text) {
     if (!text.empty()) write_file(target.partial() / name, text);
   };
-  const ParamBuffer& weights = model.weights.master.defined() ? model.weights.master : model.weights.compute;
   write("config.json", format_hf_config(model.config, dtype));
   write("generation_config.json", format_generation_config(model.config));
   write("tokenizer.json", model.tokenizer.tokenizer_json);

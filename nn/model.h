@@ -1,4 +1,4 @@
-// A loaded model: config, weights, decoder, and the folder or file it came from. Loading goes through load_model, which
+// A loaded model: config, parameters, decoder, and the folder or file it came from. load_model does the loading: it
 // recognises a Hugging Face directory, a .gguf file, "builtin:<name>" (a Hugging Face directory in builtin/ of the
 // source tree or in $MANTISSA_BUILTIN) and "random:CONFIG.json" (random weights; tokenizer files beside it).
 #pragma once
@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <memory>
 
+#include "core/comm.h"
 #include "nn/decoder.h"
 #include "nn/formats/tensor_source.h"
 #include "nn/formats/tokenizer_files.h"
@@ -14,25 +15,28 @@ namespace mantissa {
 
 struct Model {
   ModelConfig config;
-  Weights weights;
+  ParamSet params;
+  ParamSet reference;  // what a run began with (its compute copy alone); compute undefined without a KL term
   std::unique_ptr<Decoder> decoder;
   TokenizerFiles tokenizer;
   Backend* backend = nullptr;
 };
 
-/// Loads `path` with a compute copy in `compute`. `fp32_master` also allocates and fills fp32 masters from the file's
-/// own precision (not from the rounded copy); Adam moments and gradients are allocated by the optimizer. Errors name
-/// the file, the tensor (Hugging Face name), the rule and the value.
-std::unique_ptr<Model> load_model(const std::string& path, Backend& backend, Dtype compute, bool fp32_master);
+/// Loads `path` with a compute copy in `compute`. `fp32_master` also makes fp32 masters, filled from the file's own
+/// precision (not from the rounded copy), of them only what `shard` keeps, where `placement` says; moments and gradients
+/// are allocated by the optimizer. Errors name the file, the tensor (Hugging Face name), the rule and the value.
+std::unique_ptr<Model> load_model(const std::string& path, Backend& backend, Dtype compute, bool fp32_master,
+                                  Shard shard = {}, Placement placement = Placement::kDevice);
 /// Throws where a weight is not finite in the type of `weights`, naming `where` and the tensor. load_model asks it.
 void check_finite(const Model& model, const ParamBuffer& weights, const std::string& where);
 /// The tokenizer files of `path` alone: no weights are opened, config.json may be missing.
 TokenizerFiles load_tokenizer_files(const std::string& path);
 /// Random weights (normal, std 0.02; norms 1) under config.json text: benches and tests ("random:CONFIG.json").
 std::unique_ptr<Model> random_model(const ModelConfig& config, Backend& backend, Dtype compute, bool fp32_master,
-                                    uint64_t seed);
+                                    uint64_t seed, Shard shard = {}, Placement placement = Placement::kDevice);
 /// Writes a Hugging Face directory that transformers loads: config.json, model.safetensors in `dtype` (from the masters
-/// when there are some), tokenizer files. Atomic: written aside, then renamed; `directory` must be new or empty.
-void save_hf(const Model& model, const std::filesystem::path& directory, Dtype dtype);
+/// when there are some), tokenizer files. Atomic: written aside, then renamed; `directory` must be new or empty. All
+/// processes of `comm` call this and the main one writes.
+void save_hf(const Model& model, const std::filesystem::path& directory, Dtype dtype, Comm& comm = single_comm());
 
 }  // namespace mantissa

@@ -5,6 +5,9 @@
 #include <cstddef>
 #include <numbers>
 
+#include "core/registry.h"
+#include "nn/sharding.h"
+
 namespace mantissa {
 
 void OptimConfig::fields(Fields& f) {
@@ -58,38 +61,96 @@ double learning_rate(const OptimConfig& config, int64_t step, int64_t total) {
   return config.lr * (config.min_lr_ratio + rest * 0.5 * (1.0 + std::cos(std::numbers::pi * progress)));
 }
 
-void refresh_copies(Exec& exec, Weights& weights) {
-  for (const ParamBuffer* copy : {&weights.compute, &weights.rollout}) {
-    if (!copy->defined() || copy->flat().same_as(weights.master.flat())) continue;
-    Tensor flat = copy->flat();
-    MANTISSA_RUN(exec, cast, flat, weights.master.flat());
+namespace {
+
+constexpr int64_t kPiece = int64_t(1) << 25;  // elements of a unit on the device at once, when they come from the host
+
+/// A copy of another type than the masters', from them.
+void refresh(Exec& exec, const ParamSet& params, const ParamBuffer& copy, Comm& comm) {
+  if (!copy.defined() || copy.flat().same_as(params.master.flat())) return;
+  for (int unit = 0; unit < params.layout.units(); ++unit) {
+    Tensor part = copy.part(unit, params.shard);
+    MANTISSA_RUN(exec, cast, part, staged(exec, params, params.master.unit(unit)));
   }
+  gather_parts(exec, comm, params, copy);
 }
 
-Optimizer::Optimizer(Exec& exec, Weights& weights, const OptimConfig& optim, const ScalerConfig& scaler,
-                     int64_t total_steps)
-    : exec_(exec), weights_(weights), optim_(optim), scaler_(scaler), total_steps_(total_steps) {
-  if (!weights_.master.defined()) {
-    if (!is_16bit(weights_.compute.dtype())) {
-      weights_.master = weights_.compute;
-    } else {
-      weights_.master = ParamBuffer(exec_, weights_.layout, Dtype::kF32);
-      Tensor flat = weights_.master.flat();
-      MANTISSA_RUN(exec_, cast, flat, weights_.compute.flat());
-    }
-  }
-  for (ParamBuffer* buffer : {&weights_.m, &weights_.v, &weights_.grad})
-    *buffer = ParamBuffer(exec_, weights_.layout, Dtype::kF32);
+}  // namespace
 
-  const ScalerStart start = resolve_scaler(scaler, weights_.compute.dtype());
+void refresh_copies(Exec& exec, const ParamSet& params, Comm& comm) {
+  check(comm.size() == params.shard.world_size, "[params] copies of a set in ", params.shard.world_size,
+        " parts are refreshed by all its processes, not by ", comm.size());
+  refresh(exec, params, params.compute, comm);
+  refresh(exec, params, params.rollout, comm);
+}
+
+Optimizer::Optimizer(Exec& exec, ParamSet& params, const OptimConfig& optim, const ScalerConfig& scaler,
+                     int64_t total_steps, Comm& comm)
+    : exec_(exec), comm_(comm), params_(params), optim_(optim), scaler_(scaler), total_steps_(total_steps) {
+  const Shard shard = params_.shard;
+  check(shard.rank == comm_.rank() && shard.world_size == comm_.size(), "[optimizer] the parameters are part ",
+        shard.rank, " of ", shard.world_size, ", the process is ", comm_.rank(), " of ", comm_.size());
+  Exec host(cpu());
+  Exec& place = params_.placement == Placement::kHost ? host : exec_;
+  if (!params_.master.defined()) make_masters(place);
+  for (ParamBuffer* buffer : {&params_.m, &params_.v}) *buffer = ParamBuffer(place, params_.layout, Dtype::kF32, shard);
+  params_.grad = ParamBuffer(exec_, params_.layout, Dtype::kF32);
+  params_.reduced = shard.whole() ? params_.grad : ParamBuffer(exec_, params_.layout, Dtype::kF32, shard);
+
+  const ScalerStart start = resolve_scaler(scaler, params_.compute.dtype());
   rule_ = start.rule;
   known_.loss_scale = start.scale;
-  state_ = state_tensor(exec_.backend(), known_);
+  const std::shared_ptr<Storage> record = exec_.backend().allocate(sizeof(StepState));
+  state_ = Tensor(record, 0, {int64_t(sizeof(StepState) / sizeof(int32_t))}, Dtype::kI32);
+  sum_squares_ = Tensor(record, offsetof(StepState, sum_squares), {1}, Dtype::kF64);
+  not_finite_ = Tensor(record, offsetof(StepState, not_finite), {1}, Dtype::kI32);
+  write_state(known_);
 }
 
 void Optimizer::zero_grad() {
-  Tensor grad = weights_.grad.flat();
+  Tensor grad = params_.grad.flat();
   MANTISSA_RUN(exec_, fill, grad, 0.0);
+}
+
+void Optimizer::make_masters(Exec& place) {
+  if (params_.masters_itself()) {
+    params_.master = params_.compute;
+    return;
+  }
+  const Dtype compute = params_.compute.dtype();
+  params_.master = ParamBuffer(place, params_.layout, is_16bit(compute) ? Dtype::kF32 : compute, params_.shard);
+  for (int unit = 0; unit < params_.layout.units(); ++unit) {
+    const Tensor& master = params_.master.unit(unit);
+    Tensor values = staged(exec_, params_, master);
+    MANTISSA_RUN(exec_, cast, values, params_.compute.part(unit, params_.shard));
+    put_back(params_, master, values);
+  }
+}
+
+void Optimizer::update(int unit) {
+  const ParamLayout::Extent part = params_.layout.part(unit, params_.shard);
+  const int64_t decayed = part.decay_end - part.begin, size = part.end - part.begin;
+  // What passes through the device in pieces needs room for one of them only.
+  const int64_t piece = params_.placement == Placement::kHost ? kPiece : size;
+  for (int64_t begin = 0; begin < decayed; begin += piece)
+    update(unit, begin, std::min(begin + piece, decayed), optim_.weight_decay);
+  for (int64_t begin = decayed; begin < size; begin += piece) update(unit, begin, std::min(begin + piece, size), 0.0);
+}
+
+void Optimizer::update(int unit, int64_t begin, int64_t end, double weight_decay) {
+  const AdamWRule rule{float(optim_.beta1), float(optim_.beta2), float(optim_.eps), float(weight_decay)};
+  const auto piece = [&](const Tensor& all) { return all.slice(begin, end); };
+  const Tensor kept[] = {piece(params_.master.unit(unit)), piece(params_.m.unit(unit)), piece(params_.v.unit(unit))};
+  Tensor master = staged(exec_, params_, kept[0]), m = staged(exec_, params_, kept[1]),
+         v = staged(exec_, params_, kept[2]), compute = piece(params_.compute.part(unit, params_.shard));
+  MANTISSA_RUN(exec_, adamw, master, m, v, compute, piece(params_.reduced.unit(unit)), state_, rule);
+  if (params_.rollout.defined()) {
+    Tensor rollout = piece(params_.rollout.part(unit, params_.shard));
+    MANTISSA_RUN(exec_, cast, rollout, master);
+  }
+  put_back(params_, kept[0], master);
+  put_back(params_, kept[1], m);
+  put_back(params_, kept[2], v);
 }
 
 StepReport Optimizer::step() {
@@ -98,27 +159,14 @@ StepReport Optimizer::step() {
   exec_.backend().copy_from_host(static_cast<std::byte*>(state_.raw()) + offsetof(StepState, lr), &before.lr,
                                  sizeof(before.lr));
 
-  const Tensor& grad = weights_.grad.flat();
-  MANTISSA_RUN(exec_, grad_stats, state_, grad);
+  reduce_gradients(exec_, comm_, params_);
+  MANTISSA_RUN(exec_, grad_stats, state_, params_.reduced.flat());
+  comm_.all_reduce(exec_, sum_squares_);
+  comm_.all_reduce(exec_, not_finite_);
   MANTISSA_RUN(exec_, step_decide, state_, rule_, optim_.grad_clip);
-
-  AdamWRule rule{float(optim_.beta1), float(optim_.beta2), float(optim_.eps), 0.0f};
-  const auto update = [&](int64_t begin, int64_t end, double weight_decay) {
-    if (begin == end) return;
-    rule.weight_decay = float(weight_decay);
-    Tensor master = weights_.master.flat().slice(begin, end), m = weights_.m.flat().slice(begin, end),
-           v = weights_.v.flat().slice(begin, end), compute = weights_.compute.flat().slice(begin, end);
-    MANTISSA_RUN(exec_, adamw, master, m, v, compute, grad.slice(begin, end), state_, rule);
-  };
-  for (int unit = 0; unit < weights_.layout.units(); ++unit) {
-    const ParamLayout::Extent& extent = weights_.layout.extent(unit);
-    update(extent.begin, extent.decay_end, optim_.weight_decay);
-    update(extent.decay_end, extent.end, 0.0);
-  }
-  if (weights_.rollout.defined()) {
-    Tensor rollout = weights_.rollout.flat();
-    MANTISSA_RUN(exec_, cast, rollout, weights_.master.flat());
-  }
+  for (int unit = 0; unit < params_.layout.units(); ++unit) update(unit);
+  gather_parts(exec_, comm_, params_, params_.compute);
+  if (params_.rollout.defined()) gather_parts(exec_, comm_, params_, params_.rollout);
 
   const StepState after = known_ = read_state();  // the one wait of an update
   StepReport report{after.overflow != 0, after.grad_norm,   before.lr,

@@ -1,16 +1,18 @@
-// AdamW on flat buffers with the loss scaler in the same device record (StepState): unscale, clip, step or
-// skip, in three kernel passes (grad_stats, step_decide, adamw) and no wait for the host between them. The
-// scaler is a small state machine:
+// AdamW on flat buffers with the loss scaler in the same device record (StepState): unscale, clip, step or skip, in 3
+// kernel passes (grad_stats, step_decide, adamw) and no wait for the host between them. The scaler is a small state
+// machine:
 //
 //   overflow  -> scale *= backoff (not below min), good_steps = 0, skips_in_row += 1; nothing else advances
-//   clean     -> good_steps += 1; at growth_interval: scale *= growth (not above max), good_steps = 0;
-//   skips_in_row = 0
+//   clean     -> good_steps += 1, skips_in_row = 0; at growth_interval: scale *= growth (not above max), good_steps = 0
 //
-// The gradients of a step were made with the scale that stood before it: the norm is that of gradient /
-// scale, clipping acts on it, and only then the weights move. On overflow neither Adam's step nor the
-// schedule advances.
+// The gradients of a step were made with the scale that stood before it: the norm is that of gradient / scale, clipping
+// acts on it, and only then the weights move. On overflow neither Adam's step nor the schedule advances.
+//
+// Several processes (ZeRO-1): gradients are summed in fp32, each process gets the sum of its parts, updates its masters
+// and moments, and all gather the compute copy. The statistics are summed too, so all decide alike.
 #pragma once
 
+#include "core/comm.h"
 #include "core/fields.h"
 #include "core/kernels.h"
 #include "nn/params.h"
@@ -44,9 +46,9 @@ struct ScalerStart {
 };
 ScalerStart resolve_scaler(const ScalerConfig& config, Dtype compute);
 
-/// Learning rate of optimizer step `step` (0-based: the number of completed steps) out of `total`. Warm-up:
-/// step s < w has lr (s + 1) / w. After it, with progress p = (step - w) / (total - w) clamped to [0, 1] and
-/// r = min_lr_ratio: constant lr; linear lr (1 - (1 - r) p); cosine lr (r + (1 - r) (1 + cos(pi p)) / 2).
+/// Learning rate of optimizer step `step` (0-based: the number of completed steps) out of `total`. Warm-up: step s < w
+/// has lr (s + 1) / w. After it, with progress p = (step - w) / (total - w) clamped to [0, 1] and r = min_lr_ratio:
+/// constant lr; linear lr (1 - (1 - r) p); cosine lr (r + (1 - r) (1 + cos(pi p)) / 2).
 double learning_rate(const OptimConfig& config, int64_t step, int64_t total);
 
 /// What one step did, read from the device after it (one small copy).
@@ -59,21 +61,24 @@ struct StepReport {
   int64_t skips_in_row = 0;
 };
 
-/// Rounds the masters into the compute and rollout copies, where these are buffers of their own.
-void refresh_copies(Exec& exec, Weights& weights);
+/// Rounds the masters into the compute and rollout copies, where these are buffers of their own. `comm` joins the
+/// processes of a set in parts.
+void refresh_copies(Exec& exec, const ParamSet& params, Comm& comm = single_comm());
 
 class Optimizer {
  public:
-  /// Allocates m, v, grad (and a master when the weights have none) in `weights`. The compute type decides
-  /// mode "auto". fp32 weights are their own master.
-  Optimizer(Exec& exec, Weights& weights, const OptimConfig& optim, const ScalerConfig& scaler, int64_t total_steps);
+  /// Makes m, v and gradients (and masters when there are none) in `params`. The compute type decides mode "auto". On
+  /// one process fp32 weights are their own masters. `comm` joins the processes that params.shard counts.
+  Optimizer(Exec& exec, ParamSet& params, const OptimConfig& optim, const ScalerConfig& scaler, int64_t total_steps,
+            Comm& comm = single_comm());
+
+  Comm& comm() const { return comm_; }
 
   /// The StepState record in device memory: pass it to token_logprobs so that the gradient is scaled.
   const Tensor& state() const { return state_; }
   /// Sets all gradients to zero.
   void zero_grad();
-  /// Unscale, clip, step or skip; refreshes compute and rollout copies. Throws when max_skips_in_row is
-  /// exceeded.
+  /// Sums gradients over processes, then unscale, clip, step or skip. Throws when max_skips_in_row is exceeded.
   StepReport step();
   /// Host copy of the record, and back (checkpoints).
   StepState read_state() const;
@@ -82,14 +87,20 @@ class Optimizer {
  private:
   [[noreturn]] void fail_overflow(const StepReport& report, const StepState& state) const;
 
+  void make_masters(Exec& place);
+  /// AdamW, and the rounded copies, on this process's part of a unit; on elements [begin, end) of it.
+  void update(int unit);
+  void update(int unit, int64_t begin, int64_t end, double weight_decay);
+
   Exec& exec_;
-  Weights& weights_;
+  Comm& comm_;
+  ParamSet& params_;
   OptimConfig optim_;
   ScalerConfig scaler_;
   ScalerRule rule_;
   int64_t total_steps_;
-  Tensor state_;
-  StepState known_;  // what state_ holds between steps: a step starts without reading it back
+  Tensor state_, sum_squares_, not_finite_;  // the record, and two of its fields
+  StepState known_;                          // what state_ holds between steps: a step starts without reading it back
 };
 
 }  // namespace mantissa

@@ -1,5 +1,7 @@
 #include "nn/params.h"
 
+#include <algorithm>
+
 #include "core/kernels.h"
 
 namespace mantissa {
@@ -47,10 +49,50 @@ ParamId ParamLayout::find(const std::string& name) const {
   fail("[params] there is no parameter \"", name, "\"");
 }
 
-ParamBuffer::ParamBuffer(Exec& exec, const ParamLayout& layout, Dtype dtype)
-    : flat_(exec.zeros({layout.numel()}, dtype)) {
+ParamLayout::Extent ParamLayout::part(int unit, Shard shard) const {
+  const Extent& all = extent(unit);
+  const int64_t size = (all.end - all.begin) / shard.world_size, begin = all.begin + shard.rank * size;
+  return {begin, std::clamp(all.decay_end, begin, begin + size), begin + size};
+}
+
+ParamBuffer::ParamBuffer(Exec& exec, const ParamLayout& layout, Dtype dtype, Shard shard)
+    : shard_(shard), flat_(exec.zeros({layout.numel() / shard.world_size}, dtype)) {
+  for (int unit = 0; unit < layout.units(); ++unit) {
+    const ParamLayout::Extent& extent = layout.extent(unit);
+    units_.push_back(flat_.slice(extent.begin / shard.world_size, extent.end / shard.world_size));
+  }
+  if (!shard.whole()) return;
   for (const ParamInfo& p : layout.params())
     views_.push_back(flat_.slice(p.offset, p.offset + p.shape.numel()).view(p.shape));
+}
+
+const Tensor& ParamBuffer::operator[](ParamId id) const {
+  check(shard_.whole(), "[params] a buffer of parts has no whole parameters");
+  return views_[size_t(id.index)];
+}
+
+Tensor ParamBuffer::part(int index, Shard shard) const {
+  const int64_t size = unit(index).numel() / shard.world_size;
+  return unit(index).slice(shard.rank * size, (shard.rank + 1) * size);
+}
+
+bool ParamBuffer::holds(const ParamLayout& layout, ParamId id, int64_t begin, int64_t end) const {
+  const ParamInfo& info = layout[id];
+  const ParamLayout::Extent part = layout.part(info.unit, shard_);
+  return info.element(begin) < part.end && part.begin < info.element(end);
+}
+
+void ParamBuffer::store(const ParamLayout& layout, ParamId id, int64_t row, const Tensor& values) const {
+  const ParamInfo& info = layout[id];
+  check(values.dtype() == dtype(), "[params] ", info.name, " is kept as ", name_of(dtype()), ", got ",
+        name_of(values.dtype()));
+  const ParamLayout::Extent part = layout.part(info.unit, shard_);
+  const int64_t first = info.element(row);
+  const int64_t begin = std::max(first, part.begin), end = std::min(first + values.numel(), part.end);
+  if (begin >= end) return;
+  const Tensor from = values.view({values.numel()}).slice(begin - first, end - first);
+  const Tensor to = unit(info.unit).slice(begin - part.begin, end - part.begin);
+  to.backend().copy_from_host(to.raw(), from.raw(), from.bytes());
 }
 
 }  // namespace mantissa

@@ -1,13 +1,15 @@
 // Parameters: one flat buffer per purpose (compute copy, fp32 master, Adam m and v, fp32 gradient), views into it per
-// parameter. Flat, so that the optimizer, the global norm, checkpoints and collectives are one pass each.
+// parameter. Flat, so that the optimizer, the global norm and collectives are one pass each.
 //
-// Layout. Parameters are grouped in units (embedding, one per layer, head): the grain of sharding and prefetching.
-// Each parameter starts on a 256-byte boundary of the 16-bit copy (kAlign elements); each unit holds its decayed
-// parameters first, then the others (norms, biases), and is padded to a multiple of kAlign * world size. The padding
-// is zero in every buffer and stays zero. The same element offsets hold in every buffer whatever its type.
+// Layout. Parameters are grouped in units (embedding, one per layer, head): the grain of sharding. A parameter starts
+// on a 256-byte boundary of the 16-bit copy (kAlign elements); each unit holds its decayed parameters first, then the
+// others (norms, biases), and is padded to a multiple of kAlign times the number of processes. The padding is zero in
+// every buffer and stays zero. The same element offsets hold in every buffer whatever its type.
+//
+// Several processes. A unit is cut into as many equal parts as there are processes, and each keeps the masters and
+// moments of its own parts only (Shard). A buffer of parts has the parts of the units back to back.
 #pragma once
 
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,7 +28,20 @@ struct ParamInfo {
   int unit = 0;
   bool decay = false;  // weight decay applies (matrices), or not (norms, biases)
   int64_t offset = 0;  // elements from the start of the flat buffer
+
+  /// Where a row begins, counted like offset.
+  int64_t element(int64_t row) const { return offset + row * (shape.numel() / shape[0]); }
 };
+
+/// Which part of every unit this process keeps: number `rank` of `world_size` equal ones.
+struct Shard {
+  int rank = 0;
+  int world_size = 1;
+  bool whole() const { return world_size == 1; }
+};
+
+/// Where masters and moments lie: beside the weights, or in host memory, whence a step sends them through the device.
+enum class Placement : uint8_t { kDevice, kHost };
 
 /// Names, shapes and offsets of all parameters of a model. Built once (add, then finish), read-only afterwards.
 class ParamLayout {
@@ -49,6 +64,8 @@ class ParamLayout {
     int64_t begin, decay_end, end;
   };
   const Extent& extent(int unit) const { return extents_[size_t(unit)]; }
+  /// What of a unit a process keeps; decay_end lies within.
+  Extent part(int unit, Shard shard) const;
 
  private:
   std::vector<std::string> unit_names_;
@@ -57,33 +74,50 @@ class ParamLayout {
   int64_t numel_ = 0;
 };
 
-/// One flat buffer with its views: a copy of the weights in some type, or a gradient, or an Adam moment.
+/// One flat buffer: a copy of the weights in some type, or a gradient, or an Adam moment; all of it, with a view per
+/// parameter, or a process's parts.
 class ParamBuffer {
  public:
   ParamBuffer() = default;
   /// Zero-filled.
-  ParamBuffer(Exec& exec, const ParamLayout& layout, Dtype dtype);
+  ParamBuffer(Exec& exec, const ParamLayout& layout, Dtype dtype, Shard shard = {});
 
   bool defined() const { return flat_.defined(); }
   Dtype dtype() const { return flat_.dtype(); }
   const Tensor& flat() const { return flat_; }
-  const Tensor& operator[](ParamId id) const { return views_[size_t(id.index)]; }
+  /// The elements of one unit that this buffer has.
+  const Tensor& unit(int unit) const { return units_[size_t(unit)]; }
+  /// Those of a whole buffer that belong to one process's part.
+  Tensor part(int unit, Shard shard) const;
+  /// Of a whole buffer.
+  const Tensor& operator[](ParamId id) const;
+  /// True where this buffer has some element of a parameter's rows [begin, end).
+  bool holds(const ParamLayout& layout, ParamId id, int64_t begin, int64_t end) const;
+  /// Takes what this buffer has of a parameter's rows, `row` and following, from `values`: host memory, the same type.
+  void store(const ParamLayout& layout, ParamId id, int64_t row, const Tensor& values) const;
 
  private:
+  Shard shard_;
   Tensor flat_;
-  std::vector<Tensor> views_;
+  std::vector<Tensor> units_, views_;
 };
 
-/// The weights of one model: layout plus the buffers that exist. Rollout and training read `compute`; a separate
-/// `rollout` copy exists only when their types differ. `master` may be the same buffer as `compute` (fp32 training).
-/// A model that is only read has `compute` alone.
-struct Weights {
+/// The parameters of one model as far as they exist here: layout, copies to compute with, and, of what is trained, the
+/// optimizer's state. Training reads `compute`, rollout a `rollout` copy of another type where there is one. master may
+/// be the same buffer as `compute` (fp32 training on one process, placed on the device). A model that is
+/// only read has `compute` alone.
+struct ParamSet {
   ParamLayout layout;
+  Shard shard;
+  Placement placement = Placement::kDevice;  // of master, m and v
   ParamBuffer compute;
-  ParamBuffer rollout;             // undefined: rollout reads compute
-  ParamBuffer reference;           // what a run began with, in the compute type; undefined without a KL term
-  ParamBuffer master, m, v, grad;  // undefined when not training
+  ParamBuffer rollout;       // undefined: rollout reads compute
+  ParamBuffer master, m, v;  // this process's parts; undefined when not training
+  ParamBuffer grad;          // fp32 sums of this process's micro-batches; undefined when not training
+  ParamBuffer reduced;       // this process's parts of their sum over processes: grad itself on one process
 
+  /// True where fp32 (fp64) weights can be their own masters.
+  bool masters_itself() const { return !is_16bit(compute.dtype()) && shard.whole() && placement == Placement::kDevice; }
   const ParamBuffer& for_rollout() const { return rollout.defined() ? rollout : compute; }
 };
 

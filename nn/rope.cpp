@@ -3,6 +3,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "core/parallel.h"
+
 namespace mantissa {
 
 std::vector<double> rope_frequencies(const RopeConfig& rope, int head_size) {
@@ -28,15 +30,15 @@ Tensor rope_table(const ModelConfig& config, Backend& backend) {
   const std::vector<double> frequencies = rope_frequencies(config.rope, config.heads.size);
   const int64_t half = int64_t(frequencies.size());
   std::vector<float> values(size_t(config.max_positions * half * 2));
-#pragma omp parallel for schedule(static)
-  for (int64_t p = 0; p < config.max_positions; ++p) {
-    float* row = values.data() + p * half * 2;
-    for (int64_t i = 0; i < half; ++i) {
-      const double angle = double(p) * frequencies[size_t(i)];
-      row[2 * i] = float(std::cos(angle));
-      row[2 * i + 1] = float(std::sin(angle));
-    }
-  }
+  parallel_for(config.max_positions, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p)
+      for (int64_t i = 0; i < half; ++i) {
+        const double angle = double(p) * frequencies[size_t(i)];
+        float* pair = values.data() + (p * half + i) * 2;
+        pair[0] = float(std::cos(angle));
+        pair[1] = float(std::sin(angle));
+      }
+  });
   return tensor_from<float>(backend, values, {config.max_positions, half, 2});
 }
 

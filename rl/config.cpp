@@ -30,6 +30,8 @@ void ModelSection::fields(Fields& f) {
 
 void DistributedConfig::fields(Fields& f) {
   f.field("gpus", gpus, not_decisive("processes that share the run, one a GPU of this machine; auto: all its GPUs"));
+  f.choice("offload", offload, {"none", "optimizer"},
+           not_decisive("optimizer: masters and moments lie in host memory and pass through the device in each step"));
 }
 
 std::vector<std::string> missing_features(const RunConfig& config) {

@@ -35,6 +35,8 @@ struct ModelSection {
 
 struct DistributedConfig {
   std::string gpus = "1";  // processes started on this machine, one a GPU; or auto
+  std::string offload = "none";
+  Placement placement() const { return offload == "optimizer" ? Placement::kHost : Placement::kDevice; }
   void fields(Fields& f);
 };
 

@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "core/hash.h"
+#include "core/registry.h"
 #include "rl/evaluate.h"
 #include "rl/logging/log.h"
 #include "rl/text/model_tokenizer.h"
@@ -62,13 +63,14 @@ void Run::enter(const char* phase) {
 }
 
 void Run::open_model() {
-  model = load_model(config.model.path, exec.backend(), config.precision.train_dtype(), true);
+  model = load_model(config.model.path, exec.backend(), config.precision.train_dtype(), true,
+                     {comm.rank(), comm.size()}, config.distributed.placement());
   tokenizer = open_tokenizer(*model);
   stop_ids = mantissa::stop_ids(model->config, *tokenizer);
   check(!stop_ids.empty(), config.model.path, ": neither config.json nor the tokenizer names an end-of-sequence id");
   const std::string& poisoned = config.train.inject_overflow_parameter;
   check(config.train.inject_overflow_step <= 0 ||
-            std::ranges::count(model->weights.layout.params(), poisoned, &ParamInfo::name) > 0,
+            std::ranges::count(model->params.layout.params(), poisoned, &ParamInfo::name) > 0,
         "train.inject_overflow_parameter: the model has no parameter \"", poisoned, "\"");
 }
 
@@ -125,11 +127,11 @@ void Run::open_training() {
   const Dtype train_dtype = config.precision.train_dtype(), rollout_dtype = config.precision.rollout_dtype();
   const int64_t sequences = config.train.prompts_per_step * (sft() ? 1 : config.rollout.n);
   const int64_t updates = sequences / config.train.mini_batch_size * config.train.epochs;
-  optimizer.emplace(exec, model->weights, config.optim, config.scaler, config.train.steps * updates);
+  optimizer.emplace(exec, model->params, config.optim, config.scaler, config.train.steps * updates, comm);
   if (!sft() && rollout_dtype != train_dtype)
-    model->weights.rollout = ParamBuffer(exec, model->weights.layout, rollout_dtype);
-  refresh_copies(exec, model->weights);
-  if (model->weights.rollout.defined()) check_finite(*model, model->weights.rollout, config.model.path);
+    model->params.rollout = ParamBuffer(exec, model->params.layout, rollout_dtype);
+  refresh_copies(exec, model->params, comm);
+  if (model->params.rollout.defined()) check_finite(*model, model->params.rollout, config.model.path);
   if (!sft() && config.algorithm.kl_coef > 0) keep_reference();
   trainer.emplace(exec, comm, *model, *optimizer,
                   TrainerOptions{.logprobs = {.temperature = sft() ? 1.0 : config.rollout.sampling.temperature,
@@ -143,18 +145,27 @@ void Run::open_training() {
 
 /// The weights a run begins with. A resumed run reads them again, and must find the same.
 void Run::keep_reference() {
-  Weights& w = model->weights;
-  w.reference = ParamBuffer(exec, w.layout, w.compute.dtype());
-  exec.backend().copy(w.reference.flat().raw(), w.compute.flat().raw(), w.compute.flat().bytes());
-  std::vector<std::byte> bytes(w.reference.flat().bytes());
-  exec.backend().copy_to_host(bytes.data(), w.reference.flat().raw(), bytes.size());
+  ParamSet& reference = model->reference;
+  reference.layout = model->params.layout;
+  const Tensor& now = model->params.compute.flat();
+  reference.compute = ParamBuffer(exec, reference.layout, now.dtype());
+  exec.backend().copy(reference.compute.flat().raw(), now.raw(), now.bytes());
+
+  ParamLayout one;  // of one process: the hash does not depend on how many there are
+  const DecoderParams ids(model->config, one);
+  std::vector<std::byte> bytes(size_t(one.numel()) * size_of(now.dtype()));
+  for (size_t i = 0; i < one.params().size(); ++i) {
+    const Tensor& values = reference.compute[ParamId{int(i)}];
+    exec.backend().copy_to_host(bytes.data() + size_t(one.params()[i].offset) * size_of(now.dtype()), values.raw(),
+                                values.bytes());
+  }
   reference_hash_ = hash64(bytes);
 }
 
 std::string Run::about() const {
   std::string text =
       str(" on ", exec.backend().description(), "\n# model: ", config.model.path, ", ", model->config.architecture,
-          ", ", model->weights.layout.numel(), " parameters\n# data: ", prompts.size(), " problems");
+          ", ", model->params.layout.numel(), " parameters\n# data: ", prompts.size(), " problems");
   for (const EvalSet& set : eval_sets) text += str("; evaluation on ", set.name, ", ", set.prompts.size());
   return text;
 }
@@ -167,7 +178,7 @@ CheckpointState Run::load(const fs::path& checkpoint) {
   const auto reference = state.texts.find("reference_hash");
   check(reference == state.texts.end() || reference->second == std::to_string(reference_hash_), checkpoint.string(),
         ": its reference model was another than model.path ", config.model.path, " holds now");
-  load_checkpoint(checkpoint, exec, model->weights, *optimizer);
+  load_checkpoint(checkpoint, exec, model->params, *optimizer);
   step = state.step;
   policy_version = counter_of(state, "policy_version", checkpoint);
   cursor->seek(counter_of(state, "data_position", checkpoint));
@@ -200,9 +211,12 @@ void Run::save() {
   if (saved_step == step) return;
   enter("checkpoint");
   saved_step = step;
-  if (!directory) return;
   CheckpointState state;
   state.step = step;
+  if (!directory) {  // its parts are written by the rank that has one
+    save_checkpoint({}, state, model->params, *optimizer, 0);
+    return;
+  }
   state.config = format_run_config(config);
   state.counters = {{"policy_version", policy_version},
                     {"data_position", cursor->position()},
@@ -212,7 +226,7 @@ void Run::save() {
   if (std::string choices = exec.backend().measured_choices(); !choices.empty())
     state.texts["measured_choices"] = std::move(choices);
   if (reference_hash_) state.texts["reference_hash"] = std::to_string(reference_hash_);
-  save_checkpoint(directory->checkpoints(), state, model->weights, *optimizer, config.checkpoint.keep);
+  save_checkpoint(directory->checkpoints(), state, model->params, *optimizer, config.checkpoint.keep);
 }
 
 void Run::log_step(const Metrics& metrics) {
@@ -226,11 +240,12 @@ void Run::log_sample(const std::string& json_line) {
 }
 
 void Run::export_model() const {
-  if (!directory || !config.checkpoint.export_model) return;
+  if (!config.checkpoint.export_model) return;
+  const fs::path to = directory ? directory->model() : fs::path();
   std::error_code ignored;
-  fs::remove_all(directory->model(), ignored);
-  save_hf(*model, directory->model(), config.precision.train_dtype());
-  log_info("model written to " + directory->model().string());
+  if (directory) fs::remove_all(to, ignored);
+  save_hf(*model, to, config.precision.train_dtype(), comm);
+  if (directory) log_info("model written to " + to.string());
 }
 
 }  // namespace mantissa

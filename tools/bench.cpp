@@ -12,6 +12,7 @@
 #include <optional>
 
 #include "core/random.h"
+#include "core/registry.h"
 #include "tools/bench_comm.h"
 #include "tools/json_lines.h"
 #include "tools/launch.h"
@@ -23,7 +24,7 @@ Bench::Bench(const BenchFlags& flags, Comm& comm)
     : flags_(flags), comm_(comm), exec_(find_backend(flags.model.device)), dtype_(flags.model.dtype()) {
   exec_.deterministic = flags.deterministic;
   exec_.match = match();
-  if (!flags.model.model.empty()) model_ = flags.model.load();
+  if (!flags.model.model.empty()) model_ = flags.model.load({comm.rank(), comm.size()});
 }
 
 void Bench::comm() {

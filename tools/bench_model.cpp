@@ -33,8 +33,8 @@ void Bench::time_training(bool update) {
   const LogprobOptions options{.lm_head = dtype_, .residual = dtype_};
   std::optional<Optimizer> optimizer;
   const bool states = flags_.states || update;
-  if (states) optimizer.emplace(exec_, model().weights, OptimConfig(), ScalerConfig(), 1000000);
-  const ParamBuffer grads = states ? model().weights.grad : ParamBuffer(exec_, model().weights.layout, Dtype::kF32);
+  if (states) optimizer.emplace(exec_, model().params, OptimConfig(), ScalerConfig(), 1000000, comm_);
+  const ParamBuffer grads = states ? model().params.grad : ParamBuffer(exec_, model().params.layout, Dtype::kF32);
   const auto body = [&] {
     if (update) optimizer->zero_grad();
     {
@@ -43,11 +43,10 @@ void Bench::time_training(bool update) {
       tape.backward(ops::affine(tape, ops::sum(tape, logprobs), -1.0 / double(s * l * comm_.size())));
     }
     if (!update) return;
-    comm_.all_reduce(exec_, grads.flat());
     optimizer->step();
   };
   double weights = c.tied_head ? double(c.vocab_size * c.width) : 0.0;  // elements of matrices that are multiplied by
-  for (const ParamInfo& p : model().weights.layout.params())
+  for (const ParamInfo& p : model().params.layout.params())
     if (p.decay && p.name != "embedding.weight") weights += double(p.shape.numel());
   const double attention =
       double(c.layers) * 2 * double(l) * double(c.heads.query) * c.heads.size;  // 2 causal products
@@ -60,7 +59,7 @@ void Bench::time_training(bool update) {
 
 double Bench::weight_bytes() {
   double elements = 0;
-  for (const ParamInfo& p : model().weights.layout.params())
+  for (const ParamInfo& p : model().params.layout.params())
     if (p.name != "embedding.weight" || model().config.tied_head) elements += double(p.shape.numel());
   return elements * double(size_of(dtype_));
 }
@@ -129,7 +128,7 @@ void Bench::rollout() {
         "--length and --steps must fit the model's max_position_embeddings ", c.max_positions, ": got ", flags_.length,
         " and ", flags_.steps);
   copy_ceiling();
-  const Optimizer optimizer(exec_, model().weights, OptimConfig(), ScalerConfig(), 1000000);
+  const Optimizer optimizer(exec_, model().params, OptimConfig(), ScalerConfig(), 1000000, comm_);
   const std::vector<Prompt> prompts = random_prompts(flags_.sequences, flags_.length, 3);
   const std::vector<Request> requests = requests_for(prompts, flags_.n);
   RolloutConfig config;

@@ -19,10 +19,10 @@ void ModelFlags::fields(Arguments& args) {
   args.choice("precision", precision, {"fp16", "bf16", "fp32"}, "type of weights and activations");
 }
 
-std::unique_ptr<Model> ModelFlags::load() const {
+std::unique_ptr<Model> ModelFlags::load(Shard shard) const {
   Backend& where = backend();
-  std::unique_ptr<Model> loaded = load_model(model, where, dtype(), false);
-  log_info(str(model, ": ", loaded->config.architecture, ", ", loaded->weights.layout.numel() / 1000000.0,
+  std::unique_ptr<Model> loaded = load_model(model, where, dtype(), false, shard);
+  log_info(str(model, ": ", loaded->config.architecture, ", ", loaded->params.layout.numel() / 1000000.0,
                " million parameters in ", precision, " on ", where.description()));
   return loaded;
 }

@@ -20,8 +20,8 @@ struct ModelFlags {
   Dtype dtype() const { return parse_precision(precision); }
   /// An engine that computes in that precision throughout.
   EnginePrecision engine(const RolloutConfig& rollout) const;
-  /// Weights in that precision; says so on stderr.
-  std::unique_ptr<Model> load() const;
+  /// Weights in that precision; says so on stderr. `shard`: for an optimizer of several processes.
+  std::unique_ptr<Model> load(Shard shard = {}) const;
 };
 
 /// The options of a generation by `engine`: sampling and length of `rollout`, `stop`, seed. Says on stderr twice a

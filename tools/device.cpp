@@ -3,6 +3,7 @@
 #include <charconv>
 #include <cstdlib>
 
+#include "core/registry.h"
 #ifdef MANTISSA_WITH_CUDA
 #include "cuda/backend.h"
 #endif

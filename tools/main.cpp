@@ -11,6 +11,8 @@
 #include <string_view>
 
 #include "core/error.h"
+#include "core/notice.h"
+#include "rl/logging/log.h"
 #include "tools/programs.h"
 
 namespace mantissa {
@@ -49,6 +51,7 @@ const Program* find_program(std::string_view name) {
 }
 
 int run(int argc, char** argv) {
+  set_notice_sink(log_warning);
   const std::string called = argc > 0 ? std::filesystem::path(argv[0]).filename().string() : "mantissa";
   const Program* program = find_program(called);
   if (!program) {

@@ -68,8 +68,8 @@ std::unique_ptr<Model> load(const std::string& path, Exec& exec, const Precision
   const Dtype train = precision.train_dtype(), rollout = precision.rollout_dtype();
   auto model = load_model(path, exec.backend(), train, train != rollout);
   if (train != rollout) {
-    model->weights.rollout = ParamBuffer(exec, model->weights.layout, rollout);
-    refresh_copies(exec, model->weights);
+    model->params.rollout = ParamBuffer(exec, model->params.layout, rollout);
+    refresh_copies(exec, model->params);
   }
   return model;
 }

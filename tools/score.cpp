@@ -95,9 +95,9 @@ class Scorer {
 
   /// d(mean NLL over all scored tokens) / d(parameter), fp32.
   ParamBuffer gradients() {
-    const bool scaled = is_16bit(model_.weights.compute.dtype());
+    const bool scaled = is_16bit(model_.params.compute.dtype());
     for (double scale = scaled ? kFirstScale : 1.0; scale >= kLastScale; scale /= 2) {
-      ParamBuffer grads(exec_, model_.weights.layout, Dtype::kF32);
+      ParamBuffer grads(exec_, model_.params.layout, Dtype::kF32);
       accumulate(grads, scale, {});
       Tensor flat = grads.flat();
       Tensor index = exec_.empty({1}, Dtype::kI32);
@@ -110,7 +110,7 @@ class Scorer {
       if (!scaled) break;
     }
     NonFiniteReport report;
-    ParamBuffer grads(exec_, model_.weights.layout, Dtype::kF32);
+    ParamBuffer grads(exec_, model_.params.layout, Dtype::kF32);
     accumulate(grads, 1.0, find_first_nonfinite(exec_, report));
     fail("the gradient is not finite at any loss scale: ", report.text());
   }

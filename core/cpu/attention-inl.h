@@ -1,11 +1,10 @@
-// The arithmetic of attention on one tile of keys, shared by the packed forward, the paged decode and the
-// backward. A row is one query head at one position. Every row sees the same operations in the same order
-// whatever form calls: a score is one FMA chain over ascending d, P.V one FMA chain over ascending keys that
-// continues from tile to tile, sums over a tile use fixed partial sums and a fixed tree. This is what makes
-// decode equal training bit for bit.
+// The arithmetic of attention on one tile of keys, shared by the packed forward, the paged decode and the backward. A
+// row is one query head at one position. Every row sees the same operations in the same order whatever form calls: a
+// score is one FMA chain over ascending d, P.V one FMA chain over ascending keys that continues from tile to tile, sums
+// over a tile use fixed partial sums and a fixed tree. This is what makes decode equal training bit for bit.
 //
-// C is the compute type: float in Vecs, double (gradient checks) in plain loops. Work rows are `width` =
-// padded(D) elements, zero beyond D. Included once per target: see core/cpu/simd-inl.h.
+// C is the compute type: float in Vecs, double (gradient checks) in plain loops. Work rows are `width` = padded(D)
+// elements, zero beyond D. Included once per target: see core/cpu/simd-inl.h.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -75,8 +74,8 @@ HWY_INLINE void prefetch_row(const T* in, int64_t size) {
   for (int64_t d = 0; d < size; d += int64_t(64 / sizeof(T))) __builtin_prefetch(in + d);
 }
 
-/// out[rows, width] = widened in[rows, size] (row stride in elements), zero beyond size. next, unless null,
-/// is where the same rows of the following tile are.
+/// out[rows, width] = widened in[rows, size] (row stride in elements), zero beyond size. next, unless null, is where
+/// the same rows of the following tile are.
 template <class C, class T>
 void load_rows(C* out, int64_t width, const T* in, int64_t stride, int64_t rows, int64_t size,
                const T* next = nullptr) {
@@ -163,8 +162,8 @@ void multiply_add_rows(float* c, int64_t ldc, const float* a, int64_t a_row, int
   for (; j < n; j += kLanes) multiply_add_block<M, 1>(c + j, ldc, a, a_row, a_step, b + j, ldb, k);
 }
 
-/// c[m,n] += a[m,k] . b[k,n], each output one FMA chain over ascending k. a is read at i * a_row + l *
-/// a_step, so a transposed operand needs no copy; n is a multiple of kLanes.
+/// c[m,n] += a[m,k] . b[k,n], each output one FMA chain over ascending k. a is read at i * a_row + l * a_step, so a
+/// transposed operand needs no copy; n is a multiple of kLanes.
 template <class C>
 void multiply_add(C* c, int64_t ldc, const C* a, int64_t a_row, int64_t a_step, const C* b, int64_t ldb, int64_t m,
                   int64_t n, int64_t k) {
@@ -180,8 +179,7 @@ void multiply_add(C* c, int64_t ldc, const C* a, int64_t a_row, int64_t a_step, 
   }
 }
 
-/// Keys of a tile that row r may see: growing by `step` a row (1 where rows are positions, 0 where they are
-/// heads).
+/// Keys of a tile that row r may see: growing by `step` a row (1 where rows are positions, 0 where they are heads).
 struct Limits {
   int64_t first;
   int64_t step;
@@ -219,8 +217,8 @@ C max_of(const C* row, int64_t n) {
     return *std::max_element(row, row + n);
 }
 
-/// Running softmax of some rows: o[rows, width] is the unnormalised output, high the maximum so far, total
-/// the sum of exp(score - high).
+/// Running softmax of some rows: o[rows, width] is the unnormalised output, high the maximum so far, total the sum of
+/// exp(score - high).
 template <class C>
 struct Running {
   C* o;
@@ -234,8 +232,7 @@ struct Running {
 };
 
 /// Takes one tile of keys into the running softmax. p[rows, kAttentionTile] is work space. With round_p the
-/// probabilities are rounded to T before they weigh the values (Match::kPeer); the sum keeps them
-/// unrounded.
+/// probabilities are rounded to T before they weigh the values (Match::kPeer); the sum keeps them unrounded.
 template <class T, class C>
 void attend_tile(Running<C> state, C* p, const C* q, const C* keys_transposed, const C* values, int64_t rows,
                  Limits limits, const Geometry<C>& g, bool round_p) {
@@ -255,8 +252,7 @@ void attend_tile(Running<C> state, C* p, const C* q, const C* keys_transposed, c
       }
     }
   }
-  // Some rows at once over the keys that all of them see, then each over the rest of its own: the same
-  // chains.
+  // Some rows at once over the keys that all of them see, then each over the rest of its own: the same chains.
   for (int64_t r = 0; r < rows; r += kRows) {
     const int64_t together = std::min<int64_t>(kRows, rows - r), common = limits.of(r);
     multiply_add(state.o + r * g.width, g.width, p + r * kAttentionTile, kAttentionTile, 1, values, g.width, together,

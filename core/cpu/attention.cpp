@@ -1,7 +1,6 @@
-// Attention on the CPU: rotary embedding, packed causal forward, paged KV cache and decode. The arithmetic of
-// a row is in attention-inl.h, once; here is only who visits which tiles. Work is split over (query tile or
-// decode row, kv head), so the query heads of a group share each loaded tile and no result depends on the
-// number of threads.
+// Attention on the CPU: rotary embedding, packed causal forward, paged KV cache and decode. The arithmetic of a row is
+// in attention-inl.h, once; here is only who visits which tiles. Work is split over (query tile or decode row, kv
+// head), so the query heads of a group share each loaded tile and no result depends on the number of threads.
 //
 // Shapes: qkv[T,(H+2G)D], out[T,HD], lse[T,H], pages[2,P,kAttentionTile,GD], table[B,max_pages].
 #define HWY_TARGET_INCLUDE "core/cpu/attention.cpp"
@@ -9,8 +8,8 @@
 
 #include <omp.h>
 
-#include "core/cpu/cpu.h"
-#include "core/cpu/parallel.h"
+#include "core/cpu/kernels.h"
+#include "core/parallel.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace mantissa::cpu_kernels {

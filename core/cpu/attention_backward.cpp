@@ -1,6 +1,5 @@
-// Gradient of packed causal attention. Per (sequence, kv head), tiles of keys ascending, then tiles of
-// queries, then the query heads of the group: one fixed order, so the result is the same for any number of
-// threads.
+// Gradient of packed causal attention. Per (sequence, kv head), tiles of keys ascending, then tiles of queries, then
+// the query heads of the group: one fixed order, so the result is the same for any number of threads.
 //   P = exp(scale q.k - lse)   delta = rowsum(dO * O)   dS = scale * P * (dO.v - delta)
 //   dv += P^T dO   dk += dS^T q   dq += dS k     (fp32, rounded once)
 #define HWY_TARGET_INCLUDE "core/cpu/attention_backward.cpp"
@@ -10,8 +9,8 @@
 
 #include <numeric>
 
-#include "core/cpu/cpu.h"
-#include "core/cpu/parallel.h"
+#include "core/cpu/kernels.h"
+#include "core/parallel.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace mantissa::cpu_kernels {
@@ -56,8 +55,7 @@ void backward(Exec& exec, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, c
   int64_t longest = 0;
   for (int64_t s = 0; s < sequences; ++s) longest = std::max<int64_t>(longest, start[s + 1] - start[s]);
 
-  // Per thread: k, v as rows; k, v transposed; q, dO rows; P, dS; dk, dv; then dq, delta and lse of the whole
-  // sequence.
+  // Per thread: k, v as rows; k, v transposed; q, dO rows; P, dS; dk, dv; then dq, delta and lse of the whole sequence.
   const int64_t rows = longest * g.ratio;
   const int64_t work_size = padded(5 * tile + 4 * width + 2 * kKeys * size + 2 * kKeys * kKeys + rows * (width + 2));
   Scratch scratch(exec);

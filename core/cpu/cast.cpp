@@ -2,15 +2,15 @@
 #define HWY_TARGET_INCLUDE "core/cpu/cast.cpp"
 #include "core/cpu/simd-inl.h"
 
-#include "core/cpu/cpu.h"
-#include "core/cpu/parallel.h"
+#include "core/cpu/kernels.h"
+#include "core/parallel.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace mantissa::cpu_kernels {
 namespace HWY_NAMESPACE {
 
-/// The float from which rounding to 16 bits gives what rounding the double would: truncated, then the last
-/// bit set when inexact (round to odd).
+/// The float from which rounding to 16 bits gives what rounding the double would: truncated, then the last bit set when
+/// inexact (round to odd).
 inline float odd_float(double value) {
   const float nearest = float(value);
   if (std::isnan(value) || double(nearest) == value) return nearest;

@@ -2,7 +2,7 @@
 // order of ranks and sends the result to all: one chain of additions in the accumulator's type, one rounding.
 #include "core/comm.h"
 #include "core/comm/mesh.h"
-#include "core/cpu/parallel.h"
+#include "core/parallel.h"
 
 namespace mantissa {
 namespace {
@@ -11,7 +11,7 @@ constexpr int64_t kGrain = 1 << 14;
 
 template <class T, class Acc>
 void reduce_rows(const std::vector<const std::byte*>& rows, std::byte* out, int64_t n, Reduce op) {
-  cpu_kernels::parallel_for(n, kGrain, [&](int64_t begin, int64_t end) {
+  parallel_for(n, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const auto value = [&](size_t row) {
         const T x = reinterpret_cast<const T*>(rows[row])[i];

@@ -1,8 +1,8 @@
 // The CPU backend: memory, and the table of kernels.
 //
-// Freed blocks are kept in lists by size class, so that a training step, once warm, takes no page fault and
-// no system call for its tensors. Classes are eight to a power of two (at most 1/8 wasted above 2 KiB).
-// Blocks from 2 MiB on ask for huge pages: fewer TLB misses in the matrix products.
+// Freed blocks are kept in lists by size class, so that a training step, once warm, takes no page fault and no system
+// call for its tensors. Classes are eight to a power of two (at most 1/8 wasted above 2 KiB). Blocks from 2 MiB on ask
+// for huge pages: fewer TLB misses in the matrix products.
 #include "core/cpu/cpu.h"
 
 #include <omp.h>
@@ -16,6 +16,7 @@
 #include <map>
 #include <mutex>
 
+#include "core/cpu/kernels.h"
 #include "core/cpu/simd.h"
 
 namespace mantissa {
@@ -124,6 +125,9 @@ class CpuBackend : public Backend {
   void copy_to_host(void* dst, const void* src, size_t bytes) override { copy(dst, src, bytes); }
   void copy(void* dst, const void* src, size_t bytes) override {
     if (bytes > 0) std::memmove(dst, src, bytes);  // an empty tensor's pointer may be null
+  }
+  void zero(void* dst, size_t bytes) override {
+    if (bytes > 0) std::memset(dst, 0, bytes);
   }
   void synchronize() override {}
   MemoryInfo memory() const override { return cache_->info(); }

@@ -1,12 +1,11 @@
-// Elementwise kernels, sums, segments and row moves. Legend: T rows, C width, F half the width of gate_up, S
-// segments.
+// Elementwise kernels, sums, segments and row moves. Legend: T rows, C width, F half the width of gate_up, S segments.
 #define HWY_TARGET_INCLUDE "core/cpu/elementwise.cpp"
 #include "core/cpu/simd-inl.h"
 
 #include <cmath>
 #include <cstring>
 
-#include "core/cpu/cpu.h"
+#include "core/cpu/kernels.h"
 #include "core/cpu/rows-inl.h"
 
 HWY_BEFORE_NAMESPACE();

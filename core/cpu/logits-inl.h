@@ -1,7 +1,6 @@
-// The log-sum-exp of a row of logits, one routine for training (logprob_fwd) and rollout (sample): equal
-// logits give equal log-probabilities, bit for bit. z = logits * inv_temperature. Non-finite logits: the
-// maximum is taken over the finite ones; -inf has probability 0, +inf makes lse infinite, NaN makes it NaN, a
-// row without finite logit too.
+// The log-sum-exp of a row of logits, one routine for training (logprob_fwd) and rollout (sample): equal logits give
+// equal log-probabilities, bit for bit. z = logits * inv_temperature. Non-finite logits: the maximum is taken over the
+// finite ones; -inf has probability 0, +inf makes lse infinite, NaN makes it NaN, a row without finite logit too.
 #include <cmath>
 #include <limits>
 

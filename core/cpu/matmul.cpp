@@ -1,18 +1,17 @@
-// matmul: who packs what when, over the threads (matmul.h says how; matmul_tile.cpp computes). Work is handed
-// out in pieces as threads become free; no element of c depends on which piece or thread it fell to.
+// matmul: who packs what when, over the threads (core/cpu/matmul_tile.h says how). Work is handed out in
+// pieces as threads become free; no element of c depends on which piece or thread it fell to.
 //
-// Two plans. Many rows: slice by slice of k, all threads pack, then all threads multiply blocks. Few rows
-// (decode): b is read once from memory, each thread packing a panel of columns into its L1 and using it at
-// once.
-#include "core/cpu/matmul.h"
+// Two plans. Many rows: slice by slice of k, all threads pack, then all threads multiply blocks. Few rows (decode): b
+// is read once from memory, each thread packing a panel of columns into its L1 and using it at once.
+#include "core/cpu/matmul_tile.h"
 
 #include <omp.h>
 
 #include <algorithm>
 #include <cstring>
 
-#include "core/cpu/cpu.h"
-#include "core/cpu/parallel.h"
+#include "core/cpu/kernels.h"
+#include "core/parallel.h"
 
 namespace mantissa::cpu_kernels {
 namespace {

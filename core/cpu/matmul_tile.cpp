@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "core/cpu/matmul.h"
+#include "core/cpu/matmul_tile.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace mantissa::cpu_kernels {
@@ -25,7 +25,7 @@ TileShape shape_of_tile() {
   return {kRows, kColumns};
 }
 
-// ---- packing ----------------------------------------------------------------------------------------------
+// ---- packing --------------------------------------------------------------------------------------------------------
 
 /// 16 x 16 in place: lane j of v[i] and lane i of v[j] change places.
 HWY_INLINE void transpose(Vec (&v)[kLanes]) {
@@ -33,8 +33,8 @@ HWY_INLINE void transpose(Vec (&v)[kLanes]) {
   for (int i = 0; i < kLanes; ++i)
     for (int j = 0; j < i; ++j) std::swap(v[i].part[j], v[j].part[i]);
 #else
-  // Within 128-bit blocks first: u[4g + j] then holds, in block L of part p, column p * kPartLanes + 4L + j
-  // of rows 4g .. 4g + 3.
+  // Within 128-bit blocks first: u[4g + j] then holds, in block L of part p, column p * kPartLanes + 4L + j of rows 4g
+  // .. 4g + 3.
   const PartTag d;
   const hn::Repartition<double, PartTag> dd;
   const auto low = [&](Part a, Part b) HWY_ATTR {
@@ -119,8 +119,7 @@ void pack_b_panels(float* to, const T* b, int64_t stride, bool across, Range n, 
         if (count == kLanes && steps == kLanes) {
           for (int64_t r = 0; r < kLanes; ++r) {
             const T* from = b + (first + r) * stride + i;
-            // The hardware does not follow this many rows: fetch the next panel's into L2 (past b's end it is
-            // a no-op).
+            // The hardware does not follow this many rows: fetch the next panel's into L2 (past b's end it is a no-op).
             __builtin_prefetch(from + kColumns * stride, 0, 2);
             v[r] = load(from);
           }
@@ -161,7 +160,7 @@ void pack_b_target(float* to, const Operand& b, Range n, Range k) {
   });
 }
 
-// ---- the tile ---------------------------------------------------------------------------------------------
+// ---- the tile -------------------------------------------------------------------------------------------------------
 
 template <int kCount>
 struct Sums {

@@ -6,7 +6,7 @@
 
 #include <cmath>
 
-#include "core/cpu/cpu.h"
+#include "core/cpu/kernels.h"
 #include "core/cpu/rows-inl.h"
 
 HWY_BEFORE_NAMESPACE();

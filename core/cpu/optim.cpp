@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "core/cpu/cpu.h"
+#include "core/cpu/kernels.h"
 #include "core/cpu/rows-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -17,8 +17,8 @@ inline StepState& state_of(const Tensor& state) {
   return *static_cast<StepState*>(state.raw());
 }
 
-// In double the squares of finite floats stay finite, and so does the sum of all that memory can hold: the
-// sum is not finite exactly when one of the gradients is not, however large the loss scale.
+// In double the squares of finite floats stay finite, and so does the sum of all that memory can hold: the sum is not
+// finite exactly when one of the gradients is not, however large the loss scale.
 inline double block_sum_squares(const float* x, int64_t n) {
   double part[16] = {};
   int64_t i = 0;

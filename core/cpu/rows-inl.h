@@ -1,13 +1,12 @@
-// What the row-wise CPU kernels share, above simd-inl.h: rows and tiles are widened into the compute type C
-// (float, or double for fp64 tensors), worked on there, and rounded once on the way out. One generic lambda
-// serves both: it sees Vecs of 16 floats or single doubles. Sums over rows run over blocks of kRowBlock rows
-// in order.
+// What the row-wise CPU kernels share, above simd-inl.h: rows and tiles are widened into the compute type C (float, or
+// double for fp64 tensors), worked on there, and rounded once on the way out. One generic lambda serves both: it sees
+// Vecs of 16 floats or single doubles. Sums over rows run over blocks of kRowBlock rows in order.
 #include <algorithm>
 #include <cmath>
 
-#include "core/cpu/parallel.h"
 #include "core/cpu/simd-inl.h"
 #include "core/kernels.h"
+#include "core/parallel.h"
 
 #if defined(MANTISSA_CORE_CPU_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef MANTISSA_CORE_CPU_ROWS_INL_H_
@@ -32,7 +31,7 @@ inline int64_t row_grain(int64_t width) {
   return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, width));
 }
 
-// ---- doubles under the names of the Vec operations --------------------------------------------------------
+// ---- doubles under the names of the Vec operations ------------------------------------------------------------------
 
 inline double fma(double a, double b, double c) {
   return std::fma(a, b, c);
@@ -84,10 +83,9 @@ C sum_elements(int64_t n, const C* x) {
   return sum_of(n, [](auto acc, auto v) HWY_ATTR { return acc + v; }, x);
 }
 
-// ---- tensors ----------------------------------------------------------------------------------------------
+// ---- tensors --------------------------------------------------------------------------------------------------------
 
-/// Elements [offset, offset + n) in the compute type: the tensor's own memory when it has that type, else
-/// `buffer`.
+/// Elements [offset, offset + n) in the compute type: the tensor's own memory when it has that type, else `buffer`.
 template <class C>
 const C* widen(const Tensor& t, int64_t offset, int64_t n, C* buffer) {
   return dispatch_floating(t.dtype(), [&](auto tag) HWY_ATTR -> const C* {
@@ -165,8 +163,8 @@ void for_rows(int64_t rows, int64_t width, F f) {
   });
 }
 
-/// For every row of `rows`: add(row, partial) adds it to the partial sums of its block. Then totals[0..width)
-/// += the partial sums in order.
+/// For every row of `rows`: add(row, partial) adds it to the partial sums of its block. Then totals[0..width) += the
+/// partial sums in order.
 template <class C, class AddRow>
 void sum_rows(Exec& exec, int64_t rows, int64_t width, C* totals, AddRow add) {
   const int64_t blocks = blocks_of(rows, kRowBlock);

@@ -1,14 +1,14 @@
-// Sampling of one token a row with its log-probability. Candidates are the finite logits; when filters are
-// on, top-k keeps the k largest, then top-p keeps, of those in descending order, the shortest prefix whose
-// probability within the top-k set reaches top_p. Equal logits are ordered by index, the lower first. The
-// draw is the inverse CDF over the kept set in vocabulary order. Legend: B rows, V vocabulary.
+// Sampling of one token a row with its log-probability. Candidates are the finite logits; when filters are on, top-k
+// keeps the k largest, then top-p keeps, of those in descending order, the shortest prefix whose probability within the
+// top-k set reaches top_p. Equal logits are ordered by index, the lower first. The draw is the inverse CDF over the
+// kept set in vocabulary order. Legend: B rows, V vocabulary.
 #define HWY_TARGET_INCLUDE "core/cpu/sampling.cpp"
 #include "core/cpu/simd-inl.h"
 
 #include <cmath>
 #include <functional>
 
-#include "core/cpu/cpu.h"
+#include "core/cpu/kernels.h"
 #include "core/cpu/logits-inl.h"
 #include "core/random.h"
 
@@ -41,8 +41,8 @@ inline int32_t arg_max(const Row& row) {
   return int32_t(v);
 }
 
-/// The first v of `count` candidates (at(0), at(1), ...) whose cumulative weight exceeds `threshold`;
-/// rounding may leave none, then the last with any weight.
+/// The first v of `count` candidates (at(0), at(1), ...) whose cumulative weight exceeds `threshold`; rounding may
+/// leave none, then the last with any weight.
 template <class At>
 int32_t walk(const Row& row, int64_t count, double threshold, At at) {
   double cumulative = 0.0;
@@ -80,8 +80,8 @@ inline int32_t draw(const Row& row, float* chunk_sums, double uniform) {
   return walk(row, chunk_size(chosen), threshold, [&](int64_t i) { return chosen * kVocabChunk + i; });
 }
 
-/// A lower bound of the k-th largest z: the k-th largest of the maxima of blocks of kBlock; -infinity when k
-/// exceeds their number. `maxima` has room for one number a block.
+/// A lower bound of the k-th largest z: the k-th largest of the maxima of blocks of kBlock; -infinity when k exceeds
+/// their number. `maxima` has room for one number a block.
 inline float top_k_floor(const Row& row, int64_t k, float* maxima) {
   const int64_t blocks = blocks_of(row.vocab, kBlock);
   if (k > blocks) return -std::numeric_limits<float>::infinity();
@@ -105,16 +105,16 @@ inline int64_t candidates(const Row& row, float floor, int32_t* order) {
   return count;
 }
 
-/// Draw after top-k and top-p. `total` is the weight of the whole row, not finite when a logit is NaN or
-/// +inf; `order` has room for V indices. Nearly all of the vocabulary is usually ruled out by a floor, and
-/// only as much of the rest is sorted as top-p needs.
+/// Draw after top-k and top-p. `total` is the weight of the whole row, not finite when a logit is NaN or +inf; `order`
+/// has room for V indices. Nearly all of the vocabulary is usually ruled out by a floor, and only as much of the rest
+/// is sorted as top-p needs.
 inline int32_t draw_filtered(const Row& row, double total, int32_t* order, float* maxima, SamplingRule rule,
                              double uniform) {
   const bool top_k = rule.top_k > 0 && rule.top_k < row.vocab;
   float floor = -std::numeric_limits<float>::infinity();
   if (top_k) floor = top_k_floor(row, rule.top_k, maxima);
-  // Weights below (1 - top_p) total / V sum to less than 1 - top_p of the total, so top-p drops them; half,
-  // for rounding.
+  // Weights below (1 - top_p) total / V sum to less than 1 - top_p of the total, so top-p drops them; half, for
+  // rounding.
   else if (std::isfinite(total))
     floor = row.max + log(float(0.5 * (1.0 - double(rule.top_p)) * total / double(row.vocab)));
   int64_t kept = candidates(row, floor, order);

@@ -1,19 +1,17 @@
-// Vector code of the CPU kernels, written once and compiled for AVX-512, AVX2 (with FMA and F16C) and plain
-// scalar; the best one the machine has is chosen when the program runs (Highway's dynamic dispatch).
+// Vector code of the CPU kernels, written once and compiled for AVX-512, AVX2 (with FMA and F16C) and plain scalar; the
+// best one the machine has is chosen when the program runs (Highway's dynamic dispatch).
 //
-// The one idea: a Vec is 16 floats on every target (one AVX-512 register, two AVX2 registers, sixteen
-// scalars). A kernel that is written in Vecs performs the same fp32 operations in the same order everywhere,
-// so all targets give the same bits; reductions use 4 Vecs of partial sums and one fixed tree. Multiply-add
-// is fused on every target.
+// The one idea: a Vec is 16 floats on every target (one AVX-512 register, two AVX2 registers, sixteen scalars). A
+// kernel that is written in Vecs performs the same fp32 operations in the same order everywhere, so all targets give
+// the same bits; reductions use 4 Vecs of partial sums and one fixed tree. Multiply-add is fused on every target.
 //
 // How a kernel file looks (lambdas need HWY_ATTR: in clang a lambda does not inherit its function's target):
 //
 //   #define HWY_TARGET_INCLUDE "core/cpu/norm.cpp"  // this file, which is compiled once per target
 //   #include "core/cpu/simd-inl.h"                  // before any code
 //
-//   #include "core/cpu/cpu.h"
-//   #include "core/cpu/parallel.h"
-//
+//   #include "core/cpu/kernels.h"
+//   #include "core/parallel.h"
 //   HWY_BEFORE_NAMESPACE();
 //   namespace mantissa::cpu_kernels {
 //   namespace HWY_NAMESPACE {
@@ -43,11 +41,10 @@
 //   }  // namespace mantissa::cpu_kernels
 //   #endif
 //
-// Everything between HWY_BEFORE_NAMESPACE and HWY_AFTER_NAMESPACE must live in HWY_NAMESPACE (it exists per
-// target); what is free of vectors belongs in the `#if HWY_ONCE` part or in an ordinary header.
+// Everything between HWY_BEFORE_NAMESPACE and HWY_AFTER_NAMESPACE must live in HWY_NAMESPACE (it exists per target);
+// what is free of vectors belongs in the `#if HWY_ONCE` part or in an ordinary header.
 
-// Only these targets (SCALAR also where Highway would take its 128-bit emulation): less to compile, all of
-// them tested.
+// Only these targets (SCALAR also where Highway would take its 128-bit emulation): less to compile, all of them tested.
 #ifndef HWY_DISABLED_TARGETS
 #define HWY_DISABLED_TARGETS (~(HWY_AVX3 | HWY_AVX2 | HWY_NEON | HWY_SCALAR))
 #define HWY_BROKEN_EMU128 1
@@ -115,7 +112,7 @@ HWY_INLINE R each(F f) {
   return each<R>(f, std::make_index_sequence<kParts>());
 }
 
-// ---- arithmetic -------------------------------------------------------------------------------------------
+// ---- arithmetic -----------------------------------------------------------------------------------------------------
 
 HWY_INLINE Part fused(Part a, Part b, Part c) {
 #if HWY_TARGET == HWY_SCALAR
@@ -204,8 +201,7 @@ HWY_INLINE Mask first_n(int64_t n) {
 HWY_INLINE Vec select(Mask mask, Vec a, Vec b) {
   return each([&](size_t i) HWY_ATTR { return hn::IfThenElse(mask.part[i], a.part[i], b.part[i]); });
 }
-/// a > b ? a : b and a < b ? a : b, so b when either is NaN: keep the running value in b to ignore NaN, in a
-/// to take it.
+/// a > b ? a : b and a < b ? a : b, so b when either is NaN: a running value in b ignores NaN, one in a takes it.
 HWY_INLINE Vec max(Vec a, Vec b) {
   return select(a > b, a, b);
 }
@@ -213,7 +209,7 @@ HWY_INLINE Vec min(Vec a, Vec b) {
   return select(a < b, a, b);
 }
 
-// ---- load and store: bits of to_float and round_to (core/dtype.h) -----------------------------------------
+// ---- load and store: bits of to_float and round_to (core/dtype.h) ---------------------------------------------------
 
 #if HWY_TARGET == HWY_SCALAR
 template <class T>
@@ -288,7 +284,7 @@ HWY_INLINE void store_n(T* p, Vec v, int64_t n) {
   std::memcpy(p, buffer, size_t(n) * sizeof(T));
 }
 
-// ---- exp and log ------------------------------------------------------------------------------------------
+// ---- exp and log ----------------------------------------------------------------------------------------------------
 
 HWY_INLINE Part exp_part(Part given) {
   const PartTag d;
@@ -360,7 +356,7 @@ HWY_INLINE float log(float x) {
   return hn::GetLane(log_part(hn::Set(PartTag(), x)));
 }
 
-// ---- reductions -------------------------------------------------------------------------------------------
+// ---- reductions -----------------------------------------------------------------------------------------------------
 
 #if HWY_TARGET == HWY_SCALAR
 template <class D, class V, class F>
@@ -392,9 +388,8 @@ HWY_INLINE float max_lanes(Vec v) {
   return fold(v, [](auto a, auto b) HWY_ATTR { return hn::IfThenElse(hn::Gt(a, b), a, b); });
 }
 
-/// The pattern behind every reduction: element i goes to lane i % 16 of accumulator (i / 16) % 4, all
-/// starting at `start`, by acc = step(acc, in[i]...), lanes past n left alone; then merge(merge(acc0, acc1),
-/// merge(acc2, acc3)).
+/// The pattern behind every reduction: element i goes to lane i % 16 of accumulator (i / 16) % 4, all starting at
+/// `start`, by acc = step(acc, in[i]...), lanes past n left alone; then merge(merge(acc0, acc1), merge(acc2, acc3)).
 template <class Step, class Merge, class... In>
 HWY_INLINE Vec reduce(int64_t n, Vec start, Step step, Merge merge, const In*... in) {
   Vec acc0 = start, acc1 = start, acc2 = start, acc3 = start;
@@ -416,8 +411,7 @@ HWY_INLINE Vec reduce(int64_t n, Vec start, Step step, Merge merge, const In*...
   }
   return merge(merge(acc0, acc1), merge(acc2, acc3));
 }
-/// reduce, starting at 0 and merged by addition: sum_of(n, [](Vec acc, Vec x) HWY_ATTR { return acc + exp(x);
-/// }, x).
+/// reduce, starting at 0 and merged by addition: sum_of(n, [](Vec acc, Vec x) HWY_ATTR { return acc + exp(x); }, x).
 template <class Step, class... In>
 HWY_INLINE float sum_of(int64_t n, Step step, const In*... in) {
   return sum_lanes(reduce(n, zero(), step, [](Vec a, Vec b) HWY_ATTR { return a + b; }, in...));
@@ -441,8 +435,7 @@ HWY_INLINE float max_element(const T* x, int64_t n) {
   return max_lanes(reduce(n, set(-std::numeric_limits<float>::infinity()), larger, larger, x));
 }
 
-/// out[i] = f(in[i]...) for i in [0, n), loaded as fp32 and rounded once into Out. out may be one of the
-/// inputs.
+/// out[i] = f(in[i]...) for i in [0, n), loaded as fp32 and rounded once into Out. out may be one of the inputs.
 template <class F, class Out, class... In>
 HWY_INLINE void transform(int64_t n, F f, Out* out, const In*... in) {
   int64_t i = 0;

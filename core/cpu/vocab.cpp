@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "core/cpu/cpu.h"
+#include "core/cpu/kernels.h"
 #include "core/cpu/logits-inl.h"
 
 HWY_BEFORE_NAMESPACE();

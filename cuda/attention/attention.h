@@ -1,6 +1,6 @@
-// Inside the attention family: who implements what. attention.cu registers; the packed forward and backward
-// exist twice, as own kernels (attention_packed.cu for every shape and type, attention_tensor.cu where tensor
-// cores serve) and through cuDNN (attention_cudnn.cpp: 16-bit types).
+// Inside the attention family: who implements what. rope_kv.cu has what happens around attention and registers the
+// family; the packed forward and backward exist twice, as own kernels (packed.cu for every shape and type, tensor.cu
+// where tensor cores serve) and through cuDNN (cudnn.cpp: 16-bit types).
 #pragma once
 
 #include "core/kernels.h"
@@ -12,27 +12,18 @@ void own_attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, 
 void own_attention_bwd(Exec& exec, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, const Tensor& out,
                        const Tensor& lse, const Tensor& offsets, int64_t longest, Heads heads);
 
-/// Their way over tensor cores; false, and nothing launched, for types and head sizes that have none.
-/// delta[T,H] is the rowsum of dO * O.
+/// Their way over tensor cores; false, and nothing launched, for types and head sizes that have none. delta[T,H] is the
+/// rowsum of dO * O.
 bool tensor_attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets, Heads heads);
 bool tensor_attention_bwd(Exec& exec, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, const float* delta,
                           const Tensor& lse, const Tensor& offsets, Heads heads);
 
-/// False when cuDNN does not serve this call (absent, refused version, type or shape it has no plan for):
-/// nothing was launched, the own kernels have to. Each reason is logged once.
+/// False when cuDNN does not serve this call (absent, refused version, type or shape it has no plan for): nothing was
+/// launched, the own kernels have to. Each reason is logged once.
 bool cudnn_attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets,
                          int64_t longest, Heads heads);
 bool cudnn_attention_bwd(Exec& exec, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, const Tensor& out,
                          const Tensor& lse, const Tensor& offsets, int64_t longest, Heads heads);
-
-/// Sequences in groups of `batch`, on the device; those beyond what `offsets` has are of length 0. Per group
-/// and `stride` apart: lengths[batch], and where sequences begin, [batch + 1] in elements of qkv rows, of out
-/// rows and of lse rows.
-struct SequenceBounds {
-  int32_t *lengths, *row, *out, *lse;
-  int batch, groups, stride;
-};
-void fill_sequence_bounds(Exec& exec, const SequenceBounds& bounds, const Tensor& offsets, Heads heads);
 
 /// The bits of Match::kExact (exact.cuh), forward and decode alike; false, and nothing launched, where the definition
 /// has no kernel: other types than fp16 and bf16, other head sizes than has_exact_attention's, a cache of another type.

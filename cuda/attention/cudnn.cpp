@@ -1,13 +1,12 @@
-// Packed causal attention through cuDNN's fused kernels, straight on the fused qkv rows: strides and ragged
-// offsets say where heads and sequences lie. The library is loaded at run time (MANTISSA_CUDNN names its
-// folder); where it, the device or the shape is not served, a line on stderr says why and the own kernels
-// run.
+// Packed causal attention through cuDNN's fused kernels, straight on the fused qkv rows: strides and ragged offsets say
+// where heads and sequences lie. The library is loaded at run time (MANTISSA_CUDNN names its folder); where it, the
+// device or the shape is not served, a notice (core/notice.h) says why and the own kernels run.
 //
-// Plans take long to build, so they are cached by bucket: numbers of sequences, of tokens and the longest
-// sequence are rounded up, and sequences of length zero fill the batch. The first use of a head geometry is
-// checked against the own kernels on a small ragged batch: some versions return zeros or NaN without an
-// error. The deterministic backward holds the score gradients, [sequences, H, longest, longest] in 16 bits:
-// it runs on groups of sequences that keep them near kScoreBytes.
+// Plans take long to build, so they are cached by bucket: numbers of sequences, of tokens and the longest sequence are
+// rounded up, and sequences of length zero fill the batch. The first use of a head geometry is checked against the own
+// kernels on a small ragged batch: some versions return zeros or NaN without an error. The deterministic backward holds
+// the score gradients, [sequences, H, longest, longest] in 16 bits: it runs on groups of sequences that keep them near
+// kScoreBytes.
 //
 // Legend: T tokens, S sequences, H/G/D heads; a row is (H+2G)D wide.
 #include "cuda/attention/attention.h"
@@ -29,22 +28,12 @@ bool cudnn_attention_bwd(Exec&, Tensor&, const Tensor&, const Tensor&, const Ten
 
 #else
 
-#include <cuda_runtime.h>
 #include <dlfcn.h>
 
-#include <cstdio>
-#include <cstring>
 #include <map>
 #include <set>
 
-namespace mantissa::cuda_kernels::cudnn_loader {
-
-/// What the frontend opens and looks up goes through here: its CUDA runtime is the one linked into this
-/// program.
-void* open_library(const char* name, int flags);
-void* find_symbol(void* library, const char* name);
-
-}  // namespace mantissa::cuda_kernels::cudnn_loader
+#include "cuda/attention/cudnn_loader.h"
 
 #define NV_CUDNN_FRONTEND_USE_DYNAMIC_LOADING
 #define dlopen(name, flags) ::mantissa::cuda_kernels::cudnn_loader::open_library(name, flags)
@@ -53,7 +42,9 @@ void* find_symbol(void* library, const char* name);
 #undef dlopen
 #undef dlsym
 
+#include "core/notice.h"
 #include "core/random.h"
+#include "cuda/attention/bounds.h"
 #include "cuda/device.h"
 
 namespace cudnn_frontend {
@@ -63,57 +54,6 @@ void* cudnn_dlhandle = nullptr;
 namespace mantissa::cuda_kernels {
 
 namespace fe = cudnn_frontend;
-
-namespace cudnn_loader {
-
-int own_runtime;  // its address stands for the linked runtime
-
-void* open_library(const char* name, int flags) {
-  if (std::strncmp(name, "libcudart.so", 12) != 0) return ::dlopen(name, flags);
-  return str("libcudart.so.", CUDART_VERSION / 1000) == name ? &own_runtime : nullptr;
-}
-
-void* find_symbol(void* library, const char* name) {
-  if (library != &own_runtime) return ::dlsym(library, name);
-  struct Entry {
-    const char* name;
-    void* function;
-  };
-#define MANTISSA_RUNTIME(function)                \
-  Entry {                                         \
-    #function, reinterpret_cast<void*>(&function) \
-  }
-  static const Entry kEntries[] = {
-      MANTISSA_RUNTIME(cudaGetDevice),
-      MANTISSA_RUNTIME(cudaDeviceGetAttribute),
-      MANTISSA_RUNTIME(cudaGetErrorString),
-      MANTISSA_RUNTIME(cudaGetLastError),
-      MANTISSA_RUNTIME(cudaMemcpyAsync),
-      MANTISSA_RUNTIME(cudaMemsetAsync),
-      MANTISSA_RUNTIME(cudaRuntimeGetVersion),
-      MANTISSA_RUNTIME(cudaPointerGetAttributes),
-      MANTISSA_RUNTIME(cudaStreamIsCapturing),
-      MANTISSA_RUNTIME(cudaStreamSynchronize),
-      MANTISSA_RUNTIME(cudaDeviceSynchronize),
-      MANTISSA_RUNTIME(cudaThreadExchangeStreamCaptureMode),
-      MANTISSA_RUNTIME(cudaUserObjectCreate),
-      MANTISSA_RUNTIME(cudaUserObjectRelease),
-      MANTISSA_RUNTIME(cudaGraphRetainUserObject),
-#if CUDART_VERSION >= 13000
-      MANTISSA_RUNTIME(cudaStreamGetCaptureInfo),
-#else
-      MANTISSA_RUNTIME(cudaStreamGetCaptureInfo_v2),
-#endif
-      Entry{CUDART_VERSION >= 13000 ? "cudaGetDeviceProperties" : "cudaGetDeviceProperties_v2",
-            reinterpret_cast<void*>(static_cast<cudaError_t (*)(cudaDeviceProp*, int)>(&cudaGetDeviceProperties))},
-  };
-#undef MANTISSA_RUNTIME
-  for (const Entry& entry : kEntries)
-    if (std::strcmp(entry.name, name) == 0) return entry.function;
-  return nullptr;  // the frontend throws, the own kernels run
-}
-
-}  // namespace cudnn_loader
 
 namespace {
 
@@ -127,8 +67,7 @@ constexpr int64_t kMostScoreBytes = int64_t(4) << 30;  // of one sequence
 
 void log_once(const std::string& reason) {
   static std::set<std::string> said;
-  if (said.insert(reason).second)
-    std::fprintf(stderr, "[attention] own CUDA kernels instead of cuDNN: %s\n", reason.c_str());
+  if (said.insert(reason).second) notice("[attention] own CUDA kernels instead of cuDNN: " + reason);
 }
 
 /// The loaded library and its handle, or why there is none.
@@ -307,8 +246,7 @@ struct Arguments {
   Heads heads;
 };
 
-/// Runs a plan over all sequences, plan.batch of them at a time. False, with nothing launched, when there is
-/// no plan.
+/// Runs a plan over all sequences, plan.batch of them at a time. False, with nothing launched, when there is no plan.
 bool run(Exec& exec, Kind kind, const Arguments& a) {
   const Heads heads = a.heads;
   const int64_t sequences = a.offsets->numel() - 1, size = heads.size;

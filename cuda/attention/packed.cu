@@ -1,9 +1,9 @@
-// Own packed causal attention, forward and backward, on the ordinary cores: fp32 arithmetic for every type
-// and head size. attention_tensor.cu takes what tensor cores serve.
+// Own packed causal attention, forward and backward, on the ordinary cores: fp32 arithmetic for every type and head
+// size. tensor.cu takes what tensor cores serve.
 //
-// A block owns a tile of rows of one head and visits tiles of the other side in a fixed order, tiles counted
-// from the beginning of the sequence: no atomics, results do not depend on the neighbours in the batch. The
-// backward makes two passes over the scores, one for dq and one for dk and dv:
+// A block owns a tile of rows of one head and visits tiles of the other side in a fixed order, tiles counted from the
+// beginning of the sequence: no atomics, results do not depend on the neighbours in the batch. The backward makes two
+// passes over the scores, one for dq and one for dk and dv:
 //   P = exp(scale q.k - lse)   delta = rowsum(dO * O)   dS = scale * P * (dO.v - delta)
 //   dv += P^T dO   dk += dS^T q   dq += dS k
 //
@@ -19,8 +19,8 @@ using namespace cuda;
 constexpr int kThreads = 256;  // a square of kSide x kSide threads over a tile of scores
 constexpr int kSide = 16;
 
-/// Rows of a tile in shared memory are this many floats apart: 16-byte aligned, and consecutive rows start in
-/// different banks.
+/// Rows of a tile in shared memory are this many floats apart: 16-byte aligned, and consecutive rows start in different
+/// banks.
 __host__ __device__ constexpr int padded(int size) {
   return size + 4;
 }
@@ -74,8 +74,7 @@ __device__ void tile_dot(float (&s)[kTile / kSide][kTile / kSide], const float* 
   }
 }
 
-/// acc row (ty + kSide i), columns 4 tx + 64 j .. + 3: the rows of the block's tile times the whole head
-/// size.
+/// acc row (ty + kSide i), columns 4 tx + 64 j .. + 3: the rows of the block's tile times the whole head size.
 template <int kTile, int kColumns>
 struct Accumulator {
   static constexpr int kRows = kTile / kSide;
@@ -137,8 +136,8 @@ __device__ void keep_scores(float* tile, const float (&s)[kTile / kSide][kTile /
     for (int j = 0; j < kTile / kSide; ++j) tile[(at.ty + kSide * i) * kScoreRow<kTile> + at.tx + kSide * j] = s[i][j];
 }
 
-/// One block per (query tile, query head). Scores in shared memory; kThreads / kTile threads share the
-/// softmax of a row.
+/// One block per (query tile, query head). Scores in shared memory; kThreads / kTile threads share the softmax of a
+/// row.
 template <class T, int kTile, int kColumns>
 __global__ void __launch_bounds__(kThreads) forward_kernel(T* out, float* lse, const T* qkv, const int32_t* offsets,
                                                            int sequences, Heads heads, float scale, bool round_p) {
@@ -242,9 +241,8 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x % kWarp == 0) delta[i] = sum;
 }
 
-/// Of a tile of scores: P, and dS = scale * P * (dO.v - delta), into shared memory; zero where the query does
-/// not see the key. Rows are queries from `query` on, columns keys from `key` on, both counted in the
-/// sequence.
+/// Of a tile of scores: P, and dS = scale * P * (dO.v - delta), into shared memory; zero where the query does not see
+/// the key. Rows are queries from `query` on, columns keys from `key` on, both counted in the sequence.
 template <int kTile>
 __device__ void score_gradient(float* p, float* ds, const float* q, const float* d_o, const float* k, const float* v,
                                const float* lse, const float* delta, int query, int key, int length, int size,
@@ -313,8 +311,7 @@ __global__ void __launch_bounds__(kThreads)
   dq.store(dqkv + token * row + int64_t(head) * size, row, tile.rows, size, [](float x, int) { return x; });
 }
 
-/// One block per (key tile, kv head): dk and dv over ascending query tiles, then the query heads of the
-/// group.
+/// One block per (key tile, kv head): dk and dv over ascending query tiles, then the query heads of the group.
 template <class T, int kTile, int kColumns>
 __global__ void __launch_bounds__(kThreads)
     dkdv_kernel(T* dqkv, const T* dout, const T* qkv, const float* lse, const float* delta, const int32_t* offsets,
@@ -365,8 +362,7 @@ size_t shared_bytes(int tile, int tiles, int size, int score_tiles, int row_numb
   return sizeof(float) * size_t(tile * (tiles * padded(size) + score_tiles * (tile + 4) + row_numbers));
 }
 
-/// Calls f(tile rows, 64-column strips): small tiles for wide heads, so that they fit in 99 KB of shared
-/// memory.
+/// Calls f(tile rows, 64-column strips): small tiles for wide heads, so that they fit in 99 KB of shared memory.
 template <int kWide, int kNarrow, class F>
 void visit_size(int size, F&& f) {
   check(size <= 256, "[attention] head sizes up to 256 have a CUDA kernel: got ", size);

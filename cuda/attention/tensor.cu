@@ -1,11 +1,10 @@
 // Own packed causal attention on tensor cores: 16-bit types, heads of 64 or 128. The same tiles and order as
-// attention_packed.cu: no atomics, so the backward is deterministic without holding the score gradients, at
-// the price of computing the scores twice. Products take 16-bit operands and accumulate in fp32: forward
-// probabilities keep what the type would lose in a second product, the gradient's P and dS are rounded once.
+// packed.cu: no atomics, so the backward is deterministic without holding the score gradients, at the price
+// of computing the scores twice. Products take 16-bit operands and accumulate in fp32: forward probabilities keep what
+// the type would lose in a second product, the gradient's P and dS are rounded once.
 //
-// A warp owns 16 rows of the block's tile of 64 and all of the other side's tile. Scores are in units of
-// log 2. Legend: T tokens, S sequences, H/G/D heads. qkv[T,(H+2G)D], out[T,HD], lse[T,H], delta[T,H] =
-// rowsum(dO * O).
+// A warp owns 16 rows of the block's tile of 64 and all of the other side's tile. Scores are in units of log 2. Legend:
+// T tokens, S sequences, H/G/D heads. qkv[T,(H+2G)D], out[T,HD], lse[T,H], delta[T,H] = rowsum(dO * O).
 #include "cuda/attention/attention.h"
 #include "cuda/attention/tiles.cuh"
 #include "cuda/mma.cuh"
@@ -20,6 +19,8 @@ constexpr int kTile = 64;
 constexpr int kRows = 16;  // of a warp
 static_assert(kThreads / kWarp * kRows == kTile);
 constexpr float kLog2e = 1.44269504088896340736f, kLn2 = 0.69314718055994530942f;
+
+constexpr int kHalf = kTile / 2;
 
 template <int kSize>
 constexpr int kTileBytes = kTile * kSize * 2;
@@ -37,8 +38,7 @@ __device__ void load_rows(uint32_t (&a)[kSize / 16][4], const T* from, int64_t s
     }
 }
 
-/// Stores a warp's 16 rows of accumulators; the row's factor is factor[0] or, for the lower eight rows,
-/// factor[1].
+/// Stores a warp's 16 rows of accumulators; the row's factor is factor[0] or, for the lower eight rows, factor[1].
 template <class T, int kSize>
 __device__ void store_rows(T* to, int64_t stride, int valid, const float (&acc)[kSize / 8][4], float factor0,
                            float factor1) {
@@ -219,7 +219,6 @@ __global__ void __launch_bounds__(kThreads)
     row_delta[r] = there ? delta[at] : 0.0f;
   }
 
-  constexpr int kHalf = kTile / 2;
   float dq[kSize / 8][4] = {};
   tiles.for_each(tile.first / kTile + 1, [&](int i) {
     const bool diagonal = i * kTile == tile.first;
@@ -263,8 +262,33 @@ __global__ void __launch_bounds__(kThreads)
   store_rows<T, kSize>(dqkv + token * tiles.row + int64_t(head) * kSize, tiles.row, valid, dq, 1.0f, 1.0f);
 }
 
-/// One block per (key tile, kv head): dk and dv over ascending query tiles, then the query heads of the
-/// group. Scores are transposed: a warp's rows are keys.
+/// dv += P . dO and dk += dS . q of rows half.. of a query tile, P and dS rounded to T.
+template <class T, int kSize>
+__device__ __forceinline__ void add_gradients(float (&dk)[kSize / 8][4], float (&dv)[kSize / 8][4],
+                                              const float (&p)[kHalf / 8][4], const float (&ds)[kHalf / 8][4],
+                                              uint32_t q, uint32_t d_o, int half) {
+#pragma unroll
+  for (int k = 0; k < kHalf / 16; ++k) {
+    uint32_t a[4], b[4];
+    to_operand<T>(a, p[2 * k], p[2 * k + 1]);
+#pragma unroll
+    for (int n = 0; n < kSize / 16; ++n) {
+      load_b_of_rows<kSize>(b, d_o, half + 16 * k, n);
+      mma<T>(dv[2 * n], a, b[0], b[1]);
+      mma<T>(dv[2 * n + 1], a, b[2], b[3]);
+    }
+    to_operand<T>(a, ds[2 * k], ds[2 * k + 1]);
+#pragma unroll
+    for (int n = 0; n < kSize / 16; ++n) {
+      load_b_of_rows<kSize>(b, q, half + 16 * k, n);
+      mma<T>(dk[2 * n], a, b[0], b[1]);
+      mma<T>(dk[2 * n + 1], a, b[2], b[3]);
+    }
+  }
+}
+
+/// One block per (key tile, kv head): dk and dv over ascending query tiles, then the query heads of the group. Scores
+/// are transposed: a warp's rows are keys.
 template <class T, int kSize>
 __global__ void __launch_bounds__(kThreads)
     dkdv_kernel(T* dqkv, const T* dout, const T* qkv, const float* lse, const float* delta, const int32_t* offsets,
@@ -300,7 +324,6 @@ __global__ void __launch_bounds__(kThreads)
   start_copy(0);
   commit_copies();
 
-  constexpr int kHalf = kTile / 2;
   float dk[kSize / 8][4] = {}, dv[kSize / 8][4] = {};
   for (int i = 0; i < steps; ++i) {
     if (i + 1 < steps) start_copy(i + 1);
@@ -340,24 +363,7 @@ __global__ void __launch_bounds__(kThreads)
           p[n][j] = sees ? exp2f(fmaf(p[n][j], scale * kLog2e, -number.x)) : 0.0f;
           ds[n][j] = scale * p[n][j] * (ds[n][j] - number.y);
         }
-#pragma unroll
-      for (int k = 0; k < kHalf / 16; ++k) {
-        uint32_t a[4], b[4];
-        to_operand<T>(a, p[2 * k], p[2 * k + 1]);
-#pragma unroll
-        for (int n = 0; n < kSize / 16; ++n) {
-          load_b_of_rows<kSize>(b, d_o, half + 16 * k, n);
-          mma<T>(dv[2 * n], a, b[0], b[1]);
-          mma<T>(dv[2 * n + 1], a, b[2], b[3]);
-        }
-        to_operand<T>(a, ds[2 * k], ds[2 * k + 1]);
-#pragma unroll
-        for (int n = 0; n < kSize / 16; ++n) {
-          load_b_of_rows<kSize>(b, q, half + 16 * k, n);
-          mma<T>(dk[2 * n], a, b[0], b[1]);
-          mma<T>(dk[2 * n + 1], a, b[2], b[3]);
-        }
-      }
+      add_gradients<T, kSize>(dk, dv, p, ds, q, d_o, half);
     }
     __syncthreads();
   }

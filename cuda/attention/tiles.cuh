@@ -1,5 +1,5 @@
-// Tiles of packed sequences: which rows a block works on, found on the device, because the host does not know
-// the bounds.
+// Tiles of packed sequences: which rows a block works on, found on the device, because the host does not know the
+// bounds.
 #pragma once
 
 #include <cmath>
@@ -13,8 +13,7 @@ struct Tile {
   int begin, length, first, rows;  // rows <= 0: nothing to do
 };
 
-/// Sequence s owns the ids from offsets[s] / tile + s on: ascending, disjoint, and at least as many as it has
-/// tiles.
+/// Sequence s owns the ids from offsets[s] / tile + s on: ascending, disjoint, and at least as many as it has tiles.
 inline unsigned tile_ids(int64_t tokens, int64_t sequences, int tile) {
   return unsigned(tokens / tile + sequences);
 }

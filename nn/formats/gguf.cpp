@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/file.h"
+#include "core/parallel.h"
 #include "core/safetensors.h"
 #include "nn/formats/gguf_file.h"
 #include "nn/formats/gguf_tokenizer.h"
@@ -80,18 +81,16 @@ class GgufSource : public TensorSource {
     const int64_t blocks = width / tensor.format->elements;
     const int64_t out_row = width * int64_t(size_of(out.dtype()));
     auto* to = static_cast<std::byte*>(out.raw());
-#pragma omp parallel
-    {
+    parallel_for(rows, std::max<int64_t>(1, 16384 / width), [&](int64_t begin, int64_t end) {
       std::vector<float> values(static_cast<size_t>(width));
-#pragma omp for schedule(static)
-      for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t row = begin; row < end; ++row) {
         const int64_t from = entry.heads > 0 ? interleaved_row(row, rows / entry.heads) : row;
         tensor.format->unpack(tensor.data.data() + from * blocks * tensor.format->bytes, blocks, values.data());
         if (tensor.format->quantised)
           for (float& x : values) x = to_float(half_from_float(x));
         convert_floats(values.data(), Dtype::kF32, to + row * out_row, out.dtype(), width);
       }
-    }
+    });
     if (map_ != nullptr) map_->release(tensor.data);
   }
 

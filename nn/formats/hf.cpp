@@ -3,6 +3,7 @@
 #include <set>
 
 #include "core/file.h"
+#include "core/registry.h"
 #include "nn/formats/hf_config.h"
 
 namespace mantissa {
@@ -133,15 +134,12 @@ void check_hf_source(const TensorSource& source, const ModelConfig& config, cons
 }
 
 void fill_from_source(const TensorSource& source, const ModelConfig& config, const DecoderParams& params,
-                      const ParamBuffer& buffer) {
-  for (NamedTensor& view : hf_views(config, params, buffer)) {
-    if (&view.tensor.backend() == &cpu()) {
-      source.read(view.name, view.tensor);
-      continue;
-    }
-    Tensor staging(cpu(), view.tensor.shape(), view.tensor.dtype());
-    source.read(view.name, staging);
-    view.tensor.backend().copy_from_host(view.tensor.raw(), staging.raw(), staging.bytes());
+                      const ParamLayout& layout, const ParamBuffer& buffer) {
+  for (const HfTensor& t : hf_tensors(config, params)) {
+    if (!buffer.holds(layout, t.param, t.begin, t.end)) continue;
+    Tensor values(cpu(), rows_shape(layout[t.param], t), buffer.dtype());
+    source.read(t.name, values);
+    buffer.store(layout, t.param, t.begin, values);
   }
 }
 

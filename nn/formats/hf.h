@@ -29,10 +29,10 @@ std::vector<NamedTensor> hf_views(const ModelConfig& config, const DecoderParams
 /// nothing, so that a lying config.json ends here.
 void check_hf_source(const TensorSource& source, const ModelConfig& config, const ParamLayout& layout,
                      const DecoderParams& params);
-/// Fills `buffer` from `source`, each value rounded once; one tensor at a time passes through the host when the buffer
-/// lives elsewhere.
+/// Fills `buffer`, whole or of parts, from `source`, each value rounded once; one tensor at a time passes through the
+/// host.
 void fill_from_source(const TensorSource& source, const ModelConfig& config, const DecoderParams& params,
-                      const ParamBuffer& buffer);
+                      const ParamLayout& layout, const ParamBuffer& buffer);
 
 /// The weights of a directory: model.safetensors, or the shards that model.safetensors.index.json lists.
 std::unique_ptr<TensorSource> open_hf_weights(const std::filesystem::path& directory);

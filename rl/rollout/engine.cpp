@@ -134,7 +134,7 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
   // Where computing a decoded token again by prefill would round otherwise: a cache narrower than the keys and values
   // that a prefill reads, and peer mode, whose decode splits the keys.
   const bool replay =
-      e.precision.kv_cache != e.model.weights.for_rollout().dtype() || e.precision.rounding == Match::kPeer;
+      e.precision.kv_cache != e.model.params.for_rollout().dtype() || e.precision.rounding == Match::kPeer;
   Scheduler scheduler({.max_batch = e.max_batch, .pages = pages, .prefill_tokens = kPrefillTokens, .replay = replay},
                       options.stop);
   for (size_t i = 0; i < requests.size(); ++i)

@@ -88,9 +88,10 @@ Tensor Runner::upload(Tensor block) {
 ForwardContext Runner::context(Tape& tape) {
   ForwardContext ctx;
   ctx.tape = &tape;
-  ctx.weights = &model_.weights.for_rollout();
+  ctx.params = &model_.params;
+  ctx.rollout = true;
   ctx.residual = precision_.residual;
-  ctx.cache = &cache_;
+  ctx.attention.cache = &cache_;
   return ctx;
 }
 
@@ -135,9 +136,10 @@ void Runner::prefill(const Plan& plan) {
   ForwardContext ctx = context(tape);
   ctx.ids = take(tokens);
   ctx.positions = take(tokens);
-  ctx.slots = take(tokens);
-  ctx.offsets = take(prompts + 1);
-  for (const Plan::Prefill& p : plan.prefills) ctx.longest = std::max<int64_t>(ctx.longest, p.length);
+  ctx.attention.slots = take(tokens);
+  ctx.attention.offsets = take(prompts + 1);
+  for (const Plan::Prefill& p : plan.prefills)
+    ctx.attention.longest = std::max<int64_t>(ctx.attention.longest, p.length);
   const Tensor last_rows = take(prompts), sources = take(rows), keys = take(3 * rows).view({rows, 3});
 
   const Tensor hidden = model_.decoder->forward(ctx).value();
@@ -193,9 +195,9 @@ void Runner::decode_step(const Tensor& block, int64_t bucket) {
   ForwardContext ctx = context(tape);
   ctx.ids = block.slice(0, bucket);
   ctx.positions = block.slice(bucket, 2 * bucket);
-  ctx.slots = block.slice(2 * bucket, 3 * bucket);
-  ctx.lengths = block.slice(3 * bucket, 4 * bucket);
-  ctx.table = table_.slice(0, bucket);
+  ctx.attention.slots = block.slice(2 * bucket, 3 * bucket);
+  ctx.attention.lengths = block.slice(3 * bucket, 4 * bucket);
+  ctx.attention.table = table_.slice(0, bucket);
   const Tensor hidden = model_.decoder->forward(ctx).value();
   const Tensor logits = model_.decoder->logits(ctx, hidden, precision_.lm_head);
   draw(logits, block.slice(4 * bucket, kIntsPerRow * bucket).view({bucket, 3}));

@@ -6,13 +6,13 @@ ops::TokenLogprobs batch_logprobs(Tape& tape, const Model& model, const DeviceBa
                                   const LogprobOptions& options, const ParamBuffer* grads, const Tensor& state) {
   ForwardContext ctx;
   ctx.tape = &tape;
-  ctx.weights = options.weights ? options.weights : &model.weights.compute;
+  ctx.params = options.params ? options.params : &model.params;
   ctx.grads = grads;
   ctx.residual = options.residual;
   ctx.ids = batch.ids;
   ctx.positions = batch.positions;
-  ctx.offsets = batch.offsets;
-  ctx.longest = batch.longest;
+  ctx.attention.offsets = batch.offsets;
+  ctx.attention.longest = batch.longest;
   Var hidden = model.decoder->forward(ctx);
   if (batch.scored.numel() != batch.ids.numel()) hidden = ops::gather_rows(tape, hidden, batch.scored);
   return model.decoder->logprobs(

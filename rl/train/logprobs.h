@@ -12,8 +12,8 @@ struct LogprobOptions {
   Dtype lm_head = Dtype::kF32;   // see ops::HeadOptions
   Dtype residual = Dtype::kF32;  // type of the residual stream
   int64_t head_chunk = 0;        // tokens whose logits exist at once; 0: see ops::HeadOptions
-  /// The weights to score with (null: the model's compute copy), e.g. the reference of a KL term.
-  const ParamBuffer* weights = nullptr;
+  /// The parameters to score with (null: the model's), e.g. the reference of a KL term.
+  const ParamSet* params = nullptr;
 };
 
 /// Log-probs and entropies of batch.targets at batch.scored, [N] each. `grads` are the sinks of parameter gradients

@@ -14,7 +14,7 @@ namespace {
 class Poison {
  public:
   Poison(Exec& exec, Model& model, const std::string& parameter) : exec_(exec) {
-    const Tensor& weights = model.weights.compute[model.weights.layout.find(parameter)];
+    const Tensor& weights = model.params.compute[model.params.layout.find(parameter)];
     weight_ = weights.view({weights.numel()}).slice(0, 1);
     saved_ = exec_.empty({1}, weight_.dtype());
     exec_.backend().copy(saved_.raw(), weight_.raw(), weight_.bytes());
@@ -38,10 +38,10 @@ std::vector<DeviceBatch>& Trainer::send(MiniBatch& mini) {
   return mini.device;
 }
 
-void Trainer::fill(MiniBatch& mini, const ParamBuffer& weights, Tensor DeviceBatch::*on_device,
+void Trainer::fill(MiniBatch& mini, const ParamSet& params, Tensor DeviceBatch::*on_device,
                    std::vector<float> TrainBatch::*on_host) {
   LogprobOptions options = options_.logprobs;
-  options.weights = &weights;
+  options.params = &params;
   for (DeviceBatch& batch : send(mini)) {
     Tape tape(exec_, false);
     batch.*on_device = batch_logprobs(tape, model_, batch, options).logprobs.value();
@@ -55,18 +55,18 @@ void Trainer::read_back(MiniBatch& mini, Tensor DeviceBatch::*on_device, std::ve
 }
 
 void Trainer::fill_old_logprobs(MiniBatch& mini) {
-  fill(mini, model_.weights.compute, &DeviceBatch::old_logprobs, &TrainBatch::old_logprobs);
+  fill(mini, model_.params, &DeviceBatch::old_logprobs, &TrainBatch::old_logprobs);
 }
 
 void Trainer::fill_reference_logprobs(MiniBatch& mini) {
-  check(model_.weights.reference.defined(), "[trainer] there are no reference weights to score with");
-  fill(mini, model_.weights.reference, &DeviceBatch::reference_logprobs, &TrainBatch::reference_logprobs);
+  check(model_.reference.compute.defined(), "[trainer] there are no reference weights to score with");
+  fill(mini, model_.reference, &DeviceBatch::reference_logprobs, &TrainBatch::reference_logprobs);
 }
 
 LossOut Trainer::run_micro_batch(Tape& tape, const MiniBatch& mini, DeviceBatch& batch, const Loss& loss,
                                  OldLogprobs old) {
   const ops::TokenLogprobs scored =
-      batch_logprobs(tape, model_, batch, options_.logprobs, &model_.weights.grad, optimizer_.state());
+      batch_logprobs(tape, model_, batch, options_.logprobs, &model_.params.grad, optimizer_.state());
   if (old == OldLogprobs::kOwnForward) batch.old_logprobs = scored.logprobs.value();
   LossInputs in = batch.loss_inputs();
   in.logprobs = scored.logprobs;
@@ -97,7 +97,6 @@ UpdateReport Trainer::update(MiniBatch& mini, const Loss& loss, OldLogprobs old)
     outs.push_back(run_micro_batch(tape, mini, batch, loss, old));
   }
   if (old == OldLogprobs::kOwnForward) read_back(mini, &DeviceBatch::old_logprobs, &TrainBatch::old_logprobs);
-  comm_.all_reduce(exec_, model_.weights.grad.flat());  // what is not finite on one rank is on all: one decision
   report.step = optimizer_.step();
   LossStats stats;
   for (const LossOut& out : outs) {
@@ -154,7 +153,7 @@ std::string Trainer::find_overflow(MiniBatch& mini, const Loss& loss, OldLogprob
 }
 
 void Trainer::inject_overflow(const std::string& parameter) {
-  model_.weights.layout.find(parameter);  // throws when there is none
+  model_.params.layout.find(parameter);  // throws when there is none
   inject_ = parameter;
 }
 

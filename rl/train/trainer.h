@@ -2,7 +2,7 @@
 // function it is given. One update =
 //
 //   for each micro-batch of this rank: forward (tape on) -> log-probs -> loss -> backward (scaled; fp32 gradients add
-//   up) -> gradients of all ranks added -> optimizer: finite? unscale, clip, step : skip  ->  on a skip, replay to name
+//   up) -> optimizer: gradients of all ranks added; finite? unscale, clip, step : skip  ->  on a skip, replay to name
 //   the first non-finite tensor
 #pragma once
 
@@ -47,7 +47,7 @@ class Trainer {
 
   /// Fills old_logprobs of every micro-batch with the current weights' log-probs of the scored tokens.
   void fill_old_logprobs(MiniBatch& batch);
-  /// Fills reference_logprobs with those of Weights::reference.
+  /// Fills reference_logprobs with those of Model::reference.
   void fill_reference_logprobs(MiniBatch& batch);
   /// One optimizer step; none where every token of the mini-batch is masked (weight decay and Adam's momentum would
   /// move the weights without any evidence). A mini-batch without micro-batches has a gradient of zero, and its step
@@ -59,7 +59,7 @@ class Trainer {
  private:
   std::vector<DeviceBatch>& send(MiniBatch& batch);
   void read_back(MiniBatch& batch, Tensor DeviceBatch::*on_device, std::vector<float> TrainBatch::*on_host);
-  void fill(MiniBatch& batch, const ParamBuffer& weights, Tensor DeviceBatch::*on_device,
+  void fill(MiniBatch& batch, const ParamSet& params, Tensor DeviceBatch::*on_device,
             std::vector<float> TrainBatch::*on_host);
   LossOut run_micro_batch(Tape& tape, const MiniBatch& mini, DeviceBatch& batch, const Loss& loss, OldLogprobs old);
   std::string find_overflow(MiniBatch& batch, const Loss& loss, OldLogprobs old, double loss_scale);

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "core/random.h"
+#include "core/registry.h"
 #include "tests/support/cuda_pair.h"
 #include "tests/support/op_cases.h"
 

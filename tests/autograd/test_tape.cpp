@@ -9,6 +9,7 @@
 #include "autograd/nonfinite.h"
 #include "autograd/ops.h"
 #include "core/random.h"
+#include "core/registry.h"
 
 namespace mantissa {
 namespace {
@@ -194,6 +195,7 @@ class CountingBackend : public Backend {
   void copy_from_host(void* dst, const void* src, size_t n) override { cpu().copy_from_host(dst, src, n); }
   void copy_to_host(void* dst, const void* src, size_t n) override { cpu().copy_to_host(dst, src, n); }
   void copy(void* dst, const void* src, size_t n) override { cpu().copy(dst, src, n); }
+  void zero(void* dst, size_t n) override { cpu().zero(dst, n); }
   void synchronize() override {}
   MemoryInfo memory() const override { return cpu().memory(); }
   void reset_peak() override { cpu().reset_peak(); }

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "core/random.h"
+#include "core/registry.h"
 #include "tests/support/ranks.h"
 
 namespace mantissa {

@@ -33,6 +33,7 @@ HWY_AFTER_NAMESPACE();
 
 #include "core/backend.h"
 #include "core/random.h"
+#include "core/registry.h"
 #include "tests/support/simd_levels.h"
 
 namespace mantissa::cpu_kernels {

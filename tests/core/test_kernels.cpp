@@ -13,6 +13,7 @@
 #include "core/cpu/simd.h"
 #include "core/kernels.h"
 #include "core/random.h"
+#include "core/registry.h"
 
 namespace mantissa {
 namespace {

@@ -8,6 +8,7 @@
 
 #include "core/kernels.h"
 #include "core/random.h"
+#include "core/registry.h"
 #include "tests/support/simd_levels.h"
 
 namespace mantissa {

@@ -8,6 +8,7 @@
 #include "core/backend.h"
 #include "core/file.h"
 #include "core/random.h"
+#include "core/registry.h"
 #include "core/safetensors.h"
 #include "tests/support/temp_dir.h"
 

@@ -2,6 +2,7 @@
 // forward and backward, paged decode; and the promises about bits: batch, repetition, graphs.
 #include <algorithm>
 
+#include "core/registry.h"
 #include "tests/support/cuda_pair.h"
 
 namespace mantissa {

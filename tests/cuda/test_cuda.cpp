@@ -1,4 +1,5 @@
 // The CUDA backend itself: memory, copies, graphs.
+#include "core/registry.h"
 #include "tests/support/cuda_pair.h"
 
 namespace mantissa {

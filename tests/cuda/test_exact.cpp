@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <sstream>
 
+#include "core/registry.h"
 #include "tests/support/cuda_pair.h"
 
 namespace mantissa {

@@ -5,6 +5,7 @@
 #include <bit>
 #include <functional>
 
+#include "core/registry.h"
 #include "tests/support/cuda_pair.h"
 
 namespace mantissa {

@@ -1,6 +1,7 @@
 // The vocabulary family and sampling on CUDA against the CPU kernels. T tokens, V vocabulary.
 #include <algorithm>
 
+#include "core/registry.h"
 #include "tests/support/cuda_pair.h"
 
 namespace mantissa {

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "core/backend.h"
+#include "core/registry.h"
 #include "core/safetensors.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

@@ -9,6 +9,7 @@
 #include "core/file.h"
 #include "core/hash.h"
 #include "core/random.h"
+#include "core/registry.h"
 #include "nn/checkpoint.h"
 #include "tests/support/temp_dir.h"
 
@@ -19,28 +20,28 @@ namespace fs = std::filesystem;
 class Trained {
  public:
   explicit Trained(uint64_t seed, Shape matrix = {40, 7}) {
-    const int unit = weights.layout.add_unit("layer");
-    weights.layout.add(unit, "layer.matrix", matrix, true);
-    weights.layout.add(unit, "layer.norm", {7}, false);
-    weights.layout.finish();
-    weights.compute = ParamBuffer(exec, weights.layout, Dtype::kF16);
+    const int unit = params.layout.add_unit("layer");
+    params.layout.add(unit, "layer.matrix", matrix, true);
+    params.layout.add(unit, "layer.norm", {7}, false);
+    params.layout.finish();
+    params.compute = ParamBuffer(exec, params.layout, Dtype::kF16);
     OptimConfig optim;
     optim.lr = 0.01;
-    optimizer.emplace(exec, weights, optim, ScalerConfig{}, 100);
-    randomise(weights.master, seed);
-    refresh_copies(exec, weights);
+    optimizer.emplace(exec, params, optim, ScalerConfig{}, 100);
+    randomise(params.master, seed);
+    refresh_copies(exec, params);
   }
   void randomise(const ParamBuffer& buffer, uint64_t seed) {
     RandomStream random(seed, 1);
-    for (size_t i = 0; i < weights.layout.params().size(); ++i)
+    for (size_t i = 0; i < params.layout.params().size(); ++i)
       for (int64_t k = 0; k < buffer[ParamId{int(i)}].numel(); ++k)
         buffer[ParamId{int(i)}].data<float>()[k] = random.uniform() - 0.5f;
   }
   void train(int64_t from, int64_t to) {
     for (int64_t s = from; s < to; ++s) {
       optimizer->zero_grad();
-      randomise(weights.grad, uint64_t(1000 + s));
-      if (s % 5 == 2) weights.grad.flat().data<float>()[0] = std::numeric_limits<float>::infinity();
+      randomise(params.grad, uint64_t(1000 + s));
+      if (s % 5 == 2) params.grad.flat().data<float>()[0] = std::numeric_limits<float>::infinity();
       optimizer->step();
     }
   }
@@ -48,17 +49,17 @@ class Trained {
     return {step, "run:\n  name: x\n", {{"cursor", 7 * step}, {"seed", -3}}, {{"data_hash", "ab\"c\n"}}};
   }
   void save(const fs::path& root, int64_t step, int64_t keep = 0) {
-    save_checkpoint(root, state(step), weights, *optimizer, keep);
+    save_checkpoint(root, state(step), params, *optimizer, keep);
   }
 
   Exec exec{cpu()};
-  Weights weights;
+  ParamSet params;
   std::optional<Optimizer> optimizer;
 };
 
 void expect_same(const Trained& a, const Trained& b) {
-  for (const auto buffer : {&Weights::compute, &Weights::master, &Weights::m, &Weights::v}) {
-    const Tensor &x = (a.weights.*buffer).flat(), &y = (b.weights.*buffer).flat();
+  for (const auto buffer : {&ParamSet::compute, &ParamSet::master, &ParamSet::m, &ParamSet::v}) {
+    const Tensor &x = (a.params.*buffer).flat(), &y = (b.params.*buffer).flat();
     EXPECT_EQ(std::memcmp(x.raw(), y.raw(), x.bytes()), 0);
   }
   const StepState s = a.optimizer->read_state(), t = b.optimizer->read_state();
@@ -104,7 +105,7 @@ TEST(Checkpoint, ResumedRunHasTheSameBits) {
   resumed.train(0, 2);
   const auto latest = latest_checkpoint(dir / "checkpoints");
   ASSERT_TRUE(latest);
-  const CheckpointState state = load_checkpoint(*latest, resumed.exec, resumed.weights, *resumed.optimizer);
+  const CheckpointState state = load_checkpoint(*latest, resumed.exec, resumed.params, *resumed.optimizer);
   EXPECT_EQ(state.step, 13);
   EXPECT_EQ(state.config, "run:\n  name: x\n");
   EXPECT_EQ(state.counters.at("cursor"), 91);
@@ -157,18 +158,18 @@ TEST(Checkpoint, DamageIsNamed) {
         content[content.size() / 2] ^= 1;
       std::ofstream(path, std::ios::binary) << content;
       Trained other(2);
-      const float before = other.weights.master.flat().data<float>()[0];
+      const float before = other.params.master.flat().data<float>()[0];
       const std::string message =
-          message_of([&] { load_checkpoint(dir / "step_3", other.exec, other.weights, *other.optimizer); });
+          message_of([&] { load_checkpoint(dir / "step_3", other.exec, other.params, *other.optimizer); });
       EXPECT_NE(message.find(path.string() + " is damaged"), std::string::npos) << file << ": " << message;
-      EXPECT_EQ(other.weights.master.flat().data<float>()[0], before) << "nothing is loaded from a damaged one";
+      EXPECT_EQ(other.params.master.flat().data<float>()[0], before) << "nothing is loaded from a damaged one";
     }
     TempDir dir;
     run.save(dir.path(), 3);
     fs::remove(dir / "step_3" / file);
     Trained other(2);
     const std::string message =
-        message_of([&] { load_checkpoint(dir / "step_3", other.exec, other.weights, *other.optimizer); });
+        message_of([&] { load_checkpoint(dir / "step_3", other.exec, other.params, *other.optimizer); });
     EXPECT_NE(message.find(file), std::string::npos) << message;
   }
 }
@@ -178,7 +179,7 @@ TEST(Checkpoint, OtherModelIsRefused) {
   Trained run(1), other(1, {40, 8});
   run.save(dir.path(), 3);
   const std::string message =
-      message_of([&] { load_checkpoint(dir / "step_3", other.exec, other.weights, *other.optimizer); });
+      message_of([&] { load_checkpoint(dir / "step_3", other.exec, other.params, *other.optimizer); });
   EXPECT_NE(message.find("layer.matrix must have the model's shape [40,8], got [40,7]"), std::string::npos) << message;
 }
 
@@ -225,7 +226,7 @@ TEST(Checkpoint, KilledSaveLeavesAWholeOne) {
     const auto latest = latest_checkpoint(dir.path());
     ASSERT_TRUE(latest);
     Trained other(2);
-    const CheckpointState state = load_checkpoint(*latest, other.exec, other.weights, *other.optimizer);
+    const CheckpointState state = load_checkpoint(*latest, other.exec, other.params, *other.optimizer);
     EXPECT_EQ(state.counters.at("cursor"), 7 * state.step);
     expect_same(run, other);
     for (const std::string& name : names_in(dir.path())) EXPECT_NO_THROW(read_checkpoint_state(dir / name)) << name;

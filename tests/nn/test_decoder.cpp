@@ -7,6 +7,7 @@
 #include <numbers>
 
 #include "core/random.h"
+#include "core/registry.h"
 #include "nn/formats/hf.h"
 #include "nn/model.h"
 #include "nn/rope.h"
@@ -62,23 +63,23 @@ struct Scored {
 /// Log-probs of the packed sequences and the gradient of their mean negative.
 Scored score(Model& model, const Packed& packed, Dtype residual, bool backward, Recompute recompute = Recompute::kNone,
              Observer observer = {}) {
-  Backend& backend = model.weights.compute.flat().backend();
+  Backend& backend = model.params.compute.flat().backend();
   Exec exec(backend);
   Tape tape(exec, backward, recompute);
   if (observer) tape.set_observer(std::move(observer));
   Scored out;
-  if (backward) out.grads = ParamBuffer(exec, model.weights.layout, Dtype::kF32);
+  if (backward) out.grads = ParamBuffer(exec, model.params.layout, Dtype::kF32);
   ForwardContext ctx;
   ctx.tape = &tape;
-  ctx.weights = &model.weights.compute;
+  ctx.params = &model.params;
   ctx.grads = backward ? &out.grads : nullptr;
   ctx.residual = residual;
   ctx.ids = ints(packed.ids, backend);
   ctx.positions = ints(packed.positions, backend);
-  ctx.offsets = ints(packed.offsets, backend);
+  ctx.attention.offsets = ints(packed.offsets, backend);
   const Var hidden = model.decoder->forward(ctx);
   ops::HeadOptions options;
-  options.dtype = model.weights.compute.dtype();
+  options.dtype = model.params.compute.dtype();
   options.chunk = 17;
   const Var logprobs = model.decoder->logprobs(ctx, hidden, ints(packed.targets, backend), options).logprobs;
   const Var loss = ops::affine(tape, ops::sum(tape, logprobs), -1.0 / double(packed.ids.size()));
@@ -190,7 +191,7 @@ void expect_decode_equals_packed(const char* name, Dtype dtype) {
   const auto context = [&](const std::vector<int32_t>& ids, const std::vector<int32_t>& positions) {
     ForwardContext ctx;
     ctx.tape = &tape;
-    ctx.weights = &model->weights.compute;
+    ctx.params = &model->params;
     ctx.residual = dtype;
     ctx.ids = ints(ids);
     ctx.positions = ints(positions);
@@ -206,9 +207,9 @@ void expect_decode_equals_packed(const char* name, Dtype dtype) {
       offsets.push_back(int32_t(ids.size()));
     }
     ForwardContext ctx = context(ids, positions);
-    ctx.offsets = ints(offsets);
-    ctx.cache = cache;
-    if (cache) ctx.slots = ints(slots);
+    ctx.attention.offsets = ints(offsets);
+    ctx.attention.cache = cache;
+    if (cache) ctx.attention.slots = ints(slots);
     return to_host_float(model->decoder->logits(ctx, model->decoder->forward(ctx).value(), dtype));
   };
   const std::vector<float> whole = packed_logits(lengths, nullptr, {});
@@ -247,10 +248,10 @@ void expect_decode_equals_packed(const char* name, Dtype dtype) {
       table.insert(table.end(), pages[s].begin(), pages[s].end());
     }
     ForwardContext ctx = context(ids, positions);
-    ctx.cache = &cache;
-    ctx.slots = ints(slots);
-    ctx.table = ints(table).view({2, 2});
-    ctx.lengths = ints(read);
+    ctx.attention.cache = &cache;
+    ctx.attention.slots = ints(slots);
+    ctx.attention.table = ints(table).view({2, 2});
+    ctx.attention.lengths = ints(read);
     const std::vector<float> logits =
         to_host_float(model->decoder->logits(ctx, model->decoder->forward(ctx).value(), dtype));
     for (size_t s = 0; s < 2; ++s)
@@ -269,7 +270,7 @@ TEST(Decoder, LogitsOf16BitWeightsAreTheSameInFp32) {
   Tape tape(exec, false);
   ForwardContext ctx;
   ctx.tape = &tape;
-  ctx.weights = &model->weights.compute;
+  ctx.params = &model->params;
   std::vector<float> x(32);
   RandomStream random(7, 0);
   for (float& v : x) v = to_float(half_from_float(random.normal()));
@@ -306,7 +307,7 @@ TEST(Decoder, DecodeFormRefusesATapeThatRecords) {
   Tape tape(exec, true);
   ForwardContext ctx;
   ctx.tape = &tape;
-  ctx.weights = &model->weights.compute;
+  ctx.params = &model->params;
   ctx.ids = ints({1});
   ctx.positions = ints({0});
   EXPECT_THROW(model->decoder->forward(ctx), Error);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/registry.h"
 #include "nn/optimizer.h"
 
 namespace mantissa {
@@ -16,15 +17,15 @@ constexpr float kInf = std::numeric_limits<float>::infinity();
 class Training {
  public:
   explicit Training(Dtype compute, OptimConfig optim = {}, ScalerConfig scaler = {}, int64_t total = 100) {
-    ParamLayout& layout = weights.layout;
+    ParamLayout& layout = params.layout;
     const int first = layout.add_unit("layer"), second = layout.add_unit("head");
     matrix = layout.add(first, "layer.matrix", {2, 3}, true);
     norm = layout.add(first, "layer.norm", {3}, false);
     head = layout.add(second, "head", {4}, true);
     layout.finish();
-    weights.compute = ParamBuffer(exec, layout, compute);
-    fill(weights.compute, 1.0);
-    optimizer.emplace(exec, weights, optim, scaler, total);
+    params.compute = ParamBuffer(exec, layout, compute);
+    fill(params.compute, 1.0);
+    optimizer.emplace(exec, params, optim, scaler, total);
   }
 
   void fill(const ParamBuffer& buffer, double value) {
@@ -36,14 +37,14 @@ class Training {
   /// A step with scaled gradients `value` everywhere.
   StepReport step(float value) {
     optimizer->zero_grad();
-    fill(weights.grad, value);
+    fill(params.grad, value);
     return optimizer->step();
   }
   float scale() const { return optimizer->read_state().loss_scale; }
-  float master(ParamId id) const { return weights.master[id].data<float>()[0]; }
+  float master(ParamId id) const { return params.master[id].data<float>()[0]; }
 
   Exec exec{cpu()};
-  Weights weights;
+  ParamSet params;
   ParamId matrix, norm, head;
   std::optional<Optimizer> optimizer;
 };
@@ -170,16 +171,16 @@ TEST(Optimizer, UnscalesThenClips) {
   const double norm = 3.0 * std::sqrt(13.0);
   EXPECT_NEAR(report.grad_norm, norm, 1e-5);
   EXPECT_NEAR(t.optimizer->read_state().grad_factor, 1.0 / norm / 8.0, 1e-8);
-  EXPECT_NEAR(t.weights.m[t.head].data<float>()[0], 0.1 * 3.0 / norm, 1e-7);  // (1 - beta1) g
+  EXPECT_NEAR(t.params.m[t.head].data<float>()[0], 0.1 * 3.0 / norm, 1e-7);  // (1 - beta1) g
 
   optim.grad_clip = 0;
   Training free(Dtype::kF16, optim, quick_scaler());
   free.step(24.0f);
-  EXPECT_NEAR(free.weights.m[free.head].data<float>()[0], 0.1 * 3.0, 1e-6);
+  EXPECT_NEAR(free.params.m[free.head].data<float>()[0], 0.1 * 3.0, 1e-6);
   optim.grad_clip = 100;
   Training below(Dtype::kF16, optim, quick_scaler());
   below.step(24.0f);
-  EXPECT_NEAR(below.weights.m[below.head].data<float>()[0], 0.1 * 3.0, 1e-6);
+  EXPECT_NEAR(below.params.m[below.head].data<float>()[0], 0.1 * 3.0, 1e-6);
 }
 
 TEST(Optimizer, FollowsAdamW) {
@@ -188,7 +189,7 @@ TEST(Optimizer, FollowsAdamW) {
   optim.weight_decay = 0.1;
   optim.grad_clip = 0;
   Training t(Dtype::kF32, optim);
-  EXPECT_TRUE(t.weights.master.flat().same_as(t.weights.compute.flat()));
+  EXPECT_TRUE(t.params.master.flat().same_as(t.params.compute.flat()));
   double decayed = 1.0, plain = 1.0, m = 0, v = 0;
   for (int step = 1; step <= 5; ++step) {
     const double g = 0.5 * step;
@@ -203,19 +204,19 @@ TEST(Optimizer, FollowsAdamW) {
     EXPECT_NEAR(t.master(t.norm), plain, 1e-6) << "norms are not decayed";
   }
   // The padding between parameters stays zero.
-  for (int64_t i = 6; i < ParamLayout::kAlign; ++i) ASSERT_EQ(t.weights.master.flat().data<float>()[i], 0.0f);
+  for (int64_t i = 6; i < ParamLayout::kAlign; ++i) ASSERT_EQ(t.params.master.flat().data<float>()[i], 0.0f);
 }
 
 TEST(Optimizer, CopiesAreRoundedMasters) {
   OptimConfig optim;
   optim.lr = 1e-4;
   Training t(Dtype::kBF16, optim);
-  t.weights.rollout = ParamBuffer(t.exec, t.weights.layout, Dtype::kF16);
+  t.params.rollout = ParamBuffer(t.exec, t.params.layout, Dtype::kF16);
   t.step(1.0f);
   const float master = t.master(t.head);
   EXPECT_NE(master, 1.0f);
-  EXPECT_EQ(t.weights.compute[t.head].data<BFloat16>()[0].bits, bfloat16_from_float(master).bits);
-  EXPECT_EQ(t.weights.rollout[t.head].data<Half>()[0].bits, half_from_float(master).bits);
+  EXPECT_EQ(t.params.compute[t.head].data<BFloat16>()[0].bits, bfloat16_from_float(master).bits);
+  EXPECT_EQ(t.params.rollout[t.head].data<Half>()[0].bits, half_from_float(master).bits);
 }
 
 TEST(Optimizer, SkippedStepAdvancesNothing) {
@@ -224,15 +225,15 @@ TEST(Optimizer, SkippedStepAdvancesNothing) {
   optim.warmup_steps = 10;
   Training t(Dtype::kF16, optim, quick_scaler());
   EXPECT_NEAR(t.step(1.0f).lr, 0.01, 1e-9);
-  const float master = t.master(t.matrix), m = t.weights.m[t.matrix].data<float>()[0],
-              v = t.weights.v[t.matrix].data<float>()[0];
+  const float master = t.master(t.matrix), m = t.params.m[t.matrix].data<float>()[0],
+              v = t.params.v[t.matrix].data<float>()[0];
   t.optimizer->zero_grad();
-  t.weights.grad[t.head].data<float>()[3] = std::nanf("");  // one element is enough
+  t.params.grad[t.head].data<float>()[3] = std::nanf("");  // one element is enough
   EXPECT_TRUE(t.optimizer->step().skipped);
   EXPECT_EQ(t.optimizer->read_state().adam_step, 1);
   EXPECT_EQ(t.master(t.matrix), master);
-  EXPECT_EQ(t.weights.m[t.matrix].data<float>()[0], m);
-  EXPECT_EQ(t.weights.v[t.matrix].data<float>()[0], v);
+  EXPECT_EQ(t.params.m[t.matrix].data<float>()[0], m);
+  EXPECT_EQ(t.params.v[t.matrix].data<float>()[0], v);
   EXPECT_NEAR(t.step(1.0f).lr, 0.02, 1e-9) << "the schedule counts completed steps";
 }
 

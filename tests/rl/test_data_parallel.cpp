@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/random.h"
+#include "core/registry.h"
 #include "nn/model.h"
 #include "tests/support/ranks.h"
 #include "tests/support/tiny_model.h"

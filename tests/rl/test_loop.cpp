@@ -9,6 +9,7 @@
 #include <regex>
 
 #include "core/file.h"
+#include "core/registry.h"
 #include "nn/formats/hf.h"
 #include "nn/formats/hf_config.h"
 #include "nn/model.h"
@@ -324,7 +325,7 @@ TEST_F(Loop, ResumeRefusesAnotherReference) {
   Strings overrides{"algorithm.kl_coef=0.1", "model.path=" + (dir_ / "model").string(), "rollout.max_new_tokens=4"};
   const RunConfig run = config("run", kGrpo, overrides);
   EXPECT_FALSE(train(run, "", [](int64_t step) { return step == 1; }));
-  model->weights.compute[model->decoder->params().final_norm].data<float>()[3] = 2.0f;
+  model->params.compute[model->decoder->params().final_norm].data<float>()[3] = 2.0f;
   fs::remove_all(dir_ / "model");
   save_hf(*model, dir_ / "model", Dtype::kF32);
   try {

@@ -8,6 +8,7 @@
 
 #include "core/cpu/simd.h"
 #include "core/random.h"
+#include "core/registry.h"
 #include "nn/formats/hf.h"
 #include "nn/model.h"
 #include "rl/train/logprobs.h"
@@ -121,8 +122,8 @@ struct Bits {
 Bits score_and_differentiate(const Model& model, const TrainBatch& batch) {
   Exec exec(cpu());
   Tape tape(exec, true);
-  ParamBuffer grads(exec, model.weights.layout, Dtype::kF32);
-  const Dtype dtype = model.weights.compute.dtype();
+  ParamBuffer grads(exec, model.params.layout, Dtype::kF32);
+  const Dtype dtype = model.params.compute.dtype();
   const Var logprobs =
       batch_logprobs(tape, model, DeviceBatch(exec.backend(), batch), {.lm_head = dtype, .residual = dtype}, &grads)
           .logprobs;

@@ -68,7 +68,7 @@ TEST(SelfTestRun, WithALearningRateOfZeroNothingMoves) {
 
   // Drift that is not learning: something else writes into the weights. -0 in place of 0 is no drift.
   const auto write = [&](uint16_t bits) {
-    run.exec.backend().copy_from_host(run.model->weights.compute.flat().raw(), &bits, sizeof bits);
+    run.exec.backend().copy_from_host(run.model->params.compute.flat().raw(), &bits, sizeof bits);
   };
   write(0);
   SelfTest self_test(run);
@@ -142,8 +142,7 @@ TEST(RunDirectory, OneOfSeveralRanksHasIt) {
       EXPECT_EQ(run.directory != nullptr, comm.main());
       EXPECT_EQ(run.step, *resume ? 2 : 0);
       train(run, [] { return false; });
-      const Tensor& flat = run.model->weights.master.flat();
-      weights[comm.rank()].assign(flat.data<float>(), flat.data<float>() + flat.numel());
+      weights[comm.rank()] = to_host_float(run.model->params.compute.flat());
     });
     EXPECT_EQ(errors, std::vector<std::string>(2));
     EXPECT_EQ(lines_of(dir / "run/metrics.jsonl").size(), 2u);

@@ -12,6 +12,7 @@
 #include "core/kernels.h"
 #include "core/random.h"
 #ifdef MANTISSA_WITH_CUDA
+#include "core/registry.h"
 #include "cuda/backend.h"
 #endif
 

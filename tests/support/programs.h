@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/file.h"
+#include "core/registry.h"
 #include "nn/formats/hf_config.h"
 #include "nn/model.h"
 #include "tests/support/temp_dir.h"

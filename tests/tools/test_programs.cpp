@@ -6,6 +6,7 @@
 #include <cmath>
 #include <csignal>
 
+#include "core/registry.h"
 #include "core/safetensors.h"
 #include "tests/support/programs.h"
 

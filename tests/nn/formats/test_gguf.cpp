@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/random.h"
+#include "core/registry.h"
 #include "core/safetensors.h"
 #include "nn/formats/gguf.h"
 #include "nn/formats/gguf_dequant.h"

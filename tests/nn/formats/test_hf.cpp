@@ -6,6 +6,7 @@
 
 #include "core/file.h"
 #include "core/random.h"
+#include "core/registry.h"
 #include "nn/formats/hf.h"
 #include "nn/formats/hf_config.h"
 #include "nn/model.h"
@@ -227,7 +228,7 @@ TEST(HfWeights, ShardedEqualsSingle) {
   }
   const fs::path index = dir / "m" / "model.safetensors.index.json";
   write_file(index, "{\"metadata\": {}, \"weight_map\": {" + map + "}}");
-  expect_same_bits(load(dir / "m")->weights.compute.flat(), load(kGolden / "qwen3")->weights.compute.flat());
+  expect_same_bits(load(dir / "m")->params.compute.flat(), load(kGolden / "qwen3")->params.compute.flat());
 
   write_file(index, R"({"weight_map": {"model.norm.weight": "../m/model-0.safetensors"}})");
   expect_message(message_of([&] { load(dir / "m"); }), {"index.json", "model.norm.weight", "same directory"});
@@ -267,7 +268,7 @@ TEST(HfWeights, MissingUnusedAndMisshapenTensorsAreNamed) {
     d.tensors["lm_head.weight"] = d.tensors["model.embed_tokens.weight"];
     d.tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = Tensor(cpu(), {8}, Dtype::kF32);
     d.write(dir / "ballast");
-    expect_same_bits(load(dir / "ballast")->weights.compute.flat(), load(kGolden / "qwen3")->weights.compute.flat());
+    expect_same_bits(load(dir / "ballast")->params.compute.flat(), load(kGolden / "qwen3")->params.compute.flat());
   }
   expect_message(message_of([&] { load(dir / "nowhere"); }), {"nowhere", "does not exist"});
   fs::create_directories(dir / "empty");
@@ -288,9 +289,9 @@ TEST(HfWeights, EveryFileTypeIsRoundedOnce) {
     for (const Dtype compute : {Dtype::kF32, Dtype::kF16, Dtype::kBF16, Dtype::kF64}) {
       const std::unique_ptr<Model> model = load(path, compute, true);
       // The master has the file's precision, whatever the compute type; padding stays zero in both.
-      const std::vector<float> want = to_host_float(exact->weights.compute.flat());
-      const std::vector<float> master = to_host_float(model->weights.master.flat());
-      const std::vector<float> got = to_host_float(model->weights.compute.flat());
+      const std::vector<float> want = to_host_float(exact->params.compute.flat());
+      const std::vector<float> master = to_host_float(model->params.master.flat());
+      const std::vector<float> got = to_host_float(model->params.compute.flat());
       for (size_t i = 0; i < want.size(); ++i) {
         float stored = want[i];
         if (file_type == Dtype::kF16) stored = to_float(half_from_float(stored));
@@ -300,7 +301,7 @@ TEST(HfWeights, EveryFileTypeIsRoundedOnce) {
         if (compute == Dtype::kBF16) stored = to_float(bfloat16_from_float(stored));
         ASSERT_EQ(got[i], stored);
       }
-      EXPECT_EQ(model->weights.master.flat().same_as(model->weights.compute.flat()), !is_16bit(compute));
+      EXPECT_EQ(model->params.master.flat().same_as(model->params.compute.flat()), !is_16bit(compute));
     }
   }
 }
@@ -308,7 +309,7 @@ TEST(HfWeights, EveryFileTypeIsRoundedOnce) {
 TEST(HfWeights, ValuesBeyondTheTypeAreRefused) {
   const TempDir dir;
   const std::unique_ptr<Model> model = load(kGolden / "qwen3", Dtype::kF32, true);
-  model->weights.compute[model->decoder->params().final_norm].data<float>()[3] = 1e5f;
+  model->params.compute[model->decoder->params().final_norm].data<float>()[3] = 1e5f;
   save_hf(*model, dir / "large", Dtype::kF32);
   load(dir / "large", Dtype::kBF16);
   expect_message(message_of([&] { load(dir / "large", Dtype::kF16); }),
@@ -323,8 +324,8 @@ TEST(HfWeights, SavedIsLoadedBitForBit) {
     model->tokenizer.chat_template = "{{ messages }}";
     save_hf(*model, dir / name, Dtype::kF32);  // the masters, not the rounded copy
     const std::unique_ptr<Model> back = load(dir / name, Dtype::kF16, true);
-    expect_same_bits(model->weights.compute.flat(), back->weights.compute.flat());
-    expect_same_bits(model->weights.master.flat(), back->weights.master.flat());
+    expect_same_bits(model->params.compute.flat(), back->params.compute.flat());
+    expect_same_bits(model->params.master.flat(), back->params.master.flat());
     EXPECT_EQ(back->tokenizer.tokenizer_json, model->tokenizer.tokenizer_json);
     EXPECT_EQ(back->tokenizer.chat_template, model->tokenizer.chat_template);
     EXPECT_EQ(back->config.eos_ids, model->config.eos_ids);
@@ -356,11 +357,11 @@ TEST(RandomModel, DependsOnTheSeedAlone) {
   const auto a = random_model(config, cpu(), Dtype::kF32, false, 1);
   const auto b = random_model(config, cpu(), Dtype::kF16, true, 1);
   const auto c = random_model(config, cpu(), Dtype::kF32, false, 2);
-  expect_same_bits(a->weights.compute.flat(), b->weights.master.flat());
-  EXPECT_NE(to_host_float(a->weights.compute.flat()), to_host_float(c->weights.compute.flat()));
-  for (const float w : to_host_float(a->weights.compute[a->decoder->params().final_norm])) EXPECT_EQ(w, 1.0f);
+  expect_same_bits(a->params.compute.flat(), b->params.master.flat());
+  EXPECT_NE(to_host_float(a->params.compute.flat()), to_host_float(c->params.compute.flat()));
+  for (const float w : to_host_float(a->params.compute[a->decoder->params().final_norm])) EXPECT_EQ(w, 1.0f);
   double square = 0;
-  const std::vector<float> e = to_host_float(a->weights.compute[a->decoder->params().embedding]);
+  const std::vector<float> e = to_host_float(a->params.compute[a->decoder->params().embedding]);
   for (const float w : e) square += double(w) * w;
   EXPECT_NEAR(std::sqrt(square / double(e.size())), 0.02, 0.001);
 }

@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "core/random.h"
+#include "core/registry.h"
 #include "rl/algorithm/policy_loss.h"
 
 namespace mantissa {

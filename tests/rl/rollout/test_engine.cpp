@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "core/random.h"
+#include "core/registry.h"
 #include "tests/support/cuda_pair.h"
 #include "tests/support/tiny_model.h"
 
@@ -48,7 +49,7 @@ class EngineTest : public testing::Test {
       m = random_model(config_, exec_.backend(), dtype, false, 17);
       // Weights of std 0.02 make near-uniform predictions; a larger head makes them differ.
       Exec exec(exec_.backend());
-      Tensor head = m->weights.compute[m->decoder->params().head];
+      Tensor head = m->params.compute[m->decoder->params().head];
       MANTISSA_RUN(exec, unary, head, head, Unary::kAffine, 40.0, 0.0);
     }
     return *m;
@@ -95,11 +96,11 @@ class EngineTest : public testing::Test {
     Tape tape(exec_, true);  // recording, as in training
     ForwardContext ctx;
     ctx.tape = &tape;
-    ctx.weights = &m.weights.compute;
+    ctx.params = &m.params;
     ctx.residual = dtype;
     ctx.ids = tensor(ids);
     ctx.positions = tensor(positions);
-    ctx.offsets = tensor(offsets);
+    ctx.attention.offsets = tensor(offsets);
     const Var hidden = ops::gather_rows(tape, m.decoder->forward(ctx), tensor(scored));
     ops::HeadOptions head;
     head.temperature = options_.sampling.temperature;
@@ -462,7 +463,7 @@ TEST_F(CudaEngineTest, GreedyTokensInFp32AreThoseOfTheCpu) {
   const Results got = run(Dtype::kF32, requests_, options_, precision(Dtype::kF32));
   const auto same_model = random_model(tiny_model(), cpu(), Dtype::kF32, false, 17);
   Exec host(cpu());
-  Tensor head = same_model->weights.compute[same_model->decoder->params().head];
+  Tensor head = same_model->params.compute[same_model->decoder->params().head];
   MANTISSA_RUN(host, unary, head, head, Unary::kAffine, 40.0, 0.0);
   Engine engine(*same_model, RolloutConfig(), precision(Dtype::kF32));
   const Results want = engine.generate(requests_, options_);

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "core/backend.h"
+#include "core/registry.h"
 
 namespace mantissa {
 namespace {

@@ -4,6 +4,8 @@
 #include <csignal>
 
 #include "core/file.h"
+#include "core/registry.h"
+#include "nn/formats/hf_config.h"
 #include "tests/support/programs.h"
 
 namespace mantissa {

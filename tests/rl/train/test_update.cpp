@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/random.h"
+#include "core/registry.h"
 #include "rl/algorithm/policy_loss.h"
 #include "rl/train/trainer.h"
 #include "tests/support/tiny_model.h"
@@ -16,7 +17,7 @@ namespace {
 struct Learner {
   explicit Learner(Dtype dtype = Dtype::kF32)
       : model(random_model(tiny_model(), cpu(), dtype, is_16bit(dtype), 17)),
-        optimizer(exec, model->weights, {.lr = 1e-3, .weight_decay = 0.1}, {}, 100),
+        optimizer(exec, model->params, {.lr = 1e-3, .weight_decay = 0.1}, {}, 100),
         trainer(exec, single_comm(), *model, optimizer,
                 {.logprobs = {.lm_head = dtype, .residual = dtype}, .recompute = {}}) {}
 
@@ -25,9 +26,9 @@ struct Learner {
     const auto loss = [](Tape& tape, const LossInputs& in) { return policy_loss(tape, in, AlgorithmConfig()); };
     return trainer.update(mini, loss, old);
   }
-  std::vector<float> grads() const { return to_host<float>(model->weights.grad.flat()); }
+  std::vector<float> grads() const { return to_host<float>(model->params.grad.flat()); }
   std::vector<float> weights() const {
-    const Weights& w = model->weights;
+    const ParamSet& w = model->params;
     return to_host<float>((w.master.defined() ? w.master : w.compute).flat());
   }
 

@@ -1,5 +1,8 @@
-// Splitting work over the OpenMP threads. Kept apart from the SIMD code: the body runs in whatever function it was
-// written in, and calls the vector code of its target.
+// Splitting work over the threads of the CPU: the one place outside core/cpu that speaks OpenMP. The body runs in
+// whatever function it was written in, so vector code (core/cpu/simd-inl.h) calls the code of its own target.
+//
+// A body must not throw, and must give every index the same bits whatever range or thread it falls to: how work is
+// split depends on the number of threads, results must not. Inside another parallel region both forms run serially.
 #pragma once
 
 #include <omp.h>
@@ -7,12 +10,10 @@
 #include <algorithm>
 #include <cstdint>
 
-namespace mantissa::cpu_kernels {
+namespace mantissa {
 
-/// Calls body(begin, end) for disjoint ranges that cover [0, n), one range a thread, ranges starting at multiples of
-/// `grain`: the smallest piece worth a thread (about 10 microseconds of work). Serial inside another parallel region.
-/// The split depends on the number of threads, so body must give every index the same bits in any range. It must not
-/// throw.
+/// Calls body(begin, end) for disjoint ranges that cover [0, n), one a thread, each from a multiple of `grain`: the
+/// smallest piece worth a thread (about 10 microseconds of work). Storage that a thread needs is made once in the body.
 template <class F>
 void parallel_for(int64_t n, int64_t grain, F&& body) {
   const int64_t pieces = (n + grain - 1) / grain;
@@ -29,11 +30,11 @@ void parallel_for(int64_t n, int64_t grain, F&& body) {
   }
 }
 
-/// Calls body(i) for every i in [0, n), in any order and on any thread: for tasks of unequal cost, each worth a thread.
+/// Calls body(i) for every i in [0, n), in any order: for tasks of unequal cost, each worth a thread.
 template <class F>
 void parallel_tasks(int64_t n, F&& body) {
 #pragma omp parallel for schedule(dynamic) if (n > 1 && !omp_in_parallel())
   for (int64_t i = 0; i < n; ++i) body(i);
 }
 
-}  // namespace mantissa::cpu_kernels
+}  // namespace mantissa

@@ -1,5 +1,5 @@
-// Around attention: rotary embedding, writes and copies of the paged KV cache; and the registration of the
-// family. Legend: T tokens, H/G/D heads, P pages. qkv[T,(H+2G)D], pages[2,P,kAttentionTile,GD].
+// Around attention: rotary embedding, writes and copies of the paged KV cache; and the registration of the family.
+// Legend: T tokens, H/G/D heads, P pages. qkv[T,(H+2G)D], pages[2,P,kAttentionTile,GD].
 #include "cuda/attention/attention.h"
 
 #include "cuda/common.cuh"
@@ -12,8 +12,7 @@ using namespace cuda;
 constexpr int kThreads = 256;
 constexpr int kVector = 8;  // elements a thread moves: D is a multiple of it
 
-/// The KV cache of a layer as kernels write it: a token's [keys | values] at its slot, nothing where that is
-/// negative.
+/// The KV cache of a layer as kernels write it: a token's [keys | values] at its slot, nothing where that is negative.
 template <class To>
 struct CacheCells {
   To* pages;
@@ -28,9 +27,9 @@ struct CacheCells {
   }
 };
 
-/// One thread rotates N pairs of one head, or copies kVector values; into the cache too, where there is one.
-/// Items of a token: pairs first, then values; there are none of those when out is in. May run in place: a
-/// thread reads and writes its own elements only.
+/// One thread rotates N pairs of one head, or copies kVector values; into the cache too, where there is one. Items of a
+/// token: pairs first, then values; there are none of those when out is in. May run in place: a thread reads and writes
+/// its own elements only.
 template <int N, class T, class To>
 __global__ void __launch_bounds__(kThreads)
     rope_kernel(T* out, const T* in, const float* table, const int32_t* positions, CacheCells<To> cache, uint32_t items,
@@ -140,8 +139,7 @@ void kv_write(Exec& exec, Tensor& pages, const Tensor& qkv, const Tensor& slots,
   MANTISSA_LAUNCH_CHECK();
 }
 
-/// Block (i, part) copies the keys or the values of one page. A page is a multiple of 16 bytes:
-/// kAttentionTile rows.
+/// Block (i, part) copies the keys or the values of one page. A page is a multiple of 16 bytes: kAttentionTile rows.
 __global__ void __launch_bounds__(kThreads)
     kv_copy_kernel(uint4* pages, const int32_t* from, const int32_t* to, int64_t page, int64_t plane) {
   const int32_t source = from[blockIdx.x], target = to[blockIdx.x];
@@ -157,19 +155,6 @@ void kv_copy(Exec& exec, Tensor& pages, const Tensor& from, const Tensor& to) {
   kv_copy_kernel<<<dim3(unsigned(from.numel()), 2), kThreads, 0, stream(exec)>>>(
       static_cast<uint4*>(pages.raw()), from.data<int32_t>(), to.data<int32_t>(), page, plane);
   MANTISSA_LAUNCH_CHECK();
-}
-
-/// Block y has group y.
-__global__ void sequence_bounds_kernel(SequenceBounds bounds, const int32_t* offsets, int sequences, int row,
-                                       int out_row, int heads) {
-  const int i = blockIdx.x * kThreads + threadIdx.x, s = blockIdx.y * bounds.batch + i;
-  if (i > bounds.batch) return;
-  const int begin = offsets[min(s, sequences)], end = offsets[min(s + 1, sequences)];
-  const int at = blockIdx.y * bounds.stride + i;
-  if (i < bounds.batch) bounds.lengths[at] = end - begin;
-  bounds.row[at] = begin * row;
-  bounds.out[at] = begin * out_row;
-  bounds.lse[at] = begin * heads;
 }
 
 void attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets, int64_t longest,
@@ -188,13 +173,6 @@ void attention_bwd(Exec& exec, Tensor& dqkv, const Tensor& dout, const Tensor& q
 }
 
 }  // namespace
-
-void fill_sequence_bounds(Exec& exec, const SequenceBounds& bounds, const Tensor& offsets, Heads heads) {
-  sequence_bounds_kernel<<<dim3(blocks(bounds.batch + 1, kThreads), bounds.groups), kThreads, 0, stream(exec)>>>(
-      bounds, offsets.data<int32_t>(), int(offsets.numel()) - 1, int(heads.row()), heads.query * heads.size,
-      heads.query);
-  MANTISSA_LAUNCH_CHECK();
-}
 
 void register_attention(Kernels& table) {
   table.rope = rope;

@@ -1,0 +1,322 @@
+// Several processes against one: the same mini-batches give the same losses, gradients, masters and decisions, and a
+// checkpoint of some number of processes is resumed by any other.
+#include "nn/sharding.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <filesystem>
+#include <limits>
+#include <mutex>
+#include <optional>
+
+#include "core/file.h"
+#include "core/random.h"
+#include "core/registry.h"
+#include "nn/checkpoint.h"
+#include "nn/model.h"
+#include "tests/support/ranks.h"
+
+namespace mantissa {
+namespace {
+namespace fs = std::filesystem;
+
+ModelConfig small_config(bool tied) {
+  ModelConfig c;
+  c.architecture = "qwen3";
+  c.vocab_size = 61;
+  c.width = 24;
+  c.layers = 3;
+  c.heads = {.query = 4, .kv = 2, .size = 8};
+  c.feed_forward = 40;
+  c.max_positions = 64;
+  c.qk_norm = true;
+  c.tied_head = tied;
+  return c;
+}
+
+constexpr int kSequences = 6, kLength = 11;
+
+/// One process of a run, or all of it: trains on the sequences whose number modulo the processes is its own.
+class Process {
+ public:
+  Process(Comm& comm, Dtype compute, bool tied = false, uint64_t seed = 3, Placement placement = Placement::kDevice)
+      : comm_(comm) {
+    model = random_model(small_config(tied), cpu(), compute, true, seed, {comm.rank(), comm.size()}, placement);
+    OptimConfig optim;
+    optim.lr = 1e-3;
+    optim.weight_decay = 0.1;
+    optim.eps = 1e-4;  // the noise of summation stays noise where gradients are tiny
+    optim.grad_clip = 0.5;
+    ScalerConfig scaler;
+    scaler.init_scale = 64;
+    optimizer.emplace(exec, model->params, optim, scaler, 100, comm);
+  }
+
+  /// The mean loss over all sequences; gradients are left in params.grad.
+  double forward_backward(uint64_t step) {
+    optimizer->zero_grad();
+    double loss = 0;
+    for (int s = comm_.rank(); s < kSequences; s += comm_.size()) loss += sequence(step, s);
+    return comm_.reduce({loss})[0];
+  }
+  StepReport step(uint64_t number) {
+    last_loss = forward_backward(number);
+    return optimizer->step();
+  }
+
+  /// All of a buffer on rank 0, parameter by parameter.
+  std::vector<float> values(const ParamBuffer& parts) {
+    const ParamBuffer whole = gather_whole(exec, comm_, model->params, parts);
+    std::vector<float> out;
+    if (!comm_.main()) return out;
+    for (size_t i = 0; i < model->params.layout.params().size(); ++i)
+      for (const float x : to_host_float(whole[ParamId{int(i)}])) out.push_back(x);
+    return out;
+  }
+
+  Exec exec{cpu()};
+  std::unique_ptr<Model> model;
+  std::optional<Optimizer> optimizer;
+  double last_loss = 0;
+
+ private:
+  double sequence(uint64_t step, int number) {
+    RandomStream random(step, uint64_t(number));
+    std::vector<int32_t> ids, positions;
+    for (int i = 0; i <= kLength; ++i) {
+      ids.push_back(int32_t(random.below(61)));
+      positions.push_back(i);
+    }
+    const std::vector<int32_t> targets(ids.begin() + 1, ids.end());
+    ids.pop_back();
+    positions.pop_back();
+    Tape tape(exec, true);
+    ForwardContext ctx;
+    ctx.tape = &tape;
+    ctx.params = &model->params;
+    ctx.grads = &model->params.grad;
+    ctx.ids = tensor_from<int32_t>(cpu(), ids, {kLength});
+    ctx.positions = tensor_from<int32_t>(cpu(), positions, {kLength});
+    ctx.attention.offsets = tensor_from<int32_t>(cpu(), std::vector<int32_t>{0, kLength}, {2});
+    ctx.attention.longest = kLength;
+    const Var hidden = model->decoder->forward(ctx);
+    const Var logprobs = model->decoder
+                             ->logprobs(ctx, hidden, tensor_from<int32_t>(cpu(), targets, {kLength}),
+                                        {.dtype = Dtype::kF32, .state = optimizer->state()})
+                             .logprobs;
+    const Var loss = ops::affine(tape, ops::sum(tape, logprobs), -1.0 / (kSequences * kLength));
+    tape.backward(loss);
+    return to_host_float(loss.value())[0];
+  }
+
+  Comm& comm_;
+};
+
+double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  EXPECT_EQ(a.size(), b.size());
+  double worst = 0;
+  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) worst = std::max(worst, std::abs(double(a[i]) - b[i]));
+  return worst;
+}
+
+/// What is compared of a run of some steps.
+struct Outcome {
+  std::vector<double> losses, norms;
+  std::vector<float> gradient, master, m, v, compute;
+};
+
+Outcome train(Comm& comm, Dtype compute, bool tied, Placement placement = Placement::kDevice) {
+  Process p(comm, compute, tied, 3, placement);
+  const ParamSet& set = p.model->params;
+  Outcome out;
+  for (uint64_t step = 0; step < 4; ++step) {
+    out.norms.push_back(p.step(step).grad_norm);
+    out.losses.push_back(p.last_loss);
+    if (step == 0) out.gradient = p.values(set.reduced);
+  }
+  out.master = p.values(set.master);
+  out.m = p.values(set.m);
+  out.v = p.values(set.v);
+  for (size_t i = 0; i < set.layout.params().size(); ++i)
+    for (const float x : to_host_float(set.compute[ParamId{int(i)}])) out.compute.push_back(x);
+  return out;
+}
+
+/// Runs fn(comm) on each of some ranks; nothing may be thrown.
+void on_ranks(int size, const std::function<void(Comm&)>& fn) {
+  if (size == 1) return fn(single_comm());
+  const std::vector<std::string> errors = run_ranks(size, fn);
+  for (size_t r = 0; r < errors.size(); ++r) EXPECT_EQ(errors[r], "") << "rank " << r;
+}
+
+TEST(Sharding, AnyNumberOfProcessesTrainsAsOne) {
+  for (const bool tied : {false, true})
+    for (const Dtype compute : {Dtype::kF32, Dtype::kF16}) {
+      const Outcome one = train(single_comm(), compute, tied);
+      EXPECT_GT(one.losses.front(), 3.0);
+      for (const int size : {2, 3}) {
+        SCOPED_TRACE(str(size, " processes, ", name_of(compute), tied ? ", tied" : ""));
+        std::vector<Outcome> all(static_cast<size_t>(size));
+        on_ranks(size, [&](Comm& comm) { all[size_t(comm.rank())] = train(comm, compute, tied); });
+        const Outcome& some = all[0];
+        for (size_t i = 0; i < one.losses.size(); ++i) {
+          EXPECT_NEAR(some.losses[i], one.losses[i], compute == Dtype::kF32 ? 1e-6 : 1e-4);
+          EXPECT_NEAR(some.norms[i], one.norms[i], compute == Dtype::kF32 ? 1e-6 : 1e-4);
+        }
+        // The gradient is 64 times too large; its sum over sequences is the only thing that is added in another order.
+        EXPECT_LT(largest_difference(some.gradient, one.gradient), 64 * 1e-6);
+        if (compute == Dtype::kF32) {
+          EXPECT_LT(largest_difference(some.master, one.master), 1e-6);
+          EXPECT_LT(largest_difference(some.m, one.m), 1e-6);
+          EXPECT_LT(largest_difference(some.v, one.v), 1e-6);
+        }
+        for (const Outcome& other : all) EXPECT_EQ(other.compute, some.compute) << "all compute with the same weights";
+      }
+    }
+}
+
+TEST(Sharding, GradientsAreSummedInFp64AsExactly) {
+  const auto gradient = [](Comm& comm) {
+    Exec exec(cpu());
+    ParamSet set;
+    const int unit = set.layout.add_unit("layer");
+    set.layout.add(unit, "layer.matrix", {37, 5}, true);
+    set.layout.add(unit, "layer.norm", {5}, false);
+    set.layout.finish(comm.size());
+    set.shard = {comm.rank(), comm.size()};
+    set.grad = ParamBuffer(exec, set.layout, Dtype::kF64);
+    set.reduced = set.shard.whole() ? set.grad : ParamBuffer(exec, set.layout, Dtype::kF64, set.shard);
+    for (int s = comm.rank(); s < 6; s += comm.size()) {
+      RandomStream random(uint64_t(s), 1);
+      for (const int i : {0, 1}) {
+        const Tensor& t = set.grad[ParamId{i}];
+        for (int64_t k = 0; k < t.numel(); ++k) t.data<double>()[k] += random.uniform() - 0.5;
+      }
+    }
+    reduce_gradients(exec, comm, set);
+    const ParamBuffer whole = gather_whole(exec, comm, set, set.reduced);
+    return comm.main() ? to_host<double>(whole[ParamId{0}]) : std::vector<double>();
+  };
+  const std::vector<double> one = gradient(single_comm());
+  for (const int size : {2, 3}) {
+    std::vector<double> some;
+    on_ranks(size, [&](Comm& comm) {
+      std::vector<double> mine = gradient(comm);
+      if (comm.main()) some = std::move(mine);
+    });
+    ASSERT_EQ(some.size(), one.size());
+    for (size_t i = 0; i < one.size(); ++i) EXPECT_NEAR(some[i], one[i], 1e-12);
+  }
+}
+
+TEST(Sharding, OneProcessWithoutFiniteGradientsSkipsTheStepOnAll) {
+  std::vector<int> skipped(3), after(3);
+  std::vector<double> scales(3);
+  on_ranks(3, [&](Comm& comm) {
+    Process p(comm, Dtype::kF16);
+    p.forward_backward(0);
+    if (comm.rank() == 1) p.model->params.grad.flat().data<float>()[5] = std::numeric_limits<float>::quiet_NaN();
+    const std::vector<float> before = p.values(p.model->params.master);
+    const size_t r = size_t(comm.rank());
+    skipped[r] = p.optimizer->step().skipped;
+    EXPECT_EQ(p.values(p.model->params.master), before);
+    scales[r] = p.optimizer->read_state().loss_scale;
+    after[r] = p.step(1).skipped;
+  });
+  EXPECT_EQ(skipped, (std::vector<int>{1, 1, 1}));
+  EXPECT_EQ(after, (std::vector<int>{0, 0, 0}));
+  EXPECT_EQ(scales, (std::vector<double>{32, 32, 32}));
+}
+
+TEST(Sharding, StateInHostMemoryGivesTheSameBits) {
+  for (const Dtype compute : {Dtype::kF32, Dtype::kF16})
+    for (const int size : {1, 2}) {
+      SCOPED_TRACE(str(size, " processes, ", name_of(compute)));
+      Outcome device, host;
+      on_ranks(size, [&](Comm& comm) {
+        Outcome near = train(comm, compute, true), far = train(comm, compute, true, Placement::kHost);
+        if (comm.main()) device = std::move(near), host = std::move(far);
+      });
+      EXPECT_EQ(host.losses, device.losses);
+      EXPECT_EQ(host.compute, device.compute);
+      EXPECT_EQ(host.master, device.master);
+      EXPECT_EQ(host.m, device.m);
+      EXPECT_EQ(host.v, device.v);
+    }
+}
+
+TEST(Sharding, EachProcessKeepsItsPartOnly) {
+  on_ranks(2, [](Comm& comm) {
+    Process p(comm, Dtype::kF16);
+    const ParamSet& set = p.model->params;
+    for (const ParamBuffer* buffer : {&set.master, &set.m, &set.v, &set.reduced})
+      EXPECT_EQ(buffer->flat().numel(), set.layout.numel() / 2);
+    EXPECT_THROW((void)set.master[ParamId{0}], Error);
+  });
+}
+
+class ShardedCheckpoints : public testing::Test {
+ protected:
+  void SetUp() override {
+    root_ = fs::temp_directory_path() / str("mantissa_sharding_", ::getpid());
+    fs::remove_all(root_);
+  }
+  void TearDown() override { fs::remove_all(root_); }
+
+  /// Trains `size` processes up to `steps`, from the latest checkpoint when there is one, and writes a checkpoint.
+  Outcome run(int size, int64_t steps) {
+    Outcome out;
+    const auto fn = [&](Comm& comm) {
+      Process p(comm, Dtype::kF16, true, 17);
+      ParamSet& set = p.model->params;
+      int64_t at = 0;
+      if (const auto latest = latest_checkpoint(root_)) at = load_checkpoint(*latest, p.exec, set, *p.optimizer).step;
+      std::vector<double> losses;
+      for (; at < steps; ++at) {
+        p.step(uint64_t(at));
+        losses.push_back(p.last_loss);
+      }
+      save_checkpoint(root_, {steps, "run:\n", {}, {}}, set, *p.optimizer, 0);
+      std::vector<float> master = p.values(set.master);
+      if (comm.main()) out.losses = losses, out.master = std::move(master);
+    };
+    on_ranks(size, fn);
+    return out;
+  }
+
+  fs::path root_;
+};
+
+TEST_F(ShardedCheckpoints, AreResumedByAnyNumberOfProcesses) {
+  const Outcome straight = run(1, 6);
+  for (const auto& [first, second] : std::vector<std::pair<int, int>>{{2, 1}, {1, 2}, {2, 3}}) {
+    SCOPED_TRACE(str(first, " then ", second));
+    fs::remove_all(root_);
+    run(first, 3);
+    const Outcome rest = run(second, 6);
+    ASSERT_EQ(rest.losses.size(), 3u);
+    for (size_t i = 0; i < 3; ++i) EXPECT_NEAR(rest.losses[i], straight.losses[i + 3], 1e-4);
+    EXPECT_LT(largest_difference(rest.master, straight.master), 1e-3);
+  }
+}
+
+TEST_F(ShardedCheckpoints, HoldTheSameBytesWhoeverReadsThem) {
+  run(2, 3);
+  const fs::path first = root_ / "step_3", kept = root_ / "kept";
+  fs::copy(first, kept);
+  for (const int size : {1, 3}) {
+    run(size, 3);  // loads and writes, nothing between
+    for (const char* name : {"master.safetensors", "adam_m.safetensors", "adam_v.safetensors", "MANIFEST"}) {
+      const auto bytes = [&](const fs::path& directory) {
+        const MappedFile file(directory / name);
+        return std::string(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+      };
+      EXPECT_EQ(bytes(first), bytes(kept)) << name << " of " << size;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace mantissa
