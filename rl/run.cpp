@@ -80,8 +80,13 @@ StopRule Run::stop_rule() const {
 }
 
 void Run::load_data() {
+  if (const std::string notice = config.reward.notice(); !sft() && !notice.empty()) log_warning(notice);
   const int64_t positions = model->config.max_positions;
-  PromptSet set = make_prompts(config.data, *tokenizer, model->tokenizer, positions, sft());
+  const auto check_gold = [&](const Record& record) {
+    config.reward.check_gold(record.data_source, record.answer, record.where);
+  };
+  PromptSet set = make_prompts(config.data, *tokenizer, model->tokenizer, positions, sft(),
+                               sft() ? std::function<void(const Record&)>() : check_gold);
   prompts = std::move(set.prompts);
   log_info(str(
       prompts.size(), " problems",
@@ -98,7 +103,8 @@ void Run::load_data() {
     DataConfig eval = config.data;
     eval.files = {config.eval.files[i]};
     eval.limit = config.eval.limit;
-    eval_sets.push_back({names[i], make_prompts(eval, *tokenizer, model->tokenizer, positions, false).prompts});
+    eval_sets.push_back(
+        {names[i], make_prompts(eval, *tokenizer, model->tokenizer, positions, false, check_gold).prompts});
     config.reward.check_rows(eval_sets.back().prompts, eval.files[0]);
   }
 }

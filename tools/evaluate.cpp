@@ -157,7 +157,8 @@ class Evaluation {
       ProblemSet& set = sets_.emplace_back(ProblemSet{.name = names[i], .file = files[i]});
       DataConfig one = flags_.data;
       one.files = {set.file};
-      set.prompts = make_prompts(one, *tokenizer_, model_->tokenizer, model_->config.max_positions, false);
+      set.prompts = make_prompts(one, *tokenizer_, model_->tokenizer, model_->config.max_positions, false,
+                                 [&](const Record& record) { check_gold(flags_.reward, record.answer, record.where); });
       set.settings = settings_of(flags_.model, flags_.rollout, flags_.reward, set.prompts.prompts, flags_.seed);
       if (dump_) set.results = dump_->take(set.name, set.settings);
       log_info(str(set.name, ": ", set.prompts.prompts.size(), " problems, ", set.prompts.overlong,

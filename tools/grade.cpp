@@ -1,4 +1,5 @@
 // grade: {"pred", "gold"} -> {"correct", "reward", "extracted", "status", "reason"}, by the rewards of training.
+#include "rl/logging/log.h"
 #include "rl/reward/reward.h"
 #include "tools/arguments.h"
 #include "tools/json_lines.h"
@@ -15,10 +16,13 @@ int grade_main(int argc, char** argv) {
   args.section(reward);
   if (!args.parse(argc, argv)) return 0;
   reward.validate();
+  if (const std::string notice = reward_notice(reward); !notice.empty()) log_warning(notice);
 
   JsonLines lines(input);
   while (lines.next()) {
-    const Grade graded = grade(reward, lines.text_or_number("pred"), lines.text_or_number("gold"));
+    const std::string gold = lines.text_or_number("gold");
+    check_gold(reward, gold, lines.where());
+    const Grade graded = grade(reward, lines.text_or_number("pred"), gold);
     print(JsonObject()
               .add("correct", graded.correct)
               .add("reward", graded.reward)

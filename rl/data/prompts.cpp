@@ -149,12 +149,13 @@ std::string apply_prompt_template(const DataConfig& config, const std::string& c
 }
 
 PromptSet make_prompts(const DataConfig& config, const Tokenizer& tokenizer, const TokenizerFiles& files,
-                       int64_t positions, bool with_solution) {
+                       int64_t positions, bool with_solution, const std::function<void(const Record&)>& look) {
   const bool chat = config.prompt_template == "chat";
   const std::string form = chat && config.chat_template == "auto" ? detect_chat_template(files) : config.chat_template;
   PromptSet set;
   set.longest = std::min(config.max_prompt_tokens, positions - 1);
   for (Record& record : read_records(config)) {
+    if (look) look(record);
     Prompt prompt;
     prompt.id = record.row;
     prompt.text = apply_prompt_template(config, form, record.problem);

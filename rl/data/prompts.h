@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -55,9 +56,10 @@ struct PromptSet {
 /// Prompts of the files. `files` serves template chat with chat_template auto. Templates chat and r1_distill_qwen hold
 /// their own BOS; the others get what the tokenizer adds. `with_solution`: Prompt.solution is response_format filled
 /// in, and a record that lacks a part of it is an error (sft); else it stays empty. A prompt has at most
-/// max_prompt_tokens tokens, and leaves one of the model's `positions` free. No prompt left is an error.
+/// max_prompt_tokens tokens, and leaves one of the model's `positions` free. No prompt left is an error. `look` sees
+/// every record before and may throw.
 PromptSet make_prompts(const DataConfig& config, const Tokenizer& tokenizer, const TokenizerFiles& files,
-                       int64_t positions, bool with_solution);
+                       int64_t positions, bool with_solution, const std::function<void(const Record&)>& look = {});
 
 /// Hash of everything that training sees of the prompts: a resumed run must find the same.
 uint64_t data_hash(const std::vector<Prompt>& prompts);

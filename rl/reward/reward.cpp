@@ -3,8 +3,10 @@
 #include <charconv>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "core/error.h"
+#include "rl/reward/code.h"
 #include "rl/reward/command.h"
 #include "rl/reward/math/compare.h"
 #include "rl/reward/math/extract.h"
@@ -16,6 +18,9 @@ void RewardConfig::fields(Fields& f) {
   f.choice("kind", kind, {"math", "exact", "format", "command", "code"},
            "math: final answer equal in value; exact: equal as text; format: a final answer is there; "
            "command: a program prints the reward; code: a program runs the answer's code with its tests");
+  f.choice("format", format, {"free", "sanity", "octothinker"},
+           "of kinds math and exact, the form a response must have: free: any; sanity: one </think>, then a box; "
+           "octothinker: a box between \"</think> <answer>\" and </answer>");
   f.field("boxed_only", boxed_only, "only an answer in \\boxed{} counts, not ####, \"the answer is\" or a bare one");
   f.field("command", command, "of kinds command and code: a line for /bin/sh, one process an answer");
   f.field("timeout_s", timeout_s, "seconds an answer may take it", between(0.01, 3600));
@@ -24,6 +29,8 @@ void RewardConfig::fields(Fields& f) {
 
 void RewardConfig::validate() const {
   check(kind != "command" || !command.empty(), "reward.command: required by reward.kind command");
+  check(format == "free" || kind == "math" || kind == "exact", "reward.format: ", format,
+        " belongs to reward.kind math and exact, got kind ", kind);
   check(command.empty() || kind == "command" || kind == "code",
         "reward.command: belongs to reward.kind command and code, got kind ", kind);
 }
@@ -46,21 +53,28 @@ const char* status_name(Grade::Status status) {
 
 namespace {
 
-/// The last block between lines that open with ```, without those lines; one that is left open counts.
-bool last_code_block(std::string_view response, std::string_view& block) {
+/// The last block between lines of ```, which may be indented, without those lines and the fence's indentation; one that
+/// is left open counts.
+bool last_code_block(std::string_view response, std::string& block) {
   bool found = false, inside = false;
-  size_t begin = 0;
+  size_t indent = 0;
+  std::string lines;
   for (size_t at = 0; at < response.size();) {
     const size_t end = std::min(response.find('\n', at), response.size() - 1) + 1;
-    if (response.substr(at, end - at).starts_with("```")) {
-      if (inside) block = response.substr(begin, at - begin);
-      begin = end;
+    std::string_view line = response.substr(at, end - at);
+    const size_t blanks = std::min(line.find_first_not_of(" \t"), line.size());
+    if (line.substr(blanks).starts_with("```")) {
+      if (inside) block = std::exchange(lines, {});
+      indent = blanks;
       inside = !inside;
       found = true;
+    } else if (inside) {
+      line.remove_prefix(std::min(blanks, indent));
+      lines += line;
     }
     at = end;
   }
-  if (inside) block = response.substr(begin);
+  if (inside) block = lines;
   return found;
 }
 
@@ -84,31 +98,49 @@ Grade grade_by_command(const RewardConfig& config, std::string_view response, st
     return out;
   }
   const std::string_view text = trimmed(result.output), line = text.substr(0, text.find('\n'));
+  const std::string_view word = line.substr(0, std::min(line.find_first_of(" \t\r"), line.size()));
+  const std::string_view digits = word.substr(word.starts_with('+') && !word.starts_with("+-"));
   double reward = 0;
-  const auto [end, error] = std::from_chars(line.data(), line.data() + line.size(), reward);
-  if (error != std::errc() || !std::isfinite(reward)) {
-    out.reason = str("the program must print a number, the reward: got \"", line.substr(0, 40), "\"");
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), reward);
+  if (error != std::errc() || end != digits.data() + digits.size() || !std::isfinite(reward)) {
+    out.reason = str("the program must print a number, the reward, and a blank or nothing behind it: got \"",
+                     line.substr(0, 40), "\"");
+    return out;
+  }
+  if (std::abs(reward) > kMaxReward) {
+    out.reason =
+        str("the reward ", word.substr(0, 40), " is beyond ", kMaxReward, ", the most that advantages can hold");
     return out;
   }
   out.status = Grade::Status::kParsed;
   out.reward = reward;
   out.correct = reward >= 0.5;
-  out.extracted = trimmed(line.substr(size_t(end - line.data())));
+  out.extracted = trimmed(line.substr(word.size()));
   out.reason = "by the program";
   return out;
 }
 
 Grade grade_by_running(const RewardConfig& config, std::string_view response, std::string_view gold) {
   Grade out;
-  std::string_view block;
+  std::string block;
   if (!last_code_block(response, block)) {
     out.reason = "no fenced block in the response";
     return out;
   }
   out.extracted = block;
-  const CommandResult result =
-      run_command(config.command.empty() ? "python3 -" : config.command, str(block, '\n', gold, '\n'),
-                  {.seconds = config.timeout_s, .memory_mb = config.memory_mb});
+  if (config.command.empty()) {
+    CodeVerdict verdict = judge_python(block, gold, config.timeout_s, config.memory_mb);
+    using End = CodeVerdict::End;
+    out.status = verdict.end == End::kJudged    ? Grade::Status::kParsed
+                 : verdict.end == End::kTimeout ? Grade::Status::kTimeout
+                                                : Grade::Status::kError;
+    out.correct = verdict.correct;
+    out.reward = out.correct;
+    out.reason = std::move(verdict.reason);
+    return out;
+  }
+  const CommandResult result = run_command(config.command, str(block, '\n', gold, '\n'),
+                                           {.seconds = config.timeout_s, .memory_mb = config.memory_mb});
   if (!ended_by_itself(result, out)) return out;
   // 125 to 127 are the shell's: it could not limit or start the program.
   const bool started = result.code < 125 || result.code > 127;
@@ -119,10 +151,40 @@ Grade grade_by_running(const RewardConfig& config, std::string_view response, st
   return out;
 }
 
+/// Cuts the response to the part of the form where its answer stands; false where it has not the form.
+bool take_form(std::string_view form, std::string_view& response) {
+  constexpr std::string_view kThinkEnd = "</think>", kOpen = "</think> <answer>", kClose = "</answer>";
+  if (form == "sanity") {
+    const size_t at = response.find(kThinkEnd);
+    if (at == response.npos || response.rfind(kThinkEnd) != at) return false;
+    response.remove_prefix(at + kThinkEnd.size());
+    return true;
+  }
+  const size_t open = response.find(kOpen);
+  if (open == response.npos) return false;
+  response.remove_prefix(open + kOpen.size());
+  const size_t close = response.find(kClose);
+  if (close == response.npos) return false;
+  response = response.substr(0, close);
+  return true;
+}
+
 Grade grade_by_text(const RewardConfig& config, std::string_view response, std::string_view gold) {
   Grade out;
-  ExtractedAnswer answer = extract_answer(response, config.boxed_only);
+  bool boxed_only = config.boxed_only;
+  if (config.format != "free" && (config.kind == "math" || config.kind == "exact")) {
+    if (!take_form(config.format, response)) {
+      out.reason = str("the response has not the form ", config.format);
+      return out;
+    }
+    boxed_only = true;
+  }
+  ExtractedAnswer answer = extract_answer(response, boxed_only);
   if (config.kind == "exact") {
+    if (boxed_only && !answer.found) {
+      out.reason = "no final answer in the response";
+      return out;
+    }
     out.extracted = answer.marked ? answer.text : std::string(without_special_tokens(response));
     out.status = out.extracted.empty() ? Grade::Status::kNoAnswer : Grade::Status::kParsed;
     out.correct = out.extracted == trimmed(gold);
@@ -149,6 +211,23 @@ Grade grade_by_text(const RewardConfig& config, std::string_view response, std::
 }
 
 }  // namespace
+
+std::string reward_notice(const RewardConfig& config) {
+  if (config.kind != "code") return "";
+  if (!config.command.empty())
+    return "reward.kind code with reward.command: no sandbox, and code that exits with 0 before its tests is correct";
+  const std::string gaps = sandbox_gaps();
+  return gaps.empty() ? "" : "reward.kind code, sandbox: " + gaps;
+}
+
+bool reads_gold(const RewardConfig& config) {
+  return config.kind == "math" || config.kind == "exact" || config.kind == "code";
+}
+
+void check_gold(const RewardConfig& config, std::string_view gold, const std::string& where) {
+  check(!reads_gold(config) || !trimmed(gold).empty(), where, ": the gold answer is empty: reward.kind ", config.kind,
+        " needs one");
+}
 
 Grade grade(const RewardConfig& config, std::string_view response, std::string_view gold) {
   if (config.kind == "command") return grade_by_command(config, response, gold);

@@ -15,10 +15,14 @@
 
 namespace mantissa {
 
+/// Larger rewards overflow the floats of advantages.
+inline constexpr double kMaxReward = 1e37;
+
 struct RewardConfig {
-  std::string kind = "math";  // math, exact, format, command, code
-  bool boxed_only = false;    // answers count only inside \boxed{}
-  std::string command;        // of kinds command and code
+  std::string kind = "math";    // math, exact, format, command, code
+  std::string format = "free";  // or the form a whole response must have: sanity, octothinker
+  bool boxed_only = false;      // answers count only inside \boxed{}
+  std::string command;          // of kinds command and code
   double timeout_s = 10;
   int64_t memory_mb = 1024;
   void fields(Fields& f);
@@ -48,16 +52,32 @@ inline constexpr Grade::Status kGradeStatuses[] = {Grade::Status::kParsed, Grade
 /// "parsed", "unparsed", "no_answer", "timeout", "error": the names of the counters.
 const char* status_name(Grade::Status status);
 
+/// What the user should know before a run: what the sandbox of kind code cannot have here; "" for nothing.
+std::string reward_notice(const RewardConfig& config);
+
+/// Whether grades depend on the gold, so that an empty one can only be a mistake.
+bool reads_gold(const RewardConfig& config);
+/// Throws Error where they do and the gold is blank; `where` names its line.
+void check_gold(const RewardConfig& config, std::string_view gold, const std::string& where);
+
 /// Grades a response against the gold answer. `gold` may be a bare answer or a text with its own \boxed{} or ####.
 ///
 ///   math     the final answer equals the gold in value (see math/compare.h)
 ///   exact    the final answer, or the whole response where none is marked, is the gold's text but for blanks around it
 ///   format   a final answer is there, whatever it says
-///   command  `command` reads {"response": ..., "gold": ...} as one line of JSON and prints a number, the reward; 0.5
-///            and more counts as correct. What follows the number on its line is kept as the extracted answer. Another
-///            exit code than 0 is an error, not a wrong answer
-///   code     the last fenced block of the response (```), a line feed, and the gold, which are tests, go to `command`
-///            (empty: "python3 -"); exit code 0 is correct, any other is wrong
+///   command  `command` reads {"response": ..., "gold": ...} as one line of JSON and prints a number, the reward,
+///            followed by a blank or the end of its line; 0.5 and more counts as correct. What follows on the line is
+///            kept as the extracted answer. Another exit code than 0 is an error, not a wrong answer, and so is a
+///            number beyond kMaxReward
+///   code     the last fenced block of the response (```) is Python, the gold its tests: correct where all pass, see
+///            code.h. With a `command` of your own, block, line feed and gold go to it instead, for another language;
+///            exit code 0 is correct then, so that code which ends before its tests passes
+///
+/// The forms, where kinds math and exact look for an answer (another response has none, whatever it says):
+///
+///   free         anywhere, as math/extract.h says
+///   sanity       exactly one </think>; in a box behind it
+///   octothinker  "</think> <answer>" and then "</answer>"; in a box between them
 ///
 /// Never throws on any text. Thread-safe. Work is bounded by about the length of the response, and by timeout_s and
 /// memory_mb for a program.

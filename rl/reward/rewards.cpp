@@ -36,9 +36,8 @@ class InsideFields final : public Fields {
 
 }  // namespace
 
-bool NamedReward::grades(const Prompt& prompt) const {
-  return data_source.empty() ||
-         std::find(data_source.begin(), data_source.end(), prompt.data_source) != data_source.end();
+bool NamedReward::grades(const std::string& source) const {
+  return data_source.empty() || std::find(data_source.begin(), data_source.end(), source) != data_source.end();
 }
 
 void RewardsConfig::fields(Fields& f) {
@@ -64,6 +63,19 @@ void RewardsConfig::validate() const {
 bool RewardsConfig::has_kind(const std::string& kind) const {
   if (named.empty()) return one.kind == kind;
   return std::any_of(named.begin(), named.end(), [&](const auto& entry) { return entry.second.reward.kind == kind; });
+}
+
+void RewardsConfig::check_gold(const std::string& data_source, std::string_view gold, const std::string& where) const {
+  if (named.empty()) mantissa::check_gold(one, gold, where);
+  for (const auto& [name, r] : named)
+    if (r.grades(data_source)) mantissa::check_gold(r.reward, gold, where);
+}
+
+std::string RewardsConfig::notice() const {
+  if (named.empty()) return reward_notice(one);
+  for (const auto& [name, r] : named)
+    if (const std::string notice = reward_notice(r.reward); !notice.empty()) return notice;
+  return "";
 }
 
 void RewardsConfig::check_rows(std::span<const Prompt> prompts, const std::string& where) const {

@@ -27,7 +27,8 @@ struct NamedReward {
   double weight = 1;
   std::vector<std::string> data_source;  // of the rows that it grades; empty: all
 
-  bool grades(const Prompt& prompt) const;
+  bool grades(const Prompt& prompt) const { return grades(prompt.data_source); }
+  bool grades(const std::string& source) const;
 };
 
 struct RewardsConfig {
@@ -37,8 +38,12 @@ struct RewardsConfig {
   /// Reads the keys of NAME where there are some, else those of one reward.
   void fields(Fields& f);
   void validate() const;
+  /// The first reward_notice of its rewards.
+  std::string notice() const;
   /// Whether any of the rewards is of this kind.
   bool has_kind(const std::string& kind) const;
+  /// Throws Error where a reward that grades such a row needs a gold answer and it is blank; `where` names its line.
+  void check_gold(const std::string& data_source, std::string_view gold, const std::string& where) const;
   /// Throws Error naming the first row that no reward grades; `where` is the file.
   void check_rows(std::span<const Prompt> prompts, const std::string& where) const;
 };

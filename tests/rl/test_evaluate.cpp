@@ -130,6 +130,63 @@ TEST(RewardCommand, FailuresAreNoWrongAnswers) {
   }
 }
 
+TEST(Rewards, AnEmptyGoldAnswerIsAnErrorThatNamesTheLine) {
+  for (const char* kind : {"math", "exact", "code"}) {
+    RewardsConfig rewards;
+    rewards.one.kind = kind;
+    for (const char* empty : {"", " \n"}) try {
+        rewards.check_gold("", empty, "train.jsonl:7");
+        ADD_FAILURE() << kind;
+      } catch (const Error& e) {
+        EXPECT_NE(std::string(e.what()).find("train.jsonl:7: the gold answer is empty: reward.kind "),
+                  std::string::npos);
+        EXPECT_NE(std::string(e.what()).find(kind), std::string::npos);
+      }
+    EXPECT_NO_THROW(rewards.check_gold("", "0", "train.jsonl:7"));
+  }
+  RewardsConfig rewards;
+  rewards.named["layout"].reward.kind = "format";
+  EXPECT_NO_THROW(rewards.check_gold("a", "", "train.jsonl:7"));
+  rewards.named["answer"].data_source = {"b"};
+  EXPECT_NO_THROW(rewards.check_gold("a", "", "train.jsonl:7"));
+  EXPECT_THROW(rewards.check_gold("b", "", "train.jsonl:7"), Error);
+}
+
+TEST(RewardCommand, ANumberStandsAlone) {
+  for (const char* text : {"0,75", "1,5", "5/10", "100%", "0x10", "1_000", "1.0.5", "1e", "+-1", "++1", "1abc", "-",
+                           "+", "1e999", "inf", "1.5kg", "$1", "'1'"}) {
+    const Grade g =
+        grade(command("printf '%s\\n' \"" + std::string(text[0] == '$' ? "\\" : "") + text + "\""), "x", "4");
+    EXPECT_EQ(g.status, Grade::Status::kError) << text;
+    EXPECT_NE(g.reason.find(text), std::string::npos) << g.reason;
+  }
+  struct Case {
+    const char* text;
+    double reward;
+    const char* extracted;
+  };
+  for (auto [text, reward, extracted] : std::initializer_list<Case>{{"+1", 1, ""},
+                                                                    {"-0.5", -0.5, ""},
+                                                                    {"1e-3", 1e-3, ""},
+                                                                    {"0.5 abc", 0.5, "abc"},
+                                                                    {"1\t2", 1, "2"},
+                                                                    {".5", 0.5, ""}}) {
+    const Grade g = grade(command("printf '" + std::string(text) + "\\n'"), "x", "4");
+    EXPECT_EQ(g.status, Grade::Status::kParsed) << text << ": " << g.reason;
+    EXPECT_EQ(g.reward, reward) << text;
+    EXPECT_EQ(g.extracted, extracted) << text;
+  }
+}
+
+TEST(RewardCommand, RewardsBeyondAdvantagesAreNamed) {
+  for (const char* text : {"1e200", "-1e200", "3.5e38"}) {
+    const Grade g = grade(command("echo " + std::string(text)), "x", "4");
+    EXPECT_EQ(g.status, Grade::Status::kError) << text;
+    EXPECT_NE(g.reason.find(text), std::string::npos) << g.reason;
+  }
+  EXPECT_EQ(grade(command("echo 1e30"), "x", "4").reward, 1e30);
+}
+
 TEST(RewardCommand, WhatItStartedIsKilledWithIt) {
   TempDir dir;
   const std::string pid_file = (dir / "pid").string();

@@ -10,6 +10,7 @@
 #include <set>
 #include <thread>
 
+#include "core/error.h"
 #include "core/fields.h"
 #include "rl/reward/math/compare.h"
 #include "rl/reward/math/extract.h"
@@ -192,6 +193,33 @@ TEST(Verifier, StatusesAndKinds) {
   EXPECT_TRUE(grade(format, "\\boxed{anything}", "42").correct);
   EXPECT_FALSE(grade(format, "anything", "42").correct);
   EXPECT_FALSE(grade({.kind = "math", .boxed_only = true}, "The answer is 42.", "42").correct);
+}
+
+TEST(Verifier, StrictForms) {
+  const auto status = [](const std::string& form, const std::string& response) {
+    RewardConfig config;
+    config.format = form;
+    return grade(config, response, "42").status;
+  };
+  const auto right = [](const std::string& form, const std::string& response) {
+    RewardConfig config;
+    config.format = form;
+    return grade(config, response, "42").correct;
+  };
+  EXPECT_TRUE(right("sanity", "<think> a </think> so \\boxed{42}"));
+  EXPECT_TRUE(right("sanity", "a \\boxed{1} </think> so \\boxed{42}"));
+  for (const char* response : {"so \\boxed{42}", "</think> a </think> so \\boxed{42}", "\\boxed{42} </think> so 42",
+                               "</think> The answer is 42.", "</think> #### 42", "<think> \\boxed{42}"})
+    EXPECT_EQ(status("sanity", response), Grade::Status::kNoAnswer) << response;
+  EXPECT_TRUE(right("octothinker", "a </think> <answer> it is \\boxed{42} </answer>"));
+  EXPECT_TRUE(right("octothinker", "a </think> <answer>\\boxed{42}</answer> and \\boxed{1}"));
+  for (const char* response :
+       {"a </think> <answer> 42 </answer>", "a </think><answer>\\boxed{42}</answer>", "a </think> <answer>\\boxed{42}",
+        "<answer>\\boxed{42}</answer>", "\\boxed{42} </think> <answer> so </answer> \\boxed{42}"})
+    EXPECT_EQ(status("octothinker", response), Grade::Status::kNoAnswer) << response;
+  RewardConfig wrong;
+  wrong.kind = "code", wrong.format = "sanity";
+  EXPECT_THROW(wrong.validate(), Error);
 }
 
 TEST(Verifier, PublicCases) {

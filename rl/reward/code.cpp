@@ -1,0 +1,137 @@
+#include "rl/reward/code.h"
+
+#include <stdlib.h>
+
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "rl/reward/command.h"
+#include "rl/reward/process.h"
+#include "rl/reward/python_judge.h"
+#include "rl/reward/sandbox.h"
+
+namespace mantissa {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+/// The interpreter, looked for once, with the sandbox that lets it run: its libraries and nothing else.
+struct Python {
+  std::string path, missing;  // why there is none
+  std::unique_ptr<Sandbox> sandbox;
+};
+
+const Python& python() {
+  static const Python found = [] {
+    Python out;
+    const CommandResult result = run_command(
+        "python3 -I -c 'import json, os, sys; print(json.dumps([os.path.realpath(sys.executable), sys.prefix, "
+        "sys.base_prefix] + [p for p in sys.path if p]))'",
+        "", {.seconds = 30, .memory_mb = 4096});
+    const json paths = json::parse(result.output, nullptr, false);
+    if (!paths.is_array() || paths.size() < 3) {
+      out.missing =
+          "reward.kind code needs python3: " + (result.message.empty() ? "it printed nothing" : result.message);
+      return out;
+    }
+    const std::vector<std::string> readable = paths;
+    out.path = readable[0];
+    out.sandbox = std::make_unique<Sandbox>(readable);
+    return out;
+  }();
+  return found;
+}
+
+/// A folder of its own for one answer, removed with it.
+class Folder {
+ public:
+  Folder() : path_((fs::temp_directory_path() / "answer-XXXXXX").string()) {
+    check(::mkdtemp(path_.data()) != nullptr, path_, ": cannot be made");
+  }
+  ~Folder() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  Folder(const Folder&) = delete;
+  Folder& operator=(const Folder&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+std::vector<std::string> environment_of(const std::string& folder) {
+  return {"PATH=/usr/bin:/bin", "LANG=C.UTF-8",     "PYTHONDONTWRITEBYTECODE=1", "OMP_NUM_THREADS=1",
+          "HOME=" + folder,     "TMPDIR=" + folder, "OPENBLAS_NUM_THREADS=1"};
+}
+
+CodeVerdict judge(const Python& python, std::string_view code, std::string_view tests, double seconds,
+                  int64_t memory_mb) {
+  constexpr size_t kMostOutput = 4096;
+  const auto deadline = Process::Clock::now() +
+                        std::chrono::duration_cast<Process::Clock::duration>(std::chrono::duration<double>(seconds));
+  const Folder folder;
+  Channel job(Channel::Kind::kSocket), verdict(Channel::Kind::kPipe);
+  Channel asked(Channel::Kind::kPipe), said(Channel::Kind::kPipe), silence(Channel::Kind::kPipe);
+  const Process answer({.argv = {python.path, "-I", "-c", std::string(python_runner())},
+                        .environment = environment_of(folder.path()),
+                        .descriptors = {asked.out.get(), said.in.get(), silence.in.get()},
+                        .folder = folder.path(),
+                        .memory_mb = memory_mb,
+                        .sandbox = python.sandbox.get()});
+  const Process judge(
+      {.argv = {python.path, "-I", "-c", std::string(python_judge())},
+       .environment = environment_of(folder.path()),
+       .descriptors = {job.out.get(), verdict.in.get(), silence.in.get(), said.out.get(), asked.in.get()},
+       .folder = folder.path(),
+       .memory_mb = memory_mb,
+       .sandbox = nullptr});
+  for (Channel* channel : {&job, &asked}) channel->out.close();
+  for (Channel* channel : {&verdict, &asked, &said, &silence}) channel->in.close();
+  said.out.close();
+  silence.out.close();  // what either prints goes nowhere
+
+  const std::string input = json{{"code", code}, {"tests", tests}, {"hide", !python.sandbox->hides_files()}}.dump(
+      -1, ' ', false, json::error_handler_t::replace);
+  std::string output;
+  CodeVerdict out;
+  if (!exchange(job.in, verdict.out, input, output, kMostOutput, deadline)) {
+    out.end = CodeVerdict::End::kTimeout;
+    out.reason = str("killed after ", seconds, " s");
+    return out;
+  }
+  const json said_so = json::parse(output, nullptr, false);
+  if (!said_so.is_object()) {
+    out.reason = "the judge ended without a verdict";
+    return out;
+  }
+  out.reason = said_so.value("reason", "");
+  if (said_so.value("status", "") != "parsed") return out;
+  out.end = CodeVerdict::End::kJudged;
+  out.correct = said_so.value("correct", false);
+  return out;
+}
+
+}  // namespace
+
+CodeVerdict judge_python(std::string_view code, std::string_view tests, double seconds, int64_t memory_mb) {
+  CodeVerdict failed;
+  try {
+    const Python& found = python();
+    failed.reason = found.missing;
+    if (found.missing.empty()) return judge(found, code, tests, seconds, memory_mb);
+  } catch (const std::exception& e) {
+    failed.reason = e.what();
+  }
+  return failed;
+}
+
+std::string sandbox_gaps() {
+  const Python& found = python();
+  return found.missing.empty() ? found.sandbox->gaps() : found.missing;
+}
+
+}  // namespace mantissa

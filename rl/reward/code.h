@@ -1,0 +1,49 @@
+// Python answers and their tests. The tests run in one process, the judge, the answer in another, in a sandbox:
+//
+//   trainer -- tests --> judge (python3) -- calls, arguments --> answer (python3, sandbox)
+//           <- verdict -                 <- values, exceptions -
+//
+// Names that the answer defines are proxies in the judge: a call goes over a pipe, and what comes back becomes a
+// value of the judge's own types. So `assert f(2) == 4` compares two integers of the judge. The answer never sees
+// the tests, only the arguments of calls; it has no descriptor but the two pipes of that conversation, and the
+// verdict goes another way. Ending the process in any way, patching builtins, an __eq__ that says True, atexit,
+// frames, reading its own source or the tests' gain nothing: the judge goes by values, and where the process is
+// gone, the test fails. Builtins of the tests are never the answer's: a function called `len` or `sum` cannot be
+// tested.
+//
+// What stays open:
+//   - values alone decide: an answer may know some outputs by heart, and a test that only asks for truth (`assert
+//     f(x)`) is passed by `return True`
+//   - objects of the answer's own classes say what they like about themselves; compared with a value they are
+//     unequal, with each other they are compared by their attributes
+//   - arguments are copies: tests of what a function changes in place fail
+//   - functions and instances of the tests' own classes that are passed as arguments can be called, seen and changed
+//     in their public attributes
+//   - what the sandbox cannot have here: see sandbox_gaps
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace mantissa {
+
+struct CodeVerdict {
+  enum class End {
+    kJudged,
+    kTimeout,
+    kError,  // no python3, tests that are no Python, a judge that failed; `reason` says which
+  };
+  End end = End::kError;
+  bool correct = false;
+  std::string reason;
+};
+
+/// Never throws. Safe on any number of threads. `seconds` for both processes together, `memory_mb` for each.
+CodeVerdict judge_python(std::string_view code, std::string_view tests, double seconds, int64_t memory_mb);
+
+/// What the sandbox of answers cannot have on this machine, as a sentence; "" for nothing. Also says when there is no
+/// python3 at all.
+std::string sandbox_gaps();
+
+}  // namespace mantissa

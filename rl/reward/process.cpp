@@ -1,0 +1,131 @@
+#include "rl/reward/process.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "core/error.h"
+#include "rl/reward/sandbox.h"
+
+namespace mantissa {
+namespace {
+
+constexpr size_t kMaxDescriptors = 8;
+
+std::vector<char*> pointers(const std::vector<std::string>& strings) {
+  std::vector<char*> out;
+  for (const std::string& s : strings) out.push_back(const_cast<char*>(s.c_str()));
+  out.push_back(nullptr);
+  return out;
+}
+
+/// What the child does before it becomes the program, with system calls alone: it shares our memory until then.
+/// Returns where it fails.
+int become(const ProcessStart& start, char* const* argv, char* const* environment, const sigset_t& signals,
+           int ruleset) {
+  ::setpgid(0, 0);
+  for (const int signal : {SIGINT, SIGTERM, SIGPIPE}) ::signal(signal, SIG_DFL);
+  ::sigprocmask(SIG_SETMASK, &signals, nullptr);
+  // First out of the way of each other's numbers.
+  const int count = int(start.descriptors.size());
+  int parked[kMaxDescriptors + 1];
+  for (int i = 0; i <= count; ++i) {
+    const int fd = i < count ? start.descriptors[size_t(i)] : ruleset;
+    if (fd >= 0 && (parked[i] = ::fcntl(fd, F_DUPFD, 64)) < 0) return errno;
+  }
+  for (int i = 0; i < count + (ruleset >= 0); ++i)
+    if (::dup2(parked[i], i) < 0) return errno;
+  if (ruleset >= 0) ::fcntl(count, F_SETFD, FD_CLOEXEC);
+  const unsigned first = unsigned(count + (ruleset >= 0));
+  if (::syscall(SYS_close_range, first, ~0u, 0) != 0)
+    for (unsigned fd = first; fd < 4096; ++fd) ::close(int(fd));
+  if (!start.folder.empty() && ::chdir(start.folder.c_str()) != 0) return errno;
+  const auto limit = [](auto what, rlim_t most) {
+    const rlimit value{most, most};
+    ::setrlimit(what, &value);
+  };
+  limit(RLIMIT_CORE, 0);  // a core file would cost more than the answer
+  if (start.memory_mb > 0) limit(RLIMIT_AS, rlim_t(start.memory_mb) << 20);
+  if (start.sandbox != nullptr)
+    if (const int error = start.sandbox->enter(ruleset >= 0 ? count : -1)) return error;
+  ::execve(argv[0], argv, environment);
+  return errno;
+}
+
+}  // namespace
+
+Process::Process(const ProcessStart& start) {
+  check(start.descriptors.size() <= kMaxDescriptors, "a process with ", start.descriptors.size(), " descriptors");
+  const std::vector<char*> argv = pointers(start.argv);
+  std::vector<char*> own = pointers(start.environment);
+  char* const* environment = start.environment.empty() ? environ : own.data();
+  const Fd ruleset(start.sandbox != nullptr ? start.sandbox->make_ruleset(start.folder) : -1);
+  // The child runs on our memory until it becomes the program: no handler of ours may run there.
+  sigset_t all, before;
+  sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  volatile int error = 0;
+  pid_ = ::vfork();
+  if (pid_ == 0) {
+    error = become(start, argv.data(), environment, before, ruleset.get());
+    ::_exit(127);
+  }
+  const int fork_error = errno;
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (pid_ > 0 && error != 0)
+    while (::waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
+    }
+  check(pid_ > 0 && error == 0, start.argv[0], ": ", std::strerror(pid_ > 0 ? error : fork_error));
+}
+
+Process::~Process() {
+  ::kill(-pid_, SIGKILL);
+  while (::waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
+  }
+}
+
+bool Process::wait(siginfo_t& info, Clock::time_point deadline) const {
+  for (useconds_t pause = 100;; pause = std::min<useconds_t>(2 * pause, 20000)) {
+    info = {};
+    // The leader is left unreaped: its group keeps its number until it has been killed.
+    if (::waitid(P_PID, id_t(pid_), &info, WEXITED | WNOHANG | WNOWAIT) != 0 && errno != EINTR) return false;
+    if (info.si_pid == pid_) return true;
+    if (Clock::now() >= deadline) return false;
+    ::usleep(pause);
+  }
+}
+
+bool exchange(Fd& in, Fd& out, std::string_view input, std::string& output, size_t limit,
+              Process::Clock::time_point deadline) {
+  char buffer[4096];
+  ::fcntl(in.get(), F_SETFL, O_NONBLOCK);
+  ::fcntl(out.get(), F_SETFL, O_NONBLOCK);
+  for (;;) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Process::Clock::now()).count();
+    if (left <= 0) return false;
+    pollfd fds[] = {{out.get(), POLLIN, 0}, {in.get(), POLLOUT, 0}};  // poll skips a negative descriptor
+    if (::poll(fds, 2, int(std::min<int64_t>(left, 1000))) < 0 && errno != EINTR) return false;
+    if (fds[1].revents) {
+      // A program that does not read its input is no error: no SIGPIPE, the rest is dropped.
+      const ssize_t n = ::send(in.get(), input.data(), input.size(), MSG_NOSIGNAL);
+      if (n > 0) input.remove_prefix(size_t(n));
+      if ((n < 0 && errno != EAGAIN && errno != EINTR) || input.empty()) in.close();
+    }
+    if (fds[0].revents) {
+      const ssize_t n = ::read(out.get(), buffer, sizeof buffer);
+      if (n == 0) return true;
+      if (n > 0) output.append(buffer, std::min(size_t(n), limit - output.size()));
+      if (n < 0 && errno != EAGAIN && errno != EINTR) return true;
+    }
+  }
+}
+
+}  // namespace mantissa

@@ -1,0 +1,52 @@
+// Child processes: started with chosen descriptors, limits and, where asked, inside a sandbox; fed and read up to a
+// deadline; killed with all they started (but for what moves itself into another process group).
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "rl/reward/channel.h"
+
+namespace mantissa {
+
+class Sandbox;
+
+struct ProcessStart {
+  std::vector<std::string> argv;         // argv[0] is a path
+  std::vector<std::string> environment;  // "NAME=value"; empty: ours
+  std::vector<int> descriptors;          // they become 0, 1, 2, ...; all others are closed
+  std::string folder;                    // where it starts; empty: here
+  int64_t memory_mb = 0;                 // address space; 0: no limit
+  const Sandbox* sandbox = nullptr;
+};
+
+class Process {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  /// Starts the leader of a process group of its own. Throws Error with what the system says.
+  explicit Process(const ProcessStart& start);
+  /// Kills the group.
+  ~Process();
+  Process(const Process&) = delete;
+  Process& operator=(const Process&) = delete;
+
+  /// Waits for the leader to end; false when the deadline is over. A program may close its output and go on.
+  bool wait(siginfo_t& info, Clock::time_point deadline) const;
+
+ private:
+  pid_t pid_;
+};
+
+/// Sends `input` to the socket `in` and appends what comes from `out`, up to `limit` bytes, until the other side closes
+/// it; false when the deadline is over before. Closes `in` when all is sent or nobody reads.
+bool exchange(Fd& in, Fd& out, std::string_view input, std::string& output, size_t limit,
+              Process::Clock::time_point deadline);
+
+}  // namespace mantissa
