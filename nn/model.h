@@ -20,6 +20,7 @@ struct Model {
   std::unique_ptr<Decoder> decoder;
   TokenizerFiles tokenizer;
   Backend* backend = nullptr;
+  std::vector<std::string> notices;  // what was read otherwise than the files say, for the log
 };
 
 /// Loads `path` with a compute copy in `compute`. `fp32_master` also makes fp32 masters, filled from the file's own

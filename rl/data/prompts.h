@@ -10,6 +10,7 @@
 
 #include "core/fields.h"
 #include "nn/formats/tokenizer_files.h"
+#include "rl/text/chat.h"
 #include "rl/text/tokenizer.h"
 #include "rl/types.h"
 
@@ -22,6 +23,7 @@ struct DataConfig {
   std::string solution_key = "solution";
   std::string prompt_template = "none";
   std::string chat_template = "auto";
+  std::vector<std::string> chat_template_kwargs;
   std::string system;
   int64_t limit = 0;
   int64_t max_prompt_tokens = 1024;
@@ -43,9 +45,10 @@ struct Record {
 /// Errors name file and line; no record at all is an error.
 std::vector<Record> read_records(const DataConfig& config);
 
-/// Text of a problem under a template: none, r1, r1_distill_qwen, qwen_math, chat (`chat_template` is not "auto").
-std::string apply_prompt_template(const DataConfig& config, const std::string& chat_template,
-                                  const std::string& problem);
+/// What template chat is under this config: chat_template by name, or the model's own. Other templates need none.
+ChatTemplate chat_template_of(const DataConfig& config, const TokenizerFiles& files);
+/// Text of a problem under a template: none, r1, r1_distill_qwen, qwen_math, chat (in the form of `chat`).
+std::string apply_prompt_template(const DataConfig& config, const ChatTemplate& chat, const std::string& problem);
 
 struct PromptSet {
   std::vector<Prompt> prompts;
