@@ -11,6 +11,7 @@ int tokenize_main(int argc, char** argv);
 int grade_main(int argc, char** argv);
 int evaluate_main(int argc, char** argv);
 int mismatch_main(int argc, char** argv);
+int export_main(int argc, char** argv);
 int bench_main(int argc, char** argv);
 
 }  // namespace mantissa

@@ -7,35 +7,12 @@
 #include "core/parallel.h"
 #include "core/safetensors.h"
 #include "nn/formats/gguf_file.h"
+#include "nn/formats/gguf_names.h"
 #include "nn/formats/gguf_tokenizer.h"
 #include "nn/rope.h"
 
 namespace mantissa {
 namespace {
-
-/// The Hugging Face name of a llama.cpp tensor; a name without counterpart stays as it is, and the loader's check for
-/// unused tensors then shows it.
-std::string hf_name(const std::string& name) {
-  static const std::map<std::string, std::string, std::less<>> kWhole = {
-      {"token_embd.weight", "model.embed_tokens.weight"},
-      {"output_norm.weight", "model.norm.weight"},
-      {"output.weight", "lm_head.weight"},
-  };
-  static const std::map<std::string, std::string, std::less<>> kInLayer = {
-      {"attn_norm", "input_layernorm"},    {"attn_q", "self_attn.q_proj"},
-      {"attn_k", "self_attn.k_proj"},      {"attn_v", "self_attn.v_proj"},
-      {"attn_output", "self_attn.o_proj"}, {"attn_q_norm", "self_attn.q_norm"},
-      {"attn_k_norm", "self_attn.k_norm"}, {"ffn_norm", "post_attention_layernorm"},
-      {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
-      {"ffn_down", "mlp.down_proj"},
-  };
-  if (const auto whole = kWhole.find(name); whole != kWhole.end()) return whole->second;
-  const size_t layer = name.find('.'), part = name.find('.', layer + 1), last = name.rfind('.');
-  if (name.compare(0, 4, "blk.") != 0 || part == std::string::npos || last <= part) return name;
-  const auto inside = kInLayer.find(name.substr(part + 1, last - part - 1));
-  if (inside == kInLayer.end()) return name;
-  return "model.layers." + name.substr(4, part - 4) + "." + inside->second + name.substr(last);
-}
 
 class GgufSource : public TensorSource {
  public:
@@ -44,17 +21,11 @@ class GgufSource : public TensorSource {
     for (const auto& [name, tensor] : file_.tensors()) {
       if (name == "rope_freqs.weight") continue;  // read into the config
       Entry entry{&tensor, 0};
-      // llama.cpp's Llama rotates neighbours where Hugging Face rotates halves, so the converter interleaved the rows
-      // of each query and key head.
-      if (config.architecture == "llama") {
-        const std::string_view part = std::string_view(name).substr(std::min(name.size(), name.find('.', 4)));
-        if (part == ".attn_q.weight" || part == ".attn_q.bias") entry.heads = config.heads.query;
-        if (part == ".attn_k.weight" || part == ".attn_k.bias") entry.heads = config.heads.kv;
-        check(entry.heads == 0 || tensor.shape[0] == int64_t(entry.heads) * config.heads.size, file_.where(), ": ",
-              hf_name(name), " must have ", entry.heads, " heads of ", config.heads.size, " rows, got shape ",
-              tensor.shape);
-      }
-      const std::string hf = hf_name(name);
+      entry.heads = interleaved_heads(config, name);
+      check(entry.heads == 0 || tensor.shape[0] == int64_t(entry.heads) * config.heads.size, file_.where(), ": ",
+            hf_name_of(name), " must have ", entry.heads, " heads of ", config.heads.size, " rows, got shape ",
+            tensor.shape);
+      const std::string hf = hf_name_of(name);
       check(entries_.emplace(hf, entry).second, file_.where(), ": two tensors stand for ", hf);
     }
   }
@@ -99,12 +70,6 @@ class GgufSource : public TensorSource {
     const GgufFile::Tensor* tensor;
     int heads;  // rows are interleaved within so many heads; 0: rows are in place
   };
-
-  /// Where row `row` = (head, half p, index j) of the Hugging Face tensor stands in the file: (head, j, p).
-  static int64_t interleaved_row(int64_t row, int64_t head_size) {
-    const int64_t head = row / head_size, p = row % head_size / (head_size / 2), j = row % (head_size / 2);
-    return head * head_size + 2 * j + p;
-  }
 
   const Entry& at(const std::string& name) const {
     const auto it = entries_.find(name);

@@ -3,8 +3,10 @@
 // read.
 //
 //   gguf_file.h      the container: checked header, metadata, tensor table
-//   gguf_dequant.h   block formats to float
+//   gguf_blocks.h    block formats to float and back
+//   gguf_names.h     names and row order of tensors, here and there
 //   gguf_tokenizer   metadata to an equivalent tokenizer.json
+//   gguf_writer.h    the way out: a model as a GGUF file
 #pragma once
 
 #include <memory>

@@ -18,7 +18,7 @@
 #include <vector>
 
 #include "core/shape.h"
-#include "nn/formats/gguf_dequant.h"
+#include "nn/formats/gguf_blocks.h"
 
 namespace mantissa {
 

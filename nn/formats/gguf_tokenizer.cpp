@@ -9,10 +9,8 @@ namespace {
 
 using nlohmann::json;
 
-// tokenizer.ggml.token_type
-enum TokenType : int32_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
+using enum GgufTokenType;
 
-constexpr const char* kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 constexpr const char* kLlama3 =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr const char* kQwen2 =
@@ -21,18 +19,12 @@ constexpr const char* kDeepseek3 =
     "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| "
     "?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+";
 
-/// What tokenizer.ggml.pre stands for: text is cut by each pattern in turn.
-struct PreTokenizer {
-  const char* name;
-  std::vector<const char*> patterns;
-  bool nfc = false;
-  bool ignore_merges = false;  // a piece that is a token needs no merges
-  bool add_bos = false;        // unless tokenizer.ggml.add_bos_token says otherwise
-};
-const std::vector<PreTokenizer>& pre_tokenizers() {
-  static const std::vector<PreTokenizer> known = {
-      {.name = "gpt-2", .patterns = {kGpt2}},
-      {.name = "smollm", .patterns = {R"(\p{N})", kGpt2}},
+}  // namespace
+
+const std::vector<GgufPreTokenizer>& gguf_pre_tokenizers() {
+  static const std::vector<GgufPreTokenizer> known = {
+      {.name = "gpt-2", .patterns = {kGgufGpt2Pattern}},
+      {.name = "smollm", .patterns = {R"(\p{N})", kGgufGpt2Pattern}},
       {.name = "llama-bpe", .patterns = {kLlama3}, .ignore_merges = true, .add_bos = true},
       {.name = "qwen2", .patterns = {kQwen2}, .nfc = true},
       {.name = "deepseek-r1-qwen", .patterns = {kQwen2}},
@@ -40,6 +32,8 @@ const std::vector<PreTokenizer>& pre_tokenizers() {
   };
   return known;
 }
+
+namespace {
 
 constexpr size_t kMaxPiece = 512;  // bytes of a SentencePiece token; bounds the search for its merges
 
@@ -55,13 +49,13 @@ Vocabulary read_vocabulary(const GgufFile& file) {
   if (file.has("tokenizer.ggml.token_type"))
     v.types = file.integers("tokenizer.ggml.token_type");
   else
-    v.types.assign(v.tokens.size(), kNormal);
+    v.types.assign(v.tokens.size(), int32_t(kNormal));
   check(!v.tokens.empty() && v.tokens.size() < size_t(1) << 24, file.where(),
         ": tokenizer.ggml.tokens must hold 1 to 2^24 tokens, got ", v.tokens.size());
   check(v.types.size() == v.tokens.size(), file.where(), ": tokenizer.ggml.token_type must hold ", v.tokens.size(),
         " entries, one per token, got ", v.types.size());
   // Rows the embedding was padded to are no tokens.
-  while (!v.types.empty() && v.types.back() == kUnused) v.types.pop_back();
+  while (!v.types.empty() && v.types.back() == int32_t(kUnused)) v.types.pop_back();
   v.tokens.resize(v.types.size());
   for (size_t i = 0; i < v.tokens.size(); ++i) {
     const auto [it, fresh] = v.ids.emplace(v.tokens[i], int32_t(i));
@@ -121,14 +115,14 @@ json bpe_model(const Vocabulary& v, json merges) {
 }
 
 /// Model, normalizer, pre-tokenizer and decoder of a byte-level BPE tokenizer.
-void fill_byte_level(json& out, const Vocabulary& v, const GgufFile& file, const PreTokenizer& pre) {
+void fill_byte_level(json& out, const Vocabulary& v, const GgufFile& file, const GgufPreTokenizer& pre) {
   json merges = json::array();
   for (const std::string_view merge : file.texts("tokenizer.ggml.merges")) merges.push_back(std::string(merge));
   out["model"] = bpe_model(v, std::move(merges));
   out["model"]["ignore_merges"] = pre.ignore_merges;
   if (pre.nfc) out["normalizer"] = {{"type", "NFC"}};
   json steps = json::array();
-  for (const char* pattern : pre.patterns)
+  for (const std::string& pattern : pre.patterns)
     steps.push_back(
         {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}});
   steps.push_back(byte_level());
@@ -160,14 +154,14 @@ json added_tokens(const Vocabulary& v) {
   json added = json::array();
   for (size_t i = 0; i < v.tokens.size(); ++i) {
     const int32_t type = v.types[i];
-    if (type != kUnknown && type != kControl && type != kUserDefined) continue;
+    if (type != int32_t(kUnknown) && type != int32_t(kControl) && type != int32_t(kUserDefined)) continue;
     added.push_back({{"id", i},
                      {"content", std::string(v.tokens[i])},
                      {"single_word", false},
                      {"lstrip", false},
                      {"rstrip", false},
                      {"normalized", false},
-                     {"special", type != kUserDefined}});
+                     {"special", type != int32_t(kUserDefined)}});
   }
   return added;
 }
@@ -182,6 +176,64 @@ std::string named_token(const GgufFile& file, const Vocabulary& v, const std::st
   return std::string(v.tokens[size_t(id)]);
 }
 
+/// The stages of a byte-level tokenizer under the name that the file gives; whether it adds BOS by itself.
+bool fill_by_pre_name(json& out, const Vocabulary& v, const GgufFile& file) {
+  const std::string_view name = file.text("tokenizer.ggml.pre");
+  std::string names;
+  for (const GgufPreTokenizer& known : gguf_pre_tokenizers()) {
+    if (known.name == name) {
+      fill_byte_level(out, v, file, known);
+      return known.add_bos;
+    }
+    names += str(names.empty() ? "" : ", ", known.name);
+  }
+  fail(file.where(), ": the pre-tokenizer tokenizer.ggml.pre = \"", name, "\" is not known; known are ", names);
+}
+
+/// tokenizer_config.json: the class that reads it, and the names of special tokens.
+json tokenizer_config(const Vocabulary& v, const GgufFile& file) {
+  json config = {{"tokenizer_class", "PreTrainedTokenizerFast"}, {"clean_up_tokenization_spaces", false}};
+  const struct {
+    const char *gguf, *name;
+  } named[] = {{"bos", "bos_token"}, {"eos", "eos_token"}, {"unknown", "unk_token"}, {"padding", "pad_token"}};
+  for (const auto& [gguf, name] : named) {
+    const std::string token = named_token(file, v, gguf);
+    if (!token.empty()) config[name] = token;
+  }
+  return config;
+}
+
+/// tokenizer.json made of the metadata; `config` names the special tokens that are put around a text.
+json tokenizer_from_metadata(const Vocabulary& v, const GgufFile& file, std::string_view model, const json& config) {
+  json tokenizer = {{"version", "1.0"},         {"truncation", nullptr},
+                    {"padding", nullptr},       {"added_tokens", added_tokens(v)},
+                    {"normalizer", nullptr},    {"pre_tokenizer", nullptr},
+                    {"post_processor", nullptr}};
+  bool add_bos = true;
+  if (model == "llama")
+    fill_sentencepiece(tokenizer, v, file);
+  else
+    add_bos = fill_by_pre_name(tokenizer, v, file);
+  add_bos = file.flag("tokenizer.ggml.add_bos_token", add_bos);
+  const bool add_eos = file.flag("tokenizer.ggml.add_eos_token", false);
+
+  json pattern = json::array(), specials = json::object();
+  const auto add_special = [&](const char* name, const char* gguf) {
+    check(config.contains(name), file.where(), ": tokenizer.ggml.add_", gguf, "_token is set, but tokenizer.ggml.",
+          gguf, "_token_id is missing");
+    const std::string token = config[name];
+    pattern.push_back({{"SpecialToken", {{"id", token}, {"type_id", 0}}}});
+    specials[token] = {{"id", token}, {"ids", {v.ids.at(token)}}, {"tokens", {token}}};
+  };
+  if (add_bos) add_special("bos_token", "bos");
+  pattern.push_back({{"Sequence", {{"id", "A"}, {"type_id", 0}}}});
+  if (add_eos) add_special("eos_token", "eos");
+  if (add_bos || add_eos)
+    tokenizer["post_processor"] = {
+        {"type", "TemplateProcessing"}, {"single", pattern}, {"pair", json::array()}, {"special_tokens", specials}};
+  return tokenizer;
+}
+
 }  // namespace
 
 TokenizerFiles gguf_tokenizer(const GgufFile& file) {
@@ -192,56 +244,13 @@ TokenizerFiles gguf_tokenizer(const GgufFile& file) {
   check(model == "gpt2" || model == "llama", file.where(), ": tokenizer.ggml.model must be gpt2 or llama, got \"",
         model, "\"");
   const Vocabulary vocabulary = read_vocabulary(file);
-
-  json tokenizer = {{"version", "1.0"},         {"truncation", nullptr},
-                    {"padding", nullptr},       {"added_tokens", added_tokens(vocabulary)},
-                    {"normalizer", nullptr},    {"pre_tokenizer", nullptr},
-                    {"post_processor", nullptr}};
-  bool add_bos = model == "llama";
-  if (model == "llama") {
-    fill_sentencepiece(tokenizer, vocabulary, file);
-  } else {
-    const std::string_view name = file.text("tokenizer.ggml.pre");
-    const auto& known = pre_tokenizers();
-    const auto pre = std::find_if(known.begin(), known.end(), [&](const PreTokenizer& p) { return p.name == name; });
-    if (pre == known.end()) {
-      std::string names;
-      for (const PreTokenizer& p : known) names += str(names.empty() ? "" : ", ", p.name);
-      fail(file.where(), ": the pre-tokenizer tokenizer.ggml.pre = \"", name, "\" is not known; known are ", names);
-    }
-    fill_byte_level(tokenizer, vocabulary, file, *pre);
-    add_bos = pre->add_bos;
-  }
-  add_bos = file.flag("tokenizer.ggml.add_bos_token", add_bos);
-  const bool add_eos = file.flag("tokenizer.ggml.add_eos_token", false);
-
-  json config = {{"tokenizer_class", "PreTrainedTokenizerFast"}, {"clean_up_tokenization_spaces", false}};
-  const struct {
-    const char *gguf, *name;
-  } named[] = {{"bos", "bos_token"}, {"eos", "eos_token"}, {"unknown", "unk_token"}, {"padding", "pad_token"}};
-  for (const auto& [gguf, name] : named) {
-    const std::string token = named_token(file, vocabulary, gguf);
-    if (!token.empty()) config[name] = token;
-  }
-  json pattern = json::array(), specials = json::object();
-  const auto add_special = [&](const char* name, const char* gguf) {
-    check(config.contains(name), file.where(), ": tokenizer.ggml.add_", gguf, "_token is set, but tokenizer.ggml.",
-          gguf, "_token_id is missing");
-    const std::string token = config[name];
-    pattern.push_back({{"SpecialToken", {{"id", token}, {"type_id", 0}}}});
-    specials[token] = {{"id", token}, {"ids", {vocabulary.ids.at(token)}}, {"tokens", {token}}};
-  };
-  if (add_bos) add_special("bos_token", "bos");
-  pattern.push_back({{"Sequence", {{"id", "A"}, {"type_id", 0}}}});
-  if (add_eos) add_special("eos_token", "eos");
-  if (add_bos || add_eos)
-    tokenizer["post_processor"] = {
-        {"type", "TemplateProcessing"}, {"single", pattern}, {"pair", json::array()}, {"special_tokens", specials}};
-
+  json config = tokenizer_config(vocabulary, file);
   out.chat_template = file.text("tokenizer.chat_template", "");
-  if (!out.chat_template.empty()) config["chat_template"] = out.chat_template;
   try {
-    out.tokenizer_json = tokenizer.dump();
+    out.tokenizer_json = file.has(kGgufHuggingFaceJson)
+                             ? std::string(file.text(kGgufHuggingFaceJson))
+                             : tokenizer_from_metadata(vocabulary, file, model, config).dump();
+    if (!out.chat_template.empty()) config["chat_template"] = out.chat_template;
     out.tokenizer_config_json = config.dump(2);
   } catch (const json::exception& e) {
     fail(file.where(), ": the texts of the tokenizer must be UTF-8: ", e.what());

@@ -250,6 +250,19 @@ std::string format_generation_config(const ModelConfig& c) {
   return json.dump(2) + "\n";
 }
 
+std::string format_tokenizer_config(const ModelConfig& c, const std::string& tokenizer_json) {
+  const Json tokenizer = parse(tokenizer_json, "tokenizer.json");
+  OrderedJson json = {{"tokenizer_class", "PreTrainedTokenizerFast"}, {"clean_up_tokenization_spaces", false}};
+  const auto name = [&](const char* key, int32_t id) {
+    for (const Json& added : tokenizer.value("added_tokens", Json::array()))
+      if (added.value("id", -1) == id) json[key] = added.value("content", "");
+  };
+  name("bos_token", c.bos_id);
+  if (!c.eos_ids.empty()) name("eos_token", c.eos_ids.front());
+  json["model_max_length"] = c.max_positions;
+  return json.dump(2) + "\n";
+}
+
 std::map<std::string, std::string> parse_weight_map(const std::string& index_json, const std::string& where) {
   const Json json = parse(index_json, where);
   const Object top(json, where);

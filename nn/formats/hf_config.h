@@ -18,6 +18,8 @@ void add_generation_config(ModelConfig& config, const std::string& generation_co
 std::string format_hf_config(const ModelConfig& config, Dtype dtype);
 /// generation_config.json: the ids generate() in transformers needs.
 std::string format_generation_config(const ModelConfig& config);
+/// tokenizer_config.json for a tokenizer.json that came without one: the class that reads it, and the special tokens.
+std::string format_tokenizer_config(const ModelConfig& config, const std::string& tokenizer_json);
 /// weight_map of model.safetensors.index.json: tensor name -> file name.
 std::map<std::string, std::string> parse_weight_map(const std::string& index_json, const std::string& where);
 /// The (default) chat template in tokenizer_config.json, empty when there is none.

@@ -11,7 +11,7 @@
 #include "core/registry.h"
 #include "core/safetensors.h"
 #include "nn/formats/gguf.h"
-#include "nn/formats/gguf_dequant.h"
+#include "nn/formats/gguf_blocks.h"
 #include "nn/formats/hf.h"
 #include "nn/model.h"
 #include "rl/text/tokenizer.h"

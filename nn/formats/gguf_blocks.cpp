@@ -13,8 +13,10 @@
 //   Q6_K     256  [128 bytes of nibbles | 64 of high bit pairs | 16 x int8 s | fp16 d]  (q - 32) (d s)
 //
 // Low nibbles of Q4_0 to Q5_1 are values 0..15, high nibbles values 16..31.
-#include "nn/formats/gguf_dequant.h"
+#include "nn/formats/gguf_blocks.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "core/dtype.h"
@@ -45,6 +47,16 @@ int high(int byte) {
 template <class T>
 void unpack_plain(const std::byte* in, int64_t blocks, float* out) {
   for (int64_t i = 0; i < blocks; ++i) out[i] = to_float(load<T>(in + size_t(i) * sizeof(T)));
+}
+
+template <class T>
+void store(std::byte* p, T value) {
+  std::memcpy(p, &value, sizeof(T));
+}
+
+template <class T>
+void pack_plain(const float* in, int64_t blocks, std::byte* out) {
+  for (int64_t i = 0; i < blocks; ++i) store(out + size_t(i) * sizeof(T), round_to<T>(in[i]));
 }
 
 constexpr int kSmall = 32;
@@ -99,6 +111,31 @@ void unpack_q8_0(const std::byte* in, int64_t blocks, float* out) {
   for (int64_t b = 0; b < blocks; ++b, in += 34, out += kSmall) {
     const float d = half_at(in);
     for (int i = 0; i < kSmall; ++i) out[i] = float(load<int8_t>(in + 2 + i)) * d;
+  }
+}
+
+/// d = largest magnitude / 127; q = x / d, rounded half away from zero.
+void pack_q8_0(const float* in, int64_t blocks, std::byte* out) {
+  for (int64_t b = 0; b < blocks; ++b, in += kSmall, out += 34) {
+    float largest = 0;
+    for (int i = 0; i < kSmall; ++i) largest = std::max(largest, std::abs(in[i]));
+    const float d = largest / 127.0f, inverse = d != 0 ? 1.0f / d : 0.0f;
+    store(out, half_from_float(d));
+    for (int i = 0; i < kSmall; ++i) store(out + 2 + i, int8_t(std::round(in[i] * inverse)));
+  }
+}
+
+/// d = -1/8 of the value of largest magnitude (the first of equals), which becomes q = 0 exactly; q = x / d + 8,
+/// rounded half up, at most 15.
+void pack_q4_0(const float* in, int64_t blocks, std::byte* out) {
+  for (int64_t b = 0; b < blocks; ++b, in += kSmall, out += 18) {
+    float extreme = 0;
+    for (int i = 0; i < kSmall; ++i)
+      if (std::abs(in[i]) > std::abs(extreme)) extreme = in[i];
+    const float d = extreme / -8.0f, inverse = d != 0 ? 1.0f / d : 0.0f;
+    store(out, half_from_float(d));
+    const auto code = [&](float x) { return std::min(15, int(x * inverse + 8.5f)); };
+    for (int i = 0; i < 16; ++i) out[2 + i] = std::byte(code(in[i]) | code(in[i + 16]) << 4);
   }
 }
 
@@ -160,12 +197,17 @@ struct Known {
   BlockFormat format;
 };
 constexpr Known kFormats[] = {
-    {0, {"F32", 1, 4, false, unpack_plain<float>}},      {1, {"F16", 1, 2, false, unpack_plain<Half>}},
-    {2, {"Q4_0", kSmall, 18, true, unpack_q4_0}},        {3, {"Q4_1", kSmall, 20, true, unpack_q4_1}},
-    {6, {"Q5_0", kSmall, 22, true, unpack_q5_0}},        {7, {"Q5_1", kSmall, 24, true, unpack_q5_1}},
-    {8, {"Q8_0", kSmall, 34, true, unpack_q8_0}},        {12, {"Q4_K", kSuper, 144, true, unpack_q4_k}},
-    {13, {"Q5_K", kSuper, 176, true, unpack_q5_k}},      {14, {"Q6_K", kSuper, 210, true, unpack_q6_k}},
-    {30, {"BF16", 1, 2, false, unpack_plain<BFloat16>}},
+    {0, {"F32", 1, 4, false, unpack_plain<float>, pack_plain<float>}},
+    {1, {"F16", 1, 2, false, unpack_plain<Half>, pack_plain<Half>}},
+    {2, {"Q4_0", kSmall, 18, true, unpack_q4_0, pack_q4_0}},
+    {3, {"Q4_1", kSmall, 20, true, unpack_q4_1}},
+    {6, {"Q5_0", kSmall, 22, true, unpack_q5_0}},
+    {7, {"Q5_1", kSmall, 24, true, unpack_q5_1}},
+    {8, {"Q8_0", kSmall, 34, true, unpack_q8_0, pack_q8_0}},
+    {12, {"Q4_K", kSuper, 144, true, unpack_q4_k}},
+    {13, {"Q5_K", kSuper, 176, true, unpack_q5_k}},
+    {14, {"Q6_K", kSuper, 210, true, unpack_q6_k}},
+    {30, {"BF16", 1, 2, false, unpack_plain<BFloat16>, pack_plain<BFloat16>}},
 };
 
 }  // namespace

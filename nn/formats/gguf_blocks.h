@@ -1,4 +1,4 @@
-// ggml's tensor types as block formats: so many elements packed in so many bytes, and the function that unpacks them.
+// ggml's tensor types as block formats: so many elements packed in so many bytes, and the functions between them.
 // Types that hold one value per element (F32, F16, BF16) are blocks of one.
 #pragma once
 
@@ -15,6 +15,9 @@ struct BlockFormat {
   bool quantised;
   /// Unpacks `blocks` blocks at `in` (any alignment) to blocks * elements floats.
   void (*unpack)(const std::byte* in, int64_t blocks, float* out);
+  /// Packs what unpack gives back, rounded: plain values to nearest even, blocks as ggml's reference does. Null: only
+  /// read.
+  void (*pack)(const float* in, int64_t blocks, std::byte* out) = nullptr;
 };
 
 /// The format behind a ggml type number; null for one that is not supported.

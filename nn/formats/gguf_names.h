@@ -1,0 +1,26 @@
+// Tensors of a GGUF file and of a Hugging Face directory: the name of one in the other, and the order of its rows.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "nn/config.h"
+
+namespace mantissa {
+
+/// "blk.0.attn_q.weight" -> "model.layers.0.self_attn.q_proj.weight"; a name without counterpart stays as it is.
+std::string hf_name_of(const std::string& gguf_name);
+/// The way back.
+std::string gguf_name_of(const std::string& hf_name);
+
+/// llama.cpp's Llama rotates neighbours where Hugging Face rotates halves, so its converter interleaves the rows of
+/// each query and key head. The number of heads within which the rows of a tensor are interleaved; 0: rows are in
+/// place.
+int interleaved_heads(const ModelConfig& config, std::string_view gguf_name);
+/// Where row `row` = (head, half p, index j) of the Hugging Face tensor stands in the file: (head, j, p).
+int64_t interleaved_row(int64_t row, int64_t head_size);
+/// The way back: the Hugging Face row that stands at `row` of the file.
+int64_t halved_row(int64_t row, int64_t head_size);
+
+}  // namespace mantissa

@@ -1,0 +1,156 @@
+#include "nn/formats/gguf_vocabulary.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <unordered_map>
+
+#include "core/error.h"
+#include "nn/formats/gguf_tokenizer.h"
+
+namespace mantissa {
+namespace {
+
+using nlohmann::json;
+
+/// The stages of a pre-tokenizer or normalizer, "Sequence" flattened.
+void flatten(const json& stage, std::vector<json>& out) {
+  if (stage.is_null()) return;
+  if (stage.at("type") != "Sequence") {
+    out.push_back(stage);
+    return;
+  }
+  const char* parts = stage.contains("pretokenizers") ? "pretokenizers" : "normalizers";
+  for (const json& part : stage.at(parts)) flatten(part, out);
+}
+
+/// The regular expressions that text is cut by, and whether they are all there is to it.
+bool split_patterns(const json& pre_tokenizer, std::vector<std::string>& patterns) {
+  std::vector<json> stages;
+  flatten(pre_tokenizer, stages);
+  for (const json& stage : stages) {
+    const std::string type = stage.at("type");
+    if (type == "Split" && stage.at("pattern").contains("Regex") && stage.value("behavior", "") == "Isolated") {
+      patterns.push_back(stage["pattern"]["Regex"]);
+    } else if (type == "Digits" && stage.value("individual_digits", false)) {
+      patterns.push_back(R"(\p{N})");
+    } else if (type == "ByteLevel" && !stage.value("add_prefix_space", true)) {
+      if (stage.value("use_regex", true)) patterns.push_back(kGgufGpt2Pattern);
+    } else {
+      return false;
+    }
+  }
+  return true;
+}
+
+/// llama.cpp's name of what cuts a byte-level tokenizer's text.
+std::string pre_name(const json& tokenizer) {
+  std::vector<std::string> patterns;
+  std::vector<json> normalizers;
+  if (!split_patterns(tokenizer.at("pre_tokenizer"), patterns)) return "default";
+  if (tokenizer.contains("normalizer")) flatten(tokenizer["normalizer"], normalizers);
+  const bool nfc = normalizers.size() == 1 && normalizers[0].at("type") == "NFC";
+  if (!normalizers.empty() && !nfc) return "default";
+  const bool ignore_merges = tokenizer.at("model").value("ignore_merges", false);
+  for (const GgufPreTokenizer& known : gguf_pre_tokenizers())
+    if (known.patterns == patterns && known.nfc == nfc && known.ignore_merges == ignore_merges) return known.name;
+  return "default";
+}
+
+/// "a b" of a merge in either spelling of tokenizer.json.
+std::pair<std::string, std::string> halves(const json& merge) {
+  if (merge.is_array()) return {merge.at(0), merge.at(1)};
+  const std::string text = merge;
+  const size_t space = text.find(' ');
+  return {text.substr(0, space), text.substr(std::min(text.size(), space + 1))};
+}
+
+/// Whether the template of a post-processor puts a special token before (or behind) the text.
+bool adds_special(const json& processor, bool front) {
+  if (processor.is_null()) return false;
+  if (processor.at("type") == "Sequence") {
+    const json& parts = processor.at("processors");
+    return std::any_of(parts.begin(), parts.end(), [&](const json& part) { return adds_special(part, front); });
+  }
+  if (processor.at("type") != "TemplateProcessing") return false;
+  const json& single = processor.at("single");
+  return !single.empty() && (front ? single.front() : single.back()).contains("SpecialToken");
+}
+
+/// Scores that order the merges of a SentencePiece vocabulary as the file does: the earlier, the higher.
+std::vector<float> scores_of(const json& merges, const GgufVocabulary& v) {
+  std::unordered_map<std::string, float> best;
+  float rank = 0;
+  for (const json& merge : merges) {
+    const auto [left, right] = halves(merge);
+    best.emplace(left + right, -rank);
+    rank += 1;
+  }
+  std::vector<float> scores;
+  for (const std::string& token : v.tokens) {
+    const auto it = best.find(token);
+    scores.push_back(it == best.end() ? 0.0f : it->second);
+  }
+  return scores;
+}
+
+bool is_byte(const std::string& token) {
+  return token.size() == 6 && token.starts_with("<0x") && token.ends_with(">");
+}
+
+void fill_tokens(GgufVocabulary& v, const json& tokenizer, int64_t rows, const std::string& where) {
+  const json& model = tokenizer.at("model");
+  v.tokens.resize(size_t(rows));
+  v.types.assign(size_t(rows), int32_t(GgufTokenType::kUnused));
+  const auto put = [&](const std::string& token, int64_t id, GgufTokenType type) {
+    check(id >= 0 && id < rows, where, ": token ", id, " has no row in an embedding of ", rows);
+    v.tokens[size_t(id)] = token;
+    v.types[size_t(id)] = int32_t(type);
+  };
+  const bool sentencepiece = v.model == "llama";
+  for (const auto& [token, id] : model.at("vocab").items())
+    put(token, id, sentencepiece && is_byte(token) ? GgufTokenType::kByte : GgufTokenType::kNormal);
+  const json unknown = model.value("unk_token", json());
+  for (const json& added : tokenizer.value("added_tokens", json::array())) {
+    const bool special = added.value("special", false);
+    put(added.at("content"), added.at("id"),
+        sentencepiece && added.at("content") == unknown ? GgufTokenType::kUnknown
+        : special                                       ? GgufTokenType::kControl
+                                                        : GgufTokenType::kUserDefined);
+  }
+  for (size_t i = 0; i < v.tokens.size(); ++i)
+    if (v.types[i] == int32_t(GgufTokenType::kUnused)) v.tokens[i] = str("[PAD", i, "]");
+}
+
+}  // namespace
+
+GgufVocabulary gguf_vocabulary(const TokenizerFiles& files, int64_t rows) {
+  GgufVocabulary v;
+  try {
+    const json tokenizer = json::parse(files.tokenizer_json);
+    const json& model = tokenizer.at("model");
+    check(model.at("type") == "BPE", files.where, ": only BPE tokenizers have a form in GGUF, got ",
+          model.at("type").dump());
+    v.model = model.value("byte_fallback", false) ? "llama" : "gpt2";
+    fill_tokens(v, tokenizer, rows, files.where);
+    if (v.model == "llama") {
+      v.scores = scores_of(model.at("merges"), v);
+      std::vector<json> normalizers;
+      flatten(tokenizer.value("normalizer", json()), normalizers);
+      v.add_space_prefix =
+          std::any_of(normalizers.begin(), normalizers.end(), [](const json& n) { return n.at("type") == "Prepend"; });
+    } else {
+      v.pre = pre_name(tokenizer);
+      for (const json& merge : model.at("merges")) {
+        const auto [left, right] = halves(merge);
+        v.merges.push_back(left + " " + right);
+      }
+    }
+    v.add_bos = adds_special(tokenizer.value("post_processor", json()), true);
+    v.add_eos = adds_special(tokenizer.value("post_processor", json()), false);
+  } catch (const json::exception& e) {
+    fail(files.where, ": tokenizer.json: ", e.what());
+  }
+  return v;
+}
+
+}  // namespace mantissa

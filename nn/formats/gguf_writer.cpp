@@ -1,0 +1,240 @@
+#include "nn/formats/gguf_writer.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/file.h"
+#include "nn/formats/gguf_blocks.h"
+#include "nn/formats/gguf_names.h"
+#include "nn/formats/gguf_tokenizer.h"
+#include "nn/formats/gguf_vocabulary.h"
+#include "nn/formats/hf.h"
+#include "nn/rope.h"
+
+namespace mantissa {
+namespace {
+
+constexpr size_t kAlignment = 32;
+constexpr uint32_t kF32 = 0, kF16 = 1;  // tensor types
+
+struct FileType {
+  const char* name;
+  uint32_t tensor_type, file_type;  // ggml's type number, general.file_type
+};
+constexpr FileType kFileTypes[] = {
+    {"f32", 0, 0}, {"f16", 1, 1}, {"bf16", 30, 32}, {"q8_0", 8, 7}, {"q4_0", 2, 2},
+};
+
+template <class T>
+void append(std::string& out, T value) {
+  char bytes[sizeof(T)];
+  std::memcpy(bytes, &value, sizeof(T));
+  out.append(bytes, sizeof(T));
+}
+void append_text(std::string& out, std::string_view text) {
+  append(out, uint64_t(text.size()));
+  out += text;
+}
+
+/// Metadata: keys with their values, as they stand in the file.
+class Metadata {
+ public:
+  void set(const std::string& key, uint32_t value) { append(begin(key, 4), value); }
+  void set(const std::string& key, float value) { append(begin(key, 6), value); }
+  void set(const std::string& key, bool value) { append(begin(key, 7), uint8_t(value)); }
+  void set(const std::string& key, std::string_view value) { append_text(begin(key, kString), value); }
+  void set(const std::string& key, const char* value) { set(key, std::string_view(value)); }
+  void set(const std::string& key, const std::vector<std::string>& values) {
+    begin_array(key, kString, values.size());
+    for (const std::string& value : values) append_text(text_, value);
+  }
+  void set(const std::string& key, const std::vector<int32_t>& values) {
+    begin_array(key, 5, values.size());
+    for (const int32_t value : values) append(text_, value);
+  }
+  void set(const std::string& key, const std::vector<float>& values) {
+    begin_array(key, 6, values.size());
+    for (const float value : values) append(text_, value);
+  }
+
+  uint64_t count() const { return count_; }
+  const std::string& text() const { return text_; }
+
+ private:
+  static constexpr uint32_t kString = 8, kArray = 9;
+  std::string& begin(const std::string& key, uint32_t type) {
+    ++count_;
+    append_text(text_, key);
+    append(text_, type);
+    return text_;
+  }
+  void begin_array(const std::string& key, uint32_t type, size_t size) {
+    append(begin(key, kArray), type);
+    append(text_, uint64_t(size));
+  }
+  std::string text_;
+  uint64_t count_ = 0;
+};
+
+void describe_config(Metadata& out, const ModelConfig& c) {
+  const std::string p = c.architecture + ".";
+  out.set("general.architecture", c.architecture);
+  out.set("general.type", "model");
+  out.set("general.quantization_version", 2u);
+  out.set(p + "vocab_size", uint32_t(c.vocab_size));
+  out.set(p + "block_count", uint32_t(c.layers));
+  out.set(p + "context_length", uint32_t(c.max_positions));
+  out.set(p + "embedding_length", uint32_t(c.width));
+  out.set(p + "feed_forward_length", uint32_t(c.feed_forward));
+  out.set(p + "attention.head_count", uint32_t(c.heads.query));
+  out.set(p + "attention.head_count_kv", uint32_t(c.heads.kv));
+  out.set(p + "attention.key_length", uint32_t(c.heads.size));
+  out.set(p + "attention.value_length", uint32_t(c.heads.size));
+  out.set(p + "attention.layer_norm_rms_epsilon", float(c.norm_eps));
+  out.set(p + "rope.dimension_count", uint32_t(c.heads.size));
+  out.set(p + "rope.freq_base", float(c.rope.theta));
+  if (c.rope.kind == RopeConfig::Kind::kLinear) {
+    out.set(p + "rope.scaling.type", "linear");
+    out.set(p + "rope.scaling.factor", float(c.rope.factor));
+  }
+}
+
+void describe_tokenizer(Metadata& out, const ModelConfig& c, const TokenizerFiles& files,
+                        std::vector<std::string>& notes) {
+  const char* const ends[] = {"eos", "eot", "eom"};
+  check(c.eos_ids.size() <= std::size(ends), files.where, ": GGUF has places for ", std::size(ends),
+        " end-of-sequence tokens, the model has ", c.eos_ids.size());
+  for (size_t i = 0; i < c.eos_ids.size(); ++i)
+    out.set(str("tokenizer.ggml.", ends[i], "_token_id"), uint32_t(c.eos_ids[i]));
+  if (c.bos_id >= 0) out.set("tokenizer.ggml.bos_token_id", uint32_t(c.bos_id));
+  if (files.tokenizer_json.empty()) {
+    notes.push_back(files.where + " has no tokenizer, so the file has none either");
+    return;
+  }
+  const GgufVocabulary v = gguf_vocabulary(files, c.vocab_size);
+  out.set("tokenizer.ggml.model", v.model);
+  if (v.model == "gpt2") {
+    out.set("tokenizer.ggml.pre", v.pre);
+    out.set("tokenizer.ggml.merges", v.merges);
+    if (v.pre == "default")
+      notes.push_back(
+          "llama.cpp has no name for the patterns of this tokenizer (tokenizer.ggml.pre = default): it may cut "
+          "some texts into other tokens");
+  } else {
+    out.set("tokenizer.ggml.scores", v.scores);
+    out.set("tokenizer.ggml.add_space_prefix", v.add_space_prefix);
+  }
+  out.set("tokenizer.ggml.tokens", v.tokens);
+  out.set("tokenizer.ggml.token_type", v.types);
+  out.set("tokenizer.ggml.add_bos_token", v.add_bos);
+  out.set("tokenizer.ggml.add_eos_token", v.add_eos);
+  out.set(kGgufHuggingFaceJson, files.tokenizer_json);
+  if (!files.chat_template.empty()) out.set("tokenizer.chat_template", files.chat_template);
+}
+
+/// A tensor of the file: where its values come from and how they are stored.
+struct Entry {
+  std::string name;
+  Tensor values;  // host or device
+  uint32_t type;
+  int heads;  // see interleaved_heads
+
+  int64_t row_bytes() const {
+    const BlockFormat& format = *block_format(type);
+    return values.shape()[-1] / format.elements * format.bytes;
+  }
+  int64_t bytes() const { return values.numel() / values.shape()[-1] * row_bytes(); }
+};
+
+std::vector<Entry> entries_of(const Model& model, const FileType& type) {
+  const ParamBuffer& weights = model.weights.master.defined() ? model.weights.master : model.weights.compute;
+  std::vector<Entry> entries;
+  for (NamedTensor& t : hf_views(model.config, model.decoder->params(), weights)) {
+    Entry entry{gguf_name_of(t.name), std::move(t.tensor), type.tensor_type, 0};
+    entry.heads = interleaved_heads(model.config, entry.name);
+    if (entry.values.shape().rank() == 1)
+      entry.type = kF32;
+    else if (entry.values.size(1) % block_format(entry.type)->elements != 0)
+      entry.type = kF16;
+    entries.push_back(std::move(entry));
+  }
+  if (model.config.rope.kind == RopeConfig::Kind::kLlama3) {
+    RopeConfig plain = model.config.rope;
+    plain.kind = RopeConfig::Kind::kDefault;
+    const std::vector<double> before = rope_frequencies(plain, model.config.heads.size);
+    const std::vector<double> after = rope_frequencies(model.config.rope, model.config.heads.size);
+    std::vector<float> factors;
+    for (size_t i = 0; i < before.size(); ++i) factors.push_back(float(before[i] / after[i]));
+    entries.push_back({"rope_freqs.weight", tensor_from<float>(cpu(), factors, {int64_t(factors.size())}), kF32, 0});
+  }
+  return entries;
+}
+
+/// The values of a tensor in the order and type of the file.
+std::vector<std::byte> packed(const Entry& entry) {
+  const Tensor& t = entry.values;
+  std::vector<std::byte> host(t.bytes());
+  t.backend().copy_to_host(host.data(), t.raw(), t.bytes());
+  const int64_t width = entry.heads > 0 && t.shape().rank() == 1 ? 1 : t.shape()[-1], rows = t.numel() / width;
+  const int64_t row_bytes = entry.bytes() / rows;
+  const BlockFormat& format = *block_format(entry.type);
+  std::vector<std::byte> out(size_t(entry.bytes()));
+  std::vector<float> row(static_cast<size_t>(width));
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t from = entry.heads > 0 ? halved_row(r, rows / entry.heads) : r;
+    convert_floats(host.data() + from * width * int64_t(size_of(t.dtype())), t.dtype(), row.data(), Dtype::kF32, width);
+    format.pack(row.data(), width / format.elements, out.data() + r * row_bytes);
+  }
+  return out;
+}
+
+std::string tensor_table(const std::vector<Entry>& entries) {
+  std::string table;
+  uint64_t offset = 0;
+  for (const Entry& e : entries) {
+    append_text(table, e.name);
+    append(table, uint32_t(e.values.shape().rank()));
+    for (int i = e.values.shape().rank(); i-- > 0;) append(table, uint64_t(e.values.size(i)));
+    append(table, e.type);
+    append(table, offset);
+    offset += (uint64_t(e.bytes()) + kAlignment - 1) / kAlignment * kAlignment;
+  }
+  return table;
+}
+
+}  // namespace
+
+std::vector<std::string> save_gguf(const Model& model, const std::filesystem::path& path, const std::string& type) {
+  const auto* known =
+      std::find_if(std::begin(kFileTypes), std::end(kFileTypes), [&](const FileType& t) { return t.name == type; });
+  check(known != std::end(kFileTypes), "a GGUF file has type f32, f16, bf16, q8_0 or q4_0, got \"", type, "\"");
+  const RopeConfig& rope = model.config.rope;
+  check(rope.kind != RopeConfig::Kind::kLlama3 ||
+            (rope.low_freq_factor == 1 && rope.high_freq_factor == 4 && rope.original_max_positions == 8192),
+        "GGUF has no place for llama3 rope with other factors than 1, 4 and 8192 positions, got ", rope.low_freq_factor,
+        ", ", rope.high_freq_factor, " and ", rope.original_max_positions);
+  std::vector<std::string> notes;
+  Metadata metadata;
+  describe_config(metadata, model.config);
+  metadata.set("general.file_type", known->file_type);
+  describe_tokenizer(metadata, model.config, model.tokenizer, notes);
+  const std::vector<Entry> entries = entries_of(model, *known);
+
+  AtomicFile file(path);
+  std::string head = "GGUF";
+  append(head, uint32_t(3));
+  append(head, uint64_t(entries.size()));
+  append(head, metadata.count());
+  head += metadata.text() + tensor_table(entries);
+  const auto pad = [&](size_t bytes) { return std::string((kAlignment - bytes % kAlignment) % kAlignment, '\0'); };
+  file.write(head + pad(head.size()));
+  for (const Entry& entry : entries) {
+    const std::vector<std::byte> bytes = packed(entry);
+    file.write(bytes.data(), bytes.size());
+    file.write(pad(bytes.size()));
+  }
+  file.commit();
+  return notes;
+}
+
+}  // namespace mantissa

@@ -1,0 +1,179 @@
+// GGUF, the way out: what is written is read back here bit for bit, with the tokenizer that was there; block formats
+// against worked numbers.
+#include "nn/formats/gguf_writer.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/file.h"
+#include "core/safetensors.h"
+#include "nn/formats/gguf.h"
+#include "nn/formats/gguf_blocks.h"
+#include "nn/formats/gguf_file.h"
+#include "nn/formats/gguf_names.h"
+#include "nn/formats/hf.h"
+#include "rl/text/tokenizer.h"
+#include "tests/support/gguf_builder.h"
+#include "tests/support/temp_dir.h"
+
+namespace mantissa {
+namespace {
+
+namespace fs = std::filesystem;
+const fs::path kGolden = fs::path(MANTISSA_SOURCE_DIR) / "tests/golden";
+
+std::vector<float> weights_of(const Model& model) {
+  return to_host_float(model.weights.compute.flat());
+}
+
+/// The weights that a file of `type` gives: as they are, or through the block format row by row, and then through fp16.
+float stored(float value, const std::string& type) {
+  if (type == "f16") return to_float(half_from_float(value));
+  if (type == "bf16") return to_float(bfloat16_from_float(value));
+  return value;
+}
+
+class GgufWriter : public testing::Test {
+ protected:
+  std::unique_ptr<Model> load(const fs::path& path) { return load_model(path.string(), cpu(), Dtype::kF32, false); }
+  TempDir dir_;
+};
+
+TEST_F(GgufWriter, ReadsBackBitForBit) {
+  for (const char* name : {"qwen2", "qwen3"})
+    for (const char* type : {"f32", "f16", "bf16"}) {
+      SCOPED_TRACE(testing::Message() << name << " " << type);
+      const auto model = load(kGolden / name);
+      const fs::path file = dir_.path() / "model.gguf";
+      save_gguf(*model, file, type);
+      const auto back = load(file);
+      EXPECT_EQ(back->config.architecture, model->config.architecture);
+      EXPECT_EQ(back->config.norm_eps, model->config.norm_eps);
+      EXPECT_EQ(back->config.eos_ids, model->config.eos_ids);
+      EXPECT_EQ(back->config.tied_head, model->config.tied_head);
+      const auto views = [](const Model& m) { return hf_views(m.config, m.decoder->params(), m.weights.compute); };
+      const auto before = views(*model), after = views(*back);
+      ASSERT_EQ(before.size(), after.size());
+      for (size_t t = 0; t < before.size(); ++t) {
+        const std::vector<float> expected = to_host_float(before[t].tensor), found = to_host_float(after[t].tensor);
+        const bool vector = before[t].tensor.shape().rank() == 1;  // F32 whatever the type
+        for (size_t i = 0; i < expected.size(); ++i)
+          ASSERT_EQ(found[i], vector ? expected[i] : stored(expected[i], type)) << before[t].name << " " << i;
+      }
+    }
+}
+
+TEST_F(GgufWriter, LlamaRowsAndQuantisedWeightsSurviveASecondTrip) {
+  GgufBuilder builder = tiny_gguf("llama");
+  const fs::path first = dir_.path() / "first.gguf", second = dir_.path() / "second.gguf";
+  write_file(first, builder.image());
+  const auto model = load(first);
+  for (const char* type : {"f32", "q8_0", "q4_0"}) {
+    SCOPED_TRACE(type);
+    save_gguf(*model, second, type);
+    const auto back = load(second);
+    if (std::string(type) == "f32") {
+      EXPECT_EQ(weights_of(*back), weights_of(*model));
+    } else {
+      const auto scale = [](const std::vector<float>& v) { return std::abs(*std::max_element(v.begin(), v.end())); };
+      const std::vector<float> before = weights_of(*model), after = weights_of(*back);
+      double error = 0;
+      for (size_t i = 0; i < before.size(); ++i) error = std::max(error, double(std::abs(before[i] - after[i])));
+      EXPECT_LT(error, scale(before) / (type[1] == '8' ? 127 : 8));
+      EXPECT_GT(error, 0);
+    }
+  }
+}
+
+TEST_F(GgufWriter, RowOrdersAreInverse) {
+  for (int64_t row = 0; row < 48; ++row) {
+    EXPECT_EQ(halved_row(interleaved_row(row, 16), 16), row);
+    EXPECT_EQ(interleaved_row(halved_row(row, 16), 16), row);
+  }
+  EXPECT_EQ(interleaved_row(8, 16), 1);  // the second half's first row follows the first half's
+  for (const char* name : {"token_embd.weight", "blk.11.ffn_gate.weight", "blk.0.attn_q.bias", "output.weight"})
+    EXPECT_EQ(gguf_name_of(hf_name_of(name)), name);
+  EXPECT_EQ(hf_name_of("blk.3.attn_k_norm.weight"), "model.layers.3.self_attn.k_norm.weight");
+  EXPECT_EQ(hf_name_of("blk.3.unknown.weight"), "blk.3.unknown.weight");
+}
+
+TEST_F(GgufWriter, TheTokenizerIsTheSame) {
+  const auto model = load("builtin:arithmetic");
+  const fs::path file = dir_.path() / "model.gguf";
+  const auto notes = save_gguf(*model, file, "f16");
+  ASSERT_EQ(notes.size(), 1u);  // its patterns have no name in llama.cpp
+  EXPECT_NE(notes[0].find("default"), std::string::npos);
+  const auto back = load(file);
+  EXPECT_EQ(back->tokenizer.tokenizer_json, model->tokenizer.tokenizer_json);
+  const auto here = Tokenizer::from_json(model->tokenizer.tokenizer_json, "here"),
+             there = Tokenizer::from_json(back->tokenizer.tokenizer_json, "there");
+  EXPECT_EQ(there->encode("12+30-5= 37. \\boxed{37}"), here->encode("12+30-5= 37. \\boxed{37}"));
+  EXPECT_EQ(weights_of(*back), weights_of(*model));
+  // What llama.cpp reads: the special token, then bytes; rows without a token are unused.
+  const std::string image = read_file(file);
+  const GgufFile parsed(std::as_bytes(std::span(image)), "model.gguf");
+  EXPECT_EQ(parsed.texts("tokenizer.ggml.tokens")[0], "<|endoftext|>");
+  EXPECT_EQ(parsed.integers("tokenizer.ggml.token_type")[0], 3);
+  EXPECT_EQ(parsed.integers("tokenizer.ggml.token_type")[271], 5);
+  EXPECT_EQ(parsed.texts("tokenizer.ggml.merges")[0], ", Ġ");
+  EXPECT_EQ(parsed.integer("tokenizer.ggml.eos_token_id"), 0);
+}
+
+TEST_F(GgufWriter, WhatHasNoFormIsRefused) {
+  const auto refusal = [&](const char* name, const char* type) {
+    try {
+      save_gguf(*load(kGolden / name), dir_.path() / "x.gguf", type);
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  EXPECT_NE(refusal("llama3", "f16").find("llama3 rope"), std::string::npos);  // an original length of 16
+  EXPECT_NE(refusal("qwen2", "q5_k").find("q5_k"), std::string::npos);
+  EXPECT_FALSE(fs::exists(dir_.path() / "x.gguf"));
+}
+
+TEST(GgufBlocks, PackedByWorkedNumbers) {
+  std::vector<float> values(32);
+  for (int i = 0; i < 32; ++i) values[size_t(i)] = float(i) - 16;  // -16 .. 15
+  std::vector<std::byte> block(34);
+  const auto byte = [&](size_t i) { return std::to_integer<int>(block[i]); };
+  const auto unpacked = [&](uint32_t type) {
+    std::vector<float> out(32);
+    block_format(type)->unpack(block.data(), 1, out.data());
+    return out;
+  };
+  block_format(8)->pack(values.data(), 1, block.data());  // d = 16 / 127
+  EXPECT_EQ(int8_t(byte(2)), -127);
+  EXPECT_EQ(int8_t(byte(2 + 16)), 0);
+  EXPECT_EQ(int8_t(byte(2 + 31)), 119);  // 15 / 16 of 127 is 119.06
+  for (size_t i = 0; i < 32; ++i) EXPECT_NEAR(unpacked(8)[i], values[i], 16.0 / 127);
+
+  block_format(2)->pack(values.data(), 1, block.data());  // d = 2, q = x / 2 + 8
+  EXPECT_EQ(byte(2), 0 | 8 << 4);                         // -16 and 0
+  EXPECT_EQ(byte(2 + 15), 8 | 15 << 4);                   // -1: 7.5 and 0.5 more; 15: 15.5 and 0.5 more, at most 15
+  EXPECT_EQ(unpacked(2)[0], -16);
+  EXPECT_EQ(unpacked(2)[16], 0);
+
+  const std::vector<float> zeros(32);
+  for (const uint32_t type : {2u, 8u}) {
+    block_format(type)->pack(zeros.data(), 1, block.data());
+    EXPECT_EQ(unpacked(type), zeros);
+  }
+  // What a format holds exactly it keeps.
+  const Safetensors golden(kGolden / "gguf_blocks.safetensors");
+  for (const auto& [name, type] : {std::pair("F16", 1u), std::pair("BF16", 30u), std::pair("F32", 0u)}) {
+    const auto& blocks = golden.at(std::string(name) + ".blocks");
+    const int64_t count = blocks.shape[0];
+    std::vector<float> out(static_cast<size_t>(count));
+    block_format(type)->unpack(blocks.data.data(), count, out.data());
+    std::vector<std::byte> again(blocks.data.size());
+    block_format(type)->pack(out.data(), count, again.data());
+    EXPECT_TRUE(std::equal(again.begin(), again.end(), blocks.data.begin())) << name;
+  }
+}
+
+}  // namespace
+}  // namespace mantissa
