@@ -12,8 +12,9 @@ namespace mantissa {
 
 void OptimConfig::fields(Fields& f) {
   f.field("lr", lr, "peak learning rate; 0 runs the whole step without moving the weights", between(0, 1));
-  f.choice("schedule", schedule, {"constant", "linear", "cosine"}, "learning rate after the warm-up");
-  f.field("warmup_steps", warmup_steps, "optimizer steps of linear warm-up", between(0, 1e9));
+  f.choice("schedule", schedule, {"constant", "linear", "cosine"},
+           "learning rate after the warm-up: as it is, or falling to min_lr_ratio over train.steps");
+  f.field("warmup_steps", warmup_steps, "optimizer steps over which the learning rate rises from 0", between(0, 1e9));
   f.field("min_lr_ratio", min_lr_ratio, "linear and cosine end at lr times this", between(0, 1));
   f.field("beta1", beta1, "AdamW: decay of the first moment", between(0, 0.9999999));
   f.field("beta2", beta2, "AdamW: decay of the second moment", between(0, 0.9999999));
@@ -26,11 +27,14 @@ void ScalerConfig::fields(Fields& f) {
   f.choice("mode", mode, {"auto", "dynamic", "static", "off"},
            "loss scale; auto: dynamic for fp16, off for bf16 and fp32");
   f.field("init_scale", init_scale, "first (or static) loss scale", between(1, 1 << 24));
-  f.field("growth_factor", growth_factor, "times this after growth_interval clean steps", between(1, 1024));
-  f.field("backoff_factor", backoff_factor, "times this on overflow", between(1.0 / 1024, 1));
-  f.field("growth_interval", growth_interval, "clean steps before the scale grows", between(1, 1e9));
+  f.field("growth_factor", growth_factor, "the scale grows by this factor after growth_interval clean updates",
+          between(1, 1024));
+  f.field("backoff_factor", backoff_factor, "the scale is multiplied by this on an overflow", between(1.0 / 1024, 1));
+  f.field("growth_interval", growth_interval, "updates in a row without overflow before the scale grows",
+          between(1, 1e9));
   f.field("min_scale", min_scale, "the scale does not fall below it", between(1.0 / (1 << 24), 1 << 24));
-  f.field("max_skips_in_row", max_skips_in_row, "one more skipped step in a row stops the run", between(1, 1e6));
+  f.field("max_skips_in_row", max_skips_in_row, "the run ends after more skipped updates in a row than this",
+          between(1, 1e6));
 }
 
 ScalerStart resolve_scaler(const ScalerConfig& config, Dtype compute) {

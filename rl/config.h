@@ -81,12 +81,4 @@ RunConfig parse_run_config(const std::string& yaml, const std::string& where,
 /// The resolved config as YAML, every key with its value, readable by load_run_config.
 std::string format_run_config(RunConfig config);
 
-/// A key of a resolved config ("optim.lr"), its value as text, and whether it decides a run's bits (core/fields.h).
-struct ConfigValue {
-  std::string key, text;
-  bool decisive = true;
-};
-/// All keys in the order of the file.
-std::vector<ConfigValue> config_values(RunConfig config);
-
 }  // namespace mantissa

@@ -8,34 +8,13 @@
 
 #include "core/file.h"
 #include "core/text.h"
-#include "rl/config.h"
+#include "rl/config_keys.h"
 #include "rl/logging/log.h"
 
 namespace mantissa {
 namespace {
 
 constexpr size_t kConfigLimit = size_t(1) << 20;
-
-size_t edit_distance(const std::string& a, const std::string& b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t above = row[j];
-      row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (a[i - 1] != b[j - 1])});
-      diagonal = above;
-    }
-  }
-  return row[b.size()];
-}
-
-std::string nearest(const std::string& key, const std::vector<std::string>& known) {
-  return *std::min_element(known.begin(), known.end(), [&](const std::string& a, const std::string& b) {
-    return edit_distance(key, a) < edit_distance(key, b);
-  });
-}
 
 /// A value with where it stands: "file.yaml line 12" or "override optim.lr=x". An override's is the text as it was given:
 /// only the key's type makes more of it.
@@ -105,8 +84,8 @@ class SectionReader : public Fields {
   void finish() const {
     for (const auto& [key, source] : values_)
       if (std::find(known_.begin(), known_.end(), key) == known_.end())
-        fail(source.where, ": unknown key \"", section_, ".", key, "\"; the nearest known key is \"", section_, ".",
-             nearest(key, known_), "\"");
+        fail(source.where, ": unknown key \"", section_, ".", key, "\"; the nearest known key is \"",
+             nearest_key(section_ + "." + key), "\" (trainer --keys lists all of them)");
   }
 
  private:
@@ -154,45 +133,12 @@ class SectionReader : public Fields {
   std::vector<std::string> known_;
 };
 
-/// The shortest text that reads back as the same value.
-std::string number_text(double value) {
-  char text[32];
-  for (int digits = 1; digits <= 17; ++digits) {
-    std::snprintf(text, sizeof text, "%.*g", digits, value);
-    if (std::strtod(text, nullptr) == value) break;
-  }
-  return text;
-}
-
-/// Collects keys and values of a section.
-class ValueLister final : public Fields {
- public:
-  ValueLister(std::string section, std::vector<ConfigValue>& out) : section_(std::move(section)), out_(out) {}
-  void field(const char* key, bool& value, const Help& help) override { add(key, value ? "true" : "false", help); }
-  void field(const char* key, int64_t& value, const Help& help, Range) override { add(key, shortest(value), help); }
-  void field(const char* key, double& value, const Help& help, Range) override { add(key, number_text(value), help); }
-  void field(const char* key, std::string& value, const Help& help) override { add(key, str('"', value, '"'), help); }
-  void choice(const char* key, std::string& value, const std::vector<std::string>&, const Help& help) override {
-    add(key, value, help);
-  }
-  void field(const char* key, std::vector<std::string>& value, const Help& help) override {
-    add(key, "[" + join(value) + "]", help);
-  }
-
- private:
-  void add(const char* key, std::string text, const Help& help) {
-    out_.push_back({section_ + "." + key, std::move(text), help.decisive});
-  }
-  std::string section_;
-  std::vector<ConfigValue>& out_;
-};
-
 class Printer : public Fields {
  public:
   explicit Printer(YAML::Emitter& out) : out_(out) {}
   void field(const char* key, bool& value, const Help&) override { pair(key) << value; }
   void field(const char* key, int64_t& value, const Help&, Range) override { pair(key) << value; }
-  void field(const char* key, double& value, const Help&, Range) override { pair(key) << number_text(value); }
+  void field(const char* key, double& value, const Help&, Range) override { pair(key) << shortest(value); }
   void field(const char* key, std::string& value, const Help&) override { pair(key) << YAML::DoubleQuoted << value; }
   void choice(const char* key, std::string& value, const std::vector<std::string>&, const Help&) override {
     pair(key) << value;
@@ -272,10 +218,13 @@ RunConfig parse_run_config(const std::string& yaml, const std::string& where,
       section.fields(reader);
       reader.finish();
     });
-    for (const auto& [name, keys] : values)
-      if (std::find(known.begin(), known.end(), name) == known.end())
-        fail(keys.empty() ? where : keys.begin()->second.where, ": unknown section \"", name,
-             "\"; the nearest known section is \"", nearest(name, known), "\"");
+    for (const auto& [name, keys] : values) {
+      if (std::find(known.begin(), known.end(), name) != known.end()) continue;
+      check(!keys.empty(), where, ": unknown section \"", name, "\"; known are ", join(known));
+      const std::string key = name + "." + keys.begin()->first;
+      fail(keys.begin()->second.where, ": unknown section \"", name, "\"; the known key nearest to \"", key, "\" is \"",
+           nearest_key(key), "\" (trainer --keys lists all of them)");
+    }
   } catch (const YAML::Exception& e) {
     fail(where, ": not valid YAML: ", e.what());
   }
@@ -289,15 +238,6 @@ RunConfig parse_run_config(const std::string& yaml, const std::string& where,
 
 RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides) {
   return parse_run_config(read_file(path, kConfigLimit), path, overrides);
-}
-
-std::vector<ConfigValue> config_values(RunConfig config) {
-  std::vector<ConfigValue> values;
-  config.sections([&](const char* name, auto& section) {
-    ValueLister lister(name, values);
-    section.fields(lister);
-  });
-  return values;
 }
 
 std::string format_run_config(RunConfig config) {

@@ -18,12 +18,12 @@ constexpr uint64_t kBootstrapStream = 0xb007;
 
 void EvalConfig::fields(Fields& f) {
   f.field("every", every, not_decisive("steps between evaluations; 0 = never"), at_least(0));
-  f.field("before_training", before_training, not_decisive("also before the first step"));
-  f.field("files", files, not_decisive("JSONL files, read with the keys and template of data"));
-  f.field("limit", limit, not_decisive("first problems only; 0 = all"), at_least(0));
+  f.field("before_training", before_training, not_decisive("also evaluate before the first step"));
+  f.field("files", files, not_decisive("files of JSON lines, read with the keys and the template of data"));
+  f.field("limit", limit, not_decisive("only so many problems of each file, from the first; 0 = all"), at_least(0));
   f.field("n", n, not_decisive("samples per problem"), between(1, 65536));
   f.field("temperature", temperature, not_decisive("sampling temperature; 0 = greedy"), between(0, 100));
-  f.field("top_p", top_p, not_decisive("nucleus"), between(1e-6, 1));
+  f.field("top_p", top_p, not_decisive("keep the likeliest tokens up to this probability; 1 is off"), between(1e-6, 1));
 }
 
 double pass_at_k(int64_t n, int64_t c, int64_t k) {

@@ -18,12 +18,14 @@ void PrecisionConfig::validate() const {
 
 void PrecisionConfig::fields(Fields& f) {
   const std::vector<std::string> types{"fp16", "bf16", "fp32"}, types_or_auto{"auto", "fp16", "bf16", "fp32"};
-  f.choice("train", train, types, "weights, activations and their gradients in training");
-  f.choice("rollout", rollout, types, "weights and activations in rollouts");
-  f.choice("kv_cache", kv_cache, types_or_auto, "auto: as rollout");
+  f.choice("train", train, types,
+           "type of weights, activations and their gradients in training; masters and Adam stay fp32");
+  f.choice("rollout", rollout, types,
+           "type of weights and activations in rollouts; where it equals train, both read one copy");
+  f.choice("kv_cache", kv_cache, types_or_auto, "type of keys and values in the cache; auto: the rollout's type");
   f.choice("lm_head", lm_head, types_or_auto,
-           "inputs of the head's product (logits are fp32); auto: as train / rollout");
-  f.choice("residual", residual, {"compute", "fp32"}, "residual stream");
+           "type of both inputs of the head's product (logits are fp32); auto: the type of their side");
+  f.choice("residual", residual, {"compute", "fp32"}, "type of the residual stream; compute: the type of its side");
 }
 
 }  // namespace mantissa

@@ -1,5 +1,6 @@
 #include "rl/run_directory.h"
 
+#include "rl/config_keys.h"
 #include "rl/logging/log.h"
 
 namespace mantissa {
@@ -84,13 +85,13 @@ void RunDirectory::check_deletable() const {
 void RunDirectory::compare_configs() const {
   const CheckpointState state = read_checkpoint_state(*checkpoint_);
   const std::string where = (*checkpoint_ / "config.yaml").string();
-  const std::vector<ConfigValue> saved = config_values(parse_run_config(state.config, where, {})),
-                                 now = config_values(config_);
+  const std::vector<ConfigKey> saved = config_keys(parse_run_config(state.config, where, {})),
+                               now = config_keys(config_);
   for (size_t i = 0; i < now.size(); ++i) {
     if (saved[i].text == now[i].text) continue;
-    check(!now[i].decisive, checkpoint_->string(), ": was made under another config: ", now[i].key, ": ", saved[i].text,
-          ", now ", now[i].key, ": ", now[i].text);
-    if (now[i].key == "train.steps" && config_.optim.schedule != "constant")
+    check(!now[i].decisive, checkpoint_->string(), ": was made under another config: ", now[i].name, ": ",
+          saved[i].text, ", now ", now[i].name, ": ", now[i].text);
+    if (now[i].name == "train.steps" && config_.optim.schedule != "constant")
       log_warning(str("train.steps was ", saved[i].text, ", now ", now[i].text,
                       ": from here on the learning rate follows the ", config_.optim.schedule,
                       " schedule of the new length"));

@@ -9,6 +9,7 @@
 #include <optional>
 #include <string_view>
 
+#include "rl/config_keys.h"
 #include "rl/logging/log.h"
 #include "rl/run.h"
 #include "tools/arguments.h"
@@ -52,16 +53,21 @@ int trainer_main(int argc, char** argv) {
   std::string config_path;
   StartOptions start;
   std::vector<std::string> overrides;
-  bool print_only = false;
+  bool print_only = false, keys = false;
   arguments.field("config", config_path, "YAML file, see configs/");
-  arguments.required();
   arguments.field("resume", start.resume,
                   "auto: from the last checkpoint of the output directory; or a checkpoint directory");
   arguments.field("overwrite", start.overwrite,
                   "start anew in a used output directory, deleting the earlier run's files");
   arguments.field("print_config", print_only, "print the resolved config and exit");
+  arguments.field("keys", keys, "print the keys that begin with the words given (optim rollout.n), or all; and exit");
   arguments.words("overrides", overrides, "section.key=value, applied over the file");
   if (!arguments.parse(argc, argv)) return 0;
+  if (keys) {
+    std::cout << describe_keys(overrides);
+    return 0;
+  }
+  check(!config_path.empty(), "trainer: --config is required");
   check(start.resume.empty() || !start.overwrite, "--resume and --overwrite exclude each other");
 
   const RunConfig config = load_run_config(config_path, overrides);

@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "core/file.h"
+#include "rl/config_keys.h"
 #include "rl/run.h"
 #include "rl/selftest.h"
 #include "tests/support/ranks.h"
@@ -180,9 +181,9 @@ TEST(RunDirectory, OnlyDecisiveKeysMustBeEqualOnResume) {
     } catch (const Error& e) {
       EXPECT_NE(std::string(e.what()).find(was), std::string::npos) << e.what();
     }
-  const std::vector<ConfigValue> values = config_values(config(dir / "run"));
+  const std::vector<ConfigKey> values = config_keys(config(dir / "run"));
   for (const char* free : {"run.output_dir", "run.device", "train.steps", "eval.every", "checkpoint.keep"})
-    EXPECT_FALSE(std::ranges::find(values, free, &ConfigValue::key)->decisive) << free;
+    EXPECT_FALSE(std::ranges::find(values, free, &ConfigKey::name)->decisive) << free;
 }
 
 /// The events of a file, with both checksums checked.

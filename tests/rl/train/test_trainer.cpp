@@ -55,7 +55,7 @@ TEST_F(Trainer, NamesWhatIsWrongInItsConfig) {
   expect_error("trainer", {"--config", path("none.yaml")}, {"none.yaml"});
   expect_error("trainer", {"--config", path("")}, {"not a regular file"});
   refuses("run:\n  name: x\nmodel:\n  path: nowhere\noptim:\n  lrr: 1\n", {"c.yaml line 6", "optim.lrr", "optim.lr"});
-  refuses("run:\n  name: x\ntrian:\n  steps: 1\n", {"c.yaml line 4", "\"trian\"", "\"train\""});
+  refuses("run:\n  name: x\ntrian:\n  steps: 1\n", {"c.yaml line 4", "\"trian\"", "\"train.steps\""});
   refuses("", {"c.yaml", "map of sections"});
   refuses("run: 3\n", {"c.yaml line 1", "\"run\"", "map of keys"});
   refuses("train:\n\tsteps: 1\n", {"c.yaml line 2", "YAML"});

@@ -1,0 +1,34 @@
+// The keys of a config for people: what each is, means and may be, as `trainer --keys` prints them and docs/config.md
+// keeps them; and the key that somebody meant who wrote another one.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "rl/config.h"
+
+namespace mantissa {
+
+/// A key of a config, its value in the config that was asked, and what is known about it.
+struct ConfigKey {
+  std::string name;      // "optim.lr"
+  std::string text;      // the value
+  std::string type;      // "number", "integer", "true or false", "text", "list of texts", or the choices
+  std::string rule;      // "at least 0"; may be empty
+  std::string meaning;   // may be several sentences' worth, no full stop
+  bool decisive = true;  // decides a run's bits: a resumed run must find it as it was (core/fields.h)
+};
+/// All keys in the order of the file.
+std::vector<ConfigKey> config_keys(RunConfig config = {});
+
+/// Markdown: a heading a section, a line a key, defaults included. With prefixes ("optim", "rollout.max") the keys that
+/// begin so, and Error naming the nearest key where none does; without any the whole reference, its introduction first.
+std::string describe_keys(const std::vector<std::string>& prefixes);
+
+/// The known key that "section.key" (or a path of more parts) was meant to be: the one that TRL or verl call so, one of
+/// that name in another section, or the one that is spelt most alike.
+std::string nearest_key(const std::string& name);
+/// What nearest_key knows of other programs: their name for a key, and ours.
+const std::vector<std::pair<std::string, std::string>>& foreign_keys();
+
+}  // namespace mantissa

@@ -1,0 +1,87 @@
+// The reference of config keys: docs/config.md is what the program prints, and other programs' names lead to ours.
+#include "rl/config_keys.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/file.h"
+
+namespace mantissa {
+namespace {
+
+bool known(const std::string& name) {
+  const std::vector<ConfigKey> keys = config_keys();
+  return std::ranges::find(keys, name, &ConfigKey::name) != keys.end();
+}
+
+std::string error_of(const std::string& yaml, const std::vector<std::string>& overrides = {}) {
+  try {
+    parse_run_config(yaml, "run.yaml", overrides);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
+}
+
+TEST(ConfigKeys, TheDocumentIsWhatTheProgramPrints) {
+  EXPECT_EQ(read_file(std::string(MANTISSA_SOURCE_DIR) + "/docs/config.md"), describe_keys({}))
+      << "make it again: build/bin/trainer --keys > docs/config.md";
+}
+
+TEST(ConfigKeys, EveryKeyHasAMeaning) {
+  const std::vector<ConfigKey> keys = config_keys();
+  EXPECT_GT(keys.size(), 90u);
+  for (const ConfigKey& key : keys) {
+    EXPECT_GT(key.meaning.size(), 10u) << key.name << ": " << key.meaning;
+    EXPECT_FALSE(key.type.empty()) << key.name;
+    EXPECT_FALSE(key.meaning.ends_with('.')) << key.name;
+  }
+}
+
+TEST(ConfigKeys, APrefixPrintsItsKeys) {
+  const std::string some = describe_keys({"optim.beta", "rollout.n"});
+  EXPECT_NE(some.find("## optim"), std::string::npos);
+  EXPECT_NE(some.find("- `optim.beta1` (number, between 0 and 0.9999999; default `0.9`): "), std::string::npos) << some;
+  EXPECT_NE(some.find("`rollout.n` (integer, between 1 and 65536; default `"), std::string::npos) << some;
+  EXPECT_EQ(some.find("optim.lr"), std::string::npos);
+  EXPECT_EQ(some.find("# Keys"), std::string::npos);
+  EXPECT_NE(describe_keys({"checkpoint.keep"}).find("; free on resume)"), std::string::npos);
+  try {
+    describe_keys({"optim.learning_rate"});
+    ADD_FAILURE();
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("the nearest is \"optim.lr\""), std::string::npos) << e.what();
+  }
+}
+
+TEST(ConfigKeys, NamesOfOtherProgramsLeadToOurs) {
+  for (const auto& [foreign, ours] : foreign_keys()) EXPECT_TRUE(known(ours)) << foreign << " -> " << ours;
+  EXPECT_EQ(nearest_key("optim.learning_rate"), "optim.lr");
+  EXPECT_EQ(nearest_key("train.num_generations"), "rollout.n");
+  EXPECT_EQ(nearest_key("actor_rollout_ref.actor.optim.lr"), "optim.lr");  // the same name
+  EXPECT_EQ(nearest_key("optim.seed"), "run.seed");
+  EXPECT_EQ(nearest_key("optim.warmup_step"), "optim.warmup_steps");  // misspelt
+  EXPECT_EQ(nearest_key("rollout.temprature"), "rollout.temperature");
+  EXPECT_EQ(nearest_key("sampling.top_q"), "rollout.top_p");
+}
+
+TEST(ConfigKeys, AnUnknownKeyIsAnsweredWithTheKnownOne) {
+  EXPECT_NE(error_of("optim:\n  learning_rate: 1\n")
+                .find("run.yaml line 2: unknown key \"optim.learning_rate\"; the nearest known key is \"optim.lr\""),
+            std::string::npos);
+  EXPECT_NE(error_of("run: {}\n", {"training.max_steps=3"}).find("is \"train.steps\""), std::string::npos);
+}
+
+TEST(ConfigKeys, NumbersArePrintedAsPeopleWriteThem) {
+  RunConfig config;
+  config.reward.timeout_s = 10;
+  config.optim.lr = 3e-6;
+  const std::string text = format_run_config(config);
+  EXPECT_NE(text.find("timeout_s: 10\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("lr: 3e-06\n"), std::string::npos) << text;
+}
+
+}  // namespace
+}  // namespace mantissa
