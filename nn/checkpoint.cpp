@@ -50,7 +50,7 @@ std::string hex(uint64_t value) {
 
 /// N of a directory step_N, -1 for any other name.
 int64_t step_of(const fs::path& path) {
-  const std::string name = path.filename().string();
+  const std::string name = (path.has_filename() ? path : path.parent_path()).filename().string();  // step_5/ as well
   const size_t digits = std::string_view(kStep).size();
   int64_t step = -1;
   if (!name.starts_with(kStep) || name.size() == digits) return -1;
@@ -224,6 +224,10 @@ void save_checkpoint(const fs::path& root, const CheckpointState& state, const P
   written(kState);
   write_file(target.partial() / kConfig, state.config);
   written(kConfig);
+  for (const auto& [name, text] : state.model_files) {
+    write_file(target.partial() / name, text);
+    written(name.c_str());
+  }
   for (const BufferFile& b : kBuffers) {
     write_safetensors(target.partial() / b.file,
                       named(params.layout, gather_whole(exec, comm, params, params.*b.buffer)));
@@ -257,6 +261,16 @@ std::vector<fs::path> drop_checkpoints_after(const fs::path& root, int64_t step)
     if (number > step) dropped.push_back(path);
   for (const fs::path& path : dropped) retire(path);
   return dropped;
+}
+
+bool is_checkpoint(const fs::path& directory) {
+  return step_of(directory) >= 0 && file_exists(directory / kManifest);
+}
+
+void read_checkpoint_weights(const fs::path& directory, const ParamLayout& layout, const ParamBuffer& buffer) {
+  constexpr const char* kMasters = "master.safetensors";
+  verify(directory, read_manifest(directory), kMasters);
+  read_buffer(directory / kMasters, layout, buffer);
 }
 
 CheckpointState read_checkpoint_state(const fs::path& directory) {

@@ -2,6 +2,7 @@
 //
 //   <root>/step_<N>/  state.json           step, counters, texts, scaler and Adam step (StepState)
 //                     config.yaml          the resolved config
+//                     config.json, tokenizer.json, ...    with these the directory is a model: --model takes it
 //                     master.safetensors, adam_m.safetensors, adam_v.safetensors    by internal parameter name
 //                     MANIFEST             checksum and size of each file, then of itself; written last
 //
@@ -38,6 +39,7 @@ struct CheckpointState {
   std::string config;                        // the resolved config as text
   std::map<std::string, int64_t> counters;   // data cursor, epoch, policy version, RNG position, metrics bytes, ...
   std::map<std::string, std::string> texts;  // data hash, kind of run, ... (UTF-8)
+  std::map<std::string, std::string> model_files;  // name -> text (nn/model.h); written, not read back
 };
 
 /// Writes step_<state.step> under `root` (made when missing), then deletes all but the last `keep_last` checkpoints up
@@ -56,6 +58,12 @@ std::vector<std::filesystem::path> drop_checkpoints_after(const std::filesystem:
 
 /// Everything but the tensors: what a run compares with its own config and data before it resumes.
 CheckpointState read_checkpoint_state(const std::filesystem::path& directory);
+/// Whether a path is a checkpoint's directory, whole or damaged.
+bool is_checkpoint(const std::filesystem::path& directory);
+/// Fills `buffer` with the masters of a checkpoint, each value rounded once to the buffer's type. Throws Error naming
+/// the damaged file, or the parameter that does not fit.
+void read_checkpoint_weights(const std::filesystem::path& directory, const ParamLayout& layout,
+                             const ParamBuffer& buffer);
 /// Verifies all files, then fills masters, moments, compute and rollout copies and the optimizer's record. Throws Error
 /// naming the damaged file, or the parameter that does not fit the model.
 CheckpointState load_checkpoint(const std::filesystem::path& directory, Exec& exec, ParamSet& params,

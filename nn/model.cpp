@@ -10,6 +10,7 @@
 #include "core/random.h"
 #include "core/registry.h"
 #include "core/safetensors.h"
+#include "nn/checkpoint.h"
 #include "nn/formats/gguf.h"
 #include "nn/formats/hf.h"
 #include "nn/formats/hf_config.h"
@@ -42,7 +43,7 @@ bool is_gguf(const fs::path& path) {
 /// `path` as a directory that holds a model, with a message for what it is instead.
 void check_directory(const fs::path& path) {
   check(file_exists(path), "model \"", path.string(), "\" does not exist; expected a Hugging Face directory, a .gguf ",
-        "file, builtin:NAME or random:CONFIG.json");
+        "file, a checkpoint RUN/checkpoints/step_N, builtin:NAME or random:CONFIG.json");
   std::error_code ignored;
   check(fs::is_directory(path, ignored), "model \"", path.string(),
         "\" is neither a Hugging Face directory nor a GGUF file",
@@ -92,6 +93,25 @@ std::unique_ptr<Model> from_source(const TensorSource& source, ModelConfig confi
   return model;
 }
 
+/// The masters of a run's checkpoint.
+std::unique_ptr<Model> from_checkpoint(const fs::path& place, Backend& backend, Dtype compute, bool fp32_master,
+                                       Shard shard, Placement placement) {
+  check(file_exists(place / "config.json"), place.string(),
+        ": this checkpoint was written by an earlier version, which did not make it a model; resume the run to save "
+        "another");
+  auto model = std::make_unique<Model>();
+  model->config = read_hf_config(place);
+  model->tokenizer = read_hf_tokenizer(place);
+  model->backend = &backend;
+  allocate(*model, compute, fp32_master, shard, placement);
+  const ParamSet& w = model->params;
+  read_checkpoint_weights(place, w.layout, w.compute);
+  if (w.master.defined() && !w.master.flat().same_as(w.compute.flat()))
+    read_checkpoint_weights(place, w.layout, w.master);
+  check_finite(*model, w.compute, place.string());
+  return model;
+}
+
 }  // namespace
 
 std::unique_ptr<Model> load_model(const std::string& path, Backend& backend, Dtype compute, bool fp32_master,
@@ -109,6 +129,7 @@ std::unique_ptr<Model> load_model(const std::string& path, Backend& backend, Dty
     return from_source(*gguf.tensors, gguf.config, gguf.tokenizer, backend, compute, fp32_master, shard, placement);
   }
   check_directory(place);
+  if (is_checkpoint(place)) return from_checkpoint(place, backend, compute, fp32_master, shard, placement);
   const ModelConfig config = read_hf_config(place);
   return from_source(*open_hf_weights(place), config, read_hf_tokenizer(place), backend, compute, fp32_master, shard,
                      placement);
@@ -165,6 +186,21 @@ std::unique_ptr<Model> random_model(const ModelConfig& config, Backend& backend,
   return model;
 }
 
+std::map<std::string, std::string> model_files(const Model& model, Dtype dtype) {
+  const TokenizerFiles& tokenizer = model.tokenizer;
+  const bool described = !tokenizer.tokenizer_config_json.empty() || tokenizer.tokenizer_json.empty();
+  std::map<std::string, std::string> files = {
+      {"config.json", format_hf_config(model.config, dtype)},
+      {"generation_config.json", format_generation_config(model.config)},
+      {"tokenizer.json", tokenizer.tokenizer_json},
+      {"tokenizer_config.json",
+       described ? tokenizer.tokenizer_config_json : format_tokenizer_config(model.config, tokenizer.tokenizer_json)},
+      {"special_tokens_map.json", tokenizer.special_tokens_map_json},
+      {"chat_template.jinja", tokenizer.chat_template}};
+  std::erase_if(files, [](const auto& file) { return file.second.empty(); });
+  return files;
+}
+
 void save_hf(const Model& model, const fs::path& directory, Dtype dtype, Comm& comm) {
   check(is_floating(dtype), "[save] weights are stored in a floating type, got ", name_of(dtype));
   const ParamSet& set = model.params;
@@ -172,15 +208,7 @@ void save_hf(const Model& model, const fs::path& directory, Dtype dtype, Comm& c
   const ParamBuffer weights = gather_whole(exec, comm, set, set.master.defined() ? set.master : set.compute);
   if (!comm.main()) return;
   AtomicDirectory target(directory);
-  const auto write = [&](const char* name, const std::string& text) {
-    if (!text.empty()) write_file(target.partial() / name, text);
-  };
-  write("config.json", format_hf_config(model.config, dtype));
-  write("generation_config.json", format_generation_config(model.config));
-  write("tokenizer.json", model.tokenizer.tokenizer_json);
-  write("tokenizer_config.json", model.tokenizer.tokenizer_config_json);
-  write("special_tokens_map.json", model.tokenizer.special_tokens_map_json);
-  write("chat_template.jinja", model.tokenizer.chat_template);
+  for (const auto& [name, text] : model_files(model, dtype)) write_file(target.partial() / name, text);
   std::vector<NamedTensor> tensors = hf_views(model.config, model.decoder->params(), weights);
   for (const std::string& name : absent_biases(model.config)) {
     const Heads& heads = model.config.heads;

@@ -1,9 +1,11 @@
 // A loaded model: config, parameters, decoder, and the folder or file it came from. load_model does the loading: it
-// recognises a Hugging Face directory, a .gguf file, "builtin:<name>" (a Hugging Face directory in builtin/ of the
-// source tree or in $MANTISSA_BUILTIN) and "random:CONFIG.json" (random weights; tokenizer files beside it).
+// recognises a Hugging Face directory, a .gguf file, a run's checkpoint (nn/checkpoint.h), "builtin:<name>" (a Hugging
+// Face directory in builtin/ of the source tree or in $MANTISSA_BUILTIN) and "random:CONFIG.json" (random weights;
+// tokenizer files beside it).
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <memory>
 
 #include "core/comm.h"
@@ -35,6 +37,9 @@ TokenizerFiles load_tokenizer_files(const std::string& path);
 /// Random weights (normal, std 0.02; norms 1) under config.json text: benches and tests ("random:CONFIG.json").
 std::unique_ptr<Model> random_model(const ModelConfig& config, Backend& backend, Dtype compute, bool fp32_master,
                                     uint64_t seed, Shard shard = {}, Placement placement = Placement::kDevice);
+/// The files of a Hugging Face directory but for the weights, which have `dtype` there: config.json,
+/// generation_config.json, tokenizer files. Name -> text.
+std::map<std::string, std::string> model_files(const Model& model, Dtype dtype);
 /// Writes a Hugging Face directory that transformers loads: config.json, model.safetensors in `dtype` (from the masters
 /// when there are some), tokenizer files. Atomic: written aside, then renamed; `directory` must be new or empty. All
 /// processes of `comm` call this and the main one writes.

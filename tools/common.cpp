@@ -13,7 +13,8 @@ constexpr std::chrono::seconds kProgressInterval{30};
 }  // namespace
 
 void ModelFlags::fields(Arguments& args) {
-  args.field("model", model, "Hugging Face directory, .gguf file, builtin:NAME or random:CONFIG.json");
+  args.field("model", model,
+             "Hugging Face directory, .gguf file, RUN/checkpoints/step_N, builtin:NAME or random:CONFIG.json");
   args.required();
   args.choice("device", device, {"auto", "cpu", "cuda"}, "auto takes a GPU when there is one");
   args.choice("precision", precision, {"fp16", "bf16", "fp32"}, "type of weights and activations");

@@ -1,0 +1,60 @@
+// Models in and out as a user does it: a checkpoint is a model for every program, and export writes it as a directory
+// or GGUF that gives the same log-probs.
+#include "tests/support/programs.h"
+
+namespace mantissa {
+namespace {
+
+class Export : public Programs {
+ protected:
+  void train() {
+    write("data.jsonl", "{\"problem\": \"1+2=\", \"answer\": \"3\"}\n{\"problem\": \"2+2=\", \"answer\": \"4\"}\n");
+    const Result r = run("trainer", {"--config", (kSource / "configs/grpo_fp16.yaml").string(),
+                                     "run.output_dir=" + path("run"), "run.device=cpu", "model.path=" + model(),
+                                     "data.files=" + path("data.jsonl"), "rollout.n=2", "rollout.max_new_tokens=4",
+                                     "train.steps=1", "train.prompts_per_step=2", "train.mini_batch_size=4"});
+    ASSERT_EQ(r.code, 0) << r.err;
+  }
+  std::string checkpoint() const { return path("run/checkpoints/step_1"); }
+  std::string score(const std::string& of, const std::string& precision = "fp32") {
+    const Result r = run("score", {"--model", of, "--input", write("ids.jsonl", "{\"ids\": [16, 13, 17, 29, 18, 0]}\n"),
+                                   "--precision", precision, "--device", "cpu"});
+    EXPECT_EQ(r.code, 0) << r.err;
+    return r.out;
+  }
+};
+
+TEST_F(Export, ACheckpointIsAModel) {
+  train();
+  // The exported model is in fp16, and so is what the checkpoint's masters round to.
+  EXPECT_EQ(score(checkpoint(), "fp16"), score(path("run/model"), "fp16"));
+  EXPECT_NE(score(checkpoint()), score(path("run/model"))) << "in fp32 it has the masters";
+  const Result r = run("generate", {"--model", checkpoint() + "/", "--prompt", "1+2=", "--max-new-tokens", "2"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_EQ(run("tokenize", {"--model", checkpoint(), "--input", write("t.jsonl", "{\"text\": \"1+2\"}\n")}).code, 0);
+  fs::remove(path("run/checkpoints/step_1/config.json"));
+  expect_error("score", {"--model", checkpoint(), "--input", path("ids.jsonl")}, {"step_1", "earlier version"});
+}
+
+TEST_F(Export, EveryFormGivesTheSameLogProbs) {
+  train();
+  for (const char* output : {"hf", "model.gguf"}) {
+    const Result r = run("export", {"--model", checkpoint(), "--output", path(output), "--type", "f32"});
+    ASSERT_EQ(r.code, 0) << r.err;
+    EXPECT_EQ(score(path(output)), score(checkpoint())) << output;
+  }
+  EXPECT_TRUE(fs::exists(path("hf/tokenizer_config.json")));
+  ASSERT_EQ(run("export", {"--model", checkpoint(), "--output", path("small.gguf"), "--type", "q4_0"}).code, 0);
+  EXPECT_LT(fs::file_size(path("small.gguf")) * 3, fs::file_size(path("model.gguf")) * 2);
+  EXPECT_NE(score(path("small.gguf")), score(checkpoint()));
+}
+
+TEST_F(Export, RefusesWhatItCannotWrite) {
+  expect_error("export", {"--model", model(), "--output", path("hf"), "--type", "q4_0"}, {"q4_0", ".gguf"});
+  expect_error("export", {"--model", model(), "--output", path("x.gguf"), "--type", "q3"}, {"--type", "q3"});
+  expect_error("export", {"--model", model(), "--output", model()}, {"--output", "which this command reads"});
+  expect_error("export", {"--model", path("none"), "--output", path("x.gguf")}, {"none", "does not exist"});
+}
+
+}  // namespace
+}  // namespace mantissa
