@@ -1,4 +1,5 @@
 // export: a model in another format: a Hugging Face directory or a GGUF file, with tokenizer and chat template.
+#include "core/registry.h"
 #include "nn/formats/gguf_writer.h"
 #include "rl/logging/log.h"
 #include "tools/common.h"

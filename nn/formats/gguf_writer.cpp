@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/file.h"
+#include "core/registry.h"
 #include "nn/formats/gguf_blocks.h"
 #include "nn/formats/gguf_names.h"
 #include "nn/formats/gguf_tokenizer.h"
@@ -147,7 +148,7 @@ struct Entry {
 };
 
 std::vector<Entry> entries_of(const Model& model, const FileType& type) {
-  const ParamBuffer& weights = model.weights.master.defined() ? model.weights.master : model.weights.compute;
+  const ParamBuffer& weights = model.params.master.defined() ? model.params.master : model.params.compute;
   std::vector<Entry> entries;
   for (NamedTensor& t : hf_views(model.config, model.decoder->params(), weights)) {
     Entry entry{gguf_name_of(t.name), std::move(t.tensor), type.tensor_type, 0};

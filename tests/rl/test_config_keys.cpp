@@ -76,7 +76,7 @@ TEST(ConfigKeys, AnUnknownKeyIsAnsweredWithTheKnownOne) {
 
 TEST(ConfigKeys, NumbersArePrintedAsPeopleWriteThem) {
   RunConfig config;
-  config.reward.timeout_s = 10;
+  config.reward.one.timeout_s = 10;
   config.optim.lr = 3e-6;
   const std::string text = format_run_config(config);
   EXPECT_NE(text.find("timeout_s: 10\n"), std::string::npos) << text;

@@ -9,6 +9,7 @@
 
 #include "core/file.h"
 #include "core/safetensors.h"
+#include "core/registry.h"
 #include "nn/formats/gguf.h"
 #include "nn/formats/gguf_blocks.h"
 #include "nn/formats/gguf_file.h"
@@ -25,7 +26,7 @@ namespace fs = std::filesystem;
 const fs::path kGolden = fs::path(MANTISSA_SOURCE_DIR) / "tests/golden";
 
 std::vector<float> weights_of(const Model& model) {
-  return to_host_float(model.weights.compute.flat());
+  return to_host_float(model.params.compute.flat());
 }
 
 /// The weights that a file of `type` gives: as they are, or through the block format row by row, and then through fp16.
@@ -53,7 +54,7 @@ TEST_F(GgufWriter, ReadsBackBitForBit) {
       EXPECT_EQ(back->config.norm_eps, model->config.norm_eps);
       EXPECT_EQ(back->config.eos_ids, model->config.eos_ids);
       EXPECT_EQ(back->config.tied_head, model->config.tied_head);
-      const auto views = [](const Model& m) { return hf_views(m.config, m.decoder->params(), m.weights.compute); };
+      const auto views = [](const Model& m) { return hf_views(m.config, m.decoder->params(), m.params.compute); };
       const auto before = views(*model), after = views(*back);
       ASSERT_EQ(before.size(), after.size());
       for (size_t t = 0; t < before.size(); ++t) {

@@ -321,7 +321,7 @@ TEST(HfWeights, BiasesOfAttention) {
   save_hf(*model, dir / "saved", Dtype::kF32);
   EXPECT_NE(read_file(dir / "saved/config.json").find("\"attention_bias\": true"), std::string::npos);
   EXPECT_TRUE(Safetensors(dir / "saved/model.safetensors").entries().contains("model.layers.0.self_attn.o_proj.bias"));
-  expect_same_bits(load(dir / "saved")->weights.compute.flat(), model->weights.compute.flat());
+  expect_same_bits(load(dir / "saved")->params.compute.flat(), model->params.compute.flat());
   bias("o", 1);
   fs::remove_all(dir / "m");
   d.write(dir / "m");
