@@ -1,9 +1,10 @@
 #include "rl/reward/python_judge.h"
 
 namespace mantissa {
+namespace {
 
-std::string_view python_judge() {
-  return R"python(# Runs the tests of an answer. What the answer defines are proxies: a call goes to the process that runs it, and what
+constexpr std::string_view kJudge =
+    R"python(# Runs the tests of an answer. What the answer defines are proxies: a call goes to the process that runs it, and what
 # comes back are values of this process's own types, so that no code of the answer takes part in a comparison.
 import builtins, io, json, os, sys
 with os.fdopen(0, "r", encoding="utf-8") as source: job = json.load(source)
@@ -193,10 +194,9 @@ except AssertionError as error: verdict(False, f"a test fails {error}")
 except BaseException as error: verdict(False, f"a test raises {error!r}")
 verdict(True, "all tests pass")
 )python";
-}
 
-std::string_view python_runner() {
-  return R"python(# Runs an answer's code and answers questions about it: one JSON message a line, from descriptor 0 to descriptor 1 of
+constexpr std::string_view kRunner =
+    R"python(# Runs an answer's code and answers questions about it: one JSON message a line, from descriptor 0 to descriptor 1 of
 # the start. It knows the arguments of calls, never what the tests expect.
 import io, json, os, sys
 _in = os.fdopen(os.dup(0), "r", encoding="utf-8", newline="\n")
@@ -312,6 +312,15 @@ while True:
     serve(_loads(line))
 os._exit(0)
 )python";
+
+}  // namespace
+
+std::string_view python_judge() {
+  return kJudge;
+}
+
+std::string_view python_runner() {
+  return kRunner;
 }
 
 }  // namespace mantissa
