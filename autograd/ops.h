@@ -99,8 +99,8 @@ struct HeadOptions {
 };
 /// Log-prob of targets[T] and entropy of softmax(hidden[T,C] . w[V,C]^T / temperature), in chunks of tokens: logits for
 /// all tokens never exist. Forward saves hidden and log-sum-exp; backward makes each logits chunk again. Under
-/// Match::kPeer logits are rounded to the head's type. The gradients handed to hidden and w carry the loss scale. In
-/// kSame rounding neither values nor gradients depend on `chunk`.
+/// Match::kPeer logits are rounded to the head's type. The gradients handed to hidden and w carry the loss scale. But
+/// for Match::kPeer neither values nor gradients depend on `chunk`.
 TokenLogprobs token_logprobs(Tape& tape, const Var& hidden, const Var& w, const Tensor& targets,
                              const HeadOptions& options);
 

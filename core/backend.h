@@ -80,7 +80,7 @@ class Backend {
   /// Why rollout and training differ here under Match::kExact, as a clause that names the cause; empty: they do not.
   virtual std::string exact_obstacle(const ExactNeeds& needs) const {
     (void)needs;
-    return {};
+    return "the kernels of " + name() + " are not exact";
   }
   /// One line for logs and results: device name, cores or SMs, instruction set or driver.
   virtual std::string description() const = 0;

@@ -10,6 +10,7 @@
 #include "rl/algorithm/algorithm.h"
 #include "rl/data/prompts.h"
 #include "rl/evaluate.h"
+#include "rl/exact.h"
 #include "rl/logging/metrics.h"
 #include "rl/precision.h"
 #include "rl/reward/rewards.h"
@@ -44,6 +45,7 @@ struct RunConfig {
   RunSection run;
   ModelSection model;
   PrecisionConfig precision;
+  ExactConfig exact;
   DataConfig data;
   RolloutConfig rollout;
   RewardsConfig reward;
@@ -63,7 +65,8 @@ struct RunConfig {
   /// Calls f(section name, section) in the order of the file.
   template <class F>
   void sections(F&& f) {
-    f("run", run), f("model", model), f("precision", precision), f("data", data), f("rollout", rollout);
+    f("run", run), f("model", model), f("precision", precision), f("exact", exact), f("data", data),
+        f("rollout", rollout);
     f("reward", reward), f("algorithm", algorithm), f("optim", optim), f("scaler", scaler), f("train", train);
     f("eval", eval), f("checkpoint", checkpoint), f("logging", logging), f("distributed", distributed);
   }

@@ -202,6 +202,25 @@ void apply_override(Values& values, const std::string& text) {
                                                                          "override " + text, true};
 }
 
+/// rollout.rounding of earlier versions becomes precision.match, and a notice says what.
+void read_rounding(Values& values) {
+  const auto section = values.find("rollout");
+  if (section == values.end() || !section->second.contains("rounding")) return;
+  const Source source = section->second.at("rounding");
+  section->second.erase("rounding");
+  const std::string value = source.node.IsScalar() ? source.node.Scalar() : "";
+  check(value == "same" || value == "peer", source.where, ": rollout.rounding must be one of same, peer; got \"", value,
+        '"');
+  check(!values["precision"].contains("match"), source.where,
+        ": rollout.rounding is an earlier name of precision.match, which is given too: keep one of both");
+  std::string device = "auto";
+  if (values["run"].contains("device") && values["run"].at("device").node.IsScalar())
+    device = values["run"].at("device").node.Scalar();
+  const std::string match = value == "peer" ? "peer" : device == "cpu" ? "exact" : device == "cuda" ? "fast" : "auto";
+  values["precision"]["match"] = {YAML::Node(match), source.where};
+  log_info(str(source.where, ": rollout.rounding: ", value, " is read as precision.match: ", match));
+}
+
 }  // namespace
 
 RunConfig parse_run_config(const std::string& yaml, const std::string& where,
@@ -210,6 +229,7 @@ RunConfig parse_run_config(const std::string& yaml, const std::string& where,
   try {
     Values values = read_values(yaml, where);
     for (const std::string& text : overrides) apply_override(values, text);
+    read_rounding(values);
     std::vector<std::string> known;
     config.sections([&](const char* name, auto& section) {
       known.push_back(name);

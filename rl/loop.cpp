@@ -6,16 +6,20 @@
 // The supervised warm start is the same loop without its first half: solutions take the place of completions.
 #include <cmath>
 #include <map>
+#include <optional>
+#include <utility>
 
 #include "core/json.h"
 #include "rl/algorithm/advantage.h"
 #include "rl/algorithm/policy_loss.h"
 #include "rl/data_parallel.h"
+#include "rl/exact.h"
 #include "rl/logging/console.h"
 #include "rl/logging/log.h"
 #include "rl/reward/grading.h"
 #include "rl/run.h"
 #include "rl/selftest.h"
+#include "rl/train/first_difference.h"
 #include "rl/train/mismatch.h"
 
 namespace mantissa {
@@ -23,6 +27,11 @@ namespace {
 
 /// Purpose of a random stream that derives from the run's seed; sampling keys use (seed, step).
 constexpr uint64_t kShuffleStream = 0x51;
+
+/// What the loss of every update reports.
+const std::vector<const char*> kPolicyStats = {"actor/entropy", "actor/pg_clipfrac", "actor/pg_clipfrac_lower",
+                                               "actor/pg_loss", "actor/ppo_kl"};
+const std::vector<const char*> kSftStats = {"sft/entropy", "sft/loss"};
 
 struct MinMaxMean {
   double sum = 0.0, min = INFINITY, max = -INFINITY;
@@ -38,11 +47,12 @@ struct MinMaxMean {
 
 /// What the metrics say of everything that was sampled in a step.
 struct RewardStats {
-  MinMaxMean rewards, lengths, prompts;
-  std::map<std::string, MinMaxMean> named;  // of reward.NAME, by itself
+  MinMaxMean scores, rewards, lengths, prompts;  // scores: as graded; rewards: after overlong handling
+  std::map<std::string, MinMaxMean> named;       // of reward.NAME, by itself
   int64_t clipped = 0;
   void put(Metrics& metrics) const {
-    rewards.put(metrics, "critic/score");
+    scores.put(metrics, "critic/score");
+    rewards.put(metrics, "critic/rewards");
     for (const auto& [name, r] : named) metrics.set("reward/" + name + "/mean", r.mean());
     lengths.put(metrics, "response_length");
     metrics.set("response_length/clip_ratio", double(clipped) / double(lengths.count));
@@ -97,6 +107,8 @@ void reward(Run& run, std::vector<RolloutGroup>& groups, RewardStats& stats, Met
     }
     stats.prompts.add(double(group.prompt.ids.size()));
   }
+  for (RolloutGroup& group : groups)
+    for (RolloutSample& sample : group.samples) stats.scores.add(sample.score = sample.reward);
   apply_overlong(groups, run.config.algorithm, run.config.rollout.sampling.max_new_tokens);
   for (const RolloutGroup& group : groups)
     for (const RolloutSample& sample : group.samples) stats.rewards.add(sample.reward);
@@ -110,14 +122,17 @@ std::vector<RolloutGroup> collect(Run& run, Metrics& metrics) {
   std::vector<RolloutGroup> groups;
   RewardStats stats;
   int64_t rounds = 0, dropped = 0;
+  uint64_t digest = 0;
   do {
     run.idle.start();
     std::vector<RolloutGroup> next = rollout(run, rounds++, metrics);
     reward(run, next, stats, metrics);
-    if (algorithm.dynamic_sampling) dropped += drop_without_spread(next);
+    digest = rollout_digest(next, digest);
+    if (algorithm.dynamic_sampling) dropped += drop_without_spread(next, &RolloutSample::score);
     std::move(next.begin(), next.end(), std::back_inserter(groups));
   } while (algorithm.dynamic_sampling && groups.size() < wanted && rounds < algorithm.max_gen_batches);
   stats.put(metrics);
+  metrics.set("rollout/digest", double(digest));
   if (algorithm.dynamic_sampling) {
     metrics.set("train/num_gen_batches", double(rounds));
     metrics.set("train/surplus_groups", double(groups.size() - std::min(groups.size(), wanted)));
@@ -143,21 +158,44 @@ std::vector<MiniBatch> make_batches(Run& run, std::vector<TrainSequence> sequenc
                            {run.comm.rank(), run.comm.size()}, packed);
 }
 
-/// Over the sequences that were forwarded, of all ranks.
-void measure_mismatch(Run& run, const std::vector<MiniBatch>& batches, Metrics& metrics) {
+/// Over the sequences of all ranks that were forwarded again: all, or under exact those that were checked. Nulls where
+/// there are none.
+void measure_mismatch(Run& run, LogprobSides sides, Metrics& metrics) {
+  for (std::vector<float>* values : {&sides.rollout, &sides.old}) concatenate(*values, run.comm);
+  concatenate(sides.lengths, run.comm);
+  const bool none = sides.rollout.empty();
+  const MismatchStats stats = none ? MismatchStats() : mismatch_stats(sides.rollout, sides.old, sides.offsets());
+  for (const auto& [name, value] : mismatch_metrics(stats)) metrics.set(name, none ? NAN : value);
+}
+
+LogprobSides sides_of(const std::vector<MiniBatch>& batches) {
   LogprobSides sides;
   for (const MiniBatch& mini : batches)
     for (const TrainBatch& batch : mini.micro) sides.add(batch);
-  for (std::vector<float>* values : {&sides.rollout, &sides.old}) concatenate(*values, run.comm);
-  concatenate(sides.lengths, run.comm);
-  if (sides.rollout.empty()) return;  // no group had a spread
-  for (const auto& [name, value] : mismatch_metrics(mismatch_stats(sides.rollout, sides.old, sides.offsets())))
-    metrics.set(name, value);
+  return sides;
+}
+
+/// What is checked where mu stands for pi_old; where a token differs, the model is run again in both forms.
+ExactCheck exact_check(Run& run, std::vector<MiniBatch>& batches) {
+  const auto locate = [&run](const TrainBatch& batch, size_t sequence, int64_t token) {
+    Exec side(run.exec.backend());
+    side.match = run.match;
+    return first_difference(run.exec, side, *run.model, batch, sequence, token, run.trainer->options().logprobs,
+                            run.config.precision.engine(run.match));
+  };
+  return ExactCheck(*run.trainer, batches,
+                    {.all = run.config.exact.check == "all",
+                     .stop = run.config.precision.on_difference == "stop",
+                     .seed = uint64_t(run.config.run.seed),
+                     .step = run.step + 1,
+                     .locate = locate});
 }
 
 /// All optimizer steps of one training step. Statistics are means over those that were taken; token means are over
-/// those of them that forwarded a token. `first` says where the first update of all has its old log-probs from.
-void update(Run& run, std::vector<MiniBatch>& batches, const Trainer::Loss& loss, OldLogprobs first, Metrics& metrics) {
+/// those of them that forwarded a token. `first` says where the first update of all has its old log-probs from;
+/// `exact`, where there is one, sees its forward before its step.
+void update(Run& run, std::vector<MiniBatch>& batches, const Trainer::Loss& loss, OldLogprobs first, ExactCheck* exact,
+            Metrics& metrics) {
   run.enter("update");
   Timer timer(metrics, "timing_s/update_actor");
   const std::string prefix = run.sft() ? "sft/" : "actor/";
@@ -167,7 +205,14 @@ void update(Run& run, std::vector<MiniBatch>& batches, const Trainer::Loss& loss
   OldLogprobs old = first;
   for (int64_t epoch = 0; epoch < run.config.train.epochs; ++epoch)
     for (MiniBatch& mini : batches) {
-      const UpdateReport report = run.trainer->update(mini, loss, std::exchange(old, OldLogprobs::kScored));
+      // Under exact a mini-batch without a token in the loss needs no log-probs; the first check waits for the next.
+      const bool waits = exact && mini.tokens == 0;
+      const OldLogprobs source = waits ? OldLogprobs::kScored : std::exchange(old, OldLogprobs::kScored);
+      const bool checked = exact && source == OldLogprobs::kOwnForward;
+      const auto inspect = [&](const MiniBatch& m) { exact->check_forward(m); };
+      const UpdateReport report =
+          run.trainer->update(mini, loss, source, checked ? inspect : std::function<void(const MiniBatch&)>());
+      if (checked && report.step.skipped) exact->check_forward(mini);  // scored again with the weights as they were
       empty += report.empty;
       if (report.empty) continue;
       lr = report.step.lr;
@@ -185,7 +230,9 @@ void update(Run& run, std::vector<MiniBatch>& batches, const Trainer::Loss& loss
       ++run.policy_version;
       norm_sum += report.step.grad_norm;
     }
-  // Where no step was taken 0 / 0 is written as null.
+  // Where no step was taken 0 / 0 is written as null, and so is what every update reports.
+  if (sums.empty())
+    for (const char* name : run.sft() ? kSftStats : kPolicyStats) sums[name] = 0.0;
   for (const auto& [name, value] : sums) metrics.set(name, value / double(name == "actor/pg_loss" ? taken : forwarded));
   metrics.set(prefix + "grad_norm", norm_sum / double(taken));
   metrics.set(prefix + "lr", lr);
@@ -221,6 +268,7 @@ void grpo_step(Run& run, Metrics& metrics) {
     for (const RolloutSample& sample : group.samples)
       sequences.push_back({.prompt = &group.prompt,
                            .completion = &sample.completion,
+                           .sample = int32_t(&sample - group.samples.data()),
                            .advantage = sample.advantage,
                            .loss_mask = loss_mask(sample.completion, algorithm)});
   const Packed packed = algorithm.idle_without_advantage() ? Packed::kWithLoss : Packed::kAll;
@@ -228,14 +276,19 @@ void grpo_step(Run& run, Metrics& metrics) {
   int64_t idle = 0;
   for (const MiniBatch& mini : batches) idle += mini.idle;
   metrics.set("training/idle_sequences", double(idle));
+  std::optional<ExactCheck> exact;
+  if (run.match == Match::kExact) exact.emplace(exact_check(run, batches));
   // Passes over a rollout after the first see other weights, and need the log-probs beside them from the start.
-  const OldLogprobs first = run.config.train.epochs == 1 ? OldLogprobs::kOwnForward : OldLogprobs::kScored;
+  const OldLogprobs first = exact || run.config.train.epochs == 1 ? OldLogprobs::kOwnForward : OldLogprobs::kScored;
   {
     run.enter("old log-probs");
     run.idle.start();
     Timer timer(metrics, "timing_s/old_log_prob");
-    for (size_t i = first == OldLogprobs::kOwnForward; i < batches.size(); ++i)
-      run.trainer->fill_old_logprobs(batches[i]);
+    if (exact)
+      exact->prepare();
+    else
+      for (size_t i = first == OldLogprobs::kOwnForward; i < batches.size(); ++i)
+        run.trainer->fill_old_logprobs(batches[i]);
     run.idle.meet();
   }
   if (algorithm.kl_coef > 0) {
@@ -253,8 +306,14 @@ void grpo_step(Run& run, Metrics& metrics) {
         inputs.norm_constant = norm;
         return policy_loss(tape, inputs, algorithm);
       },
-      first, metrics);
-  measure_mismatch(run, batches, metrics);
+      first, exact ? &*exact : nullptr, metrics);
+  measure_mismatch(run, exact ? exact->sides() : sides_of(batches), metrics);
+  if (exact) {
+    const ExactCounts& counts = exact->counts();
+    const std::vector<double> all = run.comm.reduce({double(counts.checked), double(counts.differing)});
+    metrics.set("exact/checked_tokens", all[0]);
+    metrics.set("exact/differing_tokens", all[1]);
+  }
   dump_samples(run, groups);
 }
 
@@ -270,7 +329,14 @@ void sft_step(Run& run, Metrics& metrics) {
   }
   std::vector<MiniBatch> batches = make_batches(run, std::move(sequences), Packed::kAll, metrics);
   const auto loss = [](Tape& tape, const LossInputs& in) { return sft_loss(tape, in); };
-  update(run, batches, loss, OldLogprobs::kScored, metrics);
+  update(run, batches, loss, OldLogprobs::kScored, nullptr, metrics);
+}
+
+/// Why a step took no optimizer step, as far as its metrics tell.
+std::string why_idle(const Metrics& metrics) {
+  if (metrics.get("scaler/skipped") > 0) return "since every update overflowed";
+  if (metrics.get("training/empty_mini_batches") > 0) return "since every token was left out of the loss";
+  return "since no group had a spread of rewards";
 }
 
 }  // namespace
@@ -280,6 +346,7 @@ bool train(Run& run, const std::function<bool()>& stop) {
   const bool begins = run.step == 0 && run.saved_step != 0;  // a checkpoint of step 0 follows the evaluation
   if (begins && config.eval.before_training && !run.eval_sets.empty()) evaluate(run);
   SelfTest self_test(run);
+  bool idle_said = false;
   double seconds = 0.0;
   int64_t done = 0;
   while (run.step < config.train.steps) {
@@ -306,6 +373,8 @@ bool train(Run& run, const std::function<bool()>& stop) {
       metrics.set("perf/idle_fraction", run.idle.fraction(run.comm, metrics.get("timing_s/step")));
     self_test.check(run, metrics);
     run.log_step(metrics);
+    if (run.policy_version == 0 && run.comm.main() && !std::exchange(idle_said, true))
+      log_warning(str("step ", run.step, ": no optimizer step was taken, ", why_idle(metrics)));
     log_info(console_line(
         metrics,
         {.sft = run.sft(), .step = run.step, .steps = config.train.steps, .seconds_per_step = seconds / double(done)}));
@@ -313,6 +382,8 @@ bool train(Run& run, const std::function<bool()>& stop) {
     if (config.checkpoint.every && run.step % config.checkpoint.every == 0) run.save();
   }
   run.save();
+  check(run.step == 0 || run.policy_version > 0, "the run took no optimizer step in ", run.step,
+        " steps, so nothing was learned: see the warning after its first step");
   run.export_model();
   return true;
 }

@@ -1,13 +1,43 @@
 #include "rl/precision.h"
 
+#include "rl/logging/log.h"
+
 namespace mantissa {
 
-EnginePrecision PrecisionConfig::engine(const RolloutConfig& rollout_config) const {
+EnginePrecision PrecisionConfig::engine(Match side) const {
   const Dtype compute = rollout_dtype();
   return {.kv_cache = kv_cache == "auto" ? compute : parse_precision(kv_cache),
           .lm_head = head_dtype(compute),
           .residual = residual_dtype(compute),
-          .rounding = parse_rounding(rollout_config.rounding)};
+          .match = side};
+}
+
+std::string PrecisionConfig::exact_obstacle(const Backend& backend, const ModelConfig& model) const {
+  if (train != rollout) return str("precision.train is ", train, " and precision.rollout is ", rollout);
+  const EnginePrecision side = engine(Match::kExact);
+  if (side.kv_cache != rollout_dtype())
+    return str("precision.kv_cache is ", kv_cache, " and training keeps keys and values in ", train);
+  const std::string cause = backend.exact_obstacle({.compute = rollout_dtype(),
+                                                    .kv_cache = side.kv_cache,
+                                                    .lm_head = side.lm_head,
+                                                    .head_size = int(model.heads.size),
+                                                    .query_heads = int(model.heads.query),
+                                                    .kv_heads = int(model.heads.kv)});
+  return cause;
+}
+
+Match PrecisionConfig::resolve_match(const Backend& backend, const ModelConfig& model) const {
+  if (match == "fast") return Match::kFast;
+  if (match == "peer") return Match::kPeer;
+  const std::string obstacle = exact_obstacle(backend, model);
+  if (obstacle.empty()) return Match::kExact;
+  check(match != "exact", "precision.match: exact cannot be had: ", obstacle, "; auto or fast runs without it");
+  log_info(str("precision.match: fast, since ", obstacle));
+  return Match::kFast;
+}
+
+const char* name_of(Match match) {
+  return match == Match::kExact ? "exact" : match == Match::kFast ? "fast" : "peer";
 }
 
 void PrecisionConfig::validate() const {
@@ -26,6 +56,11 @@ void PrecisionConfig::fields(Fields& f) {
   f.choice("lm_head", lm_head, types_or_auto,
            "type of both inputs of the head's product (logits are fp32); auto: the type of their side");
   f.choice("residual", residual, {"compute", "fp32"}, "type of the residual stream; compute: the type of its side");
+  // A resumed run compares what became of it: see Run.
+  f.choice("match", match, {"auto", "exact", "fast", "peer"},
+           not_decisive("how rollout and training agree: bit for bit, or not, or as with a separate rollout engine"));
+  f.choice("on_difference", on_difference, {"stop", "warn"},
+           not_decisive("what follows a token that differs under exact"));
 }
 
 }  // namespace mantissa

@@ -146,8 +146,11 @@ void Run::open_training() {
                                               .residual = config.precision.residual_dtype(train_dtype),
                                               .head_chunk = config.train.head_chunk},
                                  .recompute = config.train.recompute_tier()});
-  if (!sft() || !eval_sets.empty())
-    engine.emplace(*model, config.rollout, config.precision.engine(config.rollout), config.train.deterministic);
+  if (!sft() || !eval_sets.empty()) {
+    match = config.precision.resolve_match(exec.backend(), model->config);
+    engine.emplace(*model, config.rollout, config.precision.engine(match), config.train.deterministic);
+  }
+  exec.match = match == Match::kExact ? Match::kExact : Match::kFast;
 }
 
 /// The weights a run begins with. A resumed run reads them again, and must find the same.
@@ -177,6 +180,21 @@ std::string Run::about() const {
   return text;
 }
 
+/// A run keeps its mode, whatever its config calls it. A checkpoint of an earlier version, which names none, knows peer
+/// from the rest, and on the CPU the rest is the same.
+void Run::compare_match(const CheckpointState& state, const fs::path& checkpoint) const {
+  const auto it = state.texts.find("match");
+  std::string saved = name_of(match);
+  if (it != state.texts.end()) {
+    saved = it->second;
+  } else {
+    const RunConfig earlier = parse_run_config(state.config, (checkpoint / "config.yaml").string(), {});
+    if ((earlier.precision.match == "peer") != (match == Match::kPeer)) saved = earlier.precision.match;
+  }
+  check(saved == name_of(match), checkpoint.string(), ": was made under precision.match: ", saved, ", this run is ",
+        name_of(match), " (precision.match: ", config.precision.match, ")");
+}
+
 /// Weights, optimizer and counters of a checkpoint.
 CheckpointState Run::load(const fs::path& checkpoint) {
   CheckpointState state = read_checkpoint_state(checkpoint);
@@ -185,6 +203,7 @@ CheckpointState Run::load(const fs::path& checkpoint) {
   const auto reference = state.texts.find("reference_hash");
   check(reference == state.texts.end() || reference->second == std::to_string(reference_hash_), checkpoint.string(),
         ": its reference model was another than model.path ", config.model.path, " holds now");
+  if (!sft()) compare_match(state, checkpoint);
   load_checkpoint(checkpoint, exec, model->params, *optimizer);
   step = state.step;
   policy_version = counter_of(state, "policy_version", checkpoint);
@@ -232,6 +251,7 @@ void Run::save() {
   state.texts = {{"data_hash", std::to_string(data_hash_)}};
   if (std::string choices = exec.backend().measured_choices(); !choices.empty())
     state.texts["measured_choices"] = std::move(choices);
+  if (!sft()) state.texts["match"] = name_of(match);
   if (reference_hash_) state.texts["reference_hash"] = std::to_string(reference_hash_);
   save_checkpoint(directory->checkpoints(), state, model->params, *optimizer, config.checkpoint.keep);
 }

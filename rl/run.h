@@ -60,6 +60,7 @@ class Run {
   std::optional<Trainer> trainer;
   std::optional<Engine> engine;
   IdleTime idle;
+  Match match = Match::kFast;  // precision.match as it is for this model and device
   int64_t step = 0;            // completed training steps
   int64_t policy_version = 0;  // optimizer steps that changed the weights
   int64_t saved_step = -1;     // step of the last checkpoint in the output directory
@@ -74,6 +75,7 @@ class Run {
   void open_training();
   void keep_reference();
   std::string about() const;
+  void compare_match(const CheckpointState& state, const std::filesystem::path& checkpoint) const;
   CheckpointState load(const std::filesystem::path& checkpoint);
 
   int64_t lost_pages_ = 0;                       // at the last generation

@@ -40,7 +40,8 @@ struct Completion {
 
 struct RolloutSample {
   Completion completion;
-  double reward = 0.0;          // the sum, where there are several
+  double reward = 0.0;          // the sum, where there are several; after overlong handling
+  double score = 0.0;           // the same as it was graded
   std::vector<double> rewards;  // each named one by itself, in the order of names; NaN where it does not grade the row
   double advantage = 0.0;
   std::string extracted;  // the answer the reward read, for dumps
@@ -63,6 +64,8 @@ struct TrainBatch {
   std::vector<float> old_logprobs;        // [N] pi_old; empty until scored
   std::vector<float> reference_logprobs;  // [N] the reference model's; empty where no KL term asks for them
   std::vector<float> advantages;          // [S]
+  std::vector<int64_t> prompts;           // [S] Prompt::id, for messages
+  std::vector<int32_t> samples;           // [S] which sample of its prompt
   std::vector<float> loss_mask;           // [S] 0 for sequences left out of the loss (overlong masking), else 1
 
   /// Tokens of the longest sequence.

@@ -69,7 +69,7 @@ class Bench {
 
   void time_training(bool update);
   Match match() const { return flags_.match == "exact" ? Match::kExact : Match::kFast; }
-  EnginePrecision engine_precision(const RolloutConfig& config) const;
+  EnginePrecision engine_precision();
   /// The model; an error where there is none.
   Model& model();
   bool on_cpu() const { return exec_.backend().name() == "cpu"; }

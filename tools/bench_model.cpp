@@ -80,9 +80,9 @@ std::vector<Prompt> Bench::random_prompts(int64_t count, int64_t tokens, uint64_
   return prompts;
 }
 
-EnginePrecision Bench::engine_precision(const RolloutConfig& config) const {
-  EnginePrecision precision = flags_.model.engine(config);
-  precision.rounding = match();
+EnginePrecision Bench::engine_precision() {
+  EnginePrecision precision = flags_.model.engine(model());
+  precision.match = match();
   return precision;
 }
 
@@ -100,7 +100,7 @@ void Bench::decode() {
   rollout.max_batch = flags_.batch;
   // The first token comes from the prefill, and the first decode step warms up.
   rollout.sampling.max_new_tokens = flags_.steps + 2;
-  Engine engine(model(), rollout, engine_precision(rollout), flags_.deterministic);
+  Engine engine(model(), rollout, engine_precision(), flags_.deterministic);
   std::vector<double> ms;
   int64_t seen = 0;
   Clock::time_point last;
@@ -135,7 +135,7 @@ void Bench::rollout() {
   config.memory_fraction = 0.75;  // leaves the activations of training what they need
   config.max_batch = flags_.batch;
   config.sampling.max_new_tokens = flags_.steps;
-  Engine engine(model(), config, engine_precision(config), flags_.deterministic);
+  Engine engine(model(), config, engine_precision(), flags_.deterministic);
   GenerateOptions options = generate_options(engine, config, {}, 0);
   options.sampling.max_new_tokens = 2;
   engine.generate(requests, options);  // warm-up: the plans of products; graphs are recorded in the first run

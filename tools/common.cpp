@@ -29,8 +29,9 @@ std::unique_ptr<Model> ModelFlags::load(Shard shard) const {
   return loaded;
 }
 
-EnginePrecision ModelFlags::engine(const RolloutConfig& rollout) const {
-  return PrecisionConfig{.train = precision, .rollout = precision}.engine(rollout);
+EnginePrecision ModelFlags::engine(const Model& loaded) const {
+  const PrecisionConfig both{.train = precision, .rollout = precision};
+  return both.engine(both.resolve_match(*loaded.backend, loaded.config));
 }
 
 StopRule stop_rule(const Model& model, const Tokenizer* tokenizer, const SamplingConfig& sampling) {

@@ -18,8 +18,8 @@ struct ModelFlags {
   void fields(Arguments& args);
   Backend& backend() const { return open_device(device); }
   Dtype dtype() const { return parse_precision(precision); }
-  /// An engine that computes in that precision throughout.
-  EnginePrecision engine(const RolloutConfig& rollout) const;
+  /// An engine that computes in that precision throughout, with training's bits where the device can (precision.h).
+  EnginePrecision engine(const Model& loaded) const;
   /// Weights in that precision; says so on stderr. `shard`: for an optimizer of several processes.
   std::unique_ptr<Model> load(Shard shard = {}) const;
 };

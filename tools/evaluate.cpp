@@ -136,7 +136,7 @@ class Evaluation {
   }
 
   void run() {
-    Engine engine(*model_, flags_.rollout, flags_.model.engine(flags_.rollout));
+    Engine engine(*model_, flags_.rollout, flags_.model.engine(*model_));
     std::vector<ProblemResult> all;
     for (ProblemSet& set : sets_) {
       JsonObject line = evaluate(engine, set);

@@ -1,5 +1,5 @@
 // mismatch: how far rollout and training are apart on the same tokens. Rollouts are sampled by the engine in one
-// precision and rounding (mu), then scored by the training path (pi_old) as a training step would before its update.
+// precision and mode (mu), then scored by the training path (pi_old) as a training step would before its update.
 // With --matrix it measures every combination of the given types and sets them side by side.
 #include <chrono>
 #include <map>
@@ -40,8 +40,8 @@ struct MismatchFlags {
     args.choice("train_precision", train, {"auto", "fp16", "bf16", "fp32"}, "of the training path; auto: --precision");
     args.field("matrix", matrix,
                "AXIS=VALUE[,VALUE...]: all combinations; AXIS is precision (rollout and train alike), rollout, "
-               "train, kv_cache, lm_head, residual or rounding");
-    args.section(base.precision, {"train", "rollout"});
+               "train, kv_cache, lm_head, residual or match");
+    args.section(base.precision, {"train", "rollout", "on_difference"});
     args.field("data", data.files, "JSON lines of problems");
     args.required();
     std::set<std::string> unused = kTrainingDataKeys;
@@ -55,7 +55,6 @@ struct MismatchFlags {
     if (!args.parse(argc, argv)) return false;
     base.precision.rollout = model.precision;
     base.precision.train = train == "auto" ? model.precision : train;
-    base.rounding = rollout.rounding;
     std::vector<std::string> inputs = data.files;
     inputs.push_back(model.model);
     check_outputs({{"--points", points}, {"--table", table}}, inputs);
@@ -103,9 +102,12 @@ class Mismatch {
   void run() {
     const MeasuredOn on{flags_.model.model, flags_.data.files, flags_.rollout.sampling.temperature, flags_.seed};
     std::vector<Measured> measured;
-    for (const Cell& cell : cells_) {
+    for (Cell cell : cells_) {
       const auto start = std::chrono::steady_clock::now();
       use_model(cell.precision);
+      match_ = cell.precision.resolve_match(exec_.backend(), model_->config);
+      cell.precision.match = name_of(match_);
+      exec_.match = match_ == Match::kExact ? Match::kExact : Match::kFast;
       const LogprobSides sides = score(cell, rollout(cell));
       Measured& m = measured.emplace_back(measure(cell, sides));
       m.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -135,9 +137,8 @@ class Mismatch {
     const std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(*model_);
     if (prompts_.empty())
       prompts_ = make_prompts(flags_.data, *tokenizer, model_->tokenizer, model_->config.max_positions, false).prompts;
-    RolloutConfig side = flags_.rollout;
-    side.rounding = cell.rounding;
-    Engine engine(*model_, side, cell.precision.engine(side));
+    const RolloutConfig& side = flags_.rollout;
+    Engine engine(*model_, side, cell.precision.engine(match_));
     log_info(str(prompts_.size(), " prompts, ", side.n, " samples each, on ", exec_.backend().description()));
     it->second = engine.generate(
         requests_for(prompts_, side.n),
@@ -161,6 +162,7 @@ class Mismatch {
   std::optional<AtomicFile> points_, table_;
   std::unique_ptr<Model> model_;
   std::string loaded_;  // types of model_
+  Match match_ = Match::kFast;
   std::vector<Prompt> prompts_;
   std::map<std::string, Completions> rollouts_;  // by rollout side
 };

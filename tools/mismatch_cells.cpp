@@ -26,7 +26,7 @@ const std::vector<Axis>& axes() {
       {"kv_cache", kTypesOrAuto, [](Cell& c, const std::string& v) { c.precision.kv_cache = v; }},
       {"lm_head", kTypesOrAuto, [](Cell& c, const std::string& v) { c.precision.lm_head = v; }},
       {"residual", {"compute", "fp32"}, [](Cell& c, const std::string& v) { c.precision.residual = v; }},
-      {"rounding", {"same", "peer"}, [](Cell& c, const std::string& v) { c.rounding = v; }},
+      {"match", {"auto", "exact", "fast", "peer"}, [](Cell& c, const std::string& v) { c.precision.match = v; }},
   };
   return kAxes;
 }

@@ -1,4 +1,4 @@
-// The cells of a mismatch measurement: every combination of the types and roundings that --matrix names.
+// The cells of a mismatch measurement: every combination of the types and modes that --matrix names.
 #pragma once
 
 #include <string>
@@ -8,19 +8,18 @@
 
 namespace mantissa {
 
-/// One combination. What its rollout side is (rollout, kv_cache, lm_head, residual, rounding) decides its samples;
-/// cells that share it score the same samples.
+/// One combination. What its rollout side is (rollout, kv_cache, lm_head, residual, match) decides its samples; cells
+/// that share it score the same samples.
 struct Cell {
   PrecisionConfig precision;
-  std::string rounding;
 
   std::string rollout_side() const {
     return str(precision.rollout, ' ', precision.kv_cache, ' ', precision.lm_head, ' ', precision.residual, ' ',
-               rounding);
+               precision.match);
   }
   std::string name() const {
     return str("rollout ", precision.rollout, ", train ", precision.train, ", kv_cache ", precision.kv_cache,
-               ", lm_head ", precision.lm_head, ", residual ", precision.residual, ", rounding ", rounding);
+               ", lm_head ", precision.lm_head, ", residual ", precision.residual, ", match ", precision.match);
   }
 };
 

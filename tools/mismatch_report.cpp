@@ -11,7 +11,7 @@ namespace {
 void add_cell(JsonObject& line, const Cell& cell) {
   line.add("rollout", cell.precision.rollout).add("train", cell.precision.train);
   line.add("kv_cache", cell.precision.kv_cache).add("lm_head", cell.precision.lm_head);
-  line.add("residual", cell.precision.residual).add("rounding", cell.rounding);
+  line.add("residual", cell.precision.residual).add("match", cell.precision.match);
 }
 
 std::string number(double value) {
@@ -67,10 +67,10 @@ void write_points(AtomicFile& file, const Cell& cell, const LogprobSides& sides)
 std::string format_tables(const std::vector<Measured>& measured) {
   const auto cell_columns = [](const Cell& c) {
     return str("| ", c.precision.rollout, " | ", c.precision.train, " | ", c.precision.kv_cache, " | ",
-               c.precision.lm_head, " | ", c.precision.residual, " | ", c.rounding, " | ");
+               c.precision.lm_head, " | ", c.precision.residual, " | ", c.precision.match, " | ");
   };
   std::string text =
-      "| rollout | train | kv_cache | lm_head | residual | rounding | tokens | mean abs(p - p') | max | k1 a "
+      "| rollout | train | kv_cache | lm_head | residual | match | tokens | mean abs(p - p') | max | k1 a "
       "token | "
       "k3 a token | k3 a sequence | slope of log(pi/mu), 1000 tokens | Pearson |\n"
       "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
@@ -84,7 +84,7 @@ std::string format_tables(const std::vector<Measured>& measured) {
     text += pearson;
   }
   text +=
-      "\n| rollout | train | kv_cache | lm_head | residual | rounding | response tokens | sequences | "
+      "\n| rollout | train | kv_cache | lm_head | residual | match | response tokens | sequences | "
       "mean log(pi/mu) | k3 a sequence |\n"
       "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
   for (const Measured& m : measured)

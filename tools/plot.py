@@ -142,12 +142,17 @@ def run_charts(runs):
 
 # ---- the offline figure ------------------------------------------------------------------------------------
 
-CELL = ("rollout", "train", "kv_cache", "lm_head", "residual", "rounding")
+CELL = ("rollout", "train", "kv_cache", "lm_head", "residual", "match")
 BINS = 50
 
 
+def cell_value(row, key):
+    # Files of earlier versions call the mode rounding: same or peer.
+    return str(row.get(key, row.get("rounding", "") if key == "match" else ""))
+
+
 def cell_titles(cells):
-    """What tells the combinations apart, and always the types and the rounding."""
+    """What tells the combinations apart, and always the types and the mode."""
     vary = [key for i, key in enumerate(CELL) if len({cell[i] for cell in cells}) > 1]
     titles = []
     for cell in cells:
@@ -155,7 +160,7 @@ def cell_titles(cells):
         types = named["train"].upper() if named["train"] == named["rollout"] else (
             f"rollout {named['rollout'].upper()}, training {named['train'].upper()}")
         rest = [f"{key} {named[key]}" for key in ("kv_cache", "lm_head", "residual") if key in vary]
-        titles.append(", ".join([types] + rest + [f"rounding {named['rounding']}"]))
+        titles.append(", ".join([types] + rest + [f"match {named['match']}"]))
     return titles
 
 
@@ -207,7 +212,7 @@ def mismatch_charts(path, columns):
     """Two charts a combination, tokens above sequences, `columns` combinations side by side."""
     groups = {}
     for row in read_lines(path, "log_ratio"):
-        groups.setdefault(tuple(str(row.get(key, "")) for key in CELL), []).append(row)
+        groups.setdefault(tuple(cell_value(row, key) for key in CELL), []).append(row)
     cells = list(groups)
     ratios = [row["log_ratio"] for rows in groups.values() for row in rows]
     lengths = [row["length"] for rows in groups.values() for row in rows]

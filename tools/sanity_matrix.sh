@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The paper's sanity test in miniature: the embedded model under six algorithms, each in BF16 and FP16, then a table and a
-# picture. The rollout rounds as a separate engine does (rollout.rounding=peer), so that there is a mismatch to correct.
+# picture. The rollout rounds as a separate engine does (precision.match=peer), so that there is a mismatch to correct.
 #
 #   tools/sanity_matrix.sh [--steps N] [--seed N] [--out DIR] [--jobs N] [section.key=value ...]
 #
@@ -43,7 +43,7 @@ train() { # NAME TYPE
   echo "sanity_matrix: $1_$2"
   # shellcheck disable=SC2086  # several words on purpose
   build/bin/trainer --config configs/grpo_fp16.yaml --resume auto run.name="$1_$2" run.output_dir="$run" \
-    run.seed="$seed" precision.train=$2 precision.rollout=$2 rollout.rounding=peer train.steps="$steps" \
+    run.seed="$seed" precision.train=$2 precision.rollout=$2 precision.match=peer train.steps="$steps" \
     checkpoint.export_model=false checkpoint.keep=1 ${algorithm[$1]} "${overrides[@]}" 2>"$run.log" && return
   tail -n 3 "$run.log" >&2
   echo "sanity_matrix: $run failed, see $run.log" >&2

@@ -10,9 +10,9 @@ namespace {
 
 using Samples = std::vector<RolloutSample>;
 
-bool has_spread(const Samples& samples) {
+bool has_spread(const Samples& samples, double RolloutSample::*reward = &RolloutSample::reward) {
   return std::any_of(samples.begin(), samples.end(),
-                     [&](const RolloutSample& s) { return s.reward != samples.front().reward; });
+                     [&](const RolloutSample& s) { return s.*reward != samples.front().*reward; });
 }
 
 /// The advantages that compare the samples of one prompt.
@@ -68,8 +68,8 @@ void apply_overlong(std::vector<RolloutGroup>& groups, const AlgorithmConfig& co
     }
 }
 
-int64_t drop_without_spread(std::vector<RolloutGroup>& groups) {
-  return int64_t(std::erase_if(groups, [](const RolloutGroup& group) { return !has_spread(group.samples); }));
+int64_t drop_without_spread(std::vector<RolloutGroup>& groups, double RolloutSample::*reward) {
+  return int64_t(std::erase_if(groups, [&](const RolloutGroup& group) { return !has_spread(group.samples, reward); }));
 }
 
 float loss_mask(const Completion& completion, const AlgorithmConfig& config) {

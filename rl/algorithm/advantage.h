@@ -16,10 +16,10 @@ namespace mantissa {
 ///                (DAPO, arXiv 2503.14476)
 ///   mask, keep   rewards stay as they are
 void apply_overlong(std::vector<RolloutGroup>& groups, const AlgorithmConfig& config, int64_t limit);
-/// Dynamic sampling (DAPO): removes the groups whose rewards are all equal, possibly all of them: their advantages are
-/// all zero. Returns how many were removed. The loop then samples more prompts, in at most max_gen_batches rollouts a
-/// step.
-int64_t drop_without_spread(std::vector<RolloutGroup>& groups);
+/// Dynamic sampling (DAPO): removes the groups whose rewards (or scores, as `reward` says) are all equal, possibly all
+/// of them: they have nothing to tell apart. Returns how many were removed. The loop then samples more prompts, in at
+/// most max_gen_batches rollouts a step.
+int64_t drop_without_spread(std::vector<RolloutGroup>& groups, double RolloutSample::*reward = &RolloutSample::reward);
 /// TrainBatch::loss_mask of a completion: 0 when it is truncated and overlong is `mask`, else 1. A masked sequence
 /// still counts in its group's mean; it leaves the loss and its denominators.
 float loss_mask(const Completion& completion, const AlgorithmConfig& config);

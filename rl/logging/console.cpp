@@ -1,5 +1,6 @@
 #include "rl/logging/console.h"
 
+#include <cmath>
 #include <cstdio>
 
 namespace mantissa {
@@ -12,18 +13,26 @@ std::string formatted(const char* format, Values... values) {
   return text;
 }
 
+/// A number by its name and printf format; "-" for what the step did not have.
+std::string part(const char* name, const char* format, double value) {
+  return std::string(" | ") + name + (std::isfinite(value) ? formatted(format, value) : "-");
+}
+
 }  // namespace
 
 std::string console_line(const Metrics& m, const Progress& p) {
   const auto left = (long long)(p.seconds_per_step * double(p.steps - p.step));
   std::string line = formatted("step %lld/%lld", (long long)p.step, (long long)p.steps);
-  line += p.sft ? formatted(" | loss %.4f | grad %.3f | lr %.2e", m.get("sft/loss"), m.get("sft/grad_norm"),
-                            m.get("sft/lr"))
-                : formatted(" | score %.3f | len %.1f | kl %.1e | clip %.3f | grad %.3f", m.get("critic/score/mean"),
-                            m.get("response_length/mean"), m.get("rollout_corr/k3_kl"), m.get("actor/pg_clipfrac"),
-                            m.get("actor/grad_norm"));
-  line += formatted(" | scale %g%s | %.2f s | %.0f tok/s", m.get("scaler/scale"),
-                    m.get("scaler/skipped") > 0 ? " SKIPPED" : "", m.get("timing_s/step"), m.get("perf/throughput"));
+  if (p.sft) {
+    line += part("loss ", "%.4f", m.get("sft/loss")) + part("grad ", "%.3f", m.get("sft/grad_norm")) +
+            part("lr ", "%.2e", m.get("sft/lr"));
+  } else {
+    line += part("score ", "%.3f", m.get("critic/score/mean")) + part("len ", "%.1f", m.get("response_length/mean")) +
+            part("kl ", "%.1e", m.get("rollout_corr/k3_kl")) + part("clip ", "%.3f", m.get("actor/pg_clipfrac")) +
+            part("grad ", "%.3f", m.get("actor/grad_norm"));
+  }
+  line += part("scale ", "%g", m.get("scaler/scale")) + (m.get("scaler/skipped") > 0 ? " SKIPPED" : "") +
+          part("", "%.2f s", m.get("timing_s/step")) + part("", "%.0f tok/s", m.get("perf/throughput"));
   return line + formatted(" | eta %02lld:%02lld:%02lld", left / 3600, left / 60 % 60, left % 60);
 }
 

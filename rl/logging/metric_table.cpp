@@ -7,9 +7,13 @@ namespace {
 constexpr MetricInfo kTable[] = {
     {"step", "steps", "training steps completed, this one included"},
 
-    {"critic/score/mean", "reward", "mean reward of the step's samples, after overlong handling"},
+    {"rollout/digest", "1", "48 bits of a hash of all sampled ids and log-prob bits: equal for the same rollouts"},
+    {"critic/score/mean", "reward", "mean reward of the step's samples as graded"},
     {"critic/score/max", "reward", "highest of them"},
     {"critic/score/min", "reward", "lowest of them"},
+    {"critic/rewards/mean", "reward", "the same after overlong handling: what advantages are made of"},
+    {"critic/rewards/max", "reward", "highest of them"},
+    {"critic/rewards/min", "reward", "lowest of them"},
     {"critic/advantages/mean", "advantage", "mean advantage of the samples that are trained on"},
     {"critic/advantages/max", "advantage", "highest of them"},
     {"critic/advantages/min", "advantage", "lowest of them"},
@@ -49,6 +53,10 @@ constexpr MetricInfo kTable[] = {
     {"training/rollout_probs_diff_mean", "probability", "its mean"},
     {"training/rollout_probs_diff_std", "probability", "its standard deviation"},
     {"training/rollout_actor_probs_pearson_corr", "1", "correlation of exp old and exp mu; 1 where all are equal"},
+
+    {"exact/checked_tokens", "tokens",
+     "tokens whose log-prob by the training path was compared with mu (match: exact)"},
+    {"exact/differing_tokens", "tokens", "those of them whose bits differ"},
 
     {"rollout_corr/rollout_is_mean", "1",
      "mean weight of algorithm.correction over forwarded tokens (1: nothing is corrected)"},

@@ -13,7 +13,10 @@ void LoggingConfig::fields(Fields& f) {
 
 std::string to_json_line(const Metrics& metrics) {
   JsonObject line;
-  for (const auto& [name, value] : metrics.values()) line.add(name, value);
+  for (const auto& [name, value] : metrics.values()) {
+    const bool long_integer = std::abs(value) >= 1e9 && std::abs(value) < 0x1p53 && std::trunc(value) == value;
+    long_integer ? line.add(name, int64_t(value)) : line.add(name, value);
+  }
   return line.str();
 }
 

@@ -16,7 +16,7 @@ struct LoggingConfig {
   void fields(Fields& f);
 };
 
-/// {"step": 3, "critic/score/mean": 0.5, ...}, what is not finite as null (core/json.h).
+/// {"step": 3, "critic/score/mean": 0.5, ...}, what is not finite as null (core/json.h), integers with all digits.
 std::string to_json_line(const Metrics& metrics);
 
 /// Adds the seconds of its life to a metric: Timer timer(metrics, "timing_s/gen").

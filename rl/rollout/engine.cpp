@@ -50,7 +50,7 @@ struct Engine::Impl {
         memory_fraction(config.memory_fraction),
         precision(types),
         runner(exec, model, precision, max_batch) {
-    exec.match = precision.rounding;
+    exec.match = precision.match;
   }
   int64_t limit_of(const Prompt& prompt, const GenerateOptions& options) const {
     return std::min(options.sampling.max_new_tokens, model.config.max_positions - int64_t(prompt.ids.size()));
@@ -133,8 +133,7 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
 
   // Where computing a decoded token again by prefill would round otherwise: a cache narrower than the keys and values
   // that a prefill reads, and peer mode, whose decode splits the keys.
-  const bool replay =
-      e.precision.kv_cache != e.model.params.for_rollout().dtype() || e.precision.rounding == Match::kPeer;
+  const bool replay = e.precision.kv_cache != e.model.params.for_rollout().dtype() || e.precision.match == Match::kPeer;
   Scheduler scheduler({.max_batch = e.max_batch, .pages = pages, .prefill_tokens = kPrefillTokens, .replay = replay},
                       options.stop);
   for (size_t i = 0; i < requests.size(); ++i)

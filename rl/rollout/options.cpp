@@ -31,13 +31,6 @@ void RolloutConfig::fields(Fields& f) {
           "size of the KV cache in tokens; 0 chooses it from the requests and free memory", between(0, INT32_MAX));
   f.field("memory_fraction", memory_fraction, "share of the free memory that a chosen KV cache may take",
           between(0.01, 0.95));
-  f.choice("rounding", rounding, {"same", "peer"},
-           "how rollout kernels round: same as training, or peer (as a separate rollout engine does)");
-}
-
-Match parse_rounding(const std::string& name) {
-  check(name == "same" || name == "peer", "rollout.rounding must be same or peer: got \"", name, "\"");
-  return name == "same" ? Match::kExact : Match::kPeer;
 }
 
 }  // namespace mantissa

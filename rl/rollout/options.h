@@ -37,19 +37,15 @@ struct RolloutConfig {
   /// limit (Engine::kv_cache_limit); the rest is for the activations of training.
   int64_t cache_tokens = 0;
   double memory_fraction = 0.5;
-  std::string rounding = "same";  // same, peer: see parse_rounding
   void fields(Fields& f);
 };
 
-/// "same" or "peer" (rollout.rounding, see Match); throws on another name.
-Match parse_rounding(const std::string& name);
-
-/// The types that an engine computes in, and how its kernels round.
+/// The types that an engine computes in, and how its kernels make sums.
 struct EnginePrecision {
   Dtype kv_cache = Dtype::kF16;
   Dtype lm_head = Dtype::kF16;
   Dtype residual = Dtype::kF16;
-  Match rounding = Match::kExact;
+  Match match = Match::kExact;
 };
 
 }  // namespace mantissa

@@ -15,6 +15,7 @@ namespace mantissa {
 struct TrainSequence {
   const Prompt* prompt = nullptr;
   const Completion* completion = nullptr;
+  int32_t sample = 0;  // which one of its prompt
   double advantage = 0.0;
   float loss_mask = 1.0f;  // 0: left out of the loss and of its denominators
 };

@@ -65,11 +65,11 @@ std::vector<int32_t> LogprobSides::offsets() const {
   return offsets;
 }
 
-void LogprobSides::add(const TrainBatch& batch) {
+void LogprobSides::add(const TrainBatch& batch, std::span<const float> old_logprobs) {
   for (size_t s = 1; s < batch.response_offsets.size(); ++s)
     lengths.push_back(batch.response_offsets[s] - batch.response_offsets[s - 1]);
   rollout.insert(rollout.end(), batch.rollout_logprobs.begin(), batch.rollout_logprobs.end());
-  old.insert(old.end(), batch.old_logprobs.begin(), batch.old_logprobs.end());
+  old.insert(old.end(), old_logprobs.begin(), old_logprobs.end());
 }
 
 MismatchStats mismatch_stats(std::span<const float> mu, std::span<const float> old, std::span<const int32_t> offsets) {

@@ -40,8 +40,9 @@ struct LogprobSides {
   std::vector<int32_t> lengths;  // of the sequences
   /// Sequence s owns [offsets()[s], offsets()[s+1]).
   std::vector<int32_t> offsets() const;
-  /// Those of a micro-batch whose old_logprobs are filled in.
-  void add(const TrainBatch& batch);
+  /// Those of a micro-batch, with its old_logprobs or with what is given in their place.
+  void add(const TrainBatch& batch) { add(batch, batch.old_logprobs); }
+  void add(const TrainBatch& batch, std::span<const float> old_logprobs);
 };
 
 /// mu[N], old[N], offsets[S+1] ascending from 0 to N. Empty sequences count for nothing. Errors: sizes that do not

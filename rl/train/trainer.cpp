@@ -58,6 +58,13 @@ void Trainer::fill_old_logprobs(MiniBatch& mini) {
   fill(mini, model_.params, &DeviceBatch::old_logprobs, &TrainBatch::old_logprobs);
 }
 
+std::vector<float> Trainer::logprobs(MiniBatch& mini, size_t micro) {
+  Tape tape(exec_, false);
+  LogprobOptions options = options_.logprobs;
+  options.params = &model_.params;
+  return to_host<float>(batch_logprobs(tape, model_, send(mini)[micro], options).logprobs.value());
+}
+
 void Trainer::fill_reference_logprobs(MiniBatch& mini) {
   check(model_.reference.compute.defined(), "[trainer] there are no reference weights to score with");
   fill(mini, model_.reference, &DeviceBatch::reference_logprobs, &TrainBatch::reference_logprobs);
@@ -79,7 +86,8 @@ LossOut Trainer::run_micro_batch(Tape& tape, const MiniBatch& mini, DeviceBatch&
   return out;
 }
 
-UpdateReport Trainer::update(MiniBatch& mini, const Loss& loss, OldLogprobs old) {
+UpdateReport Trainer::update(MiniBatch& mini, const Loss& loss, OldLogprobs old,
+                             const std::function<void(const MiniBatch&)>& before_step) {
   std::optional<Poison> poison;
   if (!inject_.empty()) poison.emplace(exec_, model_, inject_);
   inject_.clear();
@@ -97,6 +105,7 @@ UpdateReport Trainer::update(MiniBatch& mini, const Loss& loss, OldLogprobs old)
     outs.push_back(run_micro_batch(tape, mini, batch, loss, old));
   }
   if (old == OldLogprobs::kOwnForward) read_back(mini, &DeviceBatch::old_logprobs, &TrainBatch::old_logprobs);
+  if (before_step) before_step(mini);
   report.step = optimizer_.step();
   LossStats stats;
   for (const LossOut& out : outs) {

@@ -45,9 +45,9 @@ struct Case {
         b(random_tensor(trans == Trans::kNT ? Shape{size.n, size.k} : Shape{size.k, size.n}, type, 2)),
         c(random_tensor({size.m, size.n}, c_type, 3)) {}
 
-  Tensor run(bool accumulate, Match rounding = Match::kExact) const {
+  Tensor run(bool accumulate, Match match = Match::kExact) const {
     Exec exec(cpu());
-    exec.match = rounding;
+    exec.match = match;
     Tensor out = exec.empty(c.shape(), c.dtype());
     cpu().copy(out.raw(), c.raw(), c.bytes());
     MANTISSA_RUN(exec, matmul, out, a, b, trans, accumulate);

@@ -206,12 +206,12 @@ TEST_P(CudaAttention, DecodeMatchesTheCpu) {
       const Tensor rows = random({int64_t(lengths.size()), heads.row()}, GetParam(), 12);
       std::vector<int32_t> reads(lengths.begin(), lengths.end());
       reads[3] = 0;  // inactive: zero
-      for (const Match rounding : {Match::kExact, Match::kPeer}) {
-        host.match = gpu().match = rounding;
+      for (const Match match : {Match::kExact, Match::kPeer}) {
+        host.match = gpu().match = match;
         const double unit = GetParam() == Dtype::kF32 ? 1e-6 : unit_of(GetParam());
         // Peers round probabilities against maxima of their own splits.
         expect_close(decode_gpu(rows, cache, reads, heads), decode_host(rows, cache, reads, heads),
-                     rounding == Match::kPeer ? 4 * unit : 2.01 * unit, 0.25);
+                     match == Match::kPeer ? 4 * unit : 2.01 * unit, 0.25);
       }
       host.match = gpu().match = Match::kExact;
     }

@@ -328,13 +328,13 @@ TEST_F(CudaKernels, MatrixProducts) {
         for (Dtype out : {in, Dtype::kF32})
           for (bool accumulate : {false, true})
             for (bool deterministic : {true, false})
-              for (Match rounding : {Match::kExact, Match::kPeer}) {
+              for (Match match : {Match::kExact, Match::kPeer}) {
                 SCOPED_TRACE(str("M=", m, " N=", n, " K=", k, " trans ", int(trans), " ", name_of(in), " -> ",
                                  name_of(out), accumulate ? " accumulate" : "", deterministic ? " deterministic" : "",
-                                 rounding == Match::kPeer ? " peer" : ""));
+                                 match == Match::kPeer ? " peer" : ""));
                 const Shape a_shape = trans == Trans::kTN ? Shape{k, m} : Shape{m, k},
                             b_shape = trans == Trans::kNT ? Shape{n, k} : Shape{k, n};
-                host.match = gpu().match = rounding;
+                host.match = gpu().match = match;
                 gpu().deterministic = deterministic;
                 const double bound = 2.1 * unit_of(out), sum_error = sum_error_of(k, in);
                 close(
@@ -351,9 +351,9 @@ TEST_F(CudaKernels, ProductsWithABias) {
   for (const auto& [m, n, k] : {std::array<int64_t, 3>{1, 1, 1}, {3, 5, 7}, {64, 2048, 1536}, {300, 136, 520}})
     for (Dtype dtype : kTypes)
       for (bool deterministic : {true, false})
-        for (Match rounding : {Match::kExact, Match::kPeer}) {
+        for (Match match : {Match::kExact, Match::kPeer}) {
           SCOPED_TRACE(str("M=", m, " N=", n, " K=", k, " ", name_of(dtype)));
-          host.match = gpu().match = rounding;
+          host.match = gpu().match = match;
           gpu().deterministic = deterministic;
           const double bound = 2.1 * unit_of(dtype), sum_error = sum_error_of(k, dtype);
           for (int64_t first : {0, 8, 1})  // the second finds a plan, and another bias; the third is not aligned

@@ -355,20 +355,26 @@ TEST_F(Loop, DynamicSamplingRefillsUpToItsLimit) {
   Strings untrained = on;
   untrained.push_back("model.path=random:" + (dir_ / "tiny/config.json").string());
   untrained.push_back("optim.weight_decay=0.1");
-  ASSERT_TRUE(train(config("none", kGrpo, untrained)));
+  EXPECT_THROW(train(config("none", kGrpo, untrained)), Error) << "nothing was learned";
   for (const std::string& line : metrics("none")) {
     EXPECT_EQ(number(line, "train/num_gen_batches"), 3);
     EXPECT_EQ(number(line, "train/kept_groups"), 0);
     EXPECT_EQ(number(line, "reward/zero_spread_groups"), 12);
     EXPECT_EQ(number(line, "training/policy_version"), 0);
     EXPECT_EQ(number(line, "scaler/scale"), 65536);
+    for (const char* null : {"actor/pg_loss", "actor/grad_norm", "rollout_corr/k3_kl"})
+      EXPECT_NE(line.find(str('"', null, "\": null")), std::string::npos) << null;
   }
 }
 
 TEST_F(Loop, EverythingMaskedTakesNoStep) {
   // Every answer is cut off and left out of the loss. Weight decay must not move the weights either.
   const Strings masked{"algorithm.overlong=mask", "rollout.max_new_tokens=2", "optim.weight_decay=0.1"};
-  ASSERT_TRUE(train(config("run", kGrpo, masked)));
+  ::testing::internal::CaptureStderr();
+  EXPECT_THROW(train(config("run", kGrpo, masked)), Error) << "nothing was learned";
+  const std::string log = ::testing::internal::GetCapturedStderr();
+  EXPECT_NE(log.find("step 1: no optimizer step was taken, since every token was left out"), std::string::npos) << log;
+  EXPECT_EQ(log.find("nan"), std::string::npos) << log;
   for (const std::string& line : metrics("run")) {
     EXPECT_EQ(number(line, "response_length/clip_ratio"), 1);
     EXPECT_EQ(number(line, "training/empty_mini_batches"), 2);
@@ -398,7 +404,7 @@ TEST_F(Loop, SoftOverlongPunishmentReachesTheReward) {
   const Strings soft{"algorithm.overlong=soft_punish", "algorithm.overlong_buffer=2", "algorithm.overlong_penalty=0.5",
                      "rollout.max_new_tokens=2", "train.steps=1"};
   ASSERT_TRUE(train(config("run", kGrpo, soft)));
-  EXPECT_EQ(number(metrics("run")[0], "critic/score/max"), -0.5) << "wrong and cut off";
+  EXPECT_EQ(number(metrics("run")[0], "critic/rewards/max"), -0.5) << "wrong and cut off";
 }
 
 }  // namespace

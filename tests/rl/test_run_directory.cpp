@@ -20,7 +20,8 @@ namespace fs = std::filesystem;
 constexpr const char* kGrpo = R"(
 run: {seed: 3, device: cpu}
 model: {path: "builtin:arithmetic"}
-rollout: {n: 4, max_new_tokens: 16, rounding: peer}
+rollout: {n: 4, max_new_tokens: 16}
+precision: {match: peer}
 algorithm: {advantage: drgrpo, loss_aggregation: seq_mean_token_sum_norm}
 train: {steps: 4, prompts_per_step: 4, mini_batch_size: 8}
 optim: {lr: 0.0}

@@ -352,8 +352,7 @@ TEST_F(Programs, MismatchIsZeroWithTheSameRoundingAndKernels) {
     EXPECT_EQ(r.code, 0) << r.err;
     return std::stod(value_of(r.out, "training/rollout_probs_diff_mean"));
   };
-  const double half = mean_diff({"--rounding", "peer"}),
-               brain = mean_diff({"--rounding", "peer", "--precision", "bf16"});
+  const double half = mean_diff({"--match", "peer"}), brain = mean_diff({"--match", "peer", "--precision", "bf16"});
   EXPECT_GT(half, 0.0);
   EXPECT_GT(brain, 2 * half);
   EXPECT_GT(mean_diff({"--precision", "bf16", "--train-precision", "fp32"}), 0.0);
@@ -367,19 +366,19 @@ TEST_F(Programs, MismatchMeasuresAMatrix) {
     return run("mismatch", more);
   };
   const Result all =
-      with({"--matrix", "rollout=fp16,bf16,fp32", "train=fp16,fp32", "kv_cache=auto,bf16", "lm_head=auto",
-            "rounding=peer", "--table", path("table.md"), "--points", path("points.jsonl")});
+      with({"--matrix", "rollout=fp16,bf16,fp32", "train=fp16,fp32", "kv_cache=auto,bf16", "lm_head=auto", "match=peer",
+            "--table", path("table.md"), "--points", path("points.jsonl")});
   ASSERT_EQ(all.code, 0) << all.err;
   ASSERT_EQ(all.lines().size(), 10u) << "3 x 2 x 2, less the two that put a bf16 cache beside an fp32 rollout";
   EXPECT_NE(all.err.find("left out rollout fp32"), std::string::npos) << all.err;
   const std::string first = all.lines()[0];
   EXPECT_EQ(value_of(first, "rollout"), "\"fp16\"");
-  EXPECT_EQ(value_of(first, "rounding"), "\"peer\"");
+  EXPECT_EQ(value_of(first, "match"), "\"peer\"");
   for (const char* key : {"rollout_corr/kl", "rollout_corr/seq_k3_kl_stderr", "rollout_corr/log_ratio_slope",
                           "by_length/seq_k3_kl", "probs_diff_histogram"})
     EXPECT_NE(value_of(first, key), "missing") << key;
   // A cell of the matrix is what the program measures alone.
-  const Result alone = with({"--precision", "fp16", "--train-precision", "fp32", "--rounding", "peer"});
+  const Result alone = with({"--precision", "fp16", "--train-precision", "fp32", "--match", "peer"});
   for (const char* key : {"tokens", "rollout_corr/k3_kl", "training/rollout_probs_diff_max"})
     EXPECT_EQ(value_of(alone.out, key), value_of(all.lines()[2], key)) << key;
   const std::string table = read_file(path("table.md")), points = read_file(path("points.jsonl"));

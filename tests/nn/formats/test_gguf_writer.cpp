@@ -8,8 +8,8 @@
 #include <cmath>
 
 #include "core/file.h"
-#include "core/safetensors.h"
 #include "core/registry.h"
+#include "core/safetensors.h"
 #include "nn/formats/gguf.h"
 #include "nn/formats/gguf_blocks.h"
 #include "nn/formats/gguf_file.h"

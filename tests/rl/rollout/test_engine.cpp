@@ -55,9 +55,7 @@ class EngineTest : public testing::Test {
     return *m;
   }
 
-  static EnginePrecision precision(Dtype dtype, Match rounding = Match::kExact) {
-    return {dtype, dtype, dtype, rounding};
-  }
+  static EnginePrecision precision(Dtype dtype, Match match = Match::kExact) { return {dtype, dtype, dtype, match}; }
 
   Results run(Dtype dtype, const std::vector<Request>& requests, const GenerateOptions& options,
               const EnginePrecision& precision, int64_t max_batch = 64, int64_t cache_tokens = 0) {
@@ -155,9 +153,9 @@ void expect_same(const Results& a, const Results& b) {
 
 TEST_F(EngineTest, ResultsDoNotDependOnTheSchedule) {
   for (const Dtype dtype : kTypes) {
-    for (const Match rounding : {Match::kExact, Match::kPeer}) {
-      SCOPED_TRACE(testing::Message() << name_of(dtype) << (rounding == Match::kPeer ? " peer" : ""));
-      const EnginePrecision p = precision(dtype, rounding);
+    for (const Match match : {Match::kExact, Match::kPeer}) {
+      SCOPED_TRACE(testing::Message() << name_of(dtype) << (match == Match::kPeer ? " peer" : ""));
+      const EnginePrecision p = precision(dtype, match);
       const Results roomy = run(dtype, requests_, options_, p);
       EXPECT_EQ(stats_.preemptions, 0);
       EXPECT_EQ(stats_.prefill_tokens, 5 + 64 + 100 + 1 + 130 + 63);
@@ -372,8 +370,6 @@ TEST_F(EngineTest, Errors) {
   options_.sampling.top_p = 1;
   options_.sampling.max_new_tokens = 0;
   expect_error("max_new_tokens must be at least 1: got 0");
-  EXPECT_EQ(parse_rounding("peer"), Match::kPeer);
-  EXPECT_THROW(parse_rounding("exact"), Error);
 }
 
 // ---- the same engine on CUDA: decode steps are replayed from graphs ----
@@ -406,9 +402,9 @@ TEST_F(CudaEngineTest, RepeatsBitForBitAndDependsOnKeys) {
 
 TEST_F(CudaEngineTest, LogprobsAreNearTheTrainingPath) {
   for (const Dtype dtype : kTypes)
-    for (const Match rounding : {Match::kExact, Match::kPeer}) {
-      SCOPED_TRACE(testing::Message() << name_of(dtype) << (rounding == Match::kPeer ? " peer" : ""));
-      const Results got = run(dtype, requests_, options_, precision(dtype, rounding), 5);
+    for (const Match match : {Match::kExact, Match::kPeer}) {
+      SCOPED_TRACE(testing::Message() << name_of(dtype) << (match == Match::kPeer ? " peer" : ""));
+      const Results got = run(dtype, requests_, options_, precision(dtype, match), 5);
       const Results scored = score(dtype, got);
       for (size_t i = 0; i < got.size(); ++i)
         for (size_t j = 0; j < got[i].size(); ++j)

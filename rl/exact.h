@@ -1,0 +1,74 @@
+// Exact mode in the loop: rollout and training give a token the same log-prob, bit for bit, so mu stands for pi_old in
+// every mini-batch and epoch and the scoring pass is left out. What is left out is checked instead:
+//
+//   the first update's own forward is compared with mu in full, before its optimizer step: it costs nothing;
+//   one micro-batch of the others, drawn by the seed, is re-scored before the first update (exact.check: all: each)
+//
+// A token that differs ends the run with its position, both values and the first op that parts them, or is reported
+// where precision.on_difference is warn. rollout_corr/* are computed from what was forwarded again, never from mu
+// copied.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "core/fields.h"
+#include "rl/train/mismatch.h"
+#include "rl/train/trainer.h"
+
+namespace mantissa {
+
+/// Section `exact` of a config.
+struct ExactConfig {
+  std::string check = "sample";  // sample, all
+  void fields(Fields& f);
+};
+
+/// Tokens whose log-prob by the training path was compared with mu.
+struct ExactCounts {
+  int64_t checked = 0, differing = 0;
+};
+
+class ExactCheck {
+ public:
+  struct Options {
+    bool all = false;   // of exact.check
+    bool stop = true;   // of precision.on_difference
+    uint64_t seed = 0;  // of the run; the draw depends on it and on the step
+    int64_t step = 0;   // counted from 1, for messages
+    /// A clause that says where the model parts for a token (see first_difference); may be empty.
+    std::function<std::string(const TrainBatch& batch, size_t sequence, int64_t token)> locate;
+  };
+
+  ExactCheck(Trainer& trainer, std::vector<MiniBatch>& batches, Options options)
+      : trainer_(trainer), batches_(batches), options_(std::move(options)) {}
+
+  /// Makes mu the old log-probs of every micro-batch, and re-scores those that are to be checked. Throws Error for a
+  /// token that differs, as check_forward does.
+  void prepare();
+  /// Compares the forward of the first update with mu: call before its optimizer step. One that overflowed is left out,
+  /// since its step will be skipped: then call it again with the log-probs that were scored in its place. The first
+  /// call that finds something to compare counts.
+  void check_forward(const MiniBatch& mini);
+
+  const ExactCounts& counts() const { return counts_; }
+  /// mu and the log-probs that were compared with it.
+  const LogprobSides& sides() const { return sides_; }
+
+ private:
+  size_t first_with_loss() const;
+  void compare(const TrainBatch& batch, std::span<const float> logprobs, const char* where);
+
+  Trainer& trainer_;
+  std::vector<MiniBatch>& batches_;
+  Options options_;
+  bool forward_checked_ = false;
+  ExactCounts counts_;
+  LogprobSides sides_;
+};
+
+/// 48 bits that change when an id or a bit of a log-prob does, of all responses in order and of those before them
+/// (`digest`): as an integer it survives a double and JSON.
+uint64_t rollout_digest(std::span<const RolloutGroup> groups, uint64_t digest = 0);
+
+}  // namespace mantissa
