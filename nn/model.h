@@ -26,8 +26,9 @@ struct Model {
 };
 
 /// Loads `path` with a compute copy in `compute`. `fp32_master` also makes fp32 masters, filled from the file's own
-/// precision (not from the rounded copy), of them only what `shard` keeps, where `placement` says; moments and gradients
-/// are allocated by the optimizer. Errors name the file, the tensor (Hugging Face name), the rule and the value.
+/// precision (not from the rounded copy), of them only what `shard` keeps, where `placement` says; moments and
+/// gradients are allocated by the optimizer. Errors name the file, the tensor (Hugging Face name), the rule and the
+/// value.
 std::unique_ptr<Model> load_model(const std::string& path, Backend& backend, Dtype compute, bool fp32_master,
                                   Shard shard = {}, Placement placement = Placement::kDevice);
 /// Throws where a weight is not finite in the type of `weights`, naming `where` and the tensor. load_model asks it.

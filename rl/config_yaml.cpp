@@ -16,8 +16,8 @@ namespace {
 
 constexpr size_t kConfigLimit = size_t(1) << 20;
 
-/// A value with where it stands: "file.yaml line 12" or "override optim.lr=x". An override's is the text as it was given:
-/// only the key's type makes more of it.
+/// A value with where it stands: "file.yaml line 12" or "override optim.lr=x". An override's is the text as it was
+/// given: only the key's type makes more of it.
 struct Source {
   YAML::Node node;
   std::string where;
@@ -84,8 +84,8 @@ class SectionReader : public Fields {
   void finish() const {
     for (const auto& [key, source] : values_)
       if (std::find(known_.begin(), known_.end(), key) == known_.end())
-        fail(source.where, ": unknown key \"", section_, ".", key, "\"; the nearest known key is \"",
-             nearest_key(section_ + "." + key), "\" (trainer --keys lists all of them)");
+        fail(source.where, ": unknown key \"", section_, ".", key, "\"; the nearest known key is \"", nearest_of(key),
+             "\" (trainer --keys lists all of them)");
   }
 
  private:
@@ -126,6 +126,13 @@ class SectionReader : public Fields {
   void in_range(const char* key, T value, Range range) const {
     check(double(value) >= range.low && double(value) <= range.high, place(key), "must be ", rule_of<T>(range),
           ", got ", shortest(value));
+  }
+
+  /// Of a named section ("reward.a") the keys are those of the plain one.
+  std::string nearest_of(const std::string& key) const {
+    const std::string plain = section_.substr(0, section_.find('.'));
+    const std::string nearest = nearest_key(plain + "." + key);
+    return nearest.starts_with(plain + ".") ? section_ + nearest.substr(plain.size()) : nearest;
   }
 
   std::string section_;

@@ -244,6 +244,7 @@ void Run::save() {
     return;
   }
   state.config = format_run_config(config);
+  state.model_files = model_files(*model, Dtype::kF32);
   state.counters = {{"policy_version", policy_version},
                     {"data_position", cursor->position()},
                     {"cache_room", engine ? engine->kv_cache_limit() : 0}};

@@ -82,8 +82,8 @@ Json parse(const std::string& text, const std::string& where) {
   }
 }
 
-/// Both spellings: "rope_theta" + "rope_scaling" at the top, or one "rope_parameters" object (transformers 5). Where both
-/// objects are there "rope_scaling" replaces the other whole, its theta too, unless it is empty.
+/// Both spellings: "rope_theta" + "rope_scaling" at the top, or one "rope_parameters" object (transformers 5). Where
+/// both objects are there "rope_scaling" replaces the other whole, its theta too, unless it is empty.
 RopeConfig parse_rope(const Object& top) {
   RopeConfig rope;
   rope.theta = top.number("rope_theta", rope.theta);

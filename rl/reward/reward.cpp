@@ -53,8 +53,8 @@ const char* status_name(Grade::Status status) {
 
 namespace {
 
-/// The last block between lines of ```, which may be indented, without those lines and the fence's indentation; one that
-/// is left open counts.
+/// The last block between lines of ```, which may be indented, without those lines and the fence's indentation; one
+/// that is left open counts.
 bool last_code_block(std::string_view response, std::string& block) {
   bool found = false, inside = false;
   size_t indent = 0;

@@ -28,19 +28,19 @@ struct ChatMessage {
 ///   deepseek_r1          + an open <think>; thinking is cut from past answers
 ///   plain                every content and a line feed
 const std::vector<std::string>& chat_template_names();
-/// Text of a conversation under one of these names, ending with the opening of the assistant's turn. It holds its own BOS
-/// where the template has one: encode it with special = false.
+/// Text of a conversation under one of these names, ending with the opening of the assistant's turn. It holds its own
+/// BOS where the template has one: encode it with special = false.
 std::string apply_chat_template(const std::string& name, const std::vector<ChatMessage>& messages);
 
-/// A chat template ready to use: one of the names, or the model's own, rendered as transformers' apply_chat_template does
-/// with add_generation_prompt, without tools and documents. Its variables are the messages, the special tokens that
-/// tokenizer_config.json names (bos_token ...) and options. The date that strftime_now tells is that of the program's
-/// start, or SOURCE_DATE_EPOCH (seconds) from the environment, so that a run can be repeated on another day.
+/// A chat template ready to use: one of the names, or the model's own, rendered as transformers' apply_chat_template
+/// does with add_generation_prompt, without tools and documents. Its variables are the messages, the special tokens
+/// that tokenizer_config.json names (bos_token ...) and options. The date that strftime_now tells is that of the
+/// program's start, or SOURCE_DATE_EPOCH (seconds) from the environment, so that a run can be repeated on another day.
 class ChatTemplate {
  public:
   static ChatTemplate named(const std::string& name);
-  /// Compiles files.chat_template. `options` are further variables, "enable_thinking=false": the value is JSON, or a text
-  /// where it is none. Error with the file, the line and what is wrong or not supported.
+  /// Compiles files.chat_template. `options` are further variables, "enable_thinking=false": the value is JSON, or a
+  /// text where it is none. Error with the file, the line and what is wrong or not supported.
   static ChatTemplate of_model(const TokenizerFiles& files, const std::vector<std::string>& options = {});
   /// As apply_chat_template. Error where the template cannot be rendered or refuses the conversation (raise_exception).
   std::string apply(const std::vector<ChatMessage>& messages) const;

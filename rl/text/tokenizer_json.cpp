@@ -283,9 +283,9 @@ int32_t next_id(const TokenizerSpec& spec) {
   return next;
 }
 
-/// As the library adds a token: an empty one is left out, a text that is known keeps its id and takes the new flags, and
-/// another gets the next id, whatever `given` the file says (-1: nothing). Where that would give two tokens one id, or
-/// the file's id is another's, no reading is right.
+/// As the library adds a token: an empty one is left out, a text that is known keeps its id and takes the new flags,
+/// and another gets the next id, whatever `given` the file says (-1: nothing). Where that would give two tokens one id,
+/// or the file's id is another's, no reading is right.
 void add_token(AddedToken token, int64_t given, const std::string& where, TokenizerSpec& spec) {
   if (token.content.empty()) return;
   const auto known = std::find_if(spec.added.begin(), spec.added.end(),

@@ -21,7 +21,8 @@ void TrainConfig::fields(Fields& f) {
   f.field("deterministic", deterministic, "same inputs, same bits");
   f.field("inject_overflow_step", inject_overflow_step, "for tests: one weight is infinite during this step",
           at_least(-1));
-  f.field("inject_overflow_parameter", inject_overflow_parameter, "which");
+  f.field("inject_overflow_parameter", inject_overflow_parameter,
+          "of inject_overflow_step: the parameter whose first weight is infinite");
 }
 
 }  // namespace mantissa

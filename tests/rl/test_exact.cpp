@@ -8,6 +8,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "core/registry.h"
 #include "rl/algorithm/policy_loss.h"
 #include "rl/run.h"
 #include "rl/train/first_difference.h"

@@ -1,5 +1,5 @@
-// What expressions do with values: membership, items, attributes, slices, arithmetic. Every error says what Python would
-// have refused too, or what is not supported.
+// What expressions do with values: membership, items, attributes, slices, arithmetic. Every error says what Python
+// would have refused too, or what is not supported.
 #pragma once
 
 #include <string>

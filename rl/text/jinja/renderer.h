@@ -8,8 +8,8 @@
 
 namespace mantissa::jinja {
 
-/// The text of a template under `variables`; `now` is what strftime_now tells. Error "line N: ...". A template that works
-/// too long (Work::kLimit) or calls itself too deeply is an error.
+/// The text of a template under `variables`; `now` is what strftime_now tells. Error "line N: ...". A template that
+/// works too long (Work::kLimit) or calls itself too deeply is an error.
 std::string render(const Body& body, const Dict& variables, std::time_t now);
 
 }  // namespace mantissa::jinja
