@@ -1,7 +1,9 @@
 #include "nn/model.h"
 
 #include <cstdlib>
+#include <cstring>
 
+#include "core/content.h"
 #include "core/file.h"
 #include "core/random.h"
 #include "core/safetensors.h"
@@ -28,8 +30,9 @@ fs::path resolve(const std::string& path) {
   return root / name;
 }
 
+/// By its name or its first bytes: downloads often have neither ending nor case.
 bool is_gguf(const fs::path& path) {
-  return path.extension() == ".gguf";
+  return path.extension() == ".gguf" || head_of(path, 4) == "GGUF";
 }
 
 /// `path` as a directory that holds a model, with a message for what it is instead.
@@ -38,7 +41,10 @@ void check_directory(const fs::path& path) {
         "file, builtin:NAME or random:CONFIG.json");
   std::error_code ignored;
   check(fs::is_directory(path, ignored), "model \"", path.string(),
-        "\" is neither a Hugging Face directory nor a .gguf file");
+        "\" is neither a Hugging Face directory nor a GGUF file",
+        foreign_content(head_of(path)).empty() ? "" : ": it is " + foreign_content(head_of(path)));
+  check(file_exists(path / "config.json") || !file_exists(path / "adapter_config.json"), "model \"", path.string(),
+        "\" holds an adapter (adapter_config.json) and no model: name the base model here");
 }
 
 /// Registers the parameters and allocates the buffers.
@@ -53,12 +59,17 @@ void allocate(Model& model, Dtype compute, bool fp32_master) {
 
 std::unique_ptr<Model> from_source(const TensorSource& source, ModelConfig config, TokenizerFiles tokenizer,
                                    Backend& backend, Dtype compute, bool fp32_master) {
+  const bool untied = untie_other_head(source, config);
   {
     ParamLayout layout;
     const DecoderParams params(config, layout);
     check_hf_source(source, config, layout, params);
   }
   auto model = std::make_unique<Model>();
+  if (untied)
+    model->notices.push_back(source.where() +
+                             ": config.json ties the head to the embedding, but lm_head.weight differs "
+                             "from it: the head is kept and not tied");
   model->config = std::move(config);
   model->tokenizer = std::move(tokenizer);
   model->backend = &backend;
@@ -153,9 +164,19 @@ void save_hf(const Model& model, const fs::path& directory, Dtype dtype) {
   write("generation_config.json", format_generation_config(model.config));
   write("tokenizer.json", model.tokenizer.tokenizer_json);
   write("tokenizer_config.json", model.tokenizer.tokenizer_config_json);
+  write("special_tokens_map.json", model.tokenizer.special_tokens_map_json);
   write("chat_template.jinja", model.tokenizer.chat_template);
-  write_safetensors(target.partial() / "model.safetensors", hf_views(model.config, model.decoder->params(), weights),
-                    dtype, {{"format", "pt"}});
+  std::vector<NamedTensor> tensors = hf_views(model.config, model.decoder->params(), weights);
+  for (const std::string& name : absent_biases(model.config)) {
+    const Heads& heads = model.config.heads;
+    const int64_t rows = name.ends_with("o_proj.bias")   ? model.config.width
+                         : name.ends_with("q_proj.bias") ? int64_t(heads.query) * heads.size
+                                                         : int64_t(heads.kv) * heads.size;
+    Tensor zero(cpu(), {rows}, Dtype::kF32);
+    std::memset(zero.raw(), 0, zero.bytes());
+    tensors.push_back({name, zero});
+  }
+  write_safetensors(target.partial() / "model.safetensors", tensors, dtype, {{"format", "pt"}});
   target.commit();
 }
 

@@ -18,6 +18,7 @@ struct Model {
   std::unique_ptr<Decoder> decoder;
   TokenizerFiles tokenizer;
   Backend* backend = nullptr;
+  std::vector<std::string> notices;  // what was read otherwise than the files say, for the log
 };
 
 /// Loads `path` with a compute copy in `compute`. `fp32_master` also allocates and fills fp32 masters from the file's

@@ -130,10 +130,12 @@ StepReport Optimizer::step() {
 void Optimizer::fail_overflow(const StepReport& report, const StepState& state) const {
   const bool fixed = scaler_.mode == "static" && state.loss_scale > 1;
   const bool floor = !rule_.dynamic || state.loss_scale <= rule_.min_scale;
+  const bool held = rule_.dynamic && floor && rule_.min_scale > 1;
   fail("[scaler] ", report.skips_in_row, " steps in a row were skipped because gradients were not finite",
        " (max_skips_in_row = ", scaler_.max_skips_in_row, "; ", report.skips_total, " skips and ", state.adam_step,
        " steps in all). The loss scale is now ", state.loss_scale,
        fixed   ? ", fixed by scaler.mode static: lower init_scale, or use mode dynamic"
+       : held  ? ", as low as scaler.min_scale lets it go: lower min_scale"
        : floor ? ", as low as it goes, so the overflow does not come from the scale"
                : ", still above min_scale, so it may have started far too high (init_scale)",
        ". Look at the first non-finite tensor named in the log (layer, op, forward or backward), at the "

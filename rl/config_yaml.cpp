@@ -2,12 +2,14 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <set>
 
 #include "core/file.h"
 #include "core/text.h"
 #include "rl/config.h"
+#include "rl/logging/log.h"
 
 namespace mantissa {
 namespace {
@@ -35,11 +37,21 @@ std::string nearest(const std::string& key, const std::vector<std::string>& know
   });
 }
 
-/// A value with where it stands: "file.yaml line 12" or "override optim.lr=x".
+/// A value with where it stands: "file.yaml line 12" or "override optim.lr=x". An override's is the text as it was
+/// given: only the key's type makes more of it.
 struct Source {
   YAML::Node node;
   std::string where;
+  bool literal = false;
 };
+
+/// Numbers in decimal, a sign and leading zeros allowed: 010 is ten. False for anything else.
+template <class T>
+bool read_number(std::string_view text, T& value) {
+  if (text.starts_with('+') && !text.starts_with("+-")) text.remove_prefix(1);
+  const auto read = std::from_chars(text.data(), text.data() + text.size(), value);
+  return read.ec == std::errc() && read.ptr == text.data() + text.size();
+}
 
 /// One section of the file plus the overrides that name it.
 class SectionReader : public Fields {
@@ -66,13 +78,16 @@ class SectionReader : public Fields {
   void field(const char* key, std::vector<std::string>& value, const Help&) override {
     const Source* source = find(key);
     if (!source) return;
+    YAML::Node list = source->node;
+    const bool flow = source->literal && list.Scalar().starts_with('[') && list.Scalar().ends_with(']');
+    if (flow) list.reset(YAML::Load(source->node.Scalar()));
     value.clear();
-    if (source->node.IsScalar()) {
-      value.push_back(source->node.Scalar());
+    if (list.IsScalar()) {
+      value.push_back(list.Scalar());
       return;
     }
-    check(source->node.IsSequence(), place(key), "must be a string or a list of strings");
-    for (const YAML::Node& item : source->node) {
+    check(list.IsSequence(), place(key), "must be a string or a list of strings");
+    for (const YAML::Node& item : list) {
       check(item.IsScalar(), place(key), "must be a list of strings");
       value.push_back(item.Scalar());
     }
@@ -98,7 +113,10 @@ class SectionReader : public Fields {
   const Source* find(const char* key) {
     known_.push_back(key);
     const auto it = values_.find(key);
-    return it == values_.end() ? nullptr : &it->second;
+    if (it == values_.end()) return nullptr;
+    if (!it->second.node.IsNull()) return &it->second;
+    log_info(str(place(key), "is null: it keeps its default"));
+    return nullptr;
   }
 
   std::string place(const char* key) const {
@@ -111,18 +129,16 @@ class SectionReader : public Fields {
     const Source* source = find(key);
     if (!source) return;
     const YAML::Node& node = source->node;
-    if constexpr (std::is_same_v<T, std::string>) {
-      if (node.IsNull()) {
-        value.clear();
-        return;
-      }
-    }
     T read_value{};
-    const bool ok = node.IsScalar() && YAML::convert<T>::decode(node, read_value);
+    bool ok = node.IsScalar();
+    if constexpr (std::is_same_v<T, std::string>)
+      read_value = ok ? node.Scalar() : "";
+    else if constexpr (std::is_same_v<T, bool>)
+      ok = ok && YAML::convert<bool>::decode(node, read_value);
+    else
+      ok = ok && read_number(node.Scalar(), read_value);
     check(ok, place(key), "must be ", expected, ", got ",
-          node.IsScalar() ? "\"" + node.Scalar() + "\""
-          : node.IsNull() ? "nothing"
-                          : "a list or map");
+          node.IsScalar() ? "\"" + node.Scalar() + "\"" : "a list or map");
     value = read_value;
   }
 
@@ -198,7 +214,10 @@ Values read_values(const std::string& yaml, const std::string& where) {
   Values values;
   YAML::Node root;
   try {
-    root = YAML::Load(yaml);
+    const std::vector<YAML::Node> documents = YAML::LoadAll(yaml);
+    check(documents.size() <= 1, where, ": must be one YAML document, got ", documents.size(),
+          " (\"---\" begins another)");
+    if (!documents.empty()) root.reset(documents[0]);
   } catch (const YAML::Exception& e) {
     fail(where, " line ", e.mark.line + 1, ": not valid YAML: ", e.msg);
   }
@@ -233,13 +252,8 @@ void apply_override(Values& values, const std::string& text) {
   const size_t equals = text.find('='), dot = text.find('.');
   check(equals != std::string::npos && dot != std::string::npos && dot < equals, "override \"", text,
         "\": must be section.key=value");
-  YAML::Node node;
-  try {
-    node = YAML::Load(text.substr(equals + 1));
-  } catch (const YAML::Exception& e) {
-    fail("override \"", text, "\": the value is not valid YAML: ", e.msg);
-  }
-  values[text.substr(0, dot)][text.substr(dot + 1, equals - dot - 1)] = {node, "override " + text};
+  values[text.substr(0, dot)][text.substr(dot + 1, equals - dot - 1)] = {YAML::Node(text.substr(equals + 1)),
+                                                                         "override " + text, true};
 }
 
 }  // namespace

@@ -63,6 +63,7 @@ void Run::enter(const char* phase) {
 
 void Run::open_model() {
   model = load_model(config.model.path, exec.backend(), config.precision.train_dtype(), true);
+  for (const std::string& notice : model->notices) log_info(notice);
   tokenizer = open_tokenizer(*model);
   stop_ids = mantissa::stop_ids(model->config, *tokenizer);
   check(!stop_ids.empty(), config.model.path, ": neither config.json nor the tokenizer names an end-of-sequence id");

@@ -22,6 +22,7 @@ void ModelFlags::fields(Arguments& args) {
 std::unique_ptr<Model> ModelFlags::load() const {
   Backend& where = backend();
   std::unique_ptr<Model> loaded = load_model(model, where, dtype(), false);
+  for (const std::string& notice : loaded->notices) log_info(notice);
   log_info(str(model, ": ", loaded->config.architecture, ", ", loaded->weights.layout.numel() / 1000000.0,
                " million parameters in ", precision, " on ", where.description()));
   return loaded;

@@ -1,6 +1,5 @@
 // generate: prompts -> samples, one JSON line each, by the rollout engine.
 #include "rl/logging/log.h"
-#include "rl/text/chat.h"
 #include "tools/common.h"
 #include "tools/json_lines.h"
 #include "tools/programs.h"
@@ -13,10 +12,7 @@ class PromptReader {
  public:
   /// `tokenizer` may be null: then only ids will do.
   PromptReader(const DataConfig& data, const Tokenizer* tokenizer, const TokenizerFiles& files)
-      : data_(data), tokenizer_(tokenizer), files_(files) {
-    chat_ = data.chat_template;
-    if (data.prompt_template == "chat" && chat_ == "auto") chat_ = detect_chat_template(files);
-  }
+      : data_(data), tokenizer_(tokenizer), files_(files), chat_(chat_template_of(data, files)) {}
 
   Prompt from_text(const std::string& text, int64_t id, const std::string& where) const {
     check(tokenizer_ != nullptr, where, ": a text needs a tokenizer, which ", files_.where, " lacks; give \"ids\"");
@@ -46,7 +42,7 @@ class PromptReader {
   const DataConfig& data_;
   const Tokenizer* tokenizer_;
   const TokenizerFiles& files_;
-  std::string chat_;
+  ChatTemplate chat_;
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "core/content.h"
 #include "core/error.h"
 #include "core/file.h"
 
@@ -36,6 +37,7 @@ JsonLines::JsonLines(const std::string& path) : impl_(std::make_unique<Impl>()) 
   impl_->path = path;
   impl_->in = &std::cin;
   if (path == "-") return;
+  check_content(path, "JSON lines");
   impl_->file.open(path, std::ios::binary);
   impl_->in = &impl_->file;
   check(impl_->file.good() && impl_->file.peek() != EOF, path, ": cannot be read, or is empty");
@@ -50,8 +52,9 @@ bool JsonLines::next() {
     if (!read_line(*s.in, s.line, kMaxLine, s.where)) return false;
   } while (s.line.find_first_not_of(" \t\r") == std::string::npos);
   s.object = json::parse(s.line, nullptr, false);
-  check(!s.object.is_discarded(), s.where, ": not valid JSON");
-  check(s.object.is_object(), s.where, ": must be a JSON object: got a ", s.object.type_name());
+  check(!s.object.is_discarded(), s.where, ": not valid JSON", json_lines_hint(s.line));
+  check(s.object.is_object(), s.where, ": must be a JSON object: got a ", s.object.type_name(),
+        json_lines_hint(s.line));
   return true;
 }
 

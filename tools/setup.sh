@@ -38,7 +38,7 @@ done
 # ---- what is missing
 # Programs count wherever they come from; libraries must be packages.
 declare -A program=([g++]=g++ [cmake]=cmake [ninja]=ninja-build [pkg-config]=pkg-config [python3]=python3)
-libraries=(libyaml-cpp-dev libspdlog-dev nlohmann-json3-dev libcli11-dev libpcre2-dev libutf8proc-dev libhwy-dev libgmp-dev)
+libraries=(libyaml-cpp-dev libspdlog-dev nlohmann-json3-dev libcli11-dev libonig-dev libutf8proc-dev libhwy-dev libgmp-dev)
 if ((tests)); then libraries+=(libgtest-dev); fi
 if ((fuzz)); then
   program[clang++-19]=clang-19

@@ -163,13 +163,14 @@ void read_rope(const GgufFile& file, const std::string& prefix, ModelConfig& con
   check(rotated == config.heads.size, file.where(), ": ", prefix,
         "rope.dimension_count must be the head size (partial rotation is not supported): ", config.heads.size, ", got ",
         rotated);
-  const std::string_view scaling = file.text(prefix + "rope.scaling.type", "none");
-  if (scaling == "linear") {
+  // As llama.cpp: the type is linear where it is not given, and rope.scale_linear is the factor's older key.
+  const std::string_view scaling = file.text(prefix + "rope.scaling.type", "linear");
+  check(scaling == "none" || scaling == "linear", file.where(), ": ", prefix,
+        "rope.scaling.type must be none or linear, got \"", scaling, "\"");
+  const double factor = file.real(prefix + "rope.scaling.factor", file.real(prefix + "rope.scale_linear", 0.0));
+  if (scaling == "linear" && factor != 0 && factor != 1) {
     config.rope.kind = RopeConfig::Kind::kLinear;
-    config.rope.factor = file.real(prefix + "rope.scaling.factor");
-  } else {
-    check(scaling == "none", file.where(), ": ", prefix, "rope.scaling.type must be none or linear, got \"", scaling,
-          "\"");
+    config.rope.factor = factor;
   }
   read_rope_factors(file, config);
 }
@@ -225,6 +226,9 @@ ModelConfig read_config(const GgufFile& file) {
 
 GgufModel build(std::unique_ptr<MappedFile> map, std::span<const std::byte> image, const std::string& where) {
   GgufFile file(image, where);
+  const int64_t parts = file.integer("split.count", 1);
+  check(parts <= 1, where, ": is part ", file.integer("split.no", 0) + 1, " of ", parts,
+        " of a split GGUF; split files are not supported: join them with llama-gguf-split --merge");
   GgufModel model;
   model.config = read_config(file);
   model.tokenizer = gguf_tokenizer(file);

@@ -4,6 +4,8 @@
 #include <charconv>
 #include <cstring>
 
+#include "core/content.h"
+
 namespace mantissa {
 namespace {
 
@@ -25,6 +27,12 @@ std::string shown(std::string_view text) {
   for (char& c : out)
     if (static_cast<unsigned char>(c) < 32 || c == 127) c = '?';
   return '"' + out + (text.size() > 64 ? "...\"" : "\"");
+}
+
+std::string foreign(std::span<const std::byte> image) {
+  const std::string found =
+      foreign_content({reinterpret_cast<const char*>(image.data()), std::min<size_t>(image.size(), 64)});
+  return found.empty() ? found : "; it is " + found;
 }
 
 }  // namespace
@@ -69,7 +77,8 @@ class GgufFile::Cursor {
 GgufFile::GgufFile(std::span<const std::byte> image, std::string where) : where_(std::move(where)) {
   Cursor in(image, where_);
   const auto magic = in.take(4, "the magic number");
-  check(std::memcmp(magic.data(), "GGUF", 4) == 0, where_, ": not a GGUF file: it does not start with \"GGUF\"");
+  check(std::memcmp(magic.data(), "GGUF", 4) == 0, where_, ": not a GGUF file: it does not start with \"GGUF\"",
+        foreign(image));
   const uint32_t version = in.number<uint32_t>("the version");
   check(version == 2 || version == 3, where_, ": GGUF version must be 2 or 3 (little-endian), got ", version);
   // The smallest entries: empty name, rank 1; empty key, one-byte value.

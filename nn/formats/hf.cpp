@@ -1,7 +1,9 @@
 #include "nn/formats/hf.h"
 
+#include <algorithm>
 #include <set>
 
+#include "core/content.h"
 #include "core/file.h"
 #include "nn/formats/hf_config.h"
 
@@ -13,7 +15,9 @@ constexpr const char* kSingleFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
 
 std::string file_text(const fs::path& path) {
-  return file_exists(path) ? read_file(path) : std::string();
+  if (!file_exists(path)) return {};
+  check_content(path, "text");
+  return read_file(path);
 }
 
 /// One or more safetensors files seen as one.
@@ -53,6 +57,7 @@ class HfWeights : public TensorSource {
 
  private:
   void add_file(const fs::path& path) {
+    check_content(path, "a safetensors file");
     files_.emplace_back(path);
     for (const auto& [name, entry] : files_.back().entries())
       check(file_of_.emplace(name, files_.size() - 1).second, path.string(), ": \"", name, "\" is in two files");
@@ -68,9 +73,22 @@ class HfWeights : public TensorSource {
   std::map<std::string, size_t> file_of_;
 };
 
-/// Tensors that old checkpoints carry although they are computed from the configuration.
-bool is_ballast(const std::string& name, const ModelConfig& config) {
-  return name.ends_with("rotary_emb.inv_freq") || (config.tied_head && name == "lm_head.weight");
+/// Values of a tensor as fp32.
+std::vector<float> values_of(const TensorSource& source, const std::string& name) {
+  Tensor values(cpu(), source.shape(name), Dtype::kF32);
+  source.read(name, values);
+  return {values.data<float>(), values.data<float>() + values.numel()};
+}
+
+/// Tensors that checkpoints carry although they change nothing: frequencies that the configuration gives, the copy of a
+/// tied head, and an output projection's bias (attention_bias of Llama and Qwen3 has one) when it is zero.
+bool is_ballast(const TensorSource& source, const std::string& name, const ModelConfig& config) {
+  if (name.ends_with("rotary_emb.inv_freq") || (config.tied_head && name == "lm_head.weight")) return true;
+  if (!config.qkv_bias || !name.ends_with("self_attn.o_proj.bias")) return false;
+  const std::vector<float> bias = values_of(source, name);
+  check(std::all_of(bias.begin(), bias.end(), [](float x) { return x == 0; }), source.where(), ": tensor \"", name,
+        "\" must be zero: a bias of the output projection is not supported");
+  return true;
 }
 
 Shape rows_shape(const ParamInfo& info, const HfTensor& tensor) {
@@ -111,6 +129,24 @@ std::vector<HfTensor> hf_tensors(const ModelConfig& c, const DecoderParams& para
   return list;
 }
 
+std::vector<std::string> absent_biases(const ModelConfig& c) {
+  std::vector<std::string> names;
+  const bool no_inputs = c.architecture == "qwen2" && !c.qkv_bias, no_output = c.architecture != "qwen2" && c.qkv_bias;
+  for (int64_t i = 0; i < c.layers; ++i)
+    for (const char* part : {"q_proj", "k_proj", "v_proj", "o_proj"})
+      if (part[0] == 'o' ? no_output : no_inputs)
+        names.push_back(str("model.layers.", i, ".self_attn.", part, ".bias"));
+  return names;
+}
+
+bool untie_other_head(const TensorSource& source, ModelConfig& config) {
+  constexpr const char *kHead = "lm_head.weight", *kEmbedding = "model.embed_tokens.weight";
+  if (!config.tied_head || !source.contains(kHead) || !source.contains(kEmbedding)) return false;
+  config.tied_head =
+      source.shape(kHead) == source.shape(kEmbedding) && values_of(source, kHead) == values_of(source, kEmbedding);
+  return !config.tied_head;
+}
+
 std::vector<NamedTensor> hf_views(const ModelConfig& config, const DecoderParams& params, const ParamBuffer& buffer) {
   std::vector<NamedTensor> views;
   for (const HfTensor& t : hf_tensors(config, params)) views.push_back({t.name, buffer[t.param].slice(t.begin, t.end)});
@@ -128,8 +164,9 @@ void check_hf_source(const TensorSource& source, const ModelConfig& config, cons
           " by the model's configuration, got ", found);
   }
   for (const std::string& name : source.names())
-    check(known.contains(name) || is_ballast(name, config), source.where(), ": tensor \"", name, "\" is not used by a ",
-          config.architecture, " model of ", config.layers, " layers; its values would be ignored");
+    check(known.contains(name) || is_ballast(source, name, config), source.where(), ": tensor \"", name,
+          "\" is not used by a ", config.architecture, " model of ", config.layers,
+          " layers; its values would be ignored");
 }
 
 void fill_from_source(const TensorSource& source, const ModelConfig& config, const DecoderParams& params,
@@ -151,6 +188,7 @@ std::unique_ptr<TensorSource> open_hf_weights(const fs::path& directory) {
 
 ModelConfig read_hf_config(const fs::path& directory) {
   const fs::path path = directory / "config.json", generation = directory / "generation_config.json";
+  check_content(path, "JSON");
   ModelConfig config = parse_hf_config(read_file(path), path.string());
   if (file_exists(generation)) add_generation_config(config, read_file(generation), generation.string());
   return config;
@@ -162,6 +200,7 @@ TokenizerFiles read_hf_tokenizer(const fs::path& directory) {
   files.where = directory.string();
   files.tokenizer_json = file_text(directory / "tokenizer.json");
   files.tokenizer_config_json = file_text(config);
+  files.special_tokens_map_json = file_text(directory / "special_tokens_map.json");
   files.chat_template = file_text(directory / "chat_template.jinja");
   if (files.chat_template.empty() && !files.tokenizer_config_json.empty())
     files.chat_template = parse_chat_template(files.tokenizer_config_json, config.string());

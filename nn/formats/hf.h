@@ -22,9 +22,15 @@ struct HfTensor {
 };
 /// All tensors of a model in the order of its layers. A tied head has no tensor of its own.
 std::vector<HfTensor> hf_tensors(const ModelConfig& config, const DecoderParams& params);
+/// Biases that transformers' form of this architecture has and the model has not: those of q, k and v of a Qwen2
+/// without them, that of o beside the others of a Llama or Qwen3. An export holds them as zeros.
+std::vector<std::string> absent_biases(const ModelConfig& config);
 /// The same as views of a buffer: weights to fill or save, gradients to write.
 std::vector<NamedTensor> hf_views(const ModelConfig& config, const DecoderParams& params, const ParamBuffer& buffer);
 
+/// A tied config beside a head of its own that differs from the embedding: unties it, as transformers and vLLM do. Says
+/// whether it did.
+bool untie_other_head(const TensorSource& source, ModelConfig& config);
 /// Throws unless `source` holds exactly the tensors of the model with their shapes (known ballast apart). Allocates
 /// nothing, so that a lying config.json ends here.
 void check_hf_source(const TensorSource& source, const ModelConfig& config, const ParamLayout& layout,

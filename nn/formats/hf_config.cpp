@@ -21,6 +21,7 @@ class Object {
     check(json.is_object(), path_, " must be a JSON object");
   }
 
+  bool contains(const char* key) const { return json_.contains(key); }
   bool has(const char* key) const { return json_.contains(key) && !json_[key].is_null(); }
   const Json& operator[](const char* key) const { return json_[key]; }
   std::string name(const char* key) const { return path_ + ": " + key; }
@@ -81,14 +82,15 @@ Json parse(const std::string& text, const std::string& where) {
   }
 }
 
-/// Both spellings: "rope_theta" + "rope_scaling" at the top, or one "rope_parameters" object (transformers 5), which
-/// wins when both are there.
+/// Both spellings: "rope_theta" + "rope_scaling" at the top, or one "rope_parameters" object (transformers 5). Where
+/// both objects are there "rope_scaling" replaces the other whole, its theta too, unless it is empty.
 RopeConfig parse_rope(const Object& top) {
   RopeConfig rope;
   rope.theta = top.number("rope_theta", rope.theta);
   check(top.number("partial_rotary_factor", 1.0) == 1.0, top.name("partial_rotary_factor"),
         " other than 1 is not supported");
-  const char* key = top.has("rope_parameters") ? "rope_parameters" : "rope_scaling";
+  const bool scaling = top.has("rope_scaling") && !top["rope_scaling"].empty();
+  const char* key = scaling ? "rope_scaling" : "rope_parameters";
   if (!top.has(key)) return rope;
   const Object o = top.object(key);
   for (const char* layer_type : {"full_attention", "sliding_attention"})
@@ -107,11 +109,12 @@ RopeConfig parse_rope(const Object& top) {
   rope.kind = RopeConfig::Kind::kLinear;
   if (type == "llama3") {
     rope.kind = RopeConfig::Kind::kLlama3;
-    for (const char* needed : {"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"})
+    for (const char* needed : {"low_freq_factor", "high_freq_factor"})
       check(o.has(needed), o.name(needed), " is missing");
     rope.low_freq_factor = o.number("low_freq_factor", 0);
     rope.high_freq_factor = o.number("high_freq_factor", 0);
-    rope.original_max_positions = o.integer("original_max_position_embeddings");
+    const int64_t otherwise = o.integer("original_max_position_embeddings", top.integer("max_position_embeddings"));
+    rope.original_max_positions = top.integer("original_max_position_embeddings", otherwise);
   }
   return rope;
 }
@@ -126,8 +129,10 @@ void refuse_sliding_window(const Object& top, int64_t layers) {
             " may hold \"full_attention\" only, got ", Object::shown(type));
     return;
   }
-  const bool used = top.boolean("use_sliding_window", false) && top.has("sliding_window") &&
-                    top.integer("max_window_layers", 28) < layers;
+  if (top["model_type"] == "llama") return;  // it has no window, whatever the file says
+  // Without the key the window is 4096; null says that there is none.
+  const bool window = top.has("sliding_window") || !top.contains("sliding_window");
+  const bool used = top.boolean("use_sliding_window", false) && window && top.integer("max_window_layers", 28) < layers;
   check(!used, top.name("use_sliding_window"), " = true is not supported");
 }
 
@@ -167,9 +172,8 @@ ModelConfig parse_hf_config(const std::string& config_json, const std::string& w
   check(activation == "silu" || activation == "swish", top.name("hidden_act"), " \"", activation,
         "\" is not supported; known is silu");
   check(!top.has("quantization_config"), top.name("quantization_config"), ": quantised weights are not supported");
-  c.qkv_bias = c.architecture == "qwen2";
+  c.qkv_bias = c.architecture == "qwen2" || top.boolean("attention_bias", false);  // Qwen2 has them whatever it says
   c.qk_norm = qwen3;
-  if (!c.qkv_bias) top.must_be_false("attention_bias");  // Qwen2 has its biases whatever the file says
   top.must_be_false("mlp_bias");
 
   c.vocab_size = top.integer("vocab_size");
@@ -229,6 +233,7 @@ std::string format_hf_config(const ModelConfig& c, Dtype dtype) {
                             {"num_key_value_heads", c.heads.kv},
                             {"head_dim", c.heads.size},
                             {"hidden_act", "silu"},
+                            {"attention_bias", c.qkv_bias},
                             {"max_position_embeddings", c.max_positions},
                             {"rms_norm_eps", c.norm_eps},
                             {"rope_theta", c.rope.theta},

@@ -7,10 +7,10 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "core/content.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/random.h"
-#include "rl/text/chat.h"
 
 namespace mantissa {
 
@@ -25,8 +25,49 @@ std::string text_of(const json& line, const std::string& key, bool integers, con
   const auto it = line.find(key);
   check(it != line.end(), where, ": key \"", key, "\" is missing (data.*_key name the keys)");
   if (it->is_string()) return it->get<std::string>();
-  check(integers && it->is_number_integer(), where, ": \"", key, "\" must be a string: got a ", it->type_name());
+  check(integers && it->is_number_integer(), where, ": \"", key, "\" must be a string",
+        integers ? " or an integer" : "", ": got a ", it->type_name());
   return it->dump();
+}
+
+/// Finds a number of the outermost object as it is written: what the parser makes a double of may be an integer of more
+/// than 64 bits.
+class RawNumber final : public nlohmann::json_sax<json> {
+ public:
+  explicit RawNumber(const std::string& key) : key_(key) {}
+  std::string text;
+  bool key(std::string& name) override { return current_ = depth_ == 1 && name == key_, true; }
+  bool number_float(double, const std::string& raw) override {
+    if (current_) text = raw;
+    return true;
+  }
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(int64_t) override { return true; }
+  bool number_unsigned(uint64_t) override { return true; }
+  bool string(std::string&) override { return true; }
+  bool binary(json::binary_t&) override { return true; }
+  bool start_object(size_t) override { return ++depth_, current_ = false, true; }
+  bool end_object() override { return --depth_, true; }
+  bool start_array(size_t) override { return ++depth_, current_ = false, true; }
+  bool end_array() override { return --depth_, true; }
+  bool parse_error(size_t, const std::string&, const json::exception&) override { return false; }
+
+ private:
+  const std::string& key_;
+  int depth_ = 0;
+  bool current_ = false;
+};
+
+/// The answer of a record: a string, or an integer of any length.
+std::string answer_of(const std::string& text, const json& line, const std::string& key, const std::string& where) {
+  const auto it = line.find(key);
+  if (it != line.end() && it->is_number_float()) {
+    RawNumber raw(key);
+    json::sax_parse(text, &raw);
+    if (!raw.text.empty() && raw.text.find_first_of(".eE") == std::string::npos) return raw.text;
+  }
+  return text_of(line, key, true, where);
 }
 
 /// GSM8K's <<48/2=24>>.
@@ -44,11 +85,11 @@ std::string without_calculator_marks(const std::string& text) {
 
 Record read_record(const std::string& text, const DataConfig& config, std::string where) {
   const json line = json::parse(text, nullptr, false);
-  check(!line.is_discarded(), where, ": not valid JSON");
-  check(line.is_object(), where, ": must be a JSON object: got a ", line.type_name());
+  check(!line.is_discarded(), where, ": not valid JSON", json_lines_hint(text));
+  check(line.is_object(), where, ": must be a JSON object: got a ", line.type_name(), json_lines_hint(text));
   Record record;
   record.problem = text_of(line, config.prompt_key, false, where);
-  if (!config.answer_key.empty()) record.answer = text_of(line, config.answer_key, true, where);
+  if (!config.answer_key.empty()) record.answer = answer_of(text, line, config.answer_key, where);
   if (line.contains(config.solution_key)) record.solution = text_of(line, config.solution_key, false, where);
   if (line.contains("data_source")) record.data_source = text_of(line, "data_source", false, where);
   if (config.strip_calculator_marks) record.solution = without_calculator_marks(record.solution);
@@ -56,8 +97,7 @@ Record read_record(const std::string& text, const DataConfig& config, std::strin
   return record;
 }
 
-/// {problem}, {answer} and {solution} filled in; any other brace stays, so that \boxed{{answer}} gives
-/// \boxed{42}.
+/// {problem}, {answer} and {solution} filled in; any other brace stays, so that \boxed{{answer}} gives \boxed{42}.
 std::string response_of(const std::string& format, const Record& record) {
   std::string out;
   for (size_t at = 0; at < format.size();) {
@@ -86,6 +126,8 @@ void DataConfig::fields(Fields& f) {
   std::vector<std::string> names = chat_template_names();
   names.insert(names.begin(), "auto");
   f.choice("chat_template", chat_template, names, "form of template chat; auto: the model's own");
+  f.field("chat_template_kwargs", chat_template_kwargs,
+          "variables for the model's own form, such as enable_thinking=false");
   f.field("system", system, "system message of template chat; empty: none but the form's default");
   f.field("limit", limit, "only the first so many records; 0: all", at_least(0));
   f.field("max_prompt_tokens", max_prompt_tokens, "longest prompt", at_least(1));
@@ -104,6 +146,7 @@ std::vector<Record> read_records(const DataConfig& config) {
     std::error_code ignored;
     check(file.good() && !std::filesystem::is_directory(name, ignored), name,
           ": cannot be read (data.files, eval.files)");
+    check_content(name, "JSON lines");
     std::string line;
     std::string where = str(name, ':', 1);
     for (int64_t number = 2; read_line(file, line, kMaxLine, where); where = str(name, ':', number++)) {
@@ -117,10 +160,17 @@ std::vector<Record> read_records(const DataConfig& config) {
   return records;
 }
 
-std::string apply_prompt_template(const DataConfig& config, const std::string& chat_template,
-                                  const std::string& problem) {
-  // The texts of r1 and qwen_math are those of "Understanding R1-Zero-Like Training", which the FP16 paper's
-  // code uses.
+ChatTemplate chat_template_of(const DataConfig& config, const TokenizerFiles& files) {
+  if (config.prompt_template == "chat" && config.chat_template == "auto")
+    return ChatTemplate::of_model(files, config.chat_template_kwargs);
+  check(config.chat_template_kwargs.empty(),
+        "data.chat_template_kwargs are variables of the model's own form: they need "
+        "data.template chat and data.chat_template auto");
+  return ChatTemplate::named(config.chat_template == "auto" ? "plain" : config.chat_template);
+}
+
+std::string apply_prompt_template(const DataConfig& config, const ChatTemplate& chat, const std::string& problem) {
+  // The texts of r1 and qwen_math are those of "Understanding R1-Zero-Like Training", which the FP16 paper's code uses.
   if (config.prompt_template == "r1")
     return "A conversation between User and Assistant. The User asks a question, and the Assistant solves "
            "it. The "
@@ -141,7 +191,7 @@ std::string apply_prompt_template(const DataConfig& config, const std::string& c
     std::vector<ChatMessage> messages;
     if (!config.system.empty()) messages.push_back({"system", config.system});
     messages.push_back({"user", problem});
-    return apply_chat_template(chat_template, messages);
+    return chat.apply(messages);
   }
   check(config.prompt_template == "none", "data.template must be none, chat, r1, r1_distill_qwen or qwen_math: got ",
         config.prompt_template);
@@ -151,7 +201,7 @@ std::string apply_prompt_template(const DataConfig& config, const std::string& c
 PromptSet make_prompts(const DataConfig& config, const Tokenizer& tokenizer, const TokenizerFiles& files,
                        int64_t positions, bool with_solution) {
   const bool chat = config.prompt_template == "chat";
-  const std::string form = chat && config.chat_template == "auto" ? detect_chat_template(files) : config.chat_template;
+  const ChatTemplate form = chat_template_of(config, files);
   PromptSet set;
   set.longest = std::min(config.max_prompt_tokens, positions - 1);
   for (Record& record : read_records(config)) {

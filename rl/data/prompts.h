@@ -1,6 +1,5 @@
-// Data: JSON lines -> records -> prompts (templates applied, tokenized) -> an order to draw them in.
-// A record is one line of a file; its row, counted over all files, is the prompt's id for random numbers and
-// dumps.
+// Data: JSON lines -> records -> prompts (templates applied, tokenized) -> an order to draw them in. A record is one
+// line of a file; its row, counted over all files, is the prompt's id for random numbers and dumps.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +8,7 @@
 
 #include "core/fields.h"
 #include "nn/formats/tokenizer_files.h"
+#include "rl/text/chat.h"
 #include "rl/text/tokenizer.h"
 #include "rl/types.h"
 
@@ -21,6 +21,7 @@ struct DataConfig {
   std::string solution_key = "solution";
   std::string prompt_template = "none";
   std::string chat_template = "auto";
+  std::vector<std::string> chat_template_kwargs;
   std::string system;
   int64_t limit = 0;
   int64_t max_prompt_tokens = 1024;
@@ -42,9 +43,10 @@ struct Record {
 /// Errors name file and line; no record at all is an error.
 std::vector<Record> read_records(const DataConfig& config);
 
-/// Text of a problem under a template: none, r1, r1_distill_qwen, qwen_math, chat (`chat_template` is not "auto").
-std::string apply_prompt_template(const DataConfig& config, const std::string& chat_template,
-                                  const std::string& problem);
+/// What template chat is under this config: chat_template by name, or the model's own. Other templates need none.
+ChatTemplate chat_template_of(const DataConfig& config, const TokenizerFiles& files);
+/// Text of a problem under a template: none, r1, r1_distill_qwen, qwen_math, chat (in the form of `chat`).
+std::string apply_prompt_template(const DataConfig& config, const ChatTemplate& chat, const std::string& problem);
 
 struct PromptSet {
   std::vector<Prompt> prompts;
@@ -62,9 +64,8 @@ PromptSet make_prompts(const DataConfig& config, const Tokenizer& tokenizer, con
 /// Hash of everything that training sees of the prompts: a resumed run must find the same.
 uint64_t data_hash(const std::vector<Prompt>& prompts);
 
-/// The order of prompts: each epoch a fresh shuffle (or file order), a function of (seed, epoch) alone. No
-/// draw holds a prompt twice: an epoch ends where fewer than k prompts are left, which then wait for later
-/// epochs.
+/// The order of prompts: each epoch a fresh shuffle (or file order), a function of (seed, epoch) alone. No draw holds a
+/// prompt twice: an epoch ends where fewer than k prompts are left, which then wait for later epochs.
 class DataCursor {
  public:
   DataCursor(int64_t size, uint64_t seed, bool shuffle);

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <queue>
 
+#include "core/error.h"
 #include "rl/text/unicode.h"
 
 namespace mantissa {
@@ -68,6 +69,8 @@ std::vector<int32_t> Bpe::initial_ids(std::string_view word) const {
         continue;
       }
     }
+    check(unk >= 0 || unk_token.empty(), "[tokenize] the text holds \"", c,
+          "\", which is not in the vocabulary, and model.unk_token \"", unk_token, "\" is not in model.vocab");
     if (unk < 0) continue;
     if (!fuse_unk) flush();
     pending_unk = true;

@@ -23,7 +23,8 @@ using StringMap = std::unordered_map<std::string, Value, StringHash, std::equal_
 class Bpe {
  public:
   StringMap<int32_t> vocab;
-  int32_t unk = -1;            // id for characters outside the vocabulary, -1: they are dropped
+  int32_t unk = -1;            // id for characters outside the vocabulary; -1: they are dropped
+  std::string unk_token;       // its text: where it is not in the vocabulary, such a character is an error
   bool fuse_unk = false;       // a run of them is one unk
   bool byte_fallback = false;  // they become <0xXX> tokens where those exist
   bool ignore_merges = false;  // a word that is an entry is that entry, whatever the merges say (Llama 3)

@@ -1,10 +1,12 @@
-// Chat templates by name, and recognising a model's own Jinja text. The texts follow the published templates.
+// Chat templates by name, whose texts follow the published templates, and the model's own.
 #include "rl/text/chat.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "rl/text/tokenizer_config.h"
 #include "rl/text/unicode.h"
 
 namespace mantissa {
@@ -24,10 +26,6 @@ constexpr ChatMl kChatMl[] = {
     {"chatml_qwen2_5", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."},
     {"chatml_qwen2_5_math", "Please reason step by step, and put your final answer within \\boxed{}."},
 };
-
-bool contains(std::string_view text, std::string_view part) {
-  return text.find(part) != std::string_view::npos;
-}
 
 /// Python's str.strip().
 std::string_view trim(std::string_view text) {
@@ -131,71 +129,33 @@ std::string known_names() {
   return all;
 }
 
-[[noreturn]] void unknown_template(const TokenizerFiles& files, std::string_view reason) {
-  fail(files.where, ": ", reason, ": set data.chat_template to one of ", known_names());
+/// A name and a value of jinja from "name=value"; the value is JSON, or a text where it is none.
+std::pair<std::string, jinja::Value> option_of(const std::string& option) {
+  const size_t sign = option.find('=');
+  check(sign != std::string::npos && sign > 0, "data.chat_template_kwargs: an entry is NAME=VALUE: got \"", option,
+        '"');
+  const std::string text = option.substr(sign + 1);
+  const auto json = nlohmann::json::parse(text, nullptr, false);
+  jinja::Value value = text;
+  if (json.is_null()) value = jinja::None();
+  if (json.is_boolean()) value = json.get<bool>();
+  if (json.is_number_integer()) value = json.get<int64_t>();
+  if (json.is_number_float()) value = json.get<double>();
+  if (json.is_string()) value = json.get<std::string>();
+  return {option.substr(0, sign), value};
 }
 
-/// Escapes of Jinja strings undone, so that a line feed in a template and "\n" in one of its strings look alike.
-std::string unescape(std::string_view text) {
-  std::string out;
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '\\' && i + 1 < text.size()) {
-      ++i;
-      out += text[i] == 'n' ? '\n' : text[i];
-    } else {
-      out += text[i];
-    }
-  }
-  return out;
+/// What strftime_now tells: SOURCE_DATE_EPOCH, as for reproducible builds, or the time of the first question.
+std::time_t now() {
+  static const std::time_t start = [] {
+    const char* pinned = std::getenv("SOURCE_DATE_EPOCH");
+    return pinned != nullptr ? std::time_t(std::strtoll(pinned, nullptr, 10)) : std::time(nullptr);
+  }();
+  return start;
 }
 
-/// The system message that a ChatML template says by itself, or nothing.
-std::string default_system_of(std::string_view text) {
-  constexpr std::string_view kOpening = "<|im_start|>system\n";
-  for (size_t at = text.find(kOpening); at != std::string_view::npos; at = text.find(kOpening, at + 1)) {
-    const std::string_view rest = text.substr(at + kOpening.size());
-    if (!rest.empty() && rest[0] != '\'' && rest[0] != '"' && rest[0] != '{')
-      return std::string(rest.substr(0, rest.find("<|im_end|>")));
-  }
-  return {};
-}
-
-std::string recognise(const TokenizerFiles& files, const std::string& jinja) {
-  const std::string text = unescape(jinja);
-  if (contains(text, "<|im_start|>")) {
-    if (contains(text, "last_query_index") && contains(text, "</think>") &&
-        !contains(text, "<|im_start|>assistant\n<think>"))
-      return "qwen3";
-    if (contains(text, "think>")) unknown_template(files, "its ChatML template handles thinking in an unknown way");
-    const std::string system = default_system_of(text);
-    for (const ChatMl& form : kChatMl)
-      if (system == form.default_system) return form.name;
-    unknown_template(files,
-                     str("its ChatML template has an unknown default system message \"", system.substr(0, 80), '"'));
-  }
-  if (contains(text, "<|start_header_id|>") && contains(text, "<|eot_id|>"))
-    return contains(text, "Cutting Knowledge Date") ? "llama3_1" : "llama3";
-  if (contains(text, "<｜User｜>") && contains(text, "<｜Assistant｜>")) {
-    if (contains(text, "<｜Assistant｜><think>\n")) return "deepseek_r1";
-    if (!contains(text, "think>")) return "deepseek_v3";
-  }
-  unknown_template(files, "its chat template is none of those known");
-}
-
-/// "chat_template" of tokenizer_config.json: a text, or a list of named ones of which "default" counts.
-std::string template_of_config(const TokenizerFiles& files) {
-  if (files.tokenizer_config_json.empty()) return {};
-  const auto config = nlohmann::json::parse(files.tokenizer_config_json, nullptr, false);
-  check(config.is_object(), files.where, ": tokenizer_config.json: must be a JSON object");
-  const auto entry = config.find("chat_template");
-  if (entry == config.end()) return {};
-  if (entry->is_string()) return entry->get<std::string>();
-  if (entry->is_array())
-    for (const auto& named : *entry)
-      if (named.is_object() && named.contains("name") && named["name"] == "default" && named.contains("template") &&
-          named["template"].is_string())
-        return named["template"].get<std::string>();
-  return {};
+std::string hint() {
+  return " (data.chat_template can name another form: " + known_names() + ")";
 }
 
 }  // namespace
@@ -208,12 +168,6 @@ const std::vector<std::string>& chat_template_names() {
     return all;
   }();
   return names;
-}
-
-std::string detect_chat_template(const TokenizerFiles& files) {
-  const std::string jinja = files.chat_template.empty() ? template_of_config(files) : files.chat_template;
-  if (jinja.empty()) unknown_template(files, "the model has no chat template");
-  return recognise(files, jinja);
 }
 
 std::string apply_chat_template(const std::string& name, const std::vector<ChatMessage>& messages) {
@@ -230,6 +184,55 @@ std::string apply_chat_template(const std::string& name, const std::vector<ChatM
   std::string out;
   for (const ChatMessage& m : messages) out += m.content + "\n";
   return out;
+}
+
+ChatTemplate ChatTemplate::named(const std::string& name) {
+  const std::vector<std::string>& names = chat_template_names();
+  check(std::find(names.begin(), names.end(), name) != names.end(), "[chat] data.chat_template must be one of ",
+        known_names(), ": got \"", name, '"');
+  ChatTemplate chat;
+  chat.name_ = name;
+  return chat;
+}
+
+ChatTemplate ChatTemplate::of_model(const TokenizerFiles& files, const std::vector<std::string>& options) {
+  const jinja::Work limit;
+  check(!files.chat_template.empty(), files.where, ": the model has no chat template, or several without a default one",
+        hint());
+  ChatTemplate chat;
+  try {
+    chat.jinja_ = std::make_shared<jinja::Template>(files.chat_template, files.where + ": chat template");
+  } catch (const Error& e) {
+    fail(e.what(), hint());
+  }
+  for (const auto& [name, token] : read_tokenizer_config(files).named) chat.variables_.set(name, token);
+  for (const char* absent : {"tools", "documents"}) chat.variables_.set(absent, jinja::None());
+  chat.variables_.set("add_generation_prompt", true);
+  for (const std::string& option : options) {
+    const auto& [name, value] = option_of(option);
+    chat.variables_.set(name, value);
+  }
+  return chat;
+}
+
+std::string ChatTemplate::apply(const std::vector<ChatMessage>& messages) const {
+  if (!jinja_) return apply_chat_template(name_, messages);
+  const jinja::Work limit;
+  check(!messages.empty(), "[chat] a conversation has at least one message");
+  jinja::List list;
+  for (const ChatMessage& m : messages) {
+    jinja::Dict message;
+    message.set("role", m.role);
+    message.set("content", to_valid_utf8(m.content));
+    list.emplace_back(std::move(message));
+  }
+  jinja::Dict variables = variables_;
+  variables.set("messages", jinja::Value::list(std::move(list)));
+  try {
+    return jinja_->render(variables, now());
+  } catch (const Error& e) {
+    fail(e.what(), hint());
+  }
 }
 
 }  // namespace mantissa

@@ -1,10 +1,12 @@
 // Chat templates: a conversation as the text that a model was trained to continue.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "nn/formats/tokenizer_files.h"
+#include "rl/text/jinja/template.h"
 
 namespace mantissa {
 
@@ -12,7 +14,7 @@ struct ChatMessage {
   std::string role, content;  // role: system, user, assistant
 };
 
-/// Chat templates known by name; each writes what the models' own Jinja template writes without tools:
+/// Chat templates known by name; each writes what the models' own template writes without tools:
 ///
 ///   chatml               Yi, Hermes, Qwen bases: <|im_start|>role ... <|im_end|>
 ///   chatml_smollm2       + SmolLM2's default system message when the conversation has none
@@ -26,11 +28,27 @@ struct ChatMessage {
 ///   deepseek_r1          + an open <think>; thinking is cut from past answers
 ///   plain                every content and a line feed
 const std::vector<std::string>& chat_template_names();
-/// The name for a model's own template: files.chat_template, else the one in tokenizer_config.json. Throws on none and
-/// on one it does not know, naming data.chat_template as the option to set.
-std::string detect_chat_template(const TokenizerFiles& files);
-/// Text of a conversation, ending with the opening of the assistant's turn. It holds its own BOS where the template has
-/// one: encode it with special = false.
+/// Text of a conversation under one of these names, ending with the opening of the assistant's turn. It holds its own
+/// BOS where the template has one: encode it with special = false.
 std::string apply_chat_template(const std::string& name, const std::vector<ChatMessage>& messages);
+
+/// A chat template ready to use: one of the names, or the model's own, rendered as transformers' apply_chat_template
+/// does with add_generation_prompt, without tools and documents. Its variables are the messages, the special tokens
+/// that tokenizer_config.json names (bos_token ...) and options. The date that strftime_now tells is that of the
+/// program's start, or SOURCE_DATE_EPOCH (seconds) from the environment, so that a run can be repeated on another day.
+class ChatTemplate {
+ public:
+  static ChatTemplate named(const std::string& name);
+  /// Compiles files.chat_template. `options` are further variables, "enable_thinking=false": the value is JSON, or a
+  /// text where it is none. Error with the file, the line and what is wrong or not supported.
+  static ChatTemplate of_model(const TokenizerFiles& files, const std::vector<std::string>& options = {});
+  /// As apply_chat_template. Error where the template cannot be rendered or refuses the conversation (raise_exception).
+  std::string apply(const std::vector<ChatMessage>& messages) const;
+
+ private:
+  std::string name_;
+  std::shared_ptr<const jinja::Template> jinja_;  // null: by name
+  jinja::Dict variables_;
+};
 
 }  // namespace mantissa

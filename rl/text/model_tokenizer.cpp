@@ -5,8 +5,7 @@
 namespace mantissa {
 
 std::unique_ptr<Tokenizer> open_tokenizer(const TokenizerFiles& files) {
-  check(!files.tokenizer_json.empty(), files.where, ": has no tokenizer (tokenizer.json)");
-  return Tokenizer::from_json(files.tokenizer_json, files.where);
+  return Tokenizer::from_files(files);
 }
 
 std::unique_ptr<Tokenizer> open_tokenizer(const Model& model) {

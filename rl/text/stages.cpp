@@ -88,7 +88,8 @@ std::vector<Span> join_parts(const std::vector<Part>& parts, SplitBehavior behav
 
 void split_piece(const PreTokenizer& step, const Piece& piece, std::vector<Piece>& out) {
   for (const Span s : join_parts(parts_of(step.pattern, piece.text), step.behavior, step.invert))
-    out.push_back({piece.text.substr(s.begin, s.end - s.begin), piece.first && s.begin == 0});
+    if (s.end > s.begin)  // matches of no width cut, and leave nothing themselves
+      out.push_back({piece.text.substr(s.begin, s.end - s.begin), piece.first && s.begin == 0});
 }
 
 void prepend(const PreTokenizer& step, std::string_view mark, Piece& piece) {
@@ -228,20 +229,22 @@ std::vector<AddedTokenMatcher::Section> AddedTokenMatcher::split(std::string_vie
     if (token->single_word && ((begin > 0 && is_word(last_codepoint(text.substr(0, begin), last))) ||
                                (end < text.size() && is_word(first_codepoint(text.substr(end))))))
       continue;
-    if (token->lstrip)
+    if (token->lstrip) {
       while (begin > done && is_white_space(last_codepoint(text.substr(0, begin), last))) begin -= last;
+      begin = std::max(begin, done);  // what the token before has taken on its right
+    }
     if (token->rstrip)
       while (end < text.size() && is_white_space(first_codepoint(text.substr(end))))
         end += utf8_length(static_cast<unsigned char>(text[end]));
     if (begin > done) sections.push_back({{done, begin}, -1});
-    sections.push_back({{begin, end}, token->id});
+    if (end > begin) sections.push_back({{begin, end}, token->id});
     done = end;
   }
   if (done < text.size()) sections.push_back({{done, text.size()}, -1});
   return sections;
 }
 
-std::string normalize(const std::vector<Normalizer>& steps, std::string text) {
+std::string normalize(const std::vector<Normalizer>& steps, std::string text, bool* inserted) {
   for (const Normalizer& step : steps) {
     switch (step.kind) {
       case Normalizer::Kind::kNfc:
@@ -251,6 +254,10 @@ std::string normalize(const std::vector<Normalizer>& steps, std::string text) {
         if (!text.empty()) text.insert(0, step.content);
         break;
       case Normalizer::Kind::kReplace:
+        if (inserted && step.pattern.regex && !step.content.empty()) {
+          const std::vector<Span> found = step.pattern.find_all(text);
+          *inserted = *inserted || (!found.empty() && found[0].end == 0);
+        }
         text = step.pattern.replace_all(text, step.content);
         break;
     }

@@ -79,7 +79,8 @@ struct Piece {
   bool first;  // starts where the whole text starts
 };
 
-std::string normalize(const std::vector<Normalizer>& steps, std::string text);
+/// `inserted`: gets whether a match of no width put something before the first character.
+std::string normalize(const std::vector<Normalizer>& steps, std::string text, bool* inserted = nullptr);
 std::vector<Piece> pre_tokenize(const std::vector<PreTokenizer>& steps, Piece text);
 /// The pieces joined; may hold invalid UTF-8 no longer (U+FFFD instead).
 std::string decode_tokens(const std::vector<DecodeStep>& steps, std::vector<std::string> tokens);

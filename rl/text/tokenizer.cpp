@@ -1,10 +1,12 @@
 // The tokenizer: stages around a BPE model. rl/text/stages.h names the order; this file runs it.
 #include "rl/text/tokenizer.h"
 
+#include <algorithm>
 #include <unordered_set>
 
 #include "core/error.h"
 #include "rl/text/stages.h"
+#include "rl/text/tokenizer_config.h"
 #include "rl/text/tokenizer_json.h"
 #include "rl/text/unicode.h"
 
@@ -14,10 +16,15 @@ namespace {
 
 class StagedTokenizer final : public Tokenizer {
  public:
-  StagedTokenizer(const std::string& json, const std::string& where) {
-    parse_tokenizer_json(json, where, spec_);
+  StagedTokenizer(const std::string& json, const std::string& where, const std::vector<AddedToken>& configured) {
+    parse_tokenizer_json(json, where, configured, spec_);
+    for (const PreTokenizer& step : spec_.pre_tokenizers)
+      has_byte_level_ = has_byte_level_ || step.kind == PreTokenizer::Kind::kByteLevel;
     for (const auto& [token, id] : spec_.bpe.vocab) name(id, token);
-    for (const AddedToken& token : spec_.added) {
+    // Of two tokens that a normalizer makes one text, a special one is found.
+    std::vector<AddedToken> ordered = spec_.added;
+    std::stable_partition(ordered.begin(), ordered.end(), [](const AddedToken& token) { return token.special; });
+    for (const AddedToken& token : ordered) {
       added_ids_.emplace(token.content, token.id);
       if (token.special) special_.insert(token.content);
       if (token.normalized) {
@@ -43,8 +50,7 @@ class StagedTokenizer final : public Tokenizer {
         ids.push_back(section.id);
         continue;
       }
-      const std::string normal =
-          normalize(spec_.normalizers, valid.substr(section.span.begin, section.span.end - section.span.begin));
+      const std::string normal = normalized(valid.substr(section.span.begin, section.span.end - section.span.begin));
       for (const auto& part : after_normalizing_.split(normal)) {
         if (part.id >= 0) {
           ids.push_back(part.id);
@@ -82,6 +88,17 @@ class StagedTokenizer final : public Tokenizer {
   }
 
  private:
+  /// The library keeps, for every character, the place it came from. What a match of no width inserts before the first
+  /// has none, and its ByteLevel then repeats the text or reads beyond its tables: there is nothing to be equal to.
+  std::string normalized(std::string text) const {
+    bool inserted = false;
+    text = normalize(spec_.normalizers, std::move(text), &inserted);
+    check(!inserted || !has_byte_level_,
+          "[tokenize] a Replace normalizer that inserts before the first character of a text "
+          "is not supported with a ByteLevel pre-tokenizer");
+    return text;
+  }
+
   void name(int32_t id, const std::string& token) {
     if (size_t(id) >= names_.size()) {
       names_.resize(size_t(id) + 1);
@@ -96,13 +113,19 @@ class StagedTokenizer final : public Tokenizer {
   std::vector<std::string> names_;  // id -> token
   std::vector<bool> named_;         // false: a hole
   StringMap<int32_t> added_ids_;
+  bool has_byte_level_ = false;  // among the pre-tokenizers
   std::unordered_set<std::string> special_;
 };
 
 }  // namespace
 
+std::unique_ptr<Tokenizer> Tokenizer::from_files(const TokenizerFiles& files) {
+  check(!files.tokenizer_json.empty(), files.where, ": has no tokenizer (tokenizer.json)");
+  return std::make_unique<StagedTokenizer>(files.tokenizer_json, files.where, read_tokenizer_config(files).added);
+}
+
 std::unique_ptr<Tokenizer> Tokenizer::from_json(const std::string& tokenizer_json, const std::string& where) {
-  return std::make_unique<StagedTokenizer>(tokenizer_json, where);
+  return std::make_unique<StagedTokenizer>(tokenizer_json, where, std::vector<AddedToken>());
 }
 
 }  // namespace mantissa

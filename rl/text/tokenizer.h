@@ -1,6 +1,6 @@
 // Tokenizers read from tokenizer.json (Hugging Face; GGUF metadata arrives rewritten as such): byte-level BPE (GPT-2,
-// Llama-3, Qwen2/3, DeepSeek, SmolLM) and SentencePiece-style BPE with byte fallback (Llama-2). Patterns run on PCRE2,
-// NFC on utf8proc. Ids and text equal those of the `tokenizers` library.
+// Llama-3, Qwen2/3, DeepSeek, SmolLM) and SentencePiece-style BPE with byte fallback (Llama-2). Patterns run on
+// Oniguruma, NFC on utf8proc. Ids and text equal those of the `tokenizers` library.
 #pragma once
 
 #include <cstdint>
@@ -9,12 +9,17 @@
 #include <string_view>
 #include <vector>
 
+#include "nn/formats/tokenizer_files.h"
+
 namespace mantissa {
 
 /// Immutable once made; every function may be called from several threads.
 class Tokenizer {
  public:
-  /// From a model's files. Errors name the file (`where`), the JSON path, the rule and the value.
+  /// From a model's files: tokenizer.json and what tokenizer_config.json adds. Errors name the file, the JSON path, the
+  /// rule and the value.
+  static std::unique_ptr<Tokenizer> from_files(const TokenizerFiles& files);
+  /// From tokenizer.json alone; `where` names it in messages.
   static std::unique_ptr<Tokenizer> from_json(const std::string& tokenizer_json, const std::string& where);
   virtual ~Tokenizer() = default;
 

@@ -2,6 +2,7 @@
 // difference.
 #include "rl/text/tokenizer_json.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
@@ -85,7 +86,8 @@ Pattern regex_pattern(const std::string& pattern, const Node& node) {
 
 Pattern read_pattern(const Node& node) {
   node.must(node.value->is_object() && (node.has("String") || node.has("Regex")), "must hold \"String\" or \"Regex\"");
-  if (node.has("String")) return {node.at("String").text(), nullptr};
+  if (node.has("String") && !node.at("String").text().empty()) return {node.at("String").text(), nullptr};
+  if (node.has("String")) return regex_pattern("", node.at("String"));  // it matches everywhere
   return regex_pattern(node.at("Regex").text(), node.at("Regex"));
 }
 
@@ -233,6 +235,7 @@ void read_merges(const Node& merges, Bpe& bpe) {
     const std::string *line = m.is_string() ? m.get_ptr<const std::string*>() : nullptr, *left = nullptr,
                       *right = nullptr;
     std::string_view a, b;
+    if (line != nullptr && line->starts_with("#version")) continue;  // the first line of an old merges.txt
     if (line != nullptr) {
       const size_t space = line->find(' ');
       if (space == std::string::npos || line->find(' ', space + 1) != std::string::npos)
@@ -268,34 +271,68 @@ void read_model(const Node& model, Bpe& bpe) {
   bpe.byte_fallback = model.flag("byte_fallback", false);
   bpe.ignore_merges = model.flag("ignore_merges", false);
   if (model.has("unk_token")) {
-    bpe.unk = bpe.id_of(model.at("unk_token").text());
-    model.at("unk_token").must(bpe.unk >= 0, "must be in model.vocab");
+    bpe.unk_token = model.at("unk_token").text();
+    bpe.unk = bpe.id_of(bpe.unk_token);
   }
 }
 
+/// The id of a token that the vocabulary does not hold: behind the vocabulary and the tokens added before it.
+int32_t next_id(const TokenizerSpec& spec) {
+  int32_t next = int32_t(spec.bpe.vocab.size());
+  for (const AddedToken& token : spec.added) next = std::max(next, token.id + 1);
+  return next;
+}
+
+/// As the library adds a token: an empty one is left out, a text that is known keeps its id and takes the new flags,
+/// and another gets the next id, whatever `given` the file says (-1: nothing). Where that would give two tokens one id,
+/// or the file's id is another's, no reading is right.
+void add_token(AddedToken token, int64_t given, const std::string& where, TokenizerSpec& spec) {
+  if (token.content.empty()) return;
+  const auto known = std::find_if(spec.added.begin(), spec.added.end(),
+                                  [&](const AddedToken& other) { return other.content == token.content; });
+  if (known != spec.added.end()) {
+    token.id = known->id;
+    *known = std::move(token);
+    return;
+  }
+  token.id = spec.bpe.id_of(token.content);
+  if (token.id < 0) {
+    token.id = next_id(spec);
+    for (const auto& [entry, id] : spec.bpe.vocab)
+      check(id != token.id && id != given, where, ": the added token \"", token.content, "\" with id ",
+            id == given ? given : token.id, " conflicts with \"", entry, "\" of model.vocab, which has this id");
+  }
+  spec.added.push_back(std::move(token));
+}
+
 void read_added_tokens(const Node& list, TokenizerSpec& spec) {
-  const int64_t limit = 2 * int64_t(spec.bpe.vocab.size() + list.size()) + kHoles;
   for (size_t i = 0; i < list.size(); ++i) {
     const Node n = list.at(i);
     AddedToken token;
     token.content = n.at("content").text();
-    const int64_t id = n.at("id").integer();
-    n.at("id").must(id < limit, str("must be below ", limit).c_str());
-    // As the library: a token that the model knows keeps the model's id.
-    const int32_t known = spec.bpe.id_of(token.content);
-    token.id = known >= 0 ? known : int32_t(id);
     token.special = n.flag("special", false);
     token.normalized = n.flag("normalized", !token.special);
     token.single_word = n.flag("single_word", false);
     token.lstrip = n.flag("lstrip", false);
     token.rstrip = n.flag("rstrip", false);
-    spec.added.push_back(std::move(token));
+    add_token(std::move(token), n.at("id").integer(), *n.where + ": " + n.path, spec);
+  }
+}
+
+/// The tokens of tokenizer_config.json: with an id they replace the flags of one that is there, without one they are
+/// added where there is none.
+void add_configured(const std::vector<AddedToken>& tokens, const std::string& where, TokenizerSpec& spec) {
+  for (const AddedToken& token : tokens) {
+    const bool known = std::any_of(spec.added.begin(), spec.added.end(),
+                                   [&](const AddedToken& other) { return other.content == token.content; });
+    if (token.id >= 0 || !known) add_token(token, token.id, where + ": tokenizer_config.json", spec);
   }
 }
 
 }  // namespace
 
-void parse_tokenizer_json(const std::string& text, const std::string& where, TokenizerSpec& spec) {
+void parse_tokenizer_json(const std::string& text, const std::string& where, const std::vector<AddedToken>& configured,
+                          TokenizerSpec& spec) {
   json document;
   try {
     document = json::parse(text);
@@ -306,6 +343,7 @@ void parse_tokenizer_json(const std::string& text, const std::string& where, Tok
   root.must(document.is_object(), "must be an object");
   read_model(root.at("model"), spec.bpe);
   if (root.has("added_tokens")) read_added_tokens(root.at("added_tokens"), spec);
+  add_configured(configured, where, spec);
   if (root.has("normalizer")) read_normalizer(root.at("normalizer"), spec);
   if (root.has("pre_tokenizer")) read_pre_tokenizer(root.at("pre_tokenizer"), spec);
   if (root.has("post_processor")) read_post_processor(root.at("post_processor"), spec);

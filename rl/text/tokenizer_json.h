@@ -20,7 +20,10 @@ struct TokenizerSpec {
   Bpe bpe;
 };
 
-/// Fills `spec` from the text of tokenizer.json. Errors: "where: JSON path: rule: value".
-void parse_tokenizer_json(const std::string& json, const std::string& where, TokenizerSpec& spec);
+/// Fills `spec` from the text of tokenizer.json, and adds the tokens that tokenizer_config.json adds. Ids of added
+/// tokens are those that the library gives them: the vocabulary's, else the next one behind vocabulary and tokens added
+/// before, in the order of the file. Errors: "where: JSON path: rule: value".
+void parse_tokenizer_json(const std::string& json, const std::string& where, const std::vector<AddedToken>& configured,
+                          TokenizerSpec& spec);
 
 }  // namespace mantissa

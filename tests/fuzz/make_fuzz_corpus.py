@@ -119,6 +119,11 @@ def tokenizer():
     yield (small + "\n12+30=42").encode()
 
 
+def template():
+    for record in records("templates.jsonl"):
+        if isinstance(record, list): yield record[0].encode()
+
+
 def verifier():
     for record in records("verifier_cases.jsonl"):
         yield (record["gold"].replace("\n", " ") + "\n" + record["response"]).encode()
@@ -134,7 +139,7 @@ def config():
 def main():
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         sys.exit(__doc__)
-    for make in [safetensors, gguf, tokenizer, verifier, config]:
+    for make in [safetensors, gguf, tokenizer, template, verifier, config]:
         folder = pathlib.Path(sys.argv[1]) / f"fuzz_{make.__name__}"
         folder.mkdir(parents=True, exist_ok=True)
         count = 0

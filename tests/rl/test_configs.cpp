@@ -46,6 +46,54 @@ TEST(Configs, EveryShippedOneLoads) {
   EXPECT_TRUE(errors.empty()) << "these do not load:" << errors;
 }
 
+RunConfig with(std::vector<std::string> overrides, const std::string& yaml = "") {
+  overrides.insert(overrides.begin(), {"model.path=m", "data.files=f"});
+  return parse_run_config(yaml.empty() ? "run:\n" : yaml, "F", overrides);
+}
+
+std::string refusal(std::vector<std::string> overrides, const std::string& yaml = "") {
+  try {
+    with(std::move(overrides), yaml);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
+}
+
+TEST(Configs, OverridesAreTextUntilTheKeySaysOtherwise) {
+  // Whatever a text holds arrives whole.
+  const std::string marks = "ab #%&!{}[]'\":,=~|>*?-\\ ";
+  for (size_t i = 0; i < marks.size(); ++i)
+    for (size_t k = 0; k < marks.size(); ++k) {
+      const std::string text = {'x', marks[i], ' ', marks[k], 'y'}, bare = {marks[i], marks[k]};
+      EXPECT_EQ(with({"data.system=" + text}).data.system, text);
+      EXPECT_EQ(with({"data.system=" + bare}).data.system, bare);
+    }
+  for (const std::string text :
+       {"null", "~", "true", "010", "'a' b", "\"my prog\" --x", "", "a: b", "- x", "{answer}"}) {
+    EXPECT_EQ(with({"data.system=" + text}).data.system, text);
+    EXPECT_EQ(with({"data.response_format=" + text}).data.response_format, text);
+  }
+  EXPECT_EQ(with({"data.files=/a b#c"}).data.files, std::vector<std::string>{"/a b#c"});
+  EXPECT_EQ(with({"data.files=[a, b c]"}).data.files, (std::vector<std::string>{"a", "b c"}));
+  EXPECT_EQ(with({"train.steps=010"}).train.steps, 10);
+  EXPECT_EQ(with({"train.steps=+7"}).train.steps, 7);
+  EXPECT_EQ(with({"optim.lr=1e-3"}).optim.lr, 1e-3);
+  EXPECT_TRUE(with({"data.shuffle=true"}).data.shuffle);
+  for (const std::string number : {"0x10", "1_000", "1 2", "1.5", "3 #", "", "null", "0o7"})
+    EXPECT_NE(refusal({"train.steps=" + number}).find("train.steps must be an integer"), std::string::npos) << number;
+}
+
+TEST(Configs, NullKeepsTheDefaultAndOneDocumentIsRead) {
+  const RunConfig config = with({}, "data:\n  system: null\n  prompt_key: ~\ntrain:\n  steps:\n");
+  EXPECT_EQ(config.data.prompt_key, RunConfig().data.prompt_key);
+  EXPECT_EQ(config.train.steps, RunConfig().train.steps);
+  EXPECT_EQ(with({}, "train:\n  steps: 010\n").train.steps, 10);
+  EXPECT_NE(refusal({}, "train:\n  steps: 0x10\n").find("F line 2"), std::string::npos);
+  EXPECT_NE(refusal({}, "train:\n  steps: 3\n---\ntrain:\n  steps: 4\n").find("one YAML document"), std::string::npos);
+  EXPECT_EQ(with({}, "---\ntrain:\n  steps: 3\n").train.steps, 3);
+}
+
 TEST(Configs, EachSaysWhatItIsAndHowToRunIt) {
   for (const fs::path& file : configs()) {
     const std::string header = header_of(file), name = fs::relative(file, kConfigs.parent_path()).string();

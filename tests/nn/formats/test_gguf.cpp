@@ -6,13 +6,16 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
+#include "core/file.h"
 #include "core/random.h"
 #include "core/safetensors.h"
 #include "nn/formats/gguf.h"
 #include "nn/formats/gguf_dequant.h"
+#include "nn/formats/hf.h"
 #include "nn/model.h"
 #include "rl/text/tokenizer.h"
 #include "tests/support/gguf_builder.h"
+#include "tests/support/temp_dir.h"
 
 namespace mantissa {
 namespace {
@@ -157,6 +160,57 @@ TEST(Gguf, QuantisedWeightsAreFp16First) {
   EXPECT_EQ(read_floats(model, "model.norm.weight")[1], 1.1f);  // stored in fp32: kept
   Tensor small(cpu(), {8}, Dtype::kF32);
   EXPECT_THROW(model.tensors->read(name, small), Error);
+}
+
+TEST(Gguf, LinearRopeUnderAllKeys) {
+  struct Row {
+    const char* type;          // rope.scaling.type, null: not given
+    float factor, old_factor;  // 0: not given
+    double want;               // 1: no scaling
+  };
+  for (const Row& row : {Row{nullptr, 0, 0, 1},
+                         {nullptr, 2, 0, 2},
+                         {nullptr, 0, 2, 2},
+                         {"linear", 4, 2, 4},
+                         {"linear", 0, 3, 3},
+                         {"none", 2, 0, 1},
+                         {"none", 0, 2, 1},
+                         {"linear", 0, 0, 1}}) {
+    GgufBuilder b = tiny_gguf("llama");
+    if (row.type) b.set("llama.rope.scaling.type", row.type);
+    if (row.factor != 0) b.set("llama.rope.scaling.factor", row.factor);
+    if (row.old_factor != 0) b.set("llama.rope.scale_linear", row.old_factor);
+    const std::string image = b.image();
+    const RopeConfig rope = parse_gguf(bytes_of(image), "test.gguf").config.rope;
+    EXPECT_EQ(rope.kind == RopeConfig::Kind::kLinear ? rope.factor : 1, row.want);
+  }
+}
+
+TEST(Gguf, SplitFilesAreNamed) {
+  GgufBuilder b = tiny_gguf("llama");
+  b.set("split.no", 0u);
+  b.set("split.count", 2u);
+  EXPECT_NE(refusal(b.image()).find("part 1 of 2"), std::string::npos) << refusal(b.image());
+  EXPECT_NE(refusal("\x1f\x8b\x08 zipped, and then some").find("gzip"), std::string::npos);
+}
+
+TEST(Gguf, BiasesSurviveExport) {
+  for (const char* architecture : {"llama", "qwen2"}) {
+    const TempDir dir;
+    GgufBuilder b = tiny_gguf(architecture);
+    const bool biases = std::string(architecture) == "llama";
+    if (biases)
+      for (const auto& [name, rows] : {std::pair("q", 32), {"k", 16}, {"v", 16}})
+        b.floats(std::string("blk.0.attn_") + name + ".bias", {uint64_t(rows)}, std::vector<float>(size_t(rows), 2.0f));
+    write_file(dir / "model", b.image());  // found by its first bytes
+    const auto model = load_model((dir / "model").string(), cpu(), Dtype::kF32, false);
+    EXPECT_EQ(model->config.qkv_bias, biases);
+    save_hf(*model, dir / "saved", Dtype::kF32);
+    const auto back = load_model((dir / "saved").string(), cpu(), Dtype::kF32, false);
+    EXPECT_TRUE(back->config.qkv_bias);  // a Qwen2 has biases in transformers: zeros here
+    for (const NamedTensor& t : hf_views(back->config, back->decoder->params(), back->weights.compute))
+      if (t.name.ends_with("q_proj.bias")) EXPECT_EQ(t.tensor.data<float>()[0], biases ? 2.0f : 0.0f);
+  }
 }
 
 TEST(Gguf, Llama3RopeFactors) {

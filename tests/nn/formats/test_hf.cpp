@@ -46,8 +46,9 @@ void expect_message(const std::string& message, std::initializer_list<const char
     EXPECT_NE(message.find(part), std::string::npos) << "\"" << message << "\" lacks \"" << part << "\"";
 }
 
-void expect_refused(const std::string& extra, std::initializer_list<const char*> parts) {
-  const std::string message = message_of([&] { parsed(extra); });
+void expect_refused(const std::string& extra, std::initializer_list<const char*> parts,
+                    const std::string& type = "llama") {
+  const std::string message = message_of([&] { parsed(extra, type); });
   expect_message(message, {"config.json"});
   expect_message(message, parts);
 }
@@ -90,6 +91,30 @@ TEST(HfConfig, RopeInBothSpellings) {
   EXPECT_EQ(rope_frequencies(linear, 8)[0], 0.5);
 }
 
+TEST(HfConfig, RopeInBothObjects) {
+  // transformers 5: rope_scaling replaces rope_parameters, its theta too, unless it is null or empty.
+  const std::vector<std::string> scalings = {"null", "{}", R"({"type": "linear", "factor": 2})",
+                                             R"({"rope_type": "linear", "factor": 2, "rope_theta": 3e4})",
+                                             R"({"rope_type": "default"})"};
+  for (const bool theta : {false, true})
+    for (size_t i = 0; i < scalings.size(); ++i) {
+      const std::string both = std::string(theta ? R"("rope_theta": 7e4, )" : "") +
+                               R"("rope_parameters": {"rope_theta": 5e5, "rope_type": "linear", "factor": 4},
+                                  "rope_scaling": )" +
+                               scalings[i];
+      const RopeConfig rope = parsed(both).rope;
+      EXPECT_EQ(rope.theta, i < 2 ? 5e5 : i == 3 ? 3e4 : theta ? 7e4 : 1e4) << both;
+      EXPECT_EQ(rope.kind, i == 4 ? RopeConfig::Kind::kDefault : RopeConfig::Kind::kLinear) << both;
+      EXPECT_EQ(rope.factor, i < 2 ? 4 : i < 4 ? 2 : 1) << both;
+    }
+  expect_refused(R"("rope_parameters": {"rope_type": "default"}, "rope_scaling": {"rope_type": "yarn", "factor": 4})",
+                 {"rope_scaling", "yarn"});
+  const RopeConfig llama3 =
+      parsed(R"("rope_scaling": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4})")
+          .rope;
+  EXPECT_EQ(llama3.original_max_positions, 128);  // max_position_embeddings
+}
+
 TEST(HfConfig, StopTokens) {
   EXPECT_EQ(parsed(R"("eos_token_id": 3, "bos_token_id": 1)").eos_ids, std::vector<int32_t>{3});
   EXPECT_EQ(parsed(R"("eos_token_id": [3, 5, 3])").eos_ids, (std::vector<int32_t>{3, 5}));
@@ -107,7 +132,6 @@ TEST(HfConfig, StopTokens) {
 TEST(HfConfig, RefusesWhatItDoesNotCompute) {
   expect_message(message_of([] { parsed("", "mixtral"); }), {"model_type", "mixtral", "qwen3"});
   expect_refused(R"("hidden_act": "gelu")", {"hidden_act", "gelu"});
-  expect_refused(R"("attention_bias": true)", {"attention_bias"});
   expect_refused(R"("mlp_bias": true)", {"mlp_bias"});
   expect_refused(R"("quantization_config": {"quant_method": "gptq"})", {"quantization_config"});
   expect_refused(R"("rope_scaling": {"rope_type": "yarn", "factor": 4})", {"rope_scaling", "rope_type", "yarn"});
@@ -116,8 +140,12 @@ TEST(HfConfig, RefusesWhatItDoesNotCompute) {
   expect_refused(R"("rope_scaling": {"rope_type": "linear"})", {"factor", "missing"});
   expect_refused(R"("rope_parameters": {"full_attention": {"rope_theta": 1e4}})", {"full_attention"});
   expect_refused(R"("partial_rotary_factor": 0.5)", {"partial_rotary_factor"});
-  expect_refused(R"("use_sliding_window": true, "sliding_window": 32, "max_window_layers": 1)", {"use_sliding_window"});
+  expect_refused(R"("use_sliding_window": true, "sliding_window": 32, "max_window_layers": 1)", {"use_sliding_window"},
+                 "qwen2");
   expect_refused(R"("layer_types": ["full_attention", "sliding_attention"])", {"layer_types", "sliding_attention"});
+  expect_refused(R"("use_sliding_window": true, "max_window_layers": 1)", {"use_sliding_window"}, "qwen2");  // 4096
+  parsed(R"("use_sliding_window": true, "sliding_window": null, "max_window_layers": 1)", "qwen2");
+  parsed(R"("use_sliding_window": true, "sliding_window": 32, "max_window_layers": 1)", "llama");  // knows no window
   // A window that no layer uses is fine (Qwen2 writes one).
   parsed(R"("use_sliding_window": false, "sliding_window": 32, "max_window_layers": 1)");
   parsed(R"("use_sliding_window": true, "sliding_window": 32, "max_window_layers": 28)");
@@ -237,6 +265,85 @@ TEST(HfWeights, ShardedEqualsSingle) {
   expect_message(message_of([&] { load(dir / "m"); }), {"model-2.safetensors", "No such file"});
   write_file(index, "{}");
   expect_message(message_of([&] { load(dir / "m"); }), {"index.json", "weight_map", "missing"});
+}
+
+/// The config of a golden model with other values.
+void change_config(const fs::path& file, const std::string& from, const std::string& to) {
+  std::string text = read_file(file);
+  const size_t at = text.find(from);
+  ASSERT_NE(at, std::string::npos) << from;
+  write_file(file, text.replace(at, from.size(), to));
+}
+
+TEST(HfWeights, TiedConfigBesideAHead) {
+  const TempDir dir;
+  Directory d("llama3");
+  Tensor& embedding = d.tensors["model.embed_tokens.weight"];
+  for (const bool same : {true, false}) {
+    Tensor head(cpu(), embedding.shape(), Dtype::kF32);
+    std::memcpy(head.raw(), embedding.raw(), embedding.bytes());
+    if (!same) head.data<float>()[5] += 0.5f;
+    d.tensors["lm_head.weight"] = head;
+    const fs::path place = dir / (same ? "same" : "other");
+    d.write(place);
+    const bool tied = read_file(place / "config.json").find("\"tie_word_embeddings\": true") != std::string::npos;
+    if (!tied) change_config(place / "config.json", "\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true");
+    const auto model = load(place);
+    EXPECT_EQ(model->config.tied_head, same);
+    EXPECT_EQ(model->notices.size(), same ? 0u : 1u);
+    if (!same) {
+      expect_message(model->notices[0], {"lm_head.weight", "not tied"});
+      save_hf(*model, dir / "saved", Dtype::kF32);
+      EXPECT_FALSE(load(dir / "saved")->config.tied_head);
+      EXPECT_TRUE(load(dir / "saved")->notices.empty());
+    }
+  }
+}
+
+TEST(HfWeights, BiasesOfAttention) {
+  const TempDir dir;
+  Directory d("llama3");
+  const auto bias = [&](const std::string& part, float value) {
+    for (int layer = 0; d.tensors.contains(str("model.layers.", layer, ".self_attn.", part, "_proj.weight")); ++layer) {
+      const std::string name = str("model.layers.", layer, ".self_attn.", part, "_proj.");
+      Tensor t(cpu(), {d.tensors[name + "weight"].size(0)}, Dtype::kF32);
+      for (int64_t i = 0; i < t.numel(); ++i) t.data<float>()[i] = value;
+      d.tensors[name + "bias"] = t;
+    }
+  };
+  for (const char* part : {"q", "k", "v"}) bias(part, 0.25f);
+  bias("o", 0);
+  d.write(dir / "m");
+  change_config(dir / "m/config.json", "\"attention_bias\": false", "\"attention_bias\": true");
+  const auto model = load(dir / "m");
+  EXPECT_TRUE(model->config.qkv_bias);
+  save_hf(*model, dir / "saved", Dtype::kF32);
+  EXPECT_NE(read_file(dir / "saved/config.json").find("\"attention_bias\": true"), std::string::npos);
+  EXPECT_TRUE(Safetensors(dir / "saved/model.safetensors").entries().contains("model.layers.0.self_attn.o_proj.bias"));
+  expect_same_bits(load(dir / "saved")->weights.compute.flat(), model->weights.compute.flat());
+  bias("o", 1);
+  fs::remove_all(dir / "m");
+  d.write(dir / "m");
+  change_config(dir / "m/config.json", "\"attention_bias\": false", "\"attention_bias\": true");
+  expect_message(message_of([&] { load(dir / "m"); }), {"o_proj.bias", "must be zero"});
+}
+
+TEST(HfWeights, WhatIsNoModelIsNamed) {
+  const TempDir dir;
+  const Directory d("llama3");
+  d.write(dir / "lfs");
+  write_file(dir / "lfs/model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n");
+  expect_message(message_of([&] { load(dir / "lfs"); }), {"model.safetensors", "git-lfs pointer"});
+  fs::create_directories(dir / "adapter");
+  write_file(dir / "adapter/adapter_config.json", "{}");
+  expect_message(message_of([&] { load(dir / "adapter"); }), {"adapter", "base model"});
+  expect_message(message_of([&] { load_tokenizer_files((dir / "adapter").string()); }), {"adapter", "base model"});
+  write_file(dir / "weights", "\x1f\x8b zipped");
+  expect_message(message_of([&] { load(dir / "weights"); }), {"neither", "gzip"});
+  for (const char* name : {"UPPER.GGUF", "no_ending"}) {
+    write_file(dir / name, "GGUF\x03");
+    expect_message(message_of([&] { load(dir / name); }), {name, "the file ends"});
+  }
 }
 
 TEST(HfWeights, MissingUnusedAndMisshapenTensorsAreNamed) {

@@ -76,21 +76,21 @@ TEST_F(Data, ReadsRecordsAndFillsTargets) {
 
 TEST_F(Data, Templates) {
   config_.prompt_template = "qwen_math";
-  EXPECT_EQ(apply_prompt_template(config_, "", "Q"),
+  EXPECT_EQ(apply_prompt_template(config_, ChatTemplate::named("plain"), "Q"),
             "<|im_start|>system\nPlease reason step by step, and put your final answer within "
             "\\boxed{}.<|im_end|>\n"
             "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n");
   config_.prompt_template = "r1_distill_qwen";
-  EXPECT_EQ(apply_prompt_template(config_, "", "Q"),
+  EXPECT_EQ(apply_prompt_template(config_, ChatTemplate::named("plain"), "Q"),
             "<｜begin▁of▁sentence｜><｜User｜>Q Please reason step by step, and put your final answer within "
             "\\boxed{}.\n<｜Assistant｜><think>\n");
   config_.prompt_template = "r1";
-  const std::string r1 = apply_prompt_template(config_, "", "Q");
+  const std::string r1 = apply_prompt_template(config_, ChatTemplate::named("plain"), "Q");
   EXPECT_TRUE(r1.starts_with("A conversation between User and Assistant. The User asks"));
   EXPECT_TRUE(r1.ends_with("<answer> answer here </answer>.\nUser: Q\nAssistant: <think>"));
   config_.prompt_template = "chat";
   config_.system = "S";
-  EXPECT_EQ(apply_prompt_template(config_, "chatml_smollm2", "Q"),
+  EXPECT_EQ(apply_prompt_template(config_, ChatTemplate::named("chatml_smollm2"), "Q"),
             "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n");
   config_.files = {file("a.jsonl", R"({"problem": "p", "answer": "7"})")};
   EXPECT_THROW(make_prompts(config_, ByteTokenizer(), {}, 1 << 20, false), Error);  // auto, but no template to detect
@@ -127,6 +127,41 @@ TEST_F(Data, BadFilesNameTheLine) {
   EXPECT_THROW(read_records(config_), Error);
   config_.files.clear();
   EXPECT_THROW(read_records(config_), Error);
+}
+
+TEST_F(Data, FilesOfAnotherKindAreNamed) {
+  const auto says = [&](const std::string& content, const char* part) {
+    const std::string message = error_of(content);
+    EXPECT_NE(message.find(part), std::string::npos) << message;
+    EXPECT_NE(message.find("bad.jsonl"), std::string::npos) << message;
+    EXPECT_NE(message.find("JSON lines"), std::string::npos) << message;
+  };
+  says("\x1f\x8b\x08zipped", "is gzip-compressed");
+  says("PAR1\x15\x04", "is Parquet");
+  says("version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer");
+  says("[{\"problem\": \"p\"}]", "one JSON array");
+  says("[\n{\"problem\": \"p\"}\n]", "one JSON array");
+  says("{\n  \"problem\": \"p\"\n}", "over several lines");
+}
+
+TEST_F(Data, AnswersOfAnyLength) {
+  const auto answer = [&](const std::string& number) {
+    config_.files = {file("a.jsonl", "{\"x\": {\"answer\": 1}, \"problem\": \"p\", \"answer\": " + number + "}")};
+    return read_records(config_)[0].answer;
+  };
+  for (int digits = 1; digits < 60; ++digits)
+    for (const char* sign : {"", "-"})
+      EXPECT_EQ(answer(sign + std::string(size_t(digits), '7')), sign + std::string(size_t(digits), '7'));
+  EXPECT_THROW(answer("1.5"), Error);
+  EXPECT_THROW(answer("1e40"), Error);
+}
+
+TEST_F(Data, TheModelsOwnFormTakesVariables) {
+  TokenizerFiles files;
+  files.chat_template = "{{ messages[0].content }}|{{ 'on' if enable_thinking else 'off' }}";
+  config_.prompt_template = "chat";
+  config_.chat_template_kwargs = {"enable_thinking=true"};
+  EXPECT_EQ(apply_prompt_template(config_, chat_template_of(config_, files), "Q"), "Q|on");
 }
 
 TEST_F(Data, CursorDrawsEachPromptOnceAnEpochAndResumes) {

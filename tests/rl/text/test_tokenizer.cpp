@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "core/error.h"
+#include "core/random.h"
 #include "rl/text/regex.h"
 #include "rl/text/unicode.h"
 
@@ -152,8 +153,7 @@ TEST(Tokenizer, BadFilesNameThePath) {
   has(broken("/model/merges/3", 7), "F: model.merges[3]");
   has(broken("/model/vocab/a", 2000000000), "model.vocab: the id of \"a\"");
   has(broken("/model/vocab/a", -1), "model.vocab");
-  has(broken("/model/unk_token", "nope"), "model.unk_token");
-  has(broken("/added_tokens/0/id", 900000000), "added_tokens[0].id: must be below");
+  has(broken("/added_tokens/0/id", -1), "added_tokens[0].id: must be an integer from 0");
   has(broken("/decoder", {{"type", "CTC"}}), "F: decoder.type: unknown decoder");
   json deep = {{"type", "NFC"}};
   for (int i = 0; i < 20; ++i) deep = {{"type", "Sequence"}, {"normalizers", json::array({deep})}};
@@ -162,6 +162,155 @@ TEST(Tokenizer, BadFilesNameThePath) {
   std::string nested = good.dump();
   nested.insert(nested.find("\"merges\":[") + 10, std::string(200'000, '[') + std::string(200'000, ']') + ",");
   has(error_of(nested), "F: model.merges[0]");
+}
+
+/// A tokenizer of single characters with these added tokens, a pre-tokenizer and a normalizer.
+json plain_tokenizer(const json& added = json::array(), const json& pre_tokenizer = nullptr,
+                     const json& normalizer = nullptr) {
+  json vocab = json::object();
+  for (const char* c : {"a", "b", "c", "1", "2", "<", ">", "x", "y", "\n", " ", "_", "-"}) vocab[c] = vocab.size();
+  return {{"version", "1.0"},
+          {"added_tokens", added},
+          {"normalizer", normalizer},
+          {"pre_tokenizer", pre_tokenizer},
+          {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", json::array()}}}};
+}
+
+json added_token(const std::string& content, int id) {
+  return {{"id", id}, {"content", content}, {"special", true}, {"normalized", false}};
+}
+
+TEST(Tokenizer, EqualsTheLibraryOnRandomFiles) {
+  int texts = 0;
+  for (const json& line : lines_of(kSource / "tests/golden/random_tokenizers.jsonl")) {
+    const std::string file = line[0];
+    const auto t = Tokenizer::from_json(file, "random");
+    for (const json& row : line[1]) {
+      const std::string text = row[0];
+      EXPECT_EQ(t->encode(text), row[1].get<std::vector<int32_t>>()) << row[0] << " in " << file.substr(0, 900);
+      EXPECT_EQ(t->encode(text, true), row[2].get<std::vector<int32_t>>()) << row[0];
+      EXPECT_EQ(t->decode(row[1]), row[3].get<std::string>()) << row[0] << " in " << file.substr(0, 900);
+      ++texts;
+    }
+  }
+  EXPECT_GT(texts, 100);
+}
+
+TEST(Tokenizer, AddedTokensGetTheLibrarysIds) {
+  const auto ids = [](const json& added, const std::string& text) {
+    return Tokenizer::from_json(plain_tokenizer(added).dump(), "F")->encode(text);
+  };
+  using Ids = std::vector<int32_t>;
+  EXPECT_EQ(ids(json::array({added_token("<x>", 13)}), "a<x>b"), (Ids{0, 13, 1}));
+  EXPECT_EQ(ids(json::array({added_token("<x>", 20)}), "a<x>b"), (Ids{0, 13, 1}));                         // a hole
+  EXPECT_EQ(ids(json::array({added_token("<y>", 14), added_token("<x>", 13)}), "<x><y>"), (Ids{14, 13}));  // file order
+  EXPECT_EQ(ids(json::array({added_token("", 13), added_token("<y>", 14)}), "<y>"), (Ids{13}));  // an empty one
+  EXPECT_EQ(ids(json::array({added_token("a", 99), added_token("<y>", 14)}), "a<y>"),
+            (Ids{0, 13}));  // known to the model
+  const std::string conflict = error_of(plain_tokenizer(json::array({added_token("<x>", 3)})).dump());
+  EXPECT_NE(conflict.find("added_tokens[0]"), std::string::npos) << conflict;
+  EXPECT_NE(conflict.find("\"<x>\" with id 3 conflicts with \"1\""), std::string::npos) << conflict;
+  json holes = plain_tokenizer(json::array({added_token("<x>", 14)}));
+  holes["model"]["vocab"]["q"] = 14;  // 14 entries with ids to 14: the library would give 14 twice
+  EXPECT_NE(error_of(holes.dump()).find("conflicts"), std::string::npos);
+
+  // Whatever order and ids a file gives, ids follow the vocabulary without a gap, in the order of the file.
+  for (int seed = 0; seed < 50; ++seed) {
+    json added = json::array();
+    std::string text;
+    Ids want;
+    for (int k = 0; k < 1 + seed % 7; ++k) {
+      const std::string content = "<" + std::string(size_t(k + 1), 'x') + ">";
+      added.push_back(added_token(content, 13 + (k * 7 + seed) % 11));
+      text += content;
+      want.push_back(13 + k);
+    }
+    EXPECT_EQ(ids(added, text), want) << added;
+  }
+}
+
+TEST(Tokenizer, TokensOfTheConfig) {
+  TokenizerFiles files;
+  files.where = "M";
+  files.tokenizer_json = plain_tokenizer(json::array({added_token("<x>", 13)})).dump();
+  const auto ids = [&](const std::string& config, const std::string& text) {
+    files.tokenizer_config_json = config;
+    return Tokenizer::from_files(files)->encode(text);
+  };
+  using Ids = std::vector<int32_t>;
+  EXPECT_EQ(ids("", "<x><y>"), (Ids{13, 5, 8, 6}));
+  EXPECT_EQ(ids(R"({"added_tokens_decoder": {"14": {"content": "<y>", "special": true}}})", "<x><y>"), (Ids{13, 14}));
+  EXPECT_EQ(ids(R"({"additional_special_tokens": ["<y>", "<x>"]})", "<x><y>"), (Ids{13, 14}));
+  EXPECT_EQ(ids(R"({"extra_special_tokens": {"image_token": "<y>"}})", "<x><y>"), (Ids{13, 14}));
+  EXPECT_EQ(ids(R"({"pad_token": {"__type": "AddedToken", "content": "<y>"}, "eos_token": "<a>"})", "<y><a>"),
+            (Ids{15, 14}));  // eos comes before pad
+  EXPECT_EQ(ids(R"({"added_tokens_decoder": {"13": {"content": "<x>", "rstrip": true}}})", "<x>  a"), (Ids{13, 0}));
+  EXPECT_THROW(ids(R"({"added_tokens_decoder": {"2": {"content": "<y>"}}})", "a"), Error);  // the id of "c"
+  EXPECT_THROW(ids(R"({"added_tokens_decoder": {"x": {"content": "<y>"}}})", "a"), Error);
+  EXPECT_THROW(ids(R"({"pad_token": 3})", "a"), Error);
+  EXPECT_THROW(ids("{", "a"), Error);
+}
+
+TEST(Tokenizer, StripsAtOneBlank) {
+  json token = added_token("\n", 13);
+  token["lstrip"] = token["rstrip"] = true;
+  const json file = plain_tokenizer(json::array({token}));
+  const auto t = Tokenizer::from_json(file.dump(), "F");
+  for (int feeds = 1; feeds < 6; ++feeds)  // the first takes all blanks on its right: the others are inside it
+    EXPECT_EQ(t->encode("a" + std::string(size_t(feeds), '\n') + "b"), (std::vector<int32_t>{0, 9, 1})) << feeds;
+}
+
+TEST(Tokenizer, UnknownCharacters) {
+  json file = plain_tokenizer(json::array({added_token("<unk>", 13)}));
+  file["model"]["unk_token"] = "<unk>";  // an added token only: the library looks in the vocabulary alone
+  const auto t = Tokenizer::from_json(file.dump(), "F");
+  EXPECT_EQ(t->encode("ab<unk>"), (std::vector<int32_t>{0, 1, 13}));
+  try {
+    t->encode("az");
+    ADD_FAILURE() << "an unknown character must be an error";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("\"z\", which is not in the vocabulary"), std::string::npos) << e.what();
+  }
+  file["model"]["merges"] = {"#version: 0.2"};
+  EXPECT_EQ(Tokenizer::from_json(file.dump(), "F")->encode("ab"), (std::vector<int32_t>{0, 1}));
+}
+
+/// Matches of no width cut before every 1, in all five behaviours and both senses.
+TEST(Tokenizer, CutsOfNoWidth) {
+  json file = plain_tokenizer();
+  file["model"]["vocab"].update({{"ab", 13}, {"b1", 14}, {"1a", 15}});
+  file["model"]["merges"] = {"a b", "b 1", "1 a"};
+  const auto whole = Tokenizer::from_json(file.dump(), "F");
+  RandomStream random(1, 2);
+  for (const std::string behaviour : {"Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"})
+    for (const bool invert : {false, true}) {
+      file["pre_tokenizer"] = {
+          {"type", "Split"}, {"pattern", {{"Regex", "(?=1)"}}}, {"behavior", behaviour}, {"invert", invert}};
+      const auto t = Tokenizer::from_json(file.dump(), "F");
+      for (int i = 0; i < 40; ++i) {
+        std::string text;
+        for (int k = 0; k < 9; ++k) text += "ab1"[random.below(3)];
+        std::vector<int32_t> want;  // under invert all text is a match, and Removed takes it away
+        for (size_t begin = 0, end = 0; begin < text.size() && !(invert && behaviour == "Removed"); begin = end) {
+          end = std::min(text.find('1', begin + 1), text.size());
+          const std::vector<int32_t> ids = whole->encode(text.substr(begin, end - begin));
+          want.insert(want.end(), ids.begin(), ids.end());
+        }
+        EXPECT_EQ(t->encode(text), want) << text << ' ' << behaviour << ' ' << invert;
+      }
+    }
+}
+
+TEST(Tokenizer, ReplacesAtNoWidth) {
+  const auto ids = [](const char* pattern, const std::string& text) {
+    const json normalizer = {{"type", "Replace"}, {"pattern", {{"Regex", pattern}}}, {"content", "_"}};
+    const auto t = Tokenizer::from_json(plain_tokenizer(json::array(), nullptr, normalizer).dump(), "F");
+    return t->decode(t->encode(text));
+  };
+  EXPECT_EQ(ids("(?=[12])", "a12"), "a _ 1 _ 2");
+  EXPECT_EQ(ids("c*", "ab"), "_ a _ b _");
+  EXPECT_EQ(ids("^|$", "a\nb"), "_ a _ \n _ b _");
+  EXPECT_EQ(ids("c*", ""), "");
 }
 
 TEST(Regex, DialectDifferences) {
@@ -173,11 +322,27 @@ TEST(Regex, DialectDifferences) {
   using Strings = std::vector<std::string>;
   EXPECT_EQ(matches("\\s+", "a\u180eb\u00a0c"), Strings{"\u00a0"});  // U+180E is no white space
   EXPECT_EQ(matches("[^\\s]+", "a\u180eb c"), (Strings{"a\u180eb", "c"}));
-  EXPECT_EQ(matches("\\w+", "e\u0301_\u24d0-\u00b2"), Strings{"e\u0301_\u24d0"});
+  EXPECT_EQ(matches("\\w+", "e\u0301_\u24d0-\u00b2"), (Strings{"e\u0301_\u24d0", "\u00b2"}));
   EXPECT_EQ(matches("(?i:'s)", "'S '\u017f"), (Strings{"'S", "'\u017f"}));
   EXPECT_EQ(matches("\\u0061\\v", "a\x0b"), Strings{"a\x0b"});
-  for (const char* pattern : {"a{1,3}+", "[a[b]]", "[a&&b]", "\\h", "\\bx", "(?R)", "\\", "\\u12", "(*ACCEPT)"})
-    EXPECT_THROW(Regex(pattern, "W"), Error) << pattern;
+  // Oniguruma's own readings, where other engines differ.
+  EXPECT_EQ(matches("(?m)a.b", "a\nb"), Strings{"a\nb"});
+  EXPECT_EQ(matches("1{,2}2", "1112"), Strings{"112"});
+  EXPECT_EQ(matches("a(?i)b|c", "aC"), Strings{"aC"});
+  EXPECT_EQ(matches("(?i)\u00df", "ss"), Strings{"ss"});
+  EXPECT_EQ(matches("a{1,2}+", "aaaaa"), Strings{"aaaaa"});
+  EXPECT_EQ(matches("[a-d&&[^b]]+", "abcd"), (Strings{"a", "cd"}));
+  EXPECT_EQ(matches("\\h+", "xfe9g"), Strings{"fe9"});
+  EXPECT_EQ(matches("\\R", "a\r\nb\n"), (Strings{"\r\n", "\n"}));
+  EXPECT_EQ(matches("[[:digit:]]+", "a\u0661\u0662"), Strings{"\u0661\u0662"});
+  EXPECT_EQ(matches("\\bx", "x xx"), (Strings{"x", "x"}));
+  EXPECT_EQ(matches("a++a", "aaa"), Strings{});
+  // Matches of no width, but for one behind another match.
+  EXPECT_EQ(matches("a*", "baac"), (Strings{"", "aa", ""}));
+  EXPECT_EQ(matches("(?=b)", "ab"), Strings{""});
+  EXPECT_EQ(matches("", "ab").size(), 3u);
+  EXPECT_EQ(matches("x*", "").size(), 0u);
+  for (const char* pattern : {"(a", "[a", "\\", "(?<", "*"}) EXPECT_THROW(Regex(pattern, "W"), Error) << pattern;
   // Exponential backtracking ends in an error, not in a hang.
   EXPECT_THROW(Regex("(a+)+\\z", "W").find_all(std::string(64, 'a') + "b"), Error);
 }

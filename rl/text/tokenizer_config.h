@@ -1,0 +1,25 @@
+// tokenizer_config.json as the tokenizers of transformers read it, with special_tokens_map.json of older models: the
+// special tokens by name and the tokens that are added to those of tokenizer.json.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "nn/formats/tokenizer_files.h"
+#include "rl/text/stages.h"
+
+namespace mantissa {
+
+struct TokenizerConfig {
+  /// bos_token, eos_token, unk_token, sep_token, pad_token, cls_token, mask_token: those that are given, in this order.
+  std::vector<std::pair<std::string, std::string>> named;
+  /// Tokens to add, in the order in which transformers adds them; those with an id first (ids ascending), then those
+  /// that are named only (id -1). Many are in tokenizer.json already.
+  std::vector<AddedToken> added;
+};
+
+/// Error with the file, key and rule for what is malformed; a file that is missing gives nothing.
+TokenizerConfig read_tokenizer_config(const TokenizerFiles& files);
+
+}  // namespace mantissa
