@@ -90,7 +90,7 @@ class StagedTokenizer final : public Tokenizer {
 
  private:
   /// The library keeps, for every character, the place it came from. What a match of no width inserts before the first
-  /// has none: a ByteLevel then repeats the text or reads beyond its tables, and a Metaspace takes more pieces for first.
+  /// has none: a ByteLevel then repeats text or reads beyond its tables, and a Metaspace takes more pieces for first.
   std::string normalized(std::string text) const {
     bool inserted = false;
     text = normalize(spec_.normalizers, std::move(text), &inserted);
