@@ -7,8 +7,7 @@
 
 namespace mantissa {
 
-/// "a git-lfs pointer (...)", "gzip-compressed", "Parquet" ...: empty for anything else. `head`: the first bytes of a
-/// file.
+/// "a git-lfs pointer (...)", "gzip-compressed", "Parquet" ...: empty for anything else. `head`: the first bytes.
 std::string foreign_content(std::string_view head);
 /// The first bytes of a file, empty when it cannot be read.
 std::string head_of(const std::filesystem::path& path, size_t bytes = 256);

@@ -1,6 +1,5 @@
-// Data: JSON lines -> records -> prompts (templates applied, tokenized) -> an order to draw them in.
-// A record is one line of a file; its row, counted over all files, is the prompt's id for random numbers and
-// dumps.
+// Data: JSON lines -> records -> prompts (templates applied, tokenized) -> an order to draw them in. A record is one
+// line of a file; its row, counted over all files, is the prompt's id for random numbers and dumps.
 #pragma once
 
 #include <cstdint>
@@ -67,9 +66,8 @@ PromptSet make_prompts(const DataConfig& config, const Tokenizer& tokenizer, con
 /// Hash of everything that training sees of the prompts: a resumed run must find the same.
 uint64_t data_hash(const std::vector<Prompt>& prompts);
 
-/// The order of prompts: each epoch a fresh shuffle (or file order), a function of (seed, epoch) alone. No
-/// draw holds a prompt twice: an epoch ends where fewer than k prompts are left, which then wait for later
-/// epochs.
+/// The order of prompts: each epoch a fresh shuffle (or file order), a function of (seed, epoch) alone. No draw holds a
+/// prompt twice: an epoch ends where fewer than k prompts are left, which then wait for later epochs.
 class DataCursor {
  public:
   DataCursor(int64_t size, uint64_t seed, bool shuffle);

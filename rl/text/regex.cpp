@@ -58,8 +58,9 @@ Regex::Regex(std::string_view pattern, const std::string& where) : code_(std::ma
 Regex::~Regex() = default;
 
 std::vector<Span> Regex::find_all(std::string_view text) const {
-  const std::unique_ptr<OnigRegion, FreeRegion> region(onig_region_new());
-  const std::unique_ptr<OnigMatchParam, FreeParam> param(onig_new_match_param());
+  // Texts are cut into many small pieces: what a search needs is made once a thread.
+  static thread_local const std::unique_ptr<OnigRegion, FreeRegion> region(onig_region_new());
+  static thread_local const std::unique_ptr<OnigMatchParam, FreeParam> param(onig_new_match_param());
   onig_initialize_match_param(param.get());
   onig_set_match_stack_limit_size_of_match_param(param.get(), kStackEntries);
   onig_set_retry_limit_in_match_of_match_param(param.get(), kRetries);

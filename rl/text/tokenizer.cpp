@@ -19,7 +19,8 @@ class StagedTokenizer final : public Tokenizer {
   StagedTokenizer(const std::string& json, const std::string& where, const std::vector<AddedToken>& configured) {
     parse_tokenizer_json(json, where, configured, spec_);
     for (const PreTokenizer& step : spec_.pre_tokenizers)
-      has_byte_level_ = has_byte_level_ || step.kind == PreTokenizer::Kind::kByteLevel;
+      needs_places_ =
+          needs_places_ || step.kind == PreTokenizer::Kind::kByteLevel || step.prepend == PreTokenizer::Prepend::kFirst;
     for (const auto& [token, id] : spec_.bpe.vocab) name(id, token);
     // Of two tokens that a normalizer makes one text, a special one is found.
     std::vector<AddedToken> ordered = spec_.added;
@@ -89,13 +90,13 @@ class StagedTokenizer final : public Tokenizer {
 
  private:
   /// The library keeps, for every character, the place it came from. What a match of no width inserts before the first
-  /// has none, and its ByteLevel then repeats the text or reads beyond its tables: there is nothing to be equal to.
+  /// has none: a ByteLevel then repeats text or reads beyond its tables, and a Metaspace takes more pieces for first.
   std::string normalized(std::string text) const {
     bool inserted = false;
     text = normalize(spec_.normalizers, std::move(text), &inserted);
-    check(!inserted || !has_byte_level_,
+    check(!inserted || !needs_places_,
           "[tokenize] a Replace normalizer that inserts before the first character of a text "
-          "is not supported with a ByteLevel pre-tokenizer");
+          "is not supported with a ByteLevel pre-tokenizer or a Metaspace of prepend_scheme first");
     return text;
   }
 
@@ -113,7 +114,7 @@ class StagedTokenizer final : public Tokenizer {
   std::vector<std::string> names_;  // id -> token
   std::vector<bool> named_;         // false: a hole
   StringMap<int32_t> added_ids_;
-  bool has_byte_level_ = false;  // among the pre-tokenizers
+  bool needs_places_ = false;  // a ByteLevel, or a Metaspace that looks for the first piece
   std::unordered_set<std::string> special_;
 };
 

@@ -1,7 +1,6 @@
 // Tokenizers read from tokenizer.json (Hugging Face; GGUF metadata arrives rewritten as such): byte-level BPE (GPT-2,
 // Llama-3, Qwen2/3, DeepSeek, SmolLM) and SentencePiece-style BPE with byte fallback (Llama-2). Patterns run on
-// Oniguruma,
-// NFC on utf8proc. Ids and text equal those of the `tokenizers` library.
+// Oniguruma, NFC on utf8proc. Ids and text equal those of the `tokenizers` library.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,5 @@
 // libFuzzer target: the input is a chat template, rendered for a conversation. One that is wrong or not supported
-// throws
-// Error; whatever renders does so within the bounds of work, twice alike.
+// throws Error; whatever renders does so within the bounds of work, twice alike.
 #include <cstdlib>
 #include <string_view>
 

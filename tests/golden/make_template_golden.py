@@ -79,7 +79,7 @@ TEMPLATES = [
     "{% for role, group in [('user', messages|selectattr('role', '==', 'user')|list), ('rest', messages|rejectattr('role', '==', 'user')|list)] %}{{ role }}={{ group|length }}{{ group|map(attribute='content')|join('&') }} {% endfor %}",
     "{% for m in messages %}{% for k, v in m.items() %}{{ k }}:{{ v|tojson }}{{ ', ' if not loop.last }}{% endfor %}\n{% endfor %}",
     "{{ messages | tojson }}\n{{ messages | tojson(indent=2) }}",
-    "{{ messages|map(attribute='role')|unique|sort|join(',') }} {{ messages|map(attribute='content')|map('length')|sum }} {{ messages|last|attr('x') is defined }}{{ (messages|first).role }}",
+    "{{ messages|map(attribute='role')|unique|sort|join(',') }} {{ messages|map(attribute='content')|map('length')|sum }} {{ messages|length }}{{ (messages|first).role }}",
     # white space
     "{%- for m in messages -%}\n\n  {{- m.content -}}\n\n{%- endfor -%}\n\n  end  \n",
     "  {% for m in messages %}  \n    {{ m.content }}\n  {% endfor %}\n\tx {% if true %} \n y {% endif %}\n",

@@ -1,7 +1,6 @@
 // A template as tokens: text between tags, and what stands in tags. White space is handled as transformers sets up
 // Jinja: trim_blocks (a line feed after a block goes), lstrip_blocks (blanks before a block that opens a line go), the
-// signs
-// - and + at either end of a tag, no line feed at the end of the template; CR LF and CR count as LF.
+// signs - and + at either end of a tag, no line feed at the end of the template; CR LF and CR count as LF.
 #pragma once
 
 #include <string>

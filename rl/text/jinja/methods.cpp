@@ -154,6 +154,7 @@ Value join_method(const std::string& self, const std::string& name, const Argume
 Value format_method(const std::string& self, const std::string&, const Arguments& arguments) {
   std::string out;
   size_t next = 0;
+  bool numbered = false;
   for (size_t i = 0; i < self.size(); ++i) {
     const char c = self[i];
     if ((c == '{' || c == '}') && i + 1 < self.size() && self[i + 1] == c) {
@@ -173,6 +174,8 @@ Value format_method(const std::string& self, const std::string&, const Arguments
     const bool number = !field.empty() && field.find_first_not_of("0123456789") == std::string::npos;
     if (field.empty() || number) {
       check(field.size() < 6, "format: there is no argument ", field);
+      numbered = numbered || number;
+      check(!numbered || (number && next == 0), "format: numbered and automatic fields do not mix");
       const size_t at = number ? std::stoul(field) : next++;
       check(at < arguments.positional.size(), "format: there is no argument ", at);
       out += to_text(arguments.positional[at]);

@@ -78,7 +78,6 @@ class Interpreter {
   enum class Flow { kNext, kBreak, kContinue };
 
   // ---- scopes
-
   template <class F>
   void in_scope(const F& f) {
     auto scope = std::make_unique<Scope>();
@@ -112,7 +111,6 @@ class Interpreter {
   }
 
   // ---- statements
-
   Flow execute(const Body& body) {
     for (const Statement& statement : body)
       if (const Flow flow = execute(statement); flow != Flow::kNext) return flow;
@@ -262,7 +260,6 @@ class Interpreter {
   }
 
   // ---- expressions
-
   /// The value of an expression that is written out: here, at the outermost, text may be marked as safe or escaped.
   Value output(const Expression& e) {
     if (e.kind != Expression::Kind::kFilter || !is_markup(e.text)) return evaluate(e);

@@ -49,8 +49,8 @@ struct Dict {
 struct Arguments {
   List positional;
   std::vector<std::pair<std::string, Value>> named;
-  /// As a Python function with these parameters takes them, all optional: Undefined stands for one not given. Error
-  /// on more than these and on unknown names; `what` names the function.
+  /// As a Python function with these parameters takes them, all optional: Undefined stands for one not given. Error on
+  /// more than these and on unknown names; `what` names the function.
   List bind(std::string_view what, std::initializer_list<const char*> parameters, size_t required = 0) const;
 };
 

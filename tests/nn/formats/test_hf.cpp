@@ -106,7 +106,7 @@ TEST(HfConfig, RopeInBothObjects) {
       const RopeConfig rope = parsed(both).rope;
       EXPECT_EQ(rope.theta, i < 2 ? 5e5 : i == 3 ? 3e4 : theta ? 7e4 : 1e4) << both;
       EXPECT_EQ(rope.kind, i == 4 ? RopeConfig::Kind::kDefault : RopeConfig::Kind::kLinear) << both;
-      if (i < 4) EXPECT_EQ(rope.factor, i < 2 ? 4 : 2) << both;
+      EXPECT_EQ(rope.factor, i < 2 ? 4 : i < 4 ? 2 : 1) << both;
     }
   expect_refused(R"("rope_parameters": {"rope_type": "default"}, "rope_scaling": {"rope_type": "yarn", "factor": 4})",
                  {"rope_scaling", "yarn"});
