@@ -24,8 +24,11 @@ struct Range {
 };
 /// As few digits as read back to the same number: 0.9999, not 1.
 inline std::string shortest(double value) {
-  char text[32];
-  return {text, std::to_chars(text, text + sizeof text, value).ptr};
+  char text[64];
+  const double size = std::abs(value);
+  const bool plain = size >= 1e-4 && size < 1e15;
+  return {text, plain ? std::to_chars(text, text + sizeof text, value, std::chars_format::fixed).ptr
+                      : std::to_chars(text, text + sizeof text, value).ptr};
 }
 inline std::string shortest(int64_t value) {
   return std::to_string(value);

@@ -128,11 +128,12 @@ class SectionReader : public Fields {
           ", got ", shortest(value));
   }
 
-  /// Of a named section ("reward.a") the keys are those of the plain one.
+  /// The keys of a named reward ("a.kind" of section reward) are those of the plain one.
   std::string nearest_of(const std::string& key) const {
-    const std::string plain = section_.substr(0, section_.find('.'));
-    const std::string nearest = nearest_key(plain + "." + key);
-    return nearest.starts_with(plain + ".") ? section_ + nearest.substr(plain.size()) : nearest;
+    const size_t name = key.find('.') + 1;
+    std::string nearest = nearest_key(section_ + "." + key.substr(name));
+    if (nearest.starts_with(section_ + ".")) nearest.insert(section_.size() + 1, key, 0, name);
+    return nearest;
   }
 
   std::string section_;

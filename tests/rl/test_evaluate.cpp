@@ -171,7 +171,7 @@ TEST(RewardCommand, ANumberStandsAlone) {
                                                                     {"0.5 abc", 0.5, "abc"},
                                                                     {"1\t2", 1, "2"},
                                                                     {".5", 0.5, ""}}) {
-    const Grade g = grade(command("printf '" + std::string(text) + "\\n'"), "x", "4");
+    const Grade g = grade(command("printf '%s\\n' '" + std::string(text) + "'"), "x", "4");
     EXPECT_EQ(g.status, Grade::Status::kParsed) << text << ": " << g.reason;
     EXPECT_EQ(g.reward, reward) << text;
     EXPECT_EQ(g.extracted, extracted) << text;

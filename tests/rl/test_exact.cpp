@@ -196,7 +196,8 @@ TEST_F(ExactFault, TheFirstLayerThatDiffersIsNamed) {
               std::string::npos);
     EXPECT_NE(first_difference(run_.exec, peer, *run_.model, batch, 0, token, logprobs, types)
                   .find("layers.0.attention linear is the first to differ"),
-              std::string::npos);
+              std::string::npos)
+        << first_difference(run_.exec, peer, *run_.model, batch, 0, token, logprobs, types);
   }
 }
 

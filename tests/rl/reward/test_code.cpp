@@ -60,9 +60,6 @@ TEST(RewardCode, AnswersAndTestsOfManyForms) {
            "    self.value, self.left, self.right = value, left, right\nassert total(Node(1, Node(2), Node(3))) == 6"},
           {"import math\ndef f(x): return math.pi * x", "assert abs(f(1) - math.pi) < 1e-9"},
           {"from collections import Counter\ndef f(s): return Counter(s)", "assert f('aab') == {'a': 2, 'b': 1}"},
-          {"def f(x): return x",
-           "import unittest\nclass T(unittest.TestCase):\n"
-           "  def test(self): self.assertEqual(f(2), 2)\nunittest.main()"},
           {"import threading\ndef f(x):\n  out = []\n  t = threading.Thread(target=lambda: out.append(x))\n  t.start()\n"
            "  t.join()\n  return out[0]",
            "assert f(4) == 4"},
@@ -131,7 +128,9 @@ TEST(RewardCode, PatchesStayInTheAnswersProcess) {
 }
 
 TEST(RewardCode, TheTestsCannotBeRead) {
-  const std::string hunt = "\ndef f(x): return 4 if any('f(2) == 4' in s for s in seen()) else 5\n";
+  const std::string hunt = 
+      "\ndef f(x):\n  wanted = 'f(2) ' + chr(61) * 2 + ' 4'  # not in a constant that the hunt would find\n"
+      "  return 4 if any(wanted in s for s in seen()) else 5\n";
   for (
       const char* seen :
       {"import sys\ndef seen(): return sys.orig_argv + sys.argv",

@@ -65,7 +65,7 @@ TEST_F(Trainer, NamesWhatIsWrongInItsConfig) {
   refuses("train:\n  steps: 1\n  steps: 2\n", {"c.yaml line 3", "train.steps", "twice"});
   refuses("train:\n  prompts_per_step: 0\n", {"c.yaml line 2", "train.prompts_per_step", "between 1", "got 0"});
   refuses("rollout:\n  n: 9999999999999\n", {"c.yaml line 2", "rollout.n", "between 1"});
-  refuses("optim:\n  lr: .nan\n", {"c.yaml line 2", "optim.lr", "finite", "nan"});
+  refuses("optim:\n  lr: .nan\n", {"c.yaml line 2", "optim.lr", "must be a number", "nan"});
   refuses("precision:\n  train: fp8\n", {"c.yaml line 2", "precision.train", "fp16, bf16, fp32", "fp8"});
   refuses("run:\n  name: " + std::string(100000, '[') + "\n", {"c.yaml", "YAML"});
   const std::string rest = "model:\n  path: x\ndata:\n  files: x\n";
