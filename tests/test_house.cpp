@@ -109,8 +109,8 @@ std::string directory_of(const std::string& file) {
 
 TEST(House, WingsIncludeOnlyWingsAboveThem) {
   // rl/types.h is under all wings; rl's own files (the story) see all of them. nn/formats reads models into nn/.
-  const Strings wings = {"rl/text",      "rl/data",  "rl/rollout", "rl/reward/math",
-                         "rl/reward",     "rl/algorithm", "rl/train", "rl/logging"};
+  const Strings wings = {"rl/text",   "rl/data",      "rl/rollout", "rl/reward/math",
+                         "rl/reward", "rl/algorithm", "rl/train",   "rl/logging"};
   const auto rank = [&](const std::string& wing) {  // rl/text/jinja is a part of rl/text
     return std::find(wings.begin(), wings.end(), wing == "rl/text/jinja" ? "rl/text" : wing) - wings.begin();
   };

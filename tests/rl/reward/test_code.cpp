@@ -128,7 +128,7 @@ TEST(RewardCode, PatchesStayInTheAnswersProcess) {
 }
 
 TEST(RewardCode, TheTestsCannotBeRead) {
-  const std::string hunt = 
+  const std::string hunt =
       "\ndef f(x):\n  wanted = 'f(2) ' + chr(61) * 2 + ' 4'  # not in a constant that the hunt would find\n"
       "  return 4 if any(wanted in s for s in seen()) else 5\n";
   for (
