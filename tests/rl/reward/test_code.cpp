@@ -128,9 +128,8 @@ TEST(RewardCode, PatchesStayInTheAnswersProcess) {
 }
 
 TEST(RewardCode, TheTestsCannotBeRead) {
-  const std::string hunt =
-      "\ndef f(x):\n  wanted = 'f(2) ' + chr(61) * 2 + ' 4'  # not in a constant that the hunt would find\n"
-      "  return 4 if any(wanted in s for s in seen()) else 5\n";
+  // The text that is wanted is made where it is compared: no constant and no variable of the hunt holds it.
+  const std::string hunt = "\ndef f(x): return 4 if any(('f(2) ' + chr(61) * 2 + ' 4') in s for s in seen()) else 5\n";
   for (
       const char* seen :
       {"import sys\ndef seen(): return sys.orig_argv + sys.argv",
