@@ -1,5 +1,6 @@
 #include "rl/reward/code.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 
 #include <filesystem>
@@ -75,24 +76,24 @@ CodeVerdict judge(const Python& python, std::string_view code, std::string_view 
                         std::chrono::duration_cast<Process::Clock::duration>(std::chrono::duration<double>(seconds));
   const Folder folder;
   Channel job(Channel::Kind::kSocket), verdict(Channel::Kind::kPipe);
-  Channel asked(Channel::Kind::kPipe), said(Channel::Kind::kPipe), silence(Channel::Kind::kPipe);
+  Channel asked(Channel::Kind::kPipe), said(Channel::Kind::kPipe);
+  const Fd nowhere(
+      ::open("/dev/null", O_WRONLY | O_CLOEXEC));  // for what either prints; a closed pipe would be an error
   const Process answer({.argv = {python.path, "-I", "-c", std::string(python_runner())},
                         .environment = environment_of(folder.path()),
-                        .descriptors = {asked.out.get(), said.in.get(), silence.in.get()},
+                        .descriptors = {asked.out.get(), said.in.get(), nowhere.get()},
                         .folder = folder.path(),
                         .memory_mb = memory_mb,
                         .sandbox = python.sandbox.get()});
-  const Process judge(
-      {.argv = {python.path, "-I", "-c", std::string(python_judge())},
-       .environment = environment_of(folder.path()),
-       .descriptors = {job.out.get(), verdict.in.get(), silence.in.get(), said.out.get(), asked.in.get()},
-       .folder = folder.path(),
-       .memory_mb = memory_mb,
-       .sandbox = nullptr});
+  const Process judge({.argv = {python.path, "-I", "-c", std::string(python_judge())},
+                       .environment = environment_of(folder.path()),
+                       .descriptors = {job.out.get(), verdict.in.get(), nowhere.get(), said.out.get(), asked.in.get()},
+                       .folder = folder.path(),
+                       .memory_mb = memory_mb,
+                       .sandbox = nullptr});
   for (Channel* channel : {&job, &asked}) channel->out.close();
-  for (Channel* channel : {&verdict, &asked, &said, &silence}) channel->in.close();
+  for (Channel* channel : {&verdict, &asked, &said}) channel->in.close();
   said.out.close();
-  silence.out.close();  // what either prints goes nowhere
 
   const std::string input = json{{"code", code}, {"tests", tests}, {"hide", !python.sandbox->hides_files()}}.dump(
       -1, ' ', false, json::error_handler_t::replace);

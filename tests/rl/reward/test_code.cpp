@@ -60,6 +60,10 @@ TEST(RewardCode, AnswersAndTestsOfManyForms) {
            "    self.value, self.left, self.right = value, left, right\nassert total(Node(1, Node(2), Node(3))) == 6"},
           {"import math\ndef f(x): return math.pi * x", "assert abs(f(1) - math.pi) < 1e-9"},
           {"from collections import Counter\ndef f(s): return Counter(s)", "assert f('aab') == {'a': 2, 'b': 1}"},
+          {"def f(x): return x",
+           "import unittest\nclass T(unittest.TestCase):\n"
+           "  def test(self): self.assertEqual(f(2), 2)\nunittest.main()"},
+          {"import sys\ndef f(x):\n  print(x, file=sys.stderr, flush=True)\n  return x", "assert f(4) == 4"},
           {"import threading\ndef f(x):\n  out = []\n  t = threading.Thread(target=lambda: out.append(x))\n  t.start()\n"
            "  t.join()\n  return out[0]",
            "assert f(4) == 4"},
@@ -142,7 +146,7 @@ TEST(RewardCode, TheTestsCannotBeRead) {
        "      for line in open(f'/proc/{p}/maps'):\n        a, b = line.split()[0].split('-')\n"
        "        m = open(f'/proc/{p}/mem', 'rb')\n        m.seek(int(a, 16))\n"
        "        yield m.read(int(b, 16) - int(a, 16)).decode(errors='replace')\n    except (OSError, ValueError): pass\n",
-       "import os\ndef seen():\n  for d in range(64):\n    try: yield os.read(d, 4096).decode(errors='replace')\n"
+       "import os\ndef seen():\n  for d in range(64):\n    try:\n      os.set_blocking(d, False)\n      yield os.read(d, 4096).decode(errors='replace')\n"
        "    except OSError: pass\n"}) {
     const Grade g = run(std::string(seen) + "\nseen = (lambda look: lambda: list(look() or []))(seen)" + hunt, kTest);
     EXPECT_FALSE(g.correct) << seen << "\n" << g.reason;
