@@ -18,7 +18,7 @@
 //
 //   template <class T>  // float, Half, BFloat16
 //   void scale_row(T* out, const T* x, int64_t n, float factor) {
-//     const Vec f = set(factor);
+//     const Vec f = splat(factor);
 //     transform(n, [&](Vec v) HWY_ATTR { return v * f; }, out, x);  // fp32 inside, one rounding, any n
 //   }
 //
