@@ -110,9 +110,9 @@ JsonObject summary_line(const ModelFlags& flags, const std::string& set, std::sp
 
 /// One file of --data: its problems, and the results so far.
 struct ProblemSet {
-  std::string name, file, settings;
-  PromptSet prompts;
-  Results results;  // those of --dump at first
+  std::string name, file, settings = {};
+  PromptSet prompts = {};
+  Results results = {};  // those of --dump at first
 
   /// The problems without a result.
   std::vector<Prompt> left() const {

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <string_view>
@@ -22,6 +23,12 @@ class Activity {
     const std::lock_guard lock(mutex_);
     phase_ = name;
     ++changes_;
+    if (on_phase_) on_phase_();
+  }
+  /// Called by the main thread in every new phase, under this object's lock; empty: nobody is told.
+  void on_phase(std::function<void()> told) {
+    const std::lock_guard lock(mutex_);
+    on_phase_ = std::move(told);
   }
   /// The collective now begun, or last begun where the device works it off: "all_reduce of 4096 fp32, number 17".
   void collective(std::string name) {
@@ -40,6 +47,7 @@ class Activity {
  private:
   mutable std::mutex mutex_;
   std::string phase_ = "start", collective_ = "none yet";
+  std::function<void()> on_phase_;
   std::atomic<uint64_t> changes_{0};
 };
 

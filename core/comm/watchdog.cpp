@@ -82,6 +82,7 @@ Watchdog::Watchdog(Mesh& mesh, WatchdogOptions options)
   wake_ = Socket(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   check(bool(wake_), "[watchdog] eventfd: ", std::strerror(errno));
   thread_ = std::thread([this] { run(); });
+  activity_->on_phase([this] { wake(); });
 }
 
 Watchdog::~Watchdog() {
@@ -90,6 +91,7 @@ Watchdog::~Watchdog() {
 
 void Watchdog::leave() {
   if (!thread_.joinable()) return;
+  activity_->on_phase({});
   {
     const std::lock_guard lock(mutex_);
     leaving_ = true;
@@ -128,8 +130,8 @@ void Watchdog::run() {
       if (!peer->gone) ready.push_back({peer->socket.fd(), POLLIN, 0});
     ::poll(ready.data(), ready.size(), int(options_.period.count()));
     uint64_t count;
-    while (::read(wake_.fd(), &count, sizeof count) > 0) {
-    }
+    bool woken = false;
+    while (::read(wake_.fd(), &count, sizeof count) > 0) woken = true;
     const Deadline now = Clock::now();
     // This process was itself stopped for a while: what it has not heard meanwhile it may hear now.
     if (now - last > options_.silence / 3)
@@ -151,7 +153,7 @@ void Watchdog::run() {
       if (now - told > kReplyTime) return finish(1, failure, true);
       continue;
     }
-    if (now >= next) {
+    if (woken || now >= next) {
       next = now + options_.period;
       send(kAlive);
       if (rank_ == 0) warn_motionless(now);

@@ -1,6 +1,6 @@
 // Watchdog: when one rank ends, all do, within seconds and with one message. A thread of each process exchanges
-// heartbeats with rank 0 over connections of their own, whatever the main thread and the device are busy with, so that
-// long rollouts or a slow start alarm nobody. What ends a run:
+// heartbeats with rank 0 over connections of their own, every `period` and in every new phase, whatever the main thread
+// and the device are busy with, so that long rollouts or a slow start alarm nobody. What ends a run:
 //
 //   a connection closed without a farewell   the process was killed, or crashed
 //   no heartbeat for `silence`               it was stopped, or its machine is gone
@@ -62,7 +62,7 @@ class Watchdog {
   bool failed();
 
   const int rank_;
-  const std::shared_ptr<const Activity> activity_;
+  const std::shared_ptr<Activity> activity_;
   WatchdogOptions options_;
   const std::string name_;
   std::vector<std::unique_ptr<Peer>> peers_;       // on rank 0 all others, elsewhere rank 0

@@ -11,11 +11,11 @@
 namespace mantissa::cuda_kernels {
 namespace {
 
-constexpr int kBoxDepth = 64;               // elements: 128 bytes, swizzled
-constexpr int kBoxes = 4;                   // of a stage
-constexpr int kPiece = kBoxes * kBoxDepth;  // elements of k of a stage
-constexpr int kBoxRow = kBoxDepth * 2;      // bytes
-constexpr int kRing = 208 << 10;            // bytes of shared memory that a ring may take
+constexpr int kBoxDepth = 64;                                // elements: 128 bytes, swizzled
+constexpr int kBoxes = 4;                                    // of a stage
+[[maybe_unused]] constexpr int kPiece = kBoxes * kBoxDepth;  // elements of k of a stage
+constexpr int kBoxRow = kBoxDepth * 2;                       // bytes
+constexpr int kRing = 208 << 10;                             // bytes of shared memory that a ring may take
 constexpr int kMostStages = 8;
 constexpr int kAlignment = 1024;  // of a box
 

@@ -60,6 +60,25 @@ int become(const ProcessStart& start, char* const* argv, char* const* environmen
   return errno;
 }
 
+/// Starts the program in a child that runs on our memory until then: no handler of ours may run there. Returns its
+/// pid, or -1; `error` is what kept either from happening, or 0. A function of its own: what lives in registers around
+/// vfork() is lost.
+[[gnu::noinline]] pid_t spawn(const ProcessStart& start, char* const* argv, char* const* environment, int ruleset,
+                              volatile int& error) {
+  sigset_t all, before;
+  sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  error = 0;
+  const pid_t pid = ::vfork();
+  if (pid == 0) {
+    error = become(start, argv, environment, before, ruleset);
+    ::_exit(127);
+  }
+  if (pid < 0) error = errno;
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return pid;
+}
+
 }  // namespace
 
 Process::Process(const ProcessStart& start) {
@@ -68,22 +87,12 @@ Process::Process(const ProcessStart& start) {
   std::vector<char*> own = pointers(start.environment);
   char* const* environment = start.environment.empty() ? environ : own.data();
   const Fd ruleset(start.sandbox != nullptr ? start.sandbox->make_ruleset(start.folder) : -1);
-  // The child runs on our memory until it becomes the program: no handler of ours may run there.
-  sigset_t all, before;
-  sigfillset(&all);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);
   volatile int error = 0;
-  pid_ = ::vfork();
-  if (pid_ == 0) {
-    error = become(start, argv.data(), environment, before, ruleset.get());
-    ::_exit(127);
-  }
-  const int fork_error = errno;
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  pid_ = spawn(start, argv.data(), environment, ruleset.get(), error);
   if (pid_ > 0 && error != 0)
     while (::waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
     }
-  check(pid_ > 0 && error == 0, start.argv[0], ": ", std::strerror(pid_ > 0 ? error : fork_error));
+  check(error == 0, start.argv[0], ": ", std::strerror(error));
 }
 
 Process::~Process() {

@@ -32,8 +32,8 @@ struct NamedReward {
 };
 
 struct RewardsConfig {
-  RewardConfig one;                          // where none has a name
-  std::map<std::string, NamedReward> named;  // in the order of their names
+  RewardConfig one;                               // where none has a name
+  std::map<std::string, NamedReward> named = {};  // in the order of their names
 
   /// Reads the keys of NAME where there are some, else those of one reward.
   void fields(Fields& f);
