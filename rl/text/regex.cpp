@@ -26,6 +26,46 @@ std::string message_of(int code, OnigErrorInfo* info = nullptr) {
   return {reinterpret_cast<const char*>(text), size_t(std::max(length, 0))};
 }
 
+/// The pattern without what Oniguruma before 6.9.9 reads otherwise than the library's: \R under an unbounded
+/// quantifier, which it takes once, and [:punct:], from which it leaves the symbols out. Both become what they stand
+/// for; but \R in a look-behind matches nothing in any version.
+std::string spelled_out(std::string_view pattern) {
+  constexpr std::string_view kLineBreak = R"((?>\x0D\x0A|[\x0A-\x0D\x{85}\x{2028}\x{2029}]))";
+  constexpr std::pair<std::string_view, std::string_view> kClasses[] = {{"[:punct:]", R"([\p{P}\p{S}])"},
+                                                                        {"[:^punct:]", R"([^\p{P}\p{S}])"}};
+  std::string out;
+  int depth = 0;                    // of [ ]
+  std::vector<bool> behind{false};  // of each open group: in a look-behind
+  for (size_t at = 0; at < pattern.size();) {
+    const std::string_view rest = pattern.substr(at);
+    size_t length = 1;
+    std::string_view as;
+    if (rest[0] == '\\' && rest.size() > 1) {
+      length = 2;
+      if (rest[1] == 'R' && depth == 0 && !behind.back()) as = kLineBreak;
+    } else if (depth == 0 && rest.starts_with("(?#")) {
+      length = std::min(rest.find(')'), rest.size() - 1) + 1;
+    } else if (depth > 0 && rest.starts_with("[:")) {
+      for (const auto& [name, stands_for] : kClasses)
+        if (rest.starts_with(name)) as = stands_for;
+      const size_t end = rest.find(":]");
+      if (end != std::string_view::npos && rest.substr(2, end - 2).find_first_of("[]\\") == std::string_view::npos)
+        length = end + 2;
+    } else if (depth == 0 && rest[0] == '(') {
+      behind.push_back(behind.back() || rest.starts_with("(?<=") || rest.starts_with("(?<!"));
+    } else if (depth == 0 && rest[0] == ')' && behind.size() > 1) {
+      behind.pop_back();
+    } else if (rest[0] == '[') {
+      ++depth;
+    } else if (rest[0] == ']' && depth > 0) {
+      --depth;
+    }
+    out += as.empty() ? rest.substr(0, length) : as;
+    at += length;
+  }
+  return out;
+}
+
 struct FreeRegion {
   void operator()(OnigRegion* region) const { onig_region_free(region, 1); }
 };
@@ -47,10 +87,10 @@ Regex::Regex(std::string_view pattern, const std::string& where) : code_(std::ma
     OnigEncoding encodings[] = {ONIG_ENCODING_UTF8};
     onig_initialize(encodings, 1);
   });
-  const std::string valid = to_valid_utf8(pattern);
+  const std::string valid = spelled_out(to_valid_utf8(pattern));
   OnigErrorInfo info{};
   const int result = onig_new(&code_->compiled, bytes_of(valid), bytes_of(valid) + valid.size(), ONIG_OPTION_NONE,
-                              ONIG_ENCODING_UTF8, ONIG_SYNTAX_RUBY, &info);
+                              ONIG_ENCODING_UTF8, ONIG_SYNTAX_ONIGURUMA, &info);
   check(result == ONIG_NORMAL, where, ": pattern is wrong (", result == ONIG_NORMAL ? "" : message_of(result, &info),
         "): got ", pattern);
 }

@@ -1,6 +1,7 @@
-// Regular expressions of tokenizer.json: written for Oniguruma (Ruby syntax, UTF-8), run on Oniguruma, with the matches
-// that the `tokenizers` library takes. Categories such as \p{L} are those of the library's Unicode version: 14.0 in
-// Oniguruma 6.9.8 (Debian 12), 15.1 in 6.9.9, 16.0 in 6.9.10.
+// Regular expressions of tokenizer.json: written for Oniguruma (its own syntax, UTF-8), run on Oniguruma, with the
+// matches that the `tokenizers` library takes. Its version 0.23 holds Oniguruma 6.9.10, whose categories such as \p{L}
+// are those of Unicode 16.0. Here they are those of the system's Oniguruma: 14.0 in 6.9.8 (Debian 12), 15.1 in 6.9.9
+// (Ubuntu 24.04, Debian 13), 16.0 in 6.9.10; a character that Unicode gave out in between is of another category there.
 #pragma once
 
 #include <memory>

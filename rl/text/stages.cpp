@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 
+#include "core/error.h"
 #include "rl/text/unicode.h"
 
 namespace mantissa {
@@ -29,6 +30,9 @@ const ByteAlphabet& byte_alphabet() {
   static const ByteAlphabet alphabet;
   return alphabet;
 }
+
+constexpr const char* kUnplaced =
+    "[tokenize] a Replace normalizer that inserts before the first character of a text is not supported with ";
 
 struct Part {
   Span span;
@@ -88,14 +92,56 @@ std::vector<Span> join_parts(const std::vector<Part>& parts, SplitBehavior behav
 
 void split_piece(const PreTokenizer& step, const Piece& piece, std::vector<Piece>& out) {
   for (const Span s : join_parts(parts_of(step.pattern, piece.text), step.behavior, step.invert))
-    if (s.end > s.begin)  // matches of no width cut, and leave nothing themselves
-      out.push_back({piece.text.substr(s.begin, s.end - s.begin), piece.first && s.begin == 0});
+    if (s.end > s.begin) out.push_back(piece.part(s.begin, s.end));  // matches of no width cut, and leave nothing
+}
+
+void insert_front(std::string_view text, Piece& piece) {
+  piece.text.insert(0, text);
+  if (piece.lead > 0) piece.lead += text.size();
+  if (piece.unplaced > 0) piece.unplaced += text.size();
 }
 
 void prepend(const PreTokenizer& step, std::string_view mark, Piece& piece) {
-  const bool wanted =
-      step.prepend == PreTokenizer::Prepend::kAlways || (step.prepend == PreTokenizer::Prepend::kFirst && piece.first);
-  if (wanted && !piece.text.starts_with(mark)) piece.text.insert(0, mark);
+  const bool wanted = step.prepend == PreTokenizer::Prepend::kAlways ||
+                      (step.prepend == PreTokenizer::Prepend::kFirst && piece.lead > 0);
+  if (wanted && !piece.text.starts_with(mark)) insert_front(mark, piece);
+}
+
+/// A match's replacement comes from where its last character came from.
+void replace(const Normalizer& step, bool begins, Piece& piece) {
+  Piece out;
+  size_t at = 0;
+  const auto keep = [&](size_t end) {
+    const Piece part = piece.part(at, end);
+    out.text += part.text;
+    out.lead += part.lead;
+    out.unplaced += part.unplaced;
+  };
+  for (const Span s : step.pattern.find_all(piece.text)) {
+    keep(s.begin);
+    out.text += step.content;
+    if (s.end <= piece.lead && (s.end > 0 || begins)) out.lead += step.content.size();
+    if (s.end <= piece.unplaced) out.unplaced += step.content.size();
+    at = s.end;
+  }
+  keep(piece.text.size());
+  piece = std::move(out);
+}
+
+void compose(Piece& piece) {
+  std::string text = nfc(piece.text);
+  if (piece.lead > 0) {
+    size_t last = 0;
+    const std::string_view lead = std::string_view(piece.text).substr(0, piece.lead);
+    last_codepoint(lead, last);
+    const std::string alone = nfc(lead);
+    const size_t before = nfc(lead.substr(0, lead.size() - last)).size();
+    // Its last character may have taken in what follows.
+    piece.lead = text.starts_with(alone) ? alone.size()
+                 : before >= text.size() ? text.size()
+                                         : before + utf8_length(static_cast<unsigned char>(text[before]));
+  }
+  piece.text = std::move(text);
 }
 
 std::string to_byte_alphabet(std::string_view text) {
@@ -103,6 +149,14 @@ std::string to_byte_alphabet(std::string_view text) {
   out.reserve(text.size() + text.size() / 2);
   for (const char c : text) out += byte_alphabet().text[static_cast<unsigned char>(c)];
   return out;
+}
+
+/// `map` of the text, character by character.
+template <class Map>
+void map_text(const Map& map, Piece& piece) {
+  for (size_t* count : {&piece.lead, &piece.unplaced})
+    if (*count > 0) *count = map(std::string_view(piece.text).substr(0, *count)).size();
+  piece.text = map(piece.text);
 }
 
 /// Bytes of a token in the byte alphabet; a token with any other character stands for itself.
@@ -244,25 +298,29 @@ std::vector<AddedTokenMatcher::Section> AddedTokenMatcher::split(std::string_vie
   return sections;
 }
 
-std::string normalize(const std::vector<Normalizer>& steps, std::string text, bool* inserted) {
+Piece Piece::part(size_t begin, size_t end) const {
+  const auto rest = [&](size_t count) { return count > begin ? std::min(count, end) - begin : 0; };
+  return {text.substr(begin, end - begin), rest(lead), rest(unplaced)};
+}
+
+Piece normalize(const std::vector<Normalizer>& steps, std::string text, bool begins) {
+  Piece piece{std::move(text)};
+  if (begins && !piece.text.empty()) piece.lead = utf8_length(static_cast<unsigned char>(piece.text[0]));
   for (const Normalizer& step : steps) {
     switch (step.kind) {
       case Normalizer::Kind::kNfc:
-        text = nfc(text);
+        check(piece.unplaced == 0, kUnplaced, "an NFC normalizer behind it");
+        compose(piece);
         break;
       case Normalizer::Kind::kPrepend:
-        if (!text.empty()) text.insert(0, step.content);
+        if (!piece.text.empty()) insert_front(step.content, piece);
         break;
       case Normalizer::Kind::kReplace:
-        if (inserted && step.pattern.regex && !step.content.empty()) {
-          const std::vector<Span> found = step.pattern.find_all(text);
-          *inserted = *inserted || (!found.empty() && found[0].end == 0);
-        }
-        text = step.pattern.replace_all(text, step.content);
+        replace(step, begins, piece);
         break;
     }
   }
-  return text;
+  return piece;
 }
 
 std::vector<Piece> pre_tokenize(const std::vector<PreTokenizer>& steps, Piece text) {
@@ -276,17 +334,18 @@ std::vector<Piece> pre_tokenize(const std::vector<PreTokenizer>& steps, Piece te
           split_piece(step, piece, next);
           break;
         case PreTokenizer::Kind::kByteLevel: {
+          check(piece.unplaced == 0, kUnplaced, "a ByteLevel pre-tokenizer");
           prepend(step, " ", piece);
           const size_t begin = next.size();
           if (step.split)
             split_piece(step, piece, next);
           else
             next.push_back(std::move(piece));
-          for (size_t i = begin; i < next.size(); ++i) next[i].text = to_byte_alphabet(next[i].text);
+          for (size_t i = begin; i < next.size(); ++i) map_text(to_byte_alphabet, next[i]);
           break;
         }
         case PreTokenizer::Kind::kMetaspace:
-          piece.text = Pattern{" ", nullptr}.replace_all(piece.text, step.mark);
+          map_text([&](std::string_view text) { return Pattern{" ", nullptr}.replace_all(text, step.mark); }, piece);
           prepend(step, step.mark, piece);
           if (step.split)
             split_piece(step, piece, next);

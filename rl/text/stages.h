@@ -74,13 +74,19 @@ class AddedTokenMatcher {
   std::vector<AddedToken> tokens_;
 };
 
+/// Text between the stages. The library keeps, for every character, the place it came from; two facts of that matter
+/// here, both of the first bytes: how many come from the first character of the whole text (a Metaspace of
+/// prepend_scheme first marks the pieces that begin so), and how many come from nowhere, as a match of no width has put
+/// them before the first character.
 struct Piece {
   std::string text;
-  bool first;  // starts where the whole text starts
+  size_t lead = 0, unplaced = 0;
+  Piece part(size_t begin, size_t end) const;
 };
 
-/// `inserted`: gets whether a match of no width put something before the first character.
-std::string normalize(const std::vector<Normalizer>& steps, std::string text, bool* inserted = nullptr);
+/// `begins`: the whole text begins here. Error for an NFC behind `unplaced` text: the library then repeats some of it.
+Piece normalize(const std::vector<Normalizer>& steps, std::string text, bool begins);
+/// Error for a ByteLevel on `unplaced` text.
 std::vector<Piece> pre_tokenize(const std::vector<PreTokenizer>& steps, Piece text);
 /// The pieces joined; may hold invalid UTF-8 no longer (U+FFFD instead).
 std::string decode_tokens(const std::vector<DecodeStep>& steps, std::vector<std::string> tokens);

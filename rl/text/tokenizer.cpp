@@ -18,25 +18,8 @@ class StagedTokenizer final : public Tokenizer {
  public:
   StagedTokenizer(const std::string& json, const std::string& where, const std::vector<AddedToken>& configured) {
     parse_tokenizer_json(json, where, configured, spec_);
-    for (const PreTokenizer& step : spec_.pre_tokenizers)
-      needs_places_ =
-          needs_places_ || step.kind == PreTokenizer::Kind::kByteLevel || step.prepend == PreTokenizer::Prepend::kFirst;
     for (const auto& [token, id] : spec_.bpe.vocab) name(id, token);
-    // Of two tokens that a normalizer makes one text, a special one is found.
-    std::vector<AddedToken> ordered = spec_.added;
-    std::stable_partition(ordered.begin(), ordered.end(), [](const AddedToken& token) { return token.special; });
-    for (const AddedToken& token : ordered) {
-      added_ids_.emplace(token.content, token.id);
-      if (token.special) special_.insert(token.content);
-      if (token.normalized) {
-        const std::string key = normalize(spec_.normalizers, token.content);
-        name(token.id, key);  // the library decodes it in its normalized form too
-        after_normalizing_.add(token, key);
-      } else {
-        name(token.id, token.content);
-        before_normalizing_.add(token, token.content);
-      }
-    }
+    for (const AddedToken& token : spec_.added) add(token, where);
     for (const auto* ids : {&spec_.before, &spec_.after})
       for (const int32_t id : *ids)
         check(id < vocab_size(), where, ": post_processor: ids must be below ", vocab_size(), ": got ", id);
@@ -51,15 +34,14 @@ class StagedTokenizer final : public Tokenizer {
         ids.push_back(section.id);
         continue;
       }
-      const std::string normal = normalized(valid.substr(section.span.begin, section.span.end - section.span.begin));
-      for (const auto& part : after_normalizing_.split(normal)) {
+      const auto [begin, end] = section.span;
+      const Piece normal = normalize(spec_.normalizers, valid.substr(begin, end - begin), begin == 0);
+      for (const auto& part : after_normalizing_.split(normal.text)) {
         if (part.id >= 0) {
           ids.push_back(part.id);
           continue;
         }
-        const bool first = section.span.begin == 0 && part.span.begin == 0;
-        for (const Piece& piece : pre_tokenize(
-                 spec_.pre_tokenizers, {normal.substr(part.span.begin, part.span.end - part.span.begin), first}))
+        for (const Piece& piece : pre_tokenize(spec_.pre_tokenizers, normal.part(part.span.begin, part.span.end)))
           spec_.bpe.encode(piece.text, ids);
       }
     }
@@ -89,15 +71,22 @@ class StagedTokenizer final : public Tokenizer {
   }
 
  private:
-  /// The library keeps, for every character, the place it came from. What a match of no width inserts before the first
-  /// has none: a ByteLevel then repeats text or reads beyond its tables, and a Metaspace takes more pieces for first.
-  std::string normalized(std::string text) const {
-    bool inserted = false;
-    text = normalize(spec_.normalizers, std::move(text), &inserted);
-    check(!inserted || !needs_places_,
-          "[tokenize] a Replace normalizer that inserts before the first character of a text "
-          "is not supported with a ByteLevel pre-tokenizer or a Metaspace of prepend_scheme first");
-    return text;
+  void add(const AddedToken& token, const std::string& where) {
+    added_ids_.emplace(token.content, token.id);
+    if (token.special) special_.insert(token.content);
+    if (!token.normalized) {
+      name(token.id, token.content);
+      before_normalizing_.add(token, token.content);
+      return;
+    }
+    const std::string key = normalize(spec_.normalizers, token.content, true).text;
+    check(!key.empty(), where, ": added_tokens: the normalizer leaves nothing of \"", token.content,
+          "\", which says \"normalized\": true: where it stands in a text cannot be seen");
+    const auto [other, fresh] = normalized_.emplace(key, token.content);
+    check(fresh, where, ": added_tokens: the normalizer makes \"", other->second, "\" and \"", token.content,
+          "\" alike (\"", key, "\"): which of them a text means cannot be told");
+    name(token.id, key);  // the library decodes it in its normalized form too
+    after_normalizing_.add(token, key);
   }
 
   void name(int32_t id, const std::string& token) {
@@ -114,7 +103,7 @@ class StagedTokenizer final : public Tokenizer {
   std::vector<std::string> names_;  // id -> token
   std::vector<bool> named_;         // false: a hole
   StringMap<int32_t> added_ids_;
-  bool needs_places_ = false;  // a ByteLevel, or a Metaspace that looks for the first piece
+  StringMap<std::string> normalized_;  // what the text shows for an added token -> the token
   std::unordered_set<std::string> special_;
 };
 

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "rl/text/unicode.h"
 
 namespace mantissa {
 
@@ -53,6 +54,11 @@ struct Node {
   Node at(size_t i) const { return {&(*value)[i], str(path, '[', i, ']'), where}; }
   size_t size() const { return must(value->is_array(), "must be an array").value->size(); }
   std::string text() const { return must(value->is_string(), "must be a string").value->get<std::string>(); }
+  std::string character() const {
+    const std::string one = text();
+    must(!one.empty() && one.size() == utf8_length(static_cast<unsigned char>(one[0])), "must be one character");
+    return one;
+  }
   bool flag(const char* key, bool otherwise) const {
     return has(key) ? at(key).must(value->at(key).is_boolean(), "must be true or false").value->get<bool>() : otherwise;
   }
@@ -119,6 +125,8 @@ PreTokenizer::Prepend read_prepend_scheme(const Node& node) {
   if (!node.has("prepend_scheme"))
     return node.flag("add_prefix_space", true) ? PreTokenizer::Prepend::kAlways : PreTokenizer::Prepend::kNever;
   const std::string scheme = node.at("prepend_scheme").text();
+  node.must(scheme == "never" || node.flag("add_prefix_space", true),
+            "must not say \"add_prefix_space\": false beside a prepend_scheme that adds one");
   if (scheme == "always") return PreTokenizer::Prepend::kAlways;
   if (scheme == "first") return PreTokenizer::Prepend::kFirst;
   if (scheme == "never") return PreTokenizer::Prepend::kNever;
@@ -142,8 +150,7 @@ void read_pre_tokenizer(const Node& node, TokenizerSpec& spec) {
       if (n.flag("add_prefix_space", true)) step.prepend = PreTokenizer::Prepend::kAlways;
     } else if (type == "Metaspace") {
       step.kind = PreTokenizer::Kind::kMetaspace;
-      step.mark = step.pattern.literal = n.at("replacement").text();
-      n.at("replacement").must(!step.mark.empty(), "must be one character");
+      step.mark = step.pattern.literal = n.at("replacement").character();
       step.behavior = SplitBehavior::kMergedWithNext;
       step.split = n.flag("split", true);
       step.prepend = read_prepend_scheme(n);
@@ -155,6 +162,8 @@ void read_pre_tokenizer(const Node& node, TokenizerSpec& spec) {
 }
 
 void read_template(const Node& n, TokenizerSpec& spec) {
+  if (!spec.before.empty() || !spec.after.empty())
+    n.error("a TemplateProcessing behind another one that adds tokens is not supported");  // it would read "pair"
   const Node items = n.at("single");
   std::vector<int32_t> before, after;
   bool seen = false;
@@ -172,8 +181,8 @@ void read_template(const Node& n, TokenizerSpec& spec) {
     for (size_t k = 0; k < ids.size(); ++k) (seen ? after : before).push_back(int32_t(ids.at(k).integer()));
   }
   items.must(seen, "must hold sequence A");
-  spec.before.insert(spec.before.begin(), before.begin(), before.end());
-  spec.after.insert(spec.after.end(), after.begin(), after.end());
+  spec.before = std::move(before);
+  spec.after = std::move(after);
 }
 
 void read_post_processor(const Node& node, TokenizerSpec& spec) {
@@ -199,14 +208,12 @@ void read_decoder(const Node& node, TokenizerSpec& spec) {
       step.kind = DecodeStep::Kind::kFuse;
     } else if (type == "Strip") {
       step.kind = DecodeStep::Kind::kStrip;
-      step.content = n.at("content").text();
-      n.at("content").must(!step.content.empty(), "must be one character");
+      step.content = n.at("content").character();
       step.start = size_t(n.at("start").integer());
       step.stop = size_t(n.at("stop").integer());
     } else if (type == "Metaspace") {
       step.kind = DecodeStep::Kind::kMetaspace;
-      step.content = n.at("replacement").text();
-      n.at("replacement").must(!step.content.empty(), "must be one character");
+      step.content = n.at("replacement").character();
       step.drop_first = read_prepend_scheme(n) != PreTokenizer::Prepend::kNever;
     } else if (type != "ByteLevel") {
       unknown_type(n, "decoder", type, "ByteLevel, Replace, ByteFallback, Fuse, Strip, Metaspace, Sequence");
@@ -276,16 +283,9 @@ void read_model(const Node& model, Bpe& bpe) {
   }
 }
 
-/// The id of a token that the vocabulary does not hold: behind the vocabulary and the tokens added before it.
-int32_t next_id(const TokenizerSpec& spec) {
-  int32_t next = int32_t(spec.bpe.vocab.size());
-  for (const AddedToken& token : spec.added) next = std::max(next, token.id + 1);
-  return next;
-}
-
 /// As the library adds a token: an empty one is left out, a text that is known keeps its id and takes the new flags,
-/// and another gets the next id, whatever `given` the file says (-1: nothing). Where that would give two tokens one id,
-/// or the file's id is another's, no reading is right.
+/// and another gets the next id behind the size of the vocabulary, whatever `given` the file says (-1: nothing). Where
+/// that would give two tokens one id, or the file's id is another's, no reading is right.
 void add_token(AddedToken token, int64_t given, const std::string& where, TokenizerSpec& spec) {
   if (token.content.empty()) return;
   const auto known = std::find_if(spec.added.begin(), spec.added.end(),
@@ -297,7 +297,7 @@ void add_token(AddedToken token, int64_t given, const std::string& where, Tokeni
   }
   token.id = spec.bpe.id_of(token.content);
   if (token.id < 0) {
-    token.id = next_id(spec);
+    token.id = int32_t(spec.bpe.vocab.size() + spec.new_tokens++);
     for (const auto& [entry, id] : spec.bpe.vocab)
       check(id != token.id && id != given, where, ": the added token \"", token.content, "\" with id ",
             id == given ? given : token.id, " conflicts with \"", entry, "\" of model.vocab, which has this id");

@@ -12,6 +12,7 @@ namespace mantissa {
 /// Everything tokenizer.json says.
 struct TokenizerSpec {
   std::vector<AddedToken> added;
+  size_t new_tokens = 0;  // of them those that the vocabulary does not hold
   std::vector<Normalizer> normalizers;
   std::vector<PreTokenizer> pre_tokenizers;
   std::vector<int32_t> before, after;  // what the post-processor puts around the text
@@ -21,8 +22,8 @@ struct TokenizerSpec {
 };
 
 /// Fills `spec` from the text of tokenizer.json, and adds the tokens that tokenizer_config.json adds. Ids of added
-/// tokens are those that the library gives them: the vocabulary's, else the next one behind vocabulary and tokens added
-/// before, in the order of the file. Errors: "where: JSON path: rule: value".
+/// tokens are those that the library gives them: the vocabulary's, else the next one counted from the vocabulary's
+/// size, in the order of the file. Errors: "where: JSON path: rule: value".
 void parse_tokenizer_json(const std::string& json, const std::string& where, const std::vector<AddedToken>& configured,
                           TokenizerSpec& spec);
 

@@ -1,8 +1,10 @@
-// Tokenizers against the `tokenizers` library (tests/golden/make_tokenizer_golden.py), bad files, long input, threads.
+// Tokenizers against the `tokenizers` library (tests/golden/make_tokenizer_golden.py,
+// tests/checks/random_tokenizers.py), bad files, long input, threads.
 #include "rl/text/tokenizer.h"
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <filesystem>
 #include <fstream>
@@ -12,6 +14,7 @@
 #include "core/error.h"
 #include "core/random.h"
 #include "rl/text/regex.h"
+#include "rl/text/stages.h"
 #include "rl/text/unicode.h"
 
 namespace mantissa {
@@ -313,6 +316,95 @@ TEST(Tokenizer, ReplacesAtNoWidth) {
   EXPECT_EQ(ids("c*", ""), "");
 }
 
+/// Metaspace "first" marks every piece that holds something of the text's first character, or of what stands before it.
+TEST(Tokenizer, MarksTheFirstPiece) {
+  const json first = {{"type", "Metaspace"}, {"replacement", "_"}, {"prepend_scheme", "first"}, {"split", false}};
+  const auto pieces = [&](const json& normalizer, const json& before, const std::string& text) {
+    const json steps = {{"type", "Sequence"},
+                        {"pretokenizers", before.is_null() ? json::array({first}) : json::array({before, first})}};
+    const auto t =
+        Tokenizer::from_json(plain_tokenizer(json::array({added_token("<x>", 13)}), steps, normalizer).dump(), "F");
+    return t->decode(t->encode(text));
+  };
+  const auto replace = [](const char* pattern, const char* by) {
+    return json{{"type", "Replace"}, {"pattern", {{"Regex", pattern}}}, {"content", by}};
+  };
+  const json prepend = {{"type", "Prepend"}, {"prepend", "-"}};
+  const json split = {{"type", "Split"}, {"pattern", {{"Regex", "-|a"}}}, {"behavior", "Isolated"}, {"invert", false}};
+  EXPECT_EQ(pieces(nullptr, nullptr, "ab"), "_ a b");
+  EXPECT_EQ(pieces(nullptr, split, "bab"), "_ b a b");
+  EXPECT_EQ(pieces(nullptr, nullptr, "<x>ab"), "<x> a b");
+  EXPECT_EQ(pieces(prepend, split, "ab"), "_ - _ a b");  // what is put before a character has its place
+  EXPECT_EQ(pieces(prepend, split, "bab"), "_ - _ b a b");
+  EXPECT_EQ(pieces(replace("^1", ""), nullptr, "1ab"), "a b");   // the first character is gone
+  EXPECT_EQ(pieces(replace("1a", "c"), nullptr, "1ab"), "c b");  // a match stands where its last character stood
+  EXPECT_EQ(pieces(replace("1", "ca"), split, "1b"), "_ c _ a b");
+  EXPECT_EQ(pieces(replace("^", "-"), split, "ab"), "_ - _ a b");
+}
+
+TEST(Tokenizer, RefusesWhatHasNoReading) {
+  const auto error = [](const json& added, const json& pre_tokenizer, const json& normalizer, const std::string& text) {
+    try {
+      Tokenizer::from_json(plain_tokenizer(added, pre_tokenizer, normalizer).dump(), "F")->encode(text);
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string("no error");
+  };
+  const auto has = [](const std::string& message, const char* part) {
+    EXPECT_NE(message.find(part), std::string::npos) << message;
+  };
+  const auto replace = [](const char* pattern, const char* by) {
+    return json{{"type", "Replace"}, {"pattern", {{"Regex", pattern}}}, {"content", by}};
+  };
+  json x = added_token("<x>", 13), y = added_token("<y>", 14);
+  x["normalized"] = y["normalized"] = true;
+  has(error(json::array({x, y}), nullptr, replace("[xy]", "a"), "a"), "makes \"<x>\" and \"<y>\" alike (\"<a>\")");
+  has(error(json::array({x}), nullptr, replace("<x>", ""), "a"), "leaves nothing of \"<x>\"");
+  const json bytes = {{"type", "ByteLevel"}};
+  has(error(json::array(), bytes, replace("^", "-"), "a"), "not supported with a ByteLevel pre-tokenizer");
+  EXPECT_EQ(error(json::array(), bytes, replace("b", "-"), "ab"), "no error");
+  const json then_nfc = {{"type", "Sequence"}, {"normalizers", {replace("^", "-"), {{"type", "NFC"}}}}};
+  has(error(json::array(), nullptr, then_nfc, "a"), "not supported with an NFC normalizer behind it");
+  json marks = {{"type", "Metaspace"}, {"replacement", "__"}};
+  has(error(json::array(), marks, nullptr, "a"), "pre_tokenizer.replacement: must be one character");
+  marks = {{"type", "Metaspace"}, {"replacement", "_"}, {"prepend_scheme", "always"}, {"add_prefix_space", false}};
+  has(error(json::array(), marks, nullptr, "a"), "beside a prepend_scheme that adds one");
+  json file = plain_tokenizer();
+  const json one = {{"type", "TemplateProcessing"},
+                    {"single", {{{"SpecialToken", {{"id", "a"}}}}, {{"Sequence", {{"id", "A"}}}}}},
+                    {"special_tokens", {{"a", {{"id", "a"}, {"ids", {0}}}}}}};
+  file["post_processor"] = {{"type", "Sequence"}, {"processors", json::array({one, one})}};
+  has(error_of(file.dump()), "post_processor.processors[1]: a TemplateProcessing behind another");
+}
+
+TEST(Regex, EqualsTheLibraryOnRandomPatterns) {
+  int patterns = 0, wrong = 0;
+  for (const json& line : lines_of(kSource / "tests/golden/patterns.jsonl")) {
+    if (line[3].is_null()) {
+      EXPECT_THROW(Regex(line[0].get<std::string>(), "W"), Error) << line[0];
+      ++wrong;
+      continue;
+    }
+    PreTokenizer split{.kind = PreTokenizer::Kind::kSplit, .pattern = {}, .mark = {}};
+    split.pattern.regex = std::make_shared<Regex>(line[0].get<std::string>(), "W");
+    const std::vector<std::string> names = {"removed", "isolated", "merged_with_previous", "merged_with_next",
+                                            "contiguous"};
+    split.behavior = SplitBehavior(std::find(names.begin(), names.end(), line[1]) - names.begin());
+    split.invert = line[2];
+    for (const json& row : line[3]) {
+      std::vector<std::string> pieces;
+      for (const Piece& piece : pre_tokenize({split}, {row[0].get<std::string>()})) pieces.push_back(piece.text);
+      EXPECT_EQ(json(pieces), row[1]) << line << row[0];
+      EXPECT_EQ(split.pattern.replace_all(row[0].get<std::string>(), "-"), row[2].get<std::string>())
+          << line[0] << row[0];
+    }
+    ++patterns;
+  }
+  EXPECT_GT(patterns, 200);
+  EXPECT_GT(wrong, 50);
+}
+
 TEST(Regex, DialectDifferences) {
   const auto matches = [](const char* pattern, const std::string& text) {
     std::vector<std::string> found;
@@ -334,6 +426,10 @@ TEST(Regex, DialectDifferences) {
   EXPECT_EQ(matches("[a-d&&[^b]]+", "abcd"), (Strings{"a", "cd"}));
   EXPECT_EQ(matches("\\h+", "xfe9g"), Strings{"fe9"});
   EXPECT_EQ(matches("\\R", "a\r\nb\n"), (Strings{"\r\n", "\n"}));
+  EXPECT_EQ(matches("\\R+", "a\r\n\nb\n"), (Strings{"\r\n\n", "\n"}));
+  EXPECT_EQ(matches("(?#\\R)(?<=\\R)b|[\\R]", "\nbR"), Strings{"R"});  // nothing comes behind a line break
+  EXPECT_EQ(matches("[[:punct:]]+|[[:^punct:]a]", "a<+.\u20ac_"), (Strings{"a", "<+.\u20ac_"}));
+  EXPECT_EQ(matches("7\\Oa", "7\na"), Strings{"7\na"});
   EXPECT_EQ(matches("[[:digit:]]+", "a\u0661\u0662"), Strings{"\u0661\u0662"});
   EXPECT_EQ(matches("\\bx", "x xx"), (Strings{"x", "x"}));
   EXPECT_EQ(matches("a++a", "aaa"), Strings{});
