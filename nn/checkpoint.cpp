@@ -22,6 +22,7 @@ constexpr const char* kState = "state.json";
 constexpr const char* kConfig = "config.yaml";
 constexpr const char* kPartial = ".partial";
 constexpr const char* kStep = "step_";
+constexpr const char* kBest = "best";
 constexpr int kFormat = 1;
 
 struct BufferFile {
@@ -48,9 +49,12 @@ std::string hex(uint64_t value) {
   return text;
 }
 
-/// N of a directory step_N, -1 for any other name.
+/// N of a directory step_N, or of a link to one; -1 for any other name.
 int64_t step_of(const fs::path& path) {
-  const std::string name = (path.has_filename() ? path : path.parent_path()).filename().string();  // step_5/ as well
+  const fs::path plain = path.has_filename() ? path : path.parent_path();  // step_5/ as well
+  std::error_code ignored;
+  if (fs::is_symlink(plain, ignored)) return step_of(fs::read_symlink(plain, ignored));
+  const std::string name = plain.filename().string();
   const size_t digits = std::string_view(kStep).size();
   int64_t step = -1;
   if (!name.starts_with(kStep) || name.size() == digits) return -1;
@@ -108,7 +112,10 @@ std::vector<fs::path> entries_of(const fs::path& root) {
 std::map<int64_t, fs::path> list_checkpoints(const fs::path& root) {
   std::map<int64_t, fs::path> found;
   for (const fs::path& path : entries_of(root))
-    if (const int64_t step = step_of(path); step >= 0) found[step] = path;
+    if (path.filename() == kBest)
+      continue;
+    else if (const int64_t step = step_of(path); step >= 0)
+      found[step] = path;
   return found;
 }
 
@@ -123,12 +130,29 @@ void retire(const fs::path& directory) {
   check(!error, "cannot delete the old checkpoint ", directory.string(), ": ", error.message());
 }
 
-/// Deletes all but the last `count` checkpoints up to `step`; 0 keeps all.
-void keep_latest(const fs::path& root, int64_t step, int64_t count) {
-  if (count <= 0) return;
-  std::map<int64_t, fs::path> kept = list_checkpoints(root);
-  kept.erase(kept.upper_bound(step), kept.end());
-  for (auto oldest = kept.begin(); int64_t(kept.size()) > count; oldest = kept.erase(oldest)) retire(oldest->second);
+/// The link to the best checkpoint; none where it is not there.
+void link_best(const fs::path& root, int64_t best) {
+  const fs::path link = root / kBest, fresh = root / (str(kBest) + kPartial);
+  std::error_code error;
+  if (best < 0 || !file_exists(root / str(kStep, best))) {
+    fs::remove(link, error);
+    return;
+  }
+  fs::remove(fresh, error);
+  fs::create_directory_symlink(str(kStep, best), fresh, error);
+  if (!error) fs::rename(fresh, link, error);
+  check(!error, link.string(), ": cannot be made: ", error.message());
+}
+
+/// Deletes the checkpoints up to `step` that `keep` does not name.
+void drop_old(const fs::path& root, int64_t step, const Keep& keep) {
+  link_best(root, keep.best);
+  if (keep.last <= 0) return;
+  std::map<int64_t, fs::path> old = list_checkpoints(root);
+  old.erase(old.upper_bound(step), old.end());
+  for (int64_t n = 0; n < keep.last && !old.empty(); ++n) old.erase(std::prev(old.end()));
+  old.erase(keep.best);
+  for (const auto& [number, path] : old) retire(path);
 }
 
 // ---- content --------------------------------------------------------------------------------------------------------
@@ -202,11 +226,15 @@ void read_buffer(const fs::path& path, const ParamLayout& layout, const ParamBuf
 void CheckpointConfig::fields(Fields& f) {
   f.field("every", every, not_decisive("steps between checkpoints; 0 = only at the end or when stopped"), at_least(0));
   f.field("keep", keep, not_decisive("checkpoints kept; 0 = all"), at_least(0));
+  f.field("best", best,
+          not_decisive(
+              "a metric: the checkpoint where it is highest is kept as checkpoints/best. One of eval.jsonl is looked "
+              "at after each evaluation, one of metrics.jsonl where a checkpoint is written"));
   f.field("export_model", export_model, not_decisive("write output_dir/model (Hugging Face) at the end"));
 }
 
 void save_checkpoint(const fs::path& root, const CheckpointState& state, const ParamSet& params,
-                     const Optimizer& optimizer, int64_t keep_last) {
+                     const Optimizer& optimizer, const Keep& keep) {
   check(state.step >= 0, "[checkpoint] step must not be negative, got ", state.step);
   Comm& comm = optimizer.comm();
   Exec exec(params.compute.flat().backend());
@@ -235,7 +263,7 @@ void save_checkpoint(const fs::path& root, const CheckpointState& state, const P
   }
   write_file(target.partial() / kManifest, manifest + hex(hash64(manifest)) + " end\n");
   target.commit();
-  keep_latest(root, state.step, keep_last);
+  drop_old(root, state.step, keep);
   comm.barrier();
 }
 

@@ -5,6 +5,7 @@
 //                     config.json, tokenizer.json, ...    with these the directory is a model: --model takes it
 //                     master.safetensors, adam_m.safetensors, adam_v.safetensors    by internal parameter name
 //                     MANIFEST             checksum and size of each file, then of itself; written last
+//           best        a link to the one of checkpoint.best
 //
 // A directory is filled as step_<N>.partial, flushed and renamed; an older one is renamed to *.partial before it is
 // deleted. So step_<N> is complete whenever it exists, and a killed run leaves *.partial directories, which
@@ -29,25 +30,32 @@ namespace mantissa {
 struct CheckpointConfig {
   int64_t every = 0;  // steps; 0 = only at the end or when stopped
   int64_t keep = 2;
+  std::string best;          // a metric; the checkpoint where it is highest is kept besides
   bool export_model = true;  // write a Hugging Face directory at the end
   void fields(Fields& f);
 };
 
 /// What the training loop adds to weights and optimizer; both `sft` and `grpo` use it, under their own names.
 struct CheckpointState {
-  int64_t step = 0;                          // completed training steps; names the directory
-  std::string config;                        // the resolved config as text
-  std::map<std::string, int64_t> counters;   // data cursor, epoch, policy version, RNG position, metrics bytes, ...
-  std::map<std::string, std::string> texts;  // data hash, kind of run, ... (UTF-8)
-  std::map<std::string, std::string> model_files;  // name -> text (nn/model.h); written, not read back
+  int64_t step = 0;                                     // completed training steps; names the directory
+  std::string config = {};                              // the resolved config as text
+  std::map<std::string, int64_t> counters = {};         // data cursor, policy version, bytes of metrics, ...
+  std::map<std::string, std::string> texts = {};        // data hash, kind of run, ... (UTF-8)
+  std::map<std::string, std::string> model_files = {};  // name -> text (nn/model.h); written, not read back
 };
 
-/// Writes step_<state.step> under `root` (made when missing), then deletes all but the last `keep_last` checkpoints up
-/// to it; 0 keeps all. Every process of optimizer.comm() calls it and returns when the checkpoint is there. Throws
+/// Which checkpoints stay when another is written.
+struct Keep {
+  int64_t last = 0;   // so many; 0: all
+  int64_t best = -1;  // and the one of this step, which the link `best` names; -1: there is none
+};
+
+/// Writes step_<state.step> under `root` (made when missing), then deletes those up to it that `keep` does not name.
+/// Every process of optimizer.comm() calls it and returns when the checkpoint is there. Throws
 /// Error naming the file and what the system said (disk full, not writable); earlier checkpoints are then still there,
 /// one of this very step is not.
 void save_checkpoint(const std::filesystem::path& root, const CheckpointState& state, const ParamSet& params,
-                     const Optimizer& optimizer, int64_t keep_last);
+                     const Optimizer& optimizer, const Keep& keep);
 
 /// The checkpoint of the highest step; none when `root` has none or does not exist. Throws when `root` cannot be read.
 std::optional<std::filesystem::path> latest_checkpoint(const std::filesystem::path& root);
@@ -58,7 +66,7 @@ std::vector<std::filesystem::path> drop_checkpoints_after(const std::filesystem:
 
 /// Everything but the tensors: what a run compares with its own config and data before it resumes.
 CheckpointState read_checkpoint_state(const std::filesystem::path& directory);
-/// Whether a path is a checkpoint's directory, whole or damaged.
+/// Whether a path is a checkpoint's directory, whole or damaged, or a link to one.
 bool is_checkpoint(const std::filesystem::path& directory);
 /// Fills `buffer` with the masters of a checkpoint, each value rounded once to the buffer's type. Throws Error naming
 /// the damaged file, or the parameter that does not fit.

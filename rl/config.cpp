@@ -1,5 +1,11 @@
 #include "rl/config.h"
 
+#include <algorithm>
+#include <iterator>
+
+#include "core/text.h"
+#include "rl/logging/metric_table.h"
+
 namespace mantissa {
 namespace {
 
@@ -62,6 +68,18 @@ void RunConfig::validate() const {
           "train.mini_batch_size: must divide train.prompts_per_step = ", train.prompts_per_step, ", got ",
           train.mini_batch_size);
   }
+  for (const std::string& name : train.stop) {
+    check(train.mode == "grpo", "train.stop: belongs to train.mode grpo");
+    check(std::ranges::count(kStopConditions, name) > 0, "train.stop: no condition is called \"", name,
+          "\"; there are ", join({std::begin(kStopConditions), std::end(kStopConditions)}));
+  }
+  const bool of_evaluation = checkpoint.best.starts_with("val-");
+  check(checkpoint.best.empty() || find_metric(checkpoint.best) != nullptr, "checkpoint.best: no metric is called \"",
+        checkpoint.best, "\"; docs/tour.md lists them");
+  check(!of_evaluation || eval.every > 0, "checkpoint.best: ", checkpoint.best,
+        " is a metric of evaluations, which need eval.every and eval.files");
+  check(checkpoint.best.empty() || of_evaluation || checkpoint.every > 0, "checkpoint.best: ", checkpoint.best,
+        " is looked at where checkpoints are written, which needs checkpoint.every");
   check(eval.temperature == 0 || eval.temperature >= kMinTemperature,
         "eval.temperature: must be 0 (greedy) or at least ", kMinTemperature, ", got ", eval.temperature);
   check(!data.answer_key.empty() || !reward.has_kind("math") || (train.mode == "sft" && eval.files.empty()),

@@ -62,6 +62,7 @@ void transfer(Archive& archive, Sample& sample) {
   archive.number(sample.reward);
   archive.list(sample.rewards);
   archive.list(sample.extracted);
+  archive.list(sample.reason);
 }
 
 }  // namespace

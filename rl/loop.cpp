@@ -10,10 +10,12 @@
 #include <utility>
 
 #include "core/json.h"
+#include "core/text.h"
 #include "rl/algorithm/advantage.h"
 #include "rl/algorithm/policy_loss.h"
 #include "rl/data_parallel.h"
 #include "rl/exact.h"
+#include "rl/health.h"
 #include "rl/logging/console.h"
 #include "rl/logging/log.h"
 #include "rl/reward/grading.h"
@@ -80,6 +82,19 @@ std::vector<RolloutGroup> rollout(Run& run, int64_t round, Metrics& metrics) {
   return groups;
 }
 
+/// Warns where every grade of a rollout failed, and ends the run after reward.max_failed_steps such rollouts in a row.
+void watch_failures(Run& run, bool all_failed, const std::string& reason) {
+  run.failed_rewards = all_failed ? run.failed_rewards + 1 : 0;
+  if (!all_failed) return;
+  const RewardsConfig& config = run.config.reward;
+  const std::string which = config.named.empty() ? "reward.kind " + config.one.kind : "each of the rewards";
+  if (run.comm.main())
+    log_warning(str("step ", run.step + 1, ": ", which, " failed on every answer, so all rewards are 0: ", reason));
+  const int64_t most = config.max_failed_steps();
+  check(most == 0 || run.failed_rewards < most, which, ": every grade of ", run.failed_rewards,
+        " rollouts in a row failed (reward.max_failed_steps): ", reason);
+}
+
 /// Grades the samples of this rank and exchanges them for all.
 void reward(Run& run, std::vector<RolloutGroup>& groups, RewardStats& stats, Metrics& metrics) {
   run.enter("reward");
@@ -92,11 +107,8 @@ void reward(Run& run, std::vector<RolloutGroup>& groups, RewardStats& stats, Met
   double grades = 0;
   for (const auto& [name, count] : counters.values()) grades += count;
   add_counters(metrics, counters, single_comm());
-  if (counters.get("verifier/error") == grades && run.comm.main())
-    log_warning(str("step ", run.step + 1, ": ",
-                    run.config.reward.named.empty() ? "reward.kind " : "each of the rewards",
-                    run.config.reward.named.empty() ? run.config.reward.one.kind : "",
-                    " failed on every answer, so all rewards are 0"));
+  watch_failures(run, counters.get("verifier/error") + counters.get("verifier/timeout") == grades,
+                 groups[0].samples[0].reason);
   for (RolloutGroup& group : groups) {
     for (RolloutSample& sample : group.samples) {
       stats.lengths.add(double(sample.completion.ids.size()));
@@ -346,6 +358,7 @@ bool train(Run& run, const std::function<bool()>& stop) {
   const bool begins = run.step == 0 && run.saved_step != 0;  // a checkpoint of step 0 follows the evaluation
   if (begins && config.eval.before_training && !run.eval_sets.empty()) evaluate(run);
   SelfTest self_test(run);
+  Health health(config);
   bool idle_said = false;
   double seconds = 0.0;
   int64_t done = 0;
@@ -375,11 +388,23 @@ bool train(Run& run, const std::function<bool()>& stop) {
     run.log_step(metrics);
     if (run.policy_version == 0 && run.comm.main() && !std::exchange(idle_said, true))
       log_warning(str("step ", run.step, ": no optimizer step was taken, ", why_idle(metrics)));
-    log_info(console_line(
-        metrics,
-        {.sft = run.sft(), .step = run.step, .steps = config.train.steps, .seconds_per_step = seconds / double(done)}));
+    if (!run.sft() && run.comm.main())
+      for (const std::string& line : health.look(metrics)) log_warning(str("step ", run.step, ": ", line));
+    log_info(console_line(metrics, {.sft = run.sft(),
+                                    .step = run.step,
+                                    .steps = config.train.steps,
+                                    .seconds_per_step = seconds / double(done),
+                                    .notes = join(health.holding())}));
     if (config.eval.every && run.step % config.eval.every == 0) evaluate(run);
-    if (config.checkpoint.every && run.step % config.checkpoint.every == 0) run.save();
+    if (config.checkpoint.every && run.step % config.checkpoint.every == 0) {
+      run.note_best(metrics);
+      run.save();
+    }
+    if (!config.train.stop.empty()) {
+      const std::string reason = run.comm.broadcast(health.stop_reason());  // the first rank's word
+      if (!reason.empty()) run.save();
+      check(reason.empty(), "train.stop ended the run after step ", run.step, ": ", reason);
+    }
   }
   run.save();
   check(run.step == 0 || run.policy_version > 0, "the run took no optimizer step in ", run.step,

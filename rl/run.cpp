@@ -8,6 +8,7 @@
 #include "core/registry.h"
 #include "rl/evaluate.h"
 #include "rl/logging/log.h"
+#include "rl/reward/python.h"
 #include "rl/text/model_tokenizer.h"
 #include "rl/text/stop.h"
 
@@ -16,6 +17,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr const char* kRewardLog = "reward.log";
+
 /// Throws where the config asks for what this version cannot do.
 const RunConfig& runnable(const RunConfig& config) {
   const std::vector<std::string> missing = missing_features(config);
@@ -23,17 +26,34 @@ const RunConfig& runnable(const RunConfig& config) {
   return config;
 }
 
+/// The config with the place of what a user's verifier says on standard error, where this process writes the run's
+/// files.
+RunConfig placed(RunConfig config, bool writes) {
+  if (writes) config.reward.set_log_file((fs::path(config.output_dir()) / kRewardLog).string());
+  return config;
+}
+
 }  // namespace
 
 Run::Run(const RunConfig& run_config, const StartOptions& start, Comm& ranks)
-    : comm(ranks), config(runnable(run_config)), exec(find_backend(config.run.device)) {
+    : comm(ranks), config(placed(runnable(run_config), ranks.main())), exec(find_backend(config.run.device)) {
   check_same_config();
   if (comm.main()) directory = std::make_unique<RunDirectory>(config, start);
   exec.deterministic = config.train.deterministic;
+  if (!sft()) start_workers();
   open_model();
   load_data();
   open_training();
   begin_or_resume();
+}
+
+/// Those of Python rewards, before anything else takes time.
+void Run::start_workers() const {
+  std::error_code ignored;
+  if (directory && !directory->checkpoint()) fs::remove(directory->path() / kRewardLog, ignored);  // of an earlier run
+  config.reward.each([](const RewardConfig& reward) {
+    if (reward.kind == "python") start_python_workers(reward);
+  });
 }
 
 void Run::check_same_config() const {
@@ -94,6 +114,11 @@ void Run::load_data() {
       set.overlong ? str(", ", set.overlong, " skipped for prompts over ", set.longest, " tokens") : std::string()));
   if (sft()) encode_solutions();
   if (!sft()) config.reward.check_rows(prompts, config.data.files[0]);
+  size_t longest = 0;
+  for (const Prompt& p : prompts) longest = std::max(longest, p.ids.size());
+  if (const int64_t most = config.rollout.sampling.max_new_tokens; !sft() && int64_t(longest) + most > positions)
+    log_warning(str("rollout.max_new_tokens ", most, " and the longest prompt, ", longest,
+                    " tokens, exceed the model's ", positions, " positions: responses to it end there"));
   data_hash_ = data_hash(prompts);
   check(int64_t(prompts.size()) >= config.train.prompts_per_step,
         "train.prompts_per_step: must not exceed the number of problems, ", prompts.size(), "; got ",
@@ -207,6 +232,10 @@ CheckpointState Run::load(const fs::path& checkpoint) {
   load_checkpoint(checkpoint, exec, model->params, *optimizer);
   step = state.step;
   policy_version = counter_of(state, "policy_version", checkpoint);
+  if (const auto best = state.texts.find("best " + config.checkpoint.best); best != state.texts.end()) {
+    best_ = std::stod(best->second);
+    best_step_ = counter_of(state, "best_step", checkpoint);
+  }
   cursor->seek(counter_of(state, "data_position", checkpoint));
   if (engine && state.counters.contains("cache_room"))  // else of an earlier version, which found it anew
     engine->set_kv_cache_limit(state.counters.at("cache_room"));
@@ -240,7 +269,7 @@ void Run::save() {
   CheckpointState state;
   state.step = step;
   if (!directory) {  // its parts are written by the rank that has one
-    save_checkpoint({}, state, model->params, *optimizer, 0);
+    save_checkpoint({}, state, model->params, *optimizer, {});
     return;
   }
   state.config = format_run_config(config);
@@ -253,8 +282,21 @@ void Run::save() {
   if (std::string choices = exec.backend().measured_choices(); !choices.empty())
     state.texts["measured_choices"] = std::move(choices);
   if (!sft()) state.texts["match"] = name_of(match);
+  if (best_) {
+    state.texts["best " + config.checkpoint.best] = shortest(*best_);
+    state.counters["best_step"] = best_step_;
+  }
   if (reference_hash_) state.texts["reference_hash"] = std::to_string(reference_hash_);
-  save_checkpoint(directory->checkpoints(), state, model->params, *optimizer, config.checkpoint.keep);
+  save_checkpoint(directory->checkpoints(), state, model->params, *optimizer,
+                  {.last = config.checkpoint.keep, .best = best_step_});
+}
+
+bool Run::note_best(const Metrics& metrics) {
+  const double value = metrics.get(config.checkpoint.best);
+  if (!std::isfinite(value) || (best_ && value <= *best_)) return false;
+  best_ = value;
+  best_step_ = step;
+  return true;
 }
 
 void Run::log_step(const Metrics& metrics) {

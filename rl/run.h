@@ -39,6 +39,8 @@ class Run {
   void check_cache();
   /// Writes a checkpoint of the current step, unless the last one is of this step.
   void save();
+  /// Whether the metrics hold checkpoint.best, higher than ever before: then the checkpoint of this step is kept.
+  bool note_best(const Metrics& metrics);
   /// Append to the directory's files.
   void log_step(const Metrics& metrics);
   void log_evaluation(const Metrics& metrics);
@@ -64,10 +66,12 @@ class Run {
   int64_t step = 0;            // completed training steps
   int64_t policy_version = 0;  // optimizer steps that changed the weights
   int64_t saved_step = -1;     // step of the last checkpoint in the output directory
+  int64_t failed_rewards = 0;  // rollouts in a row on which every grade failed
 
  private:
   void check_same_config() const;
   void begin_or_resume();
+  void start_workers() const;
   void agree_on_cache();
   void open_model();
   void load_data();
@@ -78,6 +82,8 @@ class Run {
   void compare_match(const CheckpointState& state, const std::filesystem::path& checkpoint) const;
   CheckpointState load(const std::filesystem::path& checkpoint);
 
+  std::optional<double> best_;  // value of checkpoint.best
+  int64_t best_step_ = -1;
   int64_t lost_pages_ = 0;                       // at the last generation
   uint64_t data_hash_ = 0, reference_hash_ = 0;  // 0: no reference weights
 };

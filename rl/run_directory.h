@@ -5,6 +5,7 @@
 //                eval.jsonl       one line an evaluation
 //                samples.jsonl    some completions of each step
 //                tensorboard/     the same metrics as event files, with logging.tensorboard
+//                reward.log       what a user's verifier wrote to its standard error
 //                checkpoints/     step_<N>/ (nn/checkpoint.h)
 //                model/           the trained model as a Hugging Face directory, at the end
 //

@@ -60,6 +60,7 @@ void evaluate(Run& run) {
                  " problems)"));
   }
   run.log_evaluation(metrics);
+  if (run.note_best(metrics)) run.save();
 }
 
 }  // namespace mantissa

@@ -22,6 +22,7 @@ struct Prompt {
   std::string text;                   // the prompt as tokenized
   std::string answer;                 // gold answer for the reward
   std::string data_source;            // what kind of row it is, by which rewards choose; may be empty
+  std::string record;                 // the line of the data file, for rewards that read more of it
   std::string solution;               // response to imitate (sft), may be empty
   std::vector<int32_t> solution_ids;  // its tokens and the stop token
 };
@@ -31,11 +32,10 @@ enum class Finish : uint8_t { kStop, kLength, kStopString };
 
 struct Completion {
   std::vector<int32_t> ids;
-  std::vector<float>
-      rollout_logprobs;  // mu: log-softmax(logits/T) of the sampled token before top-k/top-p; same length
+  std::vector<float> rollout_logprobs = {};  // mu: log-softmax(logits/T) of the sampled token before top-k/top-p
   Finish finish = Finish::kLength;
   int64_t policy_version = 0;  // optimizer steps taken by the weights that sampled it
-  std::string text;            // decoded, stop token removed
+  std::string text = {};       // decoded, stop token removed
 };
 
 struct RolloutSample {
@@ -45,6 +45,7 @@ struct RolloutSample {
   std::vector<double> rewards;  // each named one by itself, in the order of names; NaN where it does not grade the row
   double advantage = 0.0;
   std::string extracted;  // the answer the reward read, for dumps
+  std::string reason;     // why it earned that, in a few words
 };
 
 struct RolloutGroup {

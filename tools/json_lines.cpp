@@ -79,6 +79,10 @@ std::string JsonLines::text_or_number(const std::string& key) const {
   return value.is_number() ? value.dump() : text(key);
 }
 
+std::string JsonLines::json_of(const std::string& key) const {
+  return impl_->at(key).dump();
+}
+
 double JsonLines::number(const std::string& key) const {
   const json& value = impl_->at(key);
   check(value.is_number(), impl_->where, ": \"", key, "\" must be a number: got a ", value.type_name());

@@ -29,6 +29,8 @@ class JsonLines {
   std::string text(const std::string& key) const;
   /// A string, or a number as it is written: gold answers.
   std::string text_or_number(const std::string& key) const;
+  /// A value, whatever it is, as JSON.
+  std::string json_of(const std::string& key) const;
   /// A number; the same, and an integer.
   double number(const std::string& key) const;
   int64_t integer(const std::string& key) const;

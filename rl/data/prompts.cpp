@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/random.h"
+#include "core/text.h"
 
 namespace mantissa {
 
@@ -23,7 +24,12 @@ constexpr uint64_t kShufflePurpose = 0x64617461;  // "data"
 
 std::string text_of(const json& line, const std::string& key, bool integers, const std::string& where) {
   const auto it = line.find(key);
-  check(it != line.end(), where, ": key \"", key, "\" is missing (data.*_key name the keys)");
+  if (it == line.end()) {
+    std::vector<std::string> keys;
+    for (const auto& [name, value] : line.items()) keys.push_back(name);
+    fail(where, ": key \"", key, "\" is missing; the record has ", keys.empty() ? "none" : join(keys),
+         " (data.prompt_key, data.answer_key and data.solution_key say which to read)");
+  }
   if (it->is_string()) return it->get<std::string>();
   check(integers && it->is_number_integer(), where, ": \"", key, "\" must be a string",
         integers ? " or an integer" : "", ": got a ", it->type_name());
@@ -93,6 +99,7 @@ Record read_record(const std::string& text, const DataConfig& config, std::strin
   if (line.contains(config.solution_key)) record.solution = text_of(line, config.solution_key, false, where);
   if (line.contains("data_source")) record.data_source = text_of(line, "data_source", false, where);
   if (config.strip_calculator_marks) record.solution = without_calculator_marks(record.solution);
+  record.line = text;
   record.where = std::move(where);
   return record;
 }
@@ -222,6 +229,7 @@ PromptSet make_prompts(const DataConfig& config, const Tokenizer& tokenizer, con
     if (with_solution) prompt.solution = response_of(config.response_format, record);
     prompt.answer = std::move(record.answer);
     prompt.data_source = std::move(record.data_source);
+    prompt.record = std::move(record.line);
     set.prompts.push_back(std::move(prompt));
   }
   check(!set.prompts.empty(), config.files[0], ": every prompt is longer than ", set.longest,

@@ -36,6 +36,7 @@ struct DataConfig {
 struct Record {
   int64_t row = 0;
   std::string problem, answer, solution, data_source;
+  std::string line;   // the record as it stands in the file
   std::string where;  // file:line
 };
 

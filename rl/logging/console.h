@@ -11,6 +11,7 @@ struct Progress {
   bool sft = false;
   int64_t step = 0, steps = 0;  // completed, and of the whole run
   double seconds_per_step = 0;  // mean of this process
+  std::string notes = {};       // what is wrong, in a word or several
 };
 
 /// "step 3/100 | score 0.500 | len 24.1 | ... | eta 00:12:34".

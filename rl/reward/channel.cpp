@@ -16,6 +16,13 @@ void Fd::close() {
   fd_ = -1;
 }
 
+Fd open_log(const std::string& path) {
+  Fd log(path.empty() ? ::fcntl(2, F_DUPFD_CLOEXEC, 3)
+                      : ::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666));
+  check(log.get() >= 0, path.empty() ? "standard error" : path, ": cannot be opened: ", std::strerror(errno));
+  return log;
+}
+
 Channel::Channel(Kind kind) {
   int ends[2];
   const int error =

@@ -1,6 +1,7 @@
 // Descriptors that close themselves, and pipes and sockets made of them.
 #pragma once
 
+#include <string>
 #include <utility>
 
 namespace mantissa {
@@ -21,6 +22,10 @@ class Fd {
  private:
   int fd_;
 };
+
+/// Where standard error goes: a file to append to, made where there is none; ours where `path` is empty. Throws Error
+/// naming it.
+Fd open_log(const std::string& path);
 
 /// What is written to `in` comes out of `out`; both close on exec. Writing to `in` of a socket raises no SIGPIPE.
 struct Channel {

@@ -72,8 +72,7 @@ std::vector<std::string> environment_of(const std::string& folder) {
 CodeVerdict judge(const Python& python, std::string_view code, std::string_view tests, double seconds,
                   int64_t memory_mb) {
   constexpr size_t kMostOutput = 4096;
-  const auto deadline = Process::Clock::now() +
-                        std::chrono::duration_cast<Process::Clock::duration>(std::chrono::duration<double>(seconds));
+  const auto deadline = Process::in_seconds(seconds);
   const Folder folder;
   Channel job(Channel::Kind::kSocket), verdict(Channel::Kind::kPipe);
   Channel asked(Channel::Kind::kPipe), said(Channel::Kind::kPipe);

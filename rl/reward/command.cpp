@@ -6,21 +6,20 @@
 namespace mantissa {
 
 CommandResult run_command(const std::string& command, std::string_view input, const CommandLimits& limits) {
-  constexpr size_t kOutputLimit = size_t(64) << 10;
   CommandResult result;
   try {
+    const Fd log = open_log(limits.log_file);
     Channel in(Channel::Kind::kSocket), out(Channel::Kind::kPipe);
-    const auto deadline = Process::Clock::now() + std::chrono::duration_cast<Process::Clock::duration>(
-                                                      std::chrono::duration<double>(limits.seconds));
+    const auto deadline = Process::in_seconds(limits.seconds);
     const Process process({.argv = {"/bin/sh", "-c", command},
                            .environment = {},
-                           .descriptors = {in.out.get(), out.in.get(), 2},
+                           .descriptors = {in.out.get(), out.in.get(), log.get()},
                            .folder = {},
                            .memory_mb = limits.memory_mb});
     in.out.close();
     out.in.close();
     siginfo_t info{};
-    if (!exchange(in.in, out.out, input, result.output, kOutputLimit, deadline) || !process.wait(info, deadline)) {
+    if (!exchange(in.in, out.out, input, result.output, limits.output, deadline) || !process.wait(info, deadline)) {
       result.end = CommandResult::End::kTimeout;
       result.message = str("killed after ", limits.seconds, " s");
     } else if (info.si_code == CLD_EXITED) {

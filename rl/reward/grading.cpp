@@ -3,11 +3,17 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <map>
 #include <thread>
-#include <vector>
+
+#include "rl/reward/python.h"
 
 namespace mantissa {
 namespace {
+
+size_t cores() {
+  return std::max(1u, std::thread::hardware_concurrency());
+}
 
 /// Calls work(0) to work(count - 1) on as many threads as the machine has. Threads of their own, not those of the
 /// kernels: most of a grade by a program is waiting for it.
@@ -18,53 +24,67 @@ void on_all_threads(size_t count, const Work& work) {
     for (size_t i; (i = next.fetch_add(1)) < count;) work(i);
   };
   std::vector<std::jthread> threads;
-  const size_t wanted = std::min<size_t>(std::max(1u, std::thread::hardware_concurrency()), count);
+  const size_t wanted = std::min(cores(), count);
   while (threads.size() + 1 < wanted) threads.emplace_back(worker);
   worker();
 }
 
-/// What becomes of one sample: its grades, one a reward that grades its row.
-struct Answer {
-  const Prompt* prompt;
-  RolloutSample* sample;
-  std::vector<Grade::Status> statuses = {};
-};
-
-void grade_answer(const RewardsConfig& config, Answer& answer) {
-  RolloutSample& sample = *answer.sample;
-  const auto ask = [&](const RewardConfig& reward) {
-    Grade graded = grade(reward, sample.completion.text, answer.prompt->answer);
-    answer.statuses.push_back(graded.status);
-    if (sample.extracted.empty()) sample.extracted = std::move(graded.extracted);
-    return graded.reward;
-  };
-  sample.extracted.clear();
-  sample.rewards.clear();
-  if (config.named.empty()) {
-    sample.reward = ask(config.one);
-    return;
-  }
-  sample.reward = 0;
-  for (const auto& [name, named] : config.named) {
-    sample.rewards.push_back(named.grades(*answer.prompt) ? ask(named.reward) : NAN);
-    if (!std::isnan(sample.rewards.back())) sample.reward += named.weight * sample.rewards.back();
-  }
-}
-
 }  // namespace
 
-void grade_samples(const RewardsConfig& config, std::span<RolloutGroup> groups, Metrics& metrics) {
-  std::vector<Answer> answers;
-  for (RolloutGroup& group : groups)
-    for (RolloutSample& sample : group.samples) answers.push_back({&group.prompt, &sample});
+std::vector<Grade> grade_answers(const RewardConfig& config, std::span<const Answer> answers) {
+  if (config.kind == "python") return grade_by_python(config, answers);
+  std::vector<Grade> grades(answers.size());
+  const size_t shares = (answers.size() + cores() - 1) / cores();
+  const size_t batch = std::clamp<size_t>(shares, 1, size_t(config.batch));
   // A grade depends on its own texts alone, and its work is bounded: any thread may take any answer.
-  on_all_threads(answers.size(), [&](size_t i) { grade_answer(config, answers[i]); });
+  on_all_threads((answers.size() + batch - 1) / batch, [&](size_t i) {
+    const auto own = answers.subspan(i * batch, std::min(batch, answers.size() - i * batch));
+    if (config.kind == "command")
+      std::ranges::move(grade_by_command(config, own), grades.begin() + std::ptrdiff_t(i * batch));
+    else
+      grades[i] = grade(config, own[0].response, own[0].gold, own[0].record);
+  });
+  return grades;
+}
+
+void grade_samples(const RewardsConfig& config, std::span<RolloutGroup> groups, Metrics& metrics) {
+  std::map<Grade::Status, int64_t> counts;
+  for (RolloutGroup& group : groups)
+    for (RolloutSample& sample : group.samples) {
+      sample.reward = 0;
+      sample.rewards.clear();
+      sample.extracted.clear();
+      sample.reason.clear();
+    }
+  const auto apply = [&](const RewardConfig& reward, const NamedReward* named) {
+    std::vector<RolloutSample*> samples;
+    std::vector<Answer> answers;
+    for (RolloutGroup& group : groups)
+      for (RolloutSample& sample : group.samples) {
+        if (named != nullptr) sample.rewards.push_back(NAN);
+        if (named != nullptr && !named->grades(group.prompt)) continue;
+        samples.push_back(&sample);
+        answers.push_back({sample.completion.text, group.prompt.answer, group.prompt.record});
+      }
+    std::vector<Grade> grades = grade_answers(reward, answers);
+    for (size_t i = 0; i < grades.size(); ++i) {
+      RolloutSample& sample = *samples[i];
+      Grade& grade = grades[i];
+      ++counts[grade.status];
+      sample.reward += named != nullptr ? named->weight * grade.reward : grade.reward;
+      if (named != nullptr) sample.rewards.back() = grade.reward;
+      if (sample.reason.empty() || (sample.extracted.empty() && !grade.extracted.empty())) {
+        sample.extracted = std::move(grade.extracted);
+        sample.reason = std::move(grade.reason);
+      }
+    }
+  };
+  if (config.named.empty()) apply(config.one, nullptr);
+  for (const auto& [name, named] : config.named) apply(named.reward, &named);
   for (const Grade::Status status : kGradeStatuses) {
-    int64_t count = 0;
-    for (const Answer& a : answers) count += std::count(a.statuses.begin(), a.statuses.end(), status);
     const std::string name = std::string("verifier/") + status_name(status);
     const double before = metrics.get(name);
-    metrics.set(name, double(count) + (std::isnan(before) ? 0.0 : before));
+    metrics.set(name, double(counts[status]) + (std::isnan(before) ? 0.0 : before));
   }
 }
 

@@ -112,28 +112,34 @@ bool Process::wait(siginfo_t& info, Clock::time_point deadline) const {
   }
 }
 
+Talk talk(const Fd& in, const Fd& out, std::string_view& unsent, std::string& received,
+          Process::Clock::time_point deadline) {
+  char chunk[65536];
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Process::Clock::now()).count();
+  if (left <= 0) return Talk::kTimeout;
+  pollfd fds[] = {{out.get(), POLLIN, 0}, {unsent.empty() ? -1 : in.get(), POLLOUT, 0}};  // poll skips a negative one
+  if (::poll(fds, 2, int(std::min<int64_t>(left, 1000))) < 0) return errno == EINTR ? Talk::kGoesOn : Talk::kEnded;
+  if (fds[1].revents) {
+    // A program that does not read its input is no error, and no SIGPIPE.
+    const ssize_t n = ::send(in.get(), unsent.data(), unsent.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n > 0) unsent.remove_prefix(size_t(n));
+    if (n < 0 && errno != EAGAIN && errno != EINTR) unsent = {};
+  }
+  if (fds[0].revents) {
+    const ssize_t n = ::read(out.get(), chunk, sizeof chunk);
+    if (n > 0) received.append(chunk, size_t(n));
+    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) return Talk::kEnded;
+  }
+  return Talk::kGoesOn;
+}
+
 bool exchange(Fd& in, Fd& out, std::string_view input, std::string& output, size_t limit,
               Process::Clock::time_point deadline) {
-  char buffer[4096];
-  ::fcntl(in.get(), F_SETFL, O_NONBLOCK);
-  ::fcntl(out.get(), F_SETFL, O_NONBLOCK);
   for (;;) {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Process::Clock::now()).count();
-    if (left <= 0) return false;
-    pollfd fds[] = {{out.get(), POLLIN, 0}, {in.get(), POLLOUT, 0}};  // poll skips a negative descriptor
-    if (::poll(fds, 2, int(std::min<int64_t>(left, 1000))) < 0 && errno != EINTR) return false;
-    if (fds[1].revents) {
-      // A program that does not read its input is no error: no SIGPIPE, the rest is dropped.
-      const ssize_t n = ::send(in.get(), input.data(), input.size(), MSG_NOSIGNAL);
-      if (n > 0) input.remove_prefix(size_t(n));
-      if ((n < 0 && errno != EAGAIN && errno != EINTR) || input.empty()) in.close();
-    }
-    if (fds[0].revents) {
-      const ssize_t n = ::read(out.get(), buffer, sizeof buffer);
-      if (n == 0) return true;
-      if (n > 0) output.append(buffer, std::min(size_t(n), limit - output.size()));
-      if (n < 0 && errno != EAGAIN && errno != EINTR) return true;
-    }
+    if (input.empty()) in.close();
+    const Talk turn = talk(in, out, input, output, deadline);
+    output.resize(std::min(output.size(), limit));
+    if (turn != Talk::kGoesOn) return turn == Talk::kEnded;
   }
 }
 

@@ -29,6 +29,9 @@ struct ProcessStart {
 class Process {
  public:
   using Clock = std::chrono::steady_clock;
+  static Clock::time_point in_seconds(double seconds) {
+    return Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+  }
 
   /// Starts the leader of a process group of its own. Throws Error with what the system says.
   explicit Process(const ProcessStart& start);
@@ -39,13 +42,20 @@ class Process {
 
   /// Waits for the leader to end; false when the deadline is over. A program may close its output and go on.
   bool wait(siginfo_t& info, Clock::time_point deadline) const;
+  pid_t pid() const { return pid_; }
 
  private:
   pid_t pid_;
 };
 
-/// Sends `input` to the socket `in` and appends what comes from `out`, up to `limit` bytes, until the other side closes
-/// it; false when the deadline is over before. Closes `in` when all is sent or nobody reads.
+enum class Talk : uint8_t { kGoesOn, kEnded, kTimeout };
+/// One turn of a conversation: waits until something can be done, sends some of `unsent` to the socket `in`, which
+/// leaves the rest in it, and appends what has come from `out`. Ended: the other side has closed it. Where nobody reads
+/// what is sent, the rest is dropped; the other side's output says why.
+Talk talk(const Fd& in, const Fd& out, std::string_view& unsent, std::string& received,
+          Process::Clock::time_point deadline);
+/// The whole of one: sends `input`, closes `in`, and appends what comes, up to `limit` bytes, until the other side
+/// ends; false when the deadline is over before.
 bool exchange(Fd& in, Fd& out, std::string_view input, std::string& output, size_t limit,
               Process::Clock::time_point deadline);
 

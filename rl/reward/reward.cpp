@@ -15,16 +15,27 @@
 namespace mantissa {
 
 void RewardConfig::fields(Fields& f) {
-  f.choice("kind", kind, {"math", "exact", "format", "command", "code"},
+  f.choice("kind", kind, {"math", "exact", "format", "command", "code", "python"},
            "math: final answer equal in value; exact: equal as text; format: a final answer is there; "
-           "command: a program prints the reward; code: a program runs the answer's code with its tests");
+           "command: a program prints the reward; code: a program runs the answer's code with its tests; "
+           "python: a function of yours, in Python processes that stay");
   f.choice("format", format, {"free", "sanity", "octothinker"},
            "of kinds math and exact, the form a response must have: free: any; sanity: one </think>, then a box; "
            "octothinker: a box between \"</think> <answer>\" and </answer>");
   f.field("boxed_only", boxed_only, "only an answer in \\boxed{} counts, not ####, \"the answer is\" or a bare one");
-  f.field("command", command, "of kinds command and code: a line for /bin/sh, one process an answer");
-  f.field("timeout_s", timeout_s, "seconds an answer may take it", between(0.01, 3600));
-  f.field("memory_mb", memory_mb, "address space it may have", between(1, 1 << 22));
+  f.field("command", command, "of kinds command and code: a line for /bin/sh, a process for each batch of answers");
+  f.field("batch", batch, "of kind command: most answers for one process, which reads and prints a line for each",
+          between(1, 1 << 20));
+  f.field("path", path, "of kind python: FILE.py, which defines reward(response, record), or FILE.py:FUNCTION");
+  f.field("python", python, "of kind python: the interpreter, say that of an environment with your packages");
+  f.field("workers", workers, "of kind python: processes that grade side by side; 0: one for each core",
+          between(0, 4096));
+  f.field("timeout_s", timeout_s, "seconds that a program or function may take for an answer", between(0.01, 3600));
+  f.field("memory_mb", memory_mb, "megabytes of address space that each of its processes may have",
+          between(1, 1 << 22));
+  f.field("max_failed_steps", max_failed_steps,
+          not_decisive("the run ends where every grade of so many steps in a row failed or timed out; 0: it goes on"),
+          between(0, 1 << 30));
 }
 
 void RewardConfig::validate() const {
@@ -33,6 +44,9 @@ void RewardConfig::validate() const {
         " belongs to reward.kind math and exact, got kind ", kind);
   check(command.empty() || kind == "command" || kind == "code",
         "reward.command: belongs to reward.kind command and code, got kind ", kind);
+  check(batch == 1 || kind == "command", "reward.batch: belongs to reward.kind command, got kind ", kind);
+  check(kind != "python" || !path.empty(), "reward.path: required by reward.kind python");
+  check(path.empty() || kind == "python", "reward.path: belongs to reward.kind python, got kind ", kind);
 }
 
 const char* status_name(Grade::Status status) {
@@ -78,6 +92,13 @@ bool last_code_block(std::string_view response, std::string& block) {
   return found;
 }
 
+CommandLimits limits_of(const RewardConfig& config, size_t answers) {
+  return {.seconds = config.timeout_s * double(answers),
+          .memory_mb = config.memory_mb,
+          .output = CommandLimits().output * answers,
+          .log_file = config.log_file};
+}
+
 /// What an ended program says; false where it was ended for it.
 bool ended_by_itself(const CommandResult& result, Grade& out) {
   out.status = result.end == CommandResult::End::kTimeout ? Grade::Status::kTimeout : Grade::Status::kError;
@@ -85,39 +106,17 @@ bool ended_by_itself(const CommandResult& result, Grade& out) {
   return result.end == CommandResult::End::kExited;
 }
 
-Grade grade_by_command(const RewardConfig& config, std::string_view response, std::string_view gold) {
-  using nlohmann::json;
-  const json input = {{"response", response}, {"gold", gold}};
-  Grade out;
-  const CommandResult result =
-      run_command(config.command, input.dump(-1, ' ', false, json::error_handler_t::replace) + "\n",
-                  {.seconds = config.timeout_s, .memory_mb = config.memory_mb});
-  if (!ended_by_itself(result, out)) return out;
-  if (result.code != 0) {
-    out.reason = str("the program ended with exit code ", result.code);
-    return out;
-  }
-  const std::string_view text = trimmed(result.output), line = text.substr(0, text.find('\n'));
+/// What a program says of an answer: a number, and perhaps the answer that it read.
+Grade grade_of_line(std::string_view line) {
   const std::string_view word = line.substr(0, std::min(line.find_first_of(" \t\r"), line.size()));
   const std::string_view digits = word.substr(word.starts_with('+') && !word.starts_with("+-"));
   double reward = 0;
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), reward);
-  if (error != std::errc() || end != digits.data() + digits.size() || !std::isfinite(reward)) {
-    out.reason = str("the program must print a number, the reward, and a blank or nothing behind it: got \"",
-                     line.substr(0, 40), "\"");
-    return out;
-  }
-  if (std::abs(reward) > kMaxReward) {
-    out.reason =
-        str("the reward ", word.substr(0, 40), " is beyond ", kMaxReward, ", the most that advantages can hold");
-    return out;
-  }
-  out.status = Grade::Status::kParsed;
-  out.reward = reward;
-  out.correct = reward >= 0.5;
-  out.extracted = trimmed(line.substr(word.size()));
-  out.reason = "by the program";
-  return out;
+  if (error != std::errc() || end != digits.data() + digits.size() || !std::isfinite(reward))
+    return {.status = Grade::Status::kError,
+            .reason = str("the program must print a number, the reward, and a blank or nothing behind it: got \"",
+                          line.substr(0, 40), "\"")};
+  return grade_of(reward, word, trimmed(line.substr(word.size())), "the program");
 }
 
 Grade grade_by_running(const RewardConfig& config, std::string_view response, std::string_view gold) {
@@ -139,8 +138,7 @@ Grade grade_by_running(const RewardConfig& config, std::string_view response, st
     out.reason = std::move(verdict.reason);
     return out;
   }
-  const CommandResult result = run_command(config.command, str(block, '\n', gold, '\n'),
-                                           {.seconds = config.timeout_s, .memory_mb = config.memory_mb});
+  const CommandResult result = run_command(config.command, str(block, '\n', gold, '\n'), limits_of(config, 1));
   if (!ended_by_itself(result, out)) return out;
   // 125 to 127 are the shell's: it could not limit or start the program.
   const bool started = result.code < 125 || result.code > 127;
@@ -202,7 +200,7 @@ Grade grade_by_text(const RewardConfig& config, std::string_view response, std::
     out.reason = out.correct ? "a final answer is marked" : "the answer is not marked as final";
     return out;
   }
-  check(config.kind == "math", "reward.kind: must be math, exact, format, command or code: ", config.kind);
+  check(config.kind == "math", "reward.kind: must be math, exact, format, command, code or python: ", config.kind);
   MathVerdict verdict = math_equal(answer.text, extract_gold(gold).text);
   out.correct = verdict.equal;
   out.status = verdict.parsed ? Grade::Status::kParsed : Grade::Status::kUnparsed;
@@ -229,8 +227,52 @@ void check_gold(const RewardConfig& config, std::string_view gold, const std::st
         " needs one");
 }
 
-Grade grade(const RewardConfig& config, std::string_view response, std::string_view gold) {
-  if (config.kind == "command") return grade_by_command(config, response, gold);
+Grade grade_of(double reward, std::string_view written, std::string_view extracted, std::string_view by) {
+  Grade out;
+  out.status = Grade::Status::kError;
+  if (!(std::abs(reward) <= kMaxReward)) {
+    out.reason =
+        str("the reward ", written.substr(0, 40), " is beyond ", kMaxReward, ", the most that advantages can hold");
+    return out;
+  }
+  out.status = Grade::Status::kParsed;
+  out.reward = reward;
+  out.correct = reward >= 0.5;
+  out.extracted = extracted;
+  out.reason = str("by ", by);
+  return out;
+}
+
+std::vector<Grade> grade_by_command(const RewardConfig& config, std::span<const Answer> answers) {
+  using nlohmann::json;
+  std::string input;
+  for (const Answer& answer : answers) {
+    json line = {{"response", answer.response}, {"gold", answer.gold}};
+    if (!answer.record.empty()) line["record"] = json::parse(answer.record, nullptr, false);
+    input += line.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
+  }
+  const CommandResult result = run_command(config.command, input, limits_of(config, answers.size()));
+  Grade failed;
+  std::vector<std::string_view> lines;
+  if (ended_by_itself(result, failed)) {
+    failed.reason = result.code != 0 ? str("the program ended with exit code ", result.code) : "";
+    for (std::string_view text = trimmed(result.output); !text.empty();) {
+      lines.push_back(text.substr(0, text.find('\n')));
+      text.remove_prefix(std::min(lines.back().size() + 1, text.size()));
+    }
+    if (answers.size() == 1) lines.resize(1);  // what follows the first line is for the user
+    if (failed.reason.empty() && lines.size() != answers.size())
+      failed.reason = str("the program must print a line for each of ", answers.size(), " answers, got ", lines.size());
+  }
+  if (!failed.reason.empty()) return std::vector<Grade>(answers.size(), failed);
+  std::vector<Grade> grades;
+  for (const std::string_view line : lines) grades.push_back(grade_of_line(line));
+  return grades;
+}
+
+Grade grade(const RewardConfig& config, std::string_view response, std::string_view gold, std::string_view record) {
+  check(config.kind != "python", "[grade] reward.kind python grades many answers at a time: see grade_answers");
+  if (config.kind == "command") return grade_by_command(config, std::vector<Answer>{{response, gold, record}})[0];
   if (config.kind == "code") return grade_by_running(config, response, gold);
   Grade out = grade_by_text(config, response, gold);
   out.reward = out.correct;

@@ -61,8 +61,22 @@ void RewardsConfig::validate() const {
 }
 
 bool RewardsConfig::has_kind(const std::string& kind) const {
-  if (named.empty()) return one.kind == kind;
-  return std::any_of(named.begin(), named.end(), [&](const auto& entry) { return entry.second.reward.kind == kind; });
+  bool any = false;
+  each([&](const RewardConfig& reward) { any |= reward.kind == kind; });
+  return any;
+}
+
+void RewardsConfig::set_log_file(const std::string& path) {
+  one.log_file = path;
+  for (auto& [name, r] : named) r.reward.log_file = path;
+}
+
+int64_t RewardsConfig::max_failed_steps() const {
+  int64_t least = 0;
+  each([&](const RewardConfig& reward) {
+    if (reward.max_failed_steps > 0 && (least == 0 || reward.max_failed_steps < least)) least = reward.max_failed_steps;
+  });
+  return least;
 }
 
 void RewardsConfig::check_gold(const std::string& data_source, std::string_view gold, const std::string& where) const {

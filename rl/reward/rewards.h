@@ -40,8 +40,18 @@ struct RewardsConfig {
   void validate() const;
   /// The first reward_notice of its rewards.
   std::string notice() const;
+  /// Calls f(reward) for each of them.
+  template <class F>
+  void each(F&& f) const {
+    if (named.empty()) f(one);
+    for (const auto& [name, r] : named) f(r.reward);
+  }
   /// Whether any of the rewards is of this kind.
   bool has_kind(const std::string& kind) const;
+  /// RewardConfig::log_file of all.
+  void set_log_file(const std::string& path);
+  /// The smallest limit that one of them sets; 0: none does.
+  int64_t max_failed_steps() const;
   /// Throws Error where a reward that grades such a row needs a gold answer and it is blank; `where` names its line.
   void check_gold(const std::string& data_source, std::string_view gold, const std::string& where) const;
   /// Throws Error naming the first row that no reward grades; `where` is the file.

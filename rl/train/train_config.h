@@ -2,11 +2,17 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "autograd/tape.h"
 #include "core/fields.h"
 
 namespace mantissa {
+
+/// What train.stop can name: rl/health.h says what they mean.
+inline constexpr const char* kStopConditions[] = {"equal_rewards",   "truncated",     "entropy_collapse",
+                                                  "length_collapse", "mismatch",      "far_from_reference",
+                                                  "large_updates",   "reward_falling"};
 
 struct TrainConfig {
   std::string mode = "grpo";      // grpo, sft
@@ -18,6 +24,7 @@ struct TrainConfig {
   std::string recompute = "none";  // none, elementwise, mlp, full
   int64_t head_chunk = 0;          // tokens whose logits exist at once; 0: chosen for the device
   bool deterministic = true;
+  std::vector<std::string> stop;      // of kStopConditions: they end the run
   int64_t inject_overflow_step = -1;  // for tests: one weight is infinite during this step
   std::string inject_overflow_parameter = "layers.0.down.weight";
   void fields(Fields& f);

@@ -48,7 +48,7 @@ class Trained {
   CheckpointState state(int64_t step) const {
     return {step, "run:\n  name: x\n", {{"cursor", 7 * step}, {"seed", -3}}, {{"data_hash", "ab\"c\n"}}};
   }
-  void save(const fs::path& root, int64_t step, int64_t keep = 0) {
+  void save(const fs::path& root, int64_t step, const Keep& keep = {}) {
     save_checkpoint(root, state(step), params, *optimizer, keep);
   }
 
@@ -121,7 +121,7 @@ TEST(Checkpoint, KeepsTheLastAndFindsTheLatest) {
   Trained run(1);
   EXPECT_FALSE(latest_checkpoint(dir / "nowhere"));
   EXPECT_FALSE(latest_checkpoint(dir.path()));
-  for (const int64_t step : {2, 9, 10, 100}) run.save(dir.path(), step, 3);
+  for (const int64_t step : {2, 9, 10, 100}) run.save(dir.path(), step, {.last = 3});
   EXPECT_EQ(names_in(dir.path()), (std::vector<std::string>{"step_10", "step_100", "step_9"}));
   fs::create_directory(dir / "step_200.partial");
   fs::create_directory(dir / "step_x");
@@ -136,9 +136,29 @@ TEST(Checkpoint, KeepsTheLastAndFindsTheLatest) {
   EXPECT_NE(message_of([&] { read_checkpoint_state(dir / "step_x"); }).find("is not a checkpoint"), std::string::npos);
 
   // Going back: the step that is saved stays, whatever later ones there are.
-  run.save(dir.path(), 9, 1);
+  run.save(dir.path(), 9, {.last = 1});
   EXPECT_TRUE(fs::exists(dir / "step_9/MANIFEST"));
   EXPECT_TRUE(fs::exists(dir / "step_100"));
+}
+
+TEST(Checkpoint, TheBestStaysBesideTheLast) {
+  TempDir dir;
+  Trained run(1);
+  const auto save = [&](int64_t step, int64_t best) { run.save(dir.path(), step, {.last = 1, .best = best}); };
+  save(1, -1);
+  EXPECT_EQ(names_in(dir.path()), (std::vector<std::string>{"step_1"}));
+  save(2, 2);
+  save(3, 2);
+  save(4, 2);
+  EXPECT_EQ(names_in(dir.path()), (std::vector<std::string>{"best", "step_2", "step_4"}));
+  EXPECT_TRUE(is_checkpoint(dir / "best"));
+  EXPECT_TRUE(is_checkpoint(dir / "best/"));
+  EXPECT_EQ(read_checkpoint_state(dir / "best").step, 2);
+  EXPECT_EQ(*latest_checkpoint(dir.path()), dir / "step_4");
+  save(5, 5);
+  EXPECT_EQ(names_in(dir.path()), (std::vector<std::string>{"best", "step_5"}));
+  save(6, 2);  // a run that went back behind it, and whose best is gone
+  EXPECT_EQ(names_in(dir.path()), (std::vector<std::string>{"step_6"}));
 }
 
 TEST(Checkpoint, DamageIsNamed) {
@@ -194,7 +214,7 @@ TEST(Checkpoint, FailedSaveLeavesTheOldOne) {
   rlimit small = old;
   small.rlim_cur = 700;
   ::setrlimit(RLIMIT_FSIZE, &small);
-  const std::string message = message_of([&] { run.save(dir.path(), 2, 1); });
+  const std::string message = message_of([&] { run.save(dir.path(), 2, {.last = 1}); });
   ::setrlimit(RLIMIT_FSIZE, &old);
   ::signal(SIGXFSZ, handler);
   EXPECT_NE(message.find("step_2.partial/master.safetensors"), std::string::npos) << message;
@@ -216,7 +236,7 @@ TEST(Checkpoint, KilledSaveLeavesAWholeOne) {
     run.save(dir.path(), 1);
     const pid_t child = ::fork();
     if (child == 0) {
-      for (int64_t step = 2; step < 10000; ++step) run.save(dir.path(), step, 2);
+      for (int64_t step = 2; step < 10000; ++step) run.save(dir.path(), step, {.last = 2});
       ::_exit(0);
     }
     ::usleep(1000 + random.below(40000));

@@ -278,7 +278,7 @@ class ShardedCheckpoints : public testing::Test {
         p.step(uint64_t(at));
         losses.push_back(p.last_loss);
       }
-      save_checkpoint(root_, {steps, "run:\n", {}, {}}, set, *p.optimizer, 0);
+      save_checkpoint(root_, {.step = steps, .config = "run:\n"}, set, *p.optimizer, {});
       std::vector<float> master = p.values(set.master);
       if (comm.main()) out.losses = losses, out.master = std::move(master);
     };

@@ -1,0 +1,129 @@
+#include "rl/health.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "core/text.h"
+
+namespace mantissa {
+namespace {
+
+constexpr int kFirstSteps = 5;
+constexpr size_t kWindow = 10;
+
+/// Whether a metric is beyond a limit; nothing where the step has none.
+std::optional<bool> above(double limit, double value) {
+  if (!std::isfinite(value)) return {};
+  return value > limit;
+}
+
+}  // namespace
+
+Health::Health(const RunConfig& config) : stop_(config.train.stop), groups_(config.train.prompts_per_step) {
+  const std::string limit = std::to_string(config.rollout.sampling.max_new_tokens);
+  conditions_ = {
+      {"equal_rewards",
+       "there is nothing to prefer. samples.jsonl shows responses and extracted answers: if all are wrong, the "
+       "problems are too hard or reward.kind does not read the answers; `evaluate --keep` picks problems that are "
+       "solved sometimes",
+       [this](const Metrics& m) { return equal_rewards(m); }},
+      {"truncated",
+       "almost no response comes to its end: raise rollout.max_new_tokens (" + limit +
+           "), or, where responses run on behind the answer, see that the prompt (data.template) is in the model's "
+           "format and that its config.json names the end-of-sequence token",
+       [](const Metrics& m) { return above(0.95 - 1e-9, m.get("response_length/clip_ratio")); }},
+      {"entropy_collapse",
+       "samples of a problem become alike: lower optim.lr, or raise algorithm.entropy_coef, algorithm.clip_high or "
+       "rollout.temperature",
+       [this](const Metrics& m) { return entropy_.below(0.1, m); }},
+      {"length_collapse",
+       "the policy may have found that short answers are rewarded: look at samples.jsonl and at what the reward accepts",
+       [this](const Metrics& m) { return length_.below(0.25, m); }},
+      {"mismatch",
+       "rollout and training disagree about the samples: see precision.* (fp16 on both sides is nearest), or correct "
+       "for it with algorithm.correction",
+       [](const Metrics& m) { return above(0.1, m.get("rollout_corr/k3_kl")); }},
+      {"far_from_reference",
+       "the policy has left the model that it began with: raise algorithm.kl_coef, or lower optim.lr",
+       [](const Metrics& m) { return above(1, m.get("actor/kl_loss")); }},
+      {"large_updates",
+       "the learning rate is too high, or a rollout is used too often: lower optim.lr or train.epochs, or raise "
+       "train.mini_batch_size",
+       [](const Metrics& m) {
+         const auto clipped = above(0.5, m.get("actor/pg_clipfrac"));
+         const auto moved = above(0.5, std::abs(m.get("actor/ppo_kl")));
+         return clipped.value_or(false) ? clipped : moved;
+       }},
+      {"reward_falling",
+       "it was higher before: lower optim.lr, set algorithm.kl_coef, or go back with --resume to a checkpoint from "
+       "before the fall",
+       [this](const Metrics&) { return reward_falling(); }},
+  };
+}
+
+void Health::First::add(const Metrics& metrics) {
+  const double value = metrics.get(metric);
+  if (count == kFirstSteps || !std::isfinite(value)) return;
+  sum += value;
+  ++count;
+}
+
+std::optional<bool> Health::First::below(double share, const Metrics& metrics) const {
+  const double value = metrics.get(metric);
+  if (count < kFirstSteps || !std::isfinite(value)) return {};
+  return value < share * sum / kFirstSteps;
+}
+
+std::optional<bool> Health::equal_rewards(const Metrics& m) const {
+  const double kept = m.get("train/kept_groups"), without = m.get("reward/zero_spread_groups");
+  if (std::isfinite(kept)) return kept == 0;
+  if (!std::isfinite(without)) return {};
+  return int64_t(without) >= groups_;
+}
+
+std::optional<bool> Health::reward_falling() const {
+  if (rewards_.size() < kWindow) return {};
+  return std::accumulate(rewards_.begin(), rewards_.end(), 0.0) / double(kWindow) < 0.5 * best_reward_;
+}
+
+std::vector<std::string> Health::look(const Metrics& metrics) {
+  entropy_.add(metrics);
+  length_.add(metrics);
+  if (const double reward = metrics.get("critic/score/mean"); std::isfinite(reward)) {
+    rewards_.push_back(reward);
+    if (rewards_.size() > kWindow) rewards_.pop_front();
+    if (rewards_.size() == kWindow)
+      best_reward_ = std::max(best_reward_, std::accumulate(rewards_.begin(), rewards_.end(), 0.0) / double(kWindow));
+  }
+  std::vector<std::string> lines;
+  for (Condition& c : conditions_) {
+    const std::optional<bool> now = c.holds(metrics);
+    if (!now) continue;
+    c.steps = *now ? c.steps + 1 : 0;
+    c.steps_since = *now ? 0 : c.steps_since + 1;
+    if (!c.said && c.steps == kPatience) {
+      c.said = true;
+      lines.push_back(str(c.name, " for ", kPatience, " steps: ", c.advice));
+    } else if (c.said && c.steps_since == kPatience) {
+      c.said = false;
+      lines.push_back(c.name + " is over");
+    }
+  }
+  return lines;
+}
+
+std::vector<std::string> Health::holding() const {
+  std::vector<std::string> names;
+  for (const Condition& c : conditions_)
+    if (c.said) names.push_back(c.name);
+  return names;
+}
+
+std::string Health::stop_reason() const {
+  for (const Condition& c : conditions_)
+    if (c.said && std::ranges::find(stop_, c.name) != stop_.end()) return c.name + ": " + c.advice;
+  return "";
+}
+
+}  // namespace mantissa

@@ -1,0 +1,144 @@
+// reward.kind python: the function's numbers arrive in order, and whatever goes wrong in it is named and is no wrong
+// answer.
+#include "rl/reward/python.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <regex>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "rl/reward/grading.h"
+#include "tests/support/temp_dir.h"
+
+namespace mantissa {
+namespace {
+
+class PythonReward : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (std::system("command -v python3 >/dev/null") != 0) GTEST_SKIP() << "no python3";
+  }
+  /// A config whose reward.py holds `code`.
+  RewardConfig config(const std::string& code, double timeout_s = 20) {
+    const auto file = dir_ / "reward.py";
+    write_file(file, code);
+    RewardConfig c;
+    c.kind = "python";
+    c.path = file.string();
+    c.timeout_s = timeout_s;
+    c.workers = 2;
+    c.log_file = (dir_ / "reward.log").string();
+    return c;
+  }
+  static std::vector<Grade> grade(const RewardConfig& c, const std::vector<Answer>& answers) {
+    return grade_answers(c, answers);
+  }
+  std::string refusal(const RewardConfig& c) {
+    try {
+      start_python_workers(c);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "";
+  }
+  TempDir dir_;
+};
+
+TEST_F(PythonReward, GradesInOrderWithTheWholeRecord) {
+  const RewardConfig c = config(
+      "def reward(response, record):\n"
+      "    print('seen', response)  # not an answer: it goes to the log\n"
+      "    return record['weight'] * len(response), response.upper()\n");
+  std::vector<std::string> responses, records;
+  for (int i = 0; i < 100; ++i) {
+    responses.push_back(std::string(size_t(i % 7), 'x') + "é\n\"");
+    records.push_back("{\"weight\": " + std::to_string(i) + "}");
+  }
+  std::vector<Answer> answers;
+  for (size_t i = 0; i < responses.size(); ++i) answers.push_back({responses[i], "gold", records[i]});
+  const std::vector<Grade> grades = grade(c, answers);
+  ASSERT_EQ(grades.size(), 100u);
+  for (size_t i = 0; i < grades.size(); ++i) {
+    EXPECT_EQ(grades[i].status, Grade::Status::kParsed) << grades[i].reason;
+    EXPECT_EQ(grades[i].reward, double(i) * double(i % 7 + 3));
+    EXPECT_EQ(grades[i].extracted, std::string(i % 7, 'X') + "É\n\"");
+  }
+  EXPECT_NE(read_file(dir_ / "reward.log").find("seen"), std::string::npos);
+}
+
+TEST_F(PythonReward, AnAnswerWithoutRecordHasItsGold) {
+  const RewardConfig c = config("def judge(response, record):\n    return response == record['answer']\n");
+  RewardConfig named = c;
+  named.path += ":judge";
+  const std::vector<Grade> grades = grade(named, {{"4", "4"}, {"5", "4"}});
+  EXPECT_TRUE(grades[0].correct);
+  EXPECT_EQ(grades[0].reward, 1);
+  EXPECT_FALSE(grades[1].correct);
+  EXPECT_EQ(grades[1].status, Grade::Status::kParsed);
+}
+
+TEST_F(PythonReward, BatchesAreOneCall) {
+  const RewardConfig c = config(
+      "def reward(responses, records):\n    return [len(responses) >= 1 and r == 'y' for r in responses]\n"
+      "reward.batch = True\n");
+  const std::vector<Grade> grades = grade(c, {{"y", ""}, {"n", ""}, {"y", ""}});
+  EXPECT_TRUE(grades[0].correct && !grades[1].correct && grades[2].correct);
+}
+
+TEST_F(PythonReward, WhatGoesWrongIsNamedAndNoWrongAnswer) {
+  const RewardConfig c = config(
+      "import os, time\n"
+      "def reward(response, record):\n"
+      "    if response == 'raise': raise KeyError('nothing')\n"
+      "    if response == 'text': return 'a'\n"
+      "    if response == 'nan': return float('nan')\n"
+      "    if response == 'sleep': time.sleep(60)\n"
+      "    if response == 'exit': os._exit(3)\n"
+      "    if response == 'vast': return 1e300\n"
+      "    if response == 'much': return len(bytearray(1 << 34))\n"
+      "    return 1\n",
+      1.0);
+  const std::vector<Answer> answers = {{"fine", ""}, {"raise", ""}, {"text", ""}, {"nan", ""}, {"sleep", ""},
+                                       {"exit", ""}, {"much", ""},  {"vast", ""}, {"fine", ""}};
+  const std::vector<Grade> grades = grade(c, answers);
+  using S = Grade::Status;
+  const S expected[] = {S::kParsed, S::kError, S::kError, S::kError, S::kTimeout,
+                        S::kError,  S::kError, S::kError, S::kParsed};
+  for (size_t i = 0; i < grades.size(); ++i) EXPECT_EQ(grades[i].status, expected[i]) << i << ": " << grades[i].reason;
+  EXPECT_NE(grades[1].reason.find("KeyError: 'nothing' (reward.py line 3)"), std::string::npos) << grades[1].reason;
+  EXPECT_NE(grades[3].reason.find("finite"), std::string::npos) << grades[3].reason;
+  EXPECT_NE(grades[4].reason.find("longer than 1 s"), std::string::npos) << grades[4].reason;
+  EXPECT_TRUE(std::regex_search(grades[4].reason, std::regex("worker [0-9]+, which was killed"))) << grades[4].reason;
+  EXPECT_TRUE(std::regex_search(grades[5].reason, std::regex("^worker [0-9]+ ended"))) << grades[5].reason;
+  EXPECT_NE(grades[5].reason.find("reward.log"), std::string::npos) << grades[5].reason;
+  EXPECT_NE(grades[6].reason.find("MemoryError"), std::string::npos) << grades[6].reason;
+  EXPECT_NE(grades[7].reason.find("beyond 1e+37"), std::string::npos) << grades[7].reason;
+  EXPECT_NE(read_file(dir_ / "reward.log").find("KeyError"), std::string::npos) << "the traceback";
+  EXPECT_EQ(grade(c, answers)[8].status, S::kParsed);  // again, with workers that had to be replaced
+}
+
+TEST_F(PythonReward, AFileThatDoesNotServeIsRefusedWithItsReason) {
+  EXPECT_NE(refusal(config("import nothing_of_that_name\n")).find("nothing_of_that_name"), std::string::npos);
+  EXPECT_NE(refusal(config("def other(a, b): return 1\n")).find("has no attribute 'reward'"), std::string::npos);
+  RewardConfig missing = config("");
+  missing.path = (dir_ / "absent.py").string();
+  EXPECT_NE(refusal(missing).find("absent.py"), std::string::npos);
+  RewardConfig interpreter = config("def reward(a, b): return 1\n");
+  interpreter.python = "no-such-python";
+  EXPECT_NE(refusal(interpreter).find("reward.python no-such-python"), std::string::npos);
+}
+
+TEST(PythonRewardConfig, KeysThatBelongTogether) {
+  RewardConfig c;
+  c.kind = "python";
+  EXPECT_THROW(c.validate(), Error);
+  c.path = "x.py";
+  c.validate();
+  c.kind = "math";
+  EXPECT_THROW(c.validate(), Error);
+}
+
+}  // namespace
+}  // namespace mantissa

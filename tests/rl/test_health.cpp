@@ -1,0 +1,233 @@
+// Health: a condition is said once when it begins and once when it is over, with the key to change, and train.stop ends
+// the run by it.
+#include "rl/health.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <iterator>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "rl/run.h"
+#include "tests/support/temp_dir.h"
+
+namespace mantissa {
+namespace {
+
+namespace fs = std::filesystem;
+using Lines = std::vector<std::string>;
+
+/// A step that is well.
+Metrics well() {
+  Metrics m;
+  m.set("critic/score/mean", 0.5);
+  m.set("critic/score/min", 0);
+  m.set("critic/score/max", 1);
+  m.set("response_length/mean", 40);
+  m.set("response_length/clip_ratio", 0.1);
+  m.set("actor/entropy", 1.0);
+  m.set("actor/pg_clipfrac", 0.01);
+  m.set("actor/ppo_kl", 0.001);
+  m.set("actor/kl_loss", 0.01);
+  m.set("rollout_corr/k3_kl", 1e-6);
+  m.set("reward/zero_spread_groups", 3);
+  return m;
+}
+
+TEST(Health, ARunThatIsWellIsQuiet) {
+  Health health(RunConfig{});
+  for (int step = 0; step < 40; ++step) EXPECT_EQ(health.look(well()), Lines{});
+  EXPECT_EQ(health.holding(), Lines{});
+  for (int step = 0; step < 10; ++step) EXPECT_EQ(health.look(Metrics()), Lines{}) << "nothing was measured";
+}
+
+TEST(Health, EachConditionBeginsAndEndsOnce) {
+  const struct {
+    const char *name, *metric, *key;
+    double value;
+  } cases[] = {
+      {"equal_rewards", "reward/zero_spread_groups", "evaluate --keep", 64},
+      {"equal_rewards", "train/kept_groups", "evaluate --keep", 0},
+      {"truncated", "response_length/clip_ratio", "rollout.max_new_tokens (", 1},
+      {"entropy_collapse", "actor/entropy", "algorithm.entropy_coef", 0.05},
+      {"length_collapse", "response_length/mean", "samples.jsonl", 5},
+      {"mismatch", "rollout_corr/k3_kl", "precision.", 0.5},
+      {"far_from_reference", "actor/kl_loss", "algorithm.kl_coef", 2},
+      {"large_updates", "actor/pg_clipfrac", "optim.lr", 0.9},
+      {"large_updates", "actor/ppo_kl", "optim.lr", -0.9},
+  };
+  for (const auto& c : cases) {
+    SCOPED_TRACE(c.metric);
+    Health health(RunConfig{});
+    for (int step = 0; step < 6; ++step) health.look(well());
+    Metrics ill = well();
+    ill.set(c.metric, c.value);
+    EXPECT_EQ(health.look(ill), Lines{});
+    EXPECT_EQ(health.look(ill), Lines{});
+    const Lines begins = health.look(ill);
+    ASSERT_EQ(begins.size(), 1u);
+    EXPECT_TRUE(begins[0].starts_with(c.name)) << begins[0];
+    EXPECT_NE(begins[0].find(c.key), std::string::npos) << begins[0];
+    EXPECT_EQ(health.holding(), Lines{c.name});
+    EXPECT_EQ(health.look(ill), Lines{});
+    Metrics unknown = ill;
+    unknown.set(c.metric, NAN);
+    if (std::string(c.name) != "large_updates" && std::string(c.metric) != "train/kept_groups") {
+      for (int step = 0; step < 4; ++step) EXPECT_EQ(health.look(unknown), Lines{}) << "null says nothing";
+    }
+    EXPECT_EQ(health.holding(), Lines{c.name});
+    EXPECT_EQ(health.look(well()), Lines{});
+    EXPECT_EQ(health.look(well()), Lines{});
+    EXPECT_EQ(health.look(well()), Lines{std::string(c.name) + " is over"});
+    EXPECT_EQ(health.holding(), Lines{});
+  }
+}
+
+TEST(Health, AFallingReward) {
+  Health health(RunConfig{});
+  for (int step = 0; step < 12; ++step) health.look(well());
+  Metrics ill = well();
+  ill.set("critic/score/mean", 0.05);
+  Lines said;
+  for (int step = 0; step < 12 && said.empty(); ++step) said = health.look(ill);
+  ASSERT_EQ(said.size(), 1u);
+  EXPECT_TRUE(said[0].starts_with("reward_falling")) << said[0];
+}
+
+TEST(Health, StopsByWhatTheConfigNames) {
+  RunConfig config;
+  config.train.stop = {"truncated"};
+  Health health(config);
+  Metrics ill = well();
+  ill.set("reward/zero_spread_groups", 64);
+  for (int step = 0; step < 4; ++step) health.look(ill);
+  EXPECT_EQ(health.holding(), Lines{"equal_rewards"});
+  EXPECT_EQ(health.stop_reason(), "");
+  ill.set("response_length/clip_ratio", 1);
+  for (int step = 0; step < 4; ++step) health.look(ill);
+  EXPECT_TRUE(health.stop_reason().starts_with("truncated: "));
+}
+
+TEST(Health, FirstStepsWithoutTokensDoNotCount) {
+  Health health(RunConfig{});
+  Metrics unknown = well();
+  unknown.set("actor/entropy", NAN);
+  for (int step = 0; step < 4; ++step) health.look(unknown);
+  for (int step = 0; step < 5; ++step) health.look(well());
+  Metrics ill = well();
+  ill.set("actor/entropy", 0.15);  // above a tenth of 1.0, below a tenth of nothing else
+  for (int step = 0; step < 6; ++step) EXPECT_EQ(health.look(ill), Lines{});
+  ill.set("actor/entropy", 0.09);
+  for (int step = 0; step < 3; ++step) health.look(ill);
+  EXPECT_EQ(health.holding(), Lines{"entropy_collapse"});
+}
+
+// ---- in a run -----------------------------------------------------------------------------------------------
+
+class HealthOfRuns : public testing::Test {
+ protected:
+  /// Trains by the overrides; returns what stood on standard error, with the error that ended it.
+  std::string train(std::vector<std::string> overrides) {
+    const fs::path data = fs::path(MANTISSA_SOURCE_DIR) / "builtin/arithmetic/sanity.jsonl";
+    overrides.insert(overrides.begin(),
+                     {"run.output_dir=" + (dir_ / "run").string(), "data.files=" + data.string(), "data.limit=8",
+                      "run.device=cpu", "model.path=builtin:arithmetic", "rollout.n=4", "rollout.max_new_tokens=24",
+                      "train.steps=8", "train.prompts_per_step=4", "train.mini_batch_size=8", "optim.lr=1e-5"});
+    testing::internal::CaptureStderr();
+    std::string error;
+    try {
+      mantissa::Run run(parse_run_config("run: {}", "test", overrides), {});
+      mantissa::train(run, [] { return false; });
+    } catch (const Error& e) {
+      error = e.what();
+    }
+    return testing::internal::GetCapturedStderr() + error;
+  }
+  std::vector<std::string> checkpoints() const {
+    std::vector<std::string> names;
+    for (const auto& entry : fs::directory_iterator(dir_ / "run/checkpoints")) names.push_back(entry.path().filename());
+    std::ranges::sort(names);
+    return names;
+  }
+  TempDir dir_;
+};
+
+TEST_F(HealthOfRuns, TruncationIsSaidOnTheConsoleAndStopsTheRun) {
+  const std::string log = train({"rollout.max_new_tokens=2", "train.stop=[truncated]"});
+  EXPECT_NE(log.find("step 3: truncated for 3 steps"), std::string::npos) << log;
+  EXPECT_NE(log.find("rollout.max_new_tokens (2)"), std::string::npos) << log;
+  EXPECT_NE(log.find("| equal_rewards, truncated | eta"), std::string::npos) << log;
+  EXPECT_NE(log.find("train.stop ended the run after step 3: truncated"), std::string::npos) << log;
+  EXPECT_EQ(checkpoints(), Lines{"step_3"});
+}
+
+TEST_F(HealthOfRuns, AVerifierThatAlwaysFailsEndsTheRun) {
+  const std::string log = train({"reward.kind=command", "reward.command=echo broken >&2; exit 7", "reward.batch=16"});
+  EXPECT_NE(log.find("step 1: reward.kind command failed on every answer"), std::string::npos) << log;
+  EXPECT_NE(log.find("every grade of 3 rollouts in a row failed (reward.max_failed_steps): the program ended with exit "
+                     "code 7"),
+            std::string::npos)
+      << log;
+  EXPECT_EQ(log.find("broken"), std::string::npos) << log;
+  EXPECT_NE(read_file(dir_ / "run/reward.log").find("broken"), std::string::npos);
+}
+
+TEST_F(HealthOfRuns, ResponsesBeyondTheModelsPositionsAreSaid) {
+  EXPECT_NE(
+      train({"rollout.max_new_tokens=100000", "train.steps=0"}).find("rollout.max_new_tokens 100000 and the longest"),
+      std::string::npos);
+}
+
+TEST_F(HealthOfRuns, TheBestCheckpointIsKept) {
+  const std::string data = (fs::path(MANTISSA_SOURCE_DIR) / "builtin/arithmetic/sanity.jsonl").string();
+  const std::string log =
+      train({"eval.files=" + data, "eval.limit=4", "eval.every=1", "eval.n=2", "train.steps=4", "checkpoint.keep=1",
+             "checkpoint.best=val-core/sanity/acc/mean@2", "optim.lr=0.05", "scaler.max_skips_in_row=100"});
+  // The first evaluation beats none, and such a learning rate makes each that follows worse.
+  EXPECT_EQ(checkpoints(), (Lines{"best", "step_1", "step_4"})) << log;
+  EXPECT_EQ(fs::read_symlink(dir_ / "run/checkpoints/best"), "step_1");
+}
+
+TEST(HealthConfig, EveryConditionCanBeNamed) {
+  for (const char* name : kStopConditions) {
+    RunConfig config;
+    config.train.stop = {name};
+    Health health(config);
+    Metrics ill;  // everything at once
+    for (const char* metric : {"response_length/clip_ratio", "rollout_corr/k3_kl", "actor/kl_loss", "actor/ppo_kl"})
+      ill.set(metric, 2);
+    ill.set("train/kept_groups", 0);
+    for (int step = 0; step < 12; ++step) health.look(well());
+    for (const char* metric : {"critic/score/mean", "actor/entropy", "response_length/mean"}) ill.set(metric, 0);
+    for (int step = 0; step < 12; ++step) health.look(ill);
+    EXPECT_EQ(health.holding(), Lines(std::begin(kStopConditions), std::end(kStopConditions)));
+    EXPECT_TRUE(health.stop_reason().starts_with(name)) << health.stop_reason();
+  }
+}
+
+TEST(HealthConfig, NamesAreChecked) {
+  const auto refusal = [](const std::vector<std::string>& overrides) -> std::string {
+    std::vector<std::string> all = {"data.files=x.jsonl", "model.path=builtin:arithmetic"};
+    all.insert(all.end(), overrides.begin(), overrides.end());
+    try {
+      parse_run_config("run: {}", "test", all);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "";
+  };
+  EXPECT_NE(refusal({"train.stop=[boredom]"}).find("no condition is called \"boredom\"; there are equal_rewards"),
+            std::string::npos);
+  EXPECT_NE(refusal({"train.stop=[truncated]", "train.mode=sft", "train.mini_batch_size=64"}).find("train.mode grpo"),
+            std::string::npos);
+  EXPECT_NE(refusal({"checkpoint.best=val-core/x/acc/mean@1"}).find("eval.every"), std::string::npos);
+  EXPECT_NE(refusal({"checkpoint.best=critic/score/mean"}).find("checkpoint.every"), std::string::npos);
+  EXPECT_NE(refusal({"checkpoint.best=score"}).find("no metric is called"), std::string::npos);
+  EXPECT_EQ(refusal({"checkpoint.best=critic/score/mean", "checkpoint.every=2"}), "");
+}
+
+}  // namespace
+}  // namespace mantissa
