@@ -1,8 +1,10 @@
 #include "rl/text/jinja/filters.h"
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <map>
+#include <set>
 
 #include "core/error.h"
 #include "rl/text/jinja/methods.h"
@@ -113,13 +115,14 @@ Value word_count(const Value& input, const Arguments& arguments) {
 
 Value escape_filter(const Value& input, const Arguments& arguments) {
   arguments.bind("escape", {});
+  if (input.markup()) return input;
   std::string out;
   for (const char c : to_text(input)) {
     const size_t at = std::string_view("&<>'\"").find(c);
     constexpr const char* kEntities[] = {"&amp;", "&lt;", "&gt;", "&#39;", "&#34;"};
     at == std::string_view::npos ? out += c : out += kEntities[at];
   }
-  return out;
+  return Value::markup(std::move(out));
 }
 
 Value json_filter(const Value& input, const Arguments& arguments) {
@@ -215,6 +218,7 @@ Value unique_filter(const Value& input, const Arguments& arguments) {
   List items, keys;
   for (const Value& item : items_of(input)) {
     const Value key = order_key(item, bound[1], flag(bound[0], false));
+    check(hashable(key), "unique: a ", key.type(), " cannot be compared");
     if (std::any_of(keys.begin(), keys.end(), [&](const Value& seen) { return equal(seen, key); })) continue;
     keys.push_back(key);
     items.push_back(item);
@@ -248,15 +252,20 @@ Value batch_filter(const Value& input, const Arguments& arguments) {
 }
 
 /// map(filter, arguments...) or map(attribute=..., default=...).
+/// What map and select go through: nothing in anything that is false.
+List items_to_go_through(const Value& v) {
+  return truth(v) ? items_of(v) : List();
+}
+
 Value map_filter(const Value& input, const Arguments& arguments) {
   List items;
   if (arguments.positional.empty()) {
     const List bound = arguments.bind("map", {"attribute", "default"}, 1);
-    for (const Value& item : items_of(input)) items.push_back(attribute_path(item, bound[0], bound[1]));
+    for (const Value& item : items_to_go_through(input)) items.push_back(attribute_path(item, bound[0], bound[1]));
   } else {
     const std::string name = text_of(arguments.positional[0], "the filter of map");
     const Arguments rest{{arguments.positional.begin() + 1, arguments.positional.end()}, arguments.named};
-    for (const Value& item : items_of(input)) items.push_back(apply_filter(name, item, rest));
+    for (const Value& item : items_to_go_through(input)) items.push_back(apply_filter(name, item, rest));
   }
   return Value::generator(std::move(items));
 }
@@ -276,7 +285,7 @@ Value select_filter(const Value& input, const Arguments& arguments, bool wanted,
     rest.erase(rest.begin());
   }
   List items;
-  for (const Value& item : items_of(input)) {
+  for (const Value& item : items_to_go_through(input)) {
     const Value value = by_attribute ? attribute_path(item, attribute) : item;
     if ((test.empty() ? truth(value) : apply_test(test, value, {rest, arguments.named})) == wanted)
       items.push_back(item);
@@ -322,6 +331,12 @@ Filter plain(const char* name, F f) {
   };
 }
 
+Value absolute(const Value& v) {
+  if (v.real()) return std::abs(*v.real());
+  const int64_t number = integer_of(v, "the input of abs");
+  return number < 0 ? negative(number) : number;
+}
+
 Filters all_filters() {
   Filters filters = {
       {"trim", of_method("strip")},
@@ -335,8 +350,8 @@ Filters all_filters() {
       {"wordcount", word_count},
       {"tojson", json_filter},
       {"escape", escape_filter},
-      {"safe", plain("safe", to_text)},
-      {"string", plain("string", to_text)},
+      {"safe", plain("safe", [](const Value& v) { return Value::markup(to_text(v)); })},
+      {"string", plain("string", [](const Value& v) { return v.markup() ? v : Value(to_text(v)); })},
       {"format", format_filter},
       {"center",
        [](const Value& input, const Arguments& a) {
@@ -345,7 +360,7 @@ Filters all_filters() {
       {"int", int_filter},
       {"float", float_filter},
       {"round", round_filter},
-      {"abs", plain("abs", [](const Value& v) { return compare(v, int64_t(0)) < 0 ? negative(v) : v; })},
+      {"abs", plain("abs", absolute)},
       {"length", plain("length", [](const Value& v) { return length_of(v); })},
       {"list", plain("list", [](const Value& v) { return Value::list(items_of(v)); })},
       {"first", first_filter},
@@ -378,6 +393,10 @@ Value apply_filter(const std::string& name, const Value& input, const Arguments&
   static const Filters filters = all_filters();
   const auto found = filters.find(name);
   check(found != filters.end(), "the filter \"", name, "\" is not supported");
+  static const std::set<std::string, std::less<>> kOfMarkup = {"safe",   "escape", "e",       "string", "tojson",
+                                                               "length", "count",  "default", "d"};
+  check(!input.markup() || kOfMarkup.contains(name), "the filter \"", name, "\" of a ", input.type(),
+        " is not supported");
   return found->second(input, arguments);
 }
 

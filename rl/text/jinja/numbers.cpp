@@ -76,7 +76,9 @@ Value round_filter(const Value& input, const Arguments& arguments) {
   const double value = input.real() ? *input.real() : double(integer_of(input, "the input of round"));
   if (method != "common") {
     const double scale = std::pow(10.0, double(precision));
-    return (method == "ceil" ? std::ceil(value * scale) : std::floor(value * scale)) / scale;
+    check(std::isfinite(value), "round: ", method, " of a number that is not finite");
+    const double whole = method == "ceil" ? std::ceil(value * scale) : std::floor(value * scale);
+    return whole == 0 ? 0.0 : whole / scale;  // Python's are integers: no -0
   }
   if (!std::isfinite(value)) return value;
   char text[400];

@@ -52,8 +52,7 @@ bool has_index(const Sequence& s) {
 
 const Value* find_item(const Value& v, const Value& key, Value& made) {
   if (const Dict* d = v.dict()) {
-    const bool hashable = !key.dict() && !(key.sequence() && key.sequence()->kind != Sequence::Kind::kTuple);
-    return hashable ? d->find(key) : nullptr;
+    return hashable(key) ? d->find(key) : nullptr;
   }
   const bool whole = key.integer() || key.boolean();
   if (const Sequence* s = v.sequence(); s && whole && has_index(*s)) {
@@ -188,7 +187,10 @@ bool contains(const Value& container, const Value& item) {
     Work::spend(t->size() / 64);
     return t->find(text_of(item, "the left side of in")) != std::string::npos;
   }
-  if (const Dict* d = container.dict()) return d->find(item) != nullptr;
+  if (const Dict* d = container.dict()) {
+    check(hashable(item), "a dict holds no ", item.type());
+    return d->find(item) != nullptr;
+  }
   Sequence* s = container.sequence();
   check(s != nullptr, "a ", container.type(), " has no items to look in");
   const bool generator = s->kind == Sequence::Kind::kGenerator;
@@ -201,7 +203,7 @@ bool contains(const Value& container, const Value& item) {
 
 int64_t length_of(const Value& v) {
   if (v.is_undefined()) return 0;
-  if (v.text()) return count_characters(*v.text());
+  if (v.text_or_markup()) return count_characters(*v.text_or_markup());
   if (v.dict()) return int64_t(v.dict()->items.size());
   const Sequence* s = v.sequence();
   check(s && s->kind != Sequence::Kind::kGenerator, "a ", v.type(), " has no length");
@@ -231,6 +233,7 @@ List items_of(const Value& v) {
 Value attribute_of(const Value& v, const std::string& name) {
   check(!v.is_undefined(), '"', std::get_if<Undefined>(&v.data) ? std::get<Undefined>(v.data).name : "",
         "\" is undefined: it has no attribute \"", name, '"');
+  check(!v.markup(), "an attribute of a ", v.type(), " is not supported");
   if (v.object()) return v.object()->attribute(name);
   check(!is_python_attribute(v, name), "the method \"", name, "\" of a ", v.type(),
         " used as a value is not supported");
@@ -242,6 +245,7 @@ Value attribute_of(const Value& v, const std::string& name) {
 Value item_of(const Value& v, const Value& key) {
   check(!v.is_undefined(), '"', std::get_if<Undefined>(&v.data) ? std::get<Undefined>(v.data).name : "",
         "\" is undefined: it has no item ", repr(key));
+  check(!v.markup(), "an item of a ", v.type(), " is not supported");
   Value made;
   if (const Value* item = find_item(v, key, made)) return *item;
   if (key.text()) {

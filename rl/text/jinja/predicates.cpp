@@ -36,13 +36,13 @@ const std::map<std::string, Unary, std::less<>>& unary_tests() {
       {"integer", [](const Value& v) { return v.integer() != nullptr; }},
       {"float", [](const Value& v) { return v.real() != nullptr; }},
       {"number", [](const Value& v) { return v.is_number(); }},
-      {"string", [](const Value& v) { return v.text() != nullptr; }},
+      {"string", [](const Value& v) { return v.text_or_markup() != nullptr; }},
       {"mapping", [](const Value& v) { return v.dict() != nullptr; }},
-      {"iterable", [](const Value& v) { return v.is_undefined() || v.text() || v.dict() || v.sequence(); }},
+      {"iterable", [](const Value& v) { return v.is_undefined() || v.text_or_markup() || v.dict() || v.sequence(); }},
       {"sequence",
        [](const Value& v) {
          const Sequence* s = v.sequence();
-         return v.is_undefined() || v.text() || v.dict() ||
+         return v.is_undefined() || v.text_or_markup() || v.dict() ||
                 (s && s->kind != Sequence::Kind::kView && s->kind != Sequence::Kind::kGenerator);
        }},
       {"callable", [](const Value& v) { return v.is_undefined() || (v.object() && v.object()->callable()); }},

@@ -140,7 +140,7 @@ class Interpreter {
         write(s.text);
         break;
       case Statement::Kind::kOutput:
-        write(to_text(output(*s.value)));
+        write(to_text(evaluate(*s.value)));
         break;
       case Statement::Kind::kIf:
         for (const auto& [condition, body] : s.branches)
@@ -156,7 +156,7 @@ class Interpreter {
         assign(*s.target, block_text(s));
         break;
       case Statement::Kind::kFilter:
-        write(to_text(block_text(s)));
+        write(filter_block(s));
         break;
       case Statement::Kind::kMacro:
         scope_->names[s.text] = make_macro(s);
@@ -195,21 +195,29 @@ class Interpreter {
         });
       items = std::move(chosen);
     }
-    if (items.empty()) return in_scope([&] { execute(s.otherwise); });
     Loop* const loop = objects_.own<Loop>(std::move(items));
-    for (Flow flow = Flow::kNext; flow != Flow::kBreak && loop->next();)
+    bool finished = false;
+    for (Flow flow = Flow::kNext; flow != Flow::kBreak && loop->next(); finished |= flow == Flow::kNext)
       in_scope([&] {
         Work::spend(1);
         scope_->names["loop"] = loop;
         assign(*s.target, loop->item());
         flow = execute(s.body);
       });
+    // Jinja's else is for a loop of which no round came to its end, be it by continue or break.
+    if (!finished) in_scope([&] { execute(s.otherwise); });
   }
 
   Value block_text(const Statement& s) {
     Value text;
     in_scope([&] { text = captured(s.body); });
     return s.value ? filtered(*s.value, &text) : text;
+  }
+
+  std::string filter_block(const Statement& s) {
+    const Value made = block_text(s);
+    check(made.text_or_markup() != nullptr, "a filter block must give a text: got a ", made.type());
+    return to_text(made);
   }
 
   Value make_macro(const Statement& s) {
@@ -260,15 +268,6 @@ class Interpreter {
   }
 
   // ---- expressions
-  /// The value of an expression that is written out: here, at the outermost, text may be marked as safe or escaped.
-  Value output(const Expression& e) {
-    if (e.kind != Expression::Kind::kFilter || !is_markup(e.text)) return evaluate(e);
-    const Value input = evaluate(*e.parts[0]);
-    line_ = e.line;
-    return apply_filter(e.text, input, arguments_of(e));
-  }
-  static bool is_markup(const std::string& filter) { return filter == "safe" || filter == "escape" || filter == "e"; }
-
   Value evaluate(const Expression& e) {
     Work::spend(1);
     line_ = e.line;
@@ -342,7 +341,6 @@ class Interpreter {
       case Expression::Kind::kCall:
         return call(e, nullptr);
       case Expression::Kind::kFilter:
-        check(!is_markup(e.text), "the filter \"", e.text, "\" is supported at the end of an output only");
         return filtered(e, nullptr);
       case Expression::Kind::kTest: {
         const Value value = part(0);

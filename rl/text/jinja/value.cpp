@@ -106,6 +106,17 @@ Value Value::sequence(Sequence::Kind kind, List items) {
   return v;
 }
 
+Value Value::markup(std::string text) {
+  const Value plain(std::move(text));
+  Value v;
+  v.data = Markup{std::get<Text>(plain.data)};
+  return v;
+}
+
+const std::string* Value::markup() const {
+  const Markup* m = std::get_if<Markup>(&data);
+  return m ? m->text.get() : nullptr;
+}
 const std::string* Value::text() const {
   const Text* t = std::get_if<Text>(&data);
   return t ? t->get() : nullptr;
@@ -129,7 +140,8 @@ std::string Value::type() const {
     constexpr const char* kNames[] = {"list", "tuple", "dict view", "range", "generator"};
     return kNames[int(s->kind)];
   }
-  constexpr const char* kNames[] = {"undefined value", "None", "bool", "int", "float", "str", "", "dict", ""};
+  constexpr const char* kNames[] = {"undefined value",    "None", "bool", "int", "float", "str", "", "dict", "",
+                                    "text marked as safe"};
   return kNames[data.index()];
 }
 
@@ -154,13 +166,12 @@ const Value* Dict::find(const Value& key) const {
 
 const Value* Dict::find(std::string_view key) const {
   for (const auto& [k, v] : items)
-    if (k.text() && *k.text() == key) return &v;
+    if (k.text_or_markup() && *k.text_or_markup() == key) return &v;
   return nullptr;
 }
 
 void Dict::set(const Value& key, Value value) {
-  const bool hashable = !key.dict() && !(key.sequence() && key.sequence()->kind != Sequence::Kind::kTuple);
-  check(hashable, "a key of a dict cannot be a ", key.type());
+  check(hashable(key), "a key of a dict cannot be a ", key.type());
   depth = std::max(depth, nested(depth_of(value)));
   Work::spend(1 + items.size() / 16);
   for (auto& [k, v] : items)
@@ -196,7 +207,7 @@ bool truth(const Value& v) {
   if (const bool* b = v.boolean()) return *b;
   if (const int64_t* i = v.integer()) return *i != 0;
   if (const double* d = v.real()) return *d != 0;
-  if (const std::string* t = v.text()) return !t->empty();
+  if (const std::string* t = v.text_or_markup()) return !t->empty();
   if (const Sequence* s = v.sequence()) return s->kind == Sequence::Kind::kGenerator || !s->items.empty();
   if (const Dict* d = v.dict()) return !d->items.empty();
   return v.object() != nullptr;
@@ -216,6 +227,8 @@ std::string repr(const Value& v) {
     out = repr(*d);
   } else if (const std::string* t = v.text()) {
     out = repr(std::string_view(*t));
+  } else if (const std::string* m = v.markup()) {
+    out = "Markup(" + repr(std::string_view(*m)) + ")";
   } else if (const Sequence* s = v.sequence()) {
     out = repr_of(*s);
   } else if (const Dict* d = v.dict()) {
@@ -231,18 +244,18 @@ std::string repr(const Value& v) {
 
 std::string to_text(const Value& v) {
   if (v.is_undefined()) return {};
-  return v.text() ? *v.text() : repr(v);
+  return v.text_or_markup() ? *v.text_or_markup() : repr(v);
 }
 
 bool equal(const Value& a, const Value& b) {
   Work::spend(1);
   if (a.is_number() && b.is_number()) return !is_nan(a) && !is_nan(b) && compare_numbers(a, b) == 0;
+  if (const std::string *x = a.text_or_markup(), *y = b.text_or_markup(); x && y) {
+    spend_on(*x);
+    return *x == *y;
+  }
   if (a.data.index() != b.data.index()) return false;
   if (a.is_undefined() || a.is_none()) return true;
-  if (a.text()) {
-    spend_on(*a.text());
-    return *a.text() == *b.text();
-  }
   if (const Sequence *x = a.sequence(), *y = b.sequence(); x) {
     if (x == y) return true;
     check(x->kind == y->kind || (ordered_kind(*x) && ordered_kind(*y)), "comparing a ", a.type(), " with a ", b.type(),
@@ -258,6 +271,13 @@ bool equal(const Value& a, const Value& b) {
            });
   }
   return a.object() == b.object();
+}
+
+bool hashable(const Value& v) {
+  if (v.dict()) return false;
+  const Sequence* s = v.sequence();
+  return !s || s->kind == Sequence::Kind::kRange || s->kind == Sequence::Kind::kGenerator ||
+         (s->kind == Sequence::Kind::kTuple && std::all_of(s->items.begin(), s->items.end(), hashable));
 }
 
 int compare(const Value& a, const Value& b) {
@@ -282,7 +302,7 @@ int compare(const Value& a, const Value& b) {
 namespace {
 
 std::string json_key(const Value& key, const JsonForm& form) {
-  if (key.text()) return json_text(*key.text(), form.ascii);
+  if (const std::string* t = key.text_or_markup()) return json_text(*t, form.ascii);
   check(key.is_number() || key.is_none(), "tojson: a key cannot be a ", key.type());
   return '"' + to_json(key, form) + '"';
 }
@@ -308,7 +328,7 @@ std::string to_json(const Value& v, const JsonForm& form, int64_t level) {
     out = std::isnan(*d) ? "NaN" : std::isinf(*d) ? (*d < 0 ? "-Infinity" : "Infinity") : repr(*d);
   } else if (v.integer()) {
     out = repr(v);
-  } else if (const std::string* t = v.text()) {
+  } else if (const std::string* t = v.text_or_markup()) {
     out = json_text(*t, form.ascii);
   } else if (const Sequence* s = v.sequence(); s && ordered_kind(*s)) {
     std::vector<std::string> items;

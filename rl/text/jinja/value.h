@@ -66,11 +66,17 @@ class Object {
   virtual Value call_method(std::string_view name, const Arguments& arguments);
 };
 
+/// Text that a filter has marked as safe or escaped. Python's escapes what is added to it, and more: here it can be
+/// written, joined by ~, compared and tested, and anything else done with it is an error.
+struct Markup {
+  std::shared_ptr<const std::string> text;
+};
+
 class Value {
  public:
   using Text = std::shared_ptr<const std::string>;
   using Data = std::variant<Undefined, None, bool, int64_t, double, Text, std::shared_ptr<Sequence>,
-                            std::shared_ptr<Dict>, Object*>;
+                            std::shared_ptr<Dict>, Object*, Markup>;
 
   Value() = default;  // Undefined
   Value(None) : data(None()) {}
@@ -88,6 +94,7 @@ class Value {
     v.data = Undefined{std::move(name)};
     return v;
   }
+  static Value markup(std::string text);
   /// Error where values nest deeper than any template needs.
   static Value sequence(Sequence::Kind kind, List items);
   static Value list(List items) { return sequence(Sequence::Kind::kList, std::move(items)); }
@@ -100,6 +107,8 @@ class Value {
   const int64_t* integer() const { return std::get_if<int64_t>(&data); }
   const double* real() const { return std::get_if<double>(&data); }
   const std::string* text() const;
+  const std::string* markup() const;
+  const std::string* text_or_markup() const { return text() ? text() : markup(); }
   Sequence* sequence() const;
   const Dict* dict() const;
   Object* object() const;
@@ -131,6 +140,8 @@ bool truth(const Value& v);
 std::string to_text(const Value& v);
 std::string repr(const Value& v);
 bool equal(const Value& a, const Value& b);
+/// Whether Python can look it up in a dict or a set.
+bool hashable(const Value& v);
 /// -1, 0, 1; Error where Python has no order.
 int compare(const Value& a, const Value& b);
 /// An int (or bool) as a number; Error that names `what` otherwise.

@@ -135,6 +135,9 @@ TEST(Chat, SaysWhereAndWhat) {
   for (const auto& [source, words] : std::vector<std::pair<std::string, std::string>>{
            {"a\nb{% include 'x' %}", "line 2: the tag \"include\" is not supported"},
            {"{{ 1 }}\n\n{{ 'x'|urlize }}", "line 3: the filter \"urlize\" is not supported"},
+           {"{{ ('x' | safe) + 'y' }}", "line 1: a text marked as safe + a str is not possible"},
+           {"{{ '<'|e|trim }}", "the filter \"trim\" of a text marked as safe is not supported"},
+           {"{{ ('x' | safe)[0] }}", "an item of a text marked as safe is not supported"},
            {"{{ x is escaped }}", "line 1: the test \"escaped\" is not supported"},
            {"{{ 'x'.encode() }}", "line 1: the method \"encode\" of a str is not supported"},
            {"{{ [].append(1) }}", "the method \"append\" of a list is not supported"},
