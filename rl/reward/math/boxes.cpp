@@ -41,9 +41,13 @@ std::string_view formula_before(std::string_view text, size_t at) {
   const size_t from = at > kLookBack ? at - kLookBack : 0;
   std::string_view before = text.substr(from, at - from);
   if (const size_t paragraph = before.rfind("\n\n"); paragraph != kNone) before.remove_prefix(paragraph + 2);
-  for (auto [open, close] : {std::pair<std::string_view, std::string_view>{"\\(", "\\)"}, {"\\[", "\\]"}})
+  for (auto [open, close] : {std::pair<std::string_view, std::string_view>{"\\(", "\\)"},
+                             {"\\[", "\\]"},
+                             {"\\begin{align", "\\end"},
+                             {"\\begin{equation", "\\end"},
+                             {"\\begin{gather", "\\end"}})
     if (const size_t opened = before.rfind(open); opened != kNone && before.find(close, opened) == kNone)
-      return before.substr(opened + 2);
+      return before.substr(opened + open.size());
   size_t dollars = 0, opened = 0;
   for (size_t i = 0; i < before.size(); ++i) {
     if (before[i] == '\\') {
@@ -98,7 +102,7 @@ bool connects(std::string_view gap) {
       i = std::max(j - 1, i + 1);  // \quad, \text, \( ...
       rest += ' ';
     } else {
-      rest += std::string_view("${}(),;.&/|*-").find(gap[i]) == kNone ? lowered(gap[i]) : ' ';
+      rest += std::string_view("${}(),;.&/|*-+=:?!").find(gap[i]) == kNone ? lowered(gap[i]) : ' ';
     }
   }
   int words = 0;
@@ -106,14 +110,16 @@ bool connects(std::string_view gap) {
     size_t j = i;
     while (j < rest.size() && !is_blank(rest[j])) ++j;
     const std::string_view word = std::string_view(rest).substr(i, j - i);
-    bool connecting = word.empty();
-    for (std::string_view known : {"and", "or", "either", "also", "maybe", "perhaps", "possibly"})
+    // A letter or a number is a label, "x =", "(b)", "2.", or one more of the values.
+    bool connecting = word.size() <= 1 || std::all_of(word.begin(), word.end(), is_digit);
+    for (std::string_view known : {"and", "or", "either", "also", "maybe", "perhaps", "possibly", "else", "otherwise",
+                                   "alternatively", "could", "might", "may", "be", "it"})
       connecting = connecting || word == known;
     if (!connecting) return false;
     words += !word.empty();
     i = j + 1;
   }
-  return words <= 3;
+  return words <= 5;
 }
 
 }  // namespace
@@ -156,6 +162,9 @@ std::string signed_content(std::string_view text, const Box& box) {
         break;
       }
   }
+  if (const std::string_view minus = trimmed(before);  // "x = - \boxed{5}" says by its = that it is a formula
+      !inside && minus.ends_with('-') && trimmed(minus.substr(0, minus.size() - 1)).ends_with('='))
+    before = minus;
   std::string_view sign;
   for (std::string_view mark : {"-", "−", "\\pm", "±"})
     if (before.ends_with(mark)) {

@@ -8,6 +8,7 @@
 #include "rl/reward/math/structure.h"
 #include "rl/reward/math/text.h"
 #include "rl/reward/math/units.h"
+#include "rl/reward/math/words.h"
 
 namespace mantissa {
 namespace {
@@ -17,6 +18,7 @@ constexpr int64_t kBudget = 60000;
 /// The letter of a multiple-choice answer and what is written behind it: "B", "(B)", "\textbf{(B) } 24", "B. 24".
 struct Choice {
   char letter = '\0';  // '\0' for anything else
+  bool small = false;  // written "(b)"
   std::string content;
 };
 
@@ -36,9 +38,18 @@ size_t behind_fonts(std::string_view text, int& open) {
   }
 }
 
-Choice choice_of(std::string_view text) {
+/// `small`: a small letter alone may be one.
+Choice choice_of(std::string_view text, bool small = false) {
   int open = 0;
   std::string_view rest = text.substr(behind_fonts(text, open));
+  for (std::string_view label : {"The answer is", "Answer", "answer", "Option", "option", "Choice", "choice"}) {
+    if (!rest.starts_with(label)) continue;
+    rest.remove_prefix(label.size() + rest.substr(label.size()).starts_with(':'));
+    const size_t fonts = behind_fonts(rest, open);
+    if (fonts == 0 && !rest.starts_with('(')) return {};
+    rest.remove_prefix(fonts);
+    break;
+  }
   const auto take = [&](std::string_view mark) {
     const bool found = rest.starts_with(mark);
     if (found) rest.remove_prefix(mark.size());
@@ -48,7 +59,8 @@ Choice choice_of(std::string_view text) {
   if (bracket) rest.remove_prefix(behind_fonts(rest, open));
   if (rest.empty()) return {};
   char letter = rest[0];
-  if (bracket && letter >= 'a' && letter <= 'j') letter = char(letter - 'a' + 'A');
+  small = (bracket || small) && letter >= 'a' && letter <= 'j';
+  if (small) letter = char(letter - 'a' + 'A');
   if (letter < 'A' || letter > 'J') return {};
   rest.remove_prefix(1);
   rest = trimmed(rest);
@@ -68,7 +80,45 @@ Choice choice_of(std::string_view text) {
   for (size_t i = 0; i + 2 < key.size(); ++i)
     if (key[i] == '(' && key[i + 2] == ')') return {};               // "(A) or (B)" chooses nothing
   if (key.size() == 1 && key[0] >= 'A' && key[0] <= 'J') return {};  // nor does "A. B"
-  return {letter, std::move(content)};
+  return {letter, small, std::move(content)};
+}
+
+bool is_condition(const MathNode& n) {
+  return n.op == MathNode::Op::kRelation && n.name.find_first_not_of("=~e") != n.name.npos;
+}
+
+/// Whether a part has no value that could be compared: words, points, sets, matrices or functions of no known meaning
+/// in a calculation, several measures or conditions in one answer ("5 feet and 6 inches", "x > 3 and x < 5").
+bool is_beyond_us(const MathExpr& expr, int node, bool inside = false) {
+  using Op = MathNode::Op;
+  const MathNode& n = expr[node];
+  const auto any = [&](bool in) {
+    return std::any_of(n.args.begin(), n.args.end(), [&](int arg) { return is_beyond_us(expr, arg, in); });
+  };
+  switch (n.op) {
+    case Op::kSymbol:
+      return (inside && n.name.starts_with('\'')) || is_operator(std::string_view(n.name).substr(0, n.name.find('_')));
+    case Op::kCall:
+      return n.name.starts_with('@') || any(n.name != "det");
+    case Op::kRelation:
+      return std::any_of(n.args.begin(), n.args.end(),
+                         [&](int arg) { return !expr[arg].name.starts_with('@') && is_beyond_us(expr, arg); });
+    case Op::kList:
+      for (int arg : n.args)
+        if ((expr[arg].op == Op::kUnit && !units_agree(expr[arg].name, expr[n.args[0]].name)) ||
+            is_condition(expr[arg]))
+          return true;
+      [[fallthrough]];
+    case Op::kTuple:
+    case Op::kSet:
+    case Op::kUnion:
+    case Op::kMatrix:
+      return inside || any(false);
+    case Op::kRatio:
+      return any(false);
+    default:
+      return any(n.op != Op::kUnit || inside);
+  }
 }
 
 MathVerdict compare_parsed(std::string_view answer, std::string_view gold) {
@@ -77,15 +127,18 @@ MathVerdict compare_parsed(std::string_view answer, std::string_view gold) {
   if (!parse_math(gold, b, error)) return {false, false, "texts differ; the gold answer is no expression: " + error};
   if (!parse_math(answer, a, error)) return {false, false, "texts differ; the answer is no expression: " + error};
   if (a.remarks != b.remarks)
-    return {false, true, str("words differ: \"", trimmed(a.remarks), "\", \"", trimmed(b.remarks), '"')};
+    return {false, false, str("words differ: \"", trimmed(a.remarks), "\", \"", trimmed(b.remarks), '"')};
+  for (const MathExpr* expr : {&a, &b})
+    if (!expr->unknown.empty()) return {false, false, str("texts differ; unknown command \\", expr->unknown)};
+  if (!a.connective.empty() && !b.connective.empty() && a.connective != b.connective)
+    return {false, true, str("\\", a.connective, " is not \\", b.connective)};
   try {
     MathBudget budget(kBudget);
-    const bool equal = AnswerComparer(a, b, budget).equal();
-    if (equal) return {true, true, "equal in value"};
-    for (const MathExpr* expr : {&a, &b})
-      if (!expr->unknown.empty()) return {false, false, str("values differ; unknown command \\", expr->unknown)};
+    if (AnswerComparer(a, b, budget).equal()) return {true, true, "equal in value"};
     const std::string unit_a = unit_of({&a, a.root}), unit_b = unit_of({&b, b.root});
     if (!units_agree(unit_a, unit_b)) return {false, true, str("units differ: ", unit_a, ", ", unit_b)};
+    for (const MathExpr* expr : {&a, &b})
+      if (is_beyond_us(*expr, expr->root)) return {false, false, "values differ; part of one is not computed"};
     return {false, true, "values differ"};
   } catch (const MathTooMuchWork& e) {
     return {false, false, e.what()};
@@ -116,17 +169,17 @@ MathVerdict compare_values(std::string_view answer, std::string_view gold) {
 bool compare_choices(std::string_view answer, std::string_view gold, MathVerdict& out) {
   const Choice truth = choice_of(gold);
   if (truth.letter == '\0') return false;
-  const Choice chosen = choice_of(answer);
+  const Choice chosen = choice_of(answer, truth.small);
   if (chosen.letter != '\0') {
     bool same = truth.letter == chosen.letter;
     if (same && !truth.content.empty() && !chosen.content.empty())
-      same = text_key(chosen.content) == text_key(truth.content) || compare_values(chosen.content, truth.content).equal;
+      same = same_text(chosen.content, truth.content) || compare_values(chosen.content, truth.content).equal;
     out = {same, true, same ? "same choice" : "another choice"};
     return true;
   }
   if (truth.content.empty()) return false;
-  out = text_key(answer) == text_key(truth.content) ? MathVerdict{true, true, "same text as the choice"}
-                                                    : compare_values(answer, truth.content);
+  out = same_text(answer, truth.content) ? MathVerdict{true, true, "same text as the choice"}
+                                         : compare_values(answer, truth.content);
   return true;
 }
 
@@ -135,7 +188,7 @@ std::string without_emphasis(std::string_view text) {
   for (std::string_view mark : {"**", "__", "*", "`"}) {
     if (!text.starts_with(mark)) continue;
     const size_t end = text.find(mark, mark.size());
-    if (end == text.npos || end == mark.size()) continue;
+    if (end == text.npos || trimmed(text.substr(mark.size(), end - mark.size())).empty()) continue;
     return str(text.substr(mark.size(), end - mark.size()), text.substr(end + mark.size()));
   }
   return std::string(text);
@@ -144,10 +197,13 @@ std::string without_emphasis(std::string_view text) {
 }  // namespace
 
 MathVerdict math_equal(std::string_view answer, std::string_view gold) {
-  const std::string plain = without_emphasis(trimmed(answer)), plain_gold = without_emphasis(trimmed(gold));
-  answer = trimmed(plain), gold = trimmed(plain_gold);
-  const std::string key = text_key(answer);
-  if (!key.empty() && key == text_key(gold)) return {true, true, "same text"};
+  answer = trimmed(answer), gold = trimmed(gold);
+  if (same_text(answer, gold)) return {true, true, "same text"};
+  const std::string plain = without_emphasis(answer), plain_gold = without_emphasis(gold);
+  if (plain != answer || plain_gold != gold) {
+    answer = trimmed(plain), gold = trimmed(plain_gold);
+    if (same_text(answer, gold)) return {true, true, "same text"};
+  }
   MathVerdict verdict;
   if (compare_choices(answer, gold, verdict)) return verdict;
   return compare_values(answer, gold);

@@ -52,8 +52,9 @@ struct MathExpr {
 
   std::vector<MathNode> nodes;
   int root = -1;
-  std::string remarks;  // words behind values that are neither units nor nouns: "at most", "below zero"
-  std::string unknown;  // the first command of no known meaning, read as a name; "" for none
+  std::string remarks;     // words behind values that are neither units nor nouns: "at most", "below zero"
+  std::string unknown;     // the first command whose meaning is not known or not computed; "" for none
+  std::string connective;  // "land" or "lor" where the answer joins its parts by one of them, "both"; "" for none
 
   const MathNode& operator[](int node) const { return nodes[size_t(node)]; }
   int add(MathNode node) {

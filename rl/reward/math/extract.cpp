@@ -15,7 +15,8 @@ constexpr size_t kBareLimit = 200;  // a longer line is no bare answer
 
 /// Length of a special token of some model that ends the text, "<|im_end|>", "</s>"; 0 for none.
 size_t special_token_length(std::string_view text) {
-  for (std::string_view token : {"</s>", "<s>", "<eos>", "<pad>", "<unk>", "<end_of_turn>", "[EOS]", "[PAD]"})
+  for (std::string_view token :
+       {"</s>", "<s>", "<bos>", "<eos>", "<pad>", "<unk>", "<end_of_turn>", "<turn|>", "[EOS]", "[PAD]", "[/INST]"})
     if (text.ends_with(token)) return token.size();
   for (auto [open, close] : {std::pair<std::string_view, std::string_view>{"<|", "|>"}, {"<｜", "｜>"}}) {
     if (!text.ends_with(close)) continue;

@@ -26,7 +26,11 @@ bool labels(const MathExpr& expr, int node, bool lenient) {
     case Op::kI:
       return true;
     case Op::kCall:
-      return n.name.starts_with('@') || (n.name != "factorial" && all());
+      // "\ln x = 5" is an equation in x rather than the name of a value.
+      if (n.name == "factorial" || n.name == "sqrt" || n.name == "root" || n.name == "ln" || n.name == "log" ||
+          n.name == "exp")
+        return false;
+      return n.name.starts_with('@') || all();
     case Op::kMul:
       // P(3) reads as a product, 2x is one.
       return n.name != "*" && labels(expr, n.args[0], lenient) &&
@@ -48,6 +52,10 @@ bool labels(const MathExpr& expr, int node, bool lenient) {
 
 bool MathItem::has_variable() const {
   return any(*expr, node, [](const MathNode& n) { return n.op == Op::kSymbol || n.name.starts_with('@'); });
+}
+
+bool MathItem::has_symbol() const {
+  return any(*expr, node, [](const MathNode& n) { return n.op == Op::kSymbol; });
 }
 
 bool MathItem::is_label() const {

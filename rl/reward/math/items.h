@@ -24,6 +24,8 @@ struct MathItem {
   }
   /// Variables, unknown functions and words.
   bool has_variable() const;
+  /// Variables and words.
+  bool has_symbol() const;
   /// What only names a value: x, x_1, f(x), P(3), |AB|, AB/BC, (p, q), "area".
   bool is_label() const;
   /// One variable or f(x).

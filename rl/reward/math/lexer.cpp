@@ -22,7 +22,7 @@ class Lexer {
   MathTokens run() {
     while (i_ < text_.size()) step();
     push(Kind::kEnd, "");
-    return {std::move(tokens_), std::move(unknown_)};
+    return {std::move(tokens_), std::move(unknown_), std::move(connective_)};
   }
 
  private:
@@ -62,6 +62,10 @@ class Lexer {
   void number() {
     const WrittenNumber number =
         read_number(text_.substr(i_), {.in_brackets = depth_ > 0, .in_fraction = in_fraction()});
+    if (number.length == 0) throw MathSyntaxError("a mark over an expression");
+    const auto prefix = [](char c) { return c == 'x' || c == 'X' || c == 'b' || c == 'o'; };
+    if (number.digits == "0" && prefix(at(i_ + 1)) && is_hex(at(i_ + 2)))
+      throw MathSyntaxError("a number of a program");
     push(Kind::kNumber, number.digits);
     i_ += number.length;
   }
@@ -179,6 +183,15 @@ class Lexer {
       return name == "ang" ? push(Kind::kOp, "deg") : words(group(), true);
     }
     MathWord meaning = math_command(name);
+    for (std::string_view space : {"quad", "qquad"})  // "\quadx"
+      if (meaning.kind == MathWord::Kind::kUnknown && name.starts_with(space)) {
+        i_ -= name.size() - space.size();
+        return void(spaced_ = true);
+      }
+    if (meaning.text == "and") {
+      const std::string_view which = name == "land" || name == "wedge" ? "land" : "lor";
+      connective_ = connective_.empty() || connective_ == which ? which : "both";
+    }
     switch (meaning.kind) {
       case MathWord::Kind::kSkip:
         spaced_ = true;
@@ -191,7 +204,7 @@ class Lexer {
       case MathWord::Kind::kAccent:
         return accent(meaning.text, trimmed(group()));
       case MathWord::Kind::kText:
-        return words(group(), !name.starts_with("math") && name != "operatorname");
+        return words(group(), !name.starts_with("math"));
       case MathWord::Kind::kUnknown:
         if (unknown_.empty()) unknown_ = name;
         return push(Kind::kName, std::string(name));
@@ -216,8 +229,10 @@ class Lexer {
       push(Kind::kOp, "|");
     } else if (c == '$') {
       push(Kind::kOp, "dollar");
+    } else if (std::string_view(",;:>/-@()[] \t\n\r").find(c) != std::string_view::npos || i_ + 1 == text_.size()) {
+      spaced_ = true;
     } else if (c != '!' && c != '\\') {
-      spaced_ = true;  // \, \; \: \( \) \[ \] and a trailing backslash
+      throw MathSyntaxError(std::string("unexpected \\") + c);
     }
     i_ += c == '\\' && !row ? 1 : 2;
   }
@@ -240,8 +255,9 @@ class Lexer {
       if (at(i_) == '{' || is_blank(at(i_))) group();
   }
 
-  /// A mark over letters makes another name of them; over capitals, which are points, and where `mark` is empty, it
-  /// says nothing. Numbers under a mark are no numbers: "0.1\bar{6}" has been read before.
+  /// A mark over letters makes another name of them; over capitals, which are points, over one letter as a vector's
+  /// arrow, and where `mark` is empty, it says nothing. Numbers under a mark are no numbers: "0.1\bar{6}" has been
+  /// read before.
   void accent(std::string_view mark, std::string_view content) {
     const auto is_capital = [](char c) { return c >= 'A' && c <= 'Z'; };
     const bool letters = !content.empty() && std::all_of(content.begin(), content.end(), is_letter);
@@ -249,10 +265,11 @@ class Lexer {
     if (content.empty() || std::any_of(content.begin(), content.end(), is_digit))
       throw MathSyntaxError("a mark over a number");
     const bool points = letters && content.size() > 1 && std::all_of(content.begin(), content.end(), is_capital);
-    if (!mark.empty() && !points) {
+    if (!mark.empty() && mark != "vec" && !points) {
       if (!letters && !greek) throw MathSyntaxError("a mark over an expression");
       return push(Kind::kName, std::string(mark) + ' ' + std::string(content));
     }
+    if (mark == "vec" && letters && content.size() > 1) return push(Kind::kName, "vec " + std::string(content));
     push(Kind::kOp, "{");
     nested(content, [&] { step(); });
     push(Kind::kOp, "}");
@@ -315,7 +332,7 @@ class Lexer {
                                            : tokens_[n - 2].text == "}" && before.kind == Kind::kText;
     }
     return last.kind == Kind::kNumber || last.kind == Kind::kText || last.text == "}" || last.text == ")" ||
-           (last.text == "/" && n > 1 && tokens_[n - 2].kind == Kind::kText);
+           ((last.text == "/" || last.text == "*") && n > 1 && tokens_[n - 2].kind == Kind::kText);
   }
 
   void symbol() {
@@ -344,7 +361,7 @@ class Lexer {
   std::string_view text_;
   size_t i_ = 0;
   std::vector<MathToken> tokens_;
-  std::string unknown_;
+  std::string unknown_, connective_;
   bool spaced_ = false;
   int depth_ = 0, environments_ = 0, nesting_ = 0;
 };

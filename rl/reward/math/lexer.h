@@ -26,8 +26,8 @@ struct MathToken {
 };
 
 struct MathTokens {
-  std::vector<MathToken> tokens;  // the last one is kEnd
-  std::string unknown;            // the first command of no known meaning, which became a name; "" for none
+  std::vector<MathToken> tokens;    // the last one is kEnd
+  std::string unknown, connective;  // as MathExpr has them
 };
 
 /// Throws MathSyntaxError.

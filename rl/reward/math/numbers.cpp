@@ -95,9 +95,12 @@ class NumberReader {
     const bool decimal = digits_.find('.') != std::string::npos, point = !decimal && at(i_) == '.';
     if (!decimal && !point) return false;
     size_t i = point ? i_ + 1 : i_;
+    const bool braces = at(i) == '{' && at(i + 1) == '\\';  // 0.{\bar 3}
+    i += braces;
     std::string part = overlined(i);
     if (part.empty()) part = dotted(i);
-    if (part.empty()) part = bracketed(i);
+    if (part.empty() && !braces) part = bracketed(i);
+    if (!part.empty() && braces && at(i++) != '}') throw MathSyntaxError("more than a repeating part in braces");
     if (part.empty()) return decimal && ellipsis();
     if (is_digit(at(i))) throw MathSyntaxError("digits behind the repeating part of a decimal");
     if (point) digits_ += '.';
@@ -118,7 +121,8 @@ class NumberReader {
     std::string part;
     bool last_has_dot = false;
     for (;;) {
-      if (auto digit = marked({"\\dot", "\\overset{.}", "\\stackrel{.}"}, i); digit && digit->size() == 1) {
+      if (auto digit = marked({"\\dot", "\\overset{.}", "\\overset{\\cdot}", "\\stackrel{.}", "\\stackrel{\\cdot}"}, i);
+          digit && digit->size() == 1) {
         part += *digit;
         last_has_dot = true;
       } else if (!part.empty() && is_digit(at(i))) {

@@ -125,6 +125,10 @@ int MathParser::sum() {
       args.push_back(add(Op::kPlusMinus, {term()}, sign));
     } else if (args.empty()) {
       args.push_back(term());
+    } else if (is("mod")) {  // "-3 \bmod 5" is 2
+      if (args.size() > 1) throw MathSyntaxError("a sum before mod");
+      ++i_;
+      args[0] = add(Op::kCall, {args[0], signed_factor()}, "mod");
     } else {
       break;
     }
@@ -184,11 +188,14 @@ bool MathParser::extend(std::vector<int>& product, bool& explicit_sign) {
     product.push_back(signed_factor());
     explicit_sign = true;
   } else if (take("/")) {
+    const auto differential = [&](size_t at) {  // the d of "dy"
+      return at + 1 < tokens_.size() && tokens_[at].kind == Kind::kName && tokens_[at].text == "d" &&
+             tokens_[at + 1].kind == Kind::kName;
+    };
+    if (i_ > 2 && differential(i_ - 3) && differential(i_)) throw MathSyntaxError("a derivative");
     call("/", signed_factor());
   } else if (take("choose")) {
     call("binom", signed_factor());
-  } else if (take("mod")) {
-    call("mod", signed_factor());
   } else if (take("pmod")) {  // a remainder class is no number
     call("@pmod", is("{") ? group() : tight_argument());
   } else if (is("(") && is("mod", 1)) {
@@ -196,8 +203,9 @@ bool MathParser::extend(std::vector<int>& product, bool& explicit_sign) {
     call("@pmod", sum());
     expect(")");
   } else if (starts_factor()) {
-    const bool behind_number = node(product.back()).op == Op::kNumber && tokens_[i_ - 1].kind == Kind::kNumber;
-    if (behind_number && peek().kind == Kind::kNumber) unexpected();  // "1 2"
+    const bool literal = tokens_[i_ - 1].kind == Kind::kNumber, slash = i_ > 1 && tokens_[i_ - 2].text == "/";
+    const bool behind_number = node(product.back()).op == Op::kNumber && literal;
+    if ((behind_number || (literal && slash)) && peek().kind == Kind::kNumber) unexpected();  // "1 2", "1/2 3"
     const bool braces = is("{");
     product.push_back(factor());
     if (behind_number && braces) join_number_and_group(product);
@@ -222,7 +230,10 @@ int MathParser::term() {
     }
   bool explicit_sign = false;
   do {
+    const size_t before = i_;
     while (starts_suffix(product)) suffix(product, unit);
+    // "5 feet 6 inches" is no product
+    if (i_ > before && starts_factor()) throw MathSyntaxError("a value behind words or a unit");
   } while (extend(product, explicit_sign));
   const int value = close(product, explicit_sign);
   return unit.empty() ? value : add(Op::kUnit, {value}, unit.text());

@@ -4,7 +4,7 @@
 //   list      relation (, ; "and") ...
 //   relation  union (= < in ...) ...
 //   union     sum (cup) ...
-//   sum       term (+ - pm) ...
+//   sum       term (+ - pm mod) ...
 //   term      factor (* / or nothing) ...
 //   factor    primary with ^ _ ! ' % deg behind it
 //
@@ -32,6 +32,7 @@ class MathParser {
 
   MathParser(MathTokens tokens, MathExpr& expr) : tokens_(std::move(tokens.tokens)), expr_(expr) {
     expr_.unknown = std::move(tokens.unknown);
+    expr_.connective = std::move(tokens.connective);
   }
   void run();
 
@@ -79,7 +80,7 @@ class MathParser {
   /// one. -1: no such fraction follows.
   int mixed_fraction(int whole);
   int term();
-  /// Reads one more factor, or * / mod and their right side, into the product; false where none follows.
+  /// Reads one more factor, or * / and their right side, into the product; false where none follows.
   bool extend(std::vector<int>& product, bool& explicit_sign);
   int close(std::vector<int>& product, bool explicit_sign);
   /// "2{3}" is typeset as 23, "2{1\over3}" as a mixed fraction.
@@ -110,6 +111,8 @@ class MathParser {
   /// What stands behind ^: a group, or one signed number or name.
   int exponent();
   int postfix(int base);
+  /// `value` ends in % or degrees: a number or name behind it would be no factor ("17 % 5", "f \circ g"), and throws.
+  int closed(int value) const;
   int prime(int base);
   /// The written content of a subscript, as part of a name.
   std::string subscript_text();

@@ -1,5 +1,6 @@
 // The tight levels of the grammar: literals, names, brackets, environments, functions; see parser.h.
 #include "rl/reward/math/parser.h"
+#include "rl/reward/math/words.h"
 
 namespace mantissa {
 namespace {
@@ -38,7 +39,7 @@ int MathParser::postfix(int base) {
   for (;;) {
     if (take("^")) {
       if (degree_exponent()) {
-        base = degrees(base);
+        base = closed(degrees(base));
       } else if (is("'") || (is("{") && is("'", 1))) {
         bool braces = take("{");
         while (take("'")) base = prime(base);
@@ -49,18 +50,25 @@ int MathParser::postfix(int base) {
     } else if (is("_")) {
       base = subscript(base);
     } else if (take("!")) {
+      if (is("!") && !peek().spaced) throw MathSyntaxError("a double factorial");
       base = add(Op::kCall, {base}, "factorial");
     } else if (take("'")) {
       base = prime(base);
       if (is("(") && node(base).op == Op::kSymbol) base = add(Op::kCall, arguments(), "@" + node(base).name);
     } else if (take("%")) {
-      base = add(Op::kMul, {base, add(Op::kPercent)});
+      base = closed(add(Op::kMul, {base, add(Op::kPercent)}));
     } else if (take("deg")) {
-      base = degrees(base);
+      base = closed(degrees(base));
     } else {
       return base;
     }
   }
+}
+
+int MathParser::closed(int value) const {
+  if (peek().kind == Kind::kNumber || peek().kind == Kind::kName)
+    throw MathSyntaxError(str("\"", peek().text, "\" behind % or degrees"));
+  return value;
 }
 
 int MathParser::prime(int base) {
@@ -196,6 +204,7 @@ int MathParser::number(const std::string& text) {
 }
 
 int MathParser::name(const std::string& text) {
+  if (is_join(text)) throw MathSyntaxError("\\" + text);
   if (text == "pi") return add(Op::kPi);
   if (text == "infinity") return add(Op::kInfinity);
   if (text == "e") return add(Op::kE);
@@ -206,6 +215,9 @@ int MathParser::name(const std::string& text) {
     return add(Op::kTuple, {minus, plus}, "()");
   }
   if (is("(") && !peek().spaced && is_function_letter(text)) return add(Op::kCall, arguments(), "@" + text);
+  // One quantity: they do not cancel in "\frac{\Delta y}{\Delta x}".
+  if ((text == "Delta" || text == "partial") && peek().kind == Kind::kName)
+    return add(Op::kSymbol, {}, text + ' ' + tokens_[i_++].text);
   int symbol = add(Op::kSymbol, {}, text);
   if ((text == "angle" || text == "triangle" || text == "arc") && starts_factor()) {  // \angle ABC
     std::string joined = text;
@@ -331,7 +343,12 @@ int MathParser::environment(const std::string& kind) {
 int MathParser::function(const MathToken& token) {
   const std::string& name = token.text;
   if (name == "frac" || name == "binom") {
+    const auto differential = [&](size_t ahead) {  // "{dy}", "{d}", "{d^2 y}"
+      return is("{", ahead) && peek(ahead + 1).kind == Kind::kName && peek(ahead + 1).text == "d";
+    };
+    const bool derivative = name == "frac" && differential(0);
     int above = tight_argument();
+    if (derivative && differential(0)) throw MathSyntaxError("a derivative");
     int below = tight_argument();
     return name == "frac" ? add(Op::kDiv, {above, below}) : add(Op::kCall, {above, below}, name);
   }
@@ -363,7 +380,13 @@ int MathParser::function(const MathToken& token) {
   }
   std::vector<int> args;
   if (name == "max" || name == "min" || name == "gcd" || name == "lcm" || name == "det") {
-    args = is("(") ? arguments() : std::vector<int>{factor()};
+    if (is("(")) {
+      args = arguments();
+    } else if (const int arg = factor(); node(arg).op == Op::kSet) {  // \max\{1, 2\}
+      args = node(arg).args;
+    } else {
+      args = {arg};
+    }
   } else {
     args = {function_argument()};
   }

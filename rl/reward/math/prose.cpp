@@ -145,6 +145,21 @@ std::vector<Piece> pieces_of(std::string_view sentence) {
   return pieces;
 }
 
+/// Whether a clause behind a value takes it back or gives another one: "5 if x > 0, otherwise 6", "5 but also 6", "5
+/// for x and 6 for y", "5 with remainder 2", "5 by 6".
+bool names_another(const std::vector<Piece>& pieces, size_t clause) {
+  const std::string opening = lowered(pieces[clause].text);
+  if (clause + 1 < pieces.size() && among(opening, {"by", "from", "than"}) && pieces[clause + 1].is_value())
+    return true;
+  if (!among(opening, {"if", "when", "whenever", "where", "for", "but", "with"})) return false;
+  for (size_t k = clause + 1; k < pieces.size(); ++k) {
+    const std::string word = lowered(pieces[k].text);
+    if (among(word, {"otherwise", "else", "also"}) || (word == opening && word != "but")) return true;
+    if (opening == "with" && among(word, {"remainder", "probability"})) return word == "remainder";
+  }
+  return false;
+}
+
 /// How many pieces from `first` are the value.
 size_t value_length(const std::vector<Piece>& pieces, size_t first) {
   bool in_words = true;  // nothing but words so far: "red and blue"
@@ -155,11 +170,18 @@ size_t value_length(const std::vector<Piece>& pieces, size_t first) {
     if (k > first) {
       if (word == "and" || word == "or") {
         const bool more = k + 1 < pieces.size() && (pieces[k + 1].is_value() || in_words);
+        const bool part =
+            k + 2 < pieces.size() && among(lowered(pieces[k + 1].text), {"a", "one", "two", "three"}) &&
+            among(lowered(pieces[k + 2].text).substr(0, 4), {"half", "thir", "quar", "four", "fift", "tent"});
+        if (part) return pieces.size() - first;  // "5 and a half"
         if (!more || opens_clause(lowered(pieces[k + 1].text))) break;
         continue;
       }
       const bool before_word = k + 1 < pieces.size() && pieces[k + 1].is_word();  // "I think", but "\\sin a"
-      if (opens_clause(word) && (piece.is_word() || before_word)) break;
+      if (opens_clause(word) && (piece.is_word() || before_word)) {
+        if (names_another(pieces, k)) return pieces.size() - first;
+        break;
+      }
       if (pieces[k - 1].closed && piece.is_word() && !piece.is_value() && !in_words) break;
     }
     if (!piece.is_word()) in_words = false;

@@ -11,14 +11,14 @@ namespace {
 
 using Words = std::vector<std::string_view>;
 
-/// "twenty-five" is two words where both are numbers.
+/// "twenty-five" and "two-thirds" are two words.
 Words split(std::string_view text) {
   Words words;
   while (!text.empty()) {
     const size_t end = std::min(text.find(' '), text.size());
     const std::string_view word = text.substr(0, end);
     const size_t hyphen = word.find('-');
-    if (hyphen != word.npos && is_number_word(word.substr(0, hyphen)) && is_number_word(word.substr(hyphen + 1))) {
+    if (hyphen != word.npos && is_number_word(word.substr(0, hyphen))) {
       words.push_back(word.substr(0, hyphen));
       words.push_back(word.substr(hyphen + 1));
     } else if (!word.empty()) {
@@ -209,10 +209,15 @@ void MathParser::suffix(std::vector<int>& product, Unit& unit) {
 int MathParser::number_in_words() {
   const Words words = split(peek().text);
   size_t taken = 0;
-  const auto value = cardinal_of_words(words, taken);
+  auto value = cardinal_of_words(words, taken);
   if (!value) return -1;
   if (taken == words.size()) {
     ++i_;
+    if (*value >= 100 && *value % 100 == 0 && is("and") && peek(1).kind == Kind::kText) {  // "one hundred and five"
+      const Words more = split(peek(1).text);
+      const auto rest = cardinal_of_words(more, taken);
+      if (rest && taken == more.size() && *rest < 100) *value += *rest, i_ += 2;
+    }
   } else {
     std::string rest(words[taken]);
     for (size_t k = taken + 1; k < words.size(); ++k) (rest += ' ') += words[k];

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iterator>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "rl/reward/math/text.h"
@@ -136,8 +137,6 @@ constexpr Spelling kSpellings[] = {{U'π', "\\pi "},
                                    {U'⌉', "\\rceil "},
                                    {U'∠', "\\angle "},
                                    {U'△', "\\triangle "},
-                                   {U'∛', "\\sqrt[3]"},
-                                   {U'∜', "\\sqrt[4]"},
                                    {U'½', "\\frac{1}{2}"},
                                    {U'⅓', "\\frac{1}{3}"},
                                    {U'⅔', "\\frac{2}{3}"},
@@ -198,6 +197,10 @@ class AsciiWriter {
     const std::string raised = run(kRaised, kRaisedMeaning);
     if (!raised.empty()) {
       const size_t end = i_;
+      if (take(U'√')) {  // "³√8"; "2³√8" has two readings
+        if (!out_.empty() && (is_digit(out_.back()) || is_letter(out_.back()) || out_.back() == '}')) out_ += '?';
+        return root("[" + raised + "]");
+      }
       if (take(U'⁄') || take(U'∕') || take(U'/')) {
         if (const std::string lowered = run(kLowered, kLoweredMeaning); !lowered.empty()) {
           out_ += "\\frac{" + raised + "}{" + lowered + "}";
@@ -234,8 +237,11 @@ class AsciiWriter {
   }
 
   void one(char32_t c, std::string_view bytes) {
-    if (c == U'√') {
-      root();
+    if (c == U'√' || c == U'∛' || c == U'∜') {
+      root(c == U'√' ? "" : c == U'∛' ? "[3]" : "[4]");
+    } else if (c == U'⅟') {
+      const std::string lowered = run(kLowered, kLoweredMeaning);
+      out_ += "\\frac{1}{" + (lowered.empty() ? take_number() : lowered) + '}';
     } else if (c == U'\u0305' || c == U'\u0304') {
       over("\\overline{", bytes);
     } else if (c == U'\u0307') {
@@ -254,16 +260,20 @@ class AsciiWriter {
   }
 
   /// Over all digits that follow: "√23" has no second reading.
-  void root() {
+  void root(const std::string& index) {
     while (i_ < text_.size() && text_[i_] == ' ') ++i_;
+    const std::string number = take_number();
+    out_ += "\\sqrt" + index + (number.empty() ? " " : "{" + number + "}");
+  }
+
+  std::string take_number() {
     size_t end = i_;
     while (end < text_.size() && is_digit(text_[end])) ++end;
     if (end + 1 < text_.size() && end > i_ && text_[end] == '.' && is_digit(text_[end + 1])) do
         ++end;
       while (end < text_.size() && is_digit(text_[end]));
-    out_ += "\\sqrt";
-    out_ += end > i_ ? "{" + std::string(text_.substr(i_, end - i_)) + "}" : " ";
-    i_ = end;
+    const size_t begin = std::exchange(i_, end);
+    return std::string(text_.substr(begin, end - begin));
   }
 
   /// A combining mark over the digit before it.
@@ -289,15 +299,29 @@ bool separates(char before, std::string_view rest) {
   return numeric(before) && (numeric(rest[0]) || rest[0] == 'e' || rest[0] == 'E');
 }
 
+/// A word, whose case says nothing: "East", "NaCl", "No"; "AB", "aBc" and "sinX" are variables.
+bool is_word(std::string_view run) {
+  size_t capitals = 0;
+  for (char c : run) capitals += c >= 'A' && c <= 'Z';
+  const bool capitalised = capitals == 1 && run[0] >= 'A' && run[0] <= 'Z';
+  if (capitals == 0 || capitalised || capitals == run.size()) return run.size() >= 3 || lowered(run) == "no";
+  for (std::string_view function : {"sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "log"})
+    if (run.starts_with(function) && run.size() - function.size() <= 2) return false;
+  return run.size() >= 4;
+}
+
 class KeyWriter {
  public:
-  explicit KeyWriter(std::string_view text) : text_(text) {}
+  /// `fold_all`: also the case of short words in \text, marked so that they equal each other alone.
+  explicit KeyWriter(std::string_view text, bool fold_all) : text_(text), fold_all_(fold_all) {}
 
   std::string write() {
     while (i_ < text_.size()) step();
     if (!key_.empty() && key_.back() == '.') key_.pop_back();
     return std::move(key_);
   }
+  /// Whether `fold_all` makes a difference.
+  bool has_short_words() const { return short_words_; }
 
  private:
   static constexpr std::string_view kText[] = {"\\text{", "\\mbox{", "\\textbf{", "\\textit{", "\\textrm{"};
@@ -371,8 +395,8 @@ class KeyWriter {
       key_ += "frac";
       i_ += 6;
     } else {
-      add(text_[i_++]);
-      if (i_ < text_.size() && !is_letter(text_[i_]) && !is_blank(text_[i_])) key_ += text_[i_++];
+      add('\\');
+      if (++i_ < text_.size() && !is_letter(text_[i_]) && !is_blank(text_[i_])) key_ += text_[i_++];
       while (i_ < text_.size() && is_letter(text_[i_])) key_ += text_[i_++];
     }
   }
@@ -380,7 +404,12 @@ class KeyWriter {
   void letters() {
     size_t end = i_;
     while (end < text_.size() && is_letter(text_[end])) ++end;
-    const bool fold = end - i_ >= 3 || std::find(braces_.begin(), braces_.end(), Brace::kWords) != braces_.end();
+    const std::string_view run = text_.substr(i_, end - i_);
+    bool fold = is_word(run);
+    if (!fold && std::find(braces_.begin(), braces_.end(), Brace::kWords) != braces_.end()) {
+      short_words_ = true;
+      if (fold_all_) add('\x01'), fold = true;
+    }
     add(fold ? lowered(text_[i_]) : text_[i_]);
     while (++i_ < end) key_ += fold ? lowered(text_[i_]) : text_[i_];
   }
@@ -388,7 +417,7 @@ class KeyWriter {
   std::string_view text_;
   size_t i_ = 0;
   std::string key_;
-  bool blank_ = false;
+  bool fold_all_, blank_ = false, short_words_ = false;
   std::vector<Brace> braces_;
 };
 
@@ -400,7 +429,14 @@ std::string to_ascii(std::string_view text) {
 }
 
 std::string text_key(std::string_view text) {
-  return KeyWriter(text).write();
+  return KeyWriter(text, false).write();
+}
+
+bool same_text(std::string_view a, std::string_view b) {
+  KeyWriter key_a(a, false), key_b(b, false);
+  const std::string text_a = key_a.write(), text_b = key_b.write();
+  if (text_a == text_b) return !text_a.empty();
+  return key_a.has_short_words() && key_b.has_short_words() && KeyWriter(a, true).write() == KeyWriter(b, true).write();
 }
 
 }  // namespace mantissa

@@ -11,8 +11,11 @@ namespace mantissa {
 std::string to_ascii(std::string_view text);
 
 /// What the text says, spelling apart: fonts, delimiters, sizes and blanks are dropped, but for blanks that keep digits
-/// apart. Case is dropped inside \text and from words of three letters and more; shorter runs of letters are variables.
+/// apart. Case is dropped from words of three letters and more; shorter runs of letters are variables, "sinX" several.
 /// Equal keys are equal answers.
 std::string text_key(std::string_view text);
+
+/// The same text: equal keys, which are not empty; the case of short words inside \text is ignored against each other.
+bool same_text(std::string_view a, std::string_view b);
 
 }  // namespace mantissa

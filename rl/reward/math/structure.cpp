@@ -101,7 +101,8 @@ AnswerComparer::Statement AnswerComparer::statement(const MathItem& item) {
     if (!negated || end != 2 || at(1).has_variable()) return {};
     return {(*at(0)).args[0], item.expr->add({Op::kNeg, "", {}, -1, 0, {n.args[1]}})};
   }
-  if (label < 0 && n.name.back() == '=' && at(end - 1).names_variable()) label = n.args[--end];  // 5 = x
+  while (end > first + 1 && label != n.args[0] && n.name[end - 2] == '=' && at(end - 1).names_variable())
+    label = n.args[--end];  // 5 = x
   size_t last = first;
   while (last + 1 < end && n.name[last] == '=') ++last;
   for (size_t k = first; k < last; ++k) {

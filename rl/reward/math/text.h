@@ -29,6 +29,9 @@ inline std::string lowered(std::string_view text) {
   for (char& c : out) c = lowered(c);
   return out;
 }
+constexpr bool is_hex(char c) {
+  return is_digit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
+}
 /// Without blanks at both ends.
 constexpr std::string_view trimmed(std::string_view text) {
   while (!text.empty() && is_blank(text.front())) text.remove_prefix(1);

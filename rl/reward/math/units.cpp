@@ -52,6 +52,7 @@ constexpr UnitSpelling kUnits[] = {
     {"newton", "newton newtons"},
     {"joule", "joule joules"},
     {"watt", "watt watts"},
+    {"kwh", "kwh"},
     {"volt", "volt volts"},
     {"ampere", "amps ampere amperes"},
     {"ohm", "ohms"},

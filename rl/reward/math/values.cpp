@@ -113,6 +113,7 @@ bool ValueComparer::sides_proportional(const MathItem& a, const MathItem& b) {
   const MathNode &m = *a, &n = *b;
   char op = m.name[0], other = n.name[0];
   if (a.at(m.args[0]).is_container() || a.at(m.args[1]).is_container()) return false;
+  if (!a.has_symbol() && !b.has_symbol()) return false;  // "f(2) = 5", "2 < 3": constants are always proportional
   auto kind = [](char c) { return c == '<' || c == '>' ? '<' : c == 'l' || c == 'g' ? 'l' : c == '~' ? '=' : c; };
   if (kind(op) != kind(other) || op == 'e') return false;
   bool ordered = kind(op) == '<' || kind(op) == 'l';

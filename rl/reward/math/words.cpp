@@ -34,6 +34,12 @@ constexpr std::string_view kSymbols[] = {
     "hbar",     "Re",     "Im",     "angle",  "arc",   "triangle", "aleph",  "sup",     "inf",     "to",
     "star",     "bullet", "dagger", "iff",    "imath", "jmath",    "forall", "exists",  "not",     "perp",
     "parallel", "deg",    "arg",    "dim",    "ker",   "notin",    "ni",     "subset",  "subseteq"};
+// Those of them that are no quantity: what they do to others is not computed.
+constexpr std::string_view kOperators[] = {"int", "iint", "oint", "sum", "prod", "lim", "partial", "nabla",
+                                           "Re",  "Im",   "sup",  "inf", "arg",  "dim", "ker"};
+// And those that join others in an order, as no product does.
+constexpr std::string_view kJoins[] = {"to",    "iff", "forall", "exists",   "not",  "perp",   "parallel",
+                                       "notin", "ni",  "subset", "subseteq", "star", "bullet", "dagger"};
 constexpr std::string_view kNothing[] = {
     "left",       "right",        "big",        "Big",         "bigg",        "Bigg",       "bigl",
     "bigr",       "Bigl",         "Bigr",       "biggl",       "biggr",       "Biggl",      "Biggr",
@@ -168,8 +174,8 @@ constexpr Alias kAliases[] = {
     {"acute", Kind::kAccent, "acute"},
     {"grave", Kind::kAccent, "grave"},
     {"breve", Kind::kAccent, "breve"},
-    {"vec", Kind::kAccent, ""},
-    {"overrightarrow", Kind::kAccent, ""},
+    {"vec", Kind::kAccent, "vec"},
+    {"overrightarrow", Kind::kAccent, "vec"},
     {"overleftrightarrow", Kind::kAccent, ""},
     {"overarc", Kind::kAccent, ""},
     {"color", Kind::kSkipArgs, "1"},
@@ -228,6 +234,14 @@ MathWord math_command(std::string_view name) {
   static const Words words = make_commands();
   auto it = words.find(name);
   return it == words.end() ? MathWord{} : it->second;
+}
+
+bool is_operator(std::string_view name) {
+  return std::find(std::begin(kOperators), std::end(kOperators), name) != std::end(kOperators);
+}
+
+bool is_join(std::string_view name) {
+  return std::find(std::begin(kJoins), std::end(kJoins), name) != std::end(kJoins);
 }
 
 MathWord math_word(std::string_view run) {

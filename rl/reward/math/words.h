@@ -22,6 +22,11 @@ struct MathWord {
 
 /// Meaning of the LaTeX command \name.
 MathWord math_command(std::string_view name);
+/// Whether the token stands for something that is done to others and not computed, "sum": equal parts are equal, of
+/// others nothing is known.
+bool is_operator(std::string_view name);
+/// Whether it joins others in an order, "to".
+bool is_join(std::string_view name);
 /// Meaning of a run of letters outside \text: a function, a constant, a greek letter, "and"; kText for units.
 MathWord math_word(std::string_view run);
 

@@ -172,7 +172,9 @@ TEST(Verifier, AnswersInTagsOfTheR1Template) {
   EXPECT_EQ(grade({}, response, "42").extracted, "42");
   EXPECT_TRUE(grade({}, "<answer> it is \\boxed{42} </answer>", "42").correct);
   EXPECT_TRUE(grade({}, "<answer>\\frac{1}{2}", "0.5").correct) << "cut off behind the answer";
-  EXPECT_EQ(grade({.boxed_only = true}, response, "42").status, Grade::Status::kNoAnswer);
+  RewardConfig boxed;
+  boxed.boxed_only = true;
+  EXPECT_EQ(grade(boxed, response, "42").status, Grade::Status::kNoAnswer);
 }
 
 TEST(Verifier, StatusesAndKinds) {
@@ -185,14 +187,18 @@ TEST(Verifier, StatusesAndKinds) {
   EXPECT_EQ(wrong.reward, 0.0);
   EXPECT_EQ(grade({}, "\\boxed{4.0}", "The sum is \\boxed{4}.").reward, 1.0);
 
-  RewardConfig exact{.kind = "exact"};
+  RewardConfig exact;
+  exact.kind = "exact";
   EXPECT_TRUE(grade(exact, " 42 \n", "42").correct);
   EXPECT_TRUE(grade(exact, "so \\boxed{42}", "42").correct);
   EXPECT_FALSE(grade(exact, "42.0", "42").correct);
-  RewardConfig format{.kind = "format"};
+  RewardConfig format;
+  format.kind = "format";
   EXPECT_TRUE(grade(format, "\\boxed{anything}", "42").correct);
   EXPECT_FALSE(grade(format, "anything", "42").correct);
-  EXPECT_FALSE(grade({.kind = "math", .boxed_only = true}, "The answer is 42.", "42").correct);
+  RewardConfig boxed;
+  boxed.boxed_only = true;
+  EXPECT_FALSE(grade(boxed, "The answer is 42.", "42").correct);
 }
 
 TEST(Verifier, StrictForms) {

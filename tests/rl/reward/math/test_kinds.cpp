@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "core/error.h"
 #include "rl/reward/math/compare.h"
 #include "rl/reward/reward.h"
 
@@ -50,14 +51,55 @@ TEST(AnswerKinds, Rows) {
     const auto row = nlohmann::json::parse(line);
     const Grade g = grade({}, row.at("response").get<std::string>(), row.at("gold").get<std::string>());
     EXPECT_EQ(g.correct, row.at("expected").get<bool>()) << row << "\n" << g.extracted << ": " << g.reason;
+    EXPECT_EQ(row.value("status", status_name(g.status)), status_name(g.status)) << row;
   }
-  EXPECT_GE(rows, 400);
+  EXPECT_GE(rows, 800);
 }
 
 TEST(AnswerKinds, WhatIsUnsupportedIsUnparsed) {
   for (const char* answer : {"0.5\\hat{4}", "\\bar{5}", "1.4142...", "\\foo{5}", "{1 \\atop 2}", "0.\\dot{1}2", "1 2",
                              "2{3}", "\\cancel{5}", "5 \\text{ (see above)}", "3\\overline{4}"})
     EXPECT_EQ(grade({}, "\\boxed{" + std::string(answer) + "}", "7").status, Grade::Status::kUnparsed) << answer;
+}
+
+TEST(AnswerKinds, MeasuresSideBySideAreNoProduct) {
+  const Strings units = {"feet", "inches", "hours", "minutes", "dozen", "apples", "dollars", "percent", "degrees"};
+  for (int i = 0; i < 300; ++i) {
+    const long a = between(2, 30), b = between(2, 30);
+    const std::string first = text(a) + " " + one_of(units) + " ", second = text(b) + " " + one_of(units);
+    for (const std::string& pair : {first + second, first + text(b), "\\text{" + first + second + "}"}) {
+      expect_different(pair, text(a * b));
+      expect_different(pair, text(a));
+      expect_different(pair, text(12 * a * b));
+      EXPECT_EQ(grade({}, "\\boxed{" + pair + "}", "7").status, Grade::Status::kUnparsed) << pair;
+    }
+  }
+}
+
+TEST(AnswerKinds, WhatJoinsInAnOrderDoesNotCommute) {
+  for (const char* join : {"\\to", "\\Rightarrow", "\\implies", "\\iff", "\\oplus", "\\subset", "\\subseteq", "\\notin",
+                           "\\circ", "\\bullet", "\\star", "\\parallel", "\\prec", "\\vdash", "\\longrightarrow"}) {
+    const std::string there = str("p ", join, " q"), back = str("q ", join, " p");
+    EXPECT_FALSE(grade({}, "\\boxed{" + there + "}", back).correct) << there;
+    EXPECT_TRUE(grade({}, "\\boxed{" + there + "}", there).correct) << there;
+    expect_different(there, "pq");
+  }
+  for (const char* fraction : {"dy", "dx", "\\partial y", "\\Delta y"}) {
+    const std::string d = std::string(fraction).substr(0, std::string(fraction).size() - 1);
+    expect_different("\\frac{" + std::string(fraction) + "}{" + d + "t}",
+                     "\\frac{" + std::string(fraction).substr(d.size()) + "}{t}");
+  }
+  expect_different("p \\land q", "p \\lor q");
+}
+
+TEST(AnswerKinds, ModTakesTheSignWithIt) {
+  for (long a = -20; a <= 20; ++a)
+    for (long m : {3, 5, 7}) {
+      const long remainder = ((a % m) + m) % m;
+      expect_equal(text(a) + " \\bmod " + text(m), text(remainder));
+      if (a != remainder) expect_different(text(a) + " \\bmod " + text(m), text(a));
+    }
+  EXPECT_EQ(grade({}, "\\boxed{10 + 17 \\bmod 5}", "2").status, Grade::Status::kUnparsed);
 }
 
 std::string raised(const std::string& exponent) {
@@ -255,7 +297,8 @@ TEST(AnswerKinds, BlanksKeepNumbersApart) {
     const std::string blank = one_of<std::string>({" ", "\\ ", "\\,", "~", "\\quad ", "$ $"});
     expect_different(a + blank + b, a + b);
     expect_different("(" + a + blank + b + "," + c + ")", "(" + a + b + "," + c + ")");
-    if (std::stol(b) < std::stol(c)) expect_different(a + " " + b + "/" + c, a + b + "/" + c);
+    const bool mixed = std::stol(b) < std::stol(c) && std::stol(a) * std::stol(c) + std::stol(b) != std::stol(a + b);
+    if (mixed) expect_different(a + " " + b + "/" + c, a + b + "/" + c);
   }
 }
 
