@@ -14,9 +14,11 @@
 // What stays open:
 //   - values alone decide: an answer may know some outputs by heart, and a test that only asks for truth (`assert
 //     f(x)`) is passed by `return True`
-//   - objects of the answer's own classes say what they like about themselves; compared with a value they are
-//     unequal, with each other they are compared by their attributes
+//   - objects of the answer's own classes say what they like about themselves, such as what they contain; compared with
+//     a value they are unequal, calculating with one is an error, with each other they are compared by their attributes
 //   - arguments are copies: tests of what a function changes in place fail
+//   - doctests and other runners that neither raise nor exit where a test fails (those of unittest are watched)
+//   - how many files of 16 MiB it writes into its folder while it runs
 //   - functions and instances of the tests' own classes that are passed as arguments can be called, seen and changed
 //     in their public attributes
 //   - what the sandbox cannot have here: see sandbox_gaps
@@ -32,7 +34,7 @@ struct CodeVerdict {
   enum class End {
     kJudged,
     kTimeout,
-    kError,  // no python3, tests that are no Python, a judge that failed; `reason` says which
+    kError,  // no python3, tests that are no Python or run nothing, a judge that failed; `reason` says which
   };
   End end = End::kError;
   bool correct = false;

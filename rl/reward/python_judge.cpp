@@ -6,7 +6,7 @@ namespace {
 constexpr std::string_view kJudge =
     R"python(# Runs the tests of an answer. What the answer defines are proxies: a call goes to the process that runs it, and what
 # comes back are values of this process's own types, so that no code of the answer takes part in a comparison.
-import builtins, io, json, os, sys
+import ast, builtins, io, json, os, sys
 with os.fdopen(0, "r", encoding="utf-8") as source: job = json.load(source)
 if job["hide"]:  # nothing else keeps the answer from reading this process's memory
     import ctypes
@@ -75,8 +75,18 @@ def _typed(name, kind):
     return call
 for _name, _kind in (("__len__", int), ("__str__", str), ("__repr__", str), ("__contains__", bool), ("__int__", int), ("__float__", float)):
     setattr(Remote, _name, _typed(_name, _kind))
-for _name in ("getitem", "setitem", "delitem", "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "neg", "abs", "matmul", "enter", "exit"):
+for _name in ("getitem", "setitem", "delitem", "neg", "abs", "enter", "exit"):
     setattr(Remote, "__" + _name + "__", _special("__" + _name + "__"))
+
+def _among_objects(name):
+    forward = _special(name)
+    def call(self, other):
+        # abs(f(1) - 3.14) < 1e-9 would ask the object how far it is from what is wanted.
+        if type(other) is not Remote: raise TypeError("an object of the answer calculates with a value")
+        return forward(self, other)
+    return call
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"):
+    setattr(Remote, "__" + _name + "__", _among_objects("__" + _name + "__"))
 
 def encode(value, depth=0):
     if depth > 200: raise ValueError("nested too deep")
@@ -180,8 +190,25 @@ def names_of_answer(space):
                 except ImportError: pass
         else: space[name] = decode(kind["value"])
 
-try: tests = compile(job["tests"], "tests", "exec")
+def does_something(statement):
+    """Whether a statement of the tests runs any of them; definitions, imports and constants do not."""
+    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Pass)): return False
+    if isinstance(statement, (ast.Expr, ast.Assign, ast.AnnAssign)): return any(isinstance(n, ast.Call) for n in ast.walk(statement))
+    return True
+
+try:
+    tree = ast.parse(job["tests"])
+    tests = compile(tree, "tests", "exec")
 except (SyntaxError, ValueError) as error: verdict(False, f"the tests are no Python: {error}", "error")
+if not any(map(does_something, tree.body)): verdict(False, "the tests define functions and call none", "error")
+_results = []
+if "unittest" in job["tests"]:  # its runners may end without an exception where a test has failed
+    import unittest
+    _made = unittest.TestResult.__init__
+    def _make(self, *args, **named):
+        _results.append(self)
+        _made(self, *args, **named)
+    unittest.TestResult.__init__ = _make
 module = type(sys)("__main__")
 sys.modules["__main__"] = module
 sys.setrecursionlimit(20000)
@@ -192,6 +219,7 @@ except SystemExit as end:
     if end.code not in (None, 0, False): verdict(False, f"the tests exited with {end.code}")
 except AssertionError as error: verdict(False, f"a test fails {error}")
 except BaseException as error: verdict(False, f"a test raises {error!r}")
+if not all(r.wasSuccessful() for r in _results): verdict(False, "a test fails")
 verdict(True, "all tests pass")
 )python";
 

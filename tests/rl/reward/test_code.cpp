@@ -115,6 +115,35 @@ TEST(RewardCode, NoObjectDecidesAComparison) {
   expect(false, "class S(str):\n  def __eq__(self, o): return True\ndef f(x): return S('7')", "assert f(2) == '4'");
 }
 
+TEST(RewardCode, ObjectsDoNotCalculateWithValues) {
+  const std::string close =
+      "class E:\n  def __sub__(self, o): return self.result\n  def __abs__(self): return 0.0\n"
+      "  __add__ = __mul__ = __rsub__ = __sub__\n";
+  for (const char* result : {"E.result = 0.0", "E.result = E()"})
+    for (const char* test : {"assert abs(f(2) - 4.5) < 1e-6", "assert abs(4.5 - f(2)) < 1e-6", "assert not f(2) - 4",
+                             "import unittest\nclass T(unittest.TestCase):\n"
+                             "  def test(self): self.assertAlmostEqual(f(2), 4.5)\nunittest.main()"})
+      expect(false, close + result + "\ndef f(x): return E()", test);
+  expect(true,
+         "class V:\n  def __init__(self, x): self.x = x\n  def __sub__(self, o): return V(self.x - o.x)\n"
+         "  def __abs__(self): return abs(self.x)",
+         "assert abs(V(3) - V(5)) == 2");
+}
+
+TEST(RewardCode, TestsThatRunNothingAreAnError) {
+  for (const char* tests :
+       {"def check(candidate):\n  assert candidate(2) == 4", "METADATA = {'author': 'x'}\ndef t(): assert 0",
+        "'''Tests.'''\nimport math\nclass T:\n  def test(self): assert f(2) == 4", "pass", "# none"})
+    EXPECT_EQ(run(kSquare, tests).status, Grade::Status::kError) << tests;
+  const std::string test_case =
+      "import unittest\nclass T(unittest.TestCase):\n  def test(self):\n    with self.subTest(): self.assertEqual(f(2), 4)\n";
+  for (const char* end : {"unittest.main()", "unittest.main(exit=False)",
+                          "unittest.TextTestRunner().run(unittest.defaultTestLoader.loadTestsFromTestCase(T))"}) {
+    expect(true, kSquare, test_case + end);
+    expect(false, "def f(x): return 5", test_case + end);
+  }
+}
+
 TEST(RewardCode, PatchesStayInTheAnswersProcess) {
   for (const char* patch :
        {"import builtins\nbuiltins.AssertionError = ValueError", "import builtins\nbuiltins.len = lambda x: 4",
@@ -241,6 +270,10 @@ TEST(RewardCode, RunsOnManyThreadsAndLeavesNothing) {
       }
     });
   threads.clear();
+  run("import os\nos.mkdir('closed')\nopen('closed/x', 'w').close()\nos.mkdir('moved-1')\nos.chmod('closed', 0)\n"
+      "for i in range(2000):\n  os.mkdir('deep')\n  os.chdir('deep')\n" +
+          kSquare,
+      kTest);
   EXPECT_TRUE(std::filesystem::is_empty(dir / ""));
   before ? ::setenv("TMPDIR", restored.c_str(), 1) : ::unsetenv("TMPDIR");
 }
