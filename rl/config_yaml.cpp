@@ -32,6 +32,34 @@ bool read_number(std::string_view text, T& value) {
   return read.ec == std::errc() && read.ptr == text.data() + text.size();
 }
 
+/// The items of an override "[a, 'b, c']": all that stands between commas, or between quotes as YAML reads them.
+std::vector<std::string> read_list(std::string_view text, const std::string& place) {
+  std::vector<std::string> items;
+  const auto skip_blanks = [&] { text.remove_prefix(std::min(text.find_first_not_of(" \t\n"), text.size())); };
+  text = text.substr(1, text.size() - 2);
+  for (skip_blanks(); !text.empty(); skip_blanks()) {
+    size_t end = 0;
+    if (const char quote = text[0]; quote == '"' || quote == '\'') {
+      const auto doubled = [&] { return quote == '\'' && text.substr(end).starts_with("''"); };
+      for (end = 1; end < text.size() && (text[end] != quote || doubled()); ++end)
+        end += doubled() || (quote == '"' && text[end] == '\\');
+      check(end < text.size(), place, "has a quote that is not closed");
+      items.push_back(YAML::Load(std::string(text.substr(0, end + 1))).Scalar());
+      text.remove_prefix(end + 1);
+      skip_blanks();
+      end = 0;
+    } else {
+      end = std::min(text.find(','), text.size());
+      const size_t last = text.substr(0, end).find_last_not_of(" \t\n");
+      check(last != text.npos, place, "has an empty item between commas");
+      items.emplace_back(text.substr(0, last + 1));
+    }
+    check(end == text.size() || text[end] == ',', place, "has an item that goes on behind its quotes");
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return items;
+}
+
 /// One section of the file plus the overrides that name it.
 class SectionReader : public Fields {
  public:
@@ -57,12 +85,15 @@ class SectionReader : public Fields {
   void field(const char* key, std::vector<std::string>& value, const Help&) override {
     const Source* source = find(key);
     if (!source) return;
-    YAML::Node list = source->node;
-    const bool flow = source->literal && list.Scalar().starts_with('[') && list.Scalar().ends_with(']');
-    if (flow) list.reset(YAML::Load(source->node.Scalar()));
+    const YAML::Node& list = source->node;
     value.clear();
     if (list.IsScalar()) {
-      value.push_back(list.Scalar());
+      const std::string& text = list.Scalar();
+      const bool flow = source->literal && text.starts_with('[') && text.ends_with(']');
+      if (flow)
+        value = read_list(text, place(key));
+      else if (!source->literal || !text.empty())
+        value.push_back(text);
       return;
     }
     check(list.IsSequence(), place(key), "must be a string or a list of strings");
@@ -93,7 +124,10 @@ class SectionReader : public Fields {
     known_.push_back(key);
     const auto it = values_.find(key);
     if (it == values_.end()) return nullptr;
-    if (!it->second.node.IsNull()) return &it->second;
+    const YAML::Node& node = it->second.node;
+    check(!node.Tag().starts_with("!") || node.Tag() == "!", place(key), "has the YAML tag ", node.Tag(),
+          ": a value that begins with ! stands in quotes");
+    if (!node.IsNull()) return &it->second;
     log_info(str(place(key), "is null: it keeps its default"));
     return nullptr;
   }
@@ -182,7 +216,10 @@ Values read_values(const std::string& yaml, const std::string& where) {
     const std::string line = str(where, " line ", section.first.Mark().line + 1);
     check(!values.contains(name), line, ": section \"", name, "\" appears twice");
     values[name];
-    if (section.second.IsNull()) continue;
+    if (section.second.IsNull()) {
+      log_info(str(line, ": section \"", name, "\" is null: its keys keep their defaults"));
+      continue;
+    }
     check(section.second.IsMap(), line, ": section \"", name, "\" must be a map of keys");
     for (const auto& entry : section.second) {
       check(entry.first.IsScalar(), line, ": keys of section \"", name, "\" must be strings");

@@ -76,6 +76,15 @@ TEST(Configs, OverridesAreTextUntilTheKeySaysOtherwise) {
   }
   EXPECT_EQ(with({"data.files=/a b#c"}).data.files, std::vector<std::string>{"/a b#c"});
   EXPECT_EQ(with({"data.files=[a, b c]"}).data.files, (std::vector<std::string>{"a", "b c"}));
+  const auto stops = [](const std::string& list) { return with({"rollout.stop=" + list}).rollout.sampling.stop; };
+  EXPECT_EQ(stops("[!x y, &a b, *c, a #b, 010, ~, null, %, {d}, e: f]"),
+            (std::vector<std::string>{"!x y", "&a b", "*c", "a #b", "010", "~", "null", "%", "{d}", "e: f"}));
+  EXPECT_EQ(stops(R"(["a, b", 'it''s', "q\"]", "\n" ])"), (std::vector<std::string>{"a, b", "it's", "q\"]", "\n"}));
+  EXPECT_EQ(stops("[a] b"), std::vector<std::string>{"[a] b"});
+  EXPECT_TRUE(stops("").empty());
+  EXPECT_TRUE(stops("[ ]").empty());
+  for (const std::string list : {"[a,,b]", "['a]", "[\"a\" b]", "[,]"})
+    EXPECT_NE(refusal({"rollout.stop=" + list}).find("override rollout.stop=" + list), std::string::npos) << list;
   EXPECT_EQ(with({"train.steps=010"}).train.steps, 10);
   EXPECT_EQ(with({"train.steps=+7"}).train.steps, 7);
   EXPECT_EQ(with({"optim.lr=1e-3"}).optim.lr, 1e-3);
@@ -92,6 +101,8 @@ TEST(Configs, NullKeepsTheDefaultAndOneDocumentIsRead) {
   EXPECT_NE(refusal({}, "train:\n  steps: 0x10\n").find("F line 2"), std::string::npos);
   EXPECT_NE(refusal({}, "train:\n  steps: 3\n---\ntrain:\n  steps: 4\n").find("one YAML document"), std::string::npos);
   EXPECT_EQ(with({}, "---\ntrain:\n  steps: 3\n").train.steps, 3);
+  EXPECT_NE(refusal({}, "data:\n  system: !x y\n").find("YAML tag !x"), std::string::npos);
+  EXPECT_EQ(with({}, "data:\n  system: '!x y'\n").data.system, "!x y");
 }
 
 TEST(Configs, EachSaysWhatItIsAndHowToRunIt) {
