@@ -159,7 +159,7 @@ void Optimizer::update(int unit, int64_t begin, int64_t end, double weight_decay
 
 StepReport Optimizer::step() {
   StepState before = known_;
-  before.lr = float(learning_rate(optim_, before.adam_step, total_steps_));
+  before.lr = float(learning_rate(optim_, before.adam_step + missed_, total_steps_));
   exec_.backend().copy_from_host(static_cast<std::byte*>(state_.raw()) + offsetof(StepState, lr), &before.lr,
                                  sizeof(before.lr));
 

@@ -6,7 +6,8 @@
 //   clean     -> good_steps += 1, skips_in_row = 0; at growth_interval: scale *= growth (not above max), good_steps = 0
 //
 // The gradients of a step were made with the scale that stood before it: the norm is that of gradient / scale, clipping
-// acts on it, and only then the weights move. On overflow neither Adam's step nor the schedule advances.
+// acts on it, and only then the weights move. On overflow neither Adam's step nor the schedule advances;
+// the schedule alone does for updates that were planned and had nothing to learn from.
 //
 // Several processes (ZeRO-1): gradients are summed in fp32, each process gets the sum of its parts, updates its masters
 // and moments, and all gather the compute copy. The statistics are summed too, so all decide alike.
@@ -80,6 +81,8 @@ class Optimizer {
   void zero_grad();
   /// Sums gradients over processes, then unscale, clip, step or skip. Throws when max_skips_in_row is exceeded.
   StepReport step();
+  /// From here on the schedule is `steps` ahead of Adam: that many were planned, and there was nothing to learn from.
+  void set_missed(int64_t steps) { missed_ = steps; }
   /// Host copy of the record, and back (checkpoints).
   StepState read_state() const;
   void write_state(const StepState& state);
@@ -98,7 +101,7 @@ class Optimizer {
   OptimConfig optim_;
   ScalerConfig scaler_;
   ScalerRule rule_;
-  int64_t total_steps_;
+  int64_t total_steps_, missed_ = 0;
   Tensor state_, sum_squares_, not_finite_;  // the record, and two of its fields
   StepState known_;                          // what state_ holds between steps: a step starts without reading it back
 };

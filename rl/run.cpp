@@ -157,9 +157,7 @@ void Run::encode_solutions() {
 /// Optimizer, the copies of the weights, trainer and engine.
 void Run::open_training() {
   const Dtype train_dtype = config.precision.train_dtype(), rollout_dtype = config.precision.rollout_dtype();
-  const int64_t sequences = config.train.prompts_per_step * (sft() ? 1 : config.rollout.n);
-  const int64_t updates = sequences / config.train.mini_batch_size * config.train.epochs;
-  optimizer.emplace(exec, model->params, config.optim, config.scaler, config.train.steps * updates, comm);
+  optimizer.emplace(exec, model->params, config.optim, config.scaler, config.train.steps * planned_updates(), comm);
   if (!sft() && rollout_dtype != train_dtype)
     model->params.rollout = ParamBuffer(exec, model->params.layout, rollout_dtype);
   refresh_copies(exec, model->params, comm);

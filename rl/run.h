@@ -33,6 +33,11 @@ class Run {
   /// environment it is logged, too.
   void enter(const char* phase);
   bool sft() const { return config.train.mode == "sft"; }
+  /// Optimizer steps that a training step plans; fewer are taken where groups are dropped or have no spread.
+  int64_t planned_updates() const {
+    const int64_t sequences = config.train.prompts_per_step * (sft() ? 1 : config.rollout.n);
+    return sequences / config.train.mini_batch_size * config.train.epochs;
+  }
   /// What ends a response: the model's stop ids, and the strings of rollout.stop.
   StopRule stop_rule() const;
   /// After a generation: warns where want of memory changed what was batched together, and with it perhaps the samples.

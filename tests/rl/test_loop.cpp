@@ -367,6 +367,29 @@ TEST_F(Loop, DynamicSamplingRefillsUpToItsLimit) {
   }
 }
 
+TEST_F(Loop, TheScheduleCountsWhatWasPlanned) {
+  const Strings dropping{"algorithm.dynamic_sampling=true",
+                         "algorithm.max_gen_batches=1",
+                         "rollout.n=2",
+                         "train.mini_batch_size=4",
+                         "optim.schedule=linear",
+                         "optim.lr=1e-3",
+                         "optim.warmup_steps=0"};
+  const RunConfig run = config("run", kGrpo, dropping);
+  ASSERT_TRUE(train(run));
+  bool dropped = false;
+  int64_t step = 0;
+  for (const std::string& line : metrics("run")) {
+    const double kept = number(line, "train/kept_groups"), planned = double(2 * step++);
+    dropped = dropped || kept < 4;
+    if (kept == 0) continue;
+    const double last =
+        planned + std::ceil(kept / 2) - 1;  // two updates of two groups were planned, the last is logged
+    EXPECT_NEAR(number(line, "actor/lr"), 1e-3 * (1 - last / double(2 * run.train.steps)), 1e-9) << line;
+  }
+  EXPECT_TRUE(dropped);
+}
+
 TEST_F(Loop, EverythingMaskedTakesNoStep) {
   // Every answer is cut off and left out of the loss. Weight decay must not move the weights either.
   const Strings masked{"algorithm.overlong=mask", "rollout.max_new_tokens=2", "optim.weight_decay=0.1"};
