@@ -25,13 +25,9 @@ constexpr const char* kStep = "step_";
 constexpr const char* kBest = "best";
 constexpr int kFormat = 1;
 
-struct BufferFile {
-  const char* file;
-  ParamBuffer ParamSet::*buffer;
-};
-constexpr BufferFile kBuffers[] = {{"master.safetensors", &ParamSet::master},
-                                   {"adam_m.safetensors", &ParamSet::m},
-                                   {"adam_v.safetensors", &ParamSet::v}};
+/// The files of kCheckpointBuffers.
+constexpr const char* kBufferFiles[] = {"master.safetensors", "adam_m.safetensors", "adam_v.safetensors"};
+static_assert(std::size(kBufferFiles) == std::size(kCheckpointBuffers));
 
 /// The part of StepState that outlives a step.
 struct StateField {
@@ -230,25 +226,21 @@ void CheckpointConfig::fields(Fields& f) {
           not_decisive(
               "a metric: the checkpoint where it is highest is kept as checkpoints/best. One of eval.jsonl is looked "
               "at after each evaluation, one of metrics.jsonl where a checkpoint is written"));
+  f.field("background", background,
+          not_decisive("write checkpoints while training goes on, from a copy in host memory"));
   f.field("export_model", export_model, not_decisive("write output_dir/model (Hugging Face) at the end"));
 }
 
-void save_checkpoint(const fs::path& root, const CheckpointState& state, const ParamSet& params,
-                     const Optimizer& optimizer, const Keep& keep) {
+void write_checkpoint(const fs::path& root, const CheckpointState& state, const StepState& record,
+                      const ParamLayout& layout, const std::function<ParamBuffer(ParamBuffer ParamSet::*)>& whole,
+                      const Keep& keep) {
   check(state.step >= 0, "[checkpoint] step must not be negative, got ", state.step);
-  Comm& comm = optimizer.comm();
-  Exec exec(params.compute.flat().backend());
-  if (!comm.main()) {  // hands its parts over
-    for (const BufferFile& b : kBuffers) gather_whole(exec, comm, params, params.*b.buffer);
-    comm.barrier();
-    return;
-  }
   const fs::path directory = root / str(kStep, state.step);
   if (file_exists(directory)) retire(directory);  // the same step again
   AtomicDirectory target(directory);
   std::string manifest;
   const auto written = [&](const char* name) { manifest += manifest_line(target.partial() / name); };
-  write_file(target.partial() / kState, format_state(state, optimizer.read_state()));
+  write_file(target.partial() / kState, format_state(state, record));
   written(kState);
   write_file(target.partial() / kConfig, state.config);
   written(kConfig);
@@ -256,15 +248,25 @@ void save_checkpoint(const fs::path& root, const CheckpointState& state, const P
     write_file(target.partial() / name, text);
     written(name.c_str());
   }
-  for (const BufferFile& b : kBuffers) {
-    write_safetensors(target.partial() / b.file,
-                      named(params.layout, gather_whole(exec, comm, params, params.*b.buffer)));
-    written(b.file);
+  for (size_t i = 0; i < std::size(kBufferFiles); ++i) {
+    write_safetensors(target.partial() / kBufferFiles[i], named(layout, whole(kCheckpointBuffers[i])));
+    written(kBufferFiles[i]);
   }
   write_file(target.partial() / kManifest, manifest + hex(hash64(manifest)) + " end\n");
   target.commit();
   drop_old(root, state.step, keep);
-  comm.barrier();
+}
+
+void save_checkpoint(const fs::path& root, const CheckpointState& state, const ParamSet& params,
+                     const Optimizer& optimizer, const Keep& keep) {
+  Exec exec(params.compute.flat().backend());
+  const auto whole = [&](ParamBuffer ParamSet::*buffer) {
+    return gather_whole(exec, optimizer.comm(), params, params.*buffer);
+  };
+  if (optimizer.comm().main())
+    write_checkpoint(root, state, optimizer.read_state(), params.layout, whole, keep);
+  else
+    for (ParamBuffer ParamSet::*buffer : kCheckpointBuffers) whole(buffer);  // hands its parts over
 }
 
 std::optional<fs::path> latest_checkpoint(const fs::path& root) {
@@ -296,7 +298,7 @@ bool is_checkpoint(const fs::path& directory) {
 }
 
 void read_checkpoint_weights(const fs::path& directory, const ParamLayout& layout, const ParamBuffer& buffer) {
-  constexpr const char* kMasters = "master.safetensors";
+  constexpr const char* kMasters = kBufferFiles[0];
   verify(directory, read_manifest(directory), kMasters);
   read_buffer(directory / kMasters, layout, buffer);
 }
@@ -308,8 +310,9 @@ CheckpointState read_checkpoint_state(const fs::path& directory) {
 CheckpointState load_checkpoint(const fs::path& directory, Exec& exec, ParamSet& params, Optimizer& optimizer) {
   const std::map<std::string, std::string> manifest = read_manifest(directory);
   Read read = read_state(directory, manifest);
-  for (const BufferFile& b : kBuffers) verify(directory, manifest, b.file);
-  for (const BufferFile& b : kBuffers) read_buffer(directory / b.file, params.layout, params.*b.buffer);
+  for (const char* file : kBufferFiles) verify(directory, manifest, file);
+  for (size_t i = 0; i < std::size(kBufferFiles); ++i)
+    read_buffer(directory / kBufferFiles[i], params.layout, params.*kCheckpointBuffers[i]);
   refresh_copies(exec, params, optimizer.comm());
   optimizer.write_state(read.step);
   return read.state;

@@ -12,10 +12,11 @@
 // clean_checkpoints removes. Damage is named on load, file by file.
 //
 // Nothing in it depends on how many processes wrote it: parameters are whole, without padding. The main process gathers
-// and writes them, one buffer at a time in host memory; on load every process reads what it keeps.
+// and writes them; on load every process reads what it keeps.
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -31,6 +32,7 @@ struct CheckpointConfig {
   int64_t every = 0;  // steps; 0 = only at the end or when stopped
   int64_t keep = 2;
   std::string best;          // a metric; the checkpoint where it is highest is kept besides
+  bool background = true;    // write while training goes on (nn/checkpoint_writer.h)
   bool export_model = true;  // write a Hugging Face directory at the end
   void fields(Fields& f);
 };
@@ -50,10 +52,18 @@ struct Keep {
   int64_t best = -1;  // and the one of this step, which the link `best` names; -1: there is none
 };
 
+/// What a checkpoint has of a ParamSet, in the order in which it is written.
+inline constexpr ParamBuffer ParamSet::*kCheckpointBuffers[] = {&ParamSet::master, &ParamSet::m, &ParamSet::v};
+
 /// Writes step_<state.step> under `root` (made when missing), then deletes those up to it that `keep` does not name.
-/// Every process of optimizer.comm() calls it and returns when the checkpoint is there. Throws
-/// Error naming the file and what the system said (disk full, not writable); earlier checkpoints are then still there,
-/// one of this very step is not.
+/// `whole` gives each buffer of the set when its turn comes, whole and in host or device memory. Throws Error naming
+/// the file and what the system said (disk full, not writable); earlier checkpoints are then still there, one of this
+/// very step is not.
+void write_checkpoint(const std::filesystem::path& root, const CheckpointState& state, const StepState& record,
+                      const ParamLayout& layout, const std::function<ParamBuffer(ParamBuffer ParamSet::*)>& whole,
+                      const Keep& keep);
+/// write_checkpoint of what a run has at this moment: every process of optimizer.comm() calls it and hands over its
+/// parts, the main one writes. CheckpointWriter does it while training goes on.
 void save_checkpoint(const std::filesystem::path& root, const CheckpointState& state, const ParamSet& params,
                      const Optimizer& optimizer, const Keep& keep);
 

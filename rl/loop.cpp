@@ -209,6 +209,7 @@ ExactCheck exact_check(Run& run, std::vector<MiniBatch>& batches) {
 void update(Run& run, std::vector<MiniBatch>& batches, const Trainer::Loss& loss, OldLogprobs first, ExactCheck* exact,
             Metrics& metrics) {
   run.enter("update");
+  run.checkpoints.before_update();
   Timer timer(metrics, "timing_s/update_actor");
   const std::string prefix = run.sft() ? "sft/" : "actor/";
   std::map<std::string, double> sums;
@@ -369,6 +370,7 @@ bool train(Run& run, const std::function<bool()>& stop) {
   while (run.step < config.train.steps) {
     if (run.comm.reduce({double(stop())}, Reduce::kMax)[0] > 0) {  // whoever was asked to, all stop
       run.save();
+      run.finish_saving();
       log_info(str("stopped after step ", run.step, "; the same command with --resume auto goes on"));
       return false;
     }
@@ -406,11 +408,14 @@ bool train(Run& run, const std::function<bool()>& stop) {
     }
     if (!config.train.stop.empty()) {
       const std::string reason = run.comm.broadcast(health.stop_reason());  // the first rank's word
-      if (!reason.empty()) run.save();
-      check(reason.empty(), "train.stop ended the run after step ", run.step, ": ", reason);
+      if (reason.empty()) continue;
+      run.save();
+      run.finish_saving();
+      fail("train.stop ended the run after step ", run.step, ": ", reason);
     }
   }
   run.save();
+  run.finish_saving();
   check(run.step == 0 || run.policy_version > 0, "the run took no optimizer step in ", run.step,
         " steps, so nothing was learned: see the warning after its first step");
   run.export_model();

@@ -36,7 +36,10 @@ RunConfig placed(RunConfig config, bool writes) {
 }  // namespace
 
 Run::Run(const RunConfig& run_config, const StartOptions& start, Comm& ranks)
-    : comm(ranks), config(placed(runnable(run_config), ranks.main())), exec(find_backend(config.run.device)) {
+    : comm(ranks),
+      config(placed(runnable(run_config), ranks.main())),
+      exec(find_backend(config.run.device)),
+      checkpoints(config.checkpoint.background) {
   check_same_config();
   if (comm.main()) directory = std::make_unique<RunDirectory>(config, start);
   exec.deterministic = config.train.deterministic;
@@ -267,7 +270,7 @@ void Run::save() {
   CheckpointState state;
   state.step = step;
   if (!directory) {  // its parts are written by the rank that has one
-    save_checkpoint({}, state, model->params, *optimizer, {});
+    checkpoints.save({}, state, model->params, *optimizer, {});
     return;
   }
   state.config = format_run_config(config);
@@ -285,8 +288,14 @@ void Run::save() {
     state.counters["best_step"] = best_step_;
   }
   if (reference_hash_) state.texts["reference_hash"] = std::to_string(reference_hash_);
-  save_checkpoint(directory->checkpoints(), state, model->params, *optimizer,
-                  {.last = config.checkpoint.keep, .best = best_step_});
+  checkpoints.save(directory->checkpoints(), state, model->params, *optimizer,
+                   {.last = config.checkpoint.keep, .best = best_step_});
+}
+
+void Run::finish_saving() {
+  enter("checkpoint");
+  checkpoints.finish();
+  comm.barrier();
 }
 
 bool Run::note_best(const Metrics& metrics) {

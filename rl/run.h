@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "core/comm.h"
+#include "nn/checkpoint_writer.h"
 #include "rl/config.h"
 #include "rl/data/prompts.h"
 #include "rl/data_parallel.h"
@@ -42,8 +43,10 @@ class Run {
   StopRule stop_rule() const;
   /// After a generation: warns where want of memory changed what was batched together, and with it perhaps the samples.
   void check_cache();
-  /// Writes a checkpoint of the current step, unless the last one is of this step.
+  /// Begins a checkpoint of the current step, unless the last one is of this step.
   void save();
+  /// Returns on all ranks when the last checkpoint is on the disk.
+  void finish_saving();
   /// Whether the metrics hold checkpoint.best, higher than ever before: then the checkpoint of this step is kept.
   bool note_best(const Metrics& metrics);
   /// Append to the directory's files.
@@ -66,6 +69,7 @@ class Run {
   std::optional<Optimizer> optimizer;
   std::optional<Trainer> trainer;
   std::optional<Engine> engine;
+  CheckpointWriter checkpoints;
   IdleTime idle;
   Match match = Match::kFast;  // precision.match as it is for this model and device
   int64_t step = 0;            // completed training steps

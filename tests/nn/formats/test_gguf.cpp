@@ -209,8 +209,11 @@ TEST(Gguf, BiasesSurviveExport) {
     save_hf(*model, dir / "saved", Dtype::kF32);
     const auto back = load_model((dir / "saved").string(), cpu(), Dtype::kF32, false);
     EXPECT_TRUE(back->config.qkv_bias);  // a Qwen2 has biases in transformers: zeros here
-    for (const NamedTensor& t : hf_views(back->config, back->decoder->params(), back->params.compute))
-      if (t.name.ends_with("q_proj.bias")) EXPECT_EQ(t.tensor.data<float>()[0], biases ? 2.0f : 0.0f);
+    for (const NamedTensor& t : hf_views(back->config, back->decoder->params(), back->params.compute)) {
+      if (t.name.ends_with("q_proj.bias")) {
+        EXPECT_EQ(t.tensor.data<float>()[0], biases ? 2.0f : 0.0f);
+      }
+    }
   }
 }
 
