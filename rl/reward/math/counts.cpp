@@ -87,7 +87,7 @@ std::optional<mpz_class> cardinal_of_words(std::span<const std::string_view> wor
       before = small;
       any = true;
     } else if (const mpz_class scale = scale_of_word(word); scale > 0) {
-      if (!any && !article && taken > 0) break;
+      if (!any && ((!article && taken > 0) || word.ends_with('s'))) break;  // "hundreds" is no number
       if (group == 0) group = 1;
       if (scale == 100 || scale == 12) {
         group *= scale;

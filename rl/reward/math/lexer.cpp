@@ -115,7 +115,7 @@ class Lexer {
       word(math_word(head), head);
       i_ += head.size();
       return;
-    } else if (run.size() >= 4 || is_number_word(lowered(run))) {
+    } else if (run.size() >= 4 || is_number_word(lowered(run)) || run.find_first_not_of("IVX") == run.npos) {
       word({}, run);
     } else {
       for (char c : run) push(Kind::kName, std::string(1, c));
@@ -316,9 +316,20 @@ class Lexer {
       i_ = end;
     } else if (at(i_) == '.' && !is_digit(at(i_ + 1))) {
       ++i_;
+    } else if (run == "a" && is_blank(at(end)) && scale_of_word(next_word(end)) > 0) {  // "a dozen"
+      push(Kind::kText, "a");
+      i_ = end;
     } else {
       step();
     }
+  }
+
+  std::string next_word(size_t at_blank) const {
+    size_t begin = at_blank;
+    while (is_blank(at(begin))) ++begin;
+    size_t end = begin;
+    while (is_letter(at(end))) ++end;
+    return lowered(text_.substr(begin, end - begin));
   }
 
   /// Behind a number, a closing bracket, a unit or the slash of one: where "m" is a metre.

@@ -17,8 +17,19 @@ void MathParser::unexpected() const {
 int MathParser::add(Op op, std::vector<int> args, std::string name) {
   if (int(expr_.nodes.size()) >= MathExpr::kMaxNodes)
     throw MathSyntaxError(str("more than ", MathExpr::kMaxNodes, " nodes"));
+  if (op == Op::kAdd || op == Op::kMul || op == Op::kDiv || op == Op::kRatio) check_units(args);
   MathNode node{op, std::move(name), {}, -1, 0, std::move(args)};
   return expr_.add(std::move(node));
+}
+
+void MathParser::check_units(const std::vector<int>& args) const {
+  std::string_view unit;
+  for (int arg : args) {
+    while (node(arg).op == Op::kNeg || node(arg).op == Op::kPlusMinus) arg = node(arg).args[0];
+    if (node(arg).op != Op::kUnit || node(arg).name.starts_with('#')) continue;
+    if (!units_agree(unit, node(arg).name)) throw MathSyntaxError("a calculation with several units");
+    unit = node(arg).name;
+  }
 }
 
 int MathParser::integer(long value) {

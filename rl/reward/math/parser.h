@@ -47,6 +47,8 @@ class MathParser {
   }
   [[noreturn]] void unexpected() const;
   int add(Op op, std::vector<int> args = {}, std::string name = {});
+  /// "5 m + 3 cm" is neither 8 nor computed: throws.
+  void check_units(const std::vector<int>& args) const;
   int integer(long value);
   const MathNode& node(int i) const { return expr_[i]; }
 
