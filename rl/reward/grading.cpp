@@ -6,6 +6,7 @@
 #include <map>
 #include <thread>
 
+#include "core/error.h"
 #include "rl/reward/python.h"
 
 namespace mantissa {
@@ -81,6 +82,13 @@ void grade_samples(const RewardsConfig& config, std::span<RolloutGroup> groups, 
   };
   if (config.named.empty()) apply(config.one, nullptr);
   for (const auto& [name, named] : config.named) apply(named.reward, &named);
+  for (RolloutGroup& group : groups)
+    for (RolloutSample& sample : group.samples) {
+      if (std::abs(sample.reward) <= kMaxReward) continue;
+      sample.reason = str("the weighted sum ", sample.reward, " is beyond ", kMaxReward, ", the most advantages hold");
+      sample.reward = 0;
+      ++counts[Grade::Status::kError];
+    }
   for (const Grade::Status status : kGradeStatuses) {
     const std::string name = std::string("verifier/") + status_name(status);
     const double before = metrics.get(name);

@@ -10,6 +10,7 @@
 #include "rl/reward/command.h"
 #include "rl/reward/math/compare.h"
 #include "rl/reward/math/extract.h"
+#include "rl/reward/math/spelling.h"
 #include "rl/reward/math/text.h"
 
 namespace mantissa {
@@ -223,8 +224,10 @@ bool reads_gold(const RewardConfig& config) {
 }
 
 void check_gold(const RewardConfig& config, std::string_view gold, const std::string& where) {
-  check(!reads_gold(config) || !trimmed(gold).empty(), where, ": the gold answer is empty: reward.kind ", config.kind,
-        " needs one");
+  bool empty = trimmed(gold).empty();
+  if (config.kind == "math" && !empty)  // "\boxed{}", "$$"
+    empty = text_key(to_ascii(extract_gold(gold).text)).find_first_not_of("#*.") == std::string::npos;
+  check(!reads_gold(config) || !empty, where, ": the gold answer is empty: reward.kind ", config.kind, " needs one");
 }
 
 Grade grade_of(double reward, std::string_view written, std::string_view extracted, std::string_view by) {

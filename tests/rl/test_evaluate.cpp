@@ -144,6 +144,11 @@ TEST(Rewards, AnEmptyGoldAnswerIsAnErrorThatNamesTheLine) {
       }
     EXPECT_NO_THROW(rewards.check_gold("", "0", "train.jsonl:7"));
   }
+  RewardsConfig math;
+  for (const char* empty : {"\\boxed{}", "\\boxed{ }", "$$", "$ $", "####", "The sum: \\boxed{}", "\u00a0"})
+    EXPECT_THROW(math.check_gold("", empty, "train.jsonl:7"), Error) << empty;
+  for (const char* gold : {"\\{\\}", "\\emptyset", "-", "\\text{no}", "0", "\\boxed{0}", "()"})
+    EXPECT_NO_THROW(math.check_gold("", gold, "train.jsonl:7")) << gold;
   RewardsConfig rewards;
   rewards.named["layout"].reward.kind = "format";
   EXPECT_NO_THROW(rewards.check_gold("a", "", "train.jsonl:7"));

@@ -88,6 +88,17 @@ TEST(Rewards, AddUpByWeightForTheRowsTheyGrade) {
   EXPECT_EQ(sample(0, 0).extracted, "8/2");
 }
 
+TEST(Rewards, ASumBeyondWhatAdvantagesHoldIsAnError) {
+  const RewardsConfig config = rewards(
+      "reward:\n  huge: {kind: command, command: echo 1e36, weight: 1e5}\n  layout: {kind: format, weight: 0.5}\n");
+  std::vector<RolloutGroup> groups{group("", {"\\boxed{4}"})};
+  Metrics metrics;
+  grade_samples(config, groups, metrics);
+  EXPECT_EQ(groups[0].samples[0].reward, 0);
+  EXPECT_EQ(metrics.get("verifier/error"), 1);
+  EXPECT_NE(groups[0].samples[0].reason.find("beyond 1e+37"), std::string::npos) << groups[0].samples[0].reason;
+}
+
 TEST(Rewards, ARowThatNoneGradesIsAnError) {
   const RewardsConfig config = rewards("reward:\n  a: {kind: math, data_source: sums}\n");
   std::vector<Prompt> prompts(2);
