@@ -23,12 +23,20 @@ namespace {
 constexpr const char* kBuiltin = "builtin:";
 constexpr const char* kRandom = "random:";
 
-/// "builtin:NAME" is the Hugging Face directory NAME in the source tree's builtin/, or in $MANTISSA_BUILTIN.
+/// Where builtin: models are: $MANTISSA_BUILTIN, beside an installed program, or in the source tree.
+fs::path builtin_root() {
+  if (const char* moved = std::getenv("MANTISSA_BUILTIN")) return moved;
+  std::error_code error;
+  const fs::path program = fs::read_symlink("/proc/self/exe", error);
+  const fs::path installed = program.parent_path().parent_path() / "share/mantissa/builtin";
+  return !error && fs::is_directory(installed, error) ? installed : fs::path(MANTISSA_SOURCE_DIR) / "builtin";
+}
+
+/// "builtin:NAME" is the Hugging Face directory NAME there.
 fs::path resolve(const std::string& path) {
   if (!path.starts_with(kBuiltin)) return path;
   const std::string name = path.substr(std::string(kBuiltin).size());
-  const char* moved = std::getenv("MANTISSA_BUILTIN");
-  const fs::path root = moved ? fs::path(moved) : fs::path(MANTISSA_SOURCE_DIR) / "builtin";
+  const fs::path root = builtin_root();
   check(!name.empty() && name.find('/') == std::string::npos && name != ".." && file_exists(root / name), "model \"",
         path, "\": there is no directory \"", name, "\" in ", root.string(),
         " (the environment variable MANTISSA_BUILTIN names another place)");

@@ -9,7 +9,6 @@
 #include <optional>
 #include <utility>
 
-#include "core/json.h"
 #include "core/text.h"
 #include "rl/algorithm/advantage.h"
 #include "rl/algorithm/policy_loss.h"
@@ -20,6 +19,7 @@
 #include "rl/logging/log.h"
 #include "rl/reward/grading.h"
 #include "rl/run.h"
+#include "rl/sample_dump.h"
 #include "rl/selftest.h"
 #include "rl/train/first_difference.h"
 #include "rl/train/mismatch.h"
@@ -260,23 +260,6 @@ void update(Run& run, std::vector<MiniBatch>& batches, const Trainer::Loss& loss
   metrics.set("training/policy_version", double(run.policy_version));
 }
 
-void dump_samples(Run& run, const std::vector<RolloutGroup>& groups) {
-  int64_t left = run.config.logging.samples;
-  for (const RolloutGroup& group : groups) {
-    if (left-- <= 0) return;
-    const RolloutSample& sample = group.samples.front();
-    run.log_sample(JsonObject(JsonEscapes::kCodes)
-                       .add("step", run.step + 1)
-                       .add("id", group.prompt.id)
-                       .add("prompt", group.prompt.text)
-                       .add("response", sample.completion.text)
-                       .add("answer", group.prompt.answer)
-                       .add("extracted", sample.extracted)
-                       .add("reward", sample.reward)
-                       .str());
-  }
-}
-
 void grpo_step(Run& run, Metrics& metrics) {
   const AlgorithmConfig& algorithm = run.config.algorithm;
   const std::vector<RolloutGroup> groups = collect(run, metrics);
@@ -331,7 +314,7 @@ void grpo_step(Run& run, Metrics& metrics) {
     metrics.set("exact/checked_tokens", all[0]);
     metrics.set("exact/differing_tokens", all[1]);
   }
-  dump_samples(run, groups);
+  dump_samples(run, groups, batches);
 }
 
 void sft_step(Run& run, Metrics& metrics) {

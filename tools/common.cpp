@@ -1,6 +1,7 @@
 #include "tools/common.h"
 
 #include <chrono>
+#include <cstdio>
 #include <filesystem>
 
 #include "rl/logging/log.h"
@@ -8,7 +9,7 @@
 namespace mantissa {
 namespace {
 
-constexpr std::chrono::seconds kProgressInterval{30};
+constexpr std::chrono::seconds kProgressInterval{10};
 
 }  // namespace
 
@@ -52,13 +53,29 @@ const char* finish_name(Finish finish) {
   return "";
 }
 
+std::string progress_line(const EngineStats& stats, double seconds) {
+  std::string line = str(stats.finished, " of ", stats.sequences, " samples");
+  if (stats.finished == 0) return str(line, ", ", stats.decode_tokens, " tokens decoded");
+  const auto left = (long long)(seconds * double(stats.sequences - stats.finished) / double(stats.finished));
+  char eta[64];
+  std::snprintf(eta, sizeof eta, " | eta %02lld:%02lld:%02lld", left / 3600, left / 60 % 60, left % 60);
+  return line + eta;
+}
+
 GenerateOptions generate_options(const Engine& engine, const RolloutConfig& rollout, StopRule stop, int64_t seed) {
   using Clock = std::chrono::steady_clock;
-  const auto progress = [&engine, next = Clock::now() + kProgressInterval]() mutable {
-    if (Clock::now() >= next) {
-      log_info(str(engine.stats().decode_tokens, " tokens decoded"));
-      next = Clock::now() + kProgressInterval;
-    }
+  // A generation begins where another number of samples is asked for, or fewer of them are finished.
+  struct Progress {
+    Clock::time_point start = Clock::now(), next = start + kProgressInterval;
+    int64_t finished = 0;
+  };
+  const auto progress = [&engine, at = Progress()]() mutable {
+    const EngineStats& stats = engine.stats();
+    if (stats.finished < at.finished || stats.decode_steps == 0) at = Progress();
+    at.finished = stats.finished;
+    if (Clock::now() < at.next) return false;
+    log_info(progress_line(stats, std::chrono::duration<double>(Clock::now() - at.start).count()));
+    at.next = Clock::now() + kProgressInterval;
     return false;
   };
   return {.sampling = rollout.sampling,

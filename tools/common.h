@@ -24,8 +24,10 @@ struct ModelFlags {
   std::unique_ptr<Model> load(Shard shard = {}) const;
 };
 
-/// The options of a generation by `engine`: sampling and length of `rollout`, `stop`, seed. Says on stderr twice a
-/// minute how far it is.
+/// "12 of 64 samples | eta 00:01:20", after so many seconds of a generation.
+std::string progress_line(const EngineStats& stats, double seconds);
+/// The options of a generation by `engine`: sampling and length of `rollout`, `stop`, seed. Says on stderr every ten
+/// seconds how far it is.
 GenerateOptions generate_options(const Engine& engine, const RolloutConfig& rollout, StopRule stop, int64_t seed);
 
 /// The stop ids of a model and the strings of --stop. Without a tokenizer there are only the ids of config.json, and no

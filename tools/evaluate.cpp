@@ -41,7 +41,7 @@ struct EvaluateFlags {
     args.required();
     args.section(data, kTrainingDataKeys);
     args.section(rollout);
-    args.section(reward);
+    args.section(reward, {"max_failed_steps"});
     args.field("seed", seed, "of the random numbers", at_least(0));
     args.field("keep", keep, "LOW:HIGH, ends included: write problems with such a pass rate to --output");
     args.field("output", output, "file of --keep: their lines of the data, unchanged");

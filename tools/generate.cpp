@@ -1,4 +1,7 @@
-// generate: prompts -> samples, one JSON line each, by the rollout engine.
+// generate: prompts -> samples by the rollout engine, as text or as JSON lines.
+#include <iostream>
+
+#include "rl/data/prompt_template.h"
 #include "rl/logging/log.h"
 #include "tools/common.h"
 #include "tools/json_lines.h"
@@ -12,14 +15,14 @@ class PromptReader {
  public:
   /// `tokenizer` may be null: then only ids will do.
   PromptReader(const DataConfig& data, const Tokenizer* tokenizer, const TokenizerFiles& files)
-      : data_(data), tokenizer_(tokenizer), files_(files), chat_(chat_template_of(data, files)) {}
+      : data_(data), tokenizer_(tokenizer), files_(files), template_(data, files) {}
 
   Prompt from_text(const std::string& text, int64_t id, const std::string& where) const {
     check(tokenizer_ != nullptr, where, ": a text needs a tokenizer, which ", files_.where, " lacks; give \"ids\"");
     Prompt prompt;
     prompt.id = id;
-    prompt.text = apply_prompt_template(data_, chat_, text);
-    prompt.ids = tokenizer_->encode(prompt.text, data_.prompt_template != "chat");
+    prompt.text = template_.apply(text);
+    prompt.ids = tokenizer_->encode(prompt.text, template_.adds_special());
     check(!prompt.ids.empty(), where, ": the prompt has no tokens");
     return prompt;
   }
@@ -42,7 +45,7 @@ class PromptReader {
   const DataConfig& data_;
   const Tokenizer* tokenizer_;
   const TokenizerFiles& files_;
-  ChatTemplate chat_;
+  PromptTemplate template_;
 };
 
 }  // namespace
@@ -56,9 +59,12 @@ int generate_main(int argc, char** argv) {
   rollout.sampling.max_new_tokens = 256;
   std::string prompt, input;
   int64_t seed = 0;
-  Arguments args("generate",
-                 "Samples of a prompt (--prompt) or of each line of a file (--input; {\"prompt\": text} or {\"ids\": "
-                 "[...]}), one line each: {\"prompt\", \"sample\", \"text\", \"finish\", \"ids\", \"logprobs\"}.");
+  bool as_json = false;
+  Arguments args(
+      "generate",
+      "Samples of a prompt (--prompt) or of each line of a file (--input; {\"prompt\": text} or {\"ids\": "
+      "[...]}): their text, or with --json a line each: {\"prompt\", \"sample\", \"text\", \"finish\", \"ids\", "
+      "\"logprobs\"}.");
   flags.fields(args);
   args.field("prompt", prompt, "the prompt");
   args.field("input", input, "JSON lines of prompts; - is standard input");
@@ -67,12 +73,14 @@ int generate_main(int argc, char** argv) {
   args.section(data, unused);
   args.section(rollout);
   args.field("seed", seed, "of the random numbers", at_least(0));
+  args.field("json", as_json, "a line of JSON for each sample, with its ids and log-probs");
   if (!args.parse(argc, argv)) return 0;
   check(args.given("prompt") != args.given("input"), "generate: give --prompt or --input, one of them");
 
   const std::unique_ptr<Model> model = flags.load();
   const bool has_tokenizer = !model->tokenizer.tokenizer_json.empty();
   const std::unique_ptr<Tokenizer> tokenizer = has_tokenizer ? open_tokenizer(*model) : nullptr;
+  check(as_json || tokenizer, model->tokenizer.where, ": there is no tokenizer to make text with; --json prints ids");
   const PromptReader reader(data, tokenizer.get(), model->tokenizer);
   const std::vector<Prompt> prompts =
       args.given("prompt") ? std::vector{reader.from_text(prompt, 0, "--prompt")} : reader.from_file(input);
@@ -84,6 +92,10 @@ int generate_main(int argc, char** argv) {
   for (size_t i = 0; i < prompts.size(); ++i)
     for (size_t j = 0; j < completions[i].size(); ++j) {
       const Completion& c = completions[i][j];
+      if (!as_json) {
+        std::cout << c.text << '\n';
+        continue;
+      }
       JsonObject line;
       line.add("prompt", prompts[i].id).add("sample", int64_t(j));
       if (tokenizer) line.add("text", c.text);

@@ -9,6 +9,7 @@
 #include <optional>
 #include <string_view>
 
+#include "core/text.h"
 #include "rl/config_keys.h"
 #include "rl/logging/log.h"
 #include "rl/run.h"
@@ -45,6 +46,18 @@ void on_signal(int number) {
   std::raise(number);
 }
 
+/// The config in three lines; all of it goes to a file.
+void say_what_runs(const RunConfig& c) {
+  const bool sft = c.train.mode == "sft";
+  log_info(str(c.run.name, ": ", c.train.mode, ", ", c.train.steps, " steps of ", c.train.prompts_per_step,
+               sft ? std::string(" examples") : str(" prompts x ", c.rollout.n, " samples"), ", updates of ",
+               c.train.mini_batch_size, " sequences, lr ", c.optim.lr));
+  log_info(str("model ", c.model.path, " in ", c.precision.train,
+               sft ? std::string() : str(", rollout ", c.precision.rollout, ", match ", c.precision.match), "; data ",
+               join(c.data.files)));
+  log_info("every key with its value: " + c.output_dir() + "/config.yaml");
+}
+
 }  // namespace
 
 int trainer_main(int argc, char** argv) {
@@ -73,9 +86,11 @@ int trainer_main(int argc, char** argv) {
   const RunConfig config = load_run_config(config_path, overrides);
   const std::optional<Place> place = own_place();
   speaks = !place || place->rank == 0;
-  if (print_only || (speaks && !(place && place->launcher == "mantissa")))
-    (print_only ? std::cout : std::cerr) << format_run_config(config);
-  if (print_only) return 0;
+  if (print_only) {
+    std::cout << format_run_config(config);
+    return 0;
+  }
+  if (speaks && !(place && place->launcher == "mantissa")) say_what_runs(config);
   if (!place)
     if (const int ranks = count_ranks(config.distributed.gpus, config.run.device, "distributed.gpus"); ranks > 1)
       return launch_ranks(ranks, argc, argv);

@@ -12,6 +12,7 @@
 #include "core/file.h"
 #include "core/random.h"
 #include "core/text.h"
+#include "rl/data/prompt_template.h"
 
 namespace mantissa {
 
@@ -89,12 +90,35 @@ std::string without_calculator_marks(const std::string& text) {
   return out.append(text, at);
 }
 
+/// A conversation: [{"role": "user", "content": "..."}, ...].
+std::vector<ChatMessage> messages_of(const json& list, const std::string& where) {
+  std::vector<ChatMessage> messages;
+  for (const json& item : list) {
+    const auto text = [&](const char* key) {
+      check(item.is_object() && item.contains(key) && item[key].is_string(), where, ": message ", messages.size(),
+            " must be {\"role\": ..., \"content\": ...}, both texts: got ", item.dump().substr(0, 80));
+      return item[key].get<std::string>();
+    };
+    messages.push_back({text("role"), text("content")});
+    const std::string& role = messages.back().role;
+    check(role == "system" || role == "user" || role == "assistant", where, ": message ", messages.size() - 1,
+          ": the role must be system, user or assistant, got \"", role, '"');
+  }
+  check(!messages.empty(), where, ": a list of messages must not be empty");
+  return messages;
+}
+
 Record read_record(const std::string& text, const DataConfig& config, std::string where) {
   const json line = json::parse(text, nullptr, false);
   check(!line.is_discarded(), where, ": not valid JSON", json_lines_hint(text));
   check(line.is_object(), where, ": must be a JSON object: got a ", line.type_name(), json_lines_hint(text));
   Record record;
-  record.problem = text_of(line, config.prompt_key, false, where);
+  if (line.contains(config.prompt_key) && line[config.prompt_key].is_array()) {
+    record.messages = messages_of(line[config.prompt_key], str(where, ": \"", config.prompt_key, '"'));
+    record.problem = record.messages.back().content;
+  } else {
+    record.problem = text_of(line, config.prompt_key, false, where);
+  }
   if (!config.answer_key.empty()) record.answer = answer_of(text, line, config.answer_key, where);
   if (line.contains(config.solution_key)) record.solution = text_of(line, config.solution_key, false, where);
   if (line.contains("data_source")) record.data_source = text_of(line, "data_source", false, where);
@@ -124,27 +148,6 @@ std::string response_of(const std::string& format, const Record& record) {
 
 }  // namespace
 
-void DataConfig::fields(Fields& f) {
-  f.field("files", files, "JSON lines files");
-  f.field("prompt_key", prompt_key, "key of the problem");
-  f.field("answer_key", answer_key, "key of the gold answer; empty: the data has none");
-  f.field("solution_key", solution_key, "key of the worked solution (sft)");
-  f.choice("template", prompt_template, {"none", "chat", "r1", "r1_distill_qwen", "qwen_math"},
-           "what is put around a problem");
-  std::vector<std::string> names = chat_template_names();
-  names.insert(names.begin(), "auto");
-  f.choice("chat_template", chat_template, names, "form of template chat; auto: the model's own");
-  f.field("chat_template_kwargs", chat_template_kwargs,
-          "variables for the model's own form, such as enable_thinking=false");
-  f.field("system", system, "system message of template chat; empty: none but the form's default");
-  f.field("limit", limit, "only the first so many records; 0: all", at_least(0));
-  f.field("max_prompt_tokens", max_prompt_tokens, "longest prompt", at_least(1));
-  f.choice("overlong_prompts", overlong_prompts, {"skip", "error"}, "what happens to a longer one");
-  f.field("shuffle", shuffle, "a new order each epoch");
-  f.field("strip_calculator_marks", strip_calculator_marks, "remove GSM8K's <<...>> from solutions");
-  f.field("response_format", response_format, "sft target made of {problem}, {solution}, {answer}");
-}
-
 std::vector<Record> read_records(const DataConfig& config) {
   check(!config.files.empty(), "data.files must name at least one file");
   std::vector<Record> records;
@@ -168,57 +171,17 @@ std::vector<Record> read_records(const DataConfig& config) {
   return records;
 }
 
-ChatTemplate chat_template_of(const DataConfig& config, const TokenizerFiles& files) {
-  if (config.prompt_template == "chat" && config.chat_template == "auto")
-    return ChatTemplate::of_model(files, config.chat_template_kwargs);
-  check(config.chat_template_kwargs.empty(),
-        "data.chat_template_kwargs are variables of the model's own form: they need "
-        "data.template chat and data.chat_template auto");
-  return ChatTemplate::named(config.chat_template == "auto" ? "plain" : config.chat_template);
-}
-
-std::string apply_prompt_template(const DataConfig& config, const ChatTemplate& chat, const std::string& problem) {
-  // The texts of r1 and qwen_math are those of "Understanding R1-Zero-Like Training", which the FP16 paper's
-  // code uses.
-  if (config.prompt_template == "r1")
-    return "A conversation between User and Assistant. The User asks a question, and the Assistant solves "
-           "it. The "
-           "Assistant first thinks about the reasoning process in the mind and then provides the User with "
-           "the answer. "
-           "The reasoning process is enclosed within <think> </think> and answer is enclosed within <answer> "
-           "</answer> "
-           "tags, respectively, i.e., <think> reasoning process here </think> <answer> answer here "
-           "</answer>.\nUser: " +
-           problem + "\nAssistant: <think>";
-  // As DeepSeek recommends for its distilled models, in the punctuation of the FP16 paper's code.
-  if (config.prompt_template == "r1_distill_qwen")
-    return apply_chat_template(
-        "deepseek_r1",
-        {{"user", problem + " Please reason step by step, and put your final answer within \\boxed{}.\n"}});
-  if (config.prompt_template == "qwen_math") return apply_chat_template("chatml_qwen2_5_math", {{"user", problem}});
-  if (config.prompt_template == "chat") {
-    std::vector<ChatMessage> messages;
-    if (!config.system.empty()) messages.push_back({"system", config.system});
-    messages.push_back({"user", problem});
-    return chat.apply(messages);
-  }
-  check(config.prompt_template == "none", "data.template must be none, chat, r1, r1_distill_qwen or qwen_math: got ",
-        config.prompt_template);
-  return problem;
-}
-
 PromptSet make_prompts(const DataConfig& config, const Tokenizer& tokenizer, const TokenizerFiles& files,
                        int64_t positions, bool with_solution, const std::function<void(const Record&)>& look) {
-  const bool chat = config.prompt_template == "chat";
-  const ChatTemplate form = chat_template_of(config, files);
+  const PromptTemplate form(config, files);
   PromptSet set;
   set.longest = std::min(config.max_prompt_tokens, positions - 1);
   for (Record& record : read_records(config)) {
     if (look) look(record);
     Prompt prompt;
     prompt.id = record.row;
-    prompt.text = apply_prompt_template(config, form, record.problem);
-    prompt.ids = tokenizer.encode(prompt.text, !chat && config.prompt_template != "r1_distill_qwen");
+    prompt.text = record.messages.empty() ? form.apply(record.problem) : form.apply(record.messages, record.where);
+    prompt.ids = tokenizer.encode(prompt.text, form.adds_special());
     check(!prompt.ids.empty(), record.where, ": the prompt has no tokens");
     if (int64_t(prompt.ids.size()) > set.longest) {
       check(config.overlong_prompts == "skip", record.where, ": a prompt has at most ", set.longest,

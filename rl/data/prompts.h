@@ -7,48 +7,26 @@
 #include <string>
 #include <vector>
 
-#include "core/fields.h"
 #include "nn/formats/tokenizer_files.h"
+#include "rl/data/data_config.h"
 #include "rl/text/chat.h"
 #include "rl/text/tokenizer.h"
 #include "rl/types.h"
 
 namespace mantissa {
 
-struct DataConfig {
-  std::vector<std::string> files;
-  std::string prompt_key = "problem";
-  std::string answer_key = "answer";
-  std::string solution_key = "solution";
-  std::string prompt_template = "none";
-  std::string chat_template = "auto";
-  std::vector<std::string> chat_template_kwargs;
-  std::string system;
-  int64_t limit = 0;
-  int64_t max_prompt_tokens = 1024;
-  std::string overlong_prompts = "skip";
-  bool shuffle = true;
-  bool strip_calculator_marks = false;
-  std::string response_format = "{solution}";
-  void fields(Fields& f);
-};
-
 struct Record {
   int64_t row = 0;
+  std::vector<ChatMessage> messages;  // where the problem is a conversation; `problem` is then its last message
   std::string problem, answer, solution, data_source;
   std::string line;   // the record as it stands in the file
   std::string where;  // file:line
 };
 
-/// The first `limit` records of the files (0: all). The problem is a string; the answer a string or an integer, needed
-/// unless answer_key is ""; the solution and data_source strings, "" where the key is missing. Blank lines are skipped.
-/// Errors name file and line; no record at all is an error.
+/// The first `limit` records of the files (0: all). The problem is a string or a list of messages; the answer a string
+/// or an integer, needed unless answer_key is ""; the solution and data_source strings, "" where the key is missing.
+/// Blank lines are skipped. Errors name file and line; no record at all is an error.
 std::vector<Record> read_records(const DataConfig& config);
-
-/// What template chat is under this config: chat_template by name, or the model's own. Other templates need none.
-ChatTemplate chat_template_of(const DataConfig& config, const TokenizerFiles& files);
-/// Text of a problem under a template: none, r1, r1_distill_qwen, qwen_math, chat (in the form of `chat`).
-std::string apply_prompt_template(const DataConfig& config, const ChatTemplate& chat, const std::string& problem);
 
 struct PromptSet {
   std::vector<Prompt> prompts;
@@ -56,11 +34,10 @@ struct PromptSet {
   int64_t overlong = 0;  // prompts left out for having more
 };
 
-/// Prompts of the files. `files` serves template chat with chat_template auto. Templates chat and r1_distill_qwen hold
-/// their own BOS; the others get what the tokenizer adds. `with_solution`: Prompt.solution is response_format filled
-/// in, and a record that lacks a part of it is an error (sft); else it stays empty. A prompt has at most
-/// max_prompt_tokens tokens, and leaves one of the model's `positions` free. No prompt left is an error. `look` sees
-/// every record before and may throw.
+/// Prompts of the files under data.template (rl/data/prompt_template.h). `with_solution`: Prompt.solution is
+/// response_format filled in, and a record that lacks a part of it is an error (sft); else it stays empty. A prompt has
+/// at most max_prompt_tokens tokens, and leaves one of the model's `positions` free. No prompt left is an error. `look`
+/// sees every record before and may throw.
 PromptSet make_prompts(const DataConfig& config, const Tokenizer& tokenizer, const TokenizerFiles& files,
                        int64_t positions, bool with_solution, const std::function<void(const Record&)>& look = {});
 

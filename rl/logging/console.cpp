@@ -28,7 +28,7 @@ std::string console_line(const Metrics& m, const Progress& p) {
             part("lr ", "%.2e", m.get("sft/lr"));
   } else {
     line += part("score ", "%.3f", m.get("critic/score/mean")) + part("len ", "%.1f", m.get("response_length/mean")) +
-            part("kl ", "%.1e", m.get("rollout_corr/k3_kl")) + part("clip ", "%.3f", m.get("actor/pg_clipfrac")) +
+            part("mismatch ", "%.1e", m.get("rollout_corr/k3_kl")) + part("clip ", "%.3f", m.get("actor/pg_clipfrac")) +
             part("grad ", "%.3f", m.get("actor/grad_norm"));
   }
   line += part("scale ", "%g", m.get("scaler/scale")) + (m.get("scaler/skipped") > 0 ? " SKIPPED" : "") +

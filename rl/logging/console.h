@@ -14,7 +14,7 @@ struct Progress {
   std::string notes = {};       // what is wrong, in a word or several
 };
 
-/// "step 3/100 | score 0.500 | len 24.1 | ... | eta 00:12:34".
+/// "step 3/100 | score 0.500 | len 24.1 | mismatch 1.0e-06 | ... | eta 00:12:34"; mismatch is rollout_corr/k3_kl.
 std::string console_line(const Metrics& metrics, const Progress& progress);
 
 }  // namespace mantissa

@@ -140,12 +140,14 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
     scheduler.add(*requests[i].prompt, int(i), requests[i].n, requests[i].first_sample,
                   e.limit_of(*requests[i].prompt, options), options.policy_version);
 
+  stats.sequences = int64_t(scheduler.sequences().size());
   e.runner.begin(options.keys,
                  {.temperature = sampling.temperature, .top_p = float(sampling.top_p), .top_k = int(sampling.top_k)});
   for (const Plan* plan = &scheduler.next(); plan->kind != Plan::Kind::kDone; plan = &scheduler.next()) {
     if (options.cancelled && options.cancelled()) throw Interrupted("generation was cancelled");
     e.runner.run(*plan);
     scheduler.accept(e.runner.tokens(), e.runner.logprobs());
+    stats.finished = scheduler.finished();
     for (const Plan::Prefill& p : plan->prefills) stats.prefill_tokens += p.length;
     if (plan->kind == Plan::Kind::kDecode) {
       ++stats.decode_steps;

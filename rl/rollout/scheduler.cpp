@@ -167,6 +167,7 @@ void Scheduler::accept(std::span<const int32_t> tokens, std::span<const float> l
       finished = c.finish != Finish::kLength || int64_t(c.ids.size()) == s.limit;
     }
     if (finished) {
+      ++finished_;
       release_pages(s);
       if (!prefill) {
         running_[i] = running_.back();

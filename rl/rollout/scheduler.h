@@ -91,6 +91,7 @@ class Scheduler {
   std::deque<Sequence>& sequences() { return sequences_; }
   const PagePool& pool() const { return pool_; }
   int64_t preemptions() const { return preemptions_; }
+  int64_t finished() const { return finished_; }  // sequences
 
  private:
   struct Group {  // waiting sequences with the same tokens, consecutive in sequences_
@@ -115,7 +116,7 @@ class Scheduler {
   std::deque<Sequence*> ready_;     // prefilled, without a row
   std::vector<Sequence*> running_;  // rows of the decode batch; order changes as rows are freed
   Plan plan_;
-  int64_t admissions_ = 0, preemptions_ = 0;
+  int64_t admissions_ = 0, preemptions_ = 0, finished_ = 0;
 };
 
 }  // namespace mantissa

@@ -150,7 +150,7 @@ def check_llama(run, model, tokens=48):
     ids = [r["ids"] for r in run("tokenize", [{"text": prompt} for prompt in prompts], "--model", model)]
     same = sum(llama.tokenize(p.encode(), add_bos=False, special=True) == row for p, row in zip(prompts, ids))
     report(same == len(prompts), f"llama.cpp's ids of {same} of {len(prompts)} prompts equal")
-    ours = run("generate", [{"ids": row} for row in ids], "--model", model, "--precision", "fp32", "--temperature", 0,
+    ours = run("generate", [{"ids": row} for row in ids], "--json", "--model", model, "--precision", "fp32", "--temperature", 0,
                "--max-new-tokens", tokens)
     common, whole = [], 0
     for row, result in zip(ids, ours):

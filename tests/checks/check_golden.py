@@ -67,7 +67,7 @@ def check_model(run, directory, work):
         half[p] = np.mean([np.abs(got[n] - g).mean() / max(np.abs(g).mean(), 1e-8) for n, g in grads.items()])
     report(half["fp16"] < half["bf16"], f"{directory.name}: relative gradient error fp16 {half['fp16']:.2e}, bf16 {half['bf16']:.2e}")
     greedy = golden["greedy"]
-    out = run("generate", [{"ids": row[:8].tolist()} for row in golden["input_ids"]], "--model", directory, "--precision", "fp32",
+    out = run("generate", [{"ids": row[:8].tolist()} for row in golden["input_ids"]], "--json", "--model", directory, "--precision", "fp32",
               "--temperature", 0, "--max-new-tokens", greedy.shape[1])
     equal = all(r["ids"] == row[:len(r["ids"])].tolist() for r, row in zip(out, greedy))
     report(equal, f"{directory.name}: greedy tokens")
@@ -98,7 +98,7 @@ def check_smollm2(run, file, model):
         report(ok, f"smollm2: {precision} log-probs mean error {error.mean():.2e}, max {error.max():.2e}")
     report(mean["bf16"] >= 5 * mean["fp16"], f"smollm2: fp16 {mean['bf16'] / mean['fp16']:.1f}x below bf16")
     key = next(k for k in want[0] if k.startswith("greedy") and k != "greedy_prompt_ids")
-    out = run("generate", [{"ids": w["greedy_prompt_ids"]} for w in want], "--model", model, "--precision", "fp32",
+    out = run("generate", [{"ids": w["greedy_prompt_ids"]} for w in want], "--json", "--model", model, "--precision", "fp32",
               "--temperature", 0, "--max-new-tokens", max(len(w[key]) for w in want))
     equal = sum(r["ids"] == w[key][:len(r["ids"])] for r, w in zip(out, want))
     report(equal == len(want), f"smollm2: greedy tokens of {equal} of {len(want)} prompts equal")

@@ -4,9 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <regex>
+#include <set>
 
 #include "core/error.h"
 #include "core/file.h"
+#include "rl/logging/metric_table.h"
 
 namespace mantissa {
 namespace {
@@ -28,6 +32,30 @@ std::string error_of(const std::string& yaml, const std::vector<std::string>& ov
 TEST(ConfigKeys, TheDocumentIsWhatTheProgramPrints) {
   EXPECT_EQ(read_file(std::string(MANTISSA_SOURCE_DIR) + "/docs/config.md"), describe_keys({}))
       << "make it again: build/bin/trainer --keys > docs/config.md";
+}
+
+TEST(ConfigKeys, DocumentsNameKeysAndMetricsThatAre) {
+  std::set<std::string> sections;
+  for (const ConfigKey& key : config_keys()) sections.insert(key.name.substr(0, key.name.find('.')));
+  int keys = 0, metrics = 0;
+  for (const char* file : {"docs/troubleshooting.md", "docs/your_task.md", "README.md"}) {
+    const std::string text = read_file(std::string(MANTISSA_SOURCE_DIR) + "/" + file);
+    static const std::regex kKey("`([a-z]+)\\.([a-z0-9_]+)[^`./]*`"), kMetric("`([a-z_]+(/[a-zA-Z0-9_@]+)+)`");
+    for (std::sregex_iterator it(text.begin(), text.end(), kKey), end; it != end; ++it) {
+      if (!sections.contains((*it)[1]) || (*it)[2] == "log") continue;  // a file
+      EXPECT_TRUE(known(str((*it)[1], ".", (*it)[2]))) << file << ": " << it->str();
+      ++keys;
+    }
+    for (std::sregex_iterator it(text.begin(), text.end(), kMetric), end; it != end; ++it) {
+      const std::string name = (*it)[1];
+      if (std::filesystem::exists(std::string(MANTISSA_SOURCE_DIR) + "/" + name.substr(0, name.find('/')))) continue;
+      if (name.starts_with("runs/") || name.starts_with("checkpoints/") || name.starts_with("build/")) continue;
+      EXPECT_NE(find_metric(name), nullptr) << file << ": " << name;
+      ++metrics;
+    }
+  }
+  EXPECT_GT(keys, 50);
+  EXPECT_GT(metrics, 30);
 }
 
 TEST(ConfigKeys, EveryKeyHasAMeaning) {

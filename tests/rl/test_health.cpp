@@ -175,6 +175,19 @@ TEST_F(HealthOfRuns, AVerifierThatAlwaysFailsEndsTheRun) {
   EXPECT_NE(read_file(dir_ / "run/reward.log").find("broken"), std::string::npos);
 }
 
+TEST_F(HealthOfRuns, SamplesHaveTheirTokens) {
+  train({"precision.match=peer", "train.steps=1", "algorithm.entropy_coef=1e-3"});  // all sequences are forwarded
+  const std::string text = read_file(dir_ / "run/samples.jsonl"), line = text.substr(0, text.find('\n'));
+  const auto count = [&](const std::string& key) {
+    const size_t begin = line.find("\"" + key + "\": [");
+    return begin == std::string::npos ? 0 : std::count(line.begin() + begin, line.begin() + line.find(']', begin), ',');
+  };
+  EXPECT_NE(line.find("\"finish\": \"stop\", \"tokens\": [\""), std::string::npos) << line;
+  EXPECT_GT(count("rollout_logprobs"), 5);
+  EXPECT_EQ(count("rollout_logprobs"), count("old_logprobs"));
+  EXPECT_EQ(text.find("tokens", line.size()), std::string::npos) << "of one sample a step";
+}
+
 TEST_F(HealthOfRuns, ResponsesBeyondTheModelsPositionsAreSaid) {
   EXPECT_NE(
       train({"rollout.max_new_tokens=100000", "train.steps=0"}).find("rollout.max_new_tokens 100000 and the longest"),

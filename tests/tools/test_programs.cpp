@@ -171,24 +171,27 @@ TEST_F(Programs, TokenizeAndGrade) {
 }
 
 TEST_F(Programs, GenerateIsReproducible) {
-  const std::vector<std::string> flags = {"--model",          model(), "--prompt", "12+30=", "--n", "3",
-                                          "--max-new-tokens", "6",     "--seed",   "5"};
+  const std::vector<std::string> flags = {"--model",          model(), "--prompt", "12+30=", "--n",   "3",
+                                          "--max-new-tokens", "6",     "--seed",   "5",      "--json"};
   const Result a = run("generate", flags), b = run("generate", flags);
   ASSERT_EQ(a.code, 0) << a.err;
   EXPECT_EQ(a.out, b.out);
   ASSERT_EQ(a.lines().size(), 3u);
   EXPECT_NE(value_of(a.lines()[0], "ids"), value_of(a.lines()[1], "ids"));
   EXPECT_EQ(floats(value_of(a.lines()[0], "logprobs")).size(), floats(value_of(a.lines()[0], "ids")).size());
-  expect_error("generate", {"--model", kQwen3, "--prompt", "a"}, {"tokenizer"});
+  expect_error("generate", {"--model", kQwen3, "--prompt", "a"}, {"no tokenizer to make text with"});
+  expect_error("generate", {"--model", kQwen3, "--prompt", "a", "--json"}, {"a text needs a tokenizer"});
 
   const std::string ids = write("ids.jsonl", "{\"ids\": [1, 2, 3]}\n{\"ids\": [9999999]}\n");
-  expect_error("generate", {"--model", kQwen3, "--input", ids}, {"9999999"});
+  expect_error("generate", {"--model", kQwen3, "--input", ids, "--json"}, {"9999999"});
 }
 
 TEST_F(Programs, GenerateStopsAtAString) {
   // The model writes "51+29=80, 80+60=..."; ", " is one token.
   std::vector<std::string> flags = {
       "--model", "builtin:arithmetic", "--prompt", "51+29+60=", "--temperature", "0", "--stop", ","};
+  EXPECT_EQ(run("generate", flags).out, "51+29=80,\n");
+  flags.push_back("--json");
   const Result kept = run("generate", flags);
   ASSERT_EQ(kept.code, 0) << kept.err;
   EXPECT_NE(kept.out.find(",\", \"finish\": \"stop_string\""), std::string::npos) << kept.out;

@@ -10,6 +10,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "rl/data/prompt_template.h"
 
 namespace mantissa {
 namespace {
@@ -39,6 +40,7 @@ class Data : public testing::Test {
     std::ofstream(path) << content;
     return path.string();
   }
+  std::string apply(const std::string& problem) { return PromptTemplate(config_, {}).apply(problem); }
   std::string error_of(const std::string& content, bool solution = false) {
     config_.files = {file("bad.jsonl", content)};
     try {
@@ -76,23 +78,24 @@ TEST_F(Data, ReadsRecordsAndFillsTargets) {
 
 TEST_F(Data, Templates) {
   config_.prompt_template = "qwen_math";
-  EXPECT_EQ(apply_prompt_template(config_, ChatTemplate::named("plain"), "Q"),
+  EXPECT_EQ(apply("Q"),
             "<|im_start|>system\nPlease reason step by step, and put your final answer within "
             "\\boxed{}.<|im_end|>\n"
             "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n");
   config_.prompt_template = "r1_distill_qwen";
-  EXPECT_EQ(apply_prompt_template(config_, ChatTemplate::named("plain"), "Q"),
+  EXPECT_EQ(apply("Q"),
             "<｜begin▁of▁sentence｜><｜User｜>Q Please reason step by step, and put your final answer within "
             "\\boxed{}.\n<｜Assistant｜><think>\n");
   config_.prompt_template = "r1";
-  const std::string r1 = apply_prompt_template(config_, ChatTemplate::named("plain"), "Q");
+  const std::string r1 = apply("Q");
   EXPECT_TRUE(r1.starts_with("A conversation between User and Assistant. The User asks"));
   EXPECT_TRUE(r1.ends_with("<answer> answer here </answer>.\nUser: Q\nAssistant: <think>"));
   config_.prompt_template = "chat";
   config_.system = "S";
-  EXPECT_EQ(apply_prompt_template(config_, ChatTemplate::named("chatml_smollm2"), "Q"),
-            "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n");
+  config_.chat_template = "chatml_smollm2";
+  EXPECT_EQ(apply("Q"), "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n");
   config_.files = {file("a.jsonl", R"({"problem": "p", "answer": "7"})")};
+  config_.chat_template = "auto";
   EXPECT_THROW(make_prompts(config_, ByteTokenizer(), {}, 1 << 20, false), Error);  // auto, but no template to detect
   config_.chat_template = "plain";
   EXPECT_EQ(make_prompts(config_, ByteTokenizer(), {}, 1 << 20, false).prompts[0].ids.front(), 'S');  // no BOS added
@@ -161,7 +164,46 @@ TEST_F(Data, TheModelsOwnFormTakesVariables) {
   files.chat_template = "{{ messages[0].content }}|{{ 'on' if enable_thinking else 'off' }}";
   config_.prompt_template = "chat";
   config_.chat_template_kwargs = {"enable_thinking=true"};
-  EXPECT_EQ(apply_prompt_template(config_, chat_template_of(config_, files), "Q"), "Q|on");
+  EXPECT_EQ(PromptTemplate(config_, files).apply("Q"), "Q|on");
+}
+
+TEST_F(Data, TemplatesOfOnesOwn) {
+  const std::string line = R"({"problem": "p{problem}", "answer": "7"})";
+  config_.prompt_template = "Q: {problem}\nAgain: {problem}\nA: {x}";
+  EXPECT_EQ(apply("p{problem}"), "Q: p{problem}\nAgain: p{problem}\nA: {x}");
+  config_.files = {file("a.jsonl", line)};
+  EXPECT_EQ(make_prompts(config_, ByteTokenizer(), {}, 1 << 20, false).prompts[0].ids.front(), 256) << "with its BOS";
+  config_.prompt_template = file("template.txt", "From a file: {problem}\n");
+  EXPECT_EQ(apply("x"), "From a file: x\n");
+  config_.prompt_template = file("none.txt", "nothing here");
+  EXPECT_NE(error_of(line).find("none.txt: must hold {problem}"), std::string::npos) << error_of(line);
+  config_.prompt_template = "cha";
+  EXPECT_NE(error_of(line).find("a text with {problem} in it, or a file of one: got \"cha\""), std::string::npos);
+  config_.prompt_template = "none";
+  config_.system = "S";
+  EXPECT_NE(error_of(line).find("data.system: only template chat"), std::string::npos) << error_of(line);
+}
+
+TEST_F(Data, AProblemMayBeAConversation) {
+  config_.prompt_template = "chat";
+  config_.chat_template = "chatml";
+  config_.system = "S";
+  const std::string turns = R"({"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}, )"
+                            R"({"role": "user", "content": "3"}])";
+  config_.files = {file("a.jsonl", R"({"answer": "4", "problem": [)" + turns + "}")};
+  EXPECT_EQ(make_prompts(config_, ByteTokenizer(), {}, 1 << 20, false).prompts[0].text,
+            "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n1<|im_end|>\n<|im_start|>assistant\n2<|im_end|>\n"
+            "<|im_start|>user\n3<|im_end|>\n<|im_start|>assistant\n");
+  const auto error = [&](const std::string& list) { return error_of(R"({"answer": "4", "problem": )" + list + "}"); };
+  EXPECT_NE(error(R"([{"role": "system", "content": "T"}, )" + turns).find("bad.jsonl:1: the messages have a system"),
+            std::string::npos);
+  EXPECT_NE(error("[]").find("must not be empty"), std::string::npos);
+  EXPECT_NE(error(R"([{"role": "tool", "content": "T"}])").find("message 0: the role must be"), std::string::npos);
+  EXPECT_NE(error(R"([{"role": "user"}])").find("message 0 must be {"), std::string::npos);
+  config_.system = "";
+  config_.prompt_template = "none";
+  EXPECT_NE(error("[" + turns).find("bad.jsonl:1: a problem that is a list of messages needs data.template chat"),
+            std::string::npos);
 }
 
 TEST_F(Data, CursorDrawsEachPromptOnceAnEpochAndResumes) {

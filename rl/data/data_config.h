@@ -1,0 +1,30 @@
+// DataConfig: which records a run reads, by which keys, and what is put around them. The section `data` of a config.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/fields.h"
+
+namespace mantissa {
+
+struct DataConfig {
+  std::vector<std::string> files;
+  std::string prompt_key = "problem";
+  std::string answer_key = "answer";
+  std::string solution_key = "solution";
+  std::string prompt_template = "none";
+  std::string chat_template = "auto";
+  std::vector<std::string> chat_template_kwargs;
+  std::string system;
+  int64_t limit = 0;
+  int64_t max_prompt_tokens = 1024;
+  std::string overlong_prompts = "skip";
+  bool shuffle = true;
+  bool strip_calculator_marks = false;
+  std::string response_format = "{solution}";
+  void fields(Fields& f);
+};
+
+}  // namespace mantissa

@@ -1,0 +1,91 @@
+#include "rl/data/prompt_template.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/file.h"
+
+namespace mantissa {
+namespace {
+
+constexpr const char* kNames[] = {"none", "chat", "r1", "r1_distill_qwen", "qwen_math"};
+constexpr std::string_view kProblem = "{problem}";
+constexpr size_t kMostText = size_t(1) << 20;
+
+bool is_named(const std::string& text) {
+  return std::ranges::count(kNames, text) > 0;
+}
+
+ChatTemplate chat_of(const DataConfig& config, const TokenizerFiles& files) {
+  if (config.prompt_template == "chat" && config.chat_template == "auto")
+    return ChatTemplate::of_model(files, config.chat_template_kwargs);
+  check(config.chat_template_kwargs.empty(),
+        "data.chat_template_kwargs are variables of the model's own form: they need "
+        "data.template chat and data.chat_template auto");
+  return ChatTemplate::named(config.chat_template == "auto" ? "plain" : config.chat_template);
+}
+
+/// A template of one's own: the text, or that of a file.
+std::string text_of(const std::string& given) {
+  if (is_named(given) || given.find(kProblem) != given.npos) return given;
+  check(given.find('\n') == given.npos && file_exists(given),
+        "data.template: must be none, chat, r1, r1_distill_qwen, "
+        "qwen_math, a text with {problem} in it, or a file of one: got \"",
+        given, '"');
+  std::string text = read_file(given, kMostText);
+  check(text.find(kProblem) != text.npos, "data.template: ", given, ": must hold {problem}");
+  return text;
+}
+
+}  // namespace
+
+PromptTemplate::PromptTemplate(const DataConfig& config, const TokenizerFiles& files)
+    : kind_(config.prompt_template),
+      system_(config.system),
+      chat_(chat_of(config, files)),
+      text_(text_of(config.prompt_template)) {
+  check(system_.empty() || kind_ == "chat",
+        "data.system: only template chat has a place for a system message, got data.template ", kind_);
+}
+
+std::string PromptTemplate::apply(const std::string& problem) const {
+  // The texts of r1 and qwen_math are those of "Understanding R1-Zero-Like Training", which the FP16 paper's
+  // code uses.
+  if (kind_ == "r1")
+    return "A conversation between User and Assistant. The User asks a question, and the Assistant solves "
+           "it. The "
+           "Assistant first thinks about the reasoning process in the mind and then provides the User with "
+           "the answer. "
+           "The reasoning process is enclosed within <think> </think> and answer is enclosed within <answer> "
+           "</answer> "
+           "tags, respectively, i.e., <think> reasoning process here </think> <answer> answer here "
+           "</answer>.\nUser: " +
+           problem + "\nAssistant: <think>";
+  // As DeepSeek recommends for its distilled models, in the punctuation of the FP16 paper's code.
+  if (kind_ == "r1_distill_qwen")
+    return apply_chat_template(
+        "deepseek_r1",
+        {{"user", problem + " Please reason step by step, and put your final answer within \\boxed{}.\n"}});
+  if (kind_ == "qwen_math") return apply_chat_template("chatml_qwen2_5_math", {{"user", problem}});
+  if (kind_ == "chat") return apply({{"user", problem}}, "");
+  if (kind_ == "none") return problem;
+  std::string out;
+  for (size_t at = 0;;) {
+    const size_t mark = text_.find(kProblem, at);
+    out.append(text_, at, mark - at);
+    if (mark == text_.npos) return out;
+    out += problem;
+    at = mark + kProblem.size();
+  }
+}
+
+std::string PromptTemplate::apply(const std::vector<ChatMessage>& conversation, const std::string& where) const {
+  check(kind_ == "chat", where, ": a problem that is a list of messages needs data.template chat, got ", kind_);
+  std::vector<ChatMessage> messages = conversation;
+  const bool own = std::ranges::count(conversation, "system", &ChatMessage::role) > 0;
+  check(system_.empty() || !own, where, ": the messages have a system message, and data.system is another one");
+  if (!system_.empty()) messages.insert(messages.begin(), {"system", system_});
+  return chat_.apply(messages);
+}
+
+}  // namespace mantissa

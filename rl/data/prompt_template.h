@@ -1,0 +1,40 @@
+// What is put around a problem: data.template, with data.system and the chat template.
+//
+//   none              nothing
+//   chat              a chat template: data.chat_template by name, or the model's own, with data.system
+//   r1, qwen_math     the prompts of the papers; r1_distill_qwen: what DeepSeek recommends for its distilled models
+//   TEXT              a text of your own, with {problem} in it
+//   FILE              one in a file
+//
+// A problem may also be a conversation, [{"role": "user", "content": "..."}, ...], which template chat alone takes.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "nn/formats/tokenizer_files.h"
+#include "rl/data/data_config.h"
+#include "rl/text/chat.h"
+
+namespace mantissa {
+
+class PromptTemplate {
+ public:
+  /// `files` serves template chat with chat_template auto. Throws Error where keys do not go together, or the text has
+  /// no {problem}.
+  PromptTemplate(const DataConfig& config, const TokenizerFiles& files);
+
+  std::string apply(const std::string& problem) const;
+  /// Throws Error, beginning with `where`, under another template than chat, and where both it and data.system have a
+  /// system message.
+  std::string apply(const std::vector<ChatMessage>& conversation, const std::string& where) const;
+  /// Whether the tokenizer adds its special tokens: the texts of chat and r1_distill_qwen hold their own.
+  bool adds_special() const { return kind_ != "chat" && kind_ != "r1_distill_qwen"; }
+
+ private:
+  const std::string kind_, system_;
+  ChatTemplate chat_;
+  std::string text_;  // of your own
+};
+
+}  // namespace mantissa
