@@ -33,6 +33,13 @@ class Chart(typing.NamedTuple):
     notes: tuple = ()  # lines of text in the upper left corner
 
 
+class Text(typing.NamedTuple):
+    """Lines in place of a chart; those that begin with two blanks are set in type of one width."""
+
+    title: str
+    lines: tuple
+
+
 def finite(points):
     return [p for p in points if isinstance(p[1], (int, float)) and math.isfinite(p[1])]
 
@@ -54,9 +61,13 @@ def styles(names):
 
 
 class Axis:
-    """Maps [low, high] to [0, 1] and knows its ticks. `exact` keeps the given ends."""
+    """Maps [low, high] to [0, 1] and knows its ticks. `exact` keeps the given ends. On a logarithmic axis zeros, where
+    there are some beside other values, lie at the lower end, which is labelled 0."""
 
     def __init__(self, values, kind, exact=False):
+        self.zero = kind != "linear" and min(values) == 0 < max(values)
+        if self.zero:
+            values = [v for v in values if v > 0]
         self.kind = kind if min(values) > 0 else "linear"
         if self.kind == "linear":
             self.low, self.high = min(values), max(values)
@@ -75,6 +86,7 @@ class Axis:
             low, high = math.floor(math.log(min(values), base) + 1e-9), math.ceil(math.log(max(values), base) - 1e-9)
             if low == high or self.kind == "log2":
                 low, high = low - 1, high + 1
+            low -= self.zero
             every = max(1, math.ceil((high - low) / 6))
             self.low, self.high = base**low, base**high
             self.ticks = [base**e for e in range(low, high + 1, every)]
@@ -88,10 +100,12 @@ class Axis:
     def place(self, value):
         if self.kind == "linear":
             return (value - self.low) / (self.high - self.low)
-        return math.log(value / self.low) / math.log(self.high / self.low)
+        return math.log(max(value, self.low) / self.low) / math.log(self.high / self.low)
 
     def label(self, value):
         if self.kind != "linear":
+            if self.zero and value == self.low:
+                return "0"
             base = 2 if self.kind == "log2" else 10
             return str(base) + str(round(math.log(value, base))).translate(SUPERSCRIPT)
         if value != 0 and (abs(value) >= 1e6 or abs(value) < 1e-4):
@@ -121,7 +135,19 @@ def stretches(points):
     return out
 
 
+def svg_text(text, width):
+    out = [f"<text x='{LEFT}' y='20' font-size='13' font-weight='600'>{html.escape(text.title)}</text>"]
+    for i, line in enumerate(text.lines):
+        fixed = " font-family='monospace'" if line.startswith("  ") else ""
+        most = int((width - LEFT - RIGHT) / (6.7 if fixed else 5.6))
+        line = line.strip() if len(line) <= most else line.strip()[: most - 1] + "…"
+        out.append(f"<text x='{LEFT + (10 if fixed else 0)}' y='{TOP + 12 + 17 * i}'{fixed} xml:space='preserve'>{html.escape(line)}</text>")
+    return out
+
+
 def svg_chart(chart, width, height):
+    if isinstance(chart, Text):
+        return svg_text(chart, width)
     x_axis, y_axis = axes_of(chart)
     right, bottom = width - RIGHT, height - BOTTOM
 
@@ -219,6 +245,11 @@ def png(charts, columns, size, names, path):
         chart = charts[i] if i < len(charts) else None
         if chart is None:
             axes.set_visible(False)
+            continue
+        if isinstance(chart, Text):
+            axes.axis("off")
+            axes.set_title(chart.title, loc="left", fontsize=10, fontweight="bold")
+            axes.text(0, 0.95, "\n".join(chart.lines), va="top", fontsize=8, transform=axes.transAxes)
             continue
         x_axis, y_axis = axes_of(chart)
         if y_axis.kind != "linear":

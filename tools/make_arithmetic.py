@@ -12,7 +12,7 @@ import random
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 OUT = pathlib.Path(__file__).resolve().parent.parent / "builtin" / "arithmetic"
-TRAIN, SEED = 10000, 7
+TRAIN, HELD_OUT, SEED = 10000, 128, 7
 
 
 def problem(rng):
@@ -31,12 +31,13 @@ def problem(rng):
 def main():
     rng = random.Random(SEED)
     rows = {}
-    while len(rows) < TRAIN:
+    while len(rows) < TRAIN + HELD_OUT:
         row = problem(rng)
         rows[row["problem"]] = row
-    rows = list(rows.values())
+    rows, held_out = list(rows.values())[:TRAIN], list(rows.values())[TRAIN:]
     OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    for name, some in (("train", rows), ("heldout", held_out)):
+        (OUT / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in some))
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([

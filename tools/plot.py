@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Draws the paper's curves of one run, or of several on the same axes, and its offline figure.
 
-  python3 tools/plot.py RUN [RUN ...] [--out FILE.svg|FILE.png] [--terminal]
+  python3 tools/plot.py RUN [RUN ...] [--out FILE.svg|FILE.png] [--terminal] [--story] [--next TEXT ...]
   python3 tools/plot.py --mismatch POINTS.jsonl [--out FILE.svg|FILE.png]
 
 RUN is a run directory (metrics.jsonl or sft.jsonl, and eval.jsonl) or one such file. The picture goes to
-RUN/metrics.svg of the first run unless --out names a file. --terminal also prints the reward curve as text.
+RUN/metrics.svg of the first run unless --out names a file. --terminal also prints the reward curve as text. What
+has the same value in all steps of all runs is not drawn but printed. --story adds problems of the first run before
+and after training, with what became of its evaluation; --next lines of what to do next.
 POINTS.jsonl is what `mismatch --points` wrote: for each combination of types the probabilities of sampled tokens
 on both sides, and log(pi/mu) of whole responses against their length. SVG needs nothing but Python 3; PNG needs
 matplotlib (tools/setup.sh --plots).
@@ -18,7 +20,7 @@ import os
 import sys
 import typing
 
-from charts import INK, Chart, Series, finite, png, style, styles, svg
+from charts import INK, Chart, Series, Text, finite, png, style, styles, svg
 
 
 class Panel(typing.NamedTuple):
@@ -119,6 +121,9 @@ def run_chart(panel, runs):
             series.append(Series([p for p in numbers if p[0] in skipped], color, "dots"))
     if not values:
         return None
+    if len(set(values)) == 1:
+        print(f"{panel.key.rstrip('@')} is {values[0]:g} in all steps, not drawn")
+        return None
     fraction = panel.fraction and 0 <= min(values) and max(values) <= 1
     first, last = float(min(steps)), float(max(steps))
     return Chart(
@@ -138,6 +143,28 @@ def run_charts(runs):
     if not charts:
         sys.exit(f"plot: {runs[0].directory}: no metric that this program knows has a finite value")
     return charts
+
+
+def story(run):
+    """Two problems before and after training, the first of them solved at its end alone; and the evaluation."""
+    first, last = {}, {}
+    path = os.path.join(run.directory, "samples.jsonl")
+    for row in read_lines(path) if os.path.exists(path) else []:
+        first.setdefault(row["id"], row)
+        last[row["id"]] = row
+    pairs = [(first[i], last[i]) for i in first if first[i]["step"] < last[i]["step"]]
+    pairs.sort(key=lambda pair: (pair[0]["reward"] - pair[1]["reward"], pair[0]["step"] - pair[1]["step"]))
+    lines = []
+    for before, after in pairs[:2]:
+        lines.append(f"{before['prompt'].strip()[-60:]}   (answer {before['answer']})")
+        for row in (before, after):
+            response = " ".join(row["response"].split())
+            lines.append(f"  step {row['step']:<4} {'right' if row['reward'] >= 0.5 else 'wrong'}  {response[-60:]}")
+    for name in run.sets():
+        points = finite(run.series("eval", f"val-core/{name}/acc/mean@"))
+        if len(points) > 1:
+            lines.append(f"accuracy on {name}: {points[0][1]:.3f} before, {points[-1][1]:.3f} after step {points[-1][0]}")
+    return [Text(f"{run.name}: before and after", tuple(lines))] if lines else []
 
 
 # ---- the offline figure ------------------------------------------------------------------------------------
@@ -259,6 +286,8 @@ def main():
     parser.add_argument("--mismatch", metavar="POINTS", help="the points of `mismatch`, instead of runs")
     parser.add_argument("--out", help="SVG or PNG file to write (default: metrics.svg beside the first run's metrics)")
     parser.add_argument("--terminal", action="store_true", help="also print the reward curve")
+    parser.add_argument("--story", action="store_true", help="add problems of the first run before and after training")
+    parser.add_argument("--next", nargs="+", default=[], metavar="LINE", help="add lines on what to do next")
     args = parser.parse_args()
     if bool(args.runs) == bool(args.mismatch):
         parser.error("takes runs, or --mismatch with a file of points")
@@ -276,7 +305,12 @@ def main():
             for run in runs:
                 print(terminal(run))
         columns, size, names = 2, (460, 250), [run.name for run in runs]
-        charts = run_charts(runs)
+        charts = run_charts(runs) + (story(runs[0]) if args.story else [])
+        charts += [Text("What to try next", tuple(args.next))] if args.next else []
+        if args.terminal:
+            for text in charts:
+                if isinstance(text, Text):
+                    print("\n" + "\n".join((text.title,) + text.lines))
         out = args.out or os.path.join(runs[0].directory, "metrics.svg")
     if out.lower().endswith(".png"):
         png(charts, columns, size, names, out)

@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+"""The scripts that read runs, on a run made here: the dashboard's page and server, log_to.py with a tracker that only
+remembers, plot.py --story, to_jsonl.py. Needs nothing but Python 3; the trackers themselves are tried where they are
+installed: check_scripts.py --trackers.
+"""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import urllib.request
+
+TOOLS = pathlib.Path(__file__).resolve().parent.parent.parent / "tools"
+sys.path.insert(0, str(TOOLS))
+from run_files import Follower, find_metric, metric_table  # noqa: E402
+
+
+def run(script, *arguments, **environment):
+    done = subprocess.run([sys.executable, str(TOOLS / script), *map(str, arguments)], capture_output=True, text=True,
+                          env={**os.environ, **environment})
+    if done.returncode:
+        sys.exit(f"{script} {arguments}: ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+def write_lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def make_run(folder):
+    folder.mkdir()
+    write_lines(folder / "metrics.jsonl", [
+        {"step": s, "critic/score/mean": s / 2500, "rollout_corr/k3_kl": None if s == 3 else 1e-5 * s, "constant": 2,
+         "scaler/scale": 65536, "scaler/skipped": int(s == 7)} for s in range(1, 2501)])
+    write_lines(folder / "eval.jsonl", [{"step": s, "val-core/a/b/acc/mean@4": s / 3000} for s in (0, 1250, 2500)])
+    write_lines(folder / "samples.jsonl", [
+        {"step": s, "id": s % 5, "prompt": "</script><b>1+1=", "response": "2" if s > 50 else "3", "answer": "2", "extracted": "2",
+         "reward": int(s > 50), "reason": "same text", "finish": "stop", "tokens": ["2", "<eos>"], "rollout_logprobs": [-0.5, -0.1]}
+        for s in range(1, 101)])
+    (folder / "config.yaml").write_text("# mantissa\nrun:\n  name: x\n")
+
+
+def check_follower(here):
+    path = here / "f.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    follower = Follower(str(path))
+    assert [r["step"] for r in follower.read()] == [1, 2] and follower.read() == []
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3, "x": null}\n')
+    assert [r["step"] for r in follower.read()] == [3] and len(follower.rows) == 3
+    path.write_text('{"step": 1}\n')
+    assert [r["step"] for r in follower.read()] == [1] and follower.reset and len(follower.rows) == 1, "a run went back"
+
+
+def check_table():
+    table = metric_table()
+    assert len(table) > 80 and table[0][0] == "step", len(table)
+    assert find_metric(table, "val-core/a/b/acc/mean@4")[2].startswith("share of correct answers")
+    assert find_metric(table, "reward/x/mean") and not find_metric(table, "reward/x/y/mean") and not find_metric(table, "constant")
+
+
+def data_of(page):
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    return json.loads(found[1])
+
+
+def check_dashboard(here):
+    run("dashboard.py", here / "run", "--export", here / "report.html")
+    page = (here / "report.html").read_text(encoding="utf-8")
+    data = data_of(page)
+    (one,) = data["runs"]
+    assert len(one["metrics"]["step"]) == 2000 and one["metrics"]["step"][-1] == 2500 and one["metrics"]["step"][0] == 1
+    assert one["skips"] == [[7, 1, 65536]] and one["samples"][0]["prompt"].startswith("</script>")
+    assert data["meanings"]["rollout_corr/k3_kl"][0] == "nats" and "const live = false" in page
+    assert not re.search(r'(src|href)="', page), "it loads nothing"
+    server = subprocess.Popen([sys.executable, str(TOOLS / "dashboard.py"), str(here / "run"), "--port", "0"],
+                              stdout=subprocess.PIPE, text=True)
+    try:
+        address = server.stdout.readline().split()[-1]
+
+        def get(path):
+            with urllib.request.urlopen(address + path, timeout=20) as answer:
+                return answer.read().decode()
+
+        stamp = data_of(get("/"))["stamp"]
+        assert get("/data?stamp=" + stamp) == "null"
+        with open(here / "run" / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write('{"step": 2501, "critic/score/mean": 1}\n')
+        grown = json.loads(get("/data?stamp=" + stamp))
+        assert grown["stamp"] != stamp and grown["runs"][0]["metrics"]["step"][-1] == 2501
+    finally:
+        server.kill()
+        server.wait()
+
+
+STUB = """
+import json, os
+class Run:
+    def log(self, values, step): open(os.environ["STUB"], "a").write(json.dumps([step, values]) + "\\n")
+    def finish(self): pass
+def init(project, name, config): assert "name: x" in config["config.yaml"]; return Run()
+"""
+
+
+def check_log_to(here):
+    (here / "stub").mkdir()
+    (here / "stub" / "wandb.py").write_text(STUB)
+    out = run("log_to.py", "wandb", here / "run", "--once", PYTHONPATH=str(here / "stub"), STUB=str(here / "sent"))
+    sent = [json.loads(line) for line in (here / "sent").read_text().splitlines()]
+    assert [step for step, _ in sent] == list(range(0, 2502)), out
+    assert "rollout_corr/k3_kl" not in sent[3][1] and sent[2500][1]["val-core/a/b/acc/mean@4"] == 2500 / 3000
+
+
+def check_trackers(here):
+    for tracker, place in (("wandb", {"WANDB_MODE": "offline", "WANDB_DIR": str(here)}), ("trackio", {"TRACKIO_DIR": str(here / "t")}),
+                           ("mlflow", {"MLFLOW_TRACKING_URI": f"file:{here}/m", "MLFLOW_ALLOW_FILE_STORE": "true"})):
+        print(tracker, run("log_to.py", tracker, here / "short", "--once", **place).strip())
+
+
+def check_plot(here):
+    out = run("plot.py", "--terminal", "--story", here / "run", "--next", "and then this", "--out", here / "x.svg")
+    assert "0.000 before, 0.833 after step 2500" in out and "scaler/scale is 65536 in all steps" in out, out
+    svg = (here / "x.svg").read_text(encoding="utf-8")
+    assert "and then this" in svg and "right" in svg and "wrong" in svg and "Loss scale" not in svg
+
+
+def check_to_jsonl(here):
+    (here / "a.csv").write_text("q,a,rest\n1+1?,2,x\n")
+    (here / "b.json").write_text('[{"q": "2+2?", "a": 4, "m": {"gold": "vier"}}]')
+    run("to_jsonl.py", here / "a.csv", here / "b.json", "--output", here / "o.jsonl", "--keys", "q=problem", "a=answer")
+    rows = [json.loads(line) for line in (here / "o.jsonl").read_text().splitlines()]
+    assert rows == [{"problem": "1+1?", "answer": "2"}, {"problem": "2+2?", "answer": 4}], rows
+    run("to_jsonl.py", here / "b.json", "--output", here / "o.jsonl", "--keys", "m.gold=answer")
+    assert json.loads((here / "o.jsonl").read_text()) == {"answer": "vier"}
+    failed = subprocess.run([sys.executable, str(TOOLS / "to_jsonl.py"), here / "b.json", "--output", here / "o", "--keys", "z"],
+                            capture_output=True, text=True)
+    assert failed.returncode == 1 and "record 1: there is no key z; the record has q, a, m" in failed.stderr, failed.stderr
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        here = pathlib.Path(folder)
+        make_run(here / "run")
+        check_follower(here)
+        check_table()
+        check_dashboard(here)
+        check_log_to(here)
+        check_plot(here)
+        check_to_jsonl(here)
+        if "--trackers" in sys.argv:
+            (here / "short").mkdir()
+            for name in ("metrics.jsonl", "eval.jsonl", "config.yaml"):
+                text = (here / "run" / name).read_text().splitlines(True)
+                (here / "short" / name).write_text("".join(text[:5]))
+            check_trackers(here)
+    print("the scripts that read runs do what they say")
+
+
+if __name__ == "__main__":
+    main()
