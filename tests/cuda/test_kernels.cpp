@@ -324,7 +324,9 @@ TEST_F(CudaKernels, MatrixProducts) {
                               {128, 96, 64}, {257, 136, 520}, {64, 1536, 896}};
   for (const auto& [m, n, k] : sizes)
     for (Trans trans : {Trans::kNN, Trans::kNT, Trans::kTN})
-      for (Dtype in : kTypes)
+      for (Dtype in : kTypes) {
+        const std::vector<Tensor> factors = {random(trans == Trans::kTN ? Shape{k, m} : Shape{m, k}, in, 1),
+                                             random(trans == Trans::kNT ? Shape{n, k} : Shape{k, n}, in, 2)};
         for (Dtype out : {in, Dtype::kF32})
           for (bool accumulate : {false, true})
             for (bool deterministic : {true, false})
@@ -332,24 +334,25 @@ TEST_F(CudaKernels, MatrixProducts) {
                 SCOPED_TRACE(str("M=", m, " N=", n, " K=", k, " trans ", int(trans), " ", name_of(in), " -> ",
                                  name_of(out), accumulate ? " accumulate" : "", deterministic ? " deterministic" : "",
                                  match == Match::kPeer ? " peer" : ""));
-                const Shape a_shape = trans == Trans::kTN ? Shape{k, m} : Shape{m, k},
-                            b_shape = trans == Trans::kNT ? Shape{n, k} : Shape{k, n};
                 host.match = gpu().match = match;
                 gpu().deterministic = deterministic;
                 const double bound = 2.1 * unit_of(out), sum_error = sum_error_of(k, in);
                 close(
-                    {m, n}, out, {random(a_shape, in, 1), random(b_shape, in, 2)}, bound, sum_error / bound,
+                    {m, n}, out, factors, bound, sum_error / bound,
                     [&](Exec& e, Tensor& c, const auto& x) {
                       MANTISSA_RUN(e, matmul, c, x[0], x[1], trans, accumulate);
                     },
                     accumulate ? random({m, n}, out, 3) : Tensor());
                 if (HasFailure()) return;
               }
+      }
 }
 
 TEST_F(CudaKernels, ProductsWithABias) {
   for (const auto& [m, n, k] : {std::array<int64_t, 3>{1, 1, 1}, {3, 5, 7}, {64, 2048, 1536}, {300, 136, 520}})
-    for (Dtype dtype : kTypes)
+    for (Dtype dtype : kTypes) {
+      const std::vector<Tensor> inputs = {random({m, k}, dtype, 1), random({n, k}, dtype, 2),
+                                          random({n + 8}, dtype, 3)};
       for (bool deterministic : {true, false})
         for (Match match : {Match::kExact, Match::kPeer}) {
           SCOPED_TRACE(str("M=", m, " N=", n, " K=", k, " ", name_of(dtype)));
@@ -357,11 +360,11 @@ TEST_F(CudaKernels, ProductsWithABias) {
           gpu().deterministic = deterministic;
           const double bound = 2.1 * unit_of(dtype), sum_error = sum_error_of(k, dtype);
           for (int64_t first : {0, 8, 1})  // the second finds a plan, and another bias; the third is not aligned
-            close({m, n}, dtype, {random({m, k}, dtype, 1), random({n, k}, dtype, 2), random({n + 8}, dtype, 3)}, bound,
-                  sum_error / bound, [&](Exec& e, Tensor& c, const auto& x) {
-                    MANTISSA_RUN(e, matmul_bias, c, x[0], x[1], x[2].slice(first, first + n));
-                  });
+            close({m, n}, dtype, inputs, bound, sum_error / bound, [&](Exec& e, Tensor& c, const auto& x) {
+              MANTISSA_RUN(e, matmul_bias, c, x[0], x[1], x[2].slice(first, first + n));
+            });
         }
+    }
 }
 
 TEST_F(CudaKernels, MeasuredPlansComeBack) {
