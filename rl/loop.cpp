@@ -55,6 +55,7 @@ struct RewardStats {
   void put(Metrics& metrics) const {
     scores.put(metrics, "critic/score");
     rewards.put(metrics, "critic/rewards");
+    metrics.set("critic/overlong_penalty/mean", scores.mean() - rewards.mean());
     for (const auto& [name, r] : named) metrics.set("reward/" + name + "/mean", r.mean());
     lengths.put(metrics, "response_length");
     metrics.set("response_length/clip_ratio", double(clipped) / double(lengths.count));

@@ -14,6 +14,7 @@ constexpr MetricInfo kTable[] = {
     {"critic/rewards/mean", "reward", "the same after overlong handling: what advantages are made of"},
     {"critic/rewards/max", "reward", "highest of them"},
     {"critic/rewards/min", "reward", "lowest of them"},
+    {"critic/overlong_penalty/mean", "reward", "mean of what overlong handling took off"},
     {"critic/advantages/mean", "advantage", "mean advantage of the samples that are trained on"},
     {"critic/advantages/max", "advantage", "highest of them"},
     {"critic/advantages/min", "advantage", "lowest of them"},

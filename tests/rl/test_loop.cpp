@@ -428,6 +428,8 @@ TEST_F(Loop, SoftOverlongPunishmentReachesTheReward) {
                      "rollout.max_new_tokens=2", "train.steps=1"};
   ASSERT_TRUE(train(config("run", kGrpo, soft)));
   EXPECT_EQ(number(metrics("run")[0], "critic/rewards/max"), -0.5) << "wrong and cut off";
+  EXPECT_EQ(number(metrics("run")[0], "critic/score/mean"), 0) << "as the verifier gave it";
+  EXPECT_EQ(number(metrics("run")[0], "critic/overlong_penalty/mean"), 0.5);
 }
 
 }  // namespace
