@@ -39,7 +39,8 @@ int MathParser::postfix(int base) {
   for (;;) {
     if (take("^")) {
       if (degree_exponent()) {
-        base = closed(degrees(base));
+        base = degrees(base);
+        if (peek().kind == Kind::kNumber) closed(base);  // but "180^\circ n"
       } else if (is("'") || (is("{") && is("'", 1))) {
         bool braces = take("{");
         while (take("'")) base = prime(base);
@@ -343,12 +344,11 @@ int MathParser::environment(const std::string& kind) {
 int MathParser::function(const MathToken& token) {
   const std::string& name = token.text;
   if (name == "frac" || name == "binom") {
-    const auto differential = [&](size_t ahead) {  // "{dy}", "{d}", "{d^2 y}"
-      return is("{", ahead) && peek(ahead + 1).kind == Kind::kName && peek(ahead + 1).text == "d";
-    };
-    const bool derivative = name == "frac" && differential(0);
+    const auto differential = [&] { return is("{") && peek(1).kind == Kind::kName && peek(1).text == "d"; };
+    const bool derivative =
+        name == "frac" && differential() && (is("}", 2) || is("^", 2) || peek(2).kind == Kind::kName);
     int above = tight_argument();
-    if (derivative && differential(0)) throw MathSyntaxError("a derivative");
+    if (derivative && differential() && peek(2).kind == Kind::kName) throw MathSyntaxError("a derivative");
     int below = tight_argument();
     return name == "frac" ? add(Op::kDiv, {above, below}) : add(Op::kCall, {above, below}, name);
   }
