@@ -203,6 +203,7 @@ std::map<std::string, std::string> model_files(const Model& model, Dtype dtype) 
       {"tokenizer.json", tokenizer.tokenizer_json},
       {"tokenizer_config.json",
        described ? tokenizer.tokenizer_config_json : format_tokenizer_config(model.config, tokenizer.tokenizer_json)},
+      {"added_tokens.json", tokenizer.added_tokens_json},
       {"special_tokens_map.json", tokenizer.special_tokens_map_json},
       {"chat_template.jinja", tokenizer.chat_template}};
   std::erase_if(files, [](const auto& file) { return file.second.empty(); });

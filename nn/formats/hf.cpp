@@ -198,6 +198,7 @@ TokenizerFiles read_hf_tokenizer(const fs::path& directory) {
   files.where = directory.string();
   files.tokenizer_json = file_text(directory / "tokenizer.json");
   files.tokenizer_config_json = file_text(config);
+  files.added_tokens_json = file_text(directory / "added_tokens.json");
   files.special_tokens_map_json = file_text(directory / "special_tokens_map.json");
   files.chat_template = file_text(directory / "chat_template.jinja");
   if (files.chat_template.empty() && !files.tokenizer_config_json.empty())

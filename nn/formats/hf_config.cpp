@@ -127,6 +127,8 @@ void refuse_sliding_window(const Object& top, int64_t layers) {
     for (const Json& type : types)
       check(type.is_string() && type.get<std::string>() == "full_attention", top.name("layer_types"),
             " may hold \"full_attention\" only, got ", Object::shown(type));
+    check(int64_t(types.size()) == layers, top.name("layer_types"), " must name ", layers, " layers, got ",
+          types.size());
     return;
   }
   if (top["model_type"] == "llama") return;  // it has no window, whatever the file says

@@ -54,6 +54,7 @@ struct AddedToken {
   std::string content;
   int32_t id = -1;
   bool special = false, normalized = false, single_word = false, lstrip = false, rstrip = false;
+  bool operator==(const AddedToken&) const = default;
 };
 
 /// Finds added tokens in text: leftmost first, then longest.

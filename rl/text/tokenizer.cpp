@@ -16,8 +16,8 @@ namespace {
 
 class StagedTokenizer final : public Tokenizer {
  public:
-  StagedTokenizer(const std::string& json, const std::string& where, const std::vector<AddedToken>& configured) {
-    parse_tokenizer_json(json, where, configured, spec_);
+  StagedTokenizer(const std::string& json, const std::string& where, const TokenizerConfig& config) {
+    parse_tokenizer_json(json, where, config, spec_);
     for (const auto& [token, id] : spec_.bpe.vocab) name(id, token);
     for (const AddedToken& token : spec_.added) add(token, where);
     for (const auto* ids : {&spec_.before, &spec_.after})
@@ -111,11 +111,11 @@ class StagedTokenizer final : public Tokenizer {
 
 std::unique_ptr<Tokenizer> Tokenizer::from_files(const TokenizerFiles& files) {
   check(!files.tokenizer_json.empty(), files.where, ": has no tokenizer (tokenizer.json)");
-  return std::make_unique<StagedTokenizer>(files.tokenizer_json, files.where, read_tokenizer_config(files).added);
+  return std::make_unique<StagedTokenizer>(files.tokenizer_json, files.where, read_tokenizer_config(files));
 }
 
 std::unique_ptr<Tokenizer> Tokenizer::from_json(const std::string& tokenizer_json, const std::string& where) {
-  return std::make_unique<StagedTokenizer>(tokenizer_json, where, std::vector<AddedToken>());
+  return std::make_unique<StagedTokenizer>(tokenizer_json, where, TokenizerConfig());
 }
 
 }  // namespace mantissa

@@ -11,7 +11,7 @@ namespace mantissa {
 
 namespace {
 
-using nlohmann::json;
+using json = nlohmann::ordered_json;  // tokens are added in the order of the file
 
 constexpr const char* kStandard[] = {"bos_token", "eos_token", "unk_token", "sep_token",
                                      "pad_token", "cls_token", "mask_token"};
@@ -67,51 +67,147 @@ bool is_token(const json& value) {
   return value.is_string() || (value.is_object() && value.contains("content"));
 }
 
+bool given(const json& config, const char* key) {
+  return config.contains(key) && !config[key].is_null();
+}
+
+/// The two keys for tokens without a role: a filled extra_special_tokens that is a list is all, beside one that names
+/// its tokens additional_special_tokens counts too, and where it is empty or absent they are all. What old models say
+/// in a file of their own comes later and does not replace a list that is there.
+struct Unnamed {
+  json named = json::object(), list = json::array();
+  std::string list_key = "extra_special_tokens";
+
+  Unnamed(const json& config, const json& old_map, const std::string& where) {
+    const char *kExtra = "extra_special_tokens", *kAdditional = "additional_special_tokens";
+    bool closed = config.contains(kExtra);
+    const json extra = given(config, kExtra) ? config[kExtra] : json();
+    if (extra.is_object()) named = extra;
+    if (extra.is_object()) closed = false;
+    if (extra.is_array()) list = extra;
+    if (config.contains(kAdditional) && (extra.empty() || !closed)) {
+      closed = extra.empty();
+      take(config, kAdditional);
+    }
+    if (given(old_map, kExtra) && old_map[kExtra].is_array()) {
+      for (const json& token : old_map[kExtra]) list.push_back(token);
+    } else if (!closed && old_map.contains(kAdditional)) {
+      take(old_map, kAdditional);
+    }
+    check(list.is_array() && (extra.is_null() || extra.is_array() || extra.is_object()), where, ": ", list_key,
+          " must be a list or an object");
+  }
+  void take(const json& from, const char* key) {
+    list = from[key].is_null() ? json::array() : from[key];
+    list_key = key;
+  }
+};
+
+struct Special {
+  std::string name;  // empty: of a list
+  AddedToken token;
+  bool object = false;  // written with its flags, not as a text
+};
+
+/// Special tokens, in the order in which they were named first; a name that comes again gets the later token.
+class Specials {
+ public:
+  void set(const std::string& name, const json& value, const std::string& where) {
+    Special special{name, token_of(value, true, where + ": " + name), value.is_object()};
+    const auto found = std::find_if(list.begin(), list.end(), [&](const Special& s) { return s.name == name; });
+    if (found == list.end())
+      list.push_back(std::move(special));
+    else
+      *found = std::move(special);
+  }
+  std::vector<Special> list;
+};
+
+bool is_named(const TokenizerConfig& config, const std::string& content) {
+  return std::any_of(config.named.begin(), config.named.end(),
+                     [&](const auto& named) { return named.second == content; });
+}
+
+/// added_tokens.json of old models: {"<x>": id}.
+std::vector<AddedToken> old_added_tokens(const TokenizerFiles& files, const std::vector<Special>& specials) {
+  const std::string where = files.where + ": added_tokens.json";
+  std::map<int64_t, AddedToken> tokens;
+  const json document = parse(files.added_tokens_json, where);
+  for (const auto& [content, id] : document.items()) {
+    check(id.is_number_unsigned() && id <= INT32_MAX, where, ": \"", content, "\" must have an id from 0 to 2^31 - 1");
+    AddedToken token;
+    token.content = content;
+    token.special = std::any_of(specials.begin(), specials.end(),
+                                [&](const Special& special) { return special.token.content == token.content; });
+    token.normalized = !token.special;
+    token.id = id.get<int32_t>();
+    tokens.emplace(id.get<int64_t>(), std::move(token));
+  }
+  std::vector<AddedToken> list;
+  for (auto& [id, token] : tokens) list.push_back(std::move(token));
+  return list;
+}
+
 }  // namespace
 
 TokenizerConfig read_tokenizer_config(const TokenizerFiles& files) {
   const std::string where = files.where + ": tokenizer_config.json";
-  json config = parse(files.tokenizer_config_json, where);
-  const auto present = [&](const char* key) { return config.contains(key) && !config[key].is_null(); };
+  const json config = parse(files.tokenizer_config_json, where);
+  const bool old = !given(config, "added_tokens_decoder");
+  const json old_map =
+      old ? parse(files.special_tokens_map_json, files.where + ": special_tokens_map.json") : json::object();
+  check(!given(config, "split_special_tokens") || config["split_special_tokens"] == false, where,
+        ": split_special_tokens other than false is not supported");
+
+  const Unnamed unnamed(config, old_map, where);
+  const auto value_of = [&](const std::string& key) -> const json& {
+    return old_map.contains(key) ? old_map[key] : config[key];
+  };
+  const auto is_standard = [](const std::string& key) {
+    return std::find(std::begin(kStandard), std::end(kStandard), key) != std::end(kStandard);
+  };
+  Specials specials;
+  for (const char* key : kStandard)
+    if ((config.contains(key) || old_map.contains(key)) && !value_of(key).is_null())
+      specials.set(key, value_of(key), where);
+  for (const json* source : {&config, &old_map})  // those written as objects come before those written as texts
+    for (const auto& [key, value] : source->items())
+      if (key.ends_with("_token") && !is_standard(key) && value.is_object() && is_token(value))
+        specials.set(key, value, where);
+  for (const json* source : {&config, &old_map})
+    for (const auto& [key, value] : source->items())
+      if (key.ends_with("_token") && !is_standard(key) && value.is_string()) specials.set(key, value, where);
+  for (const auto& [key, value] : unnamed.named.items()) specials.set(key, value, where + ": extra_special_tokens");
+
   TokenizerConfig out;
-  if (present("added_tokens_decoder")) {
+  for (const Special& special : specials.list) out.named.emplace_back(special.name, special.token.content);
+  for (size_t i = 0; i < unnamed.list.size(); ++i) {
+    const json& value = unnamed.list[i];
+    AddedToken token = token_of(value, value.is_string(), str(where, ": ", unnamed.list_key, '[', i, ']'));
+    token.special = token.special || is_named(out, token.content);
+    specials.list.push_back({"", std::move(token), value.is_object()});
+  }
+  if (old) {
+    out.old = old_added_tokens(files, specials.list);
+  } else {
     for (auto& [id, token] : tokens_with_ids(config["added_tokens_decoder"], where + ": added_tokens_decoder"))
       out.added.push_back(std::move(token));
-  } else {  // what older models say in a file of its own comes first
-    config.update(parse(files.special_tokens_map_json, files.where + ": special_tokens_map.json"));
   }
-
-  std::vector<AddedToken> specials;
-  const auto name = [&](const std::string& key, const json& value) {
-    specials.push_back(token_of(value, true, where + ": " + key));
-    out.named.emplace_back(key, specials.back().content);
-  };
-  for (const char* key : kStandard)
-    if (present(key)) name(key, config[key]);
-  for (const auto& [key, value] : config.items())
-    if (key.ends_with("_token") && is_token(value) &&
-        std::find(std::begin(kStandard), std::end(kStandard), key) == std::end(kStandard))
-      name(key, value);
-  const char* extra = present("extra_special_tokens") && !config["extra_special_tokens"].empty()
-                          ? "extra_special_tokens"
-                          : "additional_special_tokens";
-  if (present(extra)) {
-    const json& list = config[extra];
-    check(list.is_array() || list.is_object(), where, ": ", extra, " must be a list or an object");
-    for (const auto& [key, value] : list.items()) {
-      if (list.is_object())
-        name(key, value);
-      else
-        specials.push_back(token_of(value, true, str(where, ": ", extra, '[', key, ']')));
+  std::vector<AddedToken>& listed = old ? out.old : out.added;
+  const auto count = int64_t(listed.size());
+  for (size_t i = 0; i < specials.list.size(); ++i) {
+    const Special& special = specials.list[i];
+    const auto same = [&](const AddedToken& other) { return other.content == special.token.content; };
+    const auto found = std::find_if(listed.begin(), listed.begin() + count, same);
+    if (found != listed.begin() + count) {
+      found->special = found->special || !special.name.empty();
+      continue;
     }
-  }
-  for (AddedToken& token : specials) {
-    const auto same = [&](const AddedToken& other) { return other.content == token.content; };
-    const auto found = std::find_if(out.added.begin(), out.added.end(), same);
-    if (found == out.added.end())
-      out.added.push_back(std::move(token));
-    else
-      found->special = true;
+    // A text and an object count as two tokens, and so do objects of other flags: the later one's hold.
+    const bool again = std::any_of(
+        specials.list.begin(), specials.list.begin() + int64_t(i),
+        [&](const Special& before) { return before.object == special.object && before.token == special.token; });
+    if (!again) out.added.push_back(special.token);
   }
   return out;
 }

@@ -1,5 +1,5 @@
-// tokenizer_config.json as the tokenizers of transformers read it, with special_tokens_map.json of older models: the
-// special tokens by name and the tokens that are added to those of tokenizer.json.
+// tokenizer_config.json as the tokenizers of transformers read it, with special_tokens_map.json and added_tokens.json
+// of older models: the special tokens by name and the tokens that are added to those of tokenizer.json.
 #pragma once
 
 #include <string>
@@ -12,11 +12,15 @@
 namespace mantissa {
 
 struct TokenizerConfig {
-  /// bos_token, eos_token, unk_token, sep_token, pad_token, cls_token, mask_token: those that are given, in this order.
+  /// bos_token, eos_token, unk_token, sep_token, pad_token, cls_token, mask_token, then a model's own names: those that
+  /// are given, in this order.
   std::vector<std::pair<std::string, std::string>> named;
   /// Tokens to add, in the order in which transformers adds them; those with an id first (ids ascending), then those
-  /// that are named only (id -1). Many are in tokenizer.json already.
+  /// that are named only (id -1). Many are in tokenizer.json already; of two with one content the later one's flags
+  /// hold.
   std::vector<AddedToken> added;
+  /// Of added_tokens.json, before all others. Where tokenizer.json has a token of the same id, that one stands.
+  std::vector<AddedToken> old;
 };
 
 /// Error with the file, key and rule for what is malformed; a file that is missing gives nothing.

@@ -6,6 +6,7 @@
 
 #include "rl/text/bpe.h"
 #include "rl/text/stages.h"
+#include "rl/text/tokenizer_config.h"
 
 namespace mantissa {
 
@@ -24,7 +25,7 @@ struct TokenizerSpec {
 /// Fills `spec` from the text of tokenizer.json, and adds the tokens that tokenizer_config.json adds. Ids of added
 /// tokens are those that the library gives them: the vocabulary's, else the next one counted from the vocabulary's
 /// size, in the order of the file. Errors: "where: JSON path: rule: value".
-void parse_tokenizer_json(const std::string& json, const std::string& where, const std::vector<AddedToken>& configured,
+void parse_tokenizer_json(const std::string& json, const std::string& where, const TokenizerConfig& config,
                           TokenizerSpec& spec);
 
 }  // namespace mantissa

@@ -3,6 +3,8 @@
 
 #include <cmath>
 #include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "core/file.h"
 #include "core/random.h"
@@ -68,6 +70,32 @@ TEST(HfConfig, Defaults) {
   EXPECT_EQ(parsed("", "qwen3").heads.size, 128);
   EXPECT_EQ(parsed(R"("head_dim": 16, "num_key_value_heads": 2)", "qwen3").heads.row(), (4 + 2 * 2) * 16);
   EXPECT_EQ(parsed(R"("num_key_value_heads": null, "head_dim": null)").heads.size, 8);
+}
+
+/// Random spellings of rope: transformers' frequencies (tests/golden/make_model_files_golden.py), or refused.
+TEST(HfConfig, RopeAsTransformers) {
+  std::ifstream file(std::string(MANTISSA_SOURCE_DIR) + "/tests/golden/rope_configs.jsonl");
+  int equal = 0, refused = 0;
+  for (std::string line; std::getline(file, line);) {
+    const nlohmann::json row = nlohmann::json::parse(line);
+    ModelConfig config;
+    const std::string message = message_of([&] { config = parse_hf_config(row[0].dump(), "config.json"); });
+    if (!message.empty()) {
+      EXPECT_NE(message.find("rope"), std::string::npos) << message;
+      ++refused;
+      continue;
+    }
+    ASSERT_FALSE(row[1].is_null()) << line;
+    const std::vector<double> frequencies = rope_frequencies(config.rope, config.heads.size);
+    ASSERT_EQ(frequencies.size(), row[1].size());
+    for (size_t i = 0; i < frequencies.size(); ++i) {
+      const double want = row[1][i];
+      EXPECT_NEAR(frequencies[i], want, 2e-7 * want + 1e-9) << line;
+    }
+    ++equal;
+  }
+  EXPECT_GE(equal, 90);
+  EXPECT_LE(refused, 60);
 }
 
 TEST(HfConfig, RopeInBothSpellings) {
@@ -144,6 +172,7 @@ TEST(HfConfig, RefusesWhatItDoesNotCompute) {
   expect_refused(R"("use_sliding_window": true, "sliding_window": 32, "max_window_layers": 1)", {"use_sliding_window"},
                  "qwen2");
   expect_refused(R"("layer_types": ["full_attention", "sliding_attention"])", {"layer_types", "sliding_attention"});
+  expect_refused(R"("layer_types": ["full_attention"])", {"layer_types", "must name 2 layers, got 1"});
   expect_refused(R"("use_sliding_window": true, "max_window_layers": 1)", {"use_sliding_window"}, "qwen2");  // 4096
   parsed(R"("use_sliding_window": true, "sliding_window": null, "max_window_layers": 1)", "qwen2");
   parsed(R"("use_sliding_window": true, "sliding_window": 32, "max_window_layers": 1)", "llama");  // knows no window

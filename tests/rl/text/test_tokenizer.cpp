@@ -251,7 +251,39 @@ TEST(Tokenizer, TokensOfTheConfig) {
   EXPECT_THROW(ids(R"({"added_tokens_decoder": {"2": {"content": "<y>"}}})", "a"), Error);  // the id of "c"
   EXPECT_THROW(ids(R"({"added_tokens_decoder": {"x": {"content": "<y>"}}})", "a"), Error);
   EXPECT_THROW(ids(R"({"pad_token": 3})", "a"), Error);
+  EXPECT_THROW(ids(R"({"split_special_tokens": true})", "a"), Error);
+  EXPECT_EQ(
+      ids(R"({"split_special_tokens": false, "image_token": "<a>", "extra_special_tokens": {"image_token": "<y>"}})",
+          "<y><a>"),
+      (Ids{14, 5, 0, 6}));  // one name, one token
   EXPECT_THROW(ids("{", "a"), Error);
+}
+
+/// tokenizer_config.json, special_tokens_map.json and added_tokens.json of random content against transformers
+/// (tests/golden/make_model_files_golden.py).
+TEST(Tokenizer, ConfigsAsTransformers) {
+  json base;
+  int texts = 0;
+  for (const json& line : lines_of(kSource / "tests/golden/tokenizer_configs.jsonl")) {
+    if (line.is_object()) {
+      base = line;
+      continue;
+    }
+    TokenizerFiles files;
+    files.where = "M";
+    base["added_tokens"] = line[0];
+    files.tokenizer_json = base.dump();
+    const auto text_of = [&](const char* name) { return line[1].value(name, ""); };
+    files.tokenizer_config_json = text_of("tokenizer_config.json");
+    files.special_tokens_map_json = text_of("special_tokens_map.json");
+    files.added_tokens_json = text_of("added_tokens.json");
+    const auto t = Tokenizer::from_files(files);
+    for (const json& row : line[2]) {
+      EXPECT_EQ(t->encode(row[0].get<std::string>()), row[1].get<std::vector<int32_t>>()) << line;
+      ++texts;
+    }
+  }
+  EXPECT_GT(texts, 300);
 }
 
 TEST(Tokenizer, StripsAtOneBlank) {
