@@ -93,7 +93,7 @@ bool ends_in_operand(std::string_view text) {
 
 /// Only connecting words, commas and the signs of mathematics stand between two boxes.
 bool connects(std::string_view gap) {
-  if (gap.size() > 80) return false;
+  if (gap.size() > 1000) return false;
   std::string rest;
   for (size_t i = 0; i < gap.size(); ++i) {
     if (gap[i] == '\\') {

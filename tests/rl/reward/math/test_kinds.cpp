@@ -102,6 +102,11 @@ TEST(AnswerKinds, ModTakesTheSignWithIt) {
   EXPECT_EQ(grade({}, "\\boxed{10 + 17 \\bmod 5}", "2").status, Grade::Status::kUnparsed);
 }
 
+TEST(AnswerKinds, WhateverIsWrittenEqualsItself) {
+  for (const char* text : {"1 $\\", "4,$ \\", "`\f`", "*~*", "**\t**", "_ _", "\\text{\\", "5\\", "\\mathbf{1} \\"})
+    EXPECT_TRUE(math_equal(text, text).equal) << text;
+}
+
 std::string raised(const std::string& exponent) {
   const Strings digits = {"⁰", "¹", "²", "³", "⁴", "⁵", "⁶", "⁷", "⁸", "⁹"};
   std::string out;
@@ -363,7 +368,27 @@ TEST(AnswerKinds, SentencesStateTheirFirstValue) {
 }
 
 TEST(AnswerKinds, RunsOfBoxesAndSigns) {
-  const Strings gaps = {", ", " or ", " and ", "/", ", or ", "$ or $", " \\text{ or } ", " and/or ", " "};
+  const Strings gaps = {", ",
+                        " or ",
+                        " and ",
+                        "/",
+                        ", or ",
+                        "$ or $",
+                        " \\text{ or } ",
+                        " and/or ",
+                        " ",
+                        "\n\n",
+                        std::string(300, ' '),
+                        " \\quad \\text{or possibly} \\quad ",
+                        ". ",
+                        "? ",
+                        " = ",
+                        " + ",
+                        "\n2. ",
+                        "\n(b) ",
+                        " or else ",
+                        "**, **",
+                        "$; $x = $"};
   for (int i = 0; i < 200; ++i) {
     std::string run;
     const long count = between(2, 5), right = between(1, 99);
