@@ -1,11 +1,25 @@
 #include "autograd/nonfinite.h"
 
+#include <algorithm>
+
 namespace mantissa {
+namespace {
+
+/// The expert that element `index` of a grouped tensor belongs to.
+int64_t expert_of(const Observation& seen, int64_t index) {
+  const std::vector<int32_t> bounds = to_host<int32_t>(seen.groups);
+  const int64_t count = int64_t(bounds.size()) - 1, row = index / seen.tensor.size(-1), rows = seen.tensor.rows();
+  if (seen.parameter) return rows % count == 0 ? row / (rows / count) : -1;
+  if (rows != bounds.back()) return -1;
+  return std::upper_bound(bounds.begin(), bounds.end(), row) - bounds.begin() - 1;
+}
+
+}  // namespace
 
 std::string NonFiniteReport::text() const {
   if (!found) return "all tensors are finite";
-  return str(scope, scope.empty() ? "" : " ", op, backward ? " backward: " : " forward: ", value, " at element ", index,
-             " of ", name_of(dtype), " ", shape);
+  return str(expert >= 0 ? str("expert ", expert, " of ") : "", scope, scope.empty() ? "" : " ", op,
+             backward ? " backward: " : " forward: ", value, " at element ", index, " of ", name_of(dtype), " ", shape);
 }
 
 Observer find_first_nonfinite(Exec& exec, NonFiniteReport& report) {
@@ -22,6 +36,7 @@ Observer find_first_nonfinite(Exec& exec, NonFiniteReport& report) {
               seen.backward,
               seen.tensor.dtype(),
               seen.tensor.shape(),
+              seen.groups.defined() ? expert_of(seen, index) : -1,
               index,
               double(to_host_float(element)[0])};
   };

@@ -15,10 +15,12 @@ struct NonFiniteReport {
   bool backward = false;  // in a gradient that the op handed back, else in its output
   Dtype dtype = Dtype::kF32;
   Shape shape;
-  int64_t index = -1;  // flat position in that tensor
-  double value = 0.0;  // inf, -inf or nan
+  int64_t expert = -1;  // whose row it is; -1: rows are not those of experts
+  int64_t index = -1;   // flat position in that tensor
+  double value = 0.0;   // inf, -inf or nan
 
-  /// "layers.3.mlp swiglu backward: inf at element 17 of fp16 [4,96]"; "all tensors are finite" when nothing was found.
+  /// "layers.3.mlp swiglu backward: inf at element 17 of fp16 [4,96]"; "expert 5 of
+  /// layers.3.mlp swiglu ..." where rows are those of experts; "all tensors are finite" when nothing was found.
   std::string text() const;
 };
 

@@ -45,6 +45,32 @@ Var attention(Tape& tape, const Var& qkv, const Tensor& offsets, Heads heads, in
 Var attention_decode(Tape& tape, const Var& qkv, const Tensor& pages, const Tensor& table, const Tensor& lengths,
                      Heads heads);
 
+// ---- experts (moe.cpp) ----------------------------------------------------------------------------------------------
+/// Where the T rows of a layer go: E experts, K slots a row, R = T K grouped rows (core/kernels.h, "experts"). Indices
+/// alone: no gradient flows through them.
+struct Routes {
+  Tensor experts;  // [T,K] int32, the likeliest first
+  Tensor offsets;  // [E+1] int32: which grouped rows an expert has
+  Tensor tokens;   // [R] int32: the row of x that a grouped row is
+  Tensor rows;     // [T,K] int32: the grouped row of each slot
+};
+struct Routing {
+  Var weights;  // [T,K] fp32 (fp64 when x is)
+  Routes routes;
+};
+/// Logits x[T,C] . w[E,C]^T in fp32, never rounded; softmax; the `slots` largest, of equal logits the lower index;
+/// their weights divided by their sum when `normalise`. Saves x, w and the logits; gradients are made in fp32.
+Routing route(Tape& tape, const Var& x, const Var& w, int64_t slots, bool normalise);
+/// The rows of each expert, together: x[T,C] -> [R,C]. The gradient adds a row's slots in their order in fp32 and is
+/// rounded once. Recipe at kElementwise.
+Var group_rows(Tape& tape, const Var& x, const Routes& routes);
+/// linear() with a weight for each expert: x[R,K], w[E N,K] -> [R,N]. An expert without rows adds nothing to its
+/// gradient. Saves x, w; recipe at kMlp.
+Var grouped_linear(Tape& tape, const Var& x, const Var& w, const Routes& routes);
+/// y[R,C] -> [T,C]: weights times the rows of a token, added in slot order in fp32, rounded once. dy = weight dout
+/// (rounded), dweight = dout . y in fp32. Saves y and weights.
+Var combine(Tape& tape, const Var& y, const Var& weights, const Routes& routes);
+
 // ---- elementwise (elementwise.cpp) ----------------------------------------------------------------------------------
 /// a + b of equal shapes; the result has a's type (residual streams may be wider than branches). The same for sub, mul,
 /// minimum, maximum, less_equal.

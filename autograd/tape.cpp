@@ -41,8 +41,8 @@ bool Tape::needs_grad(std::initializer_list<const Var*> inputs) const {
   return false;
 }
 
-void Tape::observe(const char* op, bool backward, const Tensor& tensor) const {
-  if (observer_) observer_({scope_, op, backward, tensor});
+void Tape::observe(const char* op, bool backward, const Tensor& tensor, bool parameter) const {
+  if (observer_) observer_({scope_, op, backward, tensor, groups_, parameter});
 }
 
 Var Tape::constant(const char* op, Tensor value) {
@@ -52,7 +52,7 @@ Var Tape::constant(const char* op, Tensor value) {
 
 std::vector<Var> Tape::outputs(const char* op, std::vector<Tensor> values, Gradient gradient) {
   std::vector<Var> vars;
-  Record record{op, scope_, {}, std::move(gradient)};
+  Record record{op, scope_, groups_, {}, std::move(gradient)};
   for (Tensor& value : values) {
     Var v = constant(op, std::move(value));
     v.slot_ = make_slot(v.value_);
@@ -86,7 +86,7 @@ void Tape::add_grad(const Slot& slot, Tensor grad) {
   if (!slot) return;
   check(grad.shape() == slot->shape && grad.dtype() == slot->dtype, "[", playing_, "] gradient for ",
         name_of(slot->dtype), " ", slot->shape, ": got ", name_of(grad.dtype()), " ", grad.shape());
-  observe(playing_, true, grad);
+  observe(playing_, true, grad, slot->sink.defined());
   if (slot->sink.defined()) {
     MANTISSA_RUN(exec_, binary, slot->sink, slot->sink, grad, Binary::kAdd);
   } else if (!slot->grad.defined()) {
@@ -107,7 +107,7 @@ Tensor Tape::open_sink(const Slot& slot) {
 void Tape::close_sink(const Slot& slot, Tensor sum) {
   if (!slot) return;
   if (slot->sink.defined()) {
-    observe(playing_, true, sum);
+    observe(playing_, true, sum, true);
   } else if (sum.dtype() == slot->dtype) {
     add_grad(slot, std::move(sum));
   } else {
@@ -149,10 +149,12 @@ void Tape::backward(std::span<const Var> roots, std::span<const Tensor> grads) {
     if (!reached) continue;
     playing_ = record.op;
     scope_ = std::move(record.scope);
+    groups_ = std::move(record.groups);
     record.gradient(douts);
   }
   playing_ = "backward";
   scope_ = outer_scope;
+  groups_ = {};
 }
 
 std::vector<Var> Tape::checkpoint(const Body& body, std::vector<Var> inputs) {

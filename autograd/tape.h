@@ -95,6 +95,8 @@ struct Observation {
   std::string_view op;     // "swiglu"
   bool backward;
   const Tensor& tensor;
+  const Tensor& groups;    // see Tape::Groups; undefined: rows are tokens
+  bool parameter = false;  // the gradient of a parameter
 };
 using Observer = std::function<void(const Observation&)>;
 
@@ -183,20 +185,36 @@ class Tape {
     std::string outer_;
   };
 
+  /// Says of what runs inside that its rows are grouped by expert: those of expert e are rows [offsets[e],
+  /// offsets[e+1]), and a parameter's rows are those of all experts, as many each.
+  class Groups {
+   public:
+    Groups(Tape& tape, Tensor offsets) : tape_(tape), outer_(std::exchange(tape.groups_, std::move(offsets))) {}
+    ~Groups() { tape_.groups_ = std::move(outer_); }
+    Groups(const Groups&) = delete;
+    Groups& operator=(const Groups&) = delete;
+
+   private:
+    Tape& tape_;
+    Tensor outer_;
+  };
+
  private:
   struct Record {
     const char* op;
     std::string scope;
+    Tensor groups;
     std::vector<Slot> outputs;
     Gradient gradient;
   };
-  void observe(const char* op, bool backward, const Tensor& tensor) const;
+  void observe(const char* op, bool backward, const Tensor& tensor, bool parameter = false) const;
 
   Exec& exec_;
   bool recording_;
   Recompute recompute_;
   Observer observer_;
   std::string scope_;
+  Tensor groups_;
   const char* playing_ = "backward";  // op whose gradient runs, for messages and observers
   bool played_ = false;
   std::vector<Record> records_;

@@ -169,6 +169,30 @@ struct Kernels {
   void (*attention_decode)(Exec&, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table,
                            const Tensor& lengths, Heads heads);
 
+  // ---- experts ------------------------------------------------------------------------------------------------------
+  // E experts, K slots of a row (the experts it goes to), R = T K grouped rows: those of expert 0 first, in the order
+  // of (t, slot). What belongs to expert e is rows [offsets[e], offsets[e+1]) of them; some experts may have none.
+  /// Of logits[T,E], fp32 (or fp64), the K largest of each row, largest first, of equal ones the lower index first:
+  /// experts[T,K] int32 and weights[T,K] = their softmax over all E, divided by its sum over the K when `normalise`.
+  void (*route)(Exec&, Tensor& weights, Tensor& experts, const Tensor& logits, bool normalise);
+  /// dlogits[T,E] (overwritten): w_j (dw_j - sum_i w_i dw_i) for those chosen; for others 0 when `normalise`, else
+  /// -p sum_i w_i dw_i.
+  void (*route_bwd)(Exec&, Tensor& dlogits, const Tensor& dweights, const Tensor& logits, const Tensor& weights,
+                    const Tensor& experts, bool normalise);
+  /// offsets[E+1]; tokens[R]: the row that a grouped row is a copy of; rows[T,K]: the grouped row of each slot.
+  void (*group_rows)(Exec&, Tensor& offsets, Tensor& tokens, Tensor& rows, const Tensor& experts);
+  /// One matmul an expert: a's (kTN: a's and b's) grouped rows with the expert's own N of the weight's E N rows.
+  /// kNT c[R,N] = a[R,K] . w[E N,K]^T; kNN c[R,K] = a[R,N] . w[E N,K]; kTN c[E N,K] += a[R,N]^T . b[R,K], where an
+  /// expert without rows adds nothing.
+  void (*grouped_matmul)(Exec&, Tensor& c, const Tensor& a, const Tensor& b, const Tensor& offsets, Trans trans);
+  /// out[T,C] = sum over slots j, ascending, of weights[T,K] (undefined: 1) times row rows[t,j] of in[R,C]: one FMA
+  /// chain in fp32 (fp64), one rounding.
+  void (*combine_rows)(Exec&, Tensor& out, const Tensor& in, const Tensor& weights, const Tensor& rows);
+  /// din[R,C] = weight times the dout row of its token; dweights[T,K] = dot of that row with in's. No two slots share a
+  /// grouped row, so nothing is added to memory.
+  void (*combine_rows_bwd)(Exec&, Tensor& din, Tensor& dweights, const Tensor& dout, const Tensor& in,
+                           const Tensor& weights, const Tensor& rows);
+
   // ---- vocab --------------------------------------------------------------------------------------------------------
   /// out[T,C] = table[ids[t]]; dtable fp32 += in ascending token order.
   void (*embedding_fwd)(Exec&, Tensor& out, const Tensor& table, const Tensor& ids);

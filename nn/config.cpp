@@ -1,5 +1,7 @@
 #include "nn/config.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace mantissa {
@@ -10,21 +12,41 @@ constexpr int64_t kMaxVocab = int64_t(1) << 24;
 constexpr int64_t kMaxWidth = int64_t(1) << 20;
 constexpr int64_t kMaxLayers = 4096;
 constexpr int64_t kMaxHeadSize = 512;
+constexpr int64_t kMaxExperts = int64_t(1) << 17;    // of all layers; sizes the list of tensors
 constexpr int64_t kMaxPositions = int64_t(1) << 20;  // sizes the rope table
 
 void check_between(const std::string& source, const char* key, int64_t value, int64_t low, int64_t high) {
   check(value >= low && value <= high, source, ": ", key, " must be between ", low, " and ", high, ", got ", value);
 }
 
+void check_experts(const std::string& source, const ModelConfig& c) {
+  const ExpertsConfig& x = c.experts;
+  check_between(source, "num_experts", x.count, 1, kMaxExperts);
+  check(x.count * c.layers <= kMaxExperts, source, ": num_experts * num_hidden_layers must be at most ", kMaxExperts,
+        ", got ", x.count * c.layers);
+  check_between(source, "num_experts_per_tok", x.per_token, 1, x.count);
+  check_between(source, "moe_intermediate_size", x.feed_forward, 1, kMaxWidth);
+  check(x.count * x.feed_forward <= kMaxVocab, source, ": num_experts * moe_intermediate_size must be at most ",
+        kMaxVocab, ", got ", x.count * x.feed_forward);
+  check_between(source, "decoder_sparse_step", x.step, 1, kMaxLayers);
+}
+
 }  // namespace
 
+bool ExpertsConfig::in_layer(int64_t index) const {
+  return count > 0 && (index + 1) % step == 0 &&
+         std::find(dense_layers.begin(), dense_layers.end(), index) == dense_layers.end();
+}
+
 void ModelConfig::validate(const std::string& source) const {
-  check(architecture == "llama" || architecture == "qwen2" || architecture == "qwen3", source, ": model_type \"",
-        architecture, "\" is not supported; known are llama, qwen2, qwen3");
+  const bool moe = architecture == "qwen3_moe";
+  check(moe || architecture == "llama" || architecture == "qwen2" || architecture == "qwen3", source, ": model_type \"",
+        architecture, "\" is not supported; known are llama, qwen2, qwen3, qwen3_moe");
   check_between(source, "vocab_size", vocab_size, 1, kMaxVocab);
   check_between(source, "hidden_size", width, 1, kMaxWidth);
   check_between(source, "num_hidden_layers", layers, 1, kMaxLayers);
   check_between(source, "intermediate_size", feed_forward, 1, kMaxWidth);
+  if (moe) check_experts(source, *this);
   check_between(source, "num_attention_heads", heads.query, 1, kMaxWidth);
   check_between(source, "num_key_value_heads", heads.kv, 1, heads.query);
   check(heads.query % heads.kv == 0, source, ": num_key_value_heads must divide num_attention_heads ", heads.query,

@@ -1,6 +1,7 @@
 #include "nn/decoder.h"
 
 #include "autograd/support.h"
+#include "nn/moe.h"
 #include "nn/rope.h"
 
 namespace mantissa {
@@ -36,8 +37,11 @@ DecoderParams::DecoderParams(const ModelConfig& c, ParamLayout& layout, int worl
     }
     layer.o = matrix(".o.weight", c.width, attention);
     layer.post_norm = vector(".post_norm.weight", width);
-    layer.gate_up = matrix(".gate_up.weight", 2 * c.feed_forward, c.width);
-    layer.down = matrix(".down.weight", c.width, c.feed_forward);
+    const bool mixed = c.experts.in_layer(i);
+    const int64_t experts = mixed ? c.experts.count : 1, inner = mixed ? c.experts.feed_forward : c.feed_forward;
+    if (mixed) layer.router = matrix(".router.weight", experts, c.width);
+    layer.gate_up = matrix(".gate_up.weight", experts * 2 * inner, c.width);
+    layer.down = matrix(".down.weight", experts * c.width, inner);
     layers.push_back(layer);
   }
   const int unit = layout.add_unit("head");
@@ -47,10 +51,15 @@ DecoderParams::DecoderParams(const ModelConfig& c, ParamLayout& layout, int worl
 }
 
 Decoder::Decoder(const ModelConfig& config, ParamLayout& layout, Backend& backend, int world_size)
-    : config_(config), params_(config, layout, world_size), rope_table_(rope_table(config, backend)) {}
+    : config_(config), params_(config, layout, world_size) {
+  check(config.experts.count == 0 || backend.kernels().grouped_matmul != nullptr, "[decoder] ", config.architecture,
+        ": mixtures of experts run on the CPU only so far, got device ", backend.name());
+  rope_table_ = rope_table(config, backend);
+}
 
 Var Decoder::forward(const ForwardContext& ctx) const {
   Tape& tape = *ctx.tape;
+  if (ctx.expert_offsets) ctx.expert_offsets->resize(params_.layers.size());
   Var x;
   {
     Tape::Scope scope(tape, "embedding");
@@ -96,6 +105,12 @@ Decoder::Stream Decoder::layer(const ForwardContext& ctx, int index, Stream in) 
   }
   Tape::Scope scope(tape, name + ".mlp");
   const auto [x, normed] = add_norm(ctx, std::move(middle), ids.post_norm);
+  if (ids.router.valid()) {
+    Tensor* offsets = ctx.expert_offsets ? &(*ctx.expert_offsets)[size_t(index)] : nullptr;
+    const Var mixed = mixture(tape, normed, param(ctx, ids.router), param(ctx, ids.gate_up), param(ctx, ids.down),
+                              config_.experts, offsets);
+    return {x, mixed, tape.scope()};
+  }
   const Var gate_up = ops::linear_recomputable(tape, normed, param(ctx, ids.gate_up));
   return {x, ops::linear(tape, ops::swiglu(tape, gate_up), param(ctx, ids.down)), tape.scope()};
 }

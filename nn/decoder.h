@@ -2,7 +2,8 @@
 // names the set to read, where gradients go and what attention works on.
 //
 //   embedding -> layers x [norm -> qkv -> (qk_norm) -> rope -> attention -> o -> +; norm -> gate_up -> swiglu -> down
-//     -> +] -> norm -> hidden[T,C]; the head (token_logprobs for training and scoring, logits for rollout) is separate.
+//     -> +, or a mixture of experts in their place (nn/moe.h)] -> norm -> hidden[T,C]; the head
+//     (token_logprobs for training and scoring, logits for rollout) is separate.
 #pragma once
 
 #include <span>
@@ -44,6 +45,9 @@ struct ForwardContext {
   Tensor positions;  // [T] int32
   AttentionInputs attention;
 
+  /// Where the forward leaves Routes::offsets of every layer (undefined where there are no experts); null: nowhere.
+  std::vector<Tensor>* expert_offsets = nullptr;
+
   const ParamBuffer& weights() const { return rollout ? params->for_rollout() : params->compute; }
 };
 
@@ -51,6 +55,7 @@ struct ForwardContext {
 struct DecoderParams {
   struct Layer {
     ParamId input_norm, qkv, qkv_bias, q_norm, k_norm, o, post_norm, gate_up, down;  // invalid where there is none
+    ParamId router;  // with it gate_up and down have the rows of all experts, one after the other
   };
   ParamId embedding;
   std::vector<Layer> layers;

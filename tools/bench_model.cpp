@@ -1,4 +1,5 @@
 // Measurements of a whole model: forward and backward, decode steps, rollouts.
+#include <algorithm>
 #include <optional>
 
 #include "core/random.h"
@@ -7,6 +8,19 @@
 #include "tools/bench.h"
 
 namespace mantissa {
+namespace {
+
+/// Elements of parameter `index` that `rows` rows are multiplied with: of a mixture's experts no more than they go to.
+double elements_met(const Model& model, int index, double rows) {
+  const ExpertsConfig& experts = model.config.experts;
+  const double elements = double(model.params.layout[ParamId{index}].shape.numel());
+  for (const DecoderParams::Layer& layer : model.decoder->params().layers)
+    if (layer.router.valid() && (index == layer.gate_up.index || index == layer.down.index))
+      return elements * std::min(1.0, rows * double(experts.per_token) / double(experts.count));
+  return elements;
+}
+
+}  // namespace
 
 /// Forward and backward of one micro-batch, the mean negative log-likelihood of every next token; `update`: and all
 /// that makes it an optimizer step, over all ranks.
@@ -46,8 +60,9 @@ void Bench::time_training(bool update) {
     optimizer->step();
   };
   double weights = c.tied_head ? double(c.vocab_size * c.width) : 0.0;  // elements of matrices that are multiplied by
-  for (const ParamInfo& p : model().params.layout.params())
-    if (p.decay && p.name != "embedding.weight") weights += double(p.shape.numel());
+  const std::vector<ParamInfo>& params = model().params.layout.params();
+  for (size_t i = 0; i < params.size(); ++i)
+    if (params[i].decay && params[i].name != "embedding.weight") weights += elements_met(model(), int(i), 1);
   const double attention =
       double(c.layers) * 2 * double(l) * double(c.heads.query) * c.heads.size;  // 2 causal products
   const double flops = 3 * double(s * l) * (2 * weights + attention);
@@ -59,8 +74,10 @@ void Bench::time_training(bool update) {
 
 double Bench::weight_bytes() {
   double elements = 0;
-  for (const ParamInfo& p : model().params.layout.params())
-    if (p.name != "embedding.weight" || model().config.tied_head) elements += double(p.shape.numel());
+  const std::vector<ParamInfo>& params = model().params.layout.params();
+  for (size_t i = 0; i < params.size(); ++i)
+    if (params[i].name != "embedding.weight" || model().config.tied_head)
+      elements += elements_met(model(), int(i), double(flags_.batch));
   return elements * double(size_of(dtype_));
 }
 

@@ -107,6 +107,7 @@ class CpuBackend : public Backend {
     cpu_kernels::register_matmul(kernels_);
     cpu_kernels::register_norm(kernels_);
     cpu_kernels::register_attention(kernels_);
+    cpu_kernels::register_moe(kernels_);
     cpu_kernels::register_vocab(kernels_);
     cpu_kernels::register_sampling(kernels_);
     cpu_kernels::register_optim(kernels_);

@@ -11,6 +11,7 @@ void register_matmul(Kernels& table);
 void register_norm(Kernels& table);
 void register_attention(Kernels& table);
 void register_attention_backward(Kernels& table);  // by register_attention
+void register_moe(Kernels& table);
 void register_vocab(Kernels& table);
 void register_sampling(Kernels& table);
 void register_optim(Kernels& table);

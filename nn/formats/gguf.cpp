@@ -20,12 +20,15 @@ class GgufSource : public TensorSource {
       : map_(std::move(map)), file_(std::move(file)) {
     for (const auto& [name, tensor] : file_.tensors()) {
       if (name == "rope_freqs.weight") continue;  // read into the config
+      const std::string hf = hf_name_of(name);
+      if (hf.find('*') != std::string::npos) {
+        add_experts(hf, tensor, config.experts.count);
+        continue;
+      }
       Entry entry{&tensor, 0};
       entry.heads = interleaved_heads(config, name);
-      check(entry.heads == 0 || tensor.shape[0] == int64_t(entry.heads) * config.heads.size, file_.where(), ": ",
-            hf_name_of(name), " must have ", entry.heads, " heads of ", config.heads.size, " rows, got shape ",
-            tensor.shape);
-      const std::string hf = hf_name_of(name);
+      check(entry.heads == 0 || tensor.shape[0] == int64_t(entry.heads) * config.heads.size, file_.where(), ": ", hf,
+            " must have ", entry.heads, " heads of ", config.heads.size, " rows, got shape ", tensor.shape);
       check(entries_.emplace(hf, entry).second, file_.where(), ": two tensors stand for ", hf);
     }
   }
@@ -36,40 +39,55 @@ class GgufSource : public TensorSource {
     return out;
   }
   bool contains(const std::string& name) const override { return entries_.count(name) > 0; }
-  Shape shape(const std::string& name) const override { return at(name).tensor->shape; }
+  Shape shape(const std::string& name) const override {
+    const Shape& shape = at(name).tensor->shape;
+    return at(name).expert < 0 ? shape : Shape{shape[1], shape[2]};
+  }
   std::string where() const override { return file_.where(); }
 
   void read(const std::string& name, Tensor& out) const override {
     const Entry& entry = at(name);
     const GgufFile::Tensor& tensor = *entry.tensor;
-    check(out.numel() == tensor.shape.numel(), where(), ": ", name, " has shape ", tensor.shape, ", asked for ",
-          out.shape());
+    const Shape shape = this->shape(name);
+    check(out.numel() == shape.numel(), where(), ": ", name, " has shape ", shape, ", asked for ", out.shape());
     // Rows of a vector are its elements where they are permuted, else it is one row.
-    const bool vector = tensor.shape.rank() == 1;
-    const int64_t rows = vector ? (entry.heads > 0 ? out.numel() : 1) : tensor.shape.rows();
+    const bool vector = shape.rank() == 1;
+    const int64_t rows = vector ? (entry.heads > 0 ? out.numel() : 1) : shape.rows();
     const int64_t width = out.numel() / rows;
     check(width % tensor.format->elements == 0, where(), ": ", name, " cannot be of type ", tensor.format->name);
     const int64_t blocks = width / tensor.format->elements;
     const int64_t out_row = width * int64_t(size_of(out.dtype()));
     auto* to = static_cast<std::byte*>(out.raw());
+    const size_t bytes = size_t(rows * blocks * tensor.format->bytes);
+    const auto data = entry.expert < 0 ? tensor.data : tensor.data.subspan(size_t(entry.expert) * bytes, bytes);
     parallel_for(rows, std::max<int64_t>(1, 16384 / width), [&](int64_t begin, int64_t end) {
       std::vector<float> values(static_cast<size_t>(width));
       for (int64_t row = begin; row < end; ++row) {
         const int64_t from = entry.heads > 0 ? interleaved_row(row, rows / entry.heads) : row;
-        tensor.format->unpack(tensor.data.data() + from * blocks * tensor.format->bytes, blocks, values.data());
+        tensor.format->unpack(data.data() + from * blocks * tensor.format->bytes, blocks, values.data());
         if (tensor.format->quantised)
           for (float& x : values) x = to_float(half_from_float(x));
         convert_floats(values.data(), Dtype::kF32, to + row * out_row, out.dtype(), width);
       }
     });
-    if (map_ != nullptr) map_->release(tensor.data);
+    if (map_ != nullptr) map_->release(data);
   }
 
  private:
   struct Entry {
     const GgufFile::Tensor* tensor;
-    int heads;  // rows are interleaved within so many heads; 0: rows are in place
+    int heads;            // rows are interleaved within so many heads; 0: rows are in place
+    int64_t expert = -1;  // which matrix of a stack; -1: all of the tensor
   };
+
+  /// An entry for each matrix of a stack.
+  void add_experts(const std::string& hf, const GgufFile::Tensor& tensor, int64_t experts) {
+    check(tensor.shape.rank() == 3 && tensor.shape[0] == experts, file_.where(), ": ", hf, " must be a stack of ",
+          experts, " matrices, got shape ", tensor.shape);
+    for (int64_t e = 0; e < tensor.shape[0]; ++e)
+      check(entries_.emplace(expert_name(hf, e), Entry{&tensor, 0, e}).second, file_.where(),
+            ": two tensors stand for ", expert_name(hf, e));
+  }
 
   const Entry& at(const std::string& name) const {
     const auto it = entries_.find(name);
@@ -139,17 +157,35 @@ void read_rope(const GgufFile& file, const std::string& prefix, ModelConfig& con
   read_rope_factors(file, config);
 }
 
+/// Every layer of a qwen3moe file has experts, and llama.cpp normalises their weights whatever the file says.
+void read_experts(const GgufFile& file, const std::string& prefix, ExpertsConfig& experts) {
+  experts.count = small_integer(file, prefix + "expert_count");
+  experts.per_token = small_integer(file, prefix + "expert_used_count");
+  experts.feed_forward = small_integer(file, prefix + "expert_feed_forward_length");
+  experts.normalise = true;
+  const int shared = small_integer(file, prefix + "expert_shared_count", 0);
+  check(shared == 0, file.where(), ": ", prefix, "expert_shared_count: shared experts are not supported, got ", shared);
+  const double scale = file.real(prefix + "expert_weights_scale", 1.0);
+  check(scale == 0 || scale == 1, file.where(), ": ", prefix, "expert_weights_scale must be 1, got ", scale);
+  const int gating = small_integer(file, prefix + "expert_gating_func", 1);
+  check(gating == 0 || gating == 1, file.where(), ": ", prefix, "expert_gating_func must be 1 (softmax), got ", gating);
+}
+
 ModelConfig read_config(const GgufFile& file) {
   ModelConfig config;
-  config.architecture = file.text("general.architecture");
-  check(config.architecture == "llama" || config.architecture == "qwen2" || config.architecture == "qwen3",
-        file.where(), ": general.architecture must be llama, qwen2 or qwen3, got \"", config.architecture, "\"");
-  const std::string prefix = config.architecture + ".";
-  check(file.integer(prefix + "expert_count", 0) == 0, file.where(), ": mixtures of experts (", prefix,
-        "expert_count) are not supported");
+  const std::string_view architecture = file.text("general.architecture");
+  config.architecture = model_type_of(architecture);
+  check(!config.architecture.empty(), file.where(),
+        ": general.architecture must be llama, qwen2, qwen3 or qwen3moe, got \"", architecture, "\"");
+  const std::string prefix = str(architecture, ".");
+  const bool moe = config.architecture == "qwen3_moe";
+  check(moe || file.integer(prefix + "expert_count", 0) == 0, file.where(), ": mixtures of experts of this kind (",
+        prefix, "expert_count) are not supported");
   config.width = small_integer(file, prefix + "embedding_length");
   config.layers = small_integer(file, prefix + "block_count");
-  config.feed_forward = small_integer(file, prefix + "feed_forward_length");
+  if (moe) read_experts(file, prefix, config.experts);
+  config.feed_forward = small_integer(file, prefix + "feed_forward_length",
+                                      moe ? std::optional(config.experts.feed_forward) : std::nullopt);
   config.max_positions = small_integer(file, prefix + "context_length");
   config.norm_eps = file.real(prefix + "attention.layer_norm_rms_epsilon");
   config.heads.query = small_integer(file, prefix + "attention.head_count");
@@ -173,7 +209,7 @@ ModelConfig read_config(const GgufFile& file) {
   }
   config.tied_head = tensors.count("output.weight") == 0;
   config.qkv_bias = tensors.count("blk.0.attn_q.bias") > 0;
-  config.qk_norm = config.architecture == "qwen3";
+  config.qk_norm = moe || config.architecture == "qwen3";
 
   for (const char* which : {"eos", "eot", "eom"}) {
     const std::string key = str("tokenizer.ggml.", which, "_token_id");

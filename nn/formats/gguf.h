@@ -24,9 +24,10 @@ struct GgufModel {
   TokenizerFiles tokenizer;
 };
 
-/// Opens a model of architecture llama, qwen2 or qwen3. Block-quantised weights are rounded to fp16 first and then to
-/// whatever type is asked for, so that every compute type starts from the same fp16 model; F32, F16 and BF16 tensors
-/// keep their stored values. Throws Error naming the file, the metadata key or tensor, the rule and the value found.
+/// Opens a model of architecture llama, qwen2, qwen3 or qwen3moe. Block-quantised weights are rounded to fp16 first and
+/// then to whatever type is asked for, so that every compute type starts from the same fp16 model; F32, F16 and BF16
+/// tensors keep their stored values. Throws Error naming the file, the metadata key or tensor, the rule and the value
+/// found.
 GgufModel open_gguf(const std::string& path);
 /// The same from memory, which must outlive the result; `where` stands in messages.
 GgufModel parse_gguf(std::span<const std::byte> image, const std::string& where);

@@ -14,13 +14,25 @@ constexpr Pair kWhole[] = {
     {"output.weight", "lm_head.weight"},
 };
 constexpr Pair kInLayer[] = {
-    {"attn_norm", "input_layernorm"},    {"attn_q", "self_attn.q_proj"},
-    {"attn_k", "self_attn.k_proj"},      {"attn_v", "self_attn.v_proj"},
-    {"attn_output", "self_attn.o_proj"}, {"attn_q_norm", "self_attn.q_norm"},
-    {"attn_k_norm", "self_attn.k_norm"}, {"ffn_norm", "post_attention_layernorm"},
-    {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
+    {"attn_norm", "input_layernorm"},
+    {"attn_q", "self_attn.q_proj"},
+    {"attn_k", "self_attn.k_proj"},
+    {"attn_v", "self_attn.v_proj"},
+    {"attn_output", "self_attn.o_proj"},
+    {"attn_q_norm", "self_attn.q_norm"},
+    {"attn_k_norm", "self_attn.k_norm"},
+    {"ffn_norm", "post_attention_layernorm"},
+    {"ffn_gate", "mlp.gate_proj"},
+    {"ffn_up", "mlp.up_proj"},
     {"ffn_down", "mlp.down_proj"},
+    {"ffn_gate_inp", "mlp.gate"},
+    {"ffn_gate_exps", "mlp.experts.*.gate_proj"},
+    {"ffn_up_exps", "mlp.experts.*.up_proj"},
+    {"ffn_down_exps", "mlp.experts.*.down_proj"},
 };
+constexpr Pair kArchitectures[] = {
+    {"llama", "llama"}, {"qwen2", "qwen2"}, {"qwen3", "qwen3"}, {"qwen3moe", "qwen3_moe"}};
+constexpr std::string_view kExperts = ".experts.";
 constexpr std::string_view kGgufLayer = "blk.", kHfLayer = "model.layers.";
 
 /// `name` = <from_layer>N.<part>.<weight or bias>, with layer prefix and part exchanged for the other side's.
@@ -44,7 +56,27 @@ std::string hf_name_of(const std::string& gguf_name) {
   return translate(gguf_name, &Pair::gguf, &Pair::hf, kGgufLayer, kHfLayer);
 }
 std::string gguf_name_of(const std::string& hf_name) {
-  return translate(hf_name, &Pair::hf, &Pair::gguf, kHfLayer, kGgufLayer);
+  std::string name = hf_name;
+  if (const size_t at = name.find(kExperts); at != std::string::npos) {
+    const size_t number = at + kExperts.size();
+    name.replace(number, name.find('.', number) - number, "*");
+  }
+  return translate(name, &Pair::hf, &Pair::gguf, kHfLayer, kGgufLayer);
+}
+std::string expert_name(const std::string& hf_name, int64_t expert) {
+  std::string name = hf_name;
+  return name.replace(name.find('*'), 1, std::to_string(expert));
+}
+
+std::string gguf_architecture(const std::string& model_type) {
+  for (const Pair& pair : kArchitectures)
+    if (pair.hf == model_type) return std::string(pair.gguf);
+  return {};
+}
+std::string model_type_of(std::string_view gguf_architecture) {
+  for (const Pair& pair : kArchitectures)
+    if (pair.gguf == gguf_architecture) return std::string(pair.hf);
+  return {};
 }
 
 int interleaved_heads(const ModelConfig& config, std::string_view gguf_name) {

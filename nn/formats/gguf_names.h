@@ -10,9 +10,16 @@
 namespace mantissa {
 
 /// "blk.0.attn_q.weight" -> "model.layers.0.self_attn.q_proj.weight"; a name without counterpart stays as it is.
+/// A GGUF file holds the experts of a layer in one tensor, [experts, rows, columns], a Hugging Face file each for
+/// itself: a "*" stands for the expert's number, which expert_name puts in.
 std::string hf_name_of(const std::string& gguf_name);
-/// The way back.
+std::string expert_name(const std::string& hf_name, int64_t expert);
+/// The way back, from any expert's name.
 std::string gguf_name_of(const std::string& hf_name);
+
+/// general.architecture of a GGUF file for a Hugging Face model_type, and back; empty for one that is not supported.
+std::string gguf_architecture(const std::string& model_type);
+std::string model_type_of(std::string_view gguf_architecture);
 
 /// llama.cpp's Llama rotates neighbours where Hugging Face rotates halves, so its converter interleaves the rows of
 /// each query and key head. The number of heads within which the rows of a tensor are interleaved; 0: rows are in

@@ -78,8 +78,8 @@ class Metadata {
 };
 
 void describe_config(Metadata& out, const ModelConfig& c) {
-  const std::string p = c.architecture + ".";
-  out.set("general.architecture", c.architecture);
+  const std::string architecture = gguf_architecture(c.architecture), p = architecture + ".";
+  out.set("general.architecture", architecture);
   out.set("general.type", "model");
   out.set("general.quantization_version", 2u);
   out.set(p + "vocab_size", uint32_t(c.vocab_size));
@@ -94,6 +94,11 @@ void describe_config(Metadata& out, const ModelConfig& c) {
   out.set(p + "attention.layer_norm_rms_epsilon", float(c.norm_eps));
   out.set(p + "rope.dimension_count", uint32_t(c.heads.size));
   out.set(p + "rope.freq_base", float(c.rope.theta));
+  if (c.experts.count > 0) {
+    out.set(p + "expert_count", uint32_t(c.experts.count));
+    out.set(p + "expert_used_count", uint32_t(c.experts.per_token));
+    out.set(p + "expert_feed_forward_length", uint32_t(c.experts.feed_forward));
+  }
   if (c.rope.kind == RopeConfig::Kind::kLinear) {
     out.set(p + "rope.scaling.type", "linear");
     out.set(p + "rope.scaling.factor", float(c.rope.factor));
@@ -133,30 +138,51 @@ void describe_tokenizer(Metadata& out, const ModelConfig& c, const TokenizerFile
   if (!files.chat_template.empty()) out.set("tokenizer.chat_template", files.chat_template);
 }
 
+/// What a qwen3moe file cannot say.
+void check_mixture(const ModelConfig& c) {
+  if (c.experts.count == 0) return;
+  check(c.experts.normalise, "GGUF has no place for norm_topk_prob = false of qwen3_moe: llama.cpp always normalises");
+  for (int64_t i = 0; i < c.layers; ++i)
+    check(c.experts.in_layer(i), "a qwen3moe GGUF file has experts in every layer, the model has none in layer ", i,
+          " (decoder_sparse_step, mlp_only_layers)");
+}
+
 /// A tensor of the file: where its values come from and how they are stored.
 struct Entry {
   std::string name;
-  Tensor values;  // host or device
+  std::vector<Tensor> parts;  // host or device: the tensor, or the matrices of a stack
   uint32_t type;
-  int heads;  // see interleaved_heads
+  int heads;             // see interleaved_heads
+  bool stacked = false;  // has the experts' dimension
 
-  int64_t row_bytes() const {
+  const Shape& part() const { return parts.front().shape(); }
+  int64_t part_bytes() const {
     const BlockFormat& format = *block_format(type);
-    return values.shape()[-1] / format.elements * format.bytes;
+    return part().rows() * (part()[-1] / format.elements * format.bytes);
   }
-  int64_t bytes() const { return values.numel() / values.shape()[-1] * row_bytes(); }
+  int64_t bytes() const { return int64_t(parts.size()) * part_bytes(); }
 };
 
 std::vector<Entry> entries_of(const Model& model, const FileType& type) {
   const ParamBuffer& weights = model.params.master.defined() ? model.params.master : model.params.compute;
   std::vector<Entry> entries;
   for (NamedTensor& t : hf_views(model.config, model.decoder->params(), weights)) {
-    Entry entry{gguf_name_of(t.name), std::move(t.tensor), type.tensor_type, 0};
-    entry.heads = interleaved_heads(model.config, entry.name);
-    if (entry.values.shape().rank() == 1)
+    const std::string name = gguf_name_of(t.name);
+    const bool stacked = t.name.find(".experts.") != std::string::npos;
+    if (stacked) {
+      const auto stack = std::find_if(entries.begin(), entries.end(), [&](const Entry& e) { return e.name == name; });
+      if (stack != entries.end()) {
+        stack->parts.push_back(std::move(t.tensor));
+        continue;
+      }
+    }
+    Entry entry{name, {std::move(t.tensor)}, type.tensor_type, 0, stacked};
+    entry.heads = interleaved_heads(model.config, name);
+    if (entry.part().rank() == 1)
       entry.type = kF32;
-    else if (entry.values.size(1) % block_format(entry.type)->elements != 0)
+    else if (entry.part()[1] % block_format(entry.type)->elements != 0)
       entry.type = kF16;
+    if (name.ends_with("ffn_gate_inp.weight")) entry.type = kF32;  // a router is small, and rounding it moves rows
     entries.push_back(std::move(entry));
   }
   if (model.config.rope.kind == RopeConfig::Kind::kLlama3) {
@@ -166,20 +192,19 @@ std::vector<Entry> entries_of(const Model& model, const FileType& type) {
     const std::vector<double> after = rope_frequencies(model.config.rope, model.config.heads.size);
     std::vector<float> factors;
     for (size_t i = 0; i < before.size(); ++i) factors.push_back(float(before[i] / after[i]));
-    entries.push_back({"rope_freqs.weight", tensor_from<float>(cpu(), factors, {int64_t(factors.size())}), kF32, 0});
+    entries.push_back({"rope_freqs.weight", {tensor_from<float>(cpu(), factors, {int64_t(factors.size())})}, kF32, 0});
   }
   return entries;
 }
 
-/// The values of a tensor in the order and type of the file.
-std::vector<std::byte> packed(const Entry& entry) {
-  const Tensor& t = entry.values;
+/// The values of a part in the order and type of the file.
+std::vector<std::byte> packed(const Entry& entry, const Tensor& t) {
   std::vector<std::byte> host(t.bytes());
   t.backend().copy_to_host(host.data(), t.raw(), t.bytes());
   const int64_t width = entry.heads > 0 && t.shape().rank() == 1 ? 1 : t.shape()[-1], rows = t.numel() / width;
-  const int64_t row_bytes = entry.bytes() / rows;
+  const int64_t row_bytes = entry.part_bytes() / rows;
   const BlockFormat& format = *block_format(entry.type);
-  std::vector<std::byte> out(size_t(entry.bytes()));
+  std::vector<std::byte> out(size_t(entry.part_bytes()));
   std::vector<float> row(static_cast<size_t>(width));
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t from = entry.heads > 0 ? halved_row(r, rows / entry.heads) : r;
@@ -194,8 +219,9 @@ std::string tensor_table(const std::vector<Entry>& entries) {
   uint64_t offset = 0;
   for (const Entry& e : entries) {
     append_text(table, e.name);
-    append(table, uint32_t(e.values.shape().rank()));
-    for (int i = e.values.shape().rank(); i-- > 0;) append(table, uint64_t(e.values.size(i)));
+    append(table, uint32_t(e.part().rank() + e.stacked));
+    for (int i = e.part().rank(); i-- > 0;) append(table, uint64_t(e.part()[i]));
+    if (e.stacked) append(table, uint64_t(e.parts.size()));
     append(table, e.type);
     append(table, offset);
     offset += (uint64_t(e.bytes()) + kAlignment - 1) / kAlignment * kAlignment;
@@ -214,6 +240,7 @@ std::vector<std::string> save_gguf(const Model& model, const std::filesystem::pa
             (rope.low_freq_factor == 1 && rope.high_freq_factor == 4 && rope.original_max_positions == 8192),
         "GGUF has no place for llama3 rope with other factors than 1, 4 and 8192 positions, got ", rope.low_freq_factor,
         ", ", rope.high_freq_factor, " and ", rope.original_max_positions);
+  check_mixture(model.config);
   std::vector<std::string> notes;
   Metadata metadata;
   describe_config(metadata, model.config);
@@ -230,9 +257,11 @@ std::vector<std::string> save_gguf(const Model& model, const std::filesystem::pa
   const auto pad = [&](size_t bytes) { return std::string((kAlignment - bytes % kAlignment) % kAlignment, '\0'); };
   file.write(head + pad(head.size()));
   for (const Entry& entry : entries) {
-    const std::vector<std::byte> bytes = packed(entry);
-    file.write(bytes.data(), bytes.size());
-    file.write(pad(bytes.size()));
+    for (const Tensor& part : entry.parts) {
+      const std::vector<std::byte> bytes = packed(entry, part);
+      file.write(bytes.data(), bytes.size());
+    }
+    file.write(pad(size_t(entry.bytes())));
   }
   file.commit();
   return notes;

@@ -107,7 +107,7 @@ std::vector<HfTensor> hf_tensors(const ModelConfig& c, const DecoderParams& para
   for (size_t i = 0; i < params.layers.size(); ++i) {
     const DecoderParams::Layer& layer = params.layers[i];
     const std::string prefix = str("model.layers.", i, ".");
-    const auto add = [&](const char* name, ParamId id, int64_t begin, int64_t end) {
+    const auto add = [&](const std::string& name, ParamId id, int64_t begin, int64_t end) {
       if (id.valid()) list.push_back({prefix + name, id, begin, end});
     };
     add("input_layernorm.weight", layer.input_norm, 0, c.width);
@@ -121,9 +121,16 @@ std::vector<HfTensor> hf_tensors(const ModelConfig& c, const DecoderParams& para
     add("self_attn.k_norm.weight", layer.k_norm, 0, c.heads.size);
     add("self_attn.o_proj.weight", layer.o, 0, c.width);
     add("post_attention_layernorm.weight", layer.post_norm, 0, c.width);
-    add("mlp.gate_proj.weight", layer.gate_up, 0, c.feed_forward);
-    add("mlp.up_proj.weight", layer.gate_up, c.feed_forward, 2 * c.feed_forward);
-    add("mlp.down_proj.weight", layer.down, 0, c.width);
+    const bool mixed = layer.router.valid();
+    const int64_t inner = mixed ? c.experts.feed_forward : c.feed_forward;
+    add("mlp.gate.weight", layer.router, 0, c.experts.count);
+    for (int64_t e = 0; e < (mixed ? c.experts.count : 1); ++e) {
+      const std::string mlp = mixed ? str("mlp.experts.", e, ".") : "mlp.";
+      const int64_t gate = 2 * e * inner, up = gate + inner;
+      add(mlp + "gate_proj.weight", layer.gate_up, gate, up);
+      add(mlp + "up_proj.weight", layer.gate_up, up, up + inner);
+      add(mlp + "down_proj.weight", layer.down, e * c.width, (e + 1) * c.width);
+    }
   }
   list.push_back({"model.norm.weight", params.final_norm, 0, c.width});
   if (!c.tied_head) list.push_back({"lm_head.weight", params.head, 0, c.vocab_size});

@@ -1,8 +1,8 @@
 // Hugging Face directories: config.json, generation_config.json, safetensors (single or sharded), tokenizer files.
 //
 // HfTensor is the one place where Hugging Face names meet parameters: a tensor of a file is a range of rows of a
-// parameter (query rows of the fused qkv, gate rows of gate_up, or all of one). Loading, saving and `score --grads`
-// walk the same list.
+// parameter (query rows of the fused qkv, gate rows of gate_up or of one expert, or all of one). Loading, saving
+// and `score --grads` walk the same list.
 #pragma once
 
 #include <filesystem>

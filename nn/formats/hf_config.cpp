@@ -121,6 +121,7 @@ RopeConfig parse_rope(const Object& top) {
 
 /// Refuses a configuration in which some layer attends through a window: here every layer sees everything.
 void refuse_sliding_window(const Object& top, int64_t layers) {
+  const bool moe = top["model_type"] == "qwen3_moe";  // its window is that of all layers, whatever else the file says
   if (top.has("layer_types")) {
     const Json& types = top["layer_types"];
     check(types.is_array(), top.name("layer_types"), " must be an array, got ", Object::shown(types));
@@ -129,13 +130,36 @@ void refuse_sliding_window(const Object& top, int64_t layers) {
             " may hold \"full_attention\" only, got ", Object::shown(type));
     check(int64_t(types.size()) == layers, top.name("layer_types"), " must name ", layers, " layers, got ",
           types.size());
-    return;
+    if (!moe) return;
   }
   if (top["model_type"] == "llama") return;  // it has no window, whatever the file says
   // Without the key the window is 4096; null says that there is none.
   const bool window = top.has("sliding_window") || !top.contains("sliding_window");
-  const bool used = top.boolean("use_sliding_window", false) && window && top.integer("max_window_layers", 28) < layers;
+  const bool used =
+      top.boolean("use_sliding_window", false) && window && (moe || top.integer("max_window_layers", 28) < layers);
   check(!used, top.name("use_sliding_window"), " = true is not supported");
+}
+
+/// The mixture's keys; transformers' defaults where they are no sizes.
+ExpertsConfig parse_experts(const Object& top) {
+  ExpertsConfig x;
+  x.count = top.integer(top.has("num_experts") || !top.has("num_local_experts") ? "num_experts" : "num_local_experts");
+  check(top.integer("num_local_experts", x.count) == x.count, top.name("num_local_experts"), " must equal num_experts ",
+        x.count, ", got ", top.integer("num_local_experts", 0));
+  x.per_token = top.integer("num_experts_per_tok");
+  x.feed_forward = top.integer("moe_intermediate_size");
+  x.normalise = top.boolean("norm_topk_prob", false);
+  x.step = top.integer("decoder_sparse_step", 1);
+  if (top.has("mlp_only_layers")) {
+    const Json& list = top["mlp_only_layers"];
+    check(list.is_array() && std::all_of(list.begin(), list.end(), [](const Json& i) { return i.is_number_integer(); }),
+          top.name("mlp_only_layers"), " must be a list of layer numbers, got ", Object::shown(list));
+    x.dense_layers = list.get<std::vector<int64_t>>();
+  }
+  top.must_be_false("output_router_logits");  // adds a loss that balances the experts
+  for (const char* key : {"shared_expert_intermediate_size", "n_shared_experts", "num_shared_experts"})
+    check(top.integer(key, 0) == 0, top.name(key), ": shared experts are not supported, got ", top.integer(key, 0));
+  return x;
 }
 
 /// Appends an id, or a list of them, to `ids`, each once.
@@ -167,21 +191,22 @@ ModelConfig parse_hf_config(const std::string& config_json, const std::string& w
   ModelConfig c;
   check(top.has("model_type"), top.name("model_type"), " is missing");
   c.architecture = top.string("model_type", "");
-  const bool qwen3 = c.architecture == "qwen3";
-  check(qwen3 || c.architecture == "llama" || c.architecture == "qwen2", top.name("model_type"), " \"", c.architecture,
-        "\" is not supported; known are llama, qwen2, qwen3");
+  const bool moe = c.architecture == "qwen3_moe", qwen3 = c.architecture == "qwen3";
+  check(moe || qwen3 || c.architecture == "llama" || c.architecture == "qwen2", top.name("model_type"), " \"",
+        c.architecture, "\" is not supported; known are llama, qwen2, qwen3, qwen3_moe");
   const std::string activation = top.string("hidden_act", "silu");
   check(activation == "silu" || activation == "swish", top.name("hidden_act"), " \"", activation,
         "\" is not supported; known is silu");
   check(!top.has("quantization_config"), top.name("quantization_config"), ": quantised weights are not supported");
   c.qkv_bias = c.architecture == "qwen2" || top.boolean("attention_bias", false);  // Qwen2 has them whatever it says
-  c.qk_norm = qwen3;
+  c.qk_norm = qwen3 || moe;
   top.must_be_false("mlp_bias");
 
   c.vocab_size = top.integer("vocab_size");
   c.width = top.integer("hidden_size");
   c.layers = top.integer("num_hidden_layers");
   c.feed_forward = top.integer("intermediate_size");
+  if (moe) c.experts = parse_experts(top);
   c.max_positions = top.integer("max_position_embeddings");
   top.integer("num_attention_heads");  // must be there
   c.heads.query = top.narrow_integer("num_attention_heads", 0);
@@ -224,26 +249,36 @@ std::string format_hf_config(const ModelConfig& c, Dtype dtype) {
   }
   const char* class_name = c.architecture == "llama"   ? "LlamaForCausalLM"
                            : c.architecture == "qwen2" ? "Qwen2ForCausalLM"
-                                                       : "Qwen3ForCausalLM";
-  const OrderedJson json = {{"architectures", OrderedJson::array({class_name})},
-                            {"model_type", c.architecture},
-                            {"vocab_size", c.vocab_size},
-                            {"hidden_size", c.width},
-                            {"intermediate_size", c.feed_forward},
-                            {"num_hidden_layers", c.layers},
-                            {"num_attention_heads", c.heads.query},
-                            {"num_key_value_heads", c.heads.kv},
-                            {"head_dim", c.heads.size},
-                            {"hidden_act", "silu"},
-                            {"attention_bias", c.qkv_bias},
-                            {"max_position_embeddings", c.max_positions},
-                            {"rms_norm_eps", c.norm_eps},
-                            {"rope_theta", c.rope.theta},
-                            {"rope_scaling", scaling},
-                            {"tie_word_embeddings", c.tied_head},
-                            {"bos_token_id", token_ids(c.bos_id)},
-                            {"eos_token_id", token_ids(c.eos_ids)},
-                            {"torch_dtype", type}};
+                           : c.architecture == "qwen3" ? "Qwen3ForCausalLM"
+                                                       : "Qwen3MoeForCausalLM";
+  OrderedJson json = {{"architectures", OrderedJson::array({class_name})},
+                      {"model_type", c.architecture},
+                      {"vocab_size", c.vocab_size},
+                      {"hidden_size", c.width},
+                      {"intermediate_size", c.feed_forward},
+                      {"num_hidden_layers", c.layers},
+                      {"num_attention_heads", c.heads.query},
+                      {"num_key_value_heads", c.heads.kv},
+                      {"head_dim", c.heads.size},
+                      {"hidden_act", "silu"},
+                      {"attention_bias", c.qkv_bias},
+                      {"max_position_embeddings", c.max_positions},
+                      {"rms_norm_eps", c.norm_eps},
+                      {"rope_theta", c.rope.theta},
+                      {"rope_scaling", scaling},
+                      {"tie_word_embeddings", c.tied_head},
+                      {"bos_token_id", token_ids(c.bos_id)},
+                      {"eos_token_id", token_ids(c.eos_ids)},
+                      {"torch_dtype", type}};
+  if (c.experts.count > 0) {
+    json["num_experts"] = c.experts.count;
+    json["num_experts_per_tok"] = c.experts.per_token;
+    json["moe_intermediate_size"] = c.experts.feed_forward;
+    json["norm_topk_prob"] = c.experts.normalise;
+    json["decoder_sparse_step"] = c.experts.step;
+    json["mlp_only_layers"] = c.experts.dense_layers;
+    json["output_router_logits"] = false;
+  }
   return json.dump(2) + "\n";
 }
 

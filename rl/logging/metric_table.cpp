@@ -55,6 +55,11 @@ constexpr MetricInfo kTable[] = {
     {"training/rollout_probs_diff_std", "probability", "its standard deviation"},
     {"training/rollout_actor_probs_pearson_corr", "1", "correlation of exp old and exp mu; 1 where all are equal"},
 
+    {"moe/load_min", "1", "an expert's share of its layer's rows times the number of experts: the least of any expert"},
+    {"moe/load_max", "1",
+     "the most; 1 when all are used alike, both over the forwards of an update, mean over updates"},
+    {"moe/load_entropy", "1", "entropy of the shares over that of equal ones, mean over layers"},
+
     {"exact/checked_tokens", "tokens",
      "tokens whose log-prob by the training path was compared with mu (match: exact)"},
     {"exact/differing_tokens", "tokens", "those of them whose bits differ"},

@@ -21,7 +21,8 @@ std::string common_name(std::string_view op) {
 Observer record_row(Trace& trace, int64_t rows, int64_t row) {
   return [&trace, rows, row](const Observation& seen) {
     const Tensor& t = seen.tensor;
-    if (seen.backward || t.shape().rank() != 2 || t.size(0) != rows || !is_floating(t.dtype())) return;
+    if (seen.backward || seen.groups.defined() || t.shape().rank() != 2 || t.size(0) != rows || !is_floating(t.dtype()))
+      return;
     const std::string name = str(seen.scope, ' ', common_name(seen.op));
     std::string key = name;
     for (int again = 2; trace.rows.contains(key); ++again) key = str(name, " (", again, ')');

@@ -9,6 +9,7 @@ ops::TokenLogprobs batch_logprobs(Tape& tape, const Model& model, const DeviceBa
   ctx.params = options.params ? options.params : &model.params;
   ctx.grads = grads;
   ctx.residual = options.residual;
+  ctx.expert_offsets = options.expert_offsets;
   ctx.ids = batch.ids;
   ctx.positions = batch.positions;
   ctx.attention.offsets = batch.offsets;

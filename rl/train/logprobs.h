@@ -14,6 +14,7 @@ struct LogprobOptions {
   int64_t head_chunk = 0;        // tokens whose logits exist at once; 0: see ops::HeadOptions
   /// The parameters to score with (null: the model's), e.g. the reference of a KL term.
   const ParamSet* params = nullptr;
+  std::vector<Tensor>* expert_offsets = nullptr;  // see ForwardContext
 };
 
 /// Log-probs and entropies of batch.targets at batch.scored, [N] each. `grads` are the sinks of parameter gradients

@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "autograd/nonfinite.h"
+#include "rl/train/expert_load.h"
 
 namespace mantissa {
 namespace {
@@ -72,8 +73,10 @@ void Trainer::fill_reference_logprobs(MiniBatch& mini) {
 
 LossOut Trainer::run_micro_batch(Tape& tape, const MiniBatch& mini, DeviceBatch& batch, const Loss& loss,
                                  OldLogprobs old) {
+  LogprobOptions options = options_.logprobs;
+  options.expert_offsets = &expert_offsets_;
   const ops::TokenLogprobs scored =
-      batch_logprobs(tape, model_, batch, options_.logprobs, &model_.params.grad, optimizer_.state());
+      batch_logprobs(tape, model_, batch, options, &model_.params.grad, optimizer_.state());
   if (old == OldLogprobs::kOwnForward) batch.old_logprobs = scored.logprobs.value();
   LossInputs in = batch.loss_inputs();
   in.logprobs = scored.logprobs;
@@ -99,15 +102,16 @@ UpdateReport Trainer::update(MiniBatch& mini, const Loss& loss, OldLogprobs old,
     return report;
   }
   std::vector<LossOut> outs;
+  LossStats stats;
   optimizer_.zero_grad();
   for (DeviceBatch& batch : send(mini)) {
     Tape tape(exec_, true, options_.recompute);
     outs.push_back(run_micro_batch(tape, mini, batch, loss, old));
+    add_expert_rows(stats.parts(), expert_offsets_);
   }
   if (old == OldLogprobs::kOwnForward) read_back(mini, &DeviceBatch::old_logprobs, &TrainBatch::old_logprobs);
   if (before_step) before_step(mini);
   report.step = optimizer_.step();
-  LossStats stats;
   for (const LossOut& out : outs) {
     report.loss += to_host_float(out.loss.value())[0];
     stats.add(out);
@@ -135,7 +139,9 @@ void Trainer::sum_over_ranks(UpdateReport& report, LossStats& stats) {
       while (lines >> name >> value) stats.parts()[name] += std::strtod(value.c_str(), nullptr);
     }
   }
+  const std::map<std::string, double> load = take_expert_load(stats.parts());
   report.stats = stats.metrics();
+  report.stats.insert(load.begin(), load.end());
 }
 
 std::string Trainer::first_of_ranks(const std::string& found) {

@@ -78,6 +78,7 @@ class Trainer {
   Optimizer& optimizer_;
   TrainerOptions options_;
   std::string inject_;
+  std::vector<Tensor> expert_offsets_;  // of the last micro-batch
 };
 
 }  // namespace mantissa

@@ -359,7 +359,7 @@ TEST(Gguf, RefusesLies) {
       {"version must be 2 or 3", [](B& b) { b.version = 0x03000000; }},
       {"appears twice", [](B& b) { b.set("general.architecture", "llama"); }},
       {"architecture\" is missing", [](B& b) { b.erase("general.architecture"); }},
-      {"must be llama, qwen2 or qwen3",
+      {"must be llama, qwen2, qwen3 or qwen3moe",
        [](B& b) { b.erase("general.architecture"), b.set("general.architecture", "gpt2"); }},
       {"must be a string", [](B& b) { b.erase("general.architecture"), b.set("general.architecture", 1u); }},
       {"must be an integer", [](B& b) { b.erase("llama.block_count"), b.set("llama.block_count", 1.0f); }},

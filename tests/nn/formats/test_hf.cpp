@@ -222,7 +222,7 @@ TEST(HfConfig, SurvivesMutations) {
 }
 
 TEST(HfConfig, WhatIsWrittenIsRead) {
-  for (const char* name : {"llama3", "qwen2", "qwen3"}) {
+  for (const char* name : {"llama3", "qwen2", "qwen3", "qwen3_moe", "qwen3_moe_mixed"}) {
     const ModelConfig config = read_hf_config(kGolden / name);
     ModelConfig back = parse_hf_config(format_hf_config(config, Dtype::kF16), "written");
     add_generation_config(back, format_generation_config(config), "written");
@@ -230,7 +230,37 @@ TEST(HfConfig, WhatIsWrittenIsRead) {
     EXPECT_EQ(back.eos_ids, config.eos_ids);
     EXPECT_EQ(back.rope.kind, config.rope.kind);
     EXPECT_EQ(back.qkv_bias, config.qkv_bias);
+    for (int64_t i = 0; i < config.layers; ++i) EXPECT_EQ(back.experts.in_layer(i), config.experts.in_layer(i));
+    EXPECT_EQ(back.experts.normalise, config.experts.normalise);
   }
+}
+
+TEST(HfConfig, MixturesOfExperts) {
+  const auto moe = [](const std::string& more) {
+    return parsed("\"num_experts_per_tok\": 2, \"moe_intermediate_size\": 16" + more, "qwen3_moe");
+  };
+  const ModelConfig c = moe(R"(, "num_experts": 4, "mlp_only_layers": [1], "decoder_sparse_step": 2)");
+  EXPECT_TRUE(c.qk_norm);
+  EXPECT_FALSE(c.experts.normalise);  // transformers' default
+  EXPECT_EQ(c.experts.count, 4);
+  EXPECT_FALSE(c.experts.in_layer(0) || c.experts.in_layer(1) || c.experts.in_layer(2));
+  EXPECT_TRUE(c.experts.in_layer(3));
+  EXPECT_EQ(moe(R"(, "num_local_experts": 4)").experts.count, 4);  // transformers 5
+  EXPECT_EQ(parsed("", "qwen3").experts.count, 0);
+  const auto refused = [&](const char* keys, std::initializer_list<const char*> parts) {
+    expect_message(message_of([&] { moe(str(", ", keys)); }), parts);
+  };
+  refused(R"("num_local_experts": null)", {"num_experts", "missing"});
+  refused(R"("num_experts": 4, "num_local_experts": 8)", {"num_local_experts", "4", "8"});
+  refused(R"("num_experts": 0)", {"num_experts", "between 1", "0"});
+  refused(R"("num_experts": 1)", {"num_experts_per_tok", "between 1 and 1", "2"});
+  refused(R"("num_experts": 131073)", {"num_experts", "131073"});
+  refused(R"("num_experts": 4, "decoder_sparse_step": 0)", {"decoder_sparse_step", "0"});
+  refused(R"("num_experts": 4, "mlp_only_layers": ["x"])", {"mlp_only_layers", "x"});
+  refused(R"("num_experts": 4, "output_router_logits": true)", {"output_router_logits"});
+  refused(R"("num_experts": 4, "shared_expert_intermediate_size": 64)", {"shared_expert_intermediate_size", "64"});
+  // A window of this model is that of every layer.
+  refused(R"("num_experts": 4, "use_sliding_window": true, "sliding_window": 32)", {"use_sliding_window"});
 }
 
 /// The tensors of one of the golden models, to be tampered with and written elsewhere.
@@ -274,7 +304,7 @@ void expect_same_bits(const Tensor& a, const Tensor& b) {
 
 TEST(HfWeights, ShardedEqualsSingle) {
   const TempDir dir;
-  const Directory source("qwen3");
+  const Directory source("qwen3_moe");
   source.write_config(dir / "m");
   std::string map;
   for (size_t part = 0; part < 2; ++part) {
@@ -285,7 +315,7 @@ TEST(HfWeights, ShardedEqualsSingle) {
   }
   const fs::path index = dir / "m" / "model.safetensors.index.json";
   write_file(index, "{\"metadata\": {}, \"weight_map\": {" + map + "}}");
-  expect_same_bits(load(dir / "m")->params.compute.flat(), load(kGolden / "qwen3")->params.compute.flat());
+  expect_same_bits(load(dir / "m")->params.compute.flat(), load(kGolden / "qwen3_moe")->params.compute.flat());
 
   write_file(index, R"({"weight_map": {"model.norm.weight": "../m/model-0.safetensors"}})");
   expect_message(message_of([&] { load(dir / "m"); }), {"index.json", "model.norm.weight", "same directory"});
@@ -454,7 +484,7 @@ TEST(HfWeights, ValuesBeyondTheTypeAreRefused) {
 
 TEST(HfWeights, SavedIsLoadedBitForBit) {
   const TempDir dir;
-  for (const char* name : {"llama3", "qwen2", "qwen3"}) {
+  for (const char* name : {"llama3", "qwen2", "qwen3", "qwen3_moe", "qwen3_moe_mixed"}) {
     const std::unique_ptr<Model> model = load(kGolden / name, Dtype::kF16, true);
     model->tokenizer.tokenizer_json = "{\"not\": \"read here\"}";
     model->tokenizer.chat_template = "{{ messages }}";

@@ -39,22 +39,33 @@ TEST(MetricTable, TheTourShowsIt) {
       << "docs/tour.md must show the table of rl/logging/metric_table.cpp";
 }
 
+/// The config of a mixture of experts that reads the embedded task's tokens.
+std::string mixture(const fs::path& directory) {
+  const fs::path dense = kRoot / "builtin/arithmetic", to = directory / "mixture";
+  std::string config = read_file(dense / "config.json");
+  const std::string type = "\"qwen3\"", keys = R"("qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2,
+  "moe_intermediate_size": 32)";
+  config.replace(config.find(type), type.size(), keys);
+  fs::create_directories(to);
+  fs::copy_file(dense / "tokenizer.json", to / "tokenizer.json");
+  write_file(to / "config.json", config);
+  return (to / "config.json").string();
+}
+
 /// Runs everything that adds metrics: warm start, GRPO with all its parts, evaluation, the self-test.
 std::set<std::string> metrics_of_runs(const fs::path& directory) {
   const std::string data = (kRoot / "builtin/arithmetic/sanity.jsonl").string();
   const auto run_all = [&](const std::string& name, std::vector<std::string> overrides) {
-    for (const std::string& text : {"run.output_dir=" + (directory / name).string(), "data.files=" + data,
-                                    std::string("model.path=builtin:arithmetic"), std::string("data.limit=8"),
-                                    std::string("train.prompts_per_step=4"), std::string("train.mini_batch_size=4"),
-                                    std::string("train.steps=1"), std::string("checkpoint.export_model=false")})
-      overrides.push_back(text);
+    overrides.insert(overrides.begin(), {"run.output_dir=" + (directory / name).string(), "data.files=" + data,
+                                         "model.path=builtin:arithmetic", "data.limit=8", "train.prompts_per_step=4",
+                                         "train.mini_batch_size=4", "train.steps=1", "checkpoint.export_model=false"});
     const std::vector<std::string> errors = run_ranks(2, [&](Comm& comm) {  // some are there with several ranks only
       mantissa::Run run(parse_run_config("run: {device: cpu, seed: 3}", "test", overrides), {}, comm);
       train(run, [] { return false; });
     });
     EXPECT_EQ(errors, std::vector<std::string>(2));
   };
-  run_all("sft", {"train.mode=sft", "data.response_format={answer}"});
+  run_all("sft", {"train.mode=sft", "data.response_format={answer}", "model.path=random:" + mixture(directory)});
   run_all("grpo", {"rollout.n=4", "rollout.max_new_tokens=32", "algorithm.kl_coef=0.1", "optim.lr=0",
                    "algorithm.dynamic_sampling=true", "algorithm.max_gen_batches=2", "algorithm.correction=token_tis",
                    "algorithm.overlong=soft_punish", "algorithm.overlong_buffer=4", "eval.every=1", "eval.limit=2",
