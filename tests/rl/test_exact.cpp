@@ -91,6 +91,25 @@ TEST_F(Exact, AWholeRunHasNoTokenThatDiffers) {
   }
 }
 
+TEST_F(Exact, NorHasThatOfAMixtureOfExperts) {
+  for (const char* type : {"fp16", "bf16"}) {
+    const std::vector<json> lines =
+        train(type, {"model.path=builtin:arithmetic_moe", str("precision.train=", type),
+                     str("precision.rollout=", type), "precision.match=exact", "exact.check=all"});
+    ASSERT_EQ(lines.size(), 2u);
+    for (const json& line : lines) {
+      EXPECT_GT(line["exact/checked_tokens"], 0);
+      EXPECT_EQ(line["exact/differing_tokens"], 0);
+      EXPECT_EQ(line["rollout_corr/k3_kl"], 0);
+      EXPECT_LE(line["moe/load_min"], 1);
+      EXPECT_GE(line["moe/load_max"], 1);
+      EXPECT_LE(line["moe/load_entropy"], 1);
+      EXPECT_GT(line["moe/load_entropy"], 0.3);
+    }
+    EXPECT_GT(lines[0]["actor/grad_norm"], 0);
+  }
+}
+
 TEST_F(Exact, TheDigestIsThatOfTheRolloutAlone) {
   const auto digest = [&](const std::string& name, const Strings& more) {
     return train(name, more)[0]["rollout/digest"].get<int64_t>();
