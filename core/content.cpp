@@ -23,6 +23,8 @@ std::string foreign_content(std::string_view head) {
       {"SQLite format 3", "an SQLite database"},
       {"\x89HDF", "HDF5"},
       {"GGUF", "a GGUF model"},
+      {"\xff\xfe", "UTF-16 text (UTF-8 is read)"},
+      {"\xfe\xff", "UTF-16 text (UTF-8 is read)"},
   };
   for (const auto& [mark, name] : kKnown)
     if (head.starts_with(mark)) return name;
@@ -47,9 +49,11 @@ void check_content(const std::filesystem::path& path, std::string_view wanted) {
 std::string json_lines_hint(std::string_view line) {
   const size_t first = line.find_first_not_of(" \t\r");
   const std::string_view text = first == std::string_view::npos ? std::string_view() : line.substr(first);
-  const char* seems = text.starts_with('[')   ? "; this file seems to be one JSON array"
-                      : text.starts_with('{') ? "; this file seems to be one document over several lines"
-                                              : "";
+  const size_t last = text.find_last_not_of(" \t\r");
+  const bool closed = last != std::string_view::npos && text[last] == '}';
+  const char* seems = text.starts_with('[')              ? "; this file seems to be one JSON array"
+                      : text.starts_with('{') && !closed ? "; this file seems to be one document over several lines"
+                                                         : "";
   return std::string(" (wanted are JSON lines: one object a line") + seems + ")";
 }
 

@@ -53,11 +53,22 @@ void check_directory(const fs::path& path) {
   check(file_exists(path), "model \"", path.string(), "\" does not exist; expected a Hugging Face directory, a .gguf ",
         "file, a checkpoint RUN/checkpoints/step_N, builtin:NAME or random:CONFIG.json");
   std::error_code ignored;
+  const std::string found = foreign_content(head_of(path));
+  const bool part = path.extension() == ".safetensors" || path.extension() == ".json";
   check(fs::is_directory(path, ignored), "model \"", path.string(),
         "\" is neither a Hugging Face directory nor a GGUF file",
-        foreign_content(head_of(path)).empty() ? "" : ": it is " + foreign_content(head_of(path)));
-  check(file_exists(path / "config.json") || !file_exists(path / "adapter_config.json"), "model \"", path.string(),
-        "\" holds an adapter (adapter_config.json) and no model: name the base model here");
+        !found.empty() ? ": it is " + found
+        : part         ? ": name the directory that holds it"
+                       : "");
+  if (file_exists(path / "config.json")) return;
+  for (const char* adapter : {"adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"})
+    check(!file_exists(path / adapter), "model \"", path.string(), "\" holds an adapter (", adapter,
+          ") and no model: name the base model here");
+  if (file_exists(path / "tokenizer.json")) return;
+  for (const fs::directory_entry& entry : fs::directory_iterator(path, ignored))
+    check(!is_gguf(entry.path()), "model \"", path.string(),
+          "\" is no Hugging Face directory (it has no config.json): ", "name its file ",
+          entry.path().filename().string(), " itself");
 }
 
 /// Registers the parameters and allocates the buffers.

@@ -32,6 +32,7 @@ class HfWeights : public TensorSource {
     const fs::path index = directory / kIndexFile;
     check(file_exists(index), where_, ": has neither ", kSingleFile, " nor ", kIndexFile,
           "; weights in other formats (.bin, .pth) have to be converted to safetensors first");
+    check_content(index, "JSON");
     const std::map<std::string, std::string> weight_map = parse_weight_map(read_file(index), index.string());
     std::set<std::string> shards;
     for (const auto& [tensor, shard] : weight_map) {
@@ -195,6 +196,7 @@ ModelConfig read_hf_config(const fs::path& directory) {
   const fs::path path = directory / "config.json", generation = directory / "generation_config.json";
   check_content(path, "JSON");
   ModelConfig config = parse_hf_config(read_file(path), path.string());
+  check_content(generation, "JSON");
   if (file_exists(generation)) add_generation_config(config, read_file(generation), generation.string());
   return config;
 }

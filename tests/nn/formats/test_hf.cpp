@@ -394,10 +394,24 @@ TEST(HfWeights, WhatIsNoModelIsNamed) {
   d.write(dir / "lfs");
   write_file(dir / "lfs/model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n");
   expect_message(message_of([&] { load(dir / "lfs"); }), {"model.safetensors", "git-lfs pointer"});
+  for (const char* name : {"config.json", "generation_config.json", "model.safetensors.index.json"}) {
+    fs::remove_all(dir / "lfs");
+    d.write(dir / "lfs");
+    if (std::string(name).ends_with("index.json")) fs::remove(dir / "lfs/model.safetensors");
+    write_file(dir / "lfs" / name, "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n");
+    expect_message(message_of([&] { load(dir / "lfs"); }), {name, "git-lfs pointer"});
+  }
   fs::create_directories(dir / "adapter");
   write_file(dir / "adapter/adapter_config.json", "{}");
   expect_message(message_of([&] { load(dir / "adapter"); }), {"adapter", "base model"});
   expect_message(message_of([&] { load_tokenizer_files((dir / "adapter").string()); }), {"adapter", "base model"});
+  fs::rename(dir / "adapter/adapter_config.json", dir / "adapter/adapter_model.safetensors");
+  expect_message(message_of([&] { load(dir / "adapter"); }), {"adapter_model.safetensors", "base model"});
+  fs::create_directories(dir / "folder");
+  write_file(dir / "folder/q8.gguf", "GGUF\x03");
+  expect_message(message_of([&] { load(dir / "folder"); }), {"no config.json", "name its file q8.gguf"});
+  write_file(dir / "alone.safetensors", "x");
+  expect_message(message_of([&] { load(dir / "alone.safetensors"); }), {"name the directory that holds it"});
   write_file(dir / "weights", "\x1f\x8b zipped");
   expect_message(message_of([&] { load(dir / "weights"); }), {"neither", "gzip"});
   for (const char* name : {"UPPER.GGUF", "no_ending"}) {
