@@ -1,5 +1,6 @@
-# mantissa in an image: `docker build -t mantissa .`, then
-#   docker run --rm -v "$PWD:/work" mantissa trainer --config /usr/share/mantissa/configs/grpo_fp16.yaml
+# mantissa in an image: `docker build -t mantissa .`, then the quickstart's run, and one of your own in this folder:
+#   docker run --rm -w /usr/share/mantissa mantissa trainer --config configs/grpo_fp16.yaml run.output_dir=/tmp/first
+#   docker run --rm -v "$PWD:/work" mantissa trainer --config my_task.yaml
 # For GPUs, with CUDA's own images (and `docker run --gpus all`):
 #   docker build -t mantissa --build-arg BUILD_IMAGE=nvidia/cuda:12.8.1-devel-ubuntu24.04 \
 #     --build-arg RUN_IMAGE=nvidia/cuda:12.8.1-cudnn-runtime-ubuntu24.04 .

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up, builds, and trains the embedded model three times: in FP16 with the exact kernels, then in FP16 and in BF16 with
 # a rollout that rounds as a separate engine does. Shows the rewards, how far rollout and training are apart in each, and
-# problems before and after. Needs no model, no data and no GPU; the runs take 3 to 4 minutes on two cores.
+# problems before and after. Needs no model, no data and no GPU; the runs take two to three minutes on two cores.
 # Arguments are config overrides for all runs: tools/quickstart.sh run.seed=2
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,9 +21,9 @@ train() { # RUN OVERRIDES...
   build/bin/trainer --config configs/grpo_fp16.yaml --overwrite run.name="${run##*/}" checkpoint.keep=1 \
     eval.files=builtin/arithmetic/heldout.jsonl eval.before_training=true eval.n=2 "$@" run.output_dir="$run"
 }
-train runs/quickstart train.steps=120 eval.every=30 "$@"
+train runs/quickstart train.steps=200 eval.every=50 "$@"
 for type in fp16 bf16; do
-  train runs/quickstart_${type}_peer train.steps=50 eval.every=50 precision.train=$type precision.rollout=$type \
+  train runs/quickstart_${type}_peer train.steps=60 eval.every=60 precision.train=$type precision.rollout=$type \
     precision.match=peer checkpoint.export_model=false "$@"
 done
 

@@ -13,5 +13,9 @@ cmake --preset "$preset"
 cmake --build --preset "$preset" -j "$(nproc)"
 
 options=(-j "$(nproc)" --no-tests=error --timeout 300)
+if ! command -v nvidia-smi >/dev/null || ! nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then
+  echo "test: there is no GPU: $(ctest --preset "$preset" -N -L gpu | sed -n 's/^Total Tests: //p') tests that need one are left out"
+  options+=(-LE gpu)
+fi
 if [[ -n ${CI:-} ]]; then options+=(--output-junit junit.xml); fi
 ctest --preset "$preset" "${options[@]}" "$@"
