@@ -151,6 +151,26 @@ Var cast(Tape& tape, const Var& x, Dtype dtype) {
   });
 }
 
+Var dropout(Tape& tape, const Var& x, const DropoutKeys& keys, int place) {
+  check_rank("dropout", "x", x.value(), 2);
+  check_shape("dropout", "rows", keys.rows, {x.value().size(0), 2});
+  check_type("dropout", "rows", keys.rows, Dtype::kI32);
+  check(keys.p >= 0 && keys.p < 1, "[dropout] p must lie in [0, 1): got ", keys.p);
+  Exec& exec = tape.exec();
+  const auto masked = [&exec, keys, place](const Tensor& in) {
+    Tensor out = exec.empty(in.shape(), in.dtype());
+    MANTISSA_RUN(exec, dropout, out, in, keys.rows, keys.key, place, keys.p);
+    return out;
+  };
+  if (!tape.needs_grad({&x})) return tape.constant("dropout", masked(x.value()));
+
+  const Saved xs = tape.save(x);
+  Var out = tape.output("dropout", masked(x.value()),
+                        [&tape, masked, slot = x.slot()](auto douts) { tape.add_grad(slot, masked(douts[0])); });
+  tape.set_recipe(out, Recompute::kElementwise, [masked, xs] { return masked(xs.get()); });
+  return out;
+}
+
 Var swiglu(Tape& tape, const Var& gate_up) {
   check_rank("swiglu", "gate_up", gate_up.value(), 2);
   check(gate_up.value().size(1) % 2 == 0, "[swiglu] gate_up[T,2F] needs an even width: got shape ", gate_up.shape());

@@ -17,6 +17,24 @@ Var linear(Tape& tape, const Var& x, const Var& w, const Var& bias = {});
 /// The same with a recipe at Recompute::kMlp: the gate/up projection.
 Var linear_recomputable(Tape& tape, const Var& x, const Var& w, const Var& bias = {});
 
+/// A low-rank update of a linear layer, one for each of P parts of its outputs, of rank r.
+struct LowRank {
+  struct Part {
+    int64_t begin, end;  // outputs, rows of w
+    int64_t size() const { return end - begin; }
+  };
+  Var a;                    // [P r, K], part after part
+  Var b;                    // [outputs of all parts, r], part after part
+  std::vector<Part> parts;  // ascending; outputs between them are linear()'s
+  double scale = 1.0;       // s
+  Var input;                // undefined: x; else what A reads in its place (x after a dropout)
+};
+/// linear() and the update: u = round(s x . a^T); y = round(bias + x . w^T + u_p . b_p^T on the outputs of part p), one
+/// chain in the accumulator's type over K and then r. du_p = round(s dy_p . b_p), da += du^T . x, db_p += dy_p^T . u_p,
+/// dx = round(dy . w + du . a). Saves x, w, a, b, u. `recomputable`: with the recipe of linear_recomputable.
+Var linear_low_rank(Tape& tape, const Var& x, const Var& w, const Var& bias, const LowRank& update,
+                    bool recomputable = false);
+
 // ---- norm (norm.cpp) ------------------------------------------------------------------------------------------------
 /// y = x * rstd * w, rstd = 1/sqrt(mean(x^2) + eps) over the last dimension, in fp32, one rounding, to w's type.
 /// dx = rstd (w dy - xhat mean(w dy xhat)), dw += sum over rows of dy xhat. Saves x, w, rstd; recipe at kElementwise.
@@ -93,6 +111,14 @@ Var less_equal(Tape& tape, const Var& a, const Var& b);
 Var stop_gradient(const Var& x);
 /// x rounded to `dtype` (x itself when it has it); the gradient is rounded back.
 Var cast(Tape& tape, const Var& x, Dtype dtype);
+/// What a dropout's mask depends on, beside the place in the model: see Kernels::dropout.
+struct DropoutKeys {
+  double p = 0;
+  Tensor rows;  // [T,2] int32
+  Tensor key;   // a key_tensor()
+};
+/// x / (1 - p) where an element is kept, else 0; dx the same of dy. `place` tells one mask from another.
+Var dropout(Tape& tape, const Var& x, const DropoutKeys& keys, int place);
 /// silu(gate) * up on gate_up[T,2F] = [gate | up]. Saves gate_up; recipe at kElementwise.
 Var swiglu(Tape& tape, const Var& gate_up);
 /// Sum of all elements, shape [1], in the accumulator type (fp32; fp64 of fp64).

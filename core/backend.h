@@ -23,12 +23,13 @@ struct Kernels;
 /// P.V, logits rounded to the compute type.
 enum class Match : uint8_t { kExact, kFast, kPeer };
 
-/// What Match::kExact may depend on: types of weights and activations, of the cache and of the head's operands, and the
-/// shape of attention.
+/// What Match::kExact may depend on: types of weights and activations, of the cache and of the head's operands, the
+/// shape of attention, and whether weights have low-rank updates.
 struct ExactNeeds {
   Dtype compute, kv_cache, lm_head;
   int head_size = 0;
   int query_heads = 0, kv_heads = 0;
+  bool adapter = false;  // low-rank updates: sums that two products share
 };
 
 struct MemoryInfo {

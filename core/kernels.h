@@ -116,6 +116,12 @@ struct Kernels {
   /// out[i,:] = in[rows[i],:], and its gradient out[rows[i],:] += in[i,:] for distinct rows (out cleared by the op).
   void (*gather_rows)(Exec&, Tensor& out, const Tensor& in, const Tensor& rows);
   void (*scatter_rows)(Exec&, Tensor& out, const Tensor& in, const Tensor& rows);
+  /// out[:, to : to+n] = in[:, from : from+n], rounded where the types differ: the outputs of one part of a fused
+  /// projection.
+  void (*copy_columns)(Exec&, Tensor& out, int64_t to, const Tensor& in, int64_t from, int64_t n);
+  /// out[T,C] = in / (1 - p) where an element is kept, else 0. Element c of row t is kept when uniform_from of word c %
+  /// 4 of Philox counter (rows[t][0], rows[t][1], place, c / 4) is at least p. rows[T,2] int32, key a key_tensor().
+  void (*dropout)(Exec&, Tensor& out, const Tensor& in, const Tensor& rows, const Tensor& key, int place, double p);
   /// First non-finite element: index[0] (int32) = its flat position or -1.
   void (*find_nonfinite)(Exec&, Tensor& index, const Tensor& in);
 
@@ -124,7 +130,7 @@ struct Kernels {
   /// one FMA chain over ascending k in fp32 (fp64), starting at c when accumulate. Match::kPeer (not fp64): four
   /// chains over quarters of K (rounded up), added in order, then c.
   void (*matmul)(Exec&, Tensor& c, const Tensor& a, const Tensor& b, Trans trans, bool accumulate);
-  /// c[M,N] = a[M,K] . b[N,K]^T + bias[N], all of one type, one rounding. The CPU's chains start at the bias; kPeer
+  /// c[M,N] = a[M,K] . b[N,K]^T + bias[N], one rounding; bias has c's type. The CPU's chains start at the bias; kPeer
   /// adds it after the four.
   void (*matmul_bias)(Exec&, Tensor& c, const Tensor& a, const Tensor& b, const Tensor& bias);
 

@@ -233,6 +233,7 @@ class CudaBackend : public Device {
       return str("a cache of ", name_of(needs.kv_cache), " rounds the keys and values of ", name_of(needs.compute));
     if (needs.head_size > 0 && !cuda_kernels::has_exact_attention(needs.head_size))
       return str("exact attention has head sizes 16, 32, 64, 80, 96 and 128, not ", needs.head_size);
+    if (needs.adapter) return "sums that go on from one product to the next, as an adapter's do, are not exact here";
     return {};
   }
   std::string description() const override { return description_; }

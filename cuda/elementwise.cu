@@ -1,13 +1,10 @@
-// Elementwise kernels, casts and row moves: one pass, 16-byte accesses where the addresses allow. Sums and segments are
-// in sums.cu. Legend: T rows, C width, F half the width of gate_up.
-#include <limits>
-
-#include "cuda/common.cuh"
+// Elementwise kernels and casts: one pass, 16-byte accesses where the addresses allow. Moves of rows and columns are in
+// rows.cu, sums and segments in sums.cu. Legend: T rows, C width, F half the width of gate_up.
+#include "cuda/rows.cuh"
 
 namespace mantissa::cuda_kernels {
 namespace {
 
-constexpr int kThreads = 256;
 constexpr int kUnroll = 4;  // accesses in flight per operand and thread
 
 /// Elements per access when these types are read and written together: 16 bytes of the widest.
@@ -209,31 +206,6 @@ void unary(Exec& exec, Tensor& out, const Tensor& in, Unary op, double p0, doubl
 
 // ---- bias, SwiGLU ---------------------------------------------------------------------------------------------------
 
-/// Threads walk packs of N elements of [rows, width] in order; f(row, column) handles one.
-template <int N, class F>
-__global__ void __launch_bounds__(kThreads) map_rows(int64_t packs, uint32_t packs_per_row, F f) {
-  const int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x;
-  if (i >= packs) return;
-  int64_t row;
-  if (packs <= std::numeric_limits<uint32_t>::max())
-    row = uint32_t(i) / packs_per_row;
-  else
-    row = i / packs_per_row;
-  f.template at<N>(row, (i - row * packs_per_row) * N);
-}
-
-/// With packs of 8 where every row of every operand starts on a boundary for them, else element by element.
-template <class F>
-void launch_map_rows(Exec& exec, int64_t rows, int64_t width, F f, std::initializer_list<const void*> operands) {
-  if (rows * width == 0) return;
-  if (width % 8 == 0 && aligned(operands))
-    map_rows<8>
-        <<<blocks(rows * width / 8, kThreads), kThreads, 0, stream(exec)>>>(rows * width / 8, uint32_t(width / 8), f);
-  else
-    map_rows<1><<<blocks(rows * width, kThreads), kThreads, 0, stream(exec)>>>(rows * width, uint32_t(width), f);
-  MANTISSA_LAUNCH_CHECK();
-}
-
 template <class T, class In>
 struct AddBias {
   int64_t width;
@@ -327,75 +299,9 @@ void swiglu_bwd(Exec& exec, Tensor& dgate_up, const Tensor& dout, const Tensor& 
   });
 }
 
-// ---- rows -----------------------------------------------------------------------------------------------------------
-
-template <class Word>
-struct GatherRows {
-  int64_t width;  // words of a row
-  Word* out;
-  const Word* in;
-  const int32_t* rows;
-  template <int N>
-  __device__ void at(int64_t row, int64_t column) const {
-    out[row * width + column] = in[rows[row] * width + column];
-  }
-};
-
-void gather_rows(Exec& exec, Tensor& out, const Tensor& in, const Tensor& rows) {
-  const int64_t count = rows.numel();
-  if (count == 0 || out.numel() == 0) return;
-  const int64_t bytes = int64_t(out.bytes()) / count;
-  const auto by = [&]<class Word>(Word) {
-    const int64_t width = bytes / int64_t(sizeof(Word)), words = count * width;
-    const GatherRows<Word> f{width, static_cast<Word*>(out.raw()), static_cast<const Word*>(in.raw()),
-                             rows.data<int32_t>()};
-    map_rows<1><<<blocks(words, kThreads), kThreads, 0, stream(exec)>>>(words, uint32_t(width), f);
-  };
-  if (bytes % 16 == 0 && aligned({out.raw(), in.raw()}))
-    by(uint4{});
-  else if (size_of(in.dtype()) == 2)
-    by(uint16_t{});
-  else if (size_of(in.dtype()) == 4)
-    by(uint32_t{});
-  else
-    by(uint64_t{});
-  MANTISSA_LAUNCH_CHECK();
-}
-
-template <class Out, class In>
-struct ScatterRows {
-  int64_t width;
-  Out* out;
-  const In* in;
-  const int32_t* rows;
-  template <int N>
-  __device__ void at(int64_t row, int64_t column) const {
-    Out* to = out + rows[row] * width + column;
-    float x[N], y[N];
-    load_floats(x, in + row * width + column);
-    load_floats(y, to);
-#pragma unroll
-    for (int j = 0; j < N; ++j) y[j] += x[j];
-    store_floats(to, y);
-  }
-};
-
-void scatter_rows(Exec& exec, Tensor& out, const Tensor& in, const Tensor& rows) {
-  const int64_t width = out.size(0) == 0 ? 0 : out.numel() / out.size(0);
-  visit_float(out.dtype(), [&]<class Out>(std::type_identity<Out>) {
-    visit_float(
-        in.dtype(),
-        [&]<class In>(std::type_identity<In>) {
-          launch_map_rows(exec, rows.numel(), width,
-                          ScatterRows<Out, In>{width, elements<Out>(out), elements<In>(in), rows.data<int32_t>()},
-                          {out.raw(), in.raw()});
-        },
-        "scatter_rows");
-  });
-}
-
 }  // namespace
 
+void register_rows(Kernels& table);  // rows.cu
 void register_sums(Kernels& table);  // sums.cu
 
 void register_elementwise(Kernels& table) {
@@ -406,8 +312,7 @@ void register_elementwise(Kernels& table) {
   table.add_bias = add_bias;
   table.swiglu_fwd = swiglu_fwd;
   table.swiglu_bwd = swiglu_bwd;
-  table.gather_rows = gather_rows;
-  table.scatter_rows = scatter_rows;
+  register_rows(table);
   register_sums(table);
 }
 

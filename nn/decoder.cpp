@@ -7,10 +7,17 @@
 namespace mantissa {
 namespace {
 
-/// A weight as the tape sees it: its gradient, if any is wanted, adds into the context's sinks.
+/// A weight as the tape sees it: its gradient, if any is wanted, adds into the context's sinks. Beside an adapter it is
+/// frozen.
 Var param(const ForwardContext& ctx, ParamId id) {
   if (!id.valid()) return {};
-  return ctx.tape->param(ctx.weights()[id], ctx.grads ? (*ctx.grads)[id] : Tensor());
+  return ctx.tape->param(ctx.weights()[id], ctx.grads && !ctx.adapter ? (*ctx.grads)[id] : Tensor());
+}
+
+Var adapter_param(const ForwardContext& ctx, ParamId id) {
+  const ParamSet& set = ctx.adapter->params;
+  const ParamBuffer& values = ctx.rollout ? set.for_rollout() : set.compute;
+  return ctx.tape->param(values[id], ctx.grads ? (*ctx.grads)[id] : Tensor());
 }
 
 }  // namespace
@@ -100,8 +107,8 @@ Decoder::Stream Decoder::layer(const ForwardContext& ctx, int index, Stream in) 
   {
     Tape::Scope scope(tape, name + ".attention");
     const auto [x, normed] = add_norm(ctx, std::move(in), ids.input_norm);
-    const Var qkv = ops::linear(tape, normed, param(ctx, ids.qkv), param(ctx, ids.qkv_bias));
-    middle = {x, ops::linear(tape, attention(ctx, index, qkv), param(ctx, ids.o)), tape.scope()};
+    const Var qkv = project(ctx, index, Projection::kQkv, normed);
+    middle = {x, project(ctx, index, Projection::kO, attention(ctx, index, qkv)), tape.scope()};
   }
   Tape::Scope scope(tape, name + ".mlp");
   const auto [x, normed] = add_norm(ctx, std::move(middle), ids.post_norm);
@@ -111,8 +118,26 @@ Decoder::Stream Decoder::layer(const ForwardContext& ctx, int index, Stream in) 
                               config_.experts, offsets);
     return {x, mixed, tape.scope()};
   }
-  const Var gate_up = ops::linear_recomputable(tape, normed, param(ctx, ids.gate_up));
-  return {x, ops::linear(tape, ops::swiglu(tape, gate_up), param(ctx, ids.down)), tape.scope()};
+  const Var gate_up = project(ctx, index, Projection::kGateUp, normed);
+  return {x, project(ctx, index, Projection::kDown, ops::swiglu(tape, gate_up)), tape.scope()};
+}
+
+Var Decoder::project(const ForwardContext& ctx, int index, Projection which, const Var& x) const {
+  Tape& tape = *ctx.tape;
+  const DecoderParams::Layer& ids = params_.layers[size_t(index)];
+  const Var w = param(ctx, ids[which]);
+  const Var bias = which == Projection::kQkv ? param(ctx, ids.qkv_bias) : Var();
+  const bool recomputable = which == Projection::kGateUp;
+  const LayerAdapter* updates =
+      ctx.adapter && !(ctx.rollout && ctx.adapter->merged) ? &ctx.adapter->layers[size_t(index)] : nullptr;
+  if (!updates || (*updates)[which].parts.empty())
+    return recomputable ? ops::linear_recomputable(tape, x, w, bias) : ops::linear(tape, x, w, bias);
+
+  const ProjectionAdapter& update = (*updates)[which];
+  ops::LowRank low{
+      adapter_param(ctx, update.a), adapter_param(ctx, update.b), update.parts, ctx.adapter->config.scale(), {}};
+  if (ctx.dropout.p > 0) low.input = ops::dropout(tape, x, ctx.dropout, index * kProjections + int(which));
+  return ops::linear_low_rank(tape, x, w, bias, low, recomputable);
 }
 
 Var Decoder::attention(const ForwardContext& ctx, int index, const Var& projected) const {

@@ -9,6 +9,7 @@
 #include <span>
 
 #include "autograd/ops.h"
+#include "nn/adapter.h"
 #include "nn/config.h"
 #include "nn/params.h"
 
@@ -37,8 +38,10 @@ struct AttentionInputs {
 struct ForwardContext {
   Tape* tape = nullptr;
   const ParamSet* params = nullptr;
-  bool rollout = false;                // reads the set's rollout copy
-  const ParamBuffer* grads = nullptr;  // fp32 sinks; null: no parameter gradients
+  const Adapter* adapter = nullptr;    // null: none
+  bool rollout = false;                // reads the sets' rollout copies
+  const ParamBuffer* grads = nullptr;  // fp32 sinks, of the adapter where there is one; null: no parameter gradients
+  ops::DropoutKeys dropout;            // of what the adapter reads; p 0: none
   Dtype residual = Dtype::kF32;        // type of the residual stream (precision.residual)
 
   Tensor ids;        // [T] int32
@@ -56,6 +59,12 @@ struct DecoderParams {
   struct Layer {
     ParamId input_norm, qkv, qkv_bias, q_norm, k_norm, o, post_norm, gate_up, down;  // invalid where there is none
     ParamId router;  // with it gate_up and down have the rows of all experts, one after the other
+    ParamId operator[](Projection which) const {
+      return which == Projection::kQkv      ? qkv
+             : which == Projection::kO      ? o
+             : which == Projection::kGateUp ? gate_up
+                                            : down;
+    }
   };
   ParamId embedding;
   std::vector<Layer> layers;
@@ -91,6 +100,8 @@ class Decoder {
     std::string scope;  // of the addition: where the branch was made
   };
   Stream layer(const ForwardContext& ctx, int index, Stream in) const;
+  /// The one form of every projection, in training, scoring and rollout: w x + bias, and the adapter's update.
+  Var project(const ForwardContext& ctx, int layer, Projection which, const Var& x) const;
   /// {x + branch, its norm}. Takes the stream, so that the branch is gone when it was added.
   std::pair<Var, Var> add_norm(const ForwardContext& ctx, Stream in, ParamId weight) const;
   Var attention(const ForwardContext& ctx, int index, const Var& qkv) const;

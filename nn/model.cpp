@@ -63,7 +63,7 @@ void check_directory(const fs::path& path) {
   if (file_exists(path / "config.json")) return;
   for (const char* adapter : {"adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"})
     check(!file_exists(path / adapter), "model \"", path.string(), "\" holds an adapter (", adapter,
-          ") and no model: name the base model here");
+          ") and no model: name the base model here, and this one by --adapter");
   if (file_exists(path / "tokenizer.json")) return;
   for (const fs::directory_entry& entry : fs::directory_iterator(path, ignored))
     check(!is_gguf(entry.path()), "model \"", path.string(),
@@ -74,16 +74,8 @@ void check_directory(const fs::path& path) {
 /// Registers the parameters and allocates the buffers.
 void allocate(Model& model, Dtype compute, bool fp32_master, Shard shard, Placement placement) {
   ParamSet& p = model.params;
-  Exec exec(*model.backend);
   model.decoder = std::make_unique<Decoder>(model.config, p.layout, *model.backend, shard.world_size);
-  p.shard = shard;
-  p.placement = placement;
-  p.compute = ParamBuffer(exec, p.layout, compute);
-  if (!fp32_master) return;
-  Exec host(cpu());
-  p.master = p.masters_itself() ? p.compute
-                                : ParamBuffer(placement == Placement::kHost ? host : exec, p.layout,
-                                              is_16bit(compute) ? Dtype::kF32 : compute, shard);
+  p.allocate(*model.backend, compute, fp32_master, shard, placement);
 }
 
 std::unique_ptr<Model> from_source(const TensorSource& source, ModelConfig config, TokenizerFiles tokenizer,
@@ -133,7 +125,9 @@ std::unique_ptr<Model> from_checkpoint(const fs::path& place, Backend& backend, 
 
 }  // namespace
 
-std::unique_ptr<Model> load_model(const std::string& path, Backend& backend, Dtype compute, bool fp32_master,
+namespace {
+
+std::unique_ptr<Model> open_model(const std::string& path, Backend& backend, Dtype compute, bool fp32_master,
                                   Shard shard, Placement placement) {
   if (path.starts_with(kRandom)) {
     const fs::path file = path.substr(std::string(kRandom).size());
@@ -152,6 +146,15 @@ std::unique_ptr<Model> load_model(const std::string& path, Backend& backend, Dty
   const ModelConfig config = read_hf_config(place);
   return from_source(*open_hf_weights(place), config, read_hf_tokenizer(place), backend, compute, fp32_master, shard,
                      placement);
+}
+
+}  // namespace
+
+std::unique_ptr<Model> load_model(const std::string& path, Backend& backend, Dtype compute, bool fp32_master,
+                                  Shard shard, Placement placement) {
+  auto model = open_model(path, backend, compute, fp32_master, shard, placement);
+  model->path = path;
+  return model;
 }
 
 void check_finite(const Model& model, const ParamBuffer& weights, const std::string& where) {

@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "core/comm.h"
+#include "nn/adapter.h"
 #include "nn/decoder.h"
 #include "nn/formats/tensor_source.h"
 #include "nn/formats/tokenizer_files.h"
@@ -18,11 +19,18 @@ namespace mantissa {
 struct Model {
   ModelConfig config;
   ParamSet params;
-  ParamSet reference;  // what a run began with (its compute copy alone); compute undefined without a KL term
+  ParamSet reference;  // what a run began with (its compute copy alone); compute undefined without a KL term, and where
+                       // an adapter leaves params as they were
+  std::shared_ptr<Adapter> adapter;  // null: none
   std::unique_ptr<Decoder> decoder;
   TokenizerFiles tokenizer;
   Backend* backend = nullptr;
+  std::string path;                  // as load_model was given it
   std::vector<std::string> notices;  // what was read otherwise than the files say, for the log
+
+  /// What an optimizer moves: the adapter's parameters where there is one, else the model's.
+  ParamSet& trained() { return adapter ? adapter->params : params; }
+  const ParamSet& trained() const { return adapter ? adapter->params : params; }
 };
 
 /// Loads `path` with a compute copy in `compute`. `fp32_master` also makes fp32 masters, filled from the file's own

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/kernels.h"
+#include "core/registry.h"
 
 namespace mantissa {
 namespace {
@@ -93,6 +94,17 @@ void ParamBuffer::store(const ParamLayout& layout, ParamId id, int64_t row, cons
   const Tensor from = values.view({values.numel()}).slice(begin - first, end - first);
   const Tensor to = unit(info.unit).slice(begin - part.begin, end - part.begin);
   to.backend().copy_from_host(to.raw(), from.raw(), from.bytes());
+}
+
+void ParamSet::allocate(Backend& backend, Dtype dtype, bool masters, Shard own, Placement where) {
+  Exec exec(backend), host(cpu());
+  shard = own;
+  placement = where;
+  compute = ParamBuffer(exec, layout, dtype);
+  if (!masters) return;
+  const Dtype master_dtype = is_16bit(dtype) ? Dtype::kF32 : dtype;
+  master = masters_itself() ? compute
+                            : ParamBuffer(placement == Placement::kHost ? host : exec, layout, master_dtype, shard);
 }
 
 }  // namespace mantissa

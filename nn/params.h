@@ -116,6 +116,8 @@ struct ParamSet {
   ParamBuffer grad;          // fp32 sums of this process's micro-batches; undefined when not training
   ParamBuffer reduced;       // this process's parts of their sum over processes: grad itself on one process
 
+  /// Makes `compute` for the finished layout, and masters where asked for; both zero.
+  void allocate(Backend& backend, Dtype dtype, bool masters, Shard own = {}, Placement where = Placement::kDevice);
   /// True where fp32 (fp64) weights can be their own masters.
   bool masters_itself() const { return !is_16bit(compute.dtype()) && shard.whole() && placement == Placement::kDevice; }
   const ParamBuffer& for_rollout() const { return rollout.defined() ? rollout : compute; }

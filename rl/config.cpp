@@ -30,8 +30,6 @@ void RunSection::fields(Fields& f) {
 
 void ModelSection::fields(Fields& f) {
   f.field("path", path, "Hugging Face directory, .gguf file or builtin:<name>");
-  f.field("lora_rank", lora_rank, "rank of trained low-rank updates; 0 = all weights are trained", at_least(0));
-  f.field("lora_alpha", lora_alpha, "the update is scaled by lora_alpha / lora_rank", at_least(0));
 }
 
 void DistributedConfig::fields(Fields& f) {
@@ -40,13 +38,24 @@ void DistributedConfig::fields(Fields& f) {
            not_decisive("optimizer: masters and moments lie in host memory and pass through the device in each step"));
 }
 
-std::vector<std::string> missing_features(const RunConfig& config) {
-  std::vector<std::string> missing;
-  if (config.model.lora_rank > 0)
-    missing.push_back(str("model.lora_rank ", config.model.lora_rank,
-                          ": low-rank updates (LoRA) are not there yet; 0 trains all weights"));
-  return missing;
+namespace {
+
+void validate_lora(const RunConfig& c) {
+  parse_targets(c.lora.targets, "lora.targets");
+  if (!c.lora.active()) return;
+  check(c.lora.dropout == 0 || c.train.mode == "sft", "lora.dropout: must be 0 in grpo, whose rollouts have none, got ",
+        c.lora.dropout);
+  check(
+      !c.lora.merged() || c.precision.match != "exact",
+      "lora.rollout: under precision.match: exact it must be adapter, which alone gives rollouts the bits of training, "
+      "got ",
+      c.lora.rollout);
+  check(c.lora.rollout != "merged_in_place" || c.precision.train == c.precision.rollout,
+        "lora.rollout: merged_in_place needs equal precision.train and precision.rollout, got ", c.precision.train,
+        " and ", c.precision.rollout);
 }
+
+}  // namespace
 
 void RunConfig::validate() const {
   check(!model.path.empty(), "model.path: required, got an empty string");
@@ -87,6 +96,7 @@ void RunConfig::validate() const {
   check(is_device_name(run.device), "run.device: must be auto, cpu, cuda or cuda:N, got \"", run.device, '"');
   check(distributed.gpus == "auto" || is_number(distributed.gpus),
         "distributed.gpus: must be auto or a number of at least 1, got \"", distributed.gpus, '"');
+  validate_lora(*this);
   precision.validate();
   reward.validate();
 }

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "nn/adapter.h"
 #include "nn/checkpoint.h"
 #include "nn/optimizer.h"
 #include "rl/algorithm/algorithm.h"
@@ -28,9 +29,7 @@ struct RunSection {
 };
 
 struct ModelSection {
-  std::string path;       // Hugging Face directory, .gguf file, builtin:<name>
-  int64_t lora_rank = 0;  // 0: all weights are trained
-  double lora_alpha = 16;
+  std::string path;  // Hugging Face directory, .gguf file, builtin:<name>
   void fields(Fields& f);
 };
 
@@ -44,6 +43,7 @@ struct DistributedConfig {
 struct RunConfig {
   RunSection run;
   ModelSection model;
+  LoraConfig lora;
   PrecisionConfig precision;
   ExactConfig exact;
   DataConfig data;
@@ -65,15 +65,12 @@ struct RunConfig {
   /// Calls f(section name, section) in the order of the file.
   template <class F>
   void sections(F&& f) {
-    f("run", run), f("model", model), f("precision", precision), f("exact", exact), f("data", data),
-        f("rollout", rollout);
+    f("run", run), f("model", model), f("lora", lora), f("precision", precision), f("exact", exact);
+    f("data", data), f("rollout", rollout);
     f("reward", reward), f("algorithm", algorithm), f("optim", optim), f("scaler", scaler), f("train", train);
     f("eval", eval), f("checkpoint", checkpoint), f("logging", logging), f("distributed", distributed);
   }
 };
-
-/// What the config asks for and this version cannot do yet, a line each: it loads, a run of it is refused.
-std::vector<std::string> missing_features(const RunConfig& config);
 
 /// Reads a file and applies overrides "section.key=value". Errors name file, line (or the override), key, rule and
 /// value; an unknown key comes with the nearest known one.

@@ -266,6 +266,24 @@ void read_rounding(Values& values) {
   log_info(str(source.where, ": rollout.rounding: ", value, " is read as precision.match: ", match));
 }
 
+/// model.lora_rank and model.lora_alpha of earlier versions become keys of section lora; a notice says so where they
+/// ask for something.
+void read_lora(Values& values) {
+  const auto section = values.find("model");
+  if (section == values.end()) return;
+  for (const std::string key : {"rank", "alpha"}) {
+    const auto it = section->second.find("lora_" + key);
+    if (it == section->second.end()) continue;
+    const Source source = it->second;
+    section->second.erase(it);
+    check(!values["lora"].contains(key), source.where, ": model.lora_", key, " is an earlier name of lora.", key,
+          ", which is given too: keep one of both");
+    values["lora"][key] = source;
+    if (key == "rank" && source.node.IsScalar() && source.node.Scalar() != "0")
+      log_info(str(source.where, ": model.lora_rank is read as lora.rank"));
+  }
+}
+
 }  // namespace
 
 RunConfig parse_run_config(const std::string& yaml, const std::string& where,
@@ -275,6 +293,7 @@ RunConfig parse_run_config(const std::string& yaml, const std::string& where,
     Values values = read_values(yaml, where);
     for (const std::string& text : overrides) apply_override(values, text);
     read_rounding(values);
+    read_lora(values);
     std::vector<std::string> known;
     config.sections([&](const char* name, auto& section) {
       known.push_back(name);

@@ -18,6 +18,7 @@
 #include "rl/logging/console.h"
 #include "rl/logging/log.h"
 #include "rl/reward/grading.h"
+#include "rl/rollout_weights.h"
 #include "rl/run.h"
 #include "rl/sample_dump.h"
 #include "rl/selftest.h"
@@ -72,6 +73,7 @@ std::vector<RolloutGroup> rollout(Run& run, int64_t round, Metrics& metrics) {
   for (int64_t index : run.cursor->next(run.config.train.prompts_per_step))
     groups.push_back({run.prompts[size_t(index)], {}});
   const uint64_t counter = uint64_t(run.step) | uint64_t(round) << 32;
+  const RolloutWeights weights(run);
   sample_own(*run.engine, groups, int(run.config.rollout.n),
              {.sampling = run.config.rollout.sampling,
               .stop = run.stop_rule(),
@@ -265,6 +267,8 @@ void grpo_step(Run& run, Metrics& metrics) {
   const AlgorithmConfig& algorithm = run.config.algorithm;
   const std::vector<RolloutGroup> groups = collect(run, metrics);
   std::vector<TrainSequence> sequences;
+  if (run.config.lora.rollout == "merged_in_place" && run.model->adapter)
+    metrics.set("lora/base_drift", base_drift(run));
   for (const RolloutGroup& group : groups)
     for (const RolloutSample& sample : group.samples)
       sequences.push_back({.prompt = &group.prompt,

@@ -12,7 +12,9 @@ EnginePrecision PrecisionConfig::engine(Match side) const {
           .match = side};
 }
 
-std::string PrecisionConfig::exact_obstacle(const Backend& backend, const ModelConfig& model) const {
+std::string PrecisionConfig::exact_obstacle(const Backend& backend, const ModelConfig& model,
+                                            const Adapter* adapter) const {
+  if (adapter && adapter->merged) return "lora.rollout rounds the adapter into the weights, and training does not";
   if (train != rollout) return str("precision.train is ", train, " and precision.rollout is ", rollout);
   const EnginePrecision side = engine(Match::kExact);
   if (side.kv_cache != rollout_dtype())
@@ -22,14 +24,15 @@ std::string PrecisionConfig::exact_obstacle(const Backend& backend, const ModelC
                                                     .lm_head = side.lm_head,
                                                     .head_size = int(model.heads.size),
                                                     .query_heads = int(model.heads.query),
-                                                    .kv_heads = int(model.heads.kv)});
+                                                    .kv_heads = int(model.heads.kv),
+                                                    .adapter = adapter != nullptr});
   return cause;
 }
 
-Match PrecisionConfig::resolve_match(const Backend& backend, const ModelConfig& model) const {
+Match PrecisionConfig::resolve_match(const Backend& backend, const ModelConfig& model, const Adapter* adapter) const {
   if (match == "fast") return Match::kFast;
   if (match == "peer") return Match::kPeer;
-  const std::string obstacle = exact_obstacle(backend, model);
+  const std::string obstacle = exact_obstacle(backend, model, adapter);
   if (obstacle.empty()) return Match::kExact;
   check(match != "exact", "precision.match: exact cannot be had: ", obstacle, "; auto or fast runs without it");
   log_info(str("precision.match: fast, since ", obstacle));

@@ -2,6 +2,7 @@
 // of a config, and of programs that measure one side against the other.
 #pragma once
 
+#include "nn/adapter.h"
 #include "nn/config.h"
 #include "rl/rollout/options.h"
 
@@ -25,12 +26,12 @@ struct PrecisionConfig {
   /// Throws Error for combinations that undo what they ask for.
   void validate() const;
 
-  /// Why rollout and training of this model cannot give a token the same bits on this backend, naming the key or the
-  /// backend's cause; empty: they can.
-  std::string exact_obstacle(const Backend& backend, const ModelConfig& model) const;
+  /// Why rollout and training of this model, with its adapter where it has one, cannot give a token the same bits on
+  /// this backend, naming the key or the backend's cause; empty: they can.
+  std::string exact_obstacle(const Backend& backend, const ModelConfig& model, const Adapter* adapter) const;
   /// `match` as it is for this model on this backend. "auto" is exact where nothing stands in its way, else fast, with
   /// a notice that names the cause. Throws Error where exact is asked for and cannot be had.
-  Match resolve_match(const Backend& backend, const ModelConfig& model) const;
+  Match resolve_match(const Backend& backend, const ModelConfig& model, const Adapter* adapter = nullptr) const;
 };
 
 /// "exact", "fast", "peer".

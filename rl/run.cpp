@@ -6,6 +6,8 @@
 
 #include "core/hash.h"
 #include "core/registry.h"
+#include "core/text.h"
+#include "nn/formats/peft.h"
 #include "rl/evaluate.h"
 #include "rl/logging/log.h"
 #include "rl/reward/python.h"
@@ -13,18 +15,12 @@
 #include "rl/text/stop.h"
 
 namespace mantissa {
-namespace {
-
 namespace fs = std::filesystem;
 
-constexpr const char* kRewardLog = "reward.log";
+namespace {
 
-/// Throws where the config asks for what this version cannot do.
-const RunConfig& runnable(const RunConfig& config) {
-  const std::vector<std::string> missing = missing_features(config);
-  check(missing.empty(), config.run.name, ": this version cannot run it: ", missing.empty() ? "" : missing[0]);
-  return config;
-}
+constexpr const char* kRewardLog = "reward.log";
+constexpr const char* kBaseFile = "base.bin";  // of a checkpoint: the flat buffer as it lies in memory
 
 /// The config with the place of what a user's verifier says on standard error, where this process writes the run's
 /// files.
@@ -37,7 +33,7 @@ RunConfig placed(RunConfig config, bool writes) {
 
 Run::Run(const RunConfig& run_config, const StartOptions& start, Comm& ranks)
     : comm(ranks),
-      config(placed(runnable(run_config), ranks.main())),
+      config(placed(run_config, ranks.main())),
       exec(find_backend(config.run.device)),
       checkpoints(config.checkpoint.background) {
   check_same_config();
@@ -86,8 +82,12 @@ void Run::enter(const char* phase) {
 }
 
 void Run::open_model() {
-  model = load_model(config.model.path, exec.backend(), config.precision.train_dtype(), true,
-                     {comm.rank(), comm.size()}, config.distributed.placement());
+  const bool frozen = config.lora.active();
+  const Dtype dtype = config.precision.train_dtype();
+  model = frozen ? load_model(config.model.path, exec.backend(), dtype, false)
+                 : load_model(config.model.path, exec.backend(), dtype, true, {comm.rank(), comm.size()},
+                              config.distributed.placement());
+  if (frozen) open_adapter();
   for (const std::string& notice : model->notices) log_info(notice);
   tokenizer = open_tokenizer(*model);
   stop_ids = mantissa::stop_ids(model->config, *tokenizer);
@@ -96,6 +96,30 @@ void Run::open_model() {
   check(config.train.inject_overflow_step <= 0 ||
             std::ranges::count(model->params.layout.params(), poisoned, &ParamInfo::name) > 0,
         "train.inject_overflow_parameter: the model has no parameter \"", poisoned, "\"");
+}
+
+/// The model stays as it is; what is trained is the adapter. Rollouts of another type read the model in that type, from
+/// the file's own values.
+void Run::open_adapter() {
+  const LoraConfig& lora = config.lora;
+  const Dtype rollout = config.precision.rollout_dtype();
+  if (!sft() && !lora.merged() && rollout != config.precision.train_dtype())
+    model->params.rollout = std::move(load_model(config.model.path, exec.backend(), rollout, false)->params.compute);
+  const Shard shard{comm.rank(), comm.size()};
+  if (lora.from_directory()) {
+    load_adapter(*model, lora.init, true, shard, config.distributed.placement());
+    check(lora.rank == 0 || lora.rank == model->adapter->config.rank, "lora.rank: must be 0 or that of ", lora.init,
+          ", ", model->adapter->config.rank, "; got ", lora.rank);
+  } else {
+    add_adapter(*model, lora.adapter(), true, shard, config.distributed.placement());
+    draw_adapter(*model, lora.init, uint64_t(config.run.seed));
+  }
+  model->adapter->merged = !sft() && lora.merged();
+  const AdapterConfig& adapter = model->adapter->config;
+  log_info(str("adapter of rank ", adapter.rank, ", alpha ", adapter.alpha, " on ", join(adapter.targets), ": ",
+               model->adapter->params.layout.numel(), " parameters are trained, ", model->params.layout.numel(),
+               " stay as they are",
+               config.algorithm.kl_coef > 0 && !sft() ? "; the KL reference is the model without an adapter" : ""));
 }
 
 StopRule Run::stop_rule() const {
@@ -160,20 +184,26 @@ void Run::encode_solutions() {
 /// Optimizer, the copies of the weights, trainer and engine.
 void Run::open_training() {
   const Dtype train_dtype = config.precision.train_dtype(), rollout_dtype = config.precision.rollout_dtype();
-  optimizer.emplace(exec, model->params, config.optim, config.scaler, config.train.steps * planned_updates(), comm);
-  if (!sft() && rollout_dtype != train_dtype)
-    model->params.rollout = ParamBuffer(exec, model->params.layout, rollout_dtype);
-  refresh_copies(exec, model->params, comm);
-  if (model->params.rollout.defined()) check_finite(*model, model->params.rollout, config.model.path);
-  if (!sft() && config.algorithm.kl_coef > 0) keep_reference();
+  optimizer.emplace(exec, model->trained(), config.optim, config.scaler, config.train.steps * planned_updates(), comm);
+  const bool second =
+      model->adapter ? model->adapter->merged && config.lora.rollout == "merged" : rollout_dtype != train_dtype;
+  if (!sft() && second) model->params.rollout = ParamBuffer(exec, model->params.layout, rollout_dtype);
+  refresh_copies(exec, model->trained(), comm);
+  if (!model->adapter && model->params.rollout.defined())
+    check_finite(*model, model->params.rollout, config.model.path);
+  if (model->adapter) reference_hash_ = hash_weights(model->params.compute);
+  const bool moves = !model->adapter || base_moves();  // the weights, in an update or a rollout
+  if (!sft() && moves && (model->adapter || config.algorithm.kl_coef > 0)) keep_reference();
   trainer.emplace(exec, comm, *model, *optimizer,
                   TrainerOptions{.logprobs = {.temperature = sft() ? 1.0 : config.rollout.sampling.temperature,
                                               .lm_head = config.precision.head_dtype(train_dtype),
                                               .residual = config.precision.residual_dtype(train_dtype),
                                               .head_chunk = config.train.head_chunk},
-                                 .recompute = config.train.recompute_tier()});
+                                 .recompute = config.train.recompute_tier(),
+                                 .dropout = model->adapter ? config.lora.dropout : 0.0,
+                                 .seed = uint64_t(config.run.seed)});
   if (!sft() || !eval_sets.empty()) {
-    match = config.precision.resolve_match(exec.backend(), model->config);
+    match = config.precision.resolve_match(exec.backend(), model->config, model->adapter.get());
     engine.emplace(*model, config.rollout, config.precision.engine(match), config.train.deterministic);
   }
   exec.match = match == Match::kExact ? Match::kExact : Match::kFast;
@@ -186,22 +216,52 @@ void Run::keep_reference() {
   const Tensor& now = model->params.compute.flat();
   reference.compute = ParamBuffer(exec, reference.layout, now.dtype());
   exec.backend().copy(reference.compute.flat().raw(), now.raw(), now.bytes());
+  reference_hash_ = hash_weights(reference.compute);
+}
 
+uint64_t Run::hash_weights(const ParamBuffer& weights) const {
   ParamLayout one;  // of one process: the hash does not depend on how many there are
   const DecoderParams ids(model->config, one);
-  std::vector<std::byte> bytes(size_t(one.numel()) * size_of(now.dtype()));
+  const size_t size = size_of(weights.dtype());
+  std::vector<std::byte> bytes(size_t(one.numel()) * size);
   for (size_t i = 0; i < one.params().size(); ++i) {
-    const Tensor& values = reference.compute[ParamId{int(i)}];
-    exec.backend().copy_to_host(bytes.data() + size_t(one.params()[i].offset) * size_of(now.dtype()), values.raw(),
-                                values.bytes());
+    const Tensor& values = weights[ParamId{int(i)}];
+    exec.backend().copy_to_host(bytes.data() + size_t(one.params()[i].offset) * size, values.raw(), values.bytes());
   }
-  reference_hash_ = hash64(bytes);
+  return hash64(bytes);
+}
+
+/// Rollouts of lora.rollout: merged_in_place change the weights beneath the adapter, so they are part of a checkpoint.
+bool Run::base_moves() const {
+  return model->adapter && model->adapter->merged && config.lora.rollout == "merged_in_place";
+}
+
+void Run::save_base(CheckpointState& state) const {
+  if (!base_moves()) return;
+  const Tensor& weights = model->params.compute.flat();
+  std::string bytes(weights.bytes(), '\0');
+  weights.backend().copy_to_host(bytes.data(), weights.raw(), weights.bytes());
+  state.texts["base_hash"] = std::to_string(hash64(bytes));
+  state.model_files[kBaseFile] = std::move(bytes);
+}
+
+void Run::load_base(const CheckpointState& state, const fs::path& checkpoint) {
+  if (!base_moves()) return;
+  const Tensor& weights = model->params.compute.flat();
+  const std::string bytes = read_file(checkpoint / kBaseFile, weights.bytes());
+  check(bytes.size() == weights.bytes() && state.texts.contains("base_hash") &&
+            state.texts.at("base_hash") == std::to_string(hash64(bytes)),
+        (checkpoint / kBaseFile).string(), ": is damaged: it does not hold the ", weights.bytes(),
+        " bytes that were written");
+  weights.backend().copy_from_host(weights.raw(), bytes.data(), bytes.size());
 }
 
 std::string Run::about() const {
   std::string text =
       str(" on ", exec.backend().description(), "\n# model: ", config.model.path, ", ", model->config.architecture,
-          ", ", model->params.layout.numel(), " parameters\n# data: ", prompts.size(), " problems");
+          ", ", model->params.layout.numel(), " parameters",
+          model->adapter ? str(", of an adapter ", model->adapter->params.layout.numel()) : std::string(),
+          "\n# data: ", prompts.size(), " problems");
   for (const EvalSet& set : eval_sets) text += str("; evaluation on ", set.name, ", ", set.prompts.size());
   return text;
 }
@@ -228,9 +288,11 @@ CheckpointState Run::load(const fs::path& checkpoint) {
         checkpoint.string(), ": was made on other data than data.files holds now");
   const auto reference = state.texts.find("reference_hash");
   check(reference == state.texts.end() || reference->second == std::to_string(reference_hash_), checkpoint.string(),
-        ": its reference model was another than model.path ", config.model.path, " holds now");
+        ": its ", model->adapter ? "frozen" : "reference", " model was another than model.path ", config.model.path,
+        " holds now");
   if (!sft()) compare_match(state, checkpoint);
-  load_checkpoint(checkpoint, exec, model->params, *optimizer);
+  load_checkpoint(checkpoint, exec, model->trained(), *optimizer);
+  load_base(state, checkpoint);
   step = state.step;
   policy_version = counter_of(state, "policy_version", checkpoint);
   if (const auto best = state.texts.find("best " + config.checkpoint.best); best != state.texts.end()) {
@@ -270,11 +332,14 @@ void Run::save() {
   CheckpointState state;
   state.step = step;
   if (!directory) {  // its parts are written by the rank that has one
-    checkpoints.save({}, state, model->params, *optimizer, {});
+    checkpoints.save({}, state, model->trained(), *optimizer, {});
     return;
   }
   state.config = format_run_config(config);
-  state.model_files = model_files(*model, Dtype::kF32);
+  state.model_files = model->adapter
+                          ? std::map<std::string, std::string>{{"adapter_config.json",
+                                                                format_adapter_config(*model, config.lora.dropout)}}
+                          : model_files(*model, Dtype::kF32);
   state.counters = {{"policy_version", policy_version},
                     {"data_position", cursor->position()},
                     {"cache_room", engine ? engine->kv_cache_limit() : 0}};
@@ -288,7 +353,8 @@ void Run::save() {
     state.counters["best_step"] = best_step_;
   }
   if (reference_hash_) state.texts["reference_hash"] = std::to_string(reference_hash_);
-  checkpoints.save(directory->checkpoints(), state, model->params, *optimizer,
+  save_base(state);
+  checkpoints.save(directory->checkpoints(), state, model->trained(), *optimizer,
                    {.last = config.checkpoint.keep, .best = best_step_});
 }
 
@@ -318,11 +384,14 @@ void Run::log_sample(const std::string& json_line) {
 
 void Run::export_model() const {
   if (!config.checkpoint.export_model) return;
-  const fs::path to = directory ? directory->model() : fs::path();
+  const fs::path to = !directory ? fs::path() : model->adapter ? directory->adapter() : directory->model();
   std::error_code ignored;
   if (directory) fs::remove_all(to, ignored);
-  save_hf(*model, to, config.precision.train_dtype(), comm);
-  if (directory) log_info("model written to " + to.string());
+  if (model->adapter)
+    save_adapter(*model, to, config.lora.dropout, comm);
+  else
+    save_hf(*model, to, config.precision.train_dtype(), comm);
+  if (directory) log_info((model->adapter ? "adapter written to " : "model written to ") + to.string());
 }
 
 }  // namespace mantissa

@@ -53,7 +53,7 @@ class Run {
   void log_step(const Metrics& metrics);
   void log_evaluation(const Metrics& metrics);
   void log_sample(const std::string& json_line);
-  /// The trained model as the directory's model/, when the config asks for it.
+  /// The trained model as the directory's model/, or the trained adapter as adapter/, when the config asks for it.
   void export_model() const;
 
   Comm& comm;
@@ -83,10 +83,15 @@ class Run {
   void start_workers() const;
   void agree_on_cache();
   void open_model();
+  void open_adapter();
   void load_data();
   void encode_solutions();
   void open_training();
   void keep_reference();
+  uint64_t hash_weights(const ParamBuffer& weights) const;
+  bool base_moves() const;
+  void save_base(CheckpointState& state) const;
+  void load_base(const CheckpointState& state, const std::filesystem::path& checkpoint);
   std::string about() const;
   void compare_match(const CheckpointState& state, const std::filesystem::path& checkpoint) const;
   CheckpointState load(const std::filesystem::path& checkpoint);
@@ -94,7 +99,7 @@ class Run {
   std::optional<double> best_;  // value of checkpoint.best
   int64_t best_step_ = -1;
   int64_t lost_pages_ = 0;                       // at the last generation
-  uint64_t data_hash_ = 0, reference_hash_ = 0;  // 0: no reference weights
+  uint64_t data_hash_ = 0, reference_hash_ = 0;  // 0: neither reference weights nor frozen ones
 };
 
 /// Trains to the end of the config or until stop() says so between steps; then saves. True: the run is complete.

@@ -9,8 +9,8 @@ namespace {
 namespace fs = std::filesystem;
 
 /// The config, by which a directory is known as a run's, goes last when all are deleted.
-constexpr const char* kWritten[] = {"metrics.jsonl", "sft.jsonl", "eval.jsonl",  "samples.jsonl",
-                                    "checkpoints",   "model",     "tensorboard", "config.yaml"};
+constexpr const char* kWritten[] = {"metrics.jsonl", "sft.jsonl", "eval.jsonl",  "samples.jsonl", "checkpoints",
+                                    "model",         "adapter",   "tensorboard", "config.yaml"};
 constexpr const char* kConfigHead = "# mantissa ";
 
 bool is_empty_directory(const fs::path& path) {
@@ -37,7 +37,7 @@ void RunDirectory::choose_start(const StartOptions& start) {
     checkpoint_ = latest_checkpoint(checkpoints());
     if (checkpoint_) return compare_configs();
     check_deletable();
-    check(!file_exists(model()), path_.string(),
+    check(!file_exists(model()) && !file_exists(adapter()), path_.string(),
           ": holds the model of a finished run and no checkpoint to resume from; use --overwrite to start anew, or "
           "another run.output_dir");
     log_info("no checkpoint in " + checkpoints().string() + ": starting anew");
@@ -66,6 +66,7 @@ void RunDirectory::check_deletable() const {
   std::vector<std::string> inputs = config_.data.files;
   inputs.insert(inputs.end(), config_.eval.files.begin(), config_.eval.files.end());
   inputs.push_back(config_.model.path);
+  if (config_.lora.from_directory()) inputs.push_back(config_.lora.init);
   for (const char* name : kWritten) {
     const fs::path doomed = path_ / name;
     if (!file_exists(doomed) || is_empty_directory(doomed)) continue;

@@ -8,6 +8,7 @@
 //                reward.log       what a user's verifier wrote to its standard error
 //                checkpoints/     step_<N>/ (nn/checkpoint.h)
 //                model/           the trained model as a Hugging Face directory, at the end
+//                adapter/         or the trained adapter as a PEFT directory
 //
 // It is opened before anything is loaded: a used directory is refused unless the run resumes or overwrites. What an
 // earlier run left is deleted only by begin() and resume(), when everything else has been opened. The directory is
@@ -43,6 +44,7 @@ class RunDirectory {
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
   std::filesystem::path model() const { return path_ / "model"; }
+  std::filesystem::path adapter() const { return path_ / "adapter"; }
   /// What the run resumes from; none: it starts anew.
   const std::optional<std::filesystem::path>& checkpoint() const { return checkpoint_; }
 

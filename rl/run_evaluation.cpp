@@ -2,6 +2,7 @@
 #include "rl/evaluate.h"
 #include "rl/logging/log.h"
 #include "rl/logging/metrics.h"
+#include "rl/rollout_weights.h"
 #include "rl/run.h"
 
 namespace mantissa {
@@ -35,6 +36,7 @@ void evaluate(Run& run) {
     EvalSummary s;
     {
       Timer timer(metrics, "timing_s/testing");
+      const RolloutWeights weights(run);
       const std::vector<RolloutGroup> groups =
           sample_and_grade(*run.engine, set.prompts, int(eval.n),
                            {.sampling = sampling_of(eval, run.config.rollout.sampling),

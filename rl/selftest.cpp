@@ -51,13 +51,13 @@ double trend(std::span<const double> values) {
 
 SelfTest::SelfTest(const Run& run) : active_(run.config.optim.lr == 0) {
   if (!active_) return;
-  weights_ = hash_of(run.model->params);
+  weights_ = hash_of(run.model->trained());
   log_info("optim.lr is 0: self-test, nothing may change (selftest/* in the metrics)");
 }
 
 void SelfTest::check(const Run& run, Metrics& metrics) {
   if (!active_) return;
-  const bool changed = hash_of(run.model->params) != weights_;
+  const bool changed = hash_of(run.model->trained()) != weights_;
   if (changed) log_warning(str("step ", run.step, ": self-test: weights changed though optim.lr is 0"));
   metrics.set("selftest/weights_changed", changed);
   const double k3 = metrics.get("rollout_corr/k3_kl");

@@ -13,6 +13,7 @@
 
 #include "core/random.h"
 #include "core/registry.h"
+#include "nn/adapt.h"
 #include "tools/bench_comm.h"
 #include "tools/json_lines.h"
 #include "tools/launch.h"
@@ -24,7 +25,16 @@ Bench::Bench(const BenchFlags& flags, Comm& comm)
     : flags_(flags), comm_(comm), exec_(find_backend(flags.model.device)), dtype_(flags.model.dtype()) {
   exec_.deterministic = flags.deterministic;
   exec_.match = match();
-  if (!flags.model.model.empty()) model_ = flags.model.load({comm.rank(), comm.size()});
+  if (flags.model.model.empty()) return;
+  const Shard shard{comm.rank(), comm.size()};
+  model_ = flags.model.load(flags.lora_rank > 0 ? Shard() : shard);
+  if (flags.lora_rank == 0) return;
+  add_adapter(*model_, {.rank = flags.lora_rank, .alpha = 16, .targets = parse_targets({"all-linear"}, "bench")}, false,
+              shard);
+  draw_adapter(*model_, "kaiming", 1);
+  const std::string obstacle =
+      exec_.backend().exact_obstacle({.compute = dtype_, .kv_cache = dtype_, .lm_head = dtype_, .adapter = true});
+  check(exec_.match != Match::kExact || obstacle.empty(), "--lora-rank: --match exact cannot be had: ", obstacle);
 }
 
 void Bench::comm() {

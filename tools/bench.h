@@ -20,6 +20,7 @@ struct BenchFlags {
   int64_t repeat = 5;
   std::string recompute = "none", match = "exact";
   bool deterministic = false, states = false;
+  int64_t lora_rank = 0;
   std::string gpus = "1";
 
   void fields(Arguments& args) {
@@ -39,6 +40,8 @@ struct BenchFlags {
     args.choice("match", match, {"exact", "fast"}, "rollout and training bit for bit, or the fastest kernels");
     args.field("deterministic", deterministic, "the kernels of train.deterministic: the same bits in every run");
     args.field("gpus", gpus, "processes that work together, one a GPU; auto: as many as there are");
+    args.field("lora_rank", lora_rank, "an adapter of this rank on all linears, alone trained; 0: none",
+               between(0, 4096));
     args.field("states", states, "masters and Adam's moments lie beside it, as in a run (train)");
   }
 };

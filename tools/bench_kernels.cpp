@@ -62,15 +62,15 @@ void Bench::attention() {
 /// Gradient cleared, norm, finite check, clip, AdamW and the 16-bit copy over all parameters.
 void Bench::step() {
   copy_ceiling();
-  Optimizer optimizer(exec_, model().params, OptimConfig(), ScalerConfig(), 1000000, comm_);
-  const double n = double(model().params.layout.numel());
+  Optimizer optimizer(exec_, model().trained(), OptimConfig(), ScalerConfig(), 1000000, comm_);
+  const double n = double(model().trained().layout.numel());
   // Gradient written and read twice; master, m and v read and written; the 16-bit copy written.
   const double bytes = n * (3 * 4 + 3 * 8 + (is_16bit(dtype_) ? 2 : 0));
   const auto body = [&] {
     optimizer.zero_grad();
     optimizer.step();
   };
-  report("step", str("parameters=", model().params.layout.numel()), time(body), 0, 1000.0 * bytes / copy_ceiling());
+  report("step", str("parameters=", model().trained().layout.numel()), time(body), 0, 1000.0 * bytes / copy_ceiling());
 }
 
 }  // namespace mantissa

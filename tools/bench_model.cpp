@@ -47,8 +47,9 @@ void Bench::time_training(bool update) {
   const LogprobOptions options{.lm_head = dtype_, .residual = dtype_};
   std::optional<Optimizer> optimizer;
   const bool states = flags_.states || update;
-  if (states) optimizer.emplace(exec_, model().params, OptimConfig(), ScalerConfig(), 1000000, comm_);
-  const ParamBuffer grads = states ? model().params.grad : ParamBuffer(exec_, model().params.layout, Dtype::kF32);
+  if (states) optimizer.emplace(exec_, model().trained(), OptimConfig(), ScalerConfig(), 1000000, comm_);
+  const ParamSet& trained = model().trained();
+  const ParamBuffer grads = states ? trained.grad : ParamBuffer(exec_, trained.layout, Dtype::kF32);
   const auto body = [&] {
     if (update) optimizer->zero_grad();
     {

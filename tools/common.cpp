@@ -4,6 +4,8 @@
 #include <cstdio>
 #include <filesystem>
 
+#include "core/text.h"
+#include "nn/formats/peft.h"
 #include "rl/logging/log.h"
 
 namespace mantissa {
@@ -17,6 +19,8 @@ void ModelFlags::fields(Arguments& args) {
   args.field("model", model,
              "Hugging Face directory, .gguf file, RUN/checkpoints/step_N, builtin:NAME or random:CONFIG.json");
   args.required();
+  args.field("adapter", adapter,
+             "low-rank updates of the model: a PEFT directory, or RUN/checkpoints/step_N of a run that trained them");
   args.choice("device", device, {"auto", "cpu", "cuda"}, "auto takes a GPU when there is one");
   args.choice("precision", precision, {"fp16", "bf16", "fp32"}, "type of weights and activations");
 }
@@ -27,12 +31,16 @@ std::unique_ptr<Model> ModelFlags::load(Shard shard) const {
   for (const std::string& notice : loaded->notices) log_info(notice);
   log_info(str(model, ": ", loaded->config.architecture, ", ", loaded->params.layout.numel() / 1000000.0,
                " million parameters in ", precision, " on ", where.description()));
+  if (adapter.empty()) return loaded;
+  load_adapter(*loaded, adapter);
+  log_info(
+      str(adapter, ": adapter of rank ", loaded->adapter->config.rank, " on ", join(loaded->adapter->config.targets)));
   return loaded;
 }
 
 EnginePrecision ModelFlags::engine(const Model& loaded) const {
   const PrecisionConfig both{.train = precision, .rollout = precision};
-  return both.engine(both.resolve_match(*loaded.backend, loaded.config));
+  return both.engine(both.resolve_match(*loaded.backend, loaded.config, loaded.adapter.get()));
 }
 
 StopRule stop_rule(const Model& model, const Tokenizer* tokenizer, const SamplingConfig& sampling) {

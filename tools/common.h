@@ -11,16 +11,17 @@ namespace mantissa {
 
 struct ModelFlags {
   std::string model;
+  std::string adapter;  // empty: none
   std::string device = "auto";
   std::string precision = "fp16";
 
-  /// --model (required), --device, --precision.
+  /// --model (required), --adapter, --device, --precision.
   void fields(Arguments& args);
   Backend& backend() const { return open_device(device); }
   Dtype dtype() const { return parse_precision(precision); }
   /// An engine that computes in that precision throughout, with training's bits where the device can (precision.h).
   EnginePrecision engine(const Model& loaded) const;
-  /// Weights in that precision; says so on stderr. `shard`: for an optimizer of several processes.
+  /// Weights in that precision, and the adapter's; says so on stderr. `shard`: for an optimizer of several processes.
   std::unique_ptr<Model> load(Shard shard = {}) const;
 };
 

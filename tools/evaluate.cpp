@@ -98,7 +98,9 @@ void add_interval(JsonObject& line, const std::string& name, double value, const
 JsonObject summary_line(const ModelFlags& flags, const std::string& set, std::span<const ProblemResult> problems) {
   const EvalSummary s = summarize(problems);
   JsonObject line;
-  line.add("model", flags.model).add("precision", flags.precision).add("set", set).add("problems", s.problems);
+  line.add("model", flags.model);
+  if (!flags.adapter.empty()) line.add("adapter", flags.adapter);
+  line.add("precision", flags.precision).add("set", set).add("problems", s.problems);
   line.add("n", s.samples);
   add_interval(line, str("avg@", s.samples), s.avg, s.avg_interval);
   add_interval(line, str("maj@", s.samples), s.majority, s.majority_interval);

@@ -44,8 +44,8 @@ std::string settings_of(const ModelFlags& flags, RolloutConfig rollout, RewardCo
   reward.fields(text);
   char digits[17];
   std::snprintf(digits, sizeof digits, "%016llx",
-                (unsigned long long)hash64(
-                    str(flags.model, '\n', flags.precision, '\n', text.text(), seed, '\n', data_hash(prompts))));
+                (unsigned long long)hash64(str(flags.model, flags.adapter.empty() ? "" : "\n" + flags.adapter, '\n',
+                                               flags.precision, '\n', text.text(), seed, '\n', data_hash(prompts))));
   return digits;
 }
 

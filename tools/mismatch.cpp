@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "core/file.h"
+#include "nn/formats/peft.h"
 #include "rl/logging/log.h"
 #include "rl/train/batcher.h"
 #include "rl/train/logprobs.h"
@@ -57,19 +58,21 @@ struct MismatchFlags {
     base.precision.train = train == "auto" ? model.precision : train;
     std::vector<std::string> inputs = data.files;
     inputs.push_back(model.model);
+    inputs.push_back(model.adapter);
     check_outputs({{"--points", points}, {"--table", table}}, inputs);
     return true;
   }
 };
 
 /// Loads weights in the training type, and a rollout copy when that type is another.
-std::unique_ptr<Model> load(const std::string& path, Exec& exec, const PrecisionConfig& precision) {
+std::unique_ptr<Model> load(const ModelFlags& flags, Exec& exec, const PrecisionConfig& precision) {
   const Dtype train = precision.train_dtype(), rollout = precision.rollout_dtype();
-  auto model = load_model(path, exec.backend(), train, train != rollout);
+  auto model = load_model(flags.model, exec.backend(), train, train != rollout);
   if (train != rollout) {
     model->params.rollout = ParamBuffer(exec, model->params.layout, rollout);
     refresh_copies(exec, model->params);
   }
+  if (!flags.adapter.empty()) load_adapter(*model, flags.adapter);
   return model;
 }
 
@@ -100,12 +103,13 @@ class Mismatch {
   }
 
   void run() {
-    const MeasuredOn on{flags_.model.model, flags_.data.files, flags_.rollout.sampling.temperature, flags_.seed};
+    const MeasuredOn on{flags_.model.model, flags_.model.adapter, flags_.data.files,
+                        flags_.rollout.sampling.temperature, flags_.seed};
     std::vector<Measured> measured;
     for (Cell cell : cells_) {
       const auto start = std::chrono::steady_clock::now();
       use_model(cell.precision);
-      match_ = cell.precision.resolve_match(exec_.backend(), model_->config);
+      match_ = cell.precision.resolve_match(exec_.backend(), model_->config, model_->adapter.get());
       cell.precision.match = name_of(match_);
       exec_.match = match_ == Match::kExact ? Match::kExact : Match::kFast;
       const LogprobSides sides = score(cell, rollout(cell));
@@ -126,7 +130,7 @@ class Mismatch {
     const std::string types = precision.train + " " + precision.rollout;
     if (types == loaded_) return;
     model_.reset();  // never two models at once
-    model_ = load(flags_.model.model, exec_, precision);
+    model_ = load(flags_.model, exec_, precision);
     loaded_ = types;
   }
 

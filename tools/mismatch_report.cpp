@@ -31,7 +31,9 @@ Measured measure(const Cell& cell, const LogprobSides& sides) {
 
 void print_line(const Measured& m, const MeasuredOn& on) {
   JsonObject line;
-  line.add("model", on.model).add("data", std::span<const std::string>(on.data));
+  line.add("model", on.model);
+  if (!on.adapter.empty()) line.add("adapter", on.adapter);
+  line.add("data", std::span<const std::string>(on.data));
   add_cell(line, m.cell);
   line.add("temperature", on.temperature).add("seed", on.seed);
   line.add("sequences", m.stats.sequences).add("tokens", m.stats.tokens).add("seconds", m.seconds);

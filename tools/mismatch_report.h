@@ -23,7 +23,7 @@ Measured measure(const Cell& cell, const LogprobSides& sides);
 
 /// What was measured on: the same for all cells.
 struct MeasuredOn {
-  std::string model;
+  std::string model, adapter;  // no adapter: empty
   std::vector<std::string> data;
   double temperature = 1;
   int64_t seed = 0;

@@ -5,6 +5,7 @@
 #include "autograd/nonfinite.h"
 #include "core/file.h"
 #include "nn/formats/hf.h"
+#include "nn/formats/peft.h"
 #include "nn/model.h"
 #include "rl/logging/log.h"
 #include "rl/train/logprobs.h"
@@ -93,11 +94,12 @@ class Scorer {
     });
   }
 
-  /// d(mean NLL over all scored tokens) / d(parameter), fp32.
+  /// d(mean NLL over all scored tokens) / d(parameter), fp32; with an adapter of its parameters alone.
   ParamBuffer gradients() {
+    const ParamLayout& layout = model_.trained().layout;
     const bool scaled = is_16bit(model_.params.compute.dtype());
     for (double scale = scaled ? kFirstScale : 1.0; scale >= kLastScale; scale /= 2) {
-      ParamBuffer grads(exec_, model_.params.layout, Dtype::kF32);
+      ParamBuffer grads(exec_, layout, Dtype::kF32);
       accumulate(grads, scale, {});
       Tensor flat = grads.flat();
       Tensor index = exec_.empty({1}, Dtype::kI32);
@@ -110,7 +112,7 @@ class Scorer {
       if (!scaled) break;
     }
     NonFiniteReport report;
-    ParamBuffer grads(exec_, model_.params.layout, Dtype::kF32);
+    ParamBuffer grads(exec_, layout, Dtype::kF32);
     accumulate(grads, 1.0, find_first_nonfinite(exec_, report));
     fail("the gradient is not finite at any loss scale: ", report.text());
   }
@@ -154,13 +156,13 @@ int score_main(int argc, char** argv) {
   args.required();
   args.field("grads", grads,
              "also write d(mean NLL over all scored tokens)/d(parameter), fp32, under Hugging Face names to this "
-             ".safetensors file");
+             ".safetensors file; with --adapter those of the adapter, under PEFT's names");
   args.field("batch_tokens", batch_tokens, "tokens packed into one pass", between(1, 1 << 24));
   args.field("head_chunk", head_chunk, "tokens whose logits exist at once; 0 chooses for the device",
              between(0, 1 << 24));
   if (!args.parse(argc, argv)) return 0;
 
-  check_outputs({{"--grads", grads}}, {input, flags.model});
+  check_outputs({{"--grads", grads}}, {input, flags.model, flags.adapter});
   if (!grads.empty()) replaceable(grads);  // an impossible place costs no pass
   const std::vector<ScoreLine> lines = read_lines(input);
   const std::unique_ptr<Model> model = flags.load();
@@ -170,7 +172,8 @@ int score_main(int argc, char** argv) {
   scorer.print_logprobs();
   if (!grads.empty()) {
     const ParamBuffer buffer = scorer.gradients();
-    write_safetensors(grads, hf_views(model->config, model->decoder->params(), buffer));
+    write_safetensors(grads, model->adapter ? adapter_tensors(*model, buffer)
+                                            : hf_views(model->config, model->decoder->params(), buffer));
   }
   return 0;
 }

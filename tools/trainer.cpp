@@ -66,8 +66,10 @@ int trainer_main(int argc, char** argv) {
   std::string config_path;
   StartOptions start;
   std::vector<std::string> overrides;
+  std::string adapter;
   bool print_only = false, keys = false;
   arguments.field("config", config_path, "YAML file, see configs/");
+  arguments.field("adapter", adapter, "the adapter to go on from, as lora.init=DIR: a PEFT directory or a checkpoint");
   arguments.field("resume", start.resume,
                   "auto: from the last checkpoint of the output directory; or a checkpoint directory");
   arguments.field("overwrite", start.overwrite,
@@ -83,6 +85,7 @@ int trainer_main(int argc, char** argv) {
   check(!config_path.empty(), "trainer: --config is required");
   check(start.resume.empty() || !start.overwrite, "--resume and --overwrite exclude each other");
 
+  if (!adapter.empty()) overrides.push_back("lora.init=" + adapter);
   const RunConfig config = load_run_config(config_path, overrides);
   const std::optional<Place> place = own_place();
   speaks = !place || place->rank == 0;

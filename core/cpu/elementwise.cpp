@@ -291,6 +291,46 @@ void scatter_rows(Exec& exec, Tensor& out, const Tensor& in, const Tensor& rows)
       out, in);
 }
 
+void copy_columns(Exec& exec, Tensor& out, int64_t to, const Tensor& in, int64_t from, int64_t n) {
+  const int64_t out_width = out.size(1), in_width = in.size(1);
+  with_compute(
+      [&](auto tag) HWY_ATTR {
+        using C = typename decltype(tag)::type;
+        const ThreadBuffers<C> buffers(exec, 2 * n);
+        for_rows(out.size(0), n, [&](int64_t t) HWY_ATTR {
+          const C* x = widen(in, t * in_width + from, n, buffers.mine());
+          C* y = target(out, t * out_width + to, buffers.mine() + n);
+          transform(n, [](auto v) HWY_ATTR { return v; }, y, x);
+          narrow(out, t * out_width + to, n, y);
+        });
+      },
+      out, in);
+}
+
+void dropout(Exec& exec, Tensor& out, const Tensor& in, const Tensor& rows, const Tensor& key, int place, double p) {
+  const int64_t width = in.size(1);
+  PhiloxKey words;
+  std::memcpy(&words, key.raw(), sizeof(words));
+  const auto* ids = reinterpret_cast<const uint32_t*>(rows.data<int32_t>());
+  with_compute(
+      [&](auto tag) HWY_ATTR {
+        using C = typename decltype(tag)::type;
+        const C scale = C(1.0 / (1.0 - p));
+        const ThreadBuffers<C> buffers(exec, 2 * width);
+        for_rows(in.size(0), width, [&](int64_t t) HWY_ATTR {
+          const C* x = widen(in, t * width, width, buffers.mine());
+          C* y = target(out, t * width, buffers.mine() + width);
+          PhiloxBlock block{};
+          for (int64_t c = 0; c < width; ++c) {
+            if (c % 4 == 0) block = philox({{ids[2 * t], ids[2 * t + 1], uint32_t(place), uint32_t(c / 4)}}, words);
+            y[c] = uniform_from(block.v[c % 4]) >= float(p) ? x[c] * scale : C(0);
+          }
+          narrow(out, t * width, width, y);
+        });
+      },
+      out, in);
+}
+
 void find_nonfinite(Exec& exec, Tensor& index, const Tensor& in) {
   const int64_t n = in.numel(), tiles = blocks_of(n, kTile);
   int32_t first = -1;
@@ -334,6 +374,8 @@ HWY_EXPORT(segment_sum);
 HWY_EXPORT(segment_expand);
 HWY_EXPORT(gather_rows);
 HWY_EXPORT(scatter_rows);
+HWY_EXPORT(copy_columns);
+HWY_EXPORT(dropout);
 HWY_EXPORT(find_nonfinite);
 
 void register_elementwise(Kernels& table) {
@@ -349,6 +391,8 @@ void register_elementwise(Kernels& table) {
   table.segment_expand = [](auto... args) { HWY_DYNAMIC_DISPATCH(segment_expand)(args...); };
   table.gather_rows = [](auto... args) { HWY_DYNAMIC_DISPATCH(gather_rows)(args...); };
   table.scatter_rows = [](auto... args) { HWY_DYNAMIC_DISPATCH(scatter_rows)(args...); };
+  table.copy_columns = [](auto... args) { HWY_DYNAMIC_DISPATCH(copy_columns)(args...); };
+  table.dropout = [](auto... args) { HWY_DYNAMIC_DISPATCH(dropout)(args...); };
   table.find_nonfinite = [](auto... args) { HWY_DYNAMIC_DISPATCH(find_nonfinite)(args...); };
 }
 

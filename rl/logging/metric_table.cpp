@@ -64,6 +64,9 @@ constexpr MetricInfo kTable[] = {
      "tokens whose log-prob by the training path was compared with mu (match: exact)"},
     {"exact/differing_tokens", "tokens", "those of them whose bits differ"},
 
+    {"lora/base_drift", "1",
+     "how far adding and subtracting the update has moved the weights beneath it: norm of the difference over theirs (lora.rollout: merged_in_place)"},
+
     {"rollout_corr/rollout_is_mean", "1",
      "mean weight of algorithm.correction over forwarded tokens (1: nothing is corrected)"},
     {"rollout_corr/rollout_is_std", "1", "its standard deviation"},

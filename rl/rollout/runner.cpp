@@ -62,6 +62,8 @@ void Runner::begin(SampleKeys keys, SamplingRule rule) {
   const PhiloxKey key = philox_key(keys.seed, keys.step);
   exec_.backend().copy_from_host(key_.raw(), &key, sizeof(key));
   rule_ = rule;
+  if (adapter_ != model_.adapter) forget_graphs();  // one put in another's place; new values in its buffers are none
+  adapter_ = model_.adapter;
   std::fill(rows_.begin(), rows_.end(), Row());
 }
 
@@ -89,6 +91,7 @@ ForwardContext Runner::context(Tape& tape) {
   ForwardContext ctx;
   ctx.tape = &tape;
   ctx.params = &model_.params;
+  ctx.adapter = model_.adapter.get();
   ctx.rollout = true;
   ctx.residual = precision_.residual;
   ctx.attention.cache = &cache_;

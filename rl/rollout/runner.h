@@ -64,6 +64,7 @@ class Runner {
     std::map<SamplingRule, std::unique_ptr<Graph>> graphs;  // of decode_step, on cache_ and table_
   };
   void forget_graphs();
+  std::shared_ptr<const Adapter> adapter_;  // that the graphs read, held so that no other takes its place in memory
 
   std::map<int64_t, Bucket> buckets_;  // by B
   std::shared_ptr<Storage> results_;   // of B rows: tokens int32 [B], then log-probs fp32 [B]

@@ -64,6 +64,16 @@ DeviceBatch::DeviceBatch(Backend& backend, const TrainBatch& batch) : longest(ba
   floats.send(backend);
 }
 
+void DeviceBatch::add_token_keys(Backend& backend, const TrainBatch& batch) {
+  std::vector<int32_t> keys;
+  for (size_t s = 0; s + 1 < batch.offsets.size(); ++s)
+    for (int32_t t = batch.offsets[s]; t < batch.offsets[s + 1]; ++t) {
+      keys.push_back(int32_t(uint32_t(batch.prompts[s])));
+      keys.push_back(batch.positions[size_t(t)]);
+    }
+  token_keys = tensor_from<int32_t>(backend, keys, {int64_t(keys.size()) / 2, 2});
+}
+
 LossInputs DeviceBatch::loss_inputs() const {
   LossInputs in;
   in.old_logprobs = old_logprobs;

@@ -14,6 +14,8 @@ struct DeviceBatch {
   /// Sends what `batch` holds: one copy of all integers, one of all floats.
   DeviceBatch(Backend& backend, const TrainBatch& batch);
 
+  /// Fills token_keys from the batch that this was made of.
+  void add_token_keys(Backend& backend, const TrainBatch& batch);
   /// What a loss reads of it: everything but logprobs, entropy and the numbers of the mini-batch.
   LossInputs loss_inputs() const;
 
@@ -26,6 +28,7 @@ struct DeviceBatch {
   Tensor reference_logprobs;  // [N]; undefined where no KL term asks for them
   Tensor advantages, mask;    // [S]
   Tensor inverse_lengths;     // [S] 1 / number of scored tokens
+  Tensor token_keys;          // [T,2] int32 prompt id and position, for dropout; undefined until asked for
   int64_t longest = 0;        // tokens of the longest sequence
 };
 

@@ -43,6 +43,7 @@ Trace packed_trace(Exec& exec, const Model& model, const TrainBatch& batch, int6
   ForwardContext ctx;
   ctx.tape = &tape;
   ctx.params = &model.params;
+  ctx.adapter = model.adapter.get();
   ctx.residual = options.residual;
   ctx.ids = upload(exec, batch.ids);
   ctx.positions = upload(exec, batch.positions);
@@ -74,6 +75,7 @@ Trace rollout_trace(Exec& exec, const Model& model, const std::vector<int32_t>& 
     ForwardContext ctx;
     ctx.tape = &tape;
     ctx.params = &model.params;
+    ctx.adapter = model.adapter.get();
     ctx.rollout = true;
     ctx.residual = precision.residual;
     ctx.attention.cache = &cache;

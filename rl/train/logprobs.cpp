@@ -6,8 +6,10 @@ ops::TokenLogprobs batch_logprobs(Tape& tape, const Model& model, const DeviceBa
                                   const LogprobOptions& options, const ParamBuffer* grads, const Tensor& state) {
   ForwardContext ctx;
   ctx.tape = &tape;
-  ctx.params = options.params ? options.params : &model.params;
+  ctx.params = options.reference && model.reference.compute.defined() ? &model.reference : &model.params;
+  ctx.adapter = options.reference ? nullptr : model.adapter.get();
   ctx.grads = grads;
+  ctx.dropout = options.dropout;
   ctx.residual = options.residual;
   ctx.expert_offsets = options.expert_offsets;
   ctx.ids = batch.ids;

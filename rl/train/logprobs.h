@@ -9,12 +9,12 @@ namespace mantissa {
 
 struct LogprobOptions {
   double temperature = 1.0;
-  Dtype lm_head = Dtype::kF32;   // see ops::HeadOptions
-  Dtype residual = Dtype::kF32;  // type of the residual stream
-  int64_t head_chunk = 0;        // tokens whose logits exist at once; 0: see ops::HeadOptions
-  /// The parameters to score with (null: the model's), e.g. the reference of a KL term.
-  const ParamSet* params = nullptr;
+  Dtype lm_head = Dtype::kF32;                    // see ops::HeadOptions
+  Dtype residual = Dtype::kF32;                   // type of the residual stream
+  int64_t head_chunk = 0;                         // tokens whose logits exist at once; 0: see ops::HeadOptions
   std::vector<Tensor>* expert_offsets = nullptr;  // see ForwardContext
+  bool reference = false;  // score with the reference of a KL term: Model::reference, or a model without its adapter
+  ops::DropoutKeys dropout = {};  // training with lora.dropout
 };
 
 /// Log-probs and entropies of batch.targets at batch.scored, [N] each. `grads` are the sinks of parameter gradients

@@ -11,6 +11,8 @@
 namespace mantissa {
 namespace {
 
+constexpr uint64_t kDropoutSeed = 0xd509;  // apart from the seed of rollouts
+
 /// Makes the first weight of a parameter infinite while it lives.
 class Poison {
  public:
@@ -35,14 +37,17 @@ class Poison {
 /// The micro-batches on the device, sent by the first pass over them.
 std::vector<DeviceBatch>& Trainer::send(MiniBatch& mini) {
   if (mini.device.empty())
-    for (const TrainBatch& batch : mini.micro) mini.device.emplace_back(exec_.backend(), batch);
+    for (const TrainBatch& batch : mini.micro) {
+      mini.device.emplace_back(exec_.backend(), batch);
+      if (options_.dropout > 0) mini.device.back().add_token_keys(exec_.backend(), batch);
+    }
   return mini.device;
 }
 
-void Trainer::fill(MiniBatch& mini, const ParamSet& params, Tensor DeviceBatch::*on_device,
+void Trainer::fill(MiniBatch& mini, bool reference, Tensor DeviceBatch::*on_device,
                    std::vector<float> TrainBatch::*on_host) {
   LogprobOptions options = options_.logprobs;
-  options.params = &params;
+  options.reference = reference;
   for (DeviceBatch& batch : send(mini)) {
     Tape tape(exec_, false);
     batch.*on_device = batch_logprobs(tape, model_, batch, options).logprobs.value();
@@ -56,27 +61,26 @@ void Trainer::read_back(MiniBatch& mini, Tensor DeviceBatch::*on_device, std::ve
 }
 
 void Trainer::fill_old_logprobs(MiniBatch& mini) {
-  fill(mini, model_.params, &DeviceBatch::old_logprobs, &TrainBatch::old_logprobs);
+  fill(mini, false, &DeviceBatch::old_logprobs, &TrainBatch::old_logprobs);
 }
 
 std::vector<float> Trainer::logprobs(MiniBatch& mini, size_t micro) {
   Tape tape(exec_, false);
-  LogprobOptions options = options_.logprobs;
-  options.params = &model_.params;
-  return to_host<float>(batch_logprobs(tape, model_, send(mini)[micro], options).logprobs.value());
+  return to_host<float>(batch_logprobs(tape, model_, send(mini)[micro], options_.logprobs).logprobs.value());
 }
 
 void Trainer::fill_reference_logprobs(MiniBatch& mini) {
-  check(model_.reference.compute.defined(), "[trainer] there are no reference weights to score with");
-  fill(mini, model_.reference, &DeviceBatch::reference_logprobs, &TrainBatch::reference_logprobs);
+  check(model_.adapter || model_.reference.compute.defined(), "[trainer] there are no reference weights to score with");
+  fill(mini, true, &DeviceBatch::reference_logprobs, &TrainBatch::reference_logprobs);
 }
 
 LossOut Trainer::run_micro_batch(Tape& tape, const MiniBatch& mini, DeviceBatch& batch, const Loss& loss,
                                  OldLogprobs old) {
   LogprobOptions options = options_.logprobs;
   options.expert_offsets = &expert_offsets_;
+  if (options_.dropout > 0) options.dropout = {options_.dropout, batch.token_keys, dropout_key_};
   const ops::TokenLogprobs scored =
-      batch_logprobs(tape, model_, batch, options, &model_.params.grad, optimizer_.state());
+      batch_logprobs(tape, model_, batch, options, &model_.trained().grad, optimizer_.state());
   if (old == OldLogprobs::kOwnForward) batch.old_logprobs = scored.logprobs.value();
   LossInputs in = batch.loss_inputs();
   in.logprobs = scored.logprobs;
@@ -103,6 +107,11 @@ UpdateReport Trainer::update(MiniBatch& mini, const Loss& loss, OldLogprobs old,
   }
   std::vector<LossOut> outs;
   LossStats stats;
+  if (options_.dropout > 0) {
+    const StepState now = optimizer_.read_state();
+    dropout_key_ = key_tensor(
+        exec_.backend(), {mix64(options_.seed ^ kDropoutSeed), uint64_t(now.adam_step) + uint64_t(now.skips_total)});
+  }
   optimizer_.zero_grad();
   for (DeviceBatch& batch : send(mini)) {
     Tape tape(exec_, true, options_.recompute);

@@ -22,6 +22,8 @@ namespace mantissa {
 struct TrainerOptions {
   LogprobOptions logprobs;
   Recompute recompute = Recompute::kNone;
+  double dropout = 0.0;  // of what an adapter reads, in updates; its masks depend on seed, update, layer and token
+  uint64_t seed = 0;
 };
 
 struct UpdateReport {
@@ -64,8 +66,7 @@ class Trainer {
  private:
   std::vector<DeviceBatch>& send(MiniBatch& batch);
   void read_back(MiniBatch& batch, Tensor DeviceBatch::*on_device, std::vector<float> TrainBatch::*on_host);
-  void fill(MiniBatch& batch, const ParamSet& params, Tensor DeviceBatch::*on_device,
-            std::vector<float> TrainBatch::*on_host);
+  void fill(MiniBatch& batch, bool reference, Tensor DeviceBatch::*on_device, std::vector<float> TrainBatch::*on_host);
   LossOut run_micro_batch(Tape& tape, const MiniBatch& mini, DeviceBatch& batch, const Loss& loss, OldLogprobs old);
   std::string find_overflow(MiniBatch& batch, const Loss& loss, OldLogprobs old, double loss_scale);
 
@@ -79,6 +80,7 @@ class Trainer {
   TrainerOptions options_;
   std::string inject_;
   std::vector<Tensor> expert_offsets_;  // of the last micro-batch
+  Tensor dropout_key_;                  // of the update that runs
 };
 
 }  // namespace mantissa

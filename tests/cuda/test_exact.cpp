@@ -253,6 +253,7 @@ TEST(CudaExactObstacle, IsNamed) {
   expect("cache of bf16", [](ExactNeeds& n) { n.kv_cache = Dtype::kBF16; });
   expect("head's product of fp32", [](ExactNeeds& n) { n.lm_head = Dtype::kF32; });
   expect("not 40", [](ExactNeeds& n) { n.head_size = 40; });
+  expect("adapter", [](ExactNeeds& n) { n.adapter = true; });
 }
 
 }  // namespace

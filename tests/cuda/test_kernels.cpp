@@ -155,6 +155,27 @@ TEST_F(CudaKernels, GatherAndScatterRows) {
        [](Exec& e, Tensor& out, const auto& in) { MANTISSA_RUN(e, gather_rows, out, in[0], in[1]); });
 }
 
+TEST_F(CudaKernels, CopyColumns) {
+  for (const int64_t n : {1, 7, 8, 264})
+    for (Dtype dtype : kTypes)
+      for (const int64_t from : {0, 3, 16}) {
+        const Tensor x = random({9, 280}, dtype, 1), old = random({9, n + 8}, Dtype::kF32, 2);
+        same(
+            {9, n + 8}, Dtype::kF32, {x},
+            [&](Exec& e, Tensor& out, const auto& in) { MANTISSA_RUN(e, copy_columns, out, 8, in[0], from, n); }, old);
+        same({9, n}, dtype, {random({9, 280}, Dtype::kF32, 3)},
+             [&](Exec& e, Tensor& out, const auto& in) { MANTISSA_RUN(e, copy_columns, out, 0, in[0], from, n); });
+      }
+}
+
+TEST_F(CudaKernels, Dropout) {
+  const Tensor key = ints({-5, 77}), rows = ints({0, 0, 3, 1, -1, 70000}, {3, 2});
+  for (const int64_t width : {1, 5, 8, 1536})
+    for (Dtype dtype : kTypes)
+      same({3, width}, dtype, {random({3, width}, dtype, 1), rows, key},
+           [](Exec& e, Tensor& out, const auto& in) { MANTISSA_RUN(e, dropout, out, in[0], in[1], in[2], 12, 0.25); });
+}
+
 TEST_F(CudaKernels, FindsTheFirstNonFiniteElement) {
   for (Dtype dtype : kTypes)
     for (const std::vector<int64_t>& bad : {std::vector<int64_t>{}, {0}, {70000}, {69999, 5, 40000}}) {

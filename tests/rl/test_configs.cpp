@@ -135,14 +135,34 @@ TEST(Configs, PairsDifferInNameAndPrecisionAlone) {
   EXPECT_GE(pairs, 15);
 }
 
-TEST(Configs, WhatIsMissingIsNamed) {
-  const auto missing = [](const char* name) {
-    return missing_features(load_run_config((kConfigs / "paper" / name).string(), {}));
+TEST(Configs, EarlierNamesOfLoraAreRead) {
+  const std::string old = "model:\n  lora_rank: 8\n  lora_alpha: 4\n";
+  EXPECT_EQ(with({}, old).lora.rank, 8);
+  EXPECT_EQ(with({}, old).lora.alpha, 4);
+  EXPECT_FALSE(with({}, "model:\n  lora_rank: 0\n  lora_alpha: 16\n").lora.active());
+  EXPECT_NE(refusal({}, old + "lora:\n  rank: 8\n").find("F line 2: model.lora_rank is an earlier name of lora.rank"),
+            std::string::npos);
+}
+
+TEST(Configs, LoraIsRefusedWhereItWouldNotBeWhatItSays) {
+  EXPECT_EQ(with({"lora.rank=8", "lora.targets=[v_proj,q_proj]"}).lora.adapter().targets,
+            (std::vector<std::string>{"q_proj", "v_proj"}));
+  EXPECT_EQ(with({"lora.rank=8"}).lora.adapter().targets.size(), 7u);
+  EXPECT_TRUE(with({"lora.init=some/adapter"}).lora.active());
+  EXPECT_EQ(
+      with({"lora.rank=8", "lora.dropout=0.1", "train.mode=sft", "train.mini_batch_size=64", "data.answer_key=\"\""})
+          .lora.dropout,
+      0.1);
+  const auto refused = [](std::vector<std::string> overrides, const std::string& key, const std::string& found) {
+    overrides.insert(overrides.end(), {"lora.rank=8", "rollout.n=8"});
+    const std::string message = refusal(overrides);
+    EXPECT_NE(message.find(key), std::string::npos) << message;
+    EXPECT_NE(message.find(found), std::string::npos) << message;
   };
-  EXPECT_TRUE(missing("sanity_grpo_fp16.yaml").empty());
-  ASSERT_EQ(missing("lora_grpo_tis_fp16.yaml").size(), 1u);
-  EXPECT_NE(missing("lora_grpo_tis_fp16.yaml")[0].find("model.lora_rank 32"), std::string::npos);
-  EXPECT_TRUE(missing("dense14b_dapo_fp16.yaml").empty());
+  refused({"lora.targets=[q_proj,lm_head]"}, "lora.targets", "lm_head");
+  refused({"lora.dropout=0.1"}, "lora.dropout: must be 0 in grpo", "0.1");
+  refused({"lora.rollout=merged", "precision.match=exact"}, "lora.rollout", "merged");
+  refused({"lora.rollout=merged_in_place", "precision.rollout=fp32"}, "merged_in_place", "fp16 and fp32");
 }
 
 }  // namespace

@@ -87,6 +87,28 @@ OpCase linear_case(std::string name, bool bias, std::function<std::array<int64_t
   return c;
 }
 
+/// The same with an update of rank 3 of some of 9 outputs; K runs over the sizes.
+OpCase low_rank_case(std::string name, std::vector<ops::LowRank::Part> parts, bool bias, bool own_input) {
+  int64_t outputs = 0;
+  for (const ops::LowRank::Part& part : parts) outputs += part.size();
+  OpCase c{std::move(name), kSizes, fixed(4),
+           [=, count = int64_t(parts.size())](int64_t n) {
+             std::vector<Operand> operands = {{{4, n}, true}, {{9, n}}, {{3 * count, n}}, {{outputs, 3}}};
+             if (bias) operands.push_back({{9}});
+             if (own_input) operands.push_back({{4, n}, true});
+             return operands;
+           },
+           [=](Tape& tape, Vars v, Rows, int64_t) {
+             const Var input = own_input ? v[bias ? 5 : 4] : Var();
+             return std::vector{
+                 ops::linear_low_rank(tape, v[0], v[1], bias ? v[4] : Var(), {v[2], v[3], parts, 0.5, input})};
+           }};
+  c.products = true;
+  c.inner_forward = 2;   // u is rounded,
+  c.inner_backward = 4;  // and so is its gradient
+  return c;
+}
+
 OpCase norm_case(std::string name, bool wide) {
   return {std::move(name), kSizes, fixed(5),
           [=](int64_t n) { return std::vector<Operand>{{{5, n}, true, -2.0, 2.0, wide}, {{n}, false, 0.5, 1.5}}; },
@@ -164,6 +186,9 @@ const std::vector<OpCase>& op_cases() {
       linear_case("linear_tokens", false, [](int64_t n) { return std::array<int64_t, 3>{n, 7, 5}; }),
       linear_case("linear_inputs", false, [](int64_t n) { return std::array<int64_t, 3>{3, n, 33}; }),
       linear_case("linear_outputs", true, [](int64_t n) { return std::array<int64_t, 3>{3, 31, n}; }),
+      low_rank_case("low_rank", {{0, 9}}, true, false),
+      low_rank_case("low_rank_parts", {{1, 4}, {4, 7}}, true, false),
+      low_rank_case("low_rank_of_another_input", {{0, 2}, {5, 9}}, false, true),
       // norm
       norm_case("rms_norm", false),
       norm_case("rms_norm_wide", true),
@@ -203,6 +228,13 @@ const std::vector<OpCase>& op_cases() {
           [](Tape& t, const Var& x) { return ops::cast(t, x, x.dtype() == Dtype::kF64 ? Dtype::kF64 : Dtype::kF32); }),
       {"swiglu", kSizes, fixed(3), [](int64_t n) { return vector<Operand>{{{3, 2 * n}, true, -4.0, 4.0}}; },
        [](Tape& tape, Vars v, Rows, int64_t) { return vector{ops::swiglu(tape, v[0])}; }},
+      {"dropout", kSizes, fixed(5), [](int64_t n) { return vector<Operand>{{{5, n}, true}}; },
+       [](Tape& tape, Vars v, Rows rows, int64_t) {
+         vector<int32_t> keys;
+         for (int64_t t = rows.begin; t < rows.end; ++t) keys.insert(keys.end(), {int32_t(7 * t), int32_t(t)});
+         const Tensor of_rows = tensor_from<int32_t>(tape.exec().backend(), keys, {rows.count(), 2});
+         return vector{ops::dropout(tape, v[0], {0.3, of_rows, key_tensor(tape.exec().backend(), {5, 1})}, 2)};
+       }},
       with_groups({"sum",
                    {1, 31, 257, 5000},
                    same,

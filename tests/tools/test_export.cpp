@@ -49,6 +49,66 @@ TEST_F(Export, EveryFormGivesTheSameLogProbs) {
   EXPECT_NE(score(path("small.gguf")), score(checkpoint()));
 }
 
+TEST_F(Export, AnAdapterGoesWhereItsModelGoes) {
+  write("sft.jsonl", "{\"problem\": \"1+2=\", \"answer\": \"3\", \"solution\": \"3\"}\n");
+  const std::vector<std::string> arguments{"--config",
+                                           (kSource / "configs/arithmetic_sft.yaml").string(),
+                                           "run.device=cpu",
+                                           "model.path=" + model(),
+                                           "data.files=" + path("sft.jsonl"),
+                                           "eval.every=0",
+                                           "eval.before_training=false",
+                                           "train.steps=2",
+                                           "train.prompts_per_step=1",
+                                           "train.mini_batch_size=1",
+                                           "optim.lr=0.01",
+                                           "optim.warmup_steps=0"};
+  const auto trained = [&](const std::string& name, std::vector<std::string> more) {
+    more.insert(more.begin(), arguments.begin(), arguments.end());
+    more.push_back("run.output_dir=" + path(name));
+    const Result r = run("trainer", more);
+    EXPECT_EQ(r.code, 0) << r.err;
+    return r.err;
+  };
+  trained("run", {"lora.rank=3"});
+  const std::string adapter = path("run/adapter"), checkpoint = path("run/checkpoints/step_2");
+  const std::string ids = write("ids.jsonl", "{\"ids\": [16, 13, 17, 29, 18, 0]}\n");
+  const auto score_with = [&](const std::string& of, const std::vector<std::string>& more) {
+    std::vector<std::string> all{"--model", of, "--input", ids, "--precision", "fp32", "--device", "cpu"};
+    all.insert(all.end(), more.begin(), more.end());
+    const Result r = run("score", all);
+    EXPECT_EQ(r.code, 0) << r.err;
+    return r.out;
+  };
+  const std::string with = score_with(model(), {"--adapter", adapter, "--grads", path("grads.safetensors")});
+  EXPECT_NE(with, score_with(model(), {}));
+  EXPECT_EQ(with, score_with(model(), {"--adapter", checkpoint}));
+  EXPECT_NE(read_file(path("grads.safetensors")).find("layers.0.self_attn.q_proj.lora_A.weight"), std::string::npos);
+  expect_error("score", {"--model", checkpoint, "--input", ids}, {"step_2", "by --adapter"});
+  expect_error("score", {"--model", model(), "--adapter", model(), "--input", ids}, {"adapter_config.json"});
+
+  Result r = run("export", {"--model", model(), "--adapter", checkpoint, "--output", path("peft")});
+  ASSERT_EQ(r.code, 0) << r.err;
+  EXPECT_EQ(read_file(path("peft/adapter_model.safetensors")), read_file(adapter + "/adapter_model.safetensors"));
+  r = run("export", {"--model", model(), "--adapter", adapter, "--merge", "--output", path("merged"), "--type", "f32"});
+  ASSERT_EQ(r.code, 0) << r.err;
+  EXPECT_NE(r.err.find("merged in fp32: log-probs of 512 tokens"), std::string::npos) << r.err;
+  EXPECT_NE(score_with(path("merged"), {}), score_with(model(), {}));
+  expect_error("export", {"--model", model(), "--merge", "--output", path("x")}, {"--merge", "--adapter"});
+  expect_error("export", {"--model", model(), "--adapter", adapter, "--output", path("x.gguf")}, {"--merge", "x.gguf"});
+
+  const std::string prompt = "1+2=";
+  EXPECT_EQ(
+      run("generate", {"--model", model(), "--adapter", adapter, "--prompt", prompt, "--max-new-tokens", "3"}).code, 0);
+  for (const char* program : {"mismatch", "evaluate"}) {
+    r = run(program, {"--model", model(), "--adapter", adapter, "--data", path("sft.jsonl"), "--n", "1",
+                      "--max-new-tokens", "3", "--device", "cpu"});
+    EXPECT_EQ(r.code, 0) << r.err;
+    EXPECT_NE(r.out.find("\"adapter\": \"" + adapter), std::string::npos) << r.out;
+  }
+  EXPECT_NE(trained("again", {"--adapter", adapter}).find("adapter of rank 3"), std::string::npos);
+}
+
 TEST_F(Export, RefusesWhatItCannotWrite) {
   expect_error("export", {"--model", model(), "--output", path("hf"), "--type", "q4_0"}, {"q4_0", ".gguf"});
   expect_error("export", {"--model", model(), "--output", path("x.gguf"), "--type", "q3"}, {"--type", "q3"});

@@ -70,8 +70,9 @@ std::set<std::string> metrics_of_runs(const fs::path& directory) {
                    "algorithm.dynamic_sampling=true", "algorithm.max_gen_batches=2", "algorithm.correction=token_tis",
                    "algorithm.overlong=soft_punish", "algorithm.overlong_buffer=4", "eval.every=1", "eval.limit=2",
                    "eval.n=2", "reward.answer.kind=math", "reward.layout.kind=format", "eval.files=" + data});
+  run_all("lora", {"rollout.n=4", "rollout.max_new_tokens=32", "lora.rank=2", "lora.rollout=merged_in_place"});
   std::set<std::string> names;
-  for (const char* file : {"sft/sft.jsonl", "grpo/metrics.jsonl", "grpo/eval.jsonl"}) {
+  for (const char* file : {"sft/sft.jsonl", "lora/metrics.jsonl", "grpo/metrics.jsonl", "grpo/eval.jsonl"}) {
     std::ifstream in(directory / file);
     for (std::string line; std::getline(in, line);) {
       const nlohmann::json object = nlohmann::json::parse(line);

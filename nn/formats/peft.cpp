@@ -1,0 +1,202 @@
+#include "nn/formats/peft.h"
+
+#include <algorithm>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "core/content.h"
+#include "core/file.h"
+#include "core/registry.h"
+#include "core/text.h"
+#include "nn/checkpoint.h"
+#include "nn/sharding.h"
+
+namespace mantissa {
+namespace fs = std::filesystem;
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr const char* kConfigFile = "adapter_config.json";
+constexpr const char* kWeightsFile = "adapter_model.safetensors";
+constexpr const char *kPrefix = "base_model.model.", *kA = ".lora_A.weight", *kB = ".lora_B.weight";
+
+/// Keys under which an adapter computes what this version does not, unless they are absent, null, false or empty.
+constexpr const char* kRefused[] = {
+    "use_dora",          "fan_in_fan_out",    "modules_to_save", "layers_to_transform",
+    "layer_replication", "rank_pattern",      "alpha_pattern",   "trainable_token_indices",
+    "lora_bias",         "target_parameters", "use_qalora",      "megatron_config"};
+
+Json read_config(const fs::path& directory) {
+  const fs::path path = directory / kConfigFile;
+  check(file_exists(path), directory.string(), ": holds no ", kConfigFile,
+        "; expected an adapter: a PEFT directory, or RUN/checkpoints/step_N of a run that trained one");
+  check_content(path, "JSON");
+  try {
+    Json json = Json::parse(read_file(path));
+    check(json.is_object(), path.string(), ": must be a JSON object");
+    return json;
+  } catch (const Json::exception& e) {
+    fail(path.string(), ": not valid JSON: ", e.what());
+  }
+}
+
+void refuse_others(const Json& json, const std::string& where) {
+  const std::string type = json.value("peft_type", "LORA"), bias = json.value("bias", "none");
+  check(type == "LORA", where, ": peft_type must be LORA, got \"", type, '"');
+  check(bias == "none", where, ": bias must be none, got \"", bias, '"');
+  for (const char* key : kRefused) {
+    const Json value = json.value(key, Json());
+    const bool absent = value.is_null() || value == false || ((value.is_object() || value.is_array()) && value.empty());
+    check(absent, where, ": ", key, " = ", value.dump(), " is not supported");
+  }
+  // PiSSA and its like take the update's first value out of the base model's weights.
+  const Json init = json.value("init_lora_weights", Json(true));
+  check(!init.is_string() || init == "gaussian" || init == "eva" || init == "orthogonal", where,
+        ": init_lora_weights = ", init.dump(), " changes the base model's weights: convert the adapter to plain LoRA");
+}
+
+/// The leaves of the modules that a PEFT file has tensors for; a name that is none of a decoder's is refused.
+std::vector<std::string> targets_in(const Safetensors& file) {
+  std::vector<std::string> names;
+  for (const auto& [name, entry] : file.entries()) {
+    check(name.starts_with(kPrefix) && (name.ends_with(kA) || name.ends_with(kB)), file.where(), ": tensor \"", name,
+          "\" is not one of ", kPrefix, "MODULE", kA, " or ", kB);
+    const std::string module = name.substr(0, name.size() - std::string_view(kA).size());
+    names.push_back(module.substr(module.rfind('.') + 1));
+  }
+  return parse_targets(names, file.where() + ": layers");
+}
+
+AdapterConfig config_of(const fs::path& directory, const Json& json) {
+  const std::string where = (directory / kConfigFile).string();
+  AdapterConfig config;
+  try {
+    refuse_others(json, where);
+    check(json.contains("r"), where, ": r is missing");
+    config.rank = json.at("r").get<int64_t>();
+    config.alpha = json.value("lora_alpha", 8.0);
+    config.rank_stabilized = json.value("use_rslora", false);
+    if (is_checkpoint(directory)) config.targets = json.at("target_modules").get<std::vector<std::string>>();
+  } catch (const Json::exception& e) {
+    fail(where, ": ", e.what());
+  }
+  if (!is_checkpoint(directory)) {
+    check(file_exists(directory / kWeightsFile), directory.string(), ": holds no ", kWeightsFile,
+          "; weights in other formats (.bin) have to be converted to safetensors first");
+    check_content(directory / kWeightsFile, "a safetensors file");
+    config.targets = targets_in(Safetensors(directory / kWeightsFile));
+  }
+  config.validate(where);
+  return config;
+}
+
+/// Copies rows of `width` elements between tensors of host memory whose rows have other lengths.
+void copy_rows(const Tensor& to, const Tensor& from, int64_t width) {
+  const size_t bytes = size_t(width) * size_of(to.dtype());
+  auto* out = static_cast<std::byte*>(to.raw());
+  const auto* in = static_cast<const std::byte*>(from.raw());
+  for (int64_t i = 0; i < to.size(0); ++i)
+    std::memcpy(out + size_t(i * to.size(1)) * size_of(to.dtype()), in + size_t(i * from.size(1)) * size_of(to.dtype()),
+                bytes);
+}
+
+void read_tensor(const Safetensors& file, const std::string& name, Tensor& out) {
+  check(file.entries().contains(name), file.where(), ": tensor \"", name, "\" is missing");
+  check(file.shape(name) == out.shape(), file.where(), ": \"", name, "\" must have shape ", out.shape(),
+        " by the model and the adapter's rank, got ", file.shape(name));
+  file.read(name, out);
+}
+
+void fill(const Safetensors& file, const Model& model, const Adapter& adapter, const ParamBuffer& buffer) {
+  const ParamLayout& layout = adapter.params.layout;
+  const int64_t rank = adapter.config.rank, padded = adapter.config.padded_rank();
+  const std::vector<AdapterPart> parts = adapter_parts(model.config, adapter);
+  check(file.entries().size() == 2 * parts.size(), file.where(), ": holds ", file.entries().size(),
+        " tensors, and an adapter of ", join(adapter.config.targets), " in ", model.config.layers, " layers has ",
+        2 * parts.size());
+  for (const AdapterPart& part : parts) {
+    Tensor a(cpu(), {rank, part.inputs}, buffer.dtype()), b(cpu(), {part.rows.size(), rank}, buffer.dtype());
+    read_tensor(file, kPrefix + part.module + kA, a);
+    read_tensor(file, kPrefix + part.module + kB, b);
+    buffer.store(layout, part.a, part.a_row, a);
+    Tensor wide(cpu(), {part.rows.size(), padded}, buffer.dtype());
+    std::memset(wide.raw(), 0, wide.bytes());
+    copy_rows(wide, b, rank);
+    buffer.store(layout, part.b, part.b_row, wide);
+  }
+}
+
+void check_finite(Exec& exec, const ParamBuffer& buffer, const std::string& where) {
+  Tensor index = exec.empty({1}, Dtype::kI32);
+  MANTISSA_RUN(exec, find_nonfinite, index, buffer.flat());
+  check(to_host<int32_t>(index)[0] < 0, where, ": the adapter holds a value that is not finite in ",
+        name_of(buffer.dtype()));
+}
+
+}  // namespace
+
+AdapterConfig read_adapter_config(const fs::path& directory) {
+  return config_of(directory, read_config(directory));
+}
+
+void load_adapter(Model& model, const fs::path& directory, bool masters, Shard shard, Placement placement) {
+  const AdapterConfig config = read_adapter_config(directory);
+  const Adapter& adapter = add_adapter(model, config, masters, shard, placement);
+  const ParamSet& set = adapter.params;
+  Exec exec(*model.backend);
+  for (const ParamBuffer* buffer : {&set.compute, &set.rollout, &set.master}) {
+    if (!buffer->defined() || (buffer == &set.master && buffer->flat().same_as(set.compute.flat()))) continue;
+    if (is_checkpoint(directory))
+      read_checkpoint_weights(directory, set.layout, *buffer);
+    else
+      fill(Safetensors(directory / kWeightsFile), model, adapter, *buffer);
+    if (buffer != &set.master) check_finite(exec, *buffer, directory.string());
+  }
+}
+
+std::string format_adapter_config(const Model& model, double dropout) {
+  const AdapterConfig& c = model.adapter->config;
+  const Json json = {{"peft_type", "LORA"},
+                     {"task_type", "CAUSAL_LM"},
+                     {"base_model_name_or_path", model.path},
+                     {"r", c.rank},
+                     {"lora_alpha", c.alpha},
+                     {"lora_dropout", dropout},
+                     {"target_modules", c.targets},
+                     {"use_rslora", c.rank_stabilized},
+                     {"use_dora", false},
+                     {"fan_in_fan_out", false},
+                     {"bias", "none"},
+                     {"init_lora_weights", true},
+                     {"inference_mode", true}};
+  return json.dump(2) + "\n";
+}
+
+std::vector<NamedTensor> adapter_tensors(const Model& model, const ParamBuffer& buffer) {
+  const Adapter& adapter = *model.adapter;
+  const int64_t rank = adapter.config.rank;
+  std::vector<NamedTensor> tensors;
+  for (const AdapterPart& part : adapter_parts(model.config, adapter)) {
+    tensors.push_back({kPrefix + part.module + kA, buffer[part.a].slice(part.a_row, part.a_row + rank)});
+    const Tensor padded = buffer[part.b].slice(part.b_row, part.b_row + part.rows.size());
+    Tensor wide(cpu(), padded.shape(), padded.dtype()), b(cpu(), {part.rows.size(), rank}, padded.dtype());
+    padded.backend().copy_to_host(wide.raw(), padded.raw(), padded.bytes());
+    copy_rows(b, wide, rank);
+    tensors.push_back({kPrefix + part.module + kB, b});
+  }
+  return tensors;
+}
+
+void save_adapter(const Model& model, const fs::path& directory, double dropout, Comm& comm) {
+  const ParamSet& set = model.adapter->params;
+  Exec exec(*model.backend);
+  const ParamBuffer values = gather_whole(exec, comm, set, set.master.defined() ? set.master : set.compute);
+  if (!comm.main()) return;
+  AtomicDirectory target(directory);
+  write_file(target.partial() / kConfigFile, format_adapter_config(model, dropout));
+  write_safetensors(target.partial() / kWeightsFile, adapter_tensors(model, values), Dtype::kF32, {{"format", "pt"}});
+  target.commit();
+}
+
+}  // namespace mantissa

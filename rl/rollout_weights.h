@@ -1,0 +1,26 @@
+// What rollouts of a run with an adapter multiply with, by lora.rollout.
+#pragma once
+
+#include "rl/run.h"
+
+namespace mantissa {
+
+/// While it lives the engine may run. adapter: nothing to do. merged: the second copy of the weights is made again as
+/// round(W + s B A), W being the weights as they were loaded. merged_in_place: W = round(W + s B A) until the end, then
+/// W = round(W - s B A), which is not the W of before where bits were rounded away.
+class RolloutWeights {
+ public:
+  explicit RolloutWeights(Run& run);
+  ~RolloutWeights();
+  RolloutWeights(const RolloutWeights&) = delete;
+  RolloutWeights& operator=(const RolloutWeights&) = delete;
+
+ private:
+  Run& run_;
+  bool in_place_ = false;
+};
+
+/// |W - W0| / |W0| of the weights W beneath the adapter and W0, what they were loaded as (Model::reference).
+double base_drift(const Run& run);
+
+}  // namespace mantissa

@@ -1,0 +1,155 @@
+// Adapters as PEFT writes them: names, shapes, values there and back, and what is refused.
+#include "nn/formats/peft.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "core/file.h"
+#include "core/registry.h"
+#include "core/safetensors.h"
+#include "tests/support/temp_dir.h"
+#include "tests/support/tiny_model.h"
+
+namespace mantissa {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Peft : public ::testing::Test {
+ protected:
+  std::unique_ptr<Model> model() const { return random_model(tiny_model(), cpu(), Dtype::kF32, false, 17); }
+
+  /// A model whose adapter has values everywhere.
+  std::unique_ptr<Model> adapted(const std::vector<std::string>& targets, int64_t rank = 5) const {
+    auto made = model();
+    add_adapter(*made, {.rank = rank, .alpha = 10, .targets = parse_targets(targets, "test")});
+    draw_adapter(*made, "gaussian", 1);
+    const ParamSet& set = made->adapter->params;
+    for (const AdapterPart& part : adapter_parts(made->config, *made->adapter)) {
+      Tensor b(cpu(), {part.rows.size(), 16}, Dtype::kF32);
+      for (int64_t i = 0; i < b.numel(); ++i) b.data<float>()[i] = i % 16 < rank ? 0.01f * float(i % 97) : 0.0f;
+      set.compute.store(set.layout, part.b, part.b_row, b);
+    }
+    return made;
+  }
+
+  std::string refusal() const {
+    const auto fresh = model();
+    try {
+      load_adapter(*fresh, dir_ / "adapter");
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "not refused";
+  }
+  void expect_refusal(const std::string& part) const {
+    EXPECT_NE(refusal().find(part), std::string::npos) << refusal();
+  }
+
+  /// Replaces text of the saved adapter_config.json.
+  void edit(const std::string& old, const std::string& now) const {
+    std::string text = read_file(dir_ / "adapter/adapter_config.json");
+    const size_t at = text.find(old);
+    ASSERT_NE(at, std::string::npos) << text;
+    std::ofstream(dir_ / "adapter/adapter_config.json") << text.replace(at, old.size(), now);
+  }
+
+  TempDir dir_;
+};
+
+TEST_F(Peft, ThereAndBack) {
+  for (const std::vector<std::string>& targets :
+       {std::vector<std::string>{"all-linear"}, {"v_proj", "q_proj"}, {"up_proj"}}) {
+    const auto from = adapted(targets);
+    fs::remove_all(dir_ / "adapter");
+    save_adapter(*from, dir_ / "adapter");
+    const auto to = model();
+    load_adapter(*to, dir_ / "adapter");
+    EXPECT_EQ(to->adapter->config, from->adapter->config);
+    EXPECT_EQ(to_host<float>(to->adapter->params.compute.flat()), to_host<float>(from->adapter->params.compute.flat()));
+  }
+}
+
+TEST_F(Peft, NamesAndShapesArePefts) {
+  save_adapter(*adapted({"q_proj", "gate_proj"}), dir_ / "adapter", 0.25);
+  const Safetensors file(dir_ / "adapter/adapter_model.safetensors");
+  EXPECT_EQ(file.entries().size(), 8u);
+  const std::string layer = "base_model.model.model.layers.1.";
+  EXPECT_EQ(file.shape(layer + "self_attn.q_proj.lora_A.weight"), (Shape{5, 32}));
+  EXPECT_EQ(file.shape(layer + "self_attn.q_proj.lora_B.weight"), (Shape{32, 5}));
+  EXPECT_EQ(file.shape(layer + "mlp.gate_proj.lora_A.weight"), (Shape{5, 32}));
+  EXPECT_EQ(file.shape(layer + "mlp.gate_proj.lora_B.weight"), (Shape{48, 5}));
+  EXPECT_EQ(file.at(layer + "mlp.gate_proj.lora_B.weight").dtype, "F32");
+  const std::string config = read_file(dir_ / "adapter/adapter_config.json");
+  for (const char* part : {"\"peft_type\": \"LORA\"", "\"r\": 5", "\"lora_alpha\": 10", "\"q_proj\"", "\"gate_proj\"",
+                           "\"lora_dropout\": 0.25", "\"bias\": \"none\"", "\"task_type\": \"CAUSAL_LM\""})
+    EXPECT_NE(config.find(part), std::string::npos) << part << " in " << config;
+}
+
+TEST_F(Peft, MastersAndRolloutCopiesAreFilledFromTheFile) {
+  save_adapter(*adapted({"all-linear"}), dir_ / "adapter");
+  const auto half = random_model(tiny_model(), cpu(), Dtype::kF16, false, 17);
+  Exec exec(cpu());
+  half->params.rollout = ParamBuffer(exec, half->params.layout, Dtype::kF32);
+  load_adapter(*half, dir_ / "adapter", true);
+  const ParamSet& set = half->adapter->params;
+  EXPECT_EQ(set.compute.dtype(), Dtype::kF16);
+  EXPECT_EQ(set.rollout.dtype(), Dtype::kF32);
+  EXPECT_EQ(to_host<float>(set.rollout.flat()), to_host<float>(set.master.flat()));
+  EXPECT_NE(to_host<float>(set.master.flat()), to_host_float(set.compute.flat()));
+}
+
+TEST_F(Peft, WhatWouldComputeSomethingElseIsRefused) {
+  save_adapter(*adapted({"all-linear"}), dir_ / "adapter");
+  const fs::path config = dir_ / "adapter/adapter_config.json";
+  const std::string good = read_file(config);
+  const auto refused = [&](const std::string& old, const std::string& now, const std::string& part) {
+    std::ofstream(config) << good;
+    edit(old, now);
+    expect_refusal(part);
+  };
+  refused("\"use_dora\": false", "\"use_dora\": true", "use_dora = true is not supported");
+  refused("\"bias\": \"none\"", "\"bias\": \"all\"", "bias must be none, got \"all\"");
+  refused("\"LORA\"", "\"LOHA\"", "peft_type must be LORA, got \"LOHA\"");
+  refused("\"inference_mode\": true", "\"rank_pattern\": {\"q_proj\": 2}", "rank_pattern");
+  refused("\"inference_mode\": true", "\"modules_to_save\": [\"lm_head\"]", "modules_to_save");
+  refused("\"init_lora_weights\": true", "\"init_lora_weights\": \"pissa\"", "pissa");
+  refused("\"r\": 5", "\"r\": 0", "the rank must be between 1 and");
+  refused("\"r\": 5", "\"r\": 6", "must have shape");
+  refused("\"r\": 5", "\"r\": \"five\"", "adapter_config.json");
+  refused("\"use_rslora\": false", "\"use_rslora\": false, \"modules_to_save\": null", "not refused");
+}
+
+TEST_F(Peft, FilesOfAnotherModelAreRefused) {
+  expect_refusal("holds no adapter_config.json");
+  ModelConfig deeper = tiny_model();
+  deeper.layers = 3;
+  auto other = random_model(deeper, cpu(), Dtype::kF32, false, 1);
+  add_adapter(*other, {.rank = 2, .alpha = 1, .targets = {"o_proj"}});
+  save_adapter(*other, dir_ / "adapter");
+  expect_refusal("holds 6 tensors, and an adapter of o_proj in 2 layers has 4");
+
+  const std::string name = "base_model.model.model.layers.0.self_attn.o_proj.lora_A.weight";
+  const Tensor values = tensor_from<float>(cpu(), std::vector<float>(64, 1e6f), {2, 32});
+  const auto rewrite = [&](const std::string& as) {
+    const auto two = adapted({"o_proj"}, 2);
+    std::vector<NamedTensor> tensors = adapter_tensors(*two, two->adapter->params.compute);
+    for (NamedTensor& t : tensors)
+      if (t.name == name) t = {as, values};
+    write_safetensors(dir_ / "adapter/adapter_model.safetensors", tensors);
+  };
+  rewrite("base_model.model.model.layers.0.self_attn.o_proj.lora_magnitude_vector");
+  expect_refusal("lora_magnitude_vector");
+  rewrite(name);
+  const auto half = random_model(tiny_model(), cpu(), Dtype::kF16, false, 17);
+  try {
+    load_adapter(*half, dir_ / "adapter");
+    ADD_FAILURE() << "1e6 is not finite in fp16";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("not finite in fp16"), std::string::npos) << e.what();
+  }
+}
+
+}  // namespace
+}  // namespace mantissa

@@ -1,0 +1,287 @@
+// Whole runs with adapters: exact, resumed, on several ranks, merged for rollouts; what they read and leave.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <regex>
+
+#include "core/file.h"
+#include "core/registry.h"
+#include "nn/formats/peft.h"
+#include "rl/rollout_weights.h"
+#include "rl/run.h"
+#include "tests/support/cuda_pair.h"
+#include "tests/support/ranks.h"
+#include "tests/support/temp_dir.h"
+
+namespace mantissa {
+namespace {
+
+namespace fs = std::filesystem;
+using Strings = std::vector<std::string>;
+using nlohmann::json;
+
+constexpr const char* kGrpo = R"(
+run: {seed: 3, device: cpu}
+model: {path: "builtin:arithmetic"}
+lora: {rank: 5, alpha: 10}
+rollout: {n: 4, max_new_tokens: 32}
+algorithm: {advantage: drgrpo, loss_aggregation: seq_mean_token_sum_norm}
+train: {steps: 3, prompts_per_step: 4, mini_batch_size: 8, micro_batch_tokens: 128}
+optim: {lr: 1.0e-3}
+checkpoint: {every: 2, keep: 0}
+)";
+
+const Strings kSft = {"train.mode=sft", "train.mini_batch_size=4", "data.solution_key=solution"};
+
+class Lora : public ::testing::Test {
+ protected:
+  RunConfig config(const std::string& name, Strings overrides = {}) const {
+    const fs::path data = fs::path(MANTISSA_SOURCE_DIR) / "builtin/arithmetic/sanity.jsonl";
+    overrides.insert(overrides.begin(),
+                     {"run.output_dir=" + (dir_ / name).string(), "data.files=" + data.string(), "data.limit=16"});
+    return parse_run_config(kGrpo, "test", overrides);
+  }
+  bool train(
+      const std::string& name, const Strings& overrides = {}, const std::string& resume = "",
+      const std::function<bool(int64_t)>& stop = [](int64_t) { return false; }) const {
+    mantissa::Run run(config(name, overrides), {.resume = resume});
+    return mantissa::train(run, [&] { return stop(run.step); });
+  }
+  std::vector<json> metrics(const std::string& name) const {
+    static const std::regex exempt(R"re(, "(timing_s|perf)/[^"]*": [^,}]*)re");
+    const fs::path file = dir_ / name / (fs::exists(dir_ / name / "sft.jsonl") ? "sft.jsonl" : "metrics.jsonl");
+    std::ifstream in(file);
+    std::vector<json> lines;
+    for (std::string line; std::getline(in, line);) lines.push_back(json::parse(std::regex_replace(line, exempt, "")));
+    return lines;
+  }
+  std::string adapter(const std::string& name) const { return (dir_ / name / "adapter").string(); }
+  std::string log_of(const std::function<void()>& call) const {
+    ::testing::internal::CaptureStderr();
+    call();
+    return ::testing::internal::GetCapturedStderr();
+  }
+  std::string error_of(const std::function<void()>& call) const {
+    try {
+      call();
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "no error";
+  }
+
+  TempDir dir_;
+};
+
+TEST_F(Lora, RolloutsHaveTheBitsOfTraining) {
+  for (const char* type : {"fp16", "bf16"}) {
+    ASSERT_TRUE(train(type, {str("precision.train=", type), str("precision.rollout=", type), "precision.match=exact",
+                             "exact.check=all", "lora.rank=7"}));
+    const std::vector<json> lines = metrics(type);
+    ASSERT_EQ(lines.size(), 3u);
+    for (const json& line : lines) {
+      EXPECT_GT(line["exact/checked_tokens"], 0);
+      EXPECT_EQ(line["exact/differing_tokens"], 0);
+      EXPECT_GT(line["actor/grad_norm"], 0);
+    }
+  }
+}
+
+TEST_F(Lora, LeavesAnAdapterThatTheNextRunGoesOnFrom) {
+  const std::string log = log_of([&] { ASSERT_TRUE(train("first")); });
+  EXPECT_NE(log.find("adapter of rank 5, alpha 10 on q_proj, k_proj"), std::string::npos) << log;
+  EXPECT_FALSE(fs::exists(dir_ / "first/model"));
+  const AdapterConfig saved = read_adapter_config(adapter("first"));
+  EXPECT_EQ(saved.rank, 5);
+  EXPECT_EQ(saved.targets.size(), 7u);
+  for (const std::string& from : {adapter("first"), (dir_ / "first/checkpoints/step_3").string()}) {
+    const std::string name = fs::path(from).filename();
+    mantissa::Run run(config(name, {"lora.init=" + from, "lora.rank=0"}), {});
+    EXPECT_EQ(run.model->adapter->config, saved);
+    const auto read = load_model("builtin:arithmetic", cpu(), Dtype::kF16, false);
+    load_adapter(*read, from);
+    EXPECT_EQ(to_host_float(run.model->adapter->params.compute.flat()),
+              to_host_float(read->adapter->params.compute.flat()));
+    EXPECT_TRUE(mantissa::train(run, [] { return false; }));
+  }
+  EXPECT_NE(error_of([&] { train("x", {"lora.init=" + adapter("first"), "lora.rank=8"}); }).find("lora.rank"),
+            std::string::npos);
+  const std::string checkpoint = (dir_ / "first/checkpoints/step_3").string();
+  EXPECT_NE(error_of([&] { load_model(checkpoint, cpu(), Dtype::kF16, false); }).find("by --adapter"),
+            std::string::npos);
+}
+
+TEST_F(Lora, TheReferenceIsTheModelWithoutAnAdapter) {
+  const Strings kl{"algorithm.kl_coef=0.01", "train.mini_batch_size=16", "train.steps=2"};
+  const std::string log = log_of([&] { ASSERT_TRUE(train("fresh", kl)); });
+  EXPECT_NE(log.find("the KL reference is the model without an adapter"), std::string::npos) << log;
+  EXPECT_EQ(metrics("fresh")[0]["actor/kl_loss"], 0) << "a fresh adapter is no update";
+  EXPECT_GT(metrics("fresh")[1]["actor/kl_loss"], 0);
+  Strings again = kl;
+  again.insert(again.end(), {"lora.init=" + adapter("fresh"), "lora.rank=0"});
+  ASSERT_TRUE(train("again", again));
+  EXPECT_GT(metrics("again")[0]["actor/kl_loss"], 0) << "the adapter of the start is not part of it";
+}
+
+struct Variant {
+  const char* name;
+  Strings overrides;
+};
+
+class LoraResume : public Lora, public ::testing::WithParamInterface<Variant> {};
+
+TEST_P(LoraResume, SameBits) {
+  const Strings& overrides = GetParam().overrides;
+  if (!overrides.empty() && overrides[0] == "run.device=cuda" && !no_cuda_because().empty())
+    GTEST_SKIP() << no_cuda_because();
+  struct Killed {};
+  ASSERT_TRUE(train("whole", overrides));
+  EXPECT_THROW(train("killed", overrides, "", [](int64_t step) { return step == 2 ? throw Killed() : false; }), Killed);
+  ASSERT_TRUE(train("killed", overrides, "auto"));
+  EXPECT_EQ(metrics("killed"), metrics("whole"));
+  for (const char* file : {"checkpoints/step_3/master.safetensors", "checkpoints/step_3/adam_v.safetensors",
+                           "adapter/adapter_model.safetensors", "samples.jsonl"})
+    EXPECT_TRUE(fs::exists(dir_ / "whole" / file) &&
+                read_file(dir_ / "whole" / file) == read_file(dir_ / "killed" / file))
+        << file;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Cpu, LoraResume,
+    ::testing::Values(Variant{"adapter", {}}, Variant{"kl", {"algorithm.kl_coef=0.1", "lora.init=gaussian"}},
+                      Variant{"types", {"precision.rollout=fp32", "lora.targets=[q_proj,v_proj,down_proj]"}},
+                      Variant{"merged", {"lora.rollout=merged"}}, Variant{"in_place", {"lora.rollout=merged_in_place"}},
+                      Variant{"sft", {kSft[0], kSft[1], kSft[2], "lora.dropout=0.2"}}),
+    [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(Cuda, LoraResume, ::testing::Values(Variant{"adapter", {"run.device=cuda"}}),
+                         [](const auto& info) { return info.param.name; });
+
+TEST_F(Lora, MergedRolloutsAreNotTheBitsOfTraining) {
+  for (const char* mode : {"merged", "merged_in_place"}) {
+    ASSERT_TRUE(train(mode, {str("lora.rollout=", mode), "train.steps=2"}));
+    const std::vector<json> lines = metrics(mode);
+    EXPECT_EQ(lines[0]["rollout_corr/k3_kl"], 0) << mode << ": a fresh adapter adds nothing";
+    EXPECT_GT(lines[1]["rollout_corr/k3_kl"], 0) << mode;
+    EXPECT_EQ(lines[1].contains("lora/base_drift"), std::string(mode) == "merged_in_place");
+  }
+  ASSERT_TRUE(train("adapter", {"train.steps=2"}));
+  for (const json& line : metrics("adapter")) EXPECT_EQ(line.value("rollout_corr/k3_kl", 0.0), 0);
+}
+
+TEST_F(Lora, MergingInPlaceMovesTheWeightsBeneath) {
+  for (const char* mode : {"adapter", "merged", "merged_in_place"}) {
+    mantissa::Run run(config(mode, {str("lora.rollout=", mode), "train.steps=2"}), {});
+    const std::vector<float> before = to_host_float(run.model->params.compute.flat());
+    EXPECT_TRUE(mantissa::train(run, [] { return false; }));
+    const bool in_place = std::string(mode) == "merged_in_place";
+    EXPECT_EQ(to_host_float(run.model->params.compute.flat()) != before, in_place) << mode;
+    if (!in_place) continue;
+    const double drift = base_drift(run), logged = metrics(mode)[1]["lora/base_drift"];
+    EXPECT_GT(drift, 0);
+    EXPECT_LT(drift, 1e-2);
+    EXPECT_NEAR(logged, drift, 1e-7 * drift);
+  }
+}
+
+TEST_F(Lora, DropoutActsInTrainingAlone) {
+  const auto loss = [&](const std::string& name, const std::string& p) {
+    Strings overrides = kSft;
+    overrides.insert(overrides.end(), {"lora.dropout=" + p, "train.micro_batch_tokens=64", "train.steps=2"});
+    EXPECT_TRUE(train(name, overrides));
+    std::vector<double> values;
+    for (const json& line : metrics(name)) values.push_back(line["sft/loss"]);
+    return values;
+  };
+  const std::vector<double> without = loss("without", "0"), with = loss("with", "0.5");
+  EXPECT_NE(without, with);
+  // Masks depend on the token, not on what is packed beside it.
+  Strings packed = kSft;
+  packed.insert(packed.end(), {"lora.dropout=0.5", "train.micro_batch_tokens=4096", "train.steps=2"});
+  EXPECT_TRUE(train("packed", packed));
+  for (size_t i = 0; i < with.size(); ++i)
+    EXPECT_NEAR(double(metrics("packed")[i]["sft/loss"]), with[i], 2e-3 * with[i]) << i;
+}
+
+TEST_F(Lora, RanksShareTheAdaptersState) {
+  ASSERT_TRUE(train("one"));
+  std::vector<float> weights[2];
+  const Strings errors = run_ranks(2, [&](Comm& comm) {
+    mantissa::Run run(config("two"), {}, comm);
+    const ParamSet& set = run.model->adapter->params;
+    EXPECT_EQ(set.m.flat().numel() * 2, set.layout.numel()) << "half of the moments each";
+    EXPECT_EQ(set.master.flat().numel() * 2, set.layout.numel());
+    EXPECT_FALSE(run.model->params.grad.defined()) << "nothing of the model is reduced";
+    EXPECT_TRUE(mantissa::train(run, [] { return false; }));
+    weights[comm.rank()] = to_host_float(set.compute.flat());
+  });
+  EXPECT_EQ(errors, Strings(2));
+  EXPECT_EQ(weights[0], weights[1]);
+  const std::vector<json> one = metrics("one"), two = metrics("two");
+  ASSERT_EQ(two.size(), one.size());
+  EXPECT_EQ(two[0]["rollout/digest"], one[0]["rollout/digest"]);
+  EXPECT_NEAR(double(two[0]["actor/grad_norm"]), double(one[0]["actor/grad_norm"]),
+              1e-5 * double(one[0]["actor/grad_norm"]));
+  EXPECT_EQ(read_adapter_config(adapter("two")), read_adapter_config(adapter("one")));
+}
+
+TEST_F(Lora, ResumingBesideAnotherModelIsRefused) {
+  const auto model = load_model("builtin:arithmetic", cpu(), Dtype::kF32, false);
+  save_hf(*model, dir_ / "model", Dtype::kF32);
+  const Strings here{"model.path=" + (dir_ / "model").string(), "rollout.max_new_tokens=4"};
+  EXPECT_FALSE(train("run", here, "", [](int64_t step) { return step == 1; }));
+  model->params.compute[model->decoder->params().final_norm].data<float>()[3] = 2.0f;
+  fs::remove_all(dir_ / "model");
+  save_hf(*model, dir_ / "model", Dtype::kF32);
+  EXPECT_NE(error_of([&] { train("run", here, "auto"); }).find("its frozen model was another"), std::string::npos);
+}
+
+TEST_F(Lora, AnEngineFollowsTheAdapterThatTheModelHas) {
+  const auto on = [&](Backend& backend) {
+    const auto model = load_model("builtin:arithmetic", backend, Dtype::kF16, false);
+    RolloutConfig config;
+    config.sampling.max_new_tokens = 12;
+    config.sampling.temperature = 0;
+    Prompt prompt;
+    prompt.ids = {16, 13, 17, 29};
+    const Request request{.prompt = &prompt, .n = 2};
+    const auto logprobs = [&](Engine& engine) {
+      GenerateOptions options;
+      options.sampling = config.sampling;
+      return engine.generate({&request, 1}, options)[0][0].rollout_logprobs;
+    };
+    const auto fresh = [&] {
+      Engine engine(*model, config, EnginePrecision());
+      return logprobs(engine);
+    };
+    Engine engine(*model, config, EnginePrecision());
+    const std::vector<float> without = logprobs(engine);
+    std::vector<std::vector<float>> seen;
+    for (const int64_t rank : {4, 40, 4}) {
+      for (const Strings& names : {Strings{"all-linear"}, Strings{"o_proj"}}) {
+        add_adapter(*model, {.rank = rank, .alpha = 16, .targets = parse_targets(names, "test")});
+        draw_adapter(*model, "kaiming", 2);
+        Exec exec(backend);
+        const ParamSet& set = model->adapter->params;
+        for (const AdapterPart& part : adapter_parts(model->config, *model->adapter)) {
+          Tensor b = set.compute[part.b];
+          MANTISSA_RUN(exec, fill, b, 0.01);
+        }
+        seen.push_back(logprobs(engine));
+        EXPECT_EQ(seen.back(), fresh()) << "rank " << rank;
+        EXPECT_NE(seen.back(), without);
+      }
+    }
+    EXPECT_EQ(seen[0], seen[4]);
+    EXPECT_NE(seen[0], seen[1]);
+    model->adapter.reset();
+    EXPECT_EQ(logprobs(engine), without);
+  };
+  on(cpu());
+  if (no_cuda_because().empty()) on(find_backend("cuda"));
+}
+
+}  // namespace
+}  // namespace mantissa
