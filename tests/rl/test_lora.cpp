@@ -90,6 +90,21 @@ TEST_F(Lora, RolloutsHaveTheBitsOfTraining) {
   }
 }
 
+TEST_F(Lora, OfAMixtureOfExpertsIsOnItsAttentionAlone) {
+  const std::string mixture = "model.path=builtin:arithmetic_moe";
+  ASSERT_TRUE(train("mixture", {mixture, "lora.targets=[q_proj,o_proj]", "precision.match=exact", "exact.check=all"}));
+  for (const json& line : metrics("mixture")) {
+    EXPECT_GT(line["exact/checked_tokens"], 0);
+    EXPECT_EQ(line["exact/differing_tokens"], 0);
+    EXPECT_GT(line["actor/grad_norm"], 0);
+  }
+  for (const char* target : {"all-linear", "gate_proj", "up_proj", "down_proj"}) {
+    const std::string error = error_of([&] { train("refused", {mixture, str("lora.targets=", target)}); });
+    EXPECT_NE(error.find("is a mixture of experts"), std::string::npos) << error;
+    EXPECT_NE(error.find("lora.targets"), std::string::npos) << error;
+  }
+}
+
 TEST_F(Lora, LeavesAnAdapterThatTheNextRunGoesOnFrom) {
   const std::string log = log_of([&] { ASSERT_TRUE(train("first")); });
   EXPECT_NE(log.find("adapter of rank 5, alpha 10 on q_proj, k_proj"), std::string::npos) << log;
