@@ -31,14 +31,23 @@ def parquet(path):
 def lines(path):
     with open(path, encoding="utf-8", newline="") as file:
         if path.endswith(".csv"):
-            yield from csv.DictReader(file)
+            rows = csv.DictReader(file, strict=True)
+            for row in rows:
+                if None in row or None in row.values():
+                    raise ValueError(f"line {rows.line_num} must have {len(rows.fieldnames)} columns as the first has")
+                yield row
         elif path.endswith(".json"):
             rows = json.load(file)
             if not isinstance(rows, list):
                 sys.exit(f"to_jsonl: {path}: must hold a list of objects, got a {type(rows).__name__}")
             yield from rows
         else:
-            yield from (json.loads(line) for line in file if line.strip())
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    try:
+                        yield json.loads(line)
+                    except ValueError as e:
+                        raise ValueError(f"line {number}: {e}") from e
 
 
 def hub(name):
@@ -62,7 +71,10 @@ def records(source):
     if not paths or not paths[0].endswith(KINDS):
         sys.exit(f"to_jsonl: {source}: must be {', '.join(KINDS)} or a folder of them")
     for path in paths:
-        yield from parquet(path) if path.endswith(".parquet") else lines(path)
+        try:
+            yield from parquet(path) if path.endswith(".parquet") else lines(path)
+        except (ValueError, OSError, csv.Error) as e:  # what the readers say of a damaged file
+            sys.exit(f"to_jsonl: {path}: {e}")
 
 
 def reach(record, key, where):
@@ -74,6 +86,23 @@ def reach(record, key, where):
     return value
 
 
+def write(args, wanted, path):
+    """Writes all records and returns how many; `wanted` are pairs of a key and its new name, none for all."""
+    count = 0
+    with open(path, "w", encoding="utf-8") as out:
+        for source in args.inputs:
+            for record in records(source):
+                if count == args.limit:
+                    return count
+                if not isinstance(record, dict):
+                    sys.exit(f"to_jsonl: {source}: record {count + 1} must be an object, got a {type(record).__name__}")
+                if wanted:
+                    record = {new: reach(record, key, f"{source}: record {count + 1}") for key, new in wanted}
+                out.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
+                count += 1
+    return count
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs", nargs="+", metavar="INPUT")
@@ -82,19 +111,15 @@ def main():
     parser.add_argument("--limit", type=int, help="only so many records")
     args = parser.parse_args()
     wanted = [key.split("=", 1) if "=" in key else (key, key) for key in args.keys or []]
-    count = 0
-    with open(args.output + ".partial", "w", encoding="utf-8") as out:
-        for source in args.inputs:
-            for record in records(source):
-                if count == args.limit:
-                    break
-                if not isinstance(record, dict):
-                    sys.exit(f"to_jsonl: {source}: record {count + 1} must be an object, got a {type(record).__name__}")
-                if wanted:
-                    record = {new: reach(record, key, f"{source}: record {count + 1}") for key, new in wanted}
-                out.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
-                count += 1
-    os.replace(args.output + ".partial", args.output)
+    partial = args.output + ".partial"
+    try:
+        count = write(args, wanted, partial)
+        os.replace(partial, args.output)
+    except OSError as e:
+        sys.exit(f"to_jsonl: {e.filename}: {e.strerror}")
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
     print(f"{args.output}: {count} records")
 
 

@@ -137,6 +137,13 @@ def check_to_jsonl(here):
     failed = subprocess.run([sys.executable, str(TOOLS / "to_jsonl.py"), here / "b.json", "--output", here / "o", "--keys", "z"],
                             capture_output=True, text=True)
     assert failed.returncode == 1 and "record 1: there is no key z; the record has q, a, m" in failed.stderr, failed.stderr
+    for name, text, said in [("d.jsonl", '{"a": 1}\n{"a":\n', "line 2"), ("d.json", "[1", "Expecting"),
+                             ("d.csv", "a,b\n1,2\n3\n", "line 3 must have 2 columns")]:
+        (here / name).write_text(text)
+        failed = subprocess.run([sys.executable, str(TOOLS / "to_jsonl.py"), here / name, "--output", here / "o2"],
+                                capture_output=True, text=True)
+        assert failed.returncode == 1 and f"{here / name}: " in failed.stderr and said in failed.stderr, failed.stderr
+        assert not list(here.glob("o2*")), "nothing half-written stays"
 
 
 def main():
