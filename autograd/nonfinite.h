@@ -19,8 +19,8 @@ struct NonFiniteReport {
   int64_t index = -1;   // flat position in that tensor
   double value = 0.0;   // inf, -inf or nan
 
-  /// "layers.3.mlp swiglu backward: inf at element 17 of fp16 [4,96]"; "expert 5 of
-  /// layers.3.mlp swiglu ..." where rows are those of experts; "all tensors are finite" when nothing was found.
+  /// "layers.3.mlp swiglu backward: inf at element 17 of fp16 [4,96]"; where rows are those of experts it begins with
+  /// "expert 5 of layers.3.mlp"; "all tensors are finite" when nothing was found.
   std::string text() const;
 };
 

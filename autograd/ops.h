@@ -43,8 +43,8 @@ Var rms_norm(Tape& tape, const Var& x, const Var& w, double eps);
 /// the scope `add_scope`. b has w's type.
 std::pair<Var, Var> add_rms_norm(Tape& tape, const Var& a, const Var& b, const Var& w, double eps,
                                  const std::string& add_scope);
-/// RMSNorm of every query and key head of qkv rows [H*D | G*D | G*D] (Qwen3); value heads pass. qw[D], kw[D]. Saves
-/// qkv, weights, rstd.
+/// RMSNorm of every query and key head of qkv rows [H*D | G*D | G*D] (Qwen3); value heads pass unchanged. qw[D], kw[D];
+/// gradients as rms_norm has them. Saves qkv, weights, rstd.
 Var qk_norm(Tape& tape, const Var& qkv, const Var& qw, const Var& kw, Heads heads, double eps);
 
 // ---- attention (attention.cpp) --------------------------------------------------------------------------------------
@@ -55,8 +55,8 @@ Var rope(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& position
 Var rope_kv(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& positions, Heads heads, Tensor& pages,
             const Tensor& slots);
 /// Causal grouped-query attention over packed sequences; offsets[S+1] int32, qkv[T,(H+2G)D] -> [T,H*D]. Saves qkv,
-/// output and log-sum-exp. No sequence is longer than `longest` (0: not known, T is taken): a device plans its launches
-/// with it.
+/// output and log-sum-exp. No sequence is longer than `longest` (0: not known, T is taken); a device plans its launches
+/// by that number. Errors: a head size that is no multiple of 8, query heads that G does not divide.
 Var attention(Tape& tape, const Var& qkv, const Tensor& offsets, Heads heads, int64_t longest = 0);
 /// One row a sequence against its keys in the cache: pages, table[S,max_pages] and lengths[S] as in core/kernels.h. No
 /// gradient: the tape must not record.
@@ -91,7 +91,7 @@ Var combine(Tape& tape, const Var& y, const Var& weights, const Routes& routes);
 
 // ---- elementwise (elementwise.cpp) ----------------------------------------------------------------------------------
 /// a + b of equal shapes; the result has a's type (residual streams may be wider than branches). The same for sub, mul,
-/// minimum, maximum, less_equal.
+/// minimum, maximum and less_equal.
 Var add(Tape& tape, const Var& a, const Var& b);
 Var sub(Tape& tape, const Var& a, const Var& b);
 Var mul(Tape& tape, const Var& a, const Var& b);
@@ -125,8 +125,8 @@ Var swiglu(Tape& tape, const Var& gate_up);
 Var sum(Tape& tape, const Var& x);
 /// x[T] -> [S]: sums over segments offsets[S+1] (int32, ascending from 0 to T).
 Var segment_sum(Tape& tape, const Var& x, const Tensor& offsets);
-/// Its transpose x[S] -> [T]: every element of a segment gets its value. `tokens` is T = offsets[S], which the host
-/// knows.
+/// Its transpose x[S] -> [T]: every element of a segment gets its value. `tokens` is T = offsets[S], given because
+/// offsets may lie on a device.
 Var segment_expand(Tape& tape, const Var& x, const Tensor& offsets, int64_t tokens);
 
 // ---- vocab (vocab.cpp) ----------------------------------------------------------------------------------------------

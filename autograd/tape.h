@@ -33,7 +33,7 @@ enum class Recompute : uint8_t {
   kFull,         // keep each layer's input only (checkpoint())
 };
 
-/// Where a Var's gradient goes. Records hold slots, never Vars: a record must not keep a value alive that its gradient
+/// Where a Var's gradient goes. Records hold slots, never Vars, so that no record keeps a value alive that its gradient
 /// does not read.
 struct GradSlot {
   Shape shape;
@@ -88,8 +88,8 @@ class Saved {
 };
 
 /// Called with each op's outputs (forward) and each gradient handed back by an op (backward; for a parameter the sink
-/// after the addition) when an observer is set: forensics names the first non-finite tensor with it
-/// (autograd/nonfinite.h).
+/// after the addition) when an observer is set. autograd/nonfinite.h has one that finds the first non-finite tensor of
+/// a step.
 struct Observation {
   std::string_view scope;  // "layers.3.mlp"
   std::string_view op;     // "swiglu"

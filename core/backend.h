@@ -56,8 +56,8 @@ class Backend {
 
   /// Storage of at least `bytes` bytes, 256-byte aligned. Throws Error naming the request and what is held.
   virtual std::shared_ptr<Storage> allocate(size_t bytes) = 0;
-  virtual void copy_from_host(void* dst, const void* src, size_t bytes) = 0;
-  virtual void copy_to_host(void* dst, const void* src, size_t bytes) = 0;
+  virtual void copy_from_host(void* dst, const void* src, size_t bytes) = 0;  // in stream order; src is free at return
+  virtual void copy_to_host(void* dst, const void* src, size_t bytes) = 0;    // waits for the stream
   /// Device-to-device, in stream order.
   virtual void copy(void* dst, const void* src, size_t bytes) = 0;
   /// Sets bytes to zero (the number 0 in every type), in stream order.
@@ -96,7 +96,7 @@ class Exec {
   const Kernels& kernels() const { return backend_->kernels(); }
   Tensor empty(Shape shape, Dtype dtype) const { return Tensor(*backend_, shape, dtype); }
   Tensor zeros(Shape shape, Dtype dtype);
-  /// The block that Scratch lends from now (null before the first use): a graph keeps it alive.
+  /// The block that Scratch lends from at present (null before the first use): a graph keeps it alive.
   const std::shared_ptr<Storage>& scratch() const { return scratch_; }
 
   bool deterministic = true;  // same inputs, same bits

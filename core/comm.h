@@ -1,5 +1,5 @@
-// Comm: what the processes of one run say to each other. A rank is one process with one device; all ranks make the
-// same calls in the same order. With one rank every call is a no-op (or a copy), so no caller asks how many there are.
+// Comm: what the processes of one run say to each other. A rank is one process with one device; all ranks make the same
+// calls in the same order. With one rank every call is a no-op (or a copy), so no caller asks how many there are.
 //
 //   tensors     on the device of an Exec, in its stream's order: all_reduce, reduce_scatter, all_gather, broadcast
 //   host bytes  of any length: gather (to all ranks), broadcast, barrier

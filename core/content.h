@@ -13,8 +13,8 @@ std::string foreign_content(std::string_view head);
 std::string head_of(const std::filesystem::path& path, size_t bytes = 256);
 /// Throws where foreign_content knows the file: "PATH: is gzip-compressed; wanted is `wanted`".
 void check_content(const std::filesystem::path& path, std::string_view wanted);
-/// Words for a line that is not the JSON object that JSON lines have, to follow a message: that one object a line is
-/// wanted, and what the file seems to be (an array, a document over several lines).
+/// The end of a message about a line of a JSON-lines file that holds no JSON object: that every line has to hold one,
+/// and what the file seems to be instead (an array, a document over several lines).
 std::string json_lines_hint(std::string_view line);
 
 }  // namespace mantissa

@@ -1,5 +1,5 @@
-// Files: whole-file reads with a limit, read-only maps, and writes that either happen completely or not at
-// all (written aside, flushed to the disk, renamed). Every error names the file and what the system said.
+// Files: whole-file reads with a limit, read-only maps, and writes that either happen completely or not at all (written
+// aside, flushed to the disk, renamed). Every error names the file and what the system said.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@ inline bool file_exists(const std::filesystem::path& path) {
   std::error_code ignored;
   return std::filesystem::exists(path, ignored);
 }
-/// Content of a file of at most `limit` bytes.
+/// The content of a regular file. One of more than `limit` bytes is an error.
 std::string read_file(const std::filesystem::path& path, size_t limit = size_t(256) << 20);
 
 /// The next line without its line feed; false at the end. One longer than `limit` bytes is an error, before it is read
@@ -36,8 +36,8 @@ class MappedFile {
   MappedFile& operator=(const MappedFile&) = delete;
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
-  /// Tells the system that `part` was read for the last time: its pages stop counting as this process's
-  /// memory.
+  /// Tells the system that `part` was read for the last time: the pages that lie wholly in it stop counting as this
+  /// process's memory. Reading them again is allowed, and fetches them from the file.
   void release(std::span<const std::byte> part) const;
 
  private:
@@ -45,7 +45,7 @@ class MappedFile {
   size_t size_ = 0;
 };
 
-/// A file written as "<path>.partial" and renamed to its name by commit(); gone when never committed. See replaceable.
+/// A file written as "<path>.partial" and renamed to its name by commit(), else removed. Links: see replaceable().
 class AtomicFile {
  public:
   explicit AtomicFile(const std::filesystem::path& path);
@@ -63,9 +63,9 @@ class AtomicFile {
   int fd_ = -1;
 };
 
-/// A directory filled as "<path>.partial" and renamed to its name by commit(); gone when never committed.
-/// `path` must not exist yet, or be an empty directory. A leftover of a killed process under the partial name
-/// is removed.
+/// A directory filled as "<path>.partial" and renamed to its name by commit(), else removed. `path` must not exist yet,
+/// or be an empty directory. What a killed process has left under the partial name is removed first. Throws Error
+/// naming the path, and the rule or what the system said.
 class AtomicDirectory {
  public:
   explicit AtomicDirectory(std::filesystem::path path);
@@ -82,8 +82,8 @@ class AtomicDirectory {
   bool committed_ = false;
 };
 
-/// Holds a directory for this process; leaves nothing in it. Throws Error when another process holds it
-/// already, where the file system tells: not every network file system does.
+/// Holds a directory for this process; leaves nothing in it. Throws Error when another process holds it already, where
+/// the file system tells: not every network file system does.
 class DirectoryLock {
  public:
   explicit DirectoryLock(const std::filesystem::path& path);

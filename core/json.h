@@ -14,8 +14,8 @@ namespace mantissa {
 /// How a string spells control characters: \n as "\n" where JSON has a letter for it, or always as "\u000a".
 enum class JsonEscapes : uint8_t { kLetters, kCodes };
 
-/// Text as a JSON string with its quotes. Bytes that are no UTF-8 become U+FFFD, one for each longest beginning of a
-/// character that breaks off.
+/// Text as a JSON string with its quotes. Ill-formed UTF-8 becomes U+FFFD, one for each maximal subpart (the practice
+/// that the Unicode standard recommends).
 std::string json_string(std::string_view text, JsonEscapes escapes = JsonEscapes::kLetters);
 /// A number with nine digits, or null.
 std::string json_number(double value);

@@ -94,17 +94,17 @@ struct AdamWRule {
 
 struct Kernels {
   // ---- elementwise --------------------------------------------------------------------------------------------------
-  void (*fill)(Exec&, Tensor& out, double value);
+  void (*fill)(Exec&, Tensor& out, double value);  // out = round(value), in any type
   /// out = round(in); any pair of floating types.
   void (*cast)(Exec&, Tensor& out, const Tensor& in);
   /// out = a op b, same shapes; out, a and b may differ in type (fp32 residual + fp16 branch). out may alias a or b.
   void (*binary)(Exec&, Tensor& out, const Tensor& a, const Tensor& b, Binary op);
-  void (*unary)(Exec&, Tensor& out, const Tensor& in, Unary op, double p0, double p1);
+  void (*unary)(Exec&, Tensor& out, const Tensor& in, Unary op, double p0, double p1);  // p0, p1: see Unary
   /// out[T,C] = in[T,C] + bias[C] (out may alias in, in may be wider), and its gradient: dbias[C] fp32 (or fp64) +=
   /// column sums of dout.
   void (*add_bias)(Exec&, Tensor& out, const Tensor& in, const Tensor& bias);
   void (*bias_bwd)(Exec&, Tensor& dbias, const Tensor& dout);
-  /// SwiGLU on the fused projection gate_up[T,2F] = [gate | up]: out = silu(gate) * up.
+  /// SwiGLU on the fused projection gate_up[T,2F] = [gate | up]: out[T,F] = silu(gate) * up; its gradient.
   void (*swiglu_fwd)(Exec&, Tensor& out, const Tensor& gate_up);
   void (*swiglu_bwd)(Exec&, Tensor& dgate_up, const Tensor& dout, const Tensor& gate_up);
   /// out[0] = sum of in, in the accumulator type.
@@ -116,8 +116,8 @@ struct Kernels {
   /// out[i,:] = in[rows[i],:], and its gradient out[rows[i],:] += in[i,:] for distinct rows (out cleared by the op).
   void (*gather_rows)(Exec&, Tensor& out, const Tensor& in, const Tensor& rows);
   void (*scatter_rows)(Exec&, Tensor& out, const Tensor& in, const Tensor& rows);
-  /// out[:, to : to+n] = in[:, from : from+n], rounded where the types differ: the outputs of one part of a fused
-  /// projection.
+  /// out[:, to : to+n] = in[:, from : from+n], rounded where the types differ; out's other columns stay. Used for one
+  /// part of a fused projection.
   void (*copy_columns)(Exec&, Tensor& out, int64_t to, const Tensor& in, int64_t from, int64_t n);
   /// out[T,C] = in / (1 - p) where an element is kept, else 0. Element c of row t is kept when uniform_from of word c %
   /// 4 of Philox counter (rows[t][0], rows[t][1], place, c / 4) is at least p. rows[T,2] int32, key a key_tensor().
@@ -127,8 +127,8 @@ struct Kernels {
 
   // ---- matmul -------------------------------------------------------------------------------------------------------
   /// c[M,N] = op(a)[M,K] . op(b)[K,N] (+ c when accumulate). a and b share a type; c is that type or fp32. Per element
-  /// one FMA chain over ascending k in fp32 (fp64), starting at c when accumulate. Match::kPeer (not fp64): four
-  /// chains over quarters of K (rounded up), added in order, then c.
+  /// one FMA chain over ascending k in fp32 (fp64), starting at c when accumulate. Match::kPeer (not fp64): four chains
+  /// over quarters of K (rounded up), added in order, then c.
   void (*matmul)(Exec&, Tensor& c, const Tensor& a, const Tensor& b, Trans trans, bool accumulate);
   /// c[M,N] = a[M,K] . b[N,K]^T + bias[N], one rounding; bias has c's type. The CPU's chains start at the bias; kPeer
   /// adds it after the four.
@@ -140,10 +140,10 @@ struct Kernels {
   /// sum = round(a + b) in a's type, then y, rstd = its norm, in one pass: the bits of `binary` and rms_norm_fwd.
   void (*add_rms_norm_fwd)(Exec&, Tensor& sum, Tensor& y, Tensor& rstd, const Tensor& a, const Tensor& b,
                            const Tensor& w, double eps);
-  /// dx (overwritten), dw[C] fp32 += ...; dw may be undefined (weight frozen), dqw and dkw below as well.
+  /// dx = rstd (w dy - xhat mean(w dy xhat)), dw[C] fp32 += column sums of dy xhat; dw (dqw, dkw) undefined: frozen.
   void (*rms_norm_bwd)(Exec&, Tensor& dx, Tensor& dw, const Tensor& dy, const Tensor& x, const Tensor& w,
-                       const Tensor& rstd);
-  /// The same over each query and key head of qkv rows (Qwen3): weights qw[D], kw[D], rstd[T,H+G]; values are copied.
+                       const Tensor& rstd);  // xhat = x * rstd; dx is overwritten
+  /// The same over each query and key head of qkv rows (Qwen3): qw[D], kw[D], rstd[T,H+G]; values are copied.
   void (*qk_norm_fwd)(Exec&, Tensor& out, Tensor& rstd, const Tensor& qkv, const Tensor& qw, const Tensor& kw,
                       Heads heads, double eps);
   void (*qk_norm_bwd)(Exec&, Tensor& dqkv, Tensor& dqw, Tensor& dkw, const Tensor& dout, const Tensor& qkv,
@@ -200,7 +200,7 @@ struct Kernels {
                            const Tensor& weights, const Tensor& rows);
 
   // ---- vocab --------------------------------------------------------------------------------------------------------
-  /// out[T,C] = table[ids[t]]; dtable fp32 += in ascending token order.
+  /// out[t,:] = table[ids[t],:]; its gradient dtable[ids[t],:] += dout[t,:] in fp32 (fp64), tokens ascending.
   void (*embedding_fwd)(Exec&, Tensor& out, const Tensor& table, const Tensor& ids);
   void (*embedding_bwd)(Exec&, Tensor& dtable, const Tensor& dout, const Tensor& ids);
   /// Of fp32 logits[T,V] (fp64 in gradient checks): logprob[t] = z[target] - lse, z = logits * inv_temperature,
@@ -222,15 +222,15 @@ struct Kernels {
                  const Tensor& key, SamplingRule rule);
 
   // ---- optim --------------------------------------------------------------------------------------------------------
-  /// state is a tensor holding one StepState. Adds sum of squares and non-finite flag of grad (fp32).
+  /// state is a state_tensor(). Adds the squares of grad (fp32) to sum_squares; not_finite = 1 where one is inf or NaN.
   void (*grad_stats)(Exec&, Tensor& state, const Tensor& grad);
   /// Decides the step from the accumulated statistics: overflow, norm, clip factor, next loss scale and counters;
   /// clears the statistics. grad_factor uses the scale the gradients were made with. max_norm 0 = no clipping.
   void (*step_decide)(Exec&, Tensor& state, ScalerRule scaler, double max_norm);
-  /// One pass of decoupled AdamW with bias correction at adam_step (already counting this step); writes the compute
-  /// copy (rounded) unless it is undefined or the same tensor as master. Nothing changes when state.overflow.
+  /// Decoupled AdamW: g = grad_factor grad; m += (1 - beta1)(g - m); v += (1 - beta2)(g^2 - v); with t = adam_step,
+  /// master = (1 - lr weight_decay) master - lr m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps).
   void (*adamw)(Exec&, Tensor& master, Tensor& m, Tensor& v, Tensor& compute, const Tensor& grad, const Tensor& state,
-                AdamWRule rule);
+                AdamWRule rule);  // and compute = round(master) where it is another tensor; nothing on overflow
 };
 
 /// Keys per attention block and rows per KV page.

@@ -15,7 +15,7 @@ Backend& cpu();
 void register_backend(std::unique_ptr<Backend> backend);
 /// Remembers why `name` is not there, for the error of find_backend.
 void set_unavailable(const std::string& name, const std::string& reason);
-/// By name; "auto" prefers the last one registered. Throws, with the reason or listing what is there.
+/// By name ("cuda:N" finds "cuda"); "auto" is the last one registered. Throws with the reason, or a list of all.
 Backend& find_backend(const std::string& name);
 std::vector<std::string> backend_names();
 

@@ -1,8 +1,8 @@
 // safetensors: named dense tensors in one file (https://github.com/huggingface/safetensors):
 //
 //   u64 little-endian N | N bytes of JSON header | data
-//   header: {"name": {"dtype": "F16", "shape": [2,3], "data_offsets": [begin, end]}, ..., "__metadata__":
-//   {"k": "v"}}
+//   header: {"name": {"dtype": "F16", "shape": [2,3], "data_offsets": [begin, end]}, ...,
+//            "__metadata__": {"key": "value"}}
 //
 // The header is checked before anything believes it: its length against the file, types, names once, the byte count of
 // each tensor against dtype and shape, and that the tensors tile the data exactly (no overlap, no gap, no rest), which

@@ -65,7 +65,7 @@ class Tensor {
   Dtype dtype_ = Dtype::kF32;
 };
 
-/// A tensor on `backend` holding a copy of host values; and back. Both wait for the copy.
+/// A tensor on `backend` holding a copy of host values; and back. The values may go at return; to_host waits.
 template <class T>
 Tensor tensor_from(Backend& backend, std::span<const T> values, Shape shape);
 template <class T>

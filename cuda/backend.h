@@ -13,8 +13,8 @@ class Mesh;
 /// Why CUDA cannot be used here (no driver, no device, too old a driver or device); empty when it can.
 std::string cuda_unavailable(int device = 0);
 
-/// Registers the backend "cuda" on device `device` (as CUDA_VISIBLE_DEVICES numbers them). Throws with the reason where
-/// cuda_unavailable() has one.
+/// Registers the backend "cuda" on device `device` (as CUDA_VISIBLE_DEVICES numbers them). Throws Error with the reason
+/// that cuda_unavailable() gives, where there is one.
 void register_cuda_backend(int device = 0);
 
 /// Devices that this process may use (CUDA_VISIBLE_DEVICES counts); 0 without a driver. Makes no context.

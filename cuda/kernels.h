@@ -1,7 +1,7 @@
 // The kernel families of the CUDA backend: each fills its entries of the table (core/kernels.h is the contract). fp64
 // runs on the CPU only. A kernel that has run once with its shapes allocates nothing but scratch, does not wait for the
 // device, and does what a graph can record; at the first call matmul and attention choose among library plans, which
-// may measure. The build has --fmad=false: where a multiply and an add shall fuse, the source says fmaf.
+// may measure. The build has --fmad=false: where a multiply and an add are to fuse, the source says fmaf.
 #pragma once
 
 #include "core/kernels.h"

@@ -46,7 +46,7 @@ __device__ __forceinline__ uint32_t transpose_matrix(uint32_t r) {
   return out;
 }
 
-/// Two floats rounded to T in one register, the first in the low half; and the value a half of it has.
+/// Two floats rounded to T in one register, the first in the low half.
 template <class T>
 __device__ __forceinline__ uint32_t pack_two(float low, float high) {
   struct alignas(4) Two {

@@ -6,8 +6,8 @@
 namespace mantissa {
 
 /// Gives the model an adapter of zeros in the model's compute type, with a rollout copy where the model has one, and
-/// with masters where asked for. One of the same config that the model has already keeps its buffers, so that recorded
-/// rollouts stay valid.
+/// with masters where asked for. Where the model has one of the same config already, that one keeps its buffers, so
+/// that recorded rollouts stay valid.
 Adapter& add_adapter(Model& model, const AdapterConfig& config, bool masters = false, Shard shard = {},
                      Placement placement = Placement::kDevice);
 /// A as PEFT draws it, "kaiming" (uniform in +-1/sqrt(K)) or "gaussian" (deviation 1/r), and B zero: the model computes

@@ -1,7 +1,7 @@
 // A loaded model: config, parameters, decoder, and the folder or file it came from. load_model does the loading: it
 // recognises a Hugging Face directory, a .gguf file, a run's checkpoint (nn/checkpoint.h), "builtin:<name>" (a Hugging
-// Face directory in builtin/ of the source tree or in $MANTISSA_BUILTIN) and "random:CONFIG.json" (random weights;
-// tokenizer files beside it).
+// Face directory in $MANTISSA_BUILTIN, else in share/mantissa/builtin of the installation, else in builtin/ of the
+// source tree) and "random:CONFIG.json" (random weights; tokenizer files beside it).
 #pragma once
 
 #include <filesystem>
@@ -35,11 +35,11 @@ struct Model {
 
 /// Loads `path` with a compute copy in `compute`. `fp32_master` also makes fp32 masters, filled from the file's own
 /// precision (not from the rounded copy), of them only what `shard` keeps, where `placement` says; moments and
-/// gradients are allocated by the optimizer. Errors name the file, the tensor (Hugging Face name), the rule and the
-/// value.
+/// gradients are allocated by the optimizer. Throws Error naming the file, the tensor (as Hugging Face calls it), the
+/// rule and the value.
 std::unique_ptr<Model> load_model(const std::string& path, Backend& backend, Dtype compute, bool fp32_master,
                                   Shard shard = {}, Placement placement = Placement::kDevice);
-/// Throws where a weight is not finite in the type of `weights`, naming `where` and the tensor. load_model asks it.
+/// Throws where a weight is not finite in the type of `weights`, naming `where` and the tensor. load_model calls it.
 void check_finite(const Model& model, const ParamBuffer& weights, const std::string& where);
 /// The tokenizer files of `path` alone: no weights are opened, config.json may be missing.
 TokenizerFiles load_tokenizer_files(const std::string& path);

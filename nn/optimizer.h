@@ -1,13 +1,13 @@
-// AdamW on flat buffers with the loss scaler in the same device record (StepState): unscale, clip, step or skip, in 3
-// kernel passes (grad_stats, step_decide, adamw) and no wait for the host between them. The scaler is a small state
-// machine:
+// AdamW on flat buffers with the loss scaler in the same device record (StepState): unscale, clip, step or skip, in
+// three kernel passes (grad_stats, step_decide, adamw; core/kernels.h has the formulas) and no wait for the host
+// between them. The scaler is a small state machine:
 //
 //   overflow  -> scale *= backoff (not below min), good_steps = 0, skips_in_row += 1; nothing else advances
 //   clean     -> good_steps += 1, skips_in_row = 0; at growth_interval: scale *= growth (not above max), good_steps = 0
 //
 // The gradients of a step were made with the scale that stood before it: the norm is that of gradient / scale, clipping
-// acts on it, and only then the weights move. On overflow neither Adam's step nor the schedule advances;
-// the schedule alone does for updates that were planned and had nothing to learn from.
+// acts on it, and only then the weights move. On overflow neither Adam's step nor the schedule advances. For an update
+// that was planned and had nothing to learn from, the schedule alone advances.
 //
 // Several processes (ZeRO-1): gradients are summed in fp32, each process gets the sum of its parts, updates its masters
 // and moments, and all gather the compute copy. The statistics are summed too, so all decide alike.

@@ -103,9 +103,9 @@ class ParamBuffer {
 };
 
 /// The parameters of one model as far as they exist here: layout, copies to compute with, and, of what is trained, the
-/// optimizer's state. Training reads `compute`, rollout a `rollout` copy of another type where there is one. master may
-/// be the same buffer as `compute` (fp32 training on one process, placed on the device). A model that is
-/// only read has `compute` alone.
+/// optimizer's state. Training reads `compute`, rollout a `rollout` copy of another type where there is one. `master`
+/// may be the same buffer as `compute` (fp32 training on one process, masters on the device). A model that is only
+/// read, never trained, has `compute` alone.
 struct ParamSet {
   ParamLayout layout;
   Shard shard;

@@ -11,9 +11,9 @@ namespace mantissa {
 void reduce_gradients(Exec& exec, Comm& comm, const ParamSet& params);
 /// `copy`, a whole buffer in which each process has written its own parts, becomes the same on all.
 void gather_parts(Exec& exec, Comm& comm, const ParamSet& params, const ParamBuffer& copy);
-/// `values`, where they lie in host memory by the set's placement, as a copy on the exec's device.
+/// `values` where the exec's kernels can reach them: a copy on its device if Placement::kHost keeps them elsewhere.
 Tensor staged(Exec& exec, const ParamSet& params, const Tensor& values);
-/// Writes such a copy back to `values`.
+/// Writes what staged() gave back to `values`.
 void put_back(const ParamSet& params, const Tensor& values, const Tensor& copy);
 /// A buffer of parts put together in host memory on the main process, undefined on the others; a whole one is itself.
 ParamBuffer gather_whole(Exec& exec, Comm& comm, const ParamSet& params, const ParamBuffer& parts);

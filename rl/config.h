@@ -29,13 +29,13 @@ struct RunSection {
 };
 
 struct ModelSection {
-  std::string path;  // Hugging Face directory, .gguf file, builtin:<name>
+  std::string path;  // as load_model takes it (nn/model.h)
   void fields(Fields& f);
 };
 
 struct DistributedConfig {
-  std::string gpus = "1";  // processes started on this machine, one a GPU; or auto
-  std::string offload = "none";
+  std::string gpus = "1";        // processes started on this machine, one a GPU; or auto
+  std::string offload = "none";  // none, optimizer: masters and moments in host memory
   Placement placement() const { return offload == "optimizer" ? Placement::kHost : Placement::kDevice; }
   void fields(Fields& f);
 };

@@ -1,5 +1,5 @@
-// The keys of a config for people: what each is, means and may be, as `trainer --keys` prints them and docs/config.md
-// keeps them; and the key that somebody meant who wrote another one.
+// The keys of a config for people: the type, meaning and rule of each, as `trainer --keys` prints them and
+// docs/config.md keeps them; and which key was meant where somebody wrote one that there is not.
 #pragma once
 
 #include <string>
@@ -25,8 +25,8 @@ std::vector<ConfigKey> config_keys(RunConfig config = {});
 /// begin so, and Error naming the nearest key where none does; without any the whole reference, its introduction first.
 std::string describe_keys(const std::vector<std::string>& prefixes);
 
-/// The known key that "section.key" (or a path of more parts) was meant to be: the one that TRL or verl call so, one of
-/// that name in another section, or the one that is spelt most alike.
+/// The known key that "section.key" (or a path of more parts) was meant to be: the one that TRL or verl know by that
+/// name, one of that name in another section, or the one that is spelt most like it.
 std::string nearest_key(const std::string& name);
 /// What nearest_key knows of other programs: their name for a key, and ours.
 const std::vector<std::pair<std::string, std::string>>& foreign_keys();

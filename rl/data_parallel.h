@@ -24,7 +24,7 @@ std::vector<size_t> own_groups(size_t count, const Comm& comm);
 void sample_own(Engine& engine, std::span<RolloutGroup> groups, int n, const GenerateOptions& options,
                 const Comm& comm);
 
-/// Sends the samples of this rank's groups to all and fills in those of the others, whose samples are ignored.
+/// Sends the samples of this rank's groups to all ranks, and replaces those of other groups by what their ranks sent.
 void share_samples(std::span<RolloutGroup> groups, Comm& comm);
 
 /// Adds counters of what each rank did itself, over ranks, to the metrics of the same names.

@@ -1,5 +1,5 @@
-// Evaluation: n samples a problem, graded, summed up as avg@n, pass@k and maj@n. Used by `evaluate` and by the loop's
-// own evaluation.
+// Evaluation: n samples of each problem, graded, summed up as avg@n, pass@k and maj@n. Used by the program `evaluate`
+// and by the evaluations that training makes (section `eval`).
 //
 // With c of n samples of a problem correct, the mean over problems of
 //   avg@n   c / n

@@ -4,9 +4,9 @@
 //   the first update's own forward is compared with mu in full, before its optimizer step: it costs nothing;
 //   one micro-batch of the others, drawn by the seed, is re-scored before the first update (exact.check: all: each)
 //
-// A token that differs ends the run with its position, both values and the first op that parts them, or is reported
-// where precision.on_difference is warn. rollout_corr/* are computed from what was forwarded again, never from mu
-// copied.
+// A token that differs ends the run with an error that gives its position, both values and the first op whose outputs
+// differ; under precision.on_difference: warn it is reported instead. rollout_corr/* are computed from the log-probs
+// that were forwarded again, never from mu itself.
 #pragma once
 
 #include <functional>
@@ -36,7 +36,7 @@ class ExactCheck {
     bool stop = true;   // of precision.on_difference
     uint64_t seed = 0;  // of the run; the draw depends on it and on the step
     int64_t step = 0;   // counted from 1, for messages
-    /// A clause that says where the model parts for a token (see first_difference); may be empty.
+    /// A clause that says where in the model a token's two forms part (see first_difference); may be empty.
     std::function<std::string(const TrainBatch& batch, size_t sequence, int64_t token)> locate;
   };
 

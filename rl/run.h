@@ -106,8 +106,8 @@ class Run {
 bool train(Run& run, const std::function<bool()>& stop);
 
 /// Evaluates the current weights on every set of eval.files, by the settings of `eval`: one line of eval.jsonl,
-/// val-core/<set>/acc/{mean,pass,maj}@n with their 95 % intervals and more under val-aux/<set>/ (evaluate.h).
-/// Samples depend on seed and problem alone, so that evaluations of a run compare.
+/// val-core/<set>/acc/{mean,pass,maj}@n with their 95 % intervals and more under val-aux/<set>/ (evaluate.h). Samples
+/// depend on seed and problem alone, so that the evaluations of a run can be compared.
 void evaluate(Run& run);
 
 }  // namespace mantissa

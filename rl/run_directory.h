@@ -11,8 +11,8 @@
 //                adapter/         or the trained adapter as a PEFT directory
 //
 // It is opened before anything is loaded: a used directory is refused unless the run resumes or overwrites. What an
-// earlier run left is deleted only by begin() and resume(), when everything else has been opened. The directory is
-// held for this process, since two runs would mix their files.
+// earlier run left is deleted only by begin() and resume(), when everything else has been opened. The directory is held
+// for this process, since two runs would mix their files.
 #pragma once
 
 #include <filesystem>
@@ -37,8 +37,8 @@ struct StartOptions {
 class RunDirectory {
  public:
   /// Makes the directory, holds it, and decides what the run starts from. Throws Error where it is used, held, not
-  /// writable, or holds files that no run wrote; and where the checkpoint was made under a config that differs in a
-  /// decisive key (core/fields.h).
+  /// writable, or holds files that no run wrote; and where the checkpoint was made under a config that differs in a key
+  /// that decides bits (core/fields.h: decisive).
   RunDirectory(const RunConfig& config, const StartOptions& start);
 
   const std::filesystem::path& path() const { return path_; }
@@ -51,7 +51,7 @@ class RunDirectory {
   /// Starts anew: deletes what an earlier run left and opens empty files. `about` follows the version at the top of
   /// config.yaml: comment lines on device, model and data.
   void begin(const std::string& about);
-  /// Resumes behind checkpoint(), whose state this is: cuts the files to what it saw and deletes later checkpoints. The
+  /// Resumes from checkpoint(), whose state this is: cuts the files to what it saw and deletes later checkpoints. The
   /// checkpoint of another run's directory begins new files. Returns whether the checkpoint is one of its own.
   bool resume(const CheckpointState& state, const std::string& about);
 

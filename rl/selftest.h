@@ -1,5 +1,5 @@
-// Self-test with optim.lr = 0: nothing is learned, so whatever moves is a fault. The loop runs as always
-// (rollout, scoring, backward, optimizer); after each step this looks at two things:
+// Self-test with optim.lr = 0: nothing is learned, so whatever moves is a fault. The loop runs as always (rollout,
+// scoring, backward, optimizer); after each step this looks at two things:
 //
 //   selftest/weights_changed  1 when a bit of the weights (masters or copies) differs from the start, else 0
 //   selftest/k3_kl_trend      slope of rollout_corr/k3_kl against the step, over its standard error: the t
@@ -11,8 +11,8 @@
 
 namespace mantissa {
 
-/// Slope of y over its index divided by the slope's standard error. 0 for fewer than 4 values, and where the
-/// values are equal or not finite; infinite for an exact line.
+/// Slope of y over its index divided by the slope's standard error. 0 for fewer than 4 values, and where the values are
+/// equal or not finite; infinite for an exact line.
 double trend(std::span<const double> values);
 
 class SelfTest {

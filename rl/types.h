@@ -41,7 +41,7 @@ struct Completion {
 struct RolloutSample {
   Completion completion;
   double reward = 0.0;          // the sum, where there are several; after overlong handling
-  double score = 0.0;           // the same as it was graded
+  double score = 0.0;           // the same before overlong handling
   std::vector<double> rewards;  // each named one by itself, in the order of names; NaN where it does not grade the row
   double advantage = 0.0;
   std::string extracted;  // the answer the reward read, for dumps

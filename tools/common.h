@@ -31,8 +31,8 @@ std::string progress_line(const EngineStats& stats, double seconds);
 /// seconds how far it is.
 GenerateOptions generate_options(const Engine& engine, const RolloutConfig& rollout, StopRule stop, int64_t seed);
 
-/// The stop ids of a model and the strings of --stop. Without a tokenizer there are only the ids of config.json, and no
-/// strings.
+/// The stop ids of a model and the strings of --stop. Without a tokenizer: no strings, and of the ids those
+/// of config.json alone.
 StopRule stop_rule(const Model& model, const Tokenizer* tokenizer, const SamplingConfig& sampling);
 
 /// Throws where a file that is to be written (flag and path; empty: none) is one that is read, another one that is

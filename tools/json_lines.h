@@ -1,5 +1,5 @@
-// JSON lines in and out: one object a line. Reading names file, line, key, rule and value in every error; writing is
-// core/json.h.
+// JSON lines in and out: one object a line. Every error of reading names file, line, key, rule and value. What is
+// written comes from core/json.h.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +31,7 @@ class JsonLines {
   std::string text_or_number(const std::string& key) const;
   /// A value, whatever it is, as JSON.
   std::string json_of(const std::string& key) const;
-  /// A number; the same, and an integer.
+  /// A number, and one that must be an integer.
   double number(const std::string& key) const;
   int64_t integer(const std::string& key) const;
   /// An array of integers in [0, 2^31).

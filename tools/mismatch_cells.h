@@ -24,7 +24,7 @@ struct Cell {
 };
 
 /// `base` under every combination of the axes' values, the first axis varying slowest: "precision=fp16,bf16". Throws on
-/// an axis or a value that there is not.
+/// an unknown axis or value.
 std::vector<Cell> make_cells(const Cell& base, const std::vector<std::string>& matrix);
 
 /// Leaves out the cells that cannot work and says why; none left is an error.

@@ -18,7 +18,7 @@ class Activity {
     uint64_t changes = 0;  // grows whenever this rank moves on
   };
 
-  /// "rollout", "update of step 3".
+  /// Begins a phase and names it: "rollout", "update of step 3".
   void phase(std::string_view name) {
     const std::lock_guard lock(mutex_);
     phase_ = name;

@@ -1,5 +1,5 @@
-// Place: which rank this process is, of how many, and where the others are met, as a launcher says it in the
-// environment.
+// Place: which rank this process is, of how many, and where the others are met. A launcher says it by environment
+// variables, each launcher by its own.
 #pragma once
 
 #include <functional>

@@ -1,5 +1,5 @@
-// Sockets: TCP connections between the processes of a run, with deadlines. Descriptors are closed on exec and never
-// raise SIGPIPE.
+// Sockets: TCP connections between the processes of a run, with deadlines. Descriptors are closed on exec, and writing
+// to them never raises SIGPIPE.
 #pragma once
 
 #include <chrono>

@@ -24,7 +24,7 @@
 
 namespace mantissa {
 
-/// Exit status of a process that ended because another rank did, which was said.
+/// Exit status of a process that ends because another rank did; a message about that rank has been printed by then.
 inline constexpr int kEndedWithOthers = 3;
 
 struct WatchdogOptions {

@@ -217,8 +217,8 @@ C max_of(const C* row, int64_t n) {
     return *std::max_element(row, row + n);
 }
 
-/// Running softmax of some rows: o[rows, width] is the unnormalised output, high the maximum so far, total the sum of
-/// exp(score - high).
+/// Running softmax of some rows: o[rows, width] is the unnormalised output, high[rows] the maximum so far, total[rows]
+/// the sum of exp(score - high).
 template <class C>
 struct Running {
   C* o;

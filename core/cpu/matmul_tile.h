@@ -50,19 +50,19 @@ TileShape tile_shape();
 void pack_a(float* to, const Operand& a, Range m, Range k);
 /// Packs columns n of b, slice k, into panels at `to` of columns * k.size() floats, missing columns zero.
 void pack_b(float* to, const Operand& b, Range n, Range k);
-/// c[m, n] of one slice. a_panels holds rows m.begin..., b_panels columns n.begin..., both panel starts; a_skip is
-/// where in their slice the a panels are read from. The sums start at 0, or at c when `accumulate`, in the first slice,
-/// and are rounded into c in the last.
+/// One slice of k, as multiply() is told of it.
 struct Slice {
   bool first, last, accumulate;
   int64_t depth;   // steps along k
   int64_t a_skip;  // of k
 };
+/// c[m, n] of one slice. a_panels holds rows m.begin..., b_panels columns n.begin..., both panel starts; a_skip is
+/// where in their slice the a panels are read from. The sums start at 0, or at c when `accumulate`, in the first slice,
+/// and are rounded into c in the last.
 void multiply(const Result& c, const float* a_panels, bool a_across, const float* b_panels, Range m, Range n,
               Slice slice);
 
-/// Match::kPeer: elements [range) of c = ((p0 + p1) + p2) + p3 (+ c last when accumulate), part i at sums + i *
-/// step.
+/// Match::kPeer: elements `range` of c = ((p0 + p1) + p2) + p3 (+ c last when accumulate), part i at sums + i * step.
 void join_parts(const Result& c, const float* sums, int64_t step, Range range, bool accumulate);
 
 /// Rows m of c[M,N] = a.b (+ c) in fp64: a (m, k) at a[m * a_row + k * a_step], b[K,N].

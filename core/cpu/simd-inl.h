@@ -18,7 +18,7 @@
 //
 //   template <class T>  // float, Half, BFloat16
 //   void scale_row(T* out, const T* x, int64_t n, float factor) {
-//     const Vec f = splat(factor);
+//     const Vec f = set(factor);
 //     transform(n, [&](Vec v) HWY_ATTR { return v * f; }, out, x);  // fp32 inside, one rounding, any n
 //   }
 //
@@ -114,14 +114,14 @@ HWY_INLINE R each(F f) {
 
 // ---- arithmetic -----------------------------------------------------------------------------------------------------
 
-HWY_INLINE Part fused(Part a, Part b, Part c) {
+HWY_INLINE Part fused(Part a, Part b, Part c) {  // a * b + c with one rounding
 #if HWY_TARGET == HWY_SCALAR
   return Part(std::fma(a.raw, b.raw, c.raw));
 #else
   return hn::MulAdd(a, b, c);
 #endif
 }
-/// Three times fused, with a constant factor or summand.
+/// The same with a constant factor, a constant summand, or both.
 HWY_INLINE Part fused(Part a, Part b, float c) {
   return fused(a, b, hn::Set(PartTag(), c));
 }

@@ -9,7 +9,7 @@ namespace mantissa {
 std::string_view simd_level();
 /// Uses nothing better than `level` (one of those names; null or "" takes the limit away). The environment variable
 /// MANTISSA_SIMD calls it at start; results do not depend on it. Throws on another name. Not to be called while kernels
-/// run.
+/// run on another thread.
 void limit_simd(const char* level);
 
 }  // namespace mantissa

@@ -13,8 +13,8 @@ void own_attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, 
 void own_attention_bwd(Exec& exec, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, const Tensor& out,
                        const Tensor& lse, const Tensor& offsets, int64_t longest, Heads heads);
 
-/// Their way over tensor cores; false, and nothing launched, for types and head sizes that have none. delta[T,H] is the
-/// rowsum of dO * O.
+/// The same on tensor cores; false, and nothing launched, for types and head sizes that have no such kernel. delta[T,H]
+/// holds, for each row and head, the sum of dout * out over D.
 bool tensor_attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets, Heads heads);
 bool tensor_attention_bwd(Exec& exec, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, const float* delta,
                           const Tensor& lse, const Tensor& offsets, Heads heads);

@@ -7,8 +7,8 @@
 namespace mantissa::cuda_kernels {
 
 /// Sequences in groups of `batch`, on the device; those beyond what `offsets` has are of length 0. Per group and
-/// `stride` apart: lengths[batch], and where sequences begin, [batch + 1] in elements of qkv rows, of out rows and of
-/// lse rows.
+/// `stride` apart: lengths[batch], and where sequences begin, [batch + 1] in elements of qkv rows (row), of out rows
+/// (out) and of lse rows (lse).
 struct SequenceBounds {
   int32_t *lengths, *row, *out, *lse;
   int batch, groups, stride;

@@ -42,7 +42,7 @@ struct Task {
   bool peer;
 };
 
-/// The row a block works on: writes zeros and stays inactive for a row without keys.
+/// The row and split a block works on. For a row without keys it writes the zeros of the output and stays inactive.
 struct Place {
   template <class T, class K>
   __device__ Place(const Task<T, K>& task, int first_head, int heads_here) : b(blockIdx.z) {
@@ -63,7 +63,7 @@ struct Place {
   Split split{0, 0};
 };
 
-/// Stores one element of this split: to the output when it is the only one.
+/// Stores one element of this split: in the output where the row has no other split, else in the partial results.
 template <class T, class K>
 __device__ void store_result(const Task<T, K>& task, const Place& at, int head, int d, float o, float high,
                              float total) {

@@ -1,5 +1,5 @@
-// Tiles of packed sequences: which rows a block works on, found on the device, because the host does not know the
-// bounds.
+// Tiles of packed sequences: which rows a block works on. It is found on the device, because the bounds of the
+// sequences are not known to the host.
 #pragma once
 
 #include <cmath>

@@ -1,6 +1,6 @@
 // Which kernel computes a product under Match::kExact (cuda/matmul/exact.h defines the bits): the fastest of the
-// library's algorithms that were seen to give the definition's bits, and of the own kernels, which have them by
-// construction.
+// library's algorithms that were seen to give the definition's bits, and of the kernels written here, which give them
+// by the order of their sums.
 #pragma once
 
 #include "cuda/matmul/library.h"

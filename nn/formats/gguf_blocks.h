@@ -1,5 +1,5 @@
-// ggml's tensor types as block formats: so many elements packed in so many bytes, and the functions between them.
-// Types that hold one value per element (F32, F16, BF16) are blocks of one.
+// ggml's tensor types as block formats: so many elements packed in so many bytes, and the functions between them. Types
+// that hold one value per element (F32, F16, BF16) are blocks of one.
 #pragma once
 
 #include <cstddef>
@@ -15,8 +15,8 @@ struct BlockFormat {
   bool quantised;
   /// Unpacks `blocks` blocks at `in` (any alignment) to blocks * elements floats.
   void (*unpack)(const std::byte* in, int64_t blocks, float* out);
-  /// Packs what unpack gives back, rounded: plain values to nearest even, blocks as ggml's reference does. Null: only
-  /// read.
+  /// The way back, rounded: plain values to nearest even, blocks as ggml's reference does. Null: a format that is only
+  /// ever read.
   void (*pack)(const float* in, int64_t blocks, std::byte* out) = nullptr;
 };
 

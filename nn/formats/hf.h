@@ -1,8 +1,8 @@
 // Hugging Face directories: config.json, generation_config.json, safetensors (single or sharded), tokenizer files.
 //
 // HfTensor is the one place where Hugging Face names meet parameters: a tensor of a file is a range of rows of a
-// parameter (query rows of the fused qkv, gate rows of gate_up or of one expert, or all of one). Loading, saving
-// and `score --grads` walk the same list.
+// parameter (query rows of the fused qkv, gate rows of gate_up or of one expert, or all of one). Loading, saving and
+// `score --grads` walk the same list.
 #pragma once
 
 #include <filesystem>
@@ -25,18 +25,17 @@ std::vector<HfTensor> hf_tensors(const ModelConfig& config, const DecoderParams&
 /// Biases that transformers' form of this architecture has and the model has not: those of q, k and v of a Qwen2
 /// without them, that of o beside the others of a Llama or Qwen3. An export holds them as zeros.
 std::vector<std::string> absent_biases(const ModelConfig& config);
-/// The same as views of a buffer: weights to fill or save, gradients to write.
+/// The tensors of hf_tensors as views of a buffer: weights to fill or save, gradients to write.
 std::vector<NamedTensor> hf_views(const ModelConfig& config, const DecoderParams& params, const ParamBuffer& buffer);
 
-/// A tied config beside a head of its own that differs from the embedding: unties it, as transformers and vLLM do. Says
-/// whether it did.
+/// Unties a config that says tied where the files hold a head that differs from the embedding, as transformers and vLLM
+/// do. Returns whether it did.
 bool untie_other_head(const TensorSource& source, ModelConfig& config);
 /// Throws unless `source` holds exactly the tensors of the model with their shapes (known ballast apart). Allocates
 /// nothing, so that a lying config.json ends here.
 void check_hf_source(const TensorSource& source, const ModelConfig& config, const ParamLayout& layout,
                      const DecoderParams& params);
-/// Fills `buffer`, whole or of parts, from `source`, each value rounded once; one tensor at a time passes through the
-/// host.
+/// Fills `buffer`, whole or of parts, from `source`, each value rounded once. One tensor at a time is held on the host.
 void fill_from_source(const TensorSource& source, const ModelConfig& config, const DecoderParams& params,
                       const ParamLayout& layout, const ParamBuffer& buffer);
 

@@ -33,8 +33,8 @@ struct AlgorithmConfig {
   double entropy_coef = 0.0;
 
   void fields(Fields& f);
-  /// Refuses combinations that would do nothing, or something else than their names say; `n` is rollout.n. Throws Error
-  /// naming the keys.
+  /// Throws Error, naming the keys, for combinations that would do nothing, or something else than their names say; `n`
+  /// is rollout.n, the samples of a prompt.
   void validate(int64_t n) const;
   /// Whether a sequence of advantage 0 or mask 0 has neither loss nor gradient, so that no forward pass need see it: KL
   /// and entropy terms act on every token, whatever its advantage.

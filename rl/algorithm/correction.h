@@ -10,8 +10,8 @@
 //   token_mis  w = q if low <= q <= high, else 0       seq_mis  w = Q if low <= Q <= high, else 0
 //   geo_mis    w = 1 if low <= exp(mean of the sequence's x_t) <= high, else 0
 //
-// A name is a scope (token, sequence, geometric mean of a sequence) and what is done with ratios beyond the bounds
-// (nothing, truncate, mask).
+// A name is a scope (token, sequence, geometric mean of a sequence) and what is done with ratios beyond the bounds:
+// nothing ("_is", plain importance sampling), truncation ("_tis") or masking ("_mis").
 #pragma once
 
 #include "rl/algorithm/algorithm.h"
@@ -19,8 +19,8 @@
 
 namespace mantissa {
 
-/// Log-ratios of corrections and losses are clamped to +- this before exp: e^20 = 4.9e8 is finite in fp32, and so is
-/// its square.
+/// Log-ratios of corrections and losses are clamped to +- this before exp: e^20 = 4.9e8 is finite in fp32, and its
+/// square, which the statistics take, as well.
 inline constexpr double kMaxLogRatio = 20;
 
 /// Constants [N], all undefined for correction `none`.

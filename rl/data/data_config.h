@@ -1,4 +1,4 @@
-// DataConfig: which records a run reads, by which keys, and what is put around them. The section `data` of a config.
+// DataConfig, section `data`: which records a run reads, by which keys, what is put around them (docs/config.md).
 #pragma once
 
 #include <cstdint>

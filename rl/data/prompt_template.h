@@ -20,13 +20,13 @@ namespace mantissa {
 
 class PromptTemplate {
  public:
-  /// `files` serves template chat with chat_template auto. Throws Error where keys do not go together, or the text has
-  /// no {problem}.
+  /// `files`: the model's, read for template chat with chat_template auto. Throws Error where keys do not go together,
+  /// or where the text holds no {problem}.
   PromptTemplate(const DataConfig& config, const TokenizerFiles& files);
 
   std::string apply(const std::string& problem) const;
-  /// Throws Error, beginning with `where`, under another template than chat, and where both it and data.system have a
-  /// system message.
+  /// Throws Error, beginning with `where`, under another template than chat, and where the conversation has a system
+  /// message and data.system is set as well.
   std::string apply(const std::vector<ChatMessage>& conversation, const std::string& where) const;
   /// Whether the tokenizer adds its special tokens: the texts of chat and r1_distill_qwen hold their own.
   bool adds_special() const { return kind_ != "chat" && kind_ != "r1_distill_qwen"; }

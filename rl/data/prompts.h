@@ -37,7 +37,7 @@ struct PromptSet {
 /// Prompts of the files under data.template (rl/data/prompt_template.h). `with_solution`: Prompt.solution is
 /// response_format filled in, and a record that lacks a part of it is an error (sft); else it stays empty. A prompt has
 /// at most max_prompt_tokens tokens, and leaves one of the model's `positions` free. No prompt left is an error. `look`
-/// sees every record before and may throw.
+/// is called with each record before its prompt is made, and may throw.
 PromptSet make_prompts(const DataConfig& config, const Tokenizer& tokenizer, const TokenizerFiles& files,
                        int64_t positions, bool with_solution, const std::function<void(const Record&)>& look = {});
 

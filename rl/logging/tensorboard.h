@@ -1,5 +1,5 @@
-// Metrics as TensorBoard reads them: a TFRecord file of Event messages, written by hand (both formats are
-// open).
+// Metrics as TensorBoard reads them: a TFRecord file of Event messages (Protocol Buffers), written here byte by byte:
+// two small formats, both open, and no library to depend on.
 //
 //   record   u64 length | u32 masked crc of these 8 bytes | data | u32 masked crc of data     (little endian)
 //   crc      CRC-32C; masked: rotated right by 15, plus 0xa282ead8
@@ -21,9 +21,9 @@ uint32_t crc32c(std::string_view bytes);
 
 class EventFile {
  public:
-  /// Opens <directory>/events.out.tfevents.<time>.mantissa. Events of earlier files in the directory from
-  /// `first_step` on count no more: a resumed run writes them again. Throws Error with the path and the
-  /// system's reason.
+  /// Opens <directory>/events.out.tfevents.<time>.mantissa. Tells TensorBoard to drop the events that earlier files of
+  /// the directory hold from `first_step` on: a resumed run writes them again. Throws Error naming the path, with what
+  /// the system said.
   EventFile(const std::filesystem::path& directory, int64_t first_step);
 
   /// One event: every finite metric but "step", which is the event's own.

@@ -23,11 +23,11 @@ class Fd {
   int fd_;
 };
 
-/// Where standard error goes: a file to append to, made where there is none; ours where `path` is empty. Throws Error
-/// naming it.
+/// Where a child's standard error goes: a file to append to, made where there is none; this process's own where `path`
+/// is empty. Throws Error naming the file.
 Fd open_log(const std::string& path);
 
-/// What is written to `in` comes out of `out`; both close on exec. Writing to `in` of a socket raises no SIGPIPE.
+/// What is written to `in` comes out of `out`; both close on exec. A kSocket raises no SIGPIPE when it is written to.
 struct Channel {
   Fd out, in;
   enum class Kind { kPipe, kSocket };

@@ -3,13 +3,13 @@
 //   trainer -- tests --> judge (python3) -- calls, arguments --> answer (python3, sandbox)
 //           <- verdict -                 <- values, exceptions -
 //
-// Names that the answer defines are proxies in the judge: a call goes over a pipe, and what comes back becomes a
-// value of the judge's own types. So `assert f(2) == 4` compares two integers of the judge. The answer never sees
-// the tests, only the arguments of calls; it has no descriptor but the two pipes of that conversation, and the
-// verdict goes another way. Ending the process in any way, patching builtins, an __eq__ that says True, atexit,
-// frames, reading its own source or the tests' gain nothing: the judge goes by values, and where the process is
-// gone, the test fails. Builtins of the tests are never the answer's: a function called `len` or `sum` cannot be
-// tested.
+// Names that the answer defines are proxies in the judge: a call goes over a pipe, and what comes back becomes a value
+// of the judge's own types. So `assert f(2) == 4` compares two integers of the judge. The answer never sees the tests,
+// only the arguments of calls; it has no descriptor but the two pipes of that conversation, and the verdict goes
+// another way. An answer gains nothing by ending its process in some way, by patching builtins, by an __eq__ that says
+// True, by atexit or frames, nor by reading its own source or that of the tests: the judge goes by values, and where
+// the process is gone, the test fails. The tests' builtins are never taken from the answer, so a function that it calls
+// `len` or `sum` cannot be tested.
 //
 // What stays open:
 //   - values alone decide: an answer may know some outputs by heart, and a test that only asks for truth (`assert
@@ -44,8 +44,8 @@ struct CodeVerdict {
 /// Never throws. Safe on any number of threads. `seconds` for both processes together, `memory_mb` for each.
 CodeVerdict judge_python(std::string_view code, std::string_view tests, double seconds, int64_t memory_mb);
 
-/// What the sandbox of answers cannot have on this machine, as a sentence; "" for nothing. Also says when there is no
-/// python3 at all.
+/// What the sandbox of answers cannot have on this machine, as a sentence; "" for nothing. Where there is no python3 at
+/// all, it says that.
 std::string sandbox_gaps();
 
 }  // namespace mantissa

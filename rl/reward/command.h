@@ -1,6 +1,6 @@
-// A user's own verifier as a program, a process that ends, bounded in time and memory. It cannot take the run with
-// it: its process group is killed when the time is over and when it has ended, so that nothing it started stays behind
-// (but for what moves itself into another group).
+// A user's own verifier as a program: a process that is started for an answer (or a batch of them), bounded in time and
+// memory. It cannot take the run down with it: its process group is killed when the time is over and when it has ended,
+// so that nothing it started stays behind (but for what moves itself into another group).
 #pragma once
 
 #include <cstdint>

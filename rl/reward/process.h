@@ -54,7 +54,7 @@ enum class Talk : uint8_t { kGoesOn, kEnded, kTimeout };
 /// what is sent, the rest is dropped; the other side's output says why.
 Talk talk(const Fd& in, const Fd& out, std::string_view& unsent, std::string& received,
           Process::Clock::time_point deadline);
-/// The whole of one: sends `input`, closes `in`, and appends what comes, up to `limit` bytes, until the other side
+/// A whole conversation: sends `input`, closes `in`, and appends what comes, up to `limit` bytes, until the other side
 /// ends; false when the deadline is over before.
 bool exchange(Fd& in, Fd& out, std::string_view input, std::string& output, size_t limit,
               Process::Clock::time_point deadline);

@@ -25,7 +25,7 @@ struct RewardConfig {
   std::string format = "free";  // or the form a whole response must have: sanity, octothinker
   bool boxed_only = false;      // answers count only inside \boxed{}
   std::string command = {};     // of kinds command and code
-  int64_t batch = 1;            // of kind command: answers a process
+  int64_t batch = 1;            // of kind command: answers that one process grades
   std::string path = {};        // of kind python: FILE.py[:FUNCTION]
   std::string python = "python3";
   int64_t workers = 0;  // of kind python; 0: one a core
@@ -100,8 +100,8 @@ Grade grade(const RewardConfig& config, std::string_view response, std::string_v
 /// it may take timeout_s for each. Where it fails, all of them are errors.
 std::vector<Grade> grade_by_command(const RewardConfig& config, std::span<const Answer> answers);
 
-/// What a program or function gave as a grade: an error where the reward, as `written`, is not finite or beyond
-/// kMaxReward.
+/// What a program or function gave as a grade: an error where the reward is not finite or beyond kMaxReward, which
+/// quotes it as `written` and says `by` what it was given.
 Grade grade_of(double reward, std::string_view written, std::string_view extracted, std::string_view by);
 
 }  // namespace mantissa

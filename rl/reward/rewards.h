@@ -8,8 +8,8 @@
 //     layout: {kind: format, weight: 0.1}
 //
 // A row of the data says what it is by its key data_source. A reward with a list of sources grades the rows of these
-// alone, one without a list grades all. Each of the several is logged as reward/<name>/mean, over the responses that it
-// graded.
+// alone, one without a list grades all. Each of several is logged as reward/<name>/mean, the mean over those responses
+// that it graded.
 #pragma once
 
 #include <map>

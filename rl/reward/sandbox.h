@@ -24,7 +24,7 @@ class Sandbox {
 
   /// The files of one process, which may write into `folder`: a descriptor for enter(); -1 without Landlock.
   int make_ruleset(const std::string& folder) const;
-  /// Enters the sandbox, by system calls alone: for a child before it becomes a program. 0 or what the system said.
+  /// Enters the sandbox, by system calls alone: for a child before exec. 0, or the errno of what failed.
   int enter(int ruleset) const;
 
  private:

@@ -43,9 +43,9 @@ class Interrupted : public std::runtime_error {
 /// `n` samples of each prompt.
 std::vector<Request> requests_for(std::span<const Prompt> prompts, int64_t n);
 
-/// Of the last generate(), or of the one that runs. Prefill counts a prompt shared by n samples once, and again what
-/// preemption made it repeat. lost_pages: how many fewer the pool has, for want of memory, than the first rollout's
-/// limit would allow; other sequences then run together than in an undisturbed run.
+/// Counts of the last generate(), or of the one that runs. Prefill counts a prompt shared by n samples once, and again
+/// what preemption made it repeat. lost_pages: how many fewer the pool has, for want of memory, than the first
+/// rollout's limit would allow; other sequences then run together than in an undisturbed run.
 struct EngineStats {
   int64_t prefill_tokens = 0, decode_tokens = 0, decode_steps = 0, preemptions = 0, peak_pages = 0, lost_pages = 0;
   int64_t finished = 0, sequences = 0;  // so far, and of all requests
@@ -54,8 +54,8 @@ struct EngineStats {
 class Engine {
  public:
   /// Reads max_batch, cache_tokens and memory_fraction of `config`; `model` must outlive the engine. Kernels run on the
-  /// model's backend by an Exec of the engine's own. `deterministic`: the same inputs give the same bits
-  /// (core/backend.h).
+  /// model's backend by an Exec of the engine's own. `deterministic`: as Exec::deterministic, the same inputs give the
+  /// same bits.
   Engine(const Model& model, const RolloutConfig& config, const EnginePrecision& precision, bool deterministic = true);
   ~Engine();
 

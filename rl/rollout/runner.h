@@ -24,8 +24,8 @@ class Runner {
   /// Bytes of one page over all layers.
   int64_t page_bytes() const;
   int64_t pages() const { return pages_; }
-  /// Memory for `pages` pages, and for `max_pages` of them per sequence. What the cache holds is lost when it has to
-  /// grow.
+  /// Memory for `pages` pages, and for `max_pages` of them per sequence. Growing loses the keys and values that the
+  /// cache holds.
   void reserve(int64_t pages, int64_t max_pages);
   /// A new schedule: nothing is known about the rows. Samples are drawn with these keys and this rule.
   void begin(SampleKeys keys, SamplingRule rule);

@@ -1,7 +1,7 @@
 // Regular expressions of tokenizer.json: written for Oniguruma (its own syntax, UTF-8), run on Oniguruma, with the
 // matches that the `tokenizers` library takes. Its version 0.23 holds Oniguruma 6.9.10, whose categories such as \p{L}
 // are those of Unicode 16.0. Here they are those of the system's Oniguruma: 14.0 in 6.9.8 (Debian 12), 15.1 in 6.9.9
-// (Ubuntu 24.04, Debian 13), 16.0 in 6.9.10. Other there are the characters that Unicode gave out in between and, for
+// (Ubuntu 24.04, Debian 13), 16.0 in 6.9.10. What differs are the characters that Unicode assigned in between and, for
 // [:alpha:] and \p{Alpha} alone, 15 marks that became letters: U+0363 to U+036F, U+0F82, U+0F83.
 #pragma once
 

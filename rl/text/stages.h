@@ -75,10 +75,10 @@ class AddedTokenMatcher {
   std::vector<AddedToken> tokens_;
 };
 
-/// Text between the stages. The library keeps, for every character, the place it came from; two facts of that matter
-/// here, both of the first bytes: how many come from the first character of the whole text (a Metaspace of
-/// prepend_scheme first marks the pieces that begin so), and how many come from nowhere, as a match of no width has put
-/// them before the first character.
+/// Text between the stages. The library remembers for every character where in the input it came from. Two facts of
+/// that matter here, both as a number of bytes at the start of the piece. `lead`: those from the first character of the
+/// whole text (a Metaspace of prepend_scheme first marks the pieces that begin so). `unplaced`: those that come from no
+/// character, because the replacement of an empty match stands before the first one.
 struct Piece {
   std::string text;
   size_t lead = 0, unplaced = 0;
@@ -89,7 +89,7 @@ struct Piece {
 Piece normalize(const std::vector<Normalizer>& steps, std::string text, bool begins);
 /// Error for a ByteLevel on `unplaced` text.
 std::vector<Piece> pre_tokenize(const std::vector<PreTokenizer>& steps, Piece text);
-/// The pieces joined; may hold invalid UTF-8 no longer (U+FFFD instead).
+/// The pieces joined, as valid UTF-8: what was not has become U+FFFD.
 std::string decode_tokens(const std::vector<DecodeStep>& steps, std::vector<std::string> tokens);
 
 }  // namespace mantissa

@@ -16,8 +16,8 @@ struct TokenizerConfig {
   /// are given, in this order.
   std::vector<std::pair<std::string, std::string>> named;
   /// Tokens to add, in the order in which transformers adds them; those with an id first (ids ascending), then those
-  /// that are named only (id -1). Many are in tokenizer.json already; of two with one content the later one's flags
-  /// hold.
+  /// that are named only (id -1). Many are in tokenizer.json already; of two with the same content the flags of the
+  /// later one hold.
   std::vector<AddedToken> added;
   /// Of added_tokens.json, before all others. Where tokenizer.json has a token of the same id, that one stands.
   std::vector<AddedToken> old;

@@ -18,8 +18,8 @@ struct LogprobOptions {
 };
 
 /// Log-probs and entropies of batch.targets at batch.scored, [N] each. `grads` are the sinks of parameter gradients
-/// (null: none); `state` is a StepState whose loss scale multiplies them (undefined: 1). The caller has checked ids and
-/// positions.
+/// (null: none); `state` is a StepState whose loss scale multiplies them (undefined: 1). That ids and positions are in
+/// range is for the caller to check.
 ops::TokenLogprobs batch_logprobs(Tape& tape, const Model& model, const DeviceBatch& batch,
                                   const LogprobOptions& options, const ParamBuffer* grads = nullptr,
                                   const Tensor& state = {});

@@ -12,8 +12,8 @@
 
 namespace mantissa {
 
-/// Over N tokens of S sequences, x = old - mu of a token, r = exp x, x clamped to +-20 before exp. "Seq mean" is mean
-/// over sequences; nested means take the tokens of a sequence first.
+/// Over N tokens of S sequences, x = old - mu of a token, r = exp x, x clamped to +-20 before exp. "Seq mean" is the
+/// mean over sequences; a mean inside it is over the tokens of one sequence.
 struct MismatchStats {
   int64_t tokens = 0, sequences = 0;
   double kl = 0;                // mean -x: the k1 estimate of KL[mu || pi_old] per token

@@ -1,5 +1,5 @@
-// What the tests of the CUDA backend share: the same tensors on the CPU and on the GPU, and comparisons.
-// Without a GPU every test skips and says why.
+// What the tests of the CUDA backend share: the same tensors on the CPU and on the GPU, and comparisons. Without a GPU
+// every test is skipped and says why.
 #pragma once
 
 #include <gtest/gtest.h>

@@ -83,8 +83,8 @@ class GgufBuilder {
   std::vector<std::pair<std::string, std::string>> keys_;
 };
 
-/// A whole model: one layer, width 32, heads 2/1 of 16, feed-forward 64, vocabulary 8, no tokenizer. Element
-/// i of each tensor, as it stands in the file, is i + 0.1.
+/// A whole model: one layer, width 32, heads 2/1 of 16, feed-forward 64, vocabulary 8, no tokenizer. Element i of each
+/// tensor, as it stands in the file, is i + 0.1.
 inline GgufBuilder tiny_gguf(const std::string& architecture) {
   GgufBuilder b;
   const std::string p = architecture + ".";

@@ -1,5 +1,4 @@
-// Runs a test body once per vector instruction set this machine has: for (const char* level : SimdLevels())
-// ...
+// Runs a test body once for each vector instruction set of this machine: for (const char* level : SimdLevels()) ...
 #pragma once
 
 #include <string>
@@ -9,8 +8,8 @@
 
 namespace mantissa {
 
-/// The levels to try, best first; setting one is the body's first act (limit_simd(level)). The limit of
-/// before, from MANTISSA_SIMD, comes back when the object dies.
+/// The levels to try, best first; setting one is the body's first act (limit_simd(level)). The limit of before, from
+/// MANTISSA_SIMD, comes back when the object dies.
 class SimdLevels {
  public:
   SimdLevels() : before_(simd_level()) {

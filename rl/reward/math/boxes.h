@@ -16,8 +16,8 @@ struct Box {
 std::vector<Box> last_boxes(std::string_view text, size_t limit);
 
 /// The content with the sign that belongs to it: a minus or \pm that touches the box or stands in its formula and has
-/// nothing to be subtracted from. "-\boxed{5}" and "$x = - \boxed{5}$" are -5; "- \boxed{5}" is a bullet or a dash,
-/// "$8 - \boxed{5}$" a difference.
+/// nothing on its left that it would be subtracted from. "-\boxed{5}" and "$x = - \boxed{5}$" are -5; "- \boxed{5}" is
+/// a bullet or a dash, "$8 - \boxed{5}$" a difference.
 std::string signed_content(std::string_view text, const Box& box);
 
 /// Of last_boxes, how many from the front are one answer in several boxes: only connecting words, commas and the signs

@@ -12,9 +12,9 @@
 //   choices      "(B) 24" answers B; as the gold it takes B, 24 and "(B) 24", but not "(A) 24"
 //   words        compared without case, blanks and punctuation; letters alone and in pairs are variables
 //
-// What cannot be read (an unknown command, a mark over a number, words in brackets, "5 feet 6 inches") is never equal
-// but as text, and `parsed` is false then. So it is where values differ and a part of one is not computed: a word, a
-// set or a matrix in a calculation, a \sum, a function of no known meaning, words behind one side alone.
+// What cannot be read (an unknown command, a mark over a number, words in brackets, "5 feet 6 inches") is equal only as
+// text, and `parsed` is false then. So it is where values differ and a part of one is not computed: a word, a set or a
+// matrix in a calculation, a \sum, a function of no known meaning, words behind one side alone.
 #pragma once
 
 #include <string>

@@ -1,6 +1,6 @@
 // Expression trees of written answers. Nodes live in one array and name each other by index; children come before their
-// parents, so the array is a topological order. Bounded: at most kMaxNodes nodes, kMaxDepth levels of nesting, numbers
-// of kMaxDigits digits.
+// parents, so the array is a topological order. Bounded: a text that needs more than kMaxNodes nodes, kMaxDepth levels
+// of nesting or kMaxDigits digits in a number is refused.
 #pragma once
 
 #include <gmpxx.h>

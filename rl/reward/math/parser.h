@@ -78,8 +78,8 @@ class MathParser {
   static bool is_plain_integer(const MathNode& n) {
     return n.op == Op::kNumber && n.decimals < 0 && n.base == 0 && n.number.get_den() == 1;
   }
-  /// "1\frac45", "1 1/2", "-3 \frac12": a whole number and a fraction of whole numbers, a sum where that is below
-  /// one. -1: no such fraction follows.
+  /// "1\frac45", "1 1/2", "-3 \frac12": a whole number and a fraction of whole numbers, a sum where that is below one.
+  /// -1: no such fraction follows.
   int mixed_fraction(int whole);
   int term();
   /// Reads one more factor, or * / and their right side, into the product; false where none follows.

@@ -32,7 +32,7 @@ class AnswerComparer {
   int value_of(const MathItem& item) { return statement(item).value; }
   /// Without labels and units; a union of finite sets as one set.
   MathItem strip(MathItem item);
-  /// as_interval, counted.
+  /// as_interval, its work counted against the budget.
   MathItem interval(const MathItem& item);
 
   bool equal(const MathItem& a, const MathItem& b);

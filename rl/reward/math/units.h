@@ -7,8 +7,8 @@
 
 namespace mantissa {
 
-/// The unit that a word is a spelling of: "cm" for "centimetres"; "" for a word that is none. Words for a power or
-/// a quotient are no units: see is_unit_modifier.
+/// The unit that a word is a spelling of: "cm" for "centimetres"; "" for a word that is none. Words for a power or a
+/// quotient are no units: see is_unit_modifier.
 std::string_view unit_of_word(std::string_view word);
 /// Short names that are units in \text, behind a number, and may be variables elsewhere: m, s, L, min. "" for others.
 std::string_view unit_of_symbol(std::string_view symbol);

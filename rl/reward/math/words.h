@@ -22,10 +22,10 @@ struct MathWord {
 
 /// Meaning of the LaTeX command \name.
 MathWord math_command(std::string_view name);
-/// Whether the token stands for something that is done to others and not computed, "sum": equal parts are equal, of
-/// others nothing is known.
+/// Whether the token is an operator that is not computed, such as "sum": applied to equal parts it is equal; of other
+/// parts nothing is known.
 bool is_operator(std::string_view name);
-/// Whether it joins others in an order, "to".
+/// Whether the token joins what stands before and behind it, such as "to".
 bool is_join(std::string_view name);
 /// Meaning of a run of letters outside \text: a function, a constant, a greek letter, "and"; kText for units.
 MathWord math_word(std::string_view run);

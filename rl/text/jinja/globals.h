@@ -13,7 +13,7 @@ class Globals {
  public:
   /// `now` is what strftime_now tells, in local time.
   Globals(Objects& objects, std::time_t now) : objects_(objects), now_(now) {}
-  /// Undefined for a name that is none; Error for one that Jinja has and this interpreter has not.
+  /// Undefined for a name that means nothing; Error for one that Jinja has and this interpreter has not.
   Value look_up(const std::string& name);
 
  private:

@@ -66,8 +66,8 @@ class Object {
   virtual Value call_method(std::string_view name, const Arguments& arguments);
 };
 
-/// Text that a filter has marked as safe or escaped. Python's escapes what is added to it, and more: here it can be
-/// written, joined by ~, compared and tested, and anything else done with it is an error.
+/// Text that a filter has marked as safe or escaped. Python's Markup escapes whatever is added to it, among other
+/// things. Here it can be written, joined by ~, compared and tested; anything else done with it is an error.
 struct Markup {
   std::shared_ptr<const std::string> text;
 };
