@@ -140,7 +140,7 @@ void Tape::backward(std::span<const Var> roots, std::span<const Tensor> grads) {
     Record record = std::move(records_.back());  // with it its saved values go at the end of this round
     records_.pop_back();
     douts.clear();
-    bool reached = false;
+    bool reached = record.outputs.empty();  // of when_played
     for (const Slot& slot : record.outputs) {
       douts.push_back(std::move(slot->grad));
       slot->grad = {};
@@ -155,6 +155,10 @@ void Tape::backward(std::span<const Var> roots, std::span<const Tensor> grads) {
   playing_ = "backward";
   scope_ = outer_scope;
   groups_ = {};
+}
+
+void Tape::when_played(std::function<void()> done) {
+  if (recording_) records_.push_back({"when_played", scope_, groups_, {}, [done = std::move(done)](auto) { done(); }});
 }
 
 std::vector<Var> Tape::checkpoint(const Body& body, std::vector<Var> inputs) {

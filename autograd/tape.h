@@ -155,6 +155,10 @@ class Tape {
   /// and use the tape it is given. A tape that does not record just runs it.
   std::vector<Var> checkpoint(const Body& body, std::vector<Var> inputs);
 
+  /// Calls `done` in backward once all that is recorded after this call has been played: parameters that are used from
+  /// here on alone have their whole gradient then. `done` records nothing. A tape that does not record ignores it.
+  void when_played(std::function<void()> done);
+
   void set_observer(Observer observer) { observer_ = std::move(observer); }
   /// Number of records waiting for backward.
   size_t records() const { return records_.size(); }

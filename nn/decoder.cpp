@@ -64,6 +64,10 @@ Decoder::Decoder(const ModelConfig& config, ParamLayout& layout, Backend& backen
   rope_table_ = rope_table(config, backend);
 }
 
+int Decoder::unit_of(const ForwardContext& ctx, int layer) const {
+  return ctx.adapter ? layer : ctx.params->layout[params_.layers[size_t(layer)].o].unit;
+}
+
 Var Decoder::forward(const ForwardContext& ctx) const {
   Tape& tape = *ctx.tape;
   if (ctx.expert_offsets) ctx.expert_offsets->resize(params_.layers.size());
@@ -74,6 +78,8 @@ Var Decoder::forward(const ForwardContext& ctx) const {
   }
   Stream stream{x, {}, {}};
   for (int i = 0; i < int(params_.layers.size()); ++i) {
+    if (ctx.grads && ctx.whole_from)
+      tape.when_played([whole_from = ctx.whole_from, unit = unit_of(ctx, i)] { whole_from(unit); });
     if (tape.recompute() == Recompute::kFull && tape.recording()) {
       // The body outlives this call: it holds the context by value and runs on the tape it is given.
       stream.x = tape.checkpoint(

@@ -6,6 +6,7 @@
 //     (token_logprobs for training and scoring, logits for rollout) is separate.
 #pragma once
 
+#include <functional>
 #include <span>
 
 #include "autograd/ops.h"
@@ -50,6 +51,9 @@ struct ForwardContext {
 
   /// Where the forward leaves Routes::offsets of every layer (undefined where there are no experts); null: nowhere.
   std::vector<Tensor>* expert_offsets = nullptr;
+  /// Called in backward with a unit of the set that `grads` belongs to: its gradient and those of all units after it
+  /// are whole, as far as this pass adds to them. Once a layer, from the last to the first; null: not at all.
+  std::function<void(int unit)> whole_from;
 
   const ParamBuffer& weights() const { return rollout ? params->for_rollout() : params->compute; }
 };
@@ -94,6 +98,8 @@ class Decoder {
   const DecoderParams& params() const { return params_; }
 
  private:
+  /// A layer's unit in the set that is trained.
+  int unit_of(const ForwardContext& ctx, int layer) const;
   /// The residual stream is x + branch: the addition waits for the norm that follows, to be one pass with it.
   struct Stream {
     Var x, branch;      // branch undefined: x alone

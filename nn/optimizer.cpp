@@ -6,7 +6,6 @@
 #include <numbers>
 
 #include "core/registry.h"
-#include "nn/sharding.h"
 
 namespace mantissa {
 
@@ -72,11 +71,13 @@ constexpr int64_t kPiece = int64_t(1) << 25;  // elements of a unit on the devic
 /// A copy of another type than the masters', from them.
 void refresh(Exec& exec, const ParamSet& params, const ParamBuffer& copy, Comm& comm) {
   if (!copy.defined() || copy.flat().same_as(params.master.flat())) return;
+  Comm::Ticket last = 0;
   for (int unit = 0; unit < params.layout.units(); ++unit) {
     Tensor part = copy.part(unit, params.shard);
     MANTISSA_RUN(exec, cast, part, staged(exec, params, params.master.unit(unit)));
+    last = gather_unit(exec, comm, params, copy, unit);
   }
-  gather_parts(exec, comm, params, copy);
+  comm.wait(exec, last);
 }
 
 }  // namespace
@@ -90,7 +91,13 @@ void refresh_copies(Exec& exec, const ParamSet& params, Comm& comm) {
 
 Optimizer::Optimizer(Exec& exec, ParamSet& params, const OptimConfig& optim, const ScalerConfig& scaler,
                      int64_t total_steps, Comm& comm)
-    : exec_(exec), comm_(comm), params_(params), optim_(optim), scaler_(scaler), total_steps_(total_steps) {
+    : exec_(exec),
+      comm_(comm),
+      params_(params),
+      sum_(exec, comm, params),
+      optim_(optim),
+      scaler_(scaler),
+      total_steps_(total_steps) {
   const Shard shard = params_.shard;
   check(shard.rank == comm_.rank() && shard.world_size == comm_.size(), "[optimizer] the parameters are part ",
         shard.rank, " of ", shard.world_size, ", the process is ", comm_.rank(), " of ", comm_.size());
@@ -163,14 +170,18 @@ StepReport Optimizer::step() {
   exec_.backend().copy_from_host(static_cast<std::byte*>(state_.raw()) + offsetof(StepState, lr), &before.lr,
                                  sizeof(before.lr));
 
-  reduce_gradients(exec_, comm_, params_);
+  sum_.finish();
   MANTISSA_RUN(exec_, grad_stats, state_, params_.reduced.flat());
   comm_.all_reduce(exec_, sum_squares_);
   comm_.all_reduce(exec_, not_finite_);
   MANTISSA_RUN(exec_, step_decide, state_, rule_, optim_.grad_clip);
-  for (int unit = 0; unit < params_.layout.units(); ++unit) update(unit);
-  gather_parts(exec_, comm_, params_, params_.compute);
-  if (params_.rollout.defined()) gather_parts(exec_, comm_, params_, params_.rollout);
+  Comm::Ticket last = 0;
+  for (int unit = 0; unit < params_.layout.units(); ++unit) {
+    update(unit);
+    last = gather_unit(exec_, comm_, params_, params_.compute, unit);  // beside the next unit's update
+    if (params_.rollout.defined()) last = gather_unit(exec_, comm_, params_, params_.rollout, unit);
+  }
+  comm_.wait(exec_, last);
 
   const StepState after = known_ = read_state();  // the one wait of an update
   StepReport report{after.overflow != 0, after.grad_norm,   before.lr,

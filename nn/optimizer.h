@@ -17,6 +17,7 @@
 #include "core/fields.h"
 #include "core/kernels.h"
 #include "nn/params.h"
+#include "nn/sharding.h"
 
 namespace mantissa {
 
@@ -79,7 +80,11 @@ class Optimizer {
   const Tensor& state() const { return state_; }
   /// Sets all gradients to zero.
   void zero_grad();
-  /// Sums gradients over processes, then unscale, clip, step or skip. Throws when max_skips_in_row is exceeded.
+  /// In the last backward before a step: the gradients of `unit` of the set and of all units after it are whole, and
+  /// their sums over processes begin, beside what the device has still to do (GradientSum::begin).
+  void begin_sum(int unit) { sum_.begin(unit); }
+  /// Sums the rest of the gradients over processes, then unscale, clip, step or skip. Throws when max_skips_in_row is
+  /// exceeded.
   StepReport step();
   /// From here on the schedule is `steps` ahead of Adam: that many were planned, and there was nothing to learn from.
   void set_missed(int64_t steps) { missed_ = steps; }
@@ -98,6 +103,7 @@ class Optimizer {
   Exec& exec_;
   Comm& comm_;
   ParamSet& params_;
+  GradientSum sum_;
   OptimConfig optim_;
   ScalerConfig scaler_;
   ScalerRule rule_;

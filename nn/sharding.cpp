@@ -4,20 +4,24 @@
 
 namespace mantissa {
 
-void reduce_gradients(Exec& exec, Comm& comm, const ParamSet& params) {
-  if (params.shard.whole()) return;
-  Comm::Ticket last = 0;
-  for (int unit = 0; unit < params.layout.units(); ++unit)
-    last = comm.reduce_scatter(exec, params.reduced.unit(unit), params.grad.unit(unit), Order::kOverlapped);
-  comm.wait(exec, last);
+void GradientSum::begin(int unit) {
+  if (params_.shard.whole()) return;
+  if (begun_ < 0) begun_ = params_.layout.units();
+  while (begun_ > unit) {
+    --begun_;
+    last_ = comm_.reduce_scatter(exec_, params_.reduced.unit(begun_), params_.grad.unit(begun_), Order::kOverlapped);
+  }
 }
 
-void gather_parts(Exec& exec, Comm& comm, const ParamSet& params, const ParamBuffer& copy) {
-  if (params.shard.whole()) return;
-  Comm::Ticket last = 0;
-  for (int unit = 0; unit < params.layout.units(); ++unit)
-    last = comm.all_gather(exec, copy.unit(unit), copy.part(unit, params.shard), Order::kOverlapped);
-  comm.wait(exec, last);
+void GradientSum::finish() {
+  begin(0);
+  comm_.wait(exec_, last_);
+  begun_ = -1;
+}
+
+Comm::Ticket gather_unit(Exec& exec, Comm& comm, const ParamSet& params, const ParamBuffer& copy, int unit) {
+  if (params.shard.whole()) return 0;
+  return comm.all_gather(exec, copy.unit(unit), copy.part(unit, params.shard), Order::kOverlapped);
 }
 
 Tensor staged(Exec& exec, const ParamSet& params, const Tensor& values) {

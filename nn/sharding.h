@@ -1,5 +1,8 @@
 // What the processes of a run do with buffers of a ParamSet: sum gradients, make copies whole again. Collective: every
 // process makes the same calls in the same order. With one process nothing moves.
+//
+// Gradients are summed unit by unit, from the last to the first, as backward finishes them. A device with a stream for
+// collectives sums beside backward; what is summed, and so every bit, does not depend on when.
 #pragma once
 
 #include "core/comm.h"
@@ -7,10 +10,28 @@
 
 namespace mantissa {
 
-/// params.reduced = this process's parts of the sum of all processes' params.grad, unit by unit, in fp32.
-void reduce_gradients(Exec& exec, Comm& comm, const ParamSet& params);
-/// `copy`, a whole buffer in which each process has written its own parts, becomes the same on all.
-void gather_parts(Exec& exec, Comm& comm, const ParamSet& params, const ParamBuffer& copy);
+/// params.reduced = this process's parts of the sum of all processes' params.grad, in fp32.
+class GradientSum {
+ public:
+  GradientSum(Exec& exec, Comm& comm, const ParamSet& params) : exec_(exec), comm_(comm), params_(params) {}
+
+  /// The gradients of `unit` and all units after it are whole on this process: what has not begun of them begins.
+  /// Nothing may write them from here to finish(). Processes may come here at different units, in the order of units.
+  void begin(int unit);
+  /// Begins the rest; later work on the exec's stream has the sums. The next sum begins anew.
+  void finish();
+
+ private:
+  Exec& exec_;
+  Comm& comm_;
+  const ParamSet& params_;
+  int begun_ = -1;  // units from this one on are on their way; -1: none
+  Comm::Ticket last_ = 0;
+};
+
+/// `copy`, a whole buffer in which each process has written its own part of `unit`, becomes the same on all there;
+/// later work on the exec's stream has it after comm.wait.
+Comm::Ticket gather_unit(Exec& exec, Comm& comm, const ParamSet& params, const ParamBuffer& copy, int unit);
 /// `values` where the exec's kernels can reach them: a copy on its device if Placement::kHost keeps them elsewhere.
 Tensor staged(Exec& exec, const ParamSet& params, const Tensor& values);
 /// Writes what staged() gave back to `values`.

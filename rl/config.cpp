@@ -34,6 +34,9 @@ void ModelSection::fields(Fields& f) {
 
 void DistributedConfig::fields(Fields& f) {
   f.field("gpus", gpus, not_decisive("processes that share the run, one a GPU of this machine; auto: all its GPUs"));
+  f.field("overlap", overlap,
+          not_decisive("gradients are summed over ranks beside the last backward of an update; false: after it, to the "
+                       "same bits"));
   f.choice("offload", offload, {"none", "optimizer"},
            not_decisive("optimizer: masters and moments lie in host memory and pass through the device in each step"));
 }

@@ -35,6 +35,7 @@ struct ModelSection {
 
 struct DistributedConfig {
   std::string gpus = "1";        // processes started on this machine, one a GPU; or auto
+  bool overlap = true;           // gradients are summed over ranks beside backward
   std::string offload = "none";  // none, optimizer: masters and moments in host memory
   Placement placement() const { return offload == "optimizer" ? Placement::kHost : Placement::kDevice; }
   void fields(Fields& f);

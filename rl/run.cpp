@@ -201,7 +201,8 @@ void Run::open_training() {
                                               .head_chunk = config.train.head_chunk},
                                  .recompute = config.train.recompute_tier(),
                                  .dropout = model->adapter ? config.lora.dropout : 0.0,
-                                 .seed = uint64_t(config.run.seed)});
+                                 .seed = uint64_t(config.run.seed),
+                                 .overlap = config.distributed.overlap});
   if (!sft() || !eval_sets.empty()) {
     match = config.precision.resolve_match(exec.backend(), model->config, model->adapter.get());
     engine.emplace(*model, config.rollout, config.precision.engine(match), config.train.deterministic);

@@ -12,6 +12,8 @@ namespace {
 
 constexpr size_t kHostBytes = size_t(16) << 20, kDeviceBytes = size_t(1) << 30;  // the largest buffers
 
+constexpr int kBeside = 8;  // kernels that run beside a collective
+
 /// 1, 2, 3, ... by rank: sums of ranks are exact in every type.
 double value_of(int rank) {
   return rank + 1;
@@ -41,6 +43,15 @@ class CommBench {
     fill(whole);
     comm_.reduce_scatter(exec_, piece, whole);
     expect(piece, sum, "reduce_scatter");
+    fill(whole);
+    const Comm::Ticket ticket = comm_.reduce_scatter(exec_, piece, whole, Order::kOverlapped);
+    Tensor beside = exec_.zeros({n}, Dtype::kF32);
+    for (int i = 0; i < kBeside; ++i) MANTISSA_RUN(exec_, binary, beside, beside, whole, Binary::kAdd);
+    comm_.wait(exec_, ticket);
+    MANTISSA_RUN(exec_, fill, whole, 0.0);  // which nobody reads any more
+    expect(piece, sum, "reduce_scatter beside kernels");
+    expect(beside, kBeside * value_of(comm_.rank()), "a kernel beside reduce_scatter");
+    beside = {};
     fill(piece);
     comm_.all_gather(exec_, whole, piece);
     for (int r = 0; r < ranks; ++r) expect(whole.slice(part * r, part * (r + 1)), value_of(r), "all_gather");

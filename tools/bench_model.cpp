@@ -44,14 +44,16 @@ void Bench::time_training(bool update) {
   const DeviceBatch sent(exec_.backend(), batch);
   TrainConfig config;
   config.recompute = flags_.recompute;
-  const LogprobOptions options{.lm_head = dtype_, .residual = dtype_};
+  LogprobOptions options{.lm_head = dtype_, .residual = dtype_};
   std::optional<Optimizer> optimizer;
   const bool states = flags_.states || update;
-  if (states) optimizer.emplace(exec_, model().trained(), OptimConfig(), ScalerConfig(), 1000000, comm_);
+  if (states) optimizer.emplace(exec_, model().trained(), OptimConfig{.lr = 0}, ScalerConfig(), 1000000, comm_);
   const ParamSet& trained = model().trained();
   const ParamBuffer grads = states ? trained.grad : ParamBuffer(exec_, trained.layout, Dtype::kF32);
-  const auto body = [&] {
+  const auto pass = [&](bool overlap) {
     if (update) optimizer->zero_grad();
+    options.whole_from = {};
+    if (update && overlap) options.whole_from = [&](int unit) { optimizer->begin_sum(unit); };
     {
       Tape tape(exec_, true, config.recompute_tier());
       const Var logprobs = batch_logprobs(tape, model(), sent, options, &grads).logprobs;
@@ -60,6 +62,16 @@ void Bench::time_training(bool update) {
     if (!update) return;
     optimizer->step();
   };
+  const auto body = [&] { pass(flags_.overlap); };
+  if (update && flags_.deterministic && comm_.size() > 1) {
+    pass(false);  // chooses the plans of products
+    std::vector<float> sums[2];
+    for (const bool overlap : {false, true}) {
+      pass(overlap);
+      sums[overlap] = to_host<float>(trained.reduced.flat());
+    }
+    check(sums[0] == sums[1], "bench update: sums of gradients beside backward differ from those after it");
+  }
   double weights = c.tied_head ? double(c.vocab_size * c.width) : 0.0;  // elements of matrices that are multiplied by
   const std::vector<ParamInfo>& params = model().params.layout.params();
   for (size_t i = 0; i < params.size(); ++i)
@@ -69,8 +81,9 @@ void Bench::time_training(bool update) {
   const double flops = 3 * double(s * l) * (2 * weights + attention);
   const double ideal = 1000.0 * flops / gemm_ceiling();
   report(update ? "update" : "train",
-         str("S=", s, ",L=", l, ",recompute=", flags_.recompute, flags_.states ? ",states" : ""), time(body),
-         double(s * l), ideal);
+         str("S=", s, ",L=", l, ",recompute=", flags_.recompute, flags_.states ? ",states" : "",
+             update && !flags_.overlap ? ",no-overlap" : ""),
+         time(body), double(s * l), ideal);
 }
 
 double Bench::weight_bytes() {

@@ -12,6 +12,7 @@ ops::TokenLogprobs batch_logprobs(Tape& tape, const Model& model, const DeviceBa
   ctx.dropout = options.dropout;
   ctx.residual = options.residual;
   ctx.expert_offsets = options.expert_offsets;
+  ctx.whole_from = options.whole_from;
   ctx.ids = batch.ids;
   ctx.positions = batch.positions;
   ctx.attention.offsets = batch.offsets;

@@ -2,6 +2,8 @@
 // of its scored tokens. Training, the scoring of rollouts, and the programs `score` and `bench` all call this one.
 #pragma once
 
+#include <functional>
+
 #include "nn/model.h"
 #include "rl/train/device_batch.h"
 
@@ -14,7 +16,8 @@ struct LogprobOptions {
   int64_t head_chunk = 0;                         // tokens whose logits exist at once; 0: see ops::HeadOptions
   std::vector<Tensor>* expert_offsets = nullptr;  // see ForwardContext
   bool reference = false;  // score with the reference of a KL term: Model::reference, or a model without its adapter
-  ops::DropoutKeys dropout = {};  // training with lora.dropout
+  ops::DropoutKeys dropout = {};                  // training with lora.dropout
+  std::function<void(int unit)> whole_from = {};  // see ForwardContext
 };
 
 /// Log-probs and entropies of batch.targets at batch.scored, [N] each. `grads` are the sinks of parameter gradients

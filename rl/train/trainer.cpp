@@ -75,8 +75,9 @@ void Trainer::fill_reference_logprobs(MiniBatch& mini) {
 }
 
 LossOut Trainer::run_micro_batch(Tape& tape, const MiniBatch& mini, DeviceBatch& batch, const Loss& loss,
-                                 OldLogprobs old) {
+                                 OldLogprobs old, std::function<void(int unit)> whole_from) {
   LogprobOptions options = options_.logprobs;
+  options.whole_from = std::move(whole_from);
   options.expert_offsets = &expert_offsets_;
   if (options_.dropout > 0) options.dropout = {options_.dropout, batch.token_keys, dropout_key_};
   const ops::TokenLogprobs scored =
@@ -115,9 +116,13 @@ UpdateReport Trainer::update(MiniBatch& mini, const Loss& loss, OldLogprobs old,
   optimizer_.zero_grad();
   for (DeviceBatch& batch : send(mini)) {
     Tape tape(exec_, true, options_.recompute);
-    outs.push_back(run_micro_batch(tape, mini, batch, loss, old));
+    const bool last = &batch == &mini.device.back();
+    const auto sum = [this](int unit) { optimizer_.begin_sum(unit); };
+    outs.push_back(
+        run_micro_batch(tape, mini, batch, loss, old, last && options_.overlap ? sum : std::function<void(int)>()));
     add_expert_rows(stats.parts(), expert_offsets_);
   }
+  optimizer_.begin_sum(0);  // before anything else that ranks do together: one without a micro-batch begins here
   if (old == OldLogprobs::kOwnForward) read_back(mini, &DeviceBatch::old_logprobs, &TrainBatch::old_logprobs);
   if (before_step) before_step(mini);
   report.step = optimizer_.step();

@@ -2,8 +2,8 @@
 // function it is given. One update =
 //
 //   for each micro-batch of this rank: forward (tape on) -> log-probs -> loss -> backward (scaled; fp32 gradients add
-//   up) -> optimizer: gradients of all ranks added; finite? unscale, clip, step : skip  ->  on a skip, replay to name
-//   the first non-finite tensor
+//   up; in the last one the ranks begin to sum each layer's when it is whole) -> optimizer: finite? unscale, clip,
+//   step : skip  ->  on a skip, replay to name the first non-finite tensor
 #pragma once
 
 #include <functional>
@@ -24,6 +24,7 @@ struct TrainerOptions {
   Recompute recompute = Recompute::kNone;
   double dropout = 0.0;  // of what an adapter reads, in updates; its masks depend on seed, update, layer and token
   uint64_t seed = 0;
+  bool overlap = true;  // gradients are summed over ranks beside the last backward, else after it: the same bits
 };
 
 struct UpdateReport {
@@ -67,7 +68,9 @@ class Trainer {
   std::vector<DeviceBatch>& send(MiniBatch& batch);
   void read_back(MiniBatch& batch, Tensor DeviceBatch::*on_device, std::vector<float> TrainBatch::*on_host);
   void fill(MiniBatch& batch, bool reference, Tensor DeviceBatch::*on_device, std::vector<float> TrainBatch::*on_host);
-  LossOut run_micro_batch(Tape& tape, const MiniBatch& mini, DeviceBatch& batch, const Loss& loss, OldLogprobs old);
+  /// Forward and backward; `whole_from` as in ForwardContext.
+  LossOut run_micro_batch(Tape& tape, const MiniBatch& mini, DeviceBatch& batch, const Loss& loss, OldLogprobs old,
+                          std::function<void(int unit)> whole_from = {});
   std::string find_overflow(MiniBatch& batch, const Loss& loss, OldLogprobs old, double loss_scale);
 
   void sum_over_ranks(UpdateReport& report, LossStats& stats);

@@ -61,6 +61,27 @@ TEST(Tape, GradientsOfAValueUsedSeveralTimesAdd) {
   EXPECT_EQ(host(x.grad()), (std::vector<float>{5, -1, 9}));
 }
 
+TEST(Tape, WhatIsRecordedAfterACallHasPlayedWhenItIsAnswered) {
+  Exec exec(cpu());
+  const Tensor first = exec.zeros({3}, Dtype::kF32), second = exec.zeros({3}, Dtype::kF32);
+  std::vector<std::pair<std::vector<float>, std::vector<float>>> seen;
+  Tape tape(exec, true);
+  const auto look = [&] { seen.emplace_back(host(first), host(second)); };
+  tape.when_played(look);
+  const Var a = ops::mul(tape, tape.param(vec({1, 2, 3}), first), Var(vec({2, 2, 2})));
+  tape.when_played(look);
+  const Var b = ops::mul(tape, a, tape.param(vec({4, 5, 6}), second));
+  tape.when_played(look);
+  const Var unused = ops::mul(tape, b, b);  // plays nothing, and holds nobody up
+  tape.when_played(look);
+  tape.backward(ops::sum(tape, b));
+  const std::vector<float> none(3), da{8, 10, 12}, db{2, 4, 6};
+  EXPECT_EQ(seen, (decltype(seen){{none, none}, {none, none}, {none, db}, {da, db}}));
+  Tape silent(exec, false);
+  silent.when_played(look);
+  EXPECT_EQ(silent.records(), 0u);
+}
+
 TEST(Tape, AGradientSharedByTwoInputsIsNotWrittenThroughEither) {
   // d = a + b hands one tensor to both; a then gets more. b must not see it.
   Exec exec(cpu());

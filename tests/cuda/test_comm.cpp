@@ -59,6 +59,15 @@ TEST_F(CudaRanks, CollectivesAreRight) {
   EXPECT_NE(r.err.find("NCCL"), std::string::npos) << r.err;
 }
 
+TEST_F(CudaRanks, SumsBesideBackwardAreThoseAfterIt) {
+  // Compared by the program itself, in one process: from start to start another plan may be chosen for a product.
+  const std::string model = "random:" + (kSource / "configs/bench/smollm2_135m.json").string();
+  const Result r =
+      run_on_gpus("bench", {"update", "--gpus", "2", "--repeat", "1", "--device", "cuda", "--precision", "fp16",
+                            "--deterministic", "--sequences", "8", "--length", "256", "--model", model});
+  EXPECT_EQ(r.code, 0) << r.err;
+}
+
 TEST_F(CudaRanks, ARunOnTwoTakesTheStepsOfARunOnOne) {
   for (const int ranks : {1, 2}) {
     const Result r = run_on_gpus("trainer", trainer(str("on_", ranks), ranks, {"train.steps=2"}));

@@ -51,7 +51,8 @@ struct Scored {
   double loss = 0;
 };
 
-Scored score(const Model& model, const ParamBuffer* grads = nullptr, Recompute recompute = Recompute::kNone) {
+Scored score(const Model& model, const ParamBuffer* grads = nullptr, Recompute recompute = Recompute::kNone,
+             std::function<void(int)> whole_from = {}) {
   Exec exec(cpu());
   Tape tape(exec, grads != nullptr, recompute);
   const Dtype dtype = model.params.compute.dtype();
@@ -60,6 +61,7 @@ Scored score(const Model& model, const ParamBuffer* grads = nullptr, Recompute r
   ctx.params = &model.params;
   ctx.adapter = model.adapter.get();
   ctx.grads = grads;
+  ctx.whole_from = std::move(whole_from);
   ctx.residual = dtype;
   const int64_t tokens = int64_t(kIds.size());
   std::vector<int32_t> positions;
@@ -136,6 +138,25 @@ TEST(Adapters, EveryRecomputeTierGivesTheSameBits) {
     EXPECT_EQ(score(*model, &grads, tier).logprobs, logprobs);
     EXPECT_EQ(to_host<float>(grads.flat()), to_host<float>(plain.flat()));
   }
+}
+
+TEST(Adapters, UnitsAreWholeWhenBackwardSaysSo) {
+  const AdapterConfig config = all_linear(8);
+  const auto model = model_of(Dtype::kF16, &config);
+  fill_b(*model);
+  Exec exec(cpu());
+  const ParamLayout& layout = model->adapter->params.layout;
+  const ParamBuffer grads(exec, layout, Dtype::kF32);
+  std::vector<std::vector<float>> seen;
+  const auto from = [&](int unit) {
+    return to_host<float>(grads.flat().slice(layout.extent(unit).begin, layout.numel()));
+  };
+  score(*model, &grads, Recompute::kNone, [&](int unit) {
+    EXPECT_EQ(unit, layout.units() - 1 - int(seen.size()));
+    seen.push_back(from(unit));
+  });
+  ASSERT_EQ(int(seen.size()), layout.units());
+  for (int unit = 0; unit < layout.units(); ++unit) EXPECT_EQ(seen[size_t(layout.units() - 1 - unit)], from(unit));
 }
 
 TEST(Adapters, TheOptimizerHoldsTheAdapterAlone) {

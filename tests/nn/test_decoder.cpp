@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <numbers>
 
 #include "core/random.h"
@@ -77,9 +78,10 @@ struct Scored {
   ParamBuffer grads;
 };
 
-/// Log-probs of the packed sequences and the gradient of their mean negative.
+/// Log-probs of the packed sequences and the gradient of their mean negative. `whole_from` as in ForwardContext, with
+/// the gradients so far.
 Scored score(Model& model, const Packed& packed, Dtype residual, bool backward, Recompute recompute = Recompute::kNone,
-             Observer observer = {}) {
+             Observer observer = {}, const std::function<void(int, const ParamBuffer&)>& whole_from = {}) {
   Backend& backend = model.params.compute.flat().backend();
   Exec exec(backend);
   Tape tape(exec, backward, recompute);
@@ -90,6 +92,7 @@ Scored score(Model& model, const Packed& packed, Dtype residual, bool backward, 
   ctx.tape = &tape;
   ctx.params = &model.params;
   ctx.grads = backward ? &out.grads : nullptr;
+  if (whole_from) ctx.whole_from = [&](int unit) { whole_from(unit, out.grads); };
   ctx.residual = residual;
   ctx.ids = ints(packed.ids, backend);
   ctx.positions = ints(packed.positions, backend);
@@ -173,6 +176,26 @@ void expect_recompute_keeps_bits(Backend& backend, const std::vector<const char*
 }
 TEST(Decoder, RecomputeTiersGiveTheSameBits) {
   expect_recompute_keeps_bits(cpu(), kOnCpu);
+}
+
+TEST(Decoder, UnitsAreWholeWhenBackwardSaysSo) {
+  for (const char* name : kOnCpu) {
+    const Safetensors golden(kGolden / name / "golden.safetensors");
+    const Packed packed(read_ints(golden, "input_ids"), 2);
+    const auto model = load_model((kGolden / name).string(), cpu(), Dtype::kF16, false);
+    const ParamLayout& layout = model->params.layout;
+    for (const Recompute tier : {Recompute::kNone, Recompute::kMlp, Recompute::kFull}) {
+      SCOPED_TRACE(str(name, " tier ", int(tier)));
+      std::map<int, std::vector<float>> seen;  // by unit: the gradients from there on
+      const auto from = [&](int unit, const ParamBuffer& grads) {
+        return to_host_float(grads.flat().slice(layout.extent(unit).begin, layout.numel()));
+      };
+      const Scored scored = score(*model, packed, Dtype::kF32, true, tier, {},
+                                  [&](int unit, const ParamBuffer& grads) { seen[unit] = from(unit, grads); });
+      EXPECT_EQ(int64_t(seen.size()), model->config.layers);
+      for (const auto& [unit, gradients] : seen) EXPECT_EQ(gradients, from(unit, scored.grads)) << unit;
+    }
+  }
 }
 
 class CudaDecoder : public CudaFixture<testing::Test> {};

@@ -38,7 +38,8 @@ ModelConfig small_config(bool tied) {
 
 constexpr int kSequences = 6, kLength = 11;
 
-/// One process of a run, or all of it: trains on the sequences whose number modulo the processes is its own.
+/// One process of a run, or all of it: trains on the sequences whose number modulo the processes is its own. Its
+/// `overlap`: sums gradients in the backward of the last of them.
 class Process {
  public:
   Process(Comm& comm, Dtype compute, bool tied = false, uint64_t seed = 3, Placement placement = Placement::kDevice)
@@ -58,7 +59,9 @@ class Process {
   double forward_backward(uint64_t step) {
     optimizer->zero_grad();
     double loss = 0;
-    for (int s = comm_.rank(); s < kSequences; s += comm_.size()) loss += sequence(step, s);
+    for (int s = comm_.rank(); s < sequences; s += comm_.size())
+      loss += sequence(step, s, overlap && s + comm_.size() >= sequences);
+    if (overlap) optimizer->begin_sum(0);
     return comm_.reduce({loss})[0];
   }
   StepReport step(uint64_t number) {
@@ -76,13 +79,16 @@ class Process {
     return out;
   }
 
+  int sequences = kSequences;
+  bool overlap = false;
+  std::vector<int> begun;  // what backward called whole_from with
   Exec exec{cpu()};
   std::unique_ptr<Model> model;
   std::optional<Optimizer> optimizer;
   double last_loss = 0;
 
  private:
-  double sequence(uint64_t step, int number) {
+  double sequence(uint64_t step, int number, bool last) {
     RandomStream random(step, uint64_t(number));
     std::vector<int32_t> ids, positions;
     for (int i = 0; i <= kLength; ++i) {
@@ -97,6 +103,11 @@ class Process {
     ctx.tape = &tape;
     ctx.params = &model->params;
     ctx.grads = &model->params.grad;
+    if (last)
+      ctx.whole_from = [this](int unit) {
+        optimizer->begin_sum(unit);
+        begun.push_back(unit);
+      };
     ctx.ids = tensor_from<int32_t>(cpu(), ids, {kLength});
     ctx.positions = tensor_from<int32_t>(cpu(), positions, {kLength});
     ctx.attention.offsets = tensor_from<int32_t>(cpu(), std::vector<int32_t>{0, kLength}, {2});
@@ -177,6 +188,29 @@ TEST(Sharding, AnyNumberOfProcessesTrainsAsOne) {
     }
 }
 
+TEST(Sharding, SumsBegunInBackwardHaveTheSameBits) {
+  for (const bool tied : {false, true})
+    for (const int size : {2, 3})
+      for (const int sequences : {6, 5, 1}) {  // as many for each, more for some, none for some
+        SCOPED_TRACE(str(size, " processes, ", sequences, " sequences", tied ? ", tied" : ""));
+        on_ranks(size, [&](Comm& comm) {
+          std::vector<float> gradients[2], masters[2];
+          for (const bool overlap : {false, true}) {
+            Process p(comm, Dtype::kF16, tied);
+            p.sequences = sequences;
+            p.overlap = overlap;
+            for (uint64_t step = 0; step < 3; ++step) p.step(step);
+            const bool busy = comm.rank() < sequences && overlap;
+            EXPECT_EQ(p.begun, busy ? (std::vector<int>{3, 2, 1, 3, 2, 1, 3, 2, 1}) : std::vector<int>());
+            gradients[overlap] = p.values(p.model->params.reduced);
+            masters[overlap] = p.values(p.model->params.master);
+          }
+          EXPECT_EQ(gradients[1], gradients[0]);
+          EXPECT_EQ(masters[1], masters[0]);
+        });
+      }
+}
+
 TEST(Sharding, GradientsAreSummedInFp64AsExactly) {
   const auto gradient = [](Comm& comm) {
     Exec exec(cpu());
@@ -195,7 +229,7 @@ TEST(Sharding, GradientsAreSummedInFp64AsExactly) {
         for (int64_t k = 0; k < t.numel(); ++k) t.data<double>()[k] += random.uniform() - 0.5;
       }
     }
-    reduce_gradients(exec, comm, set);
+    GradientSum(exec, comm, set).finish();
     const ParamBuffer whole = gather_whole(exec, comm, set, set.reduced);
     return comm.main() ? to_host<double>(whole[ParamId{0}]) : std::vector<double>();
   };

@@ -24,6 +24,17 @@ TEST_F(Launch, RanksOfOneCommandAreOneRun) {
   for (const std::string& line : r.lines()) EXPECT_NE(line.find("\"ranks\": 3"), std::string::npos) << line;
 }
 
+TEST_F(Launch, UpdatesCompareTheirSumsBesideBackwardWithThoseAfterIt) {
+  const Result r = run("bench",
+                       {"update", "--gpus", "2", "--repeat", "1", "--device", "cpu", "--deterministic", "--sequences",
+                        "2", "--length", "16", "--model", "builtin:arithmetic"},
+                       "export MANTISSA_BUILTIN=" + quoted((kSource / "builtin").string()) + ";");
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_NE(r.out.find("\"bench\": \"update\", \"shape\": \"S=2,L=16,recompute=none,ranks=2,deterministic\""),
+            std::string::npos)
+      << r.out;
+}
+
 TEST_F(Launch, RanksMayComeFromAnotherLauncher) {
   const std::string command = quoted((kBin / "bench").string()) + " comm --repeat 1 --device cpu";
   const std::string common = "WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29741 MANTISSA_JOB=test ";
@@ -129,6 +140,19 @@ TEST_F(Ranks, ARunOnSeveralIsTheRunOnOne) {
   train("three", 3);
   expect_near("one", "two", 1e-6);
   expect_near("one", "three", 1e-6);
+}
+
+TEST_F(Ranks, SumsBesideBackwardAreThoseAfterIt) {
+  const std::vector<std::string> small = {"train.micro_batch_tokens=64", "precision.train=fp16",
+                                          "precision.rollout=fp16"};
+  train("beside", 3, small);
+  std::vector<std::string> after = small;
+  after.push_back("distributed.overlap=false");
+  train("after", 3, after);
+  EXPECT_EQ(lines("beside", "metrics.jsonl"), lines("after", "metrics.jsonl"));
+  for (const char* file : {"master.safetensors", "adam_m.safetensors", "adam_v.safetensors"})
+    EXPECT_EQ(read_file(dir_ / "beside/checkpoints/step_2" / file), read_file(dir_ / "after/checkpoints/step_2" / file))
+        << file;
 }
 
 TEST_F(Ranks, ResumeOnAnotherNumberOfRanks) {
