@@ -11,7 +11,12 @@ namespace exact {
 namespace {
 
 constexpr int kHeads = 16;  // rows of a product
-constexpr int kStages = 2;
+
+/// Tiles of keys and values in a block's shared memory: the one it works on, and those on their way. Two let the most
+/// blocks share a multiprocessor. Where it has no more than about one block, that block has to ask for more ahead.
+constexpr int kStagesOfMany = 2;
+template <int kSize>
+constexpr int kStagesOfFew = kSize <= 64 ? 5 : 3;
 
 template <class T>
 struct Task {
@@ -57,7 +62,7 @@ struct Place {
 
 /// Starts the copies of a tile, a page, zeros beyond the row's end. A group of copies even past the last tile, so that
 /// counting stays simple.
-template <class T, int kSize>
+template <class T, int kSize, int kStages>
 __device__ __forceinline__ void start_tile(const Task<T>& task, const Place& at, uint32_t stages, int i) {
   using Keys = KeyTile<kSize>;
   if (i < at.tiles()) {
@@ -189,7 +194,7 @@ struct Rows {
 };
 
 /// Block (segment, kv head and 16 of its query heads, row).
-template <class T, int kSize>
+template <class T, int kSize, int kStages>
 __global__ void __launch_bounds__(kThreads) decode_kernel(const __grid_constant__ Task<T> task) {
   using Keys = KeyTile<kSize>;
   extern __shared__ uint4 shared[];
@@ -202,13 +207,13 @@ __global__ void __launch_bounds__(kThreads) decode_kernel(const __grid_constant_
   if (at.from >= at.until) return;
   const uint32_t stages = shared_address(shared);
 #pragma unroll
-  for (int i = 0; i < kStages - 1; ++i) start_tile<T, kSize>(task, at, stages, i);
+  for (int i = 0; i < kStages - 1; ++i) start_tile<T, kSize, kStages>(task, at, stages, i);
   Rows<T, kSize> rows;
   rows.load_queries(task.qkv + at.b * row_of(task.heads) + int64_t(at.first_head) * kSize, at.heads_here);
   for (int i = 0; i < at.tiles(); ++i) {
     wait_copies<kStages - 2>();
     __syncthreads();
-    start_tile<T, kSize>(task, at, stages, i + kStages - 1);
+    start_tile<T, kSize, kStages>(task, at, stages, i + kStages - 1);
     const uint32_t keys = stages + i % kStages * 2 * Keys::kBytes;
     rows.score(keys, at.valid(i) - 16 * rows.warp, exchange);
     __syncthreads();
@@ -275,12 +280,18 @@ bool decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, con
       task.part = scratch.take<float>(batch * segments * heads.query * heads.size);
       task.part_weight = scratch.take<float2>(batch * segments * heads.query);
     }
-    constexpr int kShared = kStages * 2 * KeyTile<kSize>::kBytes;
-    auto* kernel = decode_kernel<T, kSize>;
-    MANTISSA_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
-    kernel<<<dim3(segments, heads.kv * ((ratio + kHeads - 1) / kHeads), unsigned(batch)), kThreads, kShared,
-             stream(exec)>>>(task);
-    MANTISSA_LAUNCH_CHECK();
+    const int64_t rows = heads.kv * ((ratio + kHeads - 1) / kHeads);
+    const auto launch = [&]<int kTiles>(std::integral_constant<int, kTiles>) {
+      constexpr int kShared = kTiles * 2 * KeyTile<kSize>::kBytes;
+      auto* kernel = decode_kernel<T, kSize, kTiles>;
+      MANTISSA_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
+      kernel<<<dim3(segments, unsigned(rows), unsigned(batch)), kThreads, kShared, stream(exec)>>>(task);
+      MANTISSA_LAUNCH_CHECK();
+    };
+    if (rows * batch <= 2 * device_facts(exec).sms)
+      launch(std::integral_constant<int, kStagesOfFew<kSize>>());
+    else
+      launch(std::integral_constant<int, kStagesOfMany>());
     if (segments == 1) return;
     fold_kernel<<<dim3(blocks(int64_t(heads.query) * kSize / 4, kThreads), unsigned(batch)), kThreads, 0,
                   stream(exec)>>>(task);

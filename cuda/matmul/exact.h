@@ -30,6 +30,10 @@ int exact_kernel_for(Exec& exec, const ExactProduct& p);
 /// them. Waits for the device.
 inline constexpr int kCheckedRows = 16;
 int64_t differing_elements(Exec& exec, const ExactProduct& p);
+/// The same without waiting: adds to a number on the device.
+void count_differing_elements(Exec& exec, const ExactProduct& p, unsigned long long* count);
+/// Computes c anew by kernel 0, where that number is not zero by the time the device comes to it.
+void repair_product(Exec& exec, const ExactProduct& p, const unsigned long long* differing);
 /// Rows of numbers at random, exponents over 2^-8 .. 2^2, whose second half repeats the first, negated where `negated`.
 /// A product of a negated and a plain operand is zero but for the rounding on the way: the mark of an order of sums.
 void fill_cancelling(Exec& exec, void* data, int64_t rows, int64_t depth, Dtype type, bool negated);

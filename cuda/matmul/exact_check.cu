@@ -31,32 +31,40 @@ __device__ __forceinline__ uint32_t load_two(const T* row, int k, int depth, boo
   return __builtin_bit_cast(uint32_t, two);
 }
 
-/// 16 rows and 8 columns a warp. kChecked: the rows that are checked, into c[kCheckedRows, N] fp32 without rounding.
+/// 16 rows and 8 columns a warp, as many blocks as there are take turns. kChecked: the rows that are checked, into
+/// c[kCheckedRows, N] fp32 without rounding. Nothing is done where *unless_zero is there and zero.
 template <class T, class Out, bool kChecked>
-__global__ void __launch_bounds__(kThreads) plain_kernel(Out* c, const T* a, const T* b, const Out* bias, int64_t rows,
-                                                         int columns, int depth, int64_t c_stride) {
+__global__ void __launch_bounds__(kThreads)
+    plain_kernel(Out* c, const T* a, const T* b, const Out* bias, int64_t rows, int columns, int depth,
+                 int64_t c_stride, const unsigned long long* unless_zero) {
+  if (unless_zero && *unless_zero == 0) return;
   const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
-  const int first_column = (blockIdx.x * kWarps + threadIdx.x / kWarp) * 8;
   const bool pairs = depth % 2 == 0 && (reinterpret_cast<uintptr_t>(a) | reinterpret_cast<uintptr_t>(b)) % 4 == 0;
-  if (first_column >= columns) return;
-  const T *a_rows[2], *b_row = b + int64_t(min(first_column + g, columns - 1)) * depth;
-  for (int i = 0; i < 2; ++i) {
-    const int64_t row = int64_t(blockIdx.y) * 16 + g + 8 * i;
-    a_rows[i] = a + (kChecked ? checked_row(row, rows) : min(row, rows - 1)) * depth;
-  }
-  float sum[4] = {};
+  const int across = (columns + 8 * kWarps - 1) / (8 * kWarps);
+  const int64_t tiles = across * (((kChecked ? kCheckedRows : rows) + 15) / 16);
+  for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+    const int first_column = (int(tile % across) * kWarps + threadIdx.x / kWarp) * 8;
+    const int64_t first_row = tile / across * 16;
+    if (first_column >= columns) continue;
+    const T *a_rows[2], *b_row = b + int64_t(min(first_column + g, columns - 1)) * depth;
+    for (int i = 0; i < 2; ++i) {
+      const int64_t row = first_row + g + 8 * i;
+      a_rows[i] = a + (kChecked ? checked_row(row, rows) : min(row, rows - 1)) * depth;
+    }
+    float sum[4] = {};
 #pragma unroll 4
-  for (int k = 2 * t; k < depth + 2 * t; k += 16) {  // the lanes of a warp stay together
-    const uint32_t x[4] = {load_two(a_rows[0], k, depth, pairs), load_two(a_rows[1], k, depth, pairs),
-                           load_two(a_rows[0], k + 8, depth, pairs), load_two(a_rows[1], k + 8, depth, pairs)};
-    mma<T>(sum, x, load_two(b_row, k, depth, pairs), load_two(b_row, k + 8, depth, pairs));
-  }
+    for (int k = 2 * t; k < depth + 2 * t; k += 16) {  // the lanes of a warp stay together
+      const uint32_t x[4] = {load_two(a_rows[0], k, depth, pairs), load_two(a_rows[1], k, depth, pairs),
+                             load_two(a_rows[0], k + 8, depth, pairs), load_two(a_rows[1], k + 8, depth, pairs)};
+      mma<T>(sum, x, load_two(b_row, k, depth, pairs), load_two(b_row, k + 8, depth, pairs));
+    }
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int64_t row = int64_t(blockIdx.y) * 16 + g + i / 2 * 8;
-    const int column = first_column + 2 * t + i % 2;
-    if (column >= columns || (!kChecked && row >= rows)) continue;
-    store_sum(c + row * c_stride + column, sum[i], bias ? bias + column : nullptr);
+    for (int i = 0; i < 4; ++i) {
+      const int64_t row = first_row + g + i / 2 * 8;
+      const int column = first_column + 2 * t + i % 2;
+      if (column >= columns || (!kChecked && row >= rows)) continue;
+      store_sum(c + row * c_stride + column, sum[i], bias ? bias + column : nullptr);
+    }
   }
 }
 
@@ -78,10 +86,10 @@ __global__ void __launch_bounds__(kThreads) compare_kernel(unsigned long long* c
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    fill_kernel(T* data, int64_t count, int64_t depth, uint32_t seed, float second_half) {
-  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < count; i += int64_t(gridDim.x) * kThreads) {
-    const int64_t half = depth / 2, k = i % depth, twin = k < half ? i : i - half;
-    uint32_t x = uint32_t(twin) * 0x9E3779B9u ^ uint32_t(twin >> 32) ^ seed;  // a hash, not a generator
+    fill_kernel(T* data, uint32_t count, uint32_t depth, uint32_t seed, float second_half) {
+  for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < count; i += gridDim.x * kThreads) {
+    const uint32_t half = depth / 2, k = i % depth, twin = k < half ? i : i - half;
+    uint32_t x = twin * 0x9E3779B9u ^ seed;  // a hash, not a generator
     x ^= x >> 16;
     x *= 0x7FEB352Du;
     x ^= x >> 15;
@@ -93,47 +101,60 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+/// At most `most` blocks.
 template <class T, class Out, bool kChecked>
-void launch_plain(Exec& exec, Out* c, const ExactProduct& p, int64_t rows, int64_t c_stride) {
-  plain_kernel<T, Out, kChecked><<<dim3(blocks(p.columns, 8 * kWarps), blocks(rows, 16)), kThreads, 0, stream(exec)>>>(
+void launch_plain(Exec& exec, Out* c, const ExactProduct& p, int64_t c_stride, int64_t most = 1 << 30,
+                  const unsigned long long* unless_zero = nullptr) {
+  const int64_t tiles = int64_t(blocks(p.columns, 8 * kWarps)) * blocks(kChecked ? kCheckedRows : p.rows, 16);
+  plain_kernel<T, Out, kChecked><<<unsigned(std::min(tiles, most)), kThreads, 0, stream(exec)>>>(
       c, static_cast<const T*>(p.a), static_cast<const T*>(p.b), static_cast<const Out*>(p.bias), p.rows,
-      int(p.columns), int(p.depth), c_stride);
+      int(p.columns), int(p.depth), c_stride, unless_zero);
   MANTISSA_LAUNCH_CHECK();
 }
 
 }  // namespace
 
 void run_plain_product(Exec& exec, const ExactProduct& p) {
+  visit_product(
+      p, [&]<class T, class Out>() { launch_plain<T, Out, false>(exec, static_cast<Out*>(p.c), p, p.c_stride); });
+}
+
+void repair_product(Exec& exec, const ExactProduct& p, const unsigned long long* differing) {
   visit_product(p, [&]<class T, class Out>() {
-    constexpr int64_t kRows = 16 * 65535;  // of a grid
-    check(p.rows <= kRows, "[matmul] at most ", kRows, " rows where the library has no exact kernel: got ", p.rows);
-    launch_plain<T, Out, false>(exec, static_cast<Out*>(p.c), p, p.rows, p.c_stride);
+    launch_plain<T, Out, false>(exec, static_cast<Out*>(p.c), p, p.c_stride, 8 * device_facts(exec).sms, differing);
+  });
+}
+
+void count_differing_elements(Exec& exec, const ExactProduct& p, unsigned long long* count) {
+  visit_product(p, [&]<class T, class Out>() {
+    Scratch scratch(exec);
+    Out* want = scratch.take<Out>(kCheckedRows * p.columns);
+    launch_plain<T, Out, true>(exec, want, p, p.columns);
+    compare_kernel<<<dim3(blocks(p.columns, 4 * kThreads), kCheckedRows), kThreads, 0, stream(exec)>>>(
+        count, static_cast<const Out*>(p.c), want, p.rows, int(p.columns), p.c_stride);
+    MANTISSA_LAUNCH_CHECK();
   });
 }
 
 int64_t differing_elements(Exec& exec, const ExactProduct& p) {
   unsigned long long differ = 0;
-  visit_product(p, [&]<class T, class Out>() {
-    Scratch scratch(exec);
-    Out* want = scratch.take<Out>(kCheckedRows * p.columns);
-    auto* count = scratch.take<unsigned long long>(1);
-    MANTISSA_CUDA(cudaMemsetAsync(count, 0, sizeof(*count), stream(exec)));
-    launch_plain<T, Out, true>(exec, want, p, kCheckedRows, p.columns);
-    compare_kernel<<<dim3(blocks(p.columns, 4 * kThreads), kCheckedRows), kThreads, 0, stream(exec)>>>(
-        count, static_cast<const Out*>(p.c), want, p.rows, int(p.columns), p.c_stride);
-    MANTISSA_LAUNCH_CHECK();
-    MANTISSA_CUDA(cudaMemcpyAsync(&differ, count, sizeof(differ), cudaMemcpyDeviceToHost, stream(exec)));
-    MANTISSA_CUDA(cudaStreamSynchronize(stream(exec)));
-  });
+  Scratch scratch(exec);
+  auto* count = scratch.take<unsigned long long>(1);
+  MANTISSA_CUDA(cudaMemsetAsync(count, 0, sizeof(*count), stream(exec)));
+  count_differing_elements(exec, p, count);
+  MANTISSA_CUDA(cudaMemcpyAsync(&differ, count, sizeof(differ), cudaMemcpyDeviceToHost, stream(exec)));
+  MANTISSA_CUDA(cudaStreamSynchronize(stream(exec)));
   return int64_t(differ);
 }
 
 void fill_cancelling(Exec& exec, void* data, int64_t rows, int64_t depth, Dtype type, bool negated) {
   const int64_t count = rows * depth;
   if (count == 0) return;
+  check(count < int64_t(1) << 31, "[matmul] at most 2^31 numbers are made up: got ", count);
   visit_float(type, [&]<class T>(std::type_identity<T>) {
     fill_kernel<<<unsigned(std::min<int64_t>(blocks(count, kThreads), 4096)), kThreads, 0, stream(exec)>>>(
-        static_cast<T*>(data), count, depth, negated ? 0x85EBCA6Bu : 0xC2B2AE35u, negated ? -1.0f : 1.0f);
+        static_cast<T*>(data), uint32_t(count), uint32_t(depth), negated ? 0x85EBCA6Bu : 0xC2B2AE35u,
+        negated ? -1.0f : 1.0f);
   });
   MANTISSA_LAUNCH_CHECK();
 }

@@ -1,91 +1,40 @@
 // A choice is made once per class of shapes, by time, and every algorithm of the library is checked for every exact
-// shape that it serves: on the operands at hand, which may be all zeros, and on numbers whose sums leave nothing but
-// their rounding. Since all choices give the same bits, measuring costs no reproducibility, and train.deterministic
-// need not forbid it.
+// shape that it serves. Since all choices give the same bits, measuring costs no reproducibility, and
+// train.deterministic need not forbid it.
+//
+// Token counts of micro-batches are new in every step. So a check of an algorithm that is chosen already waits for
+// nothing where there are many rows: until its result is known, what the algorithm computes is computed anew, on the
+// device, if the check has failed there.
 #include "cuda/matmul/exact_products.h"
 
-#include <algorithm>
-#include <limits>
+#include <bit>
 #include <map>
 #include <mutex>
-#include <optional>
 #include <sstream>
 
 #include "cuda/device.h"
-#include "cuda/matmul/exact.h"
+#include "cuda/matmul/exact_choice.h"
 
 namespace mantissa::cuda_kernels {
 namespace {
 
-constexpr int kCandidates = 8;
-constexpr int kMeasurements = 3;
-constexpr size_t kMaxPlans = 4096;  // as for other products
-/// Own kernels are worth measuring up to so many rows.
-constexpr int64_t kFewRows = 256;
-/// For few rows the library offers algorithms that are slow or split K; those that it has for so many serve them, too.
-constexpr int64_t kNeighbours[] = {128, 256};
-/// Largest operand made up for a check.
-constexpr int64_t kCheckBytes = int64_t(1) << 30;
-
-ExactProduct exact_of(const Product& p) {
-  return {.rows = p.rows,
-          .columns = p.columns,
-          .depth = p.depth,
-          .type = p.type,
-          .out_type = p.out_type,
-          .c_stride = p.c_stride,
-          .a = p.a,
-          .b = p.b,
-          .bias = p.bias,
-          .c = p.c};
-}
-
-/// An algorithm of the library, or the number of an own kernel.
-struct Choice {
-  std::optional<cublasLtMatmulAlgo_t> algorithm;
-  int kernel = 0;
-};
+constexpr size_t kMaxPlans = Verdicts::kPlaces;  // so that no place serves two of them
 
 struct ExactPlan {
   std::unique_ptr<LibraryPlan> library;  // null: the own kernel
   int kernel = 0;
+  int verdict = -1;  // of the check that is under way; none: negative
 };
 
-/// The checks of one product's algorithms, and what they need.
-class Checks {
- public:
-  Checks(Exec& exec, const Product& p) : exec_(exec), real_(p), made_up_(p) {
-    const int64_t bytes = 2 * std::max(p.rows, p.columns) * p.depth;
-    if (bytes > kCheckBytes) return;
-    try {
-      a_ = exec.empty({p.rows * p.depth}, p.type);
-      b_ = exec.empty({p.columns * p.depth}, p.type);
-      if (p.bias) bias_ = exec.zeros({p.columns}, p.out_type);
-    } catch (const Error&) {
-      a_ = {};  // no room: the real operands have to do
-      return;
-    }
-    fill_cancelling(exec, a_.raw(), p.rows, p.depth, p.type, true);
-    fill_cancelling(exec, b_.raw(), p.columns, p.depth, p.type, false);
-    made_up_.a = a_.raw();
-    made_up_.b = b_.raw();
-    if (p.bias) made_up_.bias = bias_.raw();
+/// Shapes that share a choice. Few rows are decode's, whose sizes are few; else there are two sizes per power of two.
+ProductKey shapes_of(const Product& p) {
+  ProductKey key = class_of(key_of(p, false));
+  if (p.rows > kFewRows) {
+    const int64_t step = int64_t(std::bit_floor(uint64_t(p.rows))) / 2;
+    key[0] = (p.rows + step - 1) / step * step;
   }
-
-  /// Writes to the product's c.
-  bool pass(const LibraryPlan& plan) { return (!a_.defined() || passes(plan, made_up_)) && passes(plan, real_); }
-
- private:
-  bool passes(const LibraryPlan& plan, const Product& p) {
-    plan.launch(exec_, p, p.c);
-    return differing_elements(exec_, exact_of(p)) == 0;
-  }
-
-  Exec& exec_;
-  const Product real_;
-  Product made_up_;
-  Tensor a_, b_, bias_;
-};
+  return key;
+}
 
 class ExactProducts {
  public:
@@ -100,10 +49,8 @@ class ExactProducts {
       it = plans_.emplace(key, make_plan(exec, p, done)).first;
       if (done) return;
     }
-    if (it->second.library)
-      it->second.library->launch(exec, p, p.c);
-    else
-      run_exact_kernel(exec, exact_of(p), it->second.kernel);
+    if (it->second.verdict >= 0 && !settle(exec, p, it->second)) return;
+    launch(exec, p, it->second);
   }
 
   /// A line for each class: its key, the own kernel or -1, and the library's description of the algorithm.
@@ -134,54 +81,60 @@ class ExactProducts {
   }
 
  private:
+  static void launch(Exec& exec, const Product& p, const ExactPlan& plan) {
+    if (plan.library)
+      plan.library->launch(exec, p, p.c);
+    else
+      run_exact_kernel(exec, exact_of(p), plan.kernel);
+  }
+
+  /// What the check of a plan has shown by now. True: the plan may be launched; false: p is done without it.
+  bool settle(Exec& exec, const Product& p, ExactPlan& plan) {
+    const Verdicts::State state = verdicts_.state(plan.verdict);
+    if (state == Verdicts::State::kPassed) {
+      plan.verdict = -1;
+      return true;
+    }
+    if (cuda::capturing(exec)) {  // a graph outlives the check
+      run_exact_kernel(exec, exact_of(p), exact_kernel_for(exec, exact_of(p)));
+    } else if (state == Verdicts::State::kPending) {
+      launch(exec, p, plan);
+      repair_product(exec, exact_of(p), verdicts_.on_device(plan.verdict));
+    } else {
+      classes_.erase(shapes_of(p));
+      bool done = false;
+      plan = make_plan(exec, p, done);
+      return !done;
+    }
+    return false;
+  }
+
   /// `done`: the last check has left the product where it belongs.
   ExactPlan make_plan(Exec& exec, const Product& p, bool& done) {
-    const ProductKey shapes = class_of(key_of(p, false));
+    const auto known = classes_.find(shapes_of(p));
+    if (known != classes_.end() && !known->second.algorithm)
+      if (exact_kernel_serves(exec, exact_of(p), known->second.kernel)) return {nullptr, known->second.kernel};
     Checks checks(exec, p);
-    if (const auto known = classes_.find(shapes); known != classes_.end()) {
-      if (!known->second.algorithm) {
-        if (exact_kernel_serves(exec, exact_of(p), known->second.kernel)) return {nullptr, known->second.kernel};
-      } else if (auto plan = std::make_unique<LibraryPlan>(p); plan->take(*known->second.algorithm)) {
+    if (known != classes_.end() && known->second.algorithm) {
+      if (auto plan = std::make_unique<LibraryPlan>(p); plan->take(*known->second.algorithm)) {
+        if (p.rows > kFewRows) {
+          const int verdict = verdicts_.open(exec);
+          checks.start(*plan, verdicts_, verdict);
+          done = true;
+          return {std::move(plan), 0, verdict};
+        }
         if (done = checks.pass(*plan); done) return {std::move(plan), 0};
       }
     }
-    ExactPlan best{nullptr, exact_kernel_for(exec, exact_of(p))};
-    float best_ms = std::numeric_limits<float>::infinity();
+    const Choice choice = classes_[shapes_of(p)] = fastest_exact(exec, p, checks);
+    if (!choice.algorithm) return {nullptr, choice.kernel};
     auto plan = std::make_unique<LibraryPlan>(p);
-    std::optional<cublasLtMatmulAlgo_t> fastest;
-    for (const cublasLtMatmulAlgo_t& algorithm : algorithms(*plan, p)) {
-      if (!plan->take(algorithm)) continue;
-      if (!checks.pass(*plan)) continue;
-      const float ms = measure(exec, kMeasurements, [&] { plan->launch(exec, p, p.c); });
-      if (ms < best_ms) best_ms = ms, fastest = algorithm;
-    }
-    for (int kernel = 1; p.rows <= kFewRows && kernel < exact_kernels(); ++kernel) {
-      if (!exact_kernel_serves(exec, exact_of(p), kernel)) continue;
-      const float ms = measure(exec, kMeasurements, [&] { run_exact_kernel(exec, exact_of(p), kernel); });
-      if (ms < best_ms) best_ms = ms, fastest.reset(), best.kernel = kernel;
-    }
-    if (fastest && plan->take(*fastest)) best.library = std::move(plan);
-    classes_[shapes] = {fastest, best.kernel};
-    return best;
-  }
-
-  /// What the library offers for this product, and for more rows where it has few.
-  static std::vector<cublasLtMatmulAlgo_t> algorithms(const LibraryPlan& plan, const Product& p) {
-    std::vector<cublasLtMatmulAlgo_t> all;
-    const auto add = [&](const LibraryPlan& from, const Product& like) {
-      for (const auto& candidate : from.candidates(like, kCandidates, false)) all.push_back(candidate.algo);
-    };
-    add(plan, p);
-    for (const int64_t rows : kNeighbours)
-      if (p.rows < rows) {
-        Product like = p;
-        like.rows = rows;
-        add(LibraryPlan(like), like);
-      }
-    return all;
+    plan->take(*choice.algorithm);
+    return {std::move(plan), 0};
   }
 
   std::mutex mutex_;
+  Verdicts verdicts_;
   std::map<ProductKey, ExactPlan> plans_;
   std::map<ProductKey, Choice> classes_;  // measured
 };

@@ -183,18 +183,21 @@ std::string library_version() {
   return str("cuBLASLt ", cublasLtGetVersion());
 }
 
-float measure(Exec& exec, int runs, const std::function<void()>& body) {
+float milliseconds(Exec& exec, const std::function<void()>& body) {
   Events events;
+  MANTISSA_CUDA(cudaEventRecord(events.start, stream(exec)));
+  body();
+  MANTISSA_CUDA(cudaEventRecord(events.end, stream(exec)));
+  MANTISSA_CUDA(cudaEventSynchronize(events.end));
+  float ms = 0;
+  MANTISSA_CUDA(cudaEventElapsedTime(&ms, events.start, events.end));
+  return ms;
+}
+
+float measure(Exec& exec, int runs, const std::function<void()>& body) {
+  milliseconds(exec, body);
   float best = std::numeric_limits<float>::infinity();
-  for (int run = 0; run <= runs; ++run) {
-    MANTISSA_CUDA(cudaEventRecord(events.start, stream(exec)));
-    body();
-    MANTISSA_CUDA(cudaEventRecord(events.end, stream(exec)));
-    MANTISSA_CUDA(cudaEventSynchronize(events.end));
-    float ms = 0;
-    MANTISSA_CUDA(cudaEventElapsedTime(&ms, events.start, events.end));
-    if (run > 0) best = std::min(best, ms);
-  }
+  for (int run = 0; run < runs; ++run) best = std::min(best, milliseconds(exec, body));
   return best;
 }
 

@@ -63,7 +63,9 @@ class LibraryPlan {
 /// "cuBLASLt VERSION": algorithms of one version mean nothing to another.
 std::string library_version();
 
-/// Milliseconds of what `body` launches, the best of `runs` after one that is not counted. Waits for the device.
+/// Milliseconds of what `body` launches. Waits for the device.
+float milliseconds(Exec& exec, const std::function<void()>& body);
+/// The best of `runs` after one that is not counted.
 float measure(Exec& exec, int runs, const std::function<void()>& body);
 
 }  // namespace mantissa::cuda_kernels

@@ -164,6 +164,33 @@ TEST_P(CudaExact, ASplitPlanFromACheckpointIsRefused) {
   gpu().backend().restore_measured_choices(head);
 }
 
+/// With many rows nobody waits for the check: the device computes anew what is wrong until the plan is replaced.
+TEST_P(CudaExact, ASplitPlanForManyRowsIsRepairedAndReplaced) {
+  const std::string head = no_choices();
+  const Tensor a = noise({600, 8960}, GetParam(), 8), b = noise({1536, 8960}, GetParam(), 9);
+  gpu().match = Match::kFast;
+  gpu().deterministic = false;
+  const Tensor fast = product(a.slice(0, 48), b);
+  gpu().match = Match::kExact;
+  const std::vector<std::string> split = only_choice(head);
+  ASSERT_EQ(split.size(), kKeyWords + 8);
+  gpu().backend().restore_measured_choices(head);
+  const Tensor want = product(a, b);
+  std::vector<std::string> words = only_choice(head);
+  ASSERT_EQ(words.size(), kKeyWords + 9);
+  words[kKeyWords] = "-1";
+  std::copy(split.begin() + kKeyWords, split.end(), words.begin() + kKeyWords + 1);
+  const std::string forged = with_choice(head, joined(words));
+  gpu().backend().restore_measured_choices(forged);
+  for (int i = 0; i < 4; ++i) {
+    expect_same_bits(product(a, b), want);
+    if (i == 2) gpu().backend().synchronize();
+  }
+  const bool differs = bits_of(fast) != bits_of(want.slice(0, 48));
+  if (differs) EXPECT_EQ(gpu().backend().measured_choices().find(joined(words)), std::string::npos);
+  gpu().backend().restore_measured_choices(head);
+}
+
 TEST_P(CudaExact, ChoicesComeBack) {
   const Tensor a = noise({64, 256}, GetParam(), 8), b = noise({320, 256}, GetParam(), 9);
   const Tensor want = product(a, b);
