@@ -3,6 +3,7 @@
 //
 //   tensors     on the device of an Exec, in its stream's order: all_reduce, reduce_scatter, all_gather, broadcast
 //   host bytes  of any length: gather (to all ranks), broadcast, barrier
+//   work        for those who have room for it: begin_handout, next
 //
 // The CPU's (core/cpu/comm.cpp) works over sockets and adds in the order of ranks, in fp32 (fp64 for fp64, int32 for
 // int32), with one rounding: the same bits on every rank and in every run. The GPU's is NCCL (cuda/comm.cpp).
@@ -62,6 +63,11 @@ class Comm {
   std::string broadcast(std::string_view bytes, int root = 0);
   /// Returns when all ranks have called it.
   void barrier() { gather({}); }
+  /// Begins a handout of work to those who have room for it. All ranks call it, and none waits.
+  void begin_handout() { ++handouts_, given_ = 0; }
+  /// Of the numbers 0, 1, 2, ... of the last begin_handout() the next that nobody was given yet. A rank asks as often
+  /// as it likes until it next meets the others in a call for host bytes.
+  int64_t next() { return size_ == 1 ? given_++ : do_next(handouts_); }
   /// Sums (or largest values) over ranks of numbers on the host, added in order of ranks in fp64.
   std::vector<double> reduce(const std::vector<double>& values, Reduce op = Reduce::kSum);
 
@@ -80,12 +86,14 @@ class Comm {
   virtual void do_wait(Exec& exec, Ticket ticket) = 0;
   virtual std::vector<std::string> do_gather(std::string_view bytes) = 0;
   virtual std::string do_broadcast_bytes(std::string_view bytes, int root) = 0;
+  virtual int64_t do_next(int64_t handout) = 0;
 
  private:
   void begin(const char* name, int64_t count, std::string_view type);
 
   const int rank_, size_;
   uint64_t calls_ = 0;
+  int64_t handouts_ = 0, given_ = 0;  // given_: of one rank
   const std::shared_ptr<Activity> activity_;
 };
 

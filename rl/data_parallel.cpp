@@ -1,5 +1,6 @@
 #include "rl/data_parallel.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace mantissa {
@@ -39,6 +40,7 @@ class Reader {
     values.resize(count);
     take(values.data(), count * sizeof values[0]);
   }
+  bool done() const { return at_ == bytes_.size(); }
 
  private:
   void take(void* to, size_t count) {
@@ -67,40 +69,51 @@ void transfer(Archive& archive, Sample& sample) {
 
 }  // namespace
 
-std::vector<size_t> own_groups(size_t count, const Comm& comm) {
-  std::vector<size_t> own;
-  for (size_t i = size_t(comm.rank()); i < count; i += size_t(comm.size())) own.push_back(i);
-  return own;
-}
-
-void sample_own(Engine& engine, std::span<RolloutGroup> groups, int n, const GenerateOptions& options,
-                const Comm& comm) {
-  const std::vector<size_t> own = own_groups(groups.size(), comm);
-  if (own.empty()) return;
+void sample_own(Engine& engine, std::span<RolloutGroup> groups, int n, const GenerateOptions& options, Comm& comm) {
+  const size_t ranks = size_t(comm.size());
+  const bool by_need = ranks > 1 && engine.exact();
+  GenerateOptions taken = options;
+  if (by_need) {
+    comm.begin_handout();
+    taken.next = [&] { return size_t(comm.next()); };
+    taken.at_once = std::max<int64_t>(1, int64_t((groups.size() * size_t(n) + ranks - 1) / ranks));
+  }
+  std::vector<RolloutGroup*> own;
   std::vector<Request> requests;
-  for (const size_t g : own) requests.push_back({.prompt = &groups[g].prompt, .n = n});
-  std::vector<std::vector<Completion>> completions = engine.generate(requests, options);
+  for (size_t g = by_need ? 0 : size_t(comm.rank()); g < groups.size(); g += by_need ? 1 : ranks) {
+    own.push_back(&groups[g]);
+    requests.push_back({.prompt = &groups[g].prompt, .n = n});
+  }
+  if (own.empty()) return;
+  std::vector<std::vector<Completion>> completions = engine.generate(requests, taken);
   for (size_t i = 0; i < own.size(); ++i)
-    for (Completion& completion : completions[i])
-      groups[own[i]].samples.emplace_back().completion = std::move(completion);
+    for (Completion& completion : completions[i]) own[i]->samples.emplace_back().completion = std::move(completion);
 }
 
 void share_samples(std::span<RolloutGroup> groups, Comm& comm) {
   if (comm.size() == 1) return;
   Writer writer;
-  for (const size_t g : own_groups(groups.size(), comm)) {
+  for (size_t g = 0; g < groups.size(); ++g) {
+    if (groups[g].samples.empty()) continue;
+    writer.number(g);
     writer.number(groups[g].samples.size());
     for (const RolloutSample& sample : groups[g].samples) transfer(writer, sample);
   }
   const std::vector<std::string> all = comm.gather(writer.bytes());
-  std::vector<Reader> readers(all.begin(), all.end());
-  for (size_t g = 0; g < groups.size(); ++g) {
-    Reader& reader = readers[g % size_t(comm.size())];
-    size_t samples = 0;
-    reader.number(samples);
-    groups[g].samples.resize(samples);
-    for (RolloutSample& sample : groups[g].samples) transfer(reader, sample);
-  }
+  std::vector<int> owners(groups.size(), -1);
+  for (int rank = 0; rank < comm.size(); ++rank)
+    for (Reader reader(all[size_t(rank)]); !reader.done();) {
+      size_t g = 0, samples = 0;
+      reader.number(g);
+      reader.number(samples);
+      check(g < groups.size() && owners[g] < 0, "[ranks] rank ", rank, " has samples of group ", g, " of ",
+            groups.size(), g < groups.size() ? str(", and so has rank ", owners[g]) : std::string());
+      owners[g] = rank;
+      groups[g].samples.resize(samples);
+      for (RolloutSample& sample : groups[g].samples) transfer(reader, sample);
+    }
+  for (size_t g = 0; g < groups.size(); ++g)
+    check(owners[g] >= 0, "[ranks] no rank has samples of group ", g, " of ", groups.size());
 }
 
 void add_counters(Metrics& metrics, const Metrics& own, Comm& comm) {

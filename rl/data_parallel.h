@@ -1,5 +1,5 @@
 // Rollouts shared out over ranks. Every rank holds all prompts and takes the same decisions; a rank samples and grades
-// its own groups (a group stays on one rank), then all ranks get all samples. What follows (advantages, order,
+// some of the groups (a group stays on one rank), then all ranks get all samples. What follows (advantages, order,
 // mini-batches, metrics of the rollout) is the same computation on the same data everywhere, so nothing else has to be
 // agreed on. Only packed micro-batches differ again (rl/train/batcher.h).
 #pragma once
@@ -16,15 +16,14 @@
 
 namespace mantissa {
 
-/// The groups, of `count`, that this rank samples: every size()-th, beginning with its own number. A fixed rule, since
-/// on a GPU a sample's bits depend on which others run beside it.
-std::vector<size_t> own_groups(size_t count, const Comm& comm);
+/// Samples `n` responses to the prompt of each group that falls to this rank. The other groups stay without.
+/// Where a sample's bits depend on those beside it, a fixed rule says which: every size()-th, beginning with the rank's
+/// number. With an exact engine a rank takes the next group when it has room: as many samples at once as come to each
+/// rank (and fit its batch), so that long answers of one rank leave the groups that are not begun to the others.
+void sample_own(Engine& engine, std::span<RolloutGroup> groups, int n, const GenerateOptions& options, Comm& comm);
 
-/// Samples `n` responses to the prompt of each of this rank's groups. The other groups stay without.
-void sample_own(Engine& engine, std::span<RolloutGroup> groups, int n, const GenerateOptions& options,
-                const Comm& comm);
-
-/// Sends the samples of this rank's groups to all ranks, and replaces those of other groups by what their ranks sent.
+/// Sends the samples of the groups that have some here to all ranks, and fills in those of the other groups. Throws
+/// where not exactly one rank has samples of a group.
 void share_samples(std::span<RolloutGroup> groups, Comm& comm);
 
 /// Adds counters of what each rank did itself, over ranks, to the metrics of the same names.

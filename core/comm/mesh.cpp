@@ -26,10 +26,13 @@ void set_text(char (&to)[64], std::string_view text) {
   to[n] = 0;
 }
 
+/// What a connection between rank 0 and another carries.
+enum Purpose : int32_t { kCalls, kHeartbeats, kHandout, kPurposes };
+
 /// What a process says of itself when it connects.
 struct Hello {
   uint64_t magic = kMagic, job = 0;
-  int32_t rank = 0, size = 0, port = 0, heartbeats = 0, pid = 0, padding = 0;
+  int32_t rank = 0, size = 0, port = 0, purpose = kCalls, pid = 0, padding = 0;
   char host[64] = {};
 };
 
@@ -54,13 +57,13 @@ std::string host_name() {
   return name;
 }
 
-Hello make_hello(const Place& place, int port, bool heartbeats) {
+Hello make_hello(const Place& place, int port, Purpose purpose) {
   Hello hello;
   hello.job = hash64(place.job);
   hello.rank = place.rank;
   hello.size = place.size;
   hello.port = port;
-  hello.heartbeats = heartbeats;
+  hello.purpose = purpose;
   hello.pid = int32_t(::getpid());
   set_text(hello.host, host_name());
   return hello;
@@ -129,7 +132,7 @@ bool read_hello(const Socket& socket, Hello& hello) {
     return false;
   }
   hello.host[sizeof hello.host - 1] = 0;
-  return hello.magic == kMagic;
+  return hello.magic == kMagic && hello.purpose >= 0 && hello.purpose < kPurposes;
 }
 
 }  // namespace
@@ -145,36 +148,35 @@ std::unique_ptr<Mesh> Mesh::join(const Place& place, std::chrono::milliseconds p
   mesh->links_.resize(size_t(place.size));
   mesh->heartbeats_.resize(place.rank == 0 ? size_t(place.size) : 1);
   mesh->names_.resize(size_t(place.size));
-  if (place.rank == 0)
-    mesh->gather_ranks(place, deadline);
-  else
-    mesh->find_ranks(place, deadline);
+  mesh->handout_ = std::make_unique<Handout>(
+      place.rank == 0, place.rank == 0 ? mesh->gather_ranks(place, deadline) : mesh->find_ranks(place, deadline));
   return mesh;
 }
 
-void Mesh::gather_ranks(const Place& place, Deadline deadline) {
+std::vector<Socket> Mesh::gather_ranks(const Place& place, Deadline deadline) {
   const Socket listening = listen_as_first(place);
   std::vector<Entry> entries{size_t(place.size)};
   set_text(entries[0].address, place.address);
-  Hello own = make_hello(place, 0, false);
-  names_[0] = name_from(own);
-  for (int missing = 2 * (place.size - 1); missing > 0;) {
+  std::vector<Socket> handout{size_t(place.size)};
+  std::vector<Socket>* const kinds[kPurposes] = {&links_, &heartbeats_, &handout};
+  names_[0] = name_from(make_hello(place, 0, kCalls));
+  for (int missing = kPurposes * (place.size - 1); missing > 0;) {
     Socket socket;
     try {
       socket = accept_from(listening, deadline);
     } catch (const Error& e) {
       std::string absent;
       for (int r = 1; r < place.size; ++r)
-        if (!heartbeats_[size_t(r)]) absent += str(absent.empty() ? "" : ", ", r);
+        if (!handout[size_t(r)]) absent += str(absent.empty() ? "" : ", ", r);
       fail("[comm] rank 0 waited for rank ", absent, " of ", place.size, " at ", place.address, " port ",
            listening.port(), ": ", e.what());
     }
     Hello hello;
     if (!read_hello(socket, hello) || hello.rank <= 0) continue;
-    std::vector<Socket>& kind = hello.heartbeats ? heartbeats_ : links_;
+    std::vector<Socket>& kind = *kinds[hello.purpose];
     const bool came = hello.rank < place.size && kind[size_t(hello.rank)];
     // One that did not wait for the answer comes again.
-    const bool again = came && (hello.heartbeats || names_[size_t(hello.rank)] == name_from(hello));
+    const bool again = came && (hello.purpose != kCalls || names_[size_t(hello.rank)] == name_from(hello));
     const Answer answer = answer_to(hello, place, came && !again);
     try {
       socket.send(&answer, sizeof answer, deadline_in(kHelloTime));
@@ -183,7 +185,7 @@ void Mesh::gather_ranks(const Place& place, Deadline deadline) {
     }
     check(answer.kind != Answer::kRefused, "[comm] ", name_from(hello), " is refused: ", answer.reason);
     if (answer.kind != Answer::kWelcome) continue;
-    if (!hello.heartbeats) {
+    if (hello.purpose == kCalls) {
       Entry& entry = entries[size_t(hello.rank)];
       set_text(entry.address, socket.peer_address());
       entry.port = hello.port;
@@ -195,15 +197,18 @@ void Mesh::gather_ranks(const Place& place, Deadline deadline) {
   for (size_t r = 0; r < entries.size(); ++r) std::memcpy(entries[r].name, names_[r].c_str(), names_[r].size() + 1);
   for (size_t r = 1; r < links_.size(); ++r)
     links_[r].send(entries.data(), entries.size() * sizeof(Entry), deadline_in(kHelloTime));
+  return handout;
 }
 
-void Mesh::find_ranks(const Place& place, Deadline deadline) {
+std::vector<Socket> Mesh::find_ranks(const Place& place, Deadline deadline) {
   // The others come to the address through which this rank reaches rank 0.
   const Socket listening = listen_on(own_address_towards(place.address, place.port), 0);
-  const Hello hello = make_hello(place, listening.port(), false), pulse = make_hello(place, 0, true);
+  const Hello hello = make_hello(place, listening.port(), kCalls);
   Place first = place;
   links_[0] = connect_to_first(first, hello, deadline);
-  heartbeats_[0] = connect_to_first(first, pulse, deadline);
+  heartbeats_[0] = connect_to_first(first, make_hello(place, 0, kHeartbeats), deadline);
+  std::vector<Socket> handout;
+  handout.push_back(connect_to_first(first, make_hello(place, 0, kHandout), deadline));
   std::vector<Entry> entries{size_t(place.size)};
   try {
     links_[0].receive(entries.data(), entries.size() * sizeof(Entry), deadline);
@@ -225,6 +230,7 @@ void Mesh::find_ranks(const Place& place, Deadline deadline) {
     links_[size_t(theirs.rank)] = std::move(socket);
     --missing;
   }
+  return handout;
 }
 
 namespace {
@@ -325,6 +331,14 @@ std::string Mesh::broadcast(std::string_view bytes, int root) {
              return received.data();
            });
   return rank_ == root ? std::string(bytes) : received;
+}
+
+int64_t Mesh::next(int64_t round) {
+  try {
+    return handout_->next(round);
+  } catch (const Error& e) {
+    throw PeerLost(0, str("[comm] ", name(0), " was lost during a handout: ", e.what()));
+  }
 }
 
 }  // namespace mantissa

@@ -1,5 +1,6 @@
 // Mesh: the processes of a run, joined pairwise by sockets. Rank 0 listens; the others come to it, learn each other's
-// addresses, and join up. A second connection between rank 0 and each other carries heartbeats (watchdog.h).
+// addresses, and join up. A second connection between rank 0 and each other carries heartbeats (watchdog.h), a third
+// the numbers of a handout (handout.h).
 //
 // Everything goes through exchange(): each message carries the number of the call and its name, so that ranks which
 // disagree about what comes next are told apart from slow ones.
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "core/comm/activity.h"
+#include "core/comm/handout.h"
 #include "core/comm/place.h"
 #include "core/comm/socket.h"
 
@@ -51,18 +53,22 @@ class Mesh {
   // What a Comm does with host bytes (core/comm.h).
   std::vector<std::string> gather(std::string_view bytes);
   std::string broadcast(std::string_view bytes, int root);
+  /// The next number of a handout's round. Throws PeerLost.
+  int64_t next(int64_t round);
 
   /// The connections for heartbeats, given away once: on rank 0 one a rank (its own empty), elsewhere [0] alone.
   std::vector<Socket> take_heartbeats() { return std::move(heartbeats_); }
 
  private:
   Mesh() = default;
-  void gather_ranks(const Place& place, Deadline deadline);  // on rank 0
-  void find_ranks(const Place& place, Deadline deadline);    // on the others
+  // On rank 0, and on the others; what they return are the connections of the handout.
+  std::vector<Socket> gather_ranks(const Place& place, Deadline deadline);
+  std::vector<Socket> find_ranks(const Place& place, Deadline deadline);
 
   int rank_ = 0;
   uint64_t calls_ = 0;
   std::vector<Socket> links_, heartbeats_;
+  std::unique_ptr<Handout> handout_;
   std::vector<std::string> names_;
   std::shared_ptr<Activity> activity_ = std::make_shared<Activity>();
 };

@@ -64,10 +64,12 @@ struct Engine::Impl {
 /// where a product's bits depend on its number of rows.
 int64_t Engine::Impl::make_pool(std::span<const Request> requests, const GenerateOptions& options) {
   int64_t longest = 0, all = 0;  // pages of the longest sequence, and of all together
+  int64_t most = 1;              // samples of a request
   const Request* worst = nullptr;
   for (const Request& r : requests) {
     const int64_t pages = pages_of(int64_t(r.prompt->ids.size()) + limit_of(*r.prompt, options) - 1);
     all += pages * r.n;
+    most = std::max<int64_t>(most, r.n);
     if (pages > longest) longest = pages, worst = &r;
   }
   if (worst == nullptr) return 0;
@@ -86,7 +88,8 @@ int64_t Engine::Impl::make_pool(std::span<const Request> requests, const Generat
                   " of the free memory (", free, " bytes) holds ", limit * kAttentionTile);
     }
     if (kv_cache_limit == 0) kv_cache_limit = limit;
-    const int64_t wanted = std::min({all, max_batch * longest, kMaxPages});
+    const int64_t rows = options.next ? std::min(max_batch, options.at_once + most - 1) : max_batch;
+    const int64_t wanted = std::min({all, rows * longest, kMaxPages});
     pages = std::min(wanted, limit);
     stats.lost_pages = std::min(wanted, kv_cache_limit) - pages;
   }
@@ -111,6 +114,10 @@ const EngineStats& Engine::stats() const {
   return impl_->stats;
 }
 
+bool Engine::exact() const {
+  return impl_->precision.match == Match::kExact;
+}
+
 int64_t Engine::kv_cache_limit() const {
   return impl_->kv_cache_limit;
 }
@@ -130,20 +137,31 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
   for (size_t i = 0; i < requests.size(); ++i) check_request(requests[i], i, config);
   EngineStats& stats = e.stats = {};
   const int64_t pages = e.make_pool(requests, options);
+  check(!options.next || options.at_once >= 1, "[generate] at_once must be at least 1: got ", options.at_once);
+  const int64_t at_once = std::min(options.at_once, e.max_batch);
 
   // Where computing a decoded token again by prefill would round otherwise: a cache narrower than the keys and values
   // that a prefill reads, and peer mode, whose decode splits the keys.
   const bool replay = e.precision.kv_cache != e.model.params.for_rollout().dtype() || e.precision.match == Match::kPeer;
   Scheduler scheduler({.max_batch = e.max_batch, .pages = pages, .prefill_tokens = kPrefillTokens, .replay = replay},
                       options.stop);
-  for (size_t i = 0; i < requests.size(); ++i)
+  const auto add = [&](size_t i) {
     scheduler.add(*requests[i].prompt, int(i), requests[i].n, requests[i].first_sample,
                   e.limit_of(*requests[i].prompt, options), options.policy_version);
-
-  stats.sequences = int64_t(scheduler.sequences().size());
+    stats.sequences = int64_t(scheduler.sequences().size());
+  };
+  bool more = bool(options.next);
+  const auto take = [&] {
+    while (more && stats.sequences - stats.finished < at_once) {
+      const size_t i = options.next();
+      if (more = i < requests.size(); more) add(i);
+    }
+  };
+  for (size_t i = 0; i < requests.size() && !more; ++i) add(i);
+  take();
   e.runner.begin(options.keys,
                  {.temperature = sampling.temperature, .top_p = float(sampling.top_p), .top_k = int(sampling.top_k)});
-  for (const Plan* plan = &scheduler.next(); plan->kind != Plan::Kind::kDone; plan = &scheduler.next()) {
+  for (const Plan* plan = &scheduler.next(); plan->kind != Plan::Kind::kDone; take(), plan = &scheduler.next()) {
     if (options.cancelled && options.cancelled()) throw Interrupted("generation was cancelled");
     e.runner.run(*plan);
     scheduler.accept(e.runner.tokens(), e.runner.logprobs());

@@ -30,6 +30,10 @@ struct GenerateOptions {
   StopRule stop;
   SampleKeys keys;
   int64_t policy_version = 0;
+  /// Where set, a request is answered when this returns its index, and none is left when it returns one past the last.
+  /// It is called whenever fewer than `at_once` samples (and max_batch) are unfinished. Unset: all are answered.
+  std::function<size_t()> next = {};
+  int64_t at_once = 0;
   /// Polled between steps; true ends the generation: its completions are dropped, and the call throws Interrupted.
   std::function<bool()> cancelled;
 };
@@ -48,7 +52,7 @@ std::vector<Request> requests_for(std::span<const Prompt> prompts, int64_t n);
 /// rollout's limit would allow; other sequences then run together than in an undisturbed run.
 struct EngineStats {
   int64_t prefill_tokens = 0, decode_tokens = 0, decode_steps = 0, preemptions = 0, peak_pages = 0, lost_pages = 0;
-  int64_t finished = 0, sequences = 0;  // so far, and of all requests
+  int64_t finished = 0, sequences = 0;  // so far, and of all requests taken
 };
 
 class Engine {
@@ -66,6 +70,8 @@ class Engine {
   /// a cache too small for one sequence (rollout.cache_tokens, and what it needs).
   std::vector<std::vector<Completion>> generate(std::span<const Request> requests, const GenerateOptions& options);
   const EngineStats& stats() const;
+  /// True where a sample's bits do not depend on what is sampled beside it.
+  bool exact() const;
   /// Most pages that the cache may have with rollout.cache_tokens = 0, set by the first generate() from the free
   /// memory; 0: not set yet. A later generate() that no longer finds this memory takes its share of what is left
   /// (EngineStats::lost_pages). A resumed run sets what its checkpoint says.

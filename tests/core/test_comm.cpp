@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "core/random.h"
 #include "core/registry.h"
 #include "tests/support/ranks.h"
@@ -123,6 +125,35 @@ TEST(Comm, HostBytesOfAnyLength) {
         << comm.activity().read().collective;
   });
   EXPECT_EQ(errors, Strings(3));
+}
+
+TEST(Comm, AHandoutGivesEachNumberOnce) {
+  constexpr int kRanks = 3, kAsks = 200;
+  std::vector<std::vector<int64_t>> given[2];
+  for (auto& round : given) round.resize(kRanks);
+  const Strings errors = run_ranks(kRanks, [&](Comm& comm) {
+    for (auto& round : given) {
+      comm.begin_handout();
+      for (int i = 0; i < kAsks * (1 + comm.rank()); ++i) round[size_t(comm.rank())].push_back(comm.next());
+      comm.barrier();
+    }
+  });
+  EXPECT_EQ(errors, Strings(kRanks));
+  for (auto& round : given) {
+    std::vector<int64_t> all;
+    for (const std::vector<int64_t>& some : round) {
+      EXPECT_TRUE(std::is_sorted(some.begin(), some.end()));
+      all.insert(all.end(), some.begin(), some.end());
+    }
+    std::sort(all.begin(), all.end());
+    ASSERT_EQ(all.size(), size_t(kAsks * 6));
+    for (size_t i = 0; i < all.size(); ++i) EXPECT_EQ(all[i], int64_t(i));
+  }
+  Comm& one = single_comm();
+  for (int round = 0; round < 2; ++round) {
+    one.begin_handout();
+    for (const int64_t number : {0, 1, 2}) EXPECT_EQ(one.next(), number);
+  }
 }
 
 TEST(Comm, RanksThatDisagreeAreNamed) {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 
 #include "core/random.h"
@@ -34,8 +35,9 @@ TEST(DataParallel, AllRanksGetAllSamples) {
   for (const size_t count : {size_t(0), size_t(1), size_t(2), size_t(7)}) {
     const Strings errors = run_ranks(3, [&](Comm& comm) {
       std::vector<RolloutGroup> groups(count);
-      for (const size_t g : own_groups(count, comm))
-        for (int i = 0; i < 3; ++i) groups[g].samples.push_back(sample_of(g, i));
+      for (size_t g = 0; g < count; ++g)
+        for (int i = 0; i < 3; ++i)
+          if ((g * g) % 3 == size_t(comm.rank())) groups[g].samples.push_back(sample_of(g, i));
       share_samples(groups, comm);
       for (size_t g = 0; g < count; ++g) {
         ASSERT_EQ(groups[g].samples.size(), 3u);
@@ -59,30 +61,45 @@ TEST(DataParallel, AllRanksGetAllSamples) {
 }
 
 TEST(DataParallel, EveryGroupHasOneRank) {
-  run_ranks(3, [](Comm& comm) {
-    for (const size_t g : own_groups(8, comm)) EXPECT_EQ(int(g) % 3, comm.rank());
-    EXPECT_EQ(own_groups(8, comm).size(), comm.rank() < 2 ? 3u : 2u);
-  });
-  EXPECT_EQ(own_groups(3, single_comm()), (std::vector<size_t>{0, 1, 2}));
+  for (const bool none : {true, false}) {
+    const Strings errors = run_ranks(2, [&](Comm& comm) {
+      std::vector<RolloutGroup> groups(3);
+      for (size_t g = 0; g < (none ? 2 : 3); ++g)
+        if (!none || comm.rank() == 1) groups[g].samples.push_back(sample_of(g, 0));
+      share_samples(groups, comm);
+    });
+    for (const std::string& error : errors)
+      EXPECT_EQ(error, none ? "[ranks] no rank has samples of group 2 of 3"
+                            : "[ranks] rank 1 has samples of group 0 of 3, and so has rank 0");
+  }
+}
+
+std::vector<Prompt> make_prompts(size_t count) {
+  std::vector<Prompt> prompts(count);
+  RandomStream random(3, 1);
+  for (size_t i = 0; i < count; ++i) {
+    prompts[i].id = int64_t(i);
+    for (uint32_t t = 0; t < 3 + 20 * (i % 5); ++t) prompts[i].ids.push_back(int32_t(random.below(61)));
+  }
+  return prompts;
 }
 
 TEST(DataParallel, RolloutsAreTheSameBitsOnAnyNumberOfRanks) {
   // On the CPU a sample does not depend on what is sampled beside it.
-  std::vector<Prompt> prompts(5);
-  RandomStream random(3, 1);
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    prompts[i].id = int64_t(i);
-    for (uint32_t t = 0; t < 3 + 20 * i; ++t) prompts[i].ids.push_back(int32_t(random.below(61)));
-  }
+  const std::vector<Prompt> prompts = make_prompts(5);
   GenerateOptions options;
   options.sampling.max_new_tokens = 12;
   options.keys = {42, 5};
   std::vector<std::vector<RolloutGroup>> results;
-  for (const int ranks : {1, 2, 3}) {
+  for (const auto& [number, match] : {std::pair(1, Match::kExact), std::pair(2, Match::kExact),
+                                      std::pair(3, Match::kExact), std::pair(3, Match::kFast)}) {
+    const int ranks = number;
+    EnginePrecision precision;
+    precision.match = match;
     std::vector<std::vector<RolloutGroup>> on_rank{size_t(ranks)};
     const Strings errors = run_ranks(ranks, [&](Comm& comm) {
       const auto model = random_model(tiny_model(), cpu(), Dtype::kF16, false, 17);
-      Engine engine(*model, RolloutConfig(), EnginePrecision());
+      Engine engine(*model, RolloutConfig(), precision);
       std::vector<RolloutGroup>& groups = on_rank[size_t(comm.rank())];
       for (const Prompt& prompt : prompts) groups.push_back({prompt, {}});
       sample_own(engine, groups, 3, options, comm);
@@ -100,6 +117,42 @@ TEST(DataParallel, RolloutsAreTheSameBitsOnAnyNumberOfRanks) {
         EXPECT_EQ(one.rollout_logprobs, other.rollout_logprobs);
         EXPECT_FALSE(one.ids.empty());
       }
+  }
+}
+
+TEST(DataParallel, UnderExactASlowRankLeavesGroupsToTheOthers) {
+  const std::vector<Prompt> prompts = make_prompts(12);
+  for (const Match match : {Match::kExact, Match::kFast}) {
+    std::vector<size_t> sampled(2);
+    std::atomic<bool> first_is_done = false;
+    const Strings errors = run_ranks(2, [&](Comm& comm) {
+      const auto model = random_model(tiny_model(), cpu(), Dtype::kF16, false, 17);
+      RolloutConfig config;
+      config.max_batch = 2;
+      EnginePrecision precision;
+      precision.match = match;
+      Engine engine(*model, config, precision);
+      GenerateOptions options;
+      options.sampling.max_new_tokens = 8;
+      options.keys = {42, 5};
+      options.cancelled = [&] {  // rank 1 goes on from its first step when rank 0 has nothing left to do
+        if (comm.rank() == 1) first_is_done.wait(false);
+        return false;
+      };
+      std::vector<RolloutGroup> groups;
+      for (const Prompt& prompt : prompts) groups.push_back({prompt, {}});
+      sample_own(engine, groups, 2, options, comm);
+      if (comm.rank() == 0) {
+        first_is_done = true;
+        first_is_done.notify_all();
+      }
+      for (const RolloutGroup& group : groups) sampled[size_t(comm.rank())] += !group.samples.empty();
+      share_samples(groups, comm);
+    });
+    EXPECT_EQ(errors, Strings(2));
+    EXPECT_EQ(sampled[0] + sampled[1], 12u);
+    EXPECT_LE(sampled[1], match == Match::kFast ? 6u : 1u);  // under exact: what it took before its first step
+    EXPECT_GE(sampled[1], match == Match::kFast ? 6u : 0u);
   }
 }
 
