@@ -9,6 +9,13 @@ constexpr size_t kAlignment = 256;
 
 }  // namespace
 
+/// The CPU's: all its memory is host memory.
+std::shared_ptr<Storage> Backend::allocate_host(size_t bytes) {
+  std::shared_ptr<Storage> memory = allocate(bytes);
+  zero(memory->data, bytes);
+  return memory;
+}
+
 Tensor Exec::zeros(Shape shape, Dtype dtype) {
   Tensor t = empty(shape, dtype);
   backend_->zero(t.raw(), t.bytes());

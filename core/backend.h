@@ -14,6 +14,7 @@
 
 namespace mantissa {
 
+class Conveyor;
 struct Kernels;
 
 /// How sums are made. kExact: a row's bits depend on the row alone, so a token's log-prob is the same in rollout and in
@@ -63,6 +64,10 @@ class Backend {
   /// Sets bytes to zero (the number 0 in every type), in stream order.
   virtual void zero(void* dst, size_t bytes) = 0;
   virtual void synchronize() = 0;
+  /// Zeroed host memory, of the CPU's backend, that copies of this device reach at full speed beside kernels.
+  virtual std::shared_ptr<Storage> allocate_host(size_t bytes);
+  /// Host memory's way through this device, beside the exec's kernels from here on (core/conveyor.h).
+  virtual std::unique_ptr<Conveyor> conveyor(Exec& exec, int slots);
   /// Records the kernels that `body` runs on the exec's stream, without running them; null where the backend has no
   /// graphs. Scalars and addresses are recorded as they are: whatever changes between replays must be device data, in
   /// tensors that outlive the graph; memory that body takes and gives back stays reserved. Body must have run once with

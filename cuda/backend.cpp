@@ -7,6 +7,7 @@
 
 #include "core/registry.h"
 #include "cuda/attention/attention.h"
+#include "cuda/conveyor.h"
 #include "cuda/device.h"
 #include "cuda/kernels.h"
 #include "cuda/memory.h"
@@ -173,6 +174,9 @@ class CudaBackend : public Device {
     if (bytes > 0) MANTISSA_CUDA(cudaMemsetAsync(dst, 0, bytes, main_));
   }
   void synchronize() override { MANTISSA_CUDA(cudaStreamSynchronize(main_)); }
+
+  std::shared_ptr<Storage> allocate_host(size_t bytes) override { return allocate_pinned(bytes); }
+  std::unique_ptr<Conveyor> conveyor(Exec& exec, int slots) override { return make_conveyor(exec, slots); }
 
   std::unique_ptr<Graph> capture(Exec& exec, const std::function<void()>& body) override {
     check(!capturing_, "[cuda] graphs cannot be nested");

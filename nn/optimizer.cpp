@@ -1,11 +1,12 @@
 #include "nn/optimizer.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <numbers>
 
-#include "core/registry.h"
+#include "core/conveyor.h"
 
 namespace mantissa {
 
@@ -66,7 +67,9 @@ double learning_rate(const OptimConfig& config, int64_t step, int64_t total) {
 
 namespace {
 
-constexpr int64_t kPiece = int64_t(1) << 25;  // elements of a unit on the device at once, when they come from the host
+// What comes from host memory is on the device in so many pieces at once, of so many elements.
+constexpr size_t kSlots = 3, kKept = 3;  // kept of a parameter: master, m, v
+constexpr int64_t kPiece = int64_t(1) << 23;
 
 /// A copy of another type than the masters', from them.
 void refresh(Exec& exec, const ParamSet& params, const ParamBuffer& copy, Comm& comm) {
@@ -101,12 +104,11 @@ Optimizer::Optimizer(Exec& exec, ParamSet& params, const OptimConfig& optim, con
   const Shard shard = params_.shard;
   check(shard.rank == comm_.rank() && shard.world_size == comm_.size(), "[optimizer] the parameters are part ",
         shard.rank, " of ", shard.world_size, ", the process is ", comm_.rank(), " of ", comm_.size());
-  Exec host(cpu());
-  Exec& place = params_.placement == Placement::kHost ? host : exec_;
-  if (!params_.master.defined()) make_masters(place);
-  for (ParamBuffer* buffer : {&params_.m, &params_.v}) *buffer = ParamBuffer(place, params_.layout, Dtype::kF32, shard);
+  if (!params_.master.defined()) make_masters();
+  for (ParamBuffer* buffer : {&params_.m, &params_.v})
+    *buffer = ParamBuffer(exec_, params_.layout, Dtype::kF32, shard, params_.placement);
   params_.grad = ParamBuffer(exec_, params_.layout, Dtype::kF32);
-  params_.reduced = shard.whole() ? params_.grad : ParamBuffer(exec_, params_.layout, Dtype::kF32, shard);
+  params_.reduced = shard.whole() ? params_.grad : ParamBuffer(params_.grad, params_.layout, shard);
 
   const ScalerStart start = resolve_scaler(scaler, params_.compute.dtype());
   rule_ = start.rule;
@@ -123,13 +125,14 @@ void Optimizer::zero_grad() {
   MANTISSA_RUN(exec_, fill, grad, 0.0);
 }
 
-void Optimizer::make_masters(Exec& place) {
+void Optimizer::make_masters() {
   if (params_.masters_itself()) {
     params_.master = params_.compute;
     return;
   }
   const Dtype compute = params_.compute.dtype();
-  params_.master = ParamBuffer(place, params_.layout, is_16bit(compute) ? Dtype::kF32 : compute, params_.shard);
+  params_.master =
+      ParamBuffer(exec_, params_.layout, is_16bit(compute) ? Dtype::kF32 : compute, params_.shard, params_.placement);
   for (int unit = 0; unit < params_.layout.units(); ++unit) {
     const Tensor& master = params_.master.unit(unit);
     Tensor values = staged(exec_, params_, master);
@@ -138,30 +141,59 @@ void Optimizer::make_masters(Exec& place) {
   }
 }
 
-void Optimizer::update(int unit) {
-  const ParamLayout::Extent part = params_.layout.part(unit, params_.shard);
-  const int64_t decayed = part.decay_end - part.begin, size = part.end - part.begin;
-  // What passes through the device in pieces needs room for one of them only.
-  const int64_t piece = params_.placement == Placement::kHost ? kPiece : size;
-  for (int64_t begin = 0; begin < decayed; begin += piece)
-    update(unit, begin, std::min(begin + piece, decayed), optim_.weight_decay);
-  for (int64_t begin = decayed; begin < size; begin += piece) update(unit, begin, std::min(begin + piece, size), 0.0);
+std::vector<Optimizer::Piece> Optimizer::pieces(int64_t most) const {
+  std::vector<Piece> all;
+  for (int unit = 0; unit < params_.layout.units(); ++unit) {
+    const ParamLayout::Extent part = params_.layout.part(unit, params_.shard);
+    const int64_t decayed = part.decay_end - part.begin, size = part.end - part.begin;
+    for (int64_t begin = 0; begin < size;) {
+      const bool decays = begin < decayed;
+      const int64_t end = std::min(begin + most, decays ? decayed : size);
+      all.push_back({unit, begin, end, decays ? optim_.weight_decay : 0.0, end == size});
+      begin = end;
+    }
+  }
+  return all;
 }
 
-void Optimizer::update(int unit, int64_t begin, int64_t end, double weight_decay) {
-  const AdamWRule rule{float(optim_.beta1), float(optim_.beta2), float(optim_.eps), float(weight_decay)};
-  const auto piece = [&](const Tensor& all) { return all.slice(begin, end); };
-  const Tensor kept[] = {piece(params_.master.unit(unit)), piece(params_.m.unit(unit)), piece(params_.v.unit(unit))};
-  Tensor master = staged(exec_, params_, kept[0]), m = staged(exec_, params_, kept[1]),
-         v = staged(exec_, params_, kept[2]), compute = piece(params_.compute.part(unit, params_.shard));
-  MANTISSA_RUN(exec_, adamw, master, m, v, compute, piece(params_.reduced.unit(unit)), state_, rule);
-  if (params_.rollout.defined()) {
-    Tensor rollout = piece(params_.rollout.part(unit, params_.shard));
-    MANTISSA_RUN(exec_, cast, rollout, master);
+void Optimizer::update(const Piece& p, Tensor master, Tensor m, Tensor v) {
+  const AdamWRule rule{float(optim_.beta1), float(optim_.beta2), float(optim_.eps), float(p.weight_decay)};
+  const auto of = [&](const Tensor& all) { return all.slice(p.begin, p.end); };
+  Tensor compute = of(params_.compute.part(p.unit, params_.shard));
+  MANTISSA_RUN(exec_, adamw, master, m, v, compute, of(params_.reduced.unit(p.unit)), state_, rule);
+  if (!params_.rollout.defined()) return;
+  Tensor rollout = of(params_.rollout.part(p.unit, params_.shard));
+  MANTISSA_RUN(exec_, cast, rollout, master);
+}
+
+void Optimizer::update_from_host(const std::vector<Piece>& pieces, const std::function<void(const Piece&)>& done) {
+  int64_t largest = 0;
+  for (const Piece& p : pieces) largest = std::max(largest, p.end - p.begin);
+  const std::array<const ParamBuffer*, kKept> kept = {&params_.master, &params_.m, &params_.v};
+  std::array<std::array<Tensor, kKept>, kSlots> room;
+  for (auto& slot : room)
+    for (Tensor& t : slot) t = exec_.empty({largest}, Dtype::kF32);
+  const auto copies = [&](size_t i) {
+    const Piece& p = pieces[i];
+    std::array<Conveyor::Copy, kKept> all;
+    for (size_t k = 0; k < kKept; ++k)
+      all[k] = {room[i % kSlots][k].slice(0, p.end - p.begin), kept[k]->unit(p.unit).slice(p.begin, p.end)};
+    return all;
+  };
+  const std::unique_ptr<Conveyor> conveyor = exec_.backend().conveyor(exec_, int(kSlots));
+  const auto fetch = [&](size_t i) {
+    if (i < pieces.size()) conveyor->fetch(int(i % kSlots), copies(i));
+  };
+  for (size_t i = 0; i + 1 < kSlots; ++i) fetch(i);
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    fetch(i + kSlots - 1);  // into the slot of the piece before
+    conveyor->use(int(i % kSlots));
+    const auto here = copies(i);
+    update(pieces[i], here[0].device, here[1].device, here[2].device);
+    conveyor->store(int(i % kSlots), here);
+    done(pieces[i]);
   }
-  put_back(params_, kept[0], master);
-  put_back(params_, kept[1], m);
-  put_back(params_, kept[2], v);
+  conveyor->finish();
 }
 
 StepReport Optimizer::step() {
@@ -171,15 +203,26 @@ StepReport Optimizer::step() {
                                  sizeof(before.lr));
 
   sum_.finish();
-  MANTISSA_RUN(exec_, grad_stats, state_, params_.reduced.flat());
+  if (params_.shard.whole()) MANTISSA_RUN(exec_, grad_stats, state_, params_.grad.flat());
+  for (int unit = 0; unit < params_.layout.units() && !params_.shard.whole(); ++unit)
+    MANTISSA_RUN(exec_, grad_stats, state_, params_.reduced.unit(unit));
   comm_.all_reduce(exec_, sum_squares_);
   comm_.all_reduce(exec_, not_finite_);
   MANTISSA_RUN(exec_, step_decide, state_, rule_, optim_.grad_clip);
   Comm::Ticket last = 0;
-  for (int unit = 0; unit < params_.layout.units(); ++unit) {
-    update(unit);
-    last = gather_unit(exec_, comm_, params_, params_.compute, unit);  // beside the next unit's update
-    if (params_.rollout.defined()) last = gather_unit(exec_, comm_, params_, params_.rollout, unit);
+  const auto done = [&](const Piece& p) {
+    if (!p.last) return;
+    last = gather_unit(exec_, comm_, params_, params_.compute, p.unit);  // beside the next unit's update
+    if (params_.rollout.defined()) last = gather_unit(exec_, comm_, params_, params_.rollout, p.unit);
+  };
+  if (params_.placement == Placement::kHost) {
+    update_from_host(pieces(kPiece), done);
+  } else {
+    const auto kept = [](const ParamBuffer& all, const Piece& p) { return all.unit(p.unit).slice(p.begin, p.end); };
+    for (const Piece& p : pieces(params_.layout.numel())) {
+      update(p, kept(params_.master, p), kept(params_.m, p), kept(params_.v, p));
+      done(p);
+    }
   }
   comm_.wait(exec_, last);
 

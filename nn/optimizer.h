@@ -11,7 +11,11 @@
 //
 // Several processes (ZeRO-1): gradients are summed in fp32, each process gets the sum of its parts, updates its masters
 // and moments, and all gather the compute copy. The statistics are summed too, so all decide alike.
+//
+// Masters and moments in host memory (Placement::kHost) pass through the device while a step runs, to the same bits.
 #pragma once
+
+#include <functional>
 
 #include "core/comm.h"
 #include "core/fields.h"
@@ -95,10 +99,20 @@ class Optimizer {
  private:
   [[noreturn]] void fail_overflow(const StepReport& report, const StepState& state) const;
 
-  void make_masters(Exec& place);
-  /// AdamW, and the rounded copies, on this process's part of a unit; on elements [begin, end) of it.
-  void update(int unit);
-  void update(int unit, int64_t begin, int64_t end, double weight_decay);
+  /// Elements of this process's part of a unit that have the same weight decay, or some of them.
+  struct Piece {
+    int unit;
+    int64_t begin, end;
+    double weight_decay;
+    bool last;  // of its unit
+  };
+
+  void make_masters();
+  std::vector<Piece> pieces(int64_t most) const;
+  /// AdamW, and the rounded copies, on a piece, given what is kept of it.
+  void update(const Piece& piece, Tensor master, Tensor m, Tensor v);
+  /// All of them, from host memory and back; `done` is called after each.
+  void update_from_host(const std::vector<Piece>& pieces, const std::function<void(const Piece&)>& done);
 
   Exec& exec_;
   Comm& comm_;

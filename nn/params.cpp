@@ -56,8 +56,12 @@ ParamLayout::Extent ParamLayout::part(int unit, Shard shard) const {
   return {begin, std::clamp(all.decay_end, begin, begin + size), begin + size};
 }
 
-ParamBuffer::ParamBuffer(Exec& exec, const ParamLayout& layout, Dtype dtype, Shard shard)
-    : shard_(shard), flat_(exec.zeros({layout.numel() / shard.world_size}, dtype)) {
+ParamBuffer::ParamBuffer(Exec& exec, const ParamLayout& layout, Dtype dtype, Shard shard, Placement placement)
+    : shard_(shard) {
+  const Shape size{layout.numel() / shard.world_size};
+  flat_ = placement == Placement::kDevice
+              ? exec.zeros(size, dtype)
+              : Tensor(exec.backend().allocate_host(size_t(size.numel()) * size_of(dtype)), 0, size, dtype);
   for (int unit = 0; unit < layout.units(); ++unit) {
     const ParamLayout::Extent& extent = layout.extent(unit);
     units_.push_back(flat_.slice(extent.begin / shard.world_size, extent.end / shard.world_size));
@@ -65,6 +69,10 @@ ParamBuffer::ParamBuffer(Exec& exec, const ParamLayout& layout, Dtype dtype, Sha
   if (!shard.whole()) return;
   for (const ParamInfo& p : layout.params())
     views_.push_back(flat_.slice(p.offset, p.offset + p.shape.numel()).view(p.shape));
+}
+
+ParamBuffer::ParamBuffer(const ParamBuffer& whole, const ParamLayout& layout, Shard shard) : shard_(shard) {
+  for (int unit = 0; unit < layout.units(); ++unit) units_.push_back(whole.part(unit, shard));
 }
 
 const Tensor& ParamBuffer::operator[](ParamId id) const {
@@ -97,14 +105,13 @@ void ParamBuffer::store(const ParamLayout& layout, ParamId id, int64_t row, cons
 }
 
 void ParamSet::allocate(Backend& backend, Dtype dtype, bool masters, Shard own, Placement where) {
-  Exec exec(backend), host(cpu());
+  Exec exec(backend);
   shard = own;
   placement = where;
   compute = ParamBuffer(exec, layout, dtype);
   if (!masters) return;
   const Dtype master_dtype = is_16bit(dtype) ? Dtype::kF32 : dtype;
-  master = masters_itself() ? compute
-                            : ParamBuffer(placement == Placement::kHost ? host : exec, layout, master_dtype, shard);
+  master = masters_itself() ? compute : ParamBuffer(exec, layout, master_dtype, shard, placement);
 }
 
 }  // namespace mantissa

@@ -79,11 +79,14 @@ class ParamLayout {
 class ParamBuffer {
  public:
   ParamBuffer() = default;
-  /// Zero-filled.
-  ParamBuffer(Exec& exec, const ParamLayout& layout, Dtype dtype, Shard shard = {});
+  /// Zero-filled; in memory of the exec's device, or of the host for it.
+  ParamBuffer(Exec& exec, const ParamLayout& layout, Dtype dtype, Shard shard = {},
+              Placement placement = Placement::kDevice);
+  /// The parts that lie within a whole buffer. They have no flat().
+  ParamBuffer(const ParamBuffer& whole, const ParamLayout& layout, Shard shard);
 
-  bool defined() const { return flat_.defined(); }
-  Dtype dtype() const { return flat_.dtype(); }
+  bool defined() const { return !units_.empty(); }
+  Dtype dtype() const { return units_.front().dtype(); }
   const Tensor& flat() const { return flat_; }
   /// The elements of one unit that this buffer has.
   const Tensor& unit(int unit) const { return units_[size_t(unit)]; }
@@ -114,7 +117,7 @@ struct ParamSet {
   ParamBuffer rollout;       // undefined: rollout reads compute
   ParamBuffer master, m, v;  // this process's parts; undefined when not training
   ParamBuffer grad;          // fp32 sums of this process's micro-batches; undefined when not training
-  ParamBuffer reduced;       // this process's parts of their sum over processes: grad itself on one process
+  ParamBuffer reduced;       // this process's parts of grad, that after a step hold the sums over processes
 
   /// Makes `compute` for the finished layout, and masters where asked for; both zero.
   void allocate(Backend& backend, Dtype dtype, bool masters, Shard own = {}, Placement where = Placement::kDevice);

@@ -10,7 +10,8 @@
 
 namespace mantissa {
 
-/// params.reduced = this process's parts of the sum of all processes' params.grad, in fp32.
+/// params.reduced = this process's parts of the sum of all processes' params.grad, in fp32. They may lie within grad,
+/// whose other parts then mean nothing.
 class GradientSum {
  public:
   GradientSum(Exec& exec, Comm& comm, const ParamSet& params) : exec_(exec), comm_(comm), params_(params) {}

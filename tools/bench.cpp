@@ -28,9 +28,10 @@ Bench::Bench(const BenchFlags& flags, Comm& comm)
   if (flags.model.model.empty()) return;
   const Shard shard{comm.rank(), comm.size()};
   model_ = flags.model.load(flags.lora_rank > 0 ? Shard() : shard);
+  if (flags.offload) model_->params.placement = Placement::kHost;
   if (flags.lora_rank == 0) return;
   add_adapter(*model_, {.rank = flags.lora_rank, .alpha = 16, .targets = parse_targets({"all-linear"}, "bench")}, false,
-              shard);
+              shard, model_->params.placement);
   draw_adapter(*model_, "kaiming", 1);
   const std::string obstacle =
       exec_.backend().exact_obstacle({.compute = dtype_, .kv_cache = dtype_, .lm_head = dtype_, .adapter = true});

@@ -22,7 +22,7 @@ struct BenchFlags {
   bool deterministic = false, states = false;
   int64_t lora_rank = 0;
   std::string gpus = "1";
-  bool overlap = true;
+  bool overlap = true, offload = false;
 
   void fields(Arguments& args) {
     model.precision = "fp32";
@@ -42,6 +42,7 @@ struct BenchFlags {
     args.field("deterministic", deterministic, "the kernels of train.deterministic: the same bits in every run");
     args.field("gpus", gpus, "processes that work together, one a GPU; auto: as many as there are");
     args.field("overlap", overlap, "gradients are summed over ranks beside backward, not after it (update)");
+    args.field("offload", offload, "masters and moments in host memory (update, step)");
     args.field("lora_rank", lora_rank, "an adapter of this rank on all linears, alone trained; 0: none",
                between(0, 4096));
     args.field("states", states, "masters and Adam's moments lie beside it, as in a run (train)");

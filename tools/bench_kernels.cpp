@@ -70,7 +70,8 @@ void Bench::step() {
     optimizer.zero_grad();
     optimizer.step();
   };
-  report("step", str("parameters=", model().trained().layout.numel()), time(body), 0, 1000.0 * bytes / copy_ceiling());
+  report("step", str("parameters=", model().trained().layout.numel(), flags_.offload ? ",offload" : ""), time(body), 0,
+         1000.0 * bytes / copy_ceiling());
 }
 
 }  // namespace mantissa

@@ -68,7 +68,8 @@ void Bench::time_training(bool update) {
     std::vector<float> sums[2];
     for (const bool overlap : {false, true}) {
       pass(overlap);
-      sums[overlap] = to_host<float>(trained.reduced.flat());
+      for (int unit = 0; unit < trained.layout.units(); ++unit)
+        for (const float x : to_host<float>(trained.reduced.unit(unit))) sums[overlap].push_back(x);
     }
     check(sums[0] == sums[1], "bench update: sums of gradients beside backward differ from those after it");
   }
@@ -82,7 +83,7 @@ void Bench::time_training(bool update) {
   const double ideal = 1000.0 * flops / gemm_ceiling();
   report(update ? "update" : "train",
          str("S=", s, ",L=", l, ",recompute=", flags_.recompute, flags_.states ? ",states" : "",
-             update && !flags_.overlap ? ",no-overlap" : ""),
+             update && !flags_.overlap ? ",no-overlap" : "", update && flags_.offload ? ",offload" : ""),
          time(body), double(s * l), ideal);
 }
 

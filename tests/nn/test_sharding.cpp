@@ -285,8 +285,10 @@ TEST(Sharding, EachProcessKeepsItsPartOnly) {
   on_ranks(2, [](Comm& comm) {
     Process p(comm, Dtype::kF16);
     const ParamSet& set = p.model->params;
-    for (const ParamBuffer* buffer : {&set.master, &set.m, &set.v, &set.reduced})
+    for (const ParamBuffer* buffer : {&set.master, &set.m, &set.v})
       EXPECT_EQ(buffer->flat().numel(), set.layout.numel() / 2);
+    for (int unit = 0; unit < set.layout.units(); ++unit)
+      EXPECT_TRUE(set.reduced.unit(unit).same_as(set.grad.part(unit, set.shard))) << "sums take no memory of their own";
     EXPECT_THROW((void)set.master[ParamId{0}], Error);
   });
 }
