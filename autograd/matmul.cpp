@@ -70,15 +70,19 @@ Var linear_op(Tape& tape, const Var& x, const Var& w, const Var& bias, bool reco
 
 /// The parts of an update and its sizes, without its values.
 struct Update {
-  std::vector<LowRank::Part> parts;
+  std::vector<ColumnRange> parts;
   double scale;
   int64_t rank;
 
-  /// f(part, its first row of b).
+  /// f(part, its first row of b, its first column of u).
   template <class F>
   void for_parts(F f) const {
-    int64_t row = 0;
-    for (size_t i = 0; i < parts.size(); row += parts[i++].size()) f(i, row);
+    int64_t row = 0, column = 0;
+    for (const ColumnRange& part : parts) {
+      f(part, row, column);
+      row += part.size();
+      column += rank;
+    }
   }
 };
 
@@ -87,7 +91,7 @@ Update check_update(const Var& x, const Var& w, const LowRank& u) {
   const int64_t rank = u.b.value().size(1), parts = int64_t(u.parts.size());
   check_shape("linear_low_rank", "a", u.a.value(), {parts * rank, x.value().size(1)});
   int64_t outputs = 0, end = 0;
-  for (const LowRank::Part& part : u.parts) {
+  for (const ColumnRange& part : u.parts) {
     check(part.begin >= end && part.size() > 0 && part.end <= w.value().size(0),
           "[linear_low_rank] parts must ascend within the outputs: got [", part.begin, ", ", part.end, ") of ",
           w.value().size(0), " after ", end);
@@ -104,87 +108,41 @@ Update check_update(const Var& x, const Var& w, const LowRank& u) {
   return {u.parts, u.scale, rank};
 }
 
-/// Columns [begin, end) of x: x itself where they are all.
-Tensor columns(Exec& exec, const Tensor& x, int64_t begin, int64_t end) {
-  if (begin == 0 && end == x.size(1)) return x;
-  Tensor out = exec.empty({x.size(0), end - begin}, x.dtype());
-  MANTISSA_RUN(exec, copy_columns, out, 0, x, begin, end - begin);
+/// round(scale * left . right) in left's type.
+Tensor scaled_product(Exec& exec, const Tensor& left, const Tensor& right, Trans trans, double scale) {
+  Tensor out = exec.empty({left.size(0), trans == Trans::kNT ? right.size(0) : right.size(1)}, left.dtype());
+  MANTISSA_RUN(exec, matmul_scaled, out, left, right, trans, scale);
   return out;
 }
 
-Tensor part_of(Exec& exec, const Tensor& u, size_t part, int64_t rank) {
-  return columns(exec, u, int64_t(part) * rank, int64_t(part + 1) * rank);
-}
-
-/// round(scale * sums) in `dtype`.
-Tensor scaled(Exec& exec, const Tensor& sums, double scale, Dtype dtype) {
-  Tensor out = exec.empty(sums.shape(), dtype);
-  MANTISSA_RUN(exec, unary, out, sums, Unary::kAffine, scale, 0.0);
+/// b as one matrix [outputs, P r] with zeros where a part has no say; b itself where one part has all outputs.
+Tensor spread(Exec& exec, const Tensor& b, const Update& update, int64_t outputs) {
+  if (b.size(0) == outputs && update.parts.size() == 1) return b;
+  Tensor out = exec.zeros({outputs, int64_t(update.parts.size()) * update.rank}, b.dtype());
+  update.for_parts([&](const ColumnRange& part, int64_t row, int64_t column) {
+    Tensor rows = out.slice(part.begin, part.end);
+    MANTISSA_RUN(exec, copy_columns, rows, column, b.slice(row, row + part.size()), 0, update.rank);
+  });
   return out;
 }
 
-Tensor low_rank_inputs(Exec& exec, const Tensor& x, const Tensor& a, double scale) {
-  Tensor sums = exec.empty({x.size(0), a.size(0)}, accumulator_of(x.dtype()));
-  MANTISSA_RUN(exec, matmul, sums, x, a, Trans::kNT, false);
-  return scaled(exec, sums, scale, x.dtype());
-}
-
-/// The sums live in the accumulator's type from the first product to the second, so that both are one chain.
-Tensor low_rank_forward(Exec& exec, const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& u,
-                        const Tensor& b, const Update& update) {
-  const Dtype accumulator = accumulator_of(x.dtype());
-  const int64_t tokens = x.size(0), outputs = w.size(0);
-  const Tensor wide_bias = bias.defined() ? cast_to(exec, bias, accumulator) : bias;
-  Tensor y = exec.empty({tokens, outputs}, x.dtype());
-  const auto block = [&](int64_t begin, int64_t end, const Tensor& inputs, const Tensor& rows) {
-    if (begin == end) return;
-    const bool in_place = end - begin == outputs && accumulator == y.dtype();
-    Tensor sums = in_place ? y : exec.empty({tokens, end - begin}, accumulator);
-    if (bias.defined())
-      MANTISSA_RUN(exec, matmul_bias, sums, x, w.slice(begin, end), wide_bias.slice(begin, end));
-    else
-      MANTISSA_RUN(exec, matmul, sums, x, w.slice(begin, end), Trans::kNT, false);
-    if (inputs.defined()) MANTISSA_RUN(exec, matmul, sums, inputs, rows, Trans::kNT, true);
-    if (!in_place) MANTISSA_RUN(exec, copy_columns, y, begin, sums, 0, end - begin);
-  };
-  int64_t done = 0;
-  update.for_parts([&](size_t i, int64_t row) {
-    const LowRank::Part& part = update.parts[i];
-    block(done, part.begin, {}, {});
-    block(part.begin, part.end, part_of(exec, u, i, update.rank), b.slice(row, row + part.size()));
-    done = part.end;
+/// db_p += dy_p^T . u_p, all parts by one product of which only their blocks are kept.
+void low_rank_weight_gradient(Exec& exec, Tensor& db, const Tensor& dy, const Tensor& u, const Update& update) {
+  if (db.size(0) == dy.size(1) && update.parts.size() == 1)
+    return MANTISSA_RUN(exec, matmul, db, dy, u, Trans::kTN, true);
+  Tensor all = exec.empty({dy.size(1), u.size(1)}, db.dtype());
+  MANTISSA_RUN(exec, matmul, all, dy, u, Trans::kTN, false);
+  update.for_parts([&](const ColumnRange& part, int64_t row, int64_t column) {
+    Tensor own = exec.empty({part.size(), update.rank}, db.dtype()), sum = db.slice(row, row + part.size());
+    MANTISSA_RUN(exec, copy_columns, own, 0, all.slice(part.begin, part.end), column, update.rank);
+    MANTISSA_RUN(exec, binary, sum, sum, own, Binary::kAdd);
   });
-  block(done, outputs, {}, {});
-  return y;
 }
 
-/// db_p += dy_p^T . u_p into `db` where defined; du = round(s dy_p . b_p) of all parts.
-Tensor low_rank_backward(Exec& exec, const Tensor& dy, const Tensor& u, const Tensor& b, const Update& update,
-                         const Tensor& db) {
-  Tensor sums = exec.empty(u.shape(), accumulator_of(dy.dtype()));
-  update.for_parts([&](size_t i, int64_t row) {
-    const LowRank::Part& part = update.parts[i];
-    const Tensor dy_part = columns(exec, dy, part.begin, part.end);
-    if (db.defined()) {
-      Tensor db_part = db.slice(row, row + part.size());
-      MANTISSA_RUN(exec, matmul, db_part, dy_part, part_of(exec, u, i, update.rank), Trans::kTN, true);
-    }
-    const bool one = update.parts.size() == 1;
-    Tensor du = one ? sums : exec.empty({dy.size(0), update.rank}, sums.dtype());
-    MANTISSA_RUN(exec, matmul, du, dy_part, b.slice(row, row + part.size()), Trans::kNN, false);
-    if (!one) MANTISSA_RUN(exec, copy_columns, sums, int64_t(i) * update.rank, du, 0, update.rank);
-  });
-  return scaled(exec, sums, update.scale, dy.dtype());
-}
-
-/// round(sum of left_i . right_i).
-Tensor sum_of_products(Exec& exec, std::initializer_list<std::pair<Tensor, Tensor>> pairs) {
-  const Tensor& first = pairs.begin()->first;
-  Tensor sums = exec.empty({first.size(0), pairs.begin()->second.size(1)}, accumulator_of(first.dtype()));
-  bool accumulate = false;
-  for (const auto& [left, right] : pairs)
-    MANTISSA_RUN(exec, matmul, sums, left, right, Trans::kNN, std::exchange(accumulate, true));
-  return cast_to(exec, sums, first.dtype());
+Tensor product(Exec& exec, const Tensor& left, const Tensor& right) {
+  Tensor out = exec.empty({left.size(0), right.size(1)}, left.dtype());
+  MANTISSA_RUN(exec, matmul, out, left, right, Trans::kNN, false);
+  return out;
 }
 
 }  // namespace
@@ -202,35 +160,48 @@ Var linear_low_rank(Tape& tape, const Var& x, const Var& w, const Var& bias, con
   const Update update = check_update(x, w, low);
   Exec& exec = tape.exec();
   const Var& input = low.input.defined() ? low.input : x;
-  const Tensor u = low_rank_inputs(exec, input.value(), low.a.value(), update.scale);
-  Tensor y = low_rank_forward(exec, x.value(), w.value(), bias.value(), u, low.b.value(), update);
+  LowRankTerm term{exec.empty({x.value().size(0), low.a.value().size(0)}, x.dtype()),
+                   low.input.defined() ? Tensor() : low.a.value(), low.b.value(), update.parts, update.scale};
+  if (low.input.defined())
+    MANTISSA_RUN(exec, matmul_scaled, term.u, input.value(), low.a.value(), Trans::kNT, update.scale);
+  Tensor y = exec.empty({x.value().size(0), w.value().size(0)}, x.dtype());
+  MANTISSA_RUN(exec, matmul_low_rank, y, x.value(), w.value(), bias.value(), term);
   if (!tape.needs_grad({&x, &w, &bias, &low.a, &low.b, &low.input})) return tape.constant("linear", std::move(y));
 
   const Saved xs = tape.save(x), inputs = tape.save(input), ws = tape.save(w), as = tape.save(low.a),
               bs = tape.save(low.b);
   const Slot own_input = low.input.slot();
-  auto gradient = [&tape, xs, inputs, ws, as, bs, u, update, own_input, shared = !low.input.defined(),
+  auto gradient = [&tape, xs, inputs, ws, as, bs, u = term.u, update, own_input, shared = !low.input.defined(),
                    x_slot = x.slot(), w_slot = w.slot(), bias_slot = bias.slot(), a_slot = low.a.slot(),
                    b_slot = low.b.slot()](auto douts) {
     Exec& exec = tape.exec();
     const Tensor& dy = douts[0];
     weight_gradients(tape, dy, xs, w_slot, bias_slot);
-    Tensor db = tape.open_sink(b_slot);
-    const Tensor du = low_rank_backward(exec, dy, u, bs.get(), update, db);
-    tape.close_sink(b_slot, std::move(db));
+    if (b_slot) {
+      Tensor db = tape.open_sink(b_slot);
+      low_rank_weight_gradient(exec, db, dy, u, update);
+      tape.close_sink(b_slot, std::move(db));
+    }
+    const Tensor du = scaled_product(exec, dy, spread(exec, bs.get(), update, dy.size(1)), Trans::kNN, update.scale);
     if (a_slot) {
       Tensor da = tape.open_sink(a_slot);
       MANTISSA_RUN(exec, matmul, da, du, inputs.get(), Trans::kTN, true);
       tape.close_sink(a_slot, std::move(da));
     }
-    if (own_input) tape.add_grad(own_input, sum_of_products(exec, {{du, as.get()}}));
-    if (x_slot && shared) tape.add_grad(x_slot, sum_of_products(exec, {{dy, ws.get()}, {du, as.get()}}));
-    if (x_slot && !shared) tape.add_grad(x_slot, sum_of_products(exec, {{dy, ws.get()}}));
+    if (own_input) tape.add_grad(own_input, product(exec, du, as.get()));
+    if (!x_slot) return;
+    if (!shared) return tape.add_grad(x_slot, product(exec, dy, ws.get()));
+    Tensor dx = exec.empty({dy.size(0), ws.get().size(1)}, dy.dtype());
+    MANTISSA_RUN(exec, matmul_two, dx, dy, ws.get(), du, as.get());
+    tape.add_grad(x_slot, std::move(dx));
   };
   Var out = tape.output("linear", std::move(y), std::move(gradient));
   if (recomputable)
-    tape.set_recipe(out, Recompute::kMlp, [&exec, xs, ws, bs, u, update, bias = bias.value()] {
-      return low_rank_forward(exec, xs.get(), ws.get(), bias, u, bs.get(), update);
+    tape.set_recipe(out, Recompute::kMlp, [&exec, xs, ws, bs, u = term.u, update, bias = bias.value()] {
+      Tensor again = exec.empty({u.size(0), ws.get().size(0)}, u.dtype());
+      LowRankTerm given{u, {}, bs.get(), update.parts, update.scale};
+      MANTISSA_RUN(exec, matmul_low_rank, again, xs.get(), ws.get(), bias, given);
+      return again;
     });
   return out;
 }

@@ -19,15 +19,11 @@ Var linear_recomputable(Tape& tape, const Var& x, const Var& w, const Var& bias 
 
 /// A low-rank update of a linear layer, one for each of P parts of its outputs, of rank r.
 struct LowRank {
-  struct Part {
-    int64_t begin, end;  // outputs, rows of w
-    int64_t size() const { return end - begin; }
-  };
-  Var a;                    // [P r, K], part after part
-  Var b;                    // [outputs of all parts, r], part after part
-  std::vector<Part> parts;  // ascending; outputs between them are linear()'s
-  double scale = 1.0;       // s
-  Var input;                // undefined: x; else what A reads in its place (x after a dropout)
+  Var a;                           // [P r, K], part after part
+  Var b;                           // [outputs of all parts, r], part after part
+  std::vector<ColumnRange> parts;  // of y, ascending; outputs between them are linear()'s
+  double scale = 1.0;              // s
+  Var input;                       // undefined: x; else what A reads in its place (x after a dropout)
 };
 /// linear() and the update: u = round(s x . a^T); y = round(bias + x . w^T + u_p . b_p^T on the outputs of part p), one
 /// chain in the accumulator's type over K and then r. du_p = round(s dy_p . b_p), da += du^T . x, db_p += dy_p^T . u_p,

@@ -30,7 +30,7 @@ struct ExactNeeds {
   Dtype compute, kv_cache, lm_head;
   int head_size = 0;
   int query_heads = 0, kv_heads = 0;
-  bool adapter = false;  // low-rank updates: sums that two products share
+  int64_t adapter = 0;  // of a low-rank update, whose sums two products share: divides all its layers' inputs; 0: none
 };
 
 struct MemoryInfo {

@@ -24,6 +24,21 @@ enum class Unary : uint8_t {
 };
 enum class Trans : uint8_t { kNN, kNT, kTN };  // which operand is stored transposed: A.B, A.B^T, A^T.B
 
+/// Columns [begin, end) of a matrix.
+struct ColumnRange {
+  int64_t begin = 0, end = 0;
+  int64_t size() const { return end - begin; }
+};
+
+/// What a low-rank update adds to a product c[M,N] = a[M,K] . b[N,K]^T, in P ascending parts of its columns.
+struct LowRankTerm {
+  Tensor u;     // [M, P R]
+  Tensor down;  // [P R, K]: u is made, round(scale a . down^T); undefined: u is given
+  Tensor up;    // [columns of all parts, R], part after part
+  const std::vector<ColumnRange>& parts;
+  double scale = 1.0;
+};
+
 struct Heads {
   int query = 0;  // H
   int kv = 0;     // G, divides H
@@ -133,6 +148,13 @@ struct Kernels {
   /// c[M,N] = a[M,K] . b[N,K]^T + bias[N], one rounding; bias has c's type. The CPU's chains start at the bias; kPeer
   /// adds it after the four.
   void (*matmul_bias)(Exec&, Tensor& c, const Tensor& a, const Tensor& b, const Tensor& bias);
+  /// matmul_bias (bias undefined: matmul), whose chains go on in the columns of a part: over its R columns of u, by its
+  /// rows of `up`. c has a's type.
+  void (*matmul_low_rank)(Exec&, Tensor& c, const Tensor& a, const Tensor& b, const Tensor& bias, LowRankTerm& term);
+  /// c[M,N] = scale op(a)[M,K] . op(b)[K,N], rounded once, kNN or kNT. c has a's type.
+  void (*matmul_scaled)(Exec&, Tensor& c, const Tensor& a, const Tensor& b, Trans trans, double scale);
+  /// c[M,N] = a[M,K] . b[K,N] + u[M,R] . v[R,N]: one chain over K and then R, one rounding. c has a's type.
+  void (*matmul_two)(Exec&, Tensor& c, const Tensor& a, const Tensor& b, const Tensor& u, const Tensor& v);
 
   // ---- norm ---------------------------------------------------------------------------------------------------------
   /// y[T,C] = x * rstd * w, rstd[T] fp32 = 1/sqrt(mean(x^2) + eps). x may be wider than y (fp32 residual).

@@ -10,6 +10,7 @@
 #include "cuda/conveyor.h"
 #include "cuda/device.h"
 #include "cuda/kernels.h"
+#include "cuda/matmul/chained.h"
 #include "cuda/memory.h"
 
 namespace mantissa::cuda {
@@ -237,7 +238,12 @@ class CudaBackend : public Device {
       return str("a cache of ", name_of(needs.kv_cache), " rounds the keys and values of ", name_of(needs.compute));
     if (needs.head_size > 0 && !cuda_kernels::has_exact_attention(needs.head_size))
       return str("exact attention has head sizes 16, 32, 64, 80, 96 and 128, not ", needs.head_size);
-    if (needs.adapter) return "sums that go on from one product to the next, as an adapter's do, are not exact here";
+    if (needs.adapter && !cuda_kernels::has_chained_products(facts_))
+      return "an adapter's sums go on from one product to the next, which is exact on Hopper alone (compute capability 9)";
+    if (needs.adapter % 8 != 0)
+      return str(
+          "an adapter's sums go on from one product to the next, which is exact with inputs in multiples of 8, not of ",
+          needs.adapter);
     return {};
   }
   std::string description() const override { return description_; }

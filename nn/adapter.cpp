@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "core/text.h"
@@ -12,7 +13,7 @@ namespace {
 constexpr int64_t kMaxRank = 4096;
 
 /// Rows of a linear layer in its projection.
-ops::LowRank::Part rows_of(const ModelConfig& c, const std::string& name) {
+ColumnRange rows_of(const ModelConfig& c, const std::string& name) {
   const int64_t q = int64_t(c.heads.query) * c.heads.size, kv = int64_t(c.heads.kv) * c.heads.size;
   if (name == "q_proj") return {0, q};
   if (name == "k_proj") return {q, q + kv};
@@ -29,6 +30,12 @@ int64_t inputs_of(const ModelConfig& c, Projection which) {
 }
 
 }  // namespace
+
+int64_t common_inputs(const ModelConfig& model) {
+  int64_t common = 0;
+  for (int p = 0; p < kProjections; ++p) common = std::gcd(common, inputs_of(model, Projection(p)));
+  return common;
+}
 
 const std::vector<LinearName>& linear_names() {
   static const std::vector<LinearName> names = {
@@ -96,7 +103,7 @@ Adapter::Adapter(const ModelConfig& model, AdapterConfig of, int world_size) : c
       ProjectionAdapter& update = layer.projections[p];
       if (update.parts.empty()) continue;
       int64_t outputs = 0;
-      for (const ops::LowRank::Part& part : update.parts) outputs += part.size();
+      for (const ColumnRange& part : update.parts) outputs += part.size();
       const int64_t inputs = inputs_of(model, Projection(p)), parts = int64_t(update.parts.size());
       update.a = layout.add(unit, str(name, kNames[p], ".lora_a"), {parts * padded, inputs}, true);
       update.b = layout.add(unit, str(name, kNames[p], ".lora_b"), {outputs, padded}, true);
@@ -114,7 +121,7 @@ std::vector<AdapterPart> adapter_parts(const ModelConfig& model, const Adapter& 
       if (std::ranges::count(adapter.config.targets, linear.name) == 0) continue;
       if (std::exchange(last, linear.projection) != linear.projection) a_row = b_row = 0;
       const ProjectionAdapter& update = adapter.layers[i][linear.projection];
-      const ops::LowRank::Part rows = rows_of(model, linear.name);
+      const ColumnRange rows = rows_of(model, linear.name);
       parts.push_back({str("model.layers.", i, ".", linear.module), int(i), linear.projection, rows,
                        inputs_of(model, linear.projection), update.a, update.b, a_row, b_row});
       a_row += adapter.config.padded_rank();

@@ -22,6 +22,9 @@ namespace mantissa {
 enum class Projection : uint8_t { kQkv, kO, kGateUp, kDown };
 inline constexpr int kProjections = 4;
 
+/// Divides the inputs of every projection of the model.
+int64_t common_inputs(const ModelConfig& model);
+
 /// A linear layer as Hugging Face names it: rows of a projection.
 struct LinearName {
   const char* name;    // "q_proj"
@@ -68,7 +71,7 @@ struct LoraConfig {
 /// Parameters of one projection's update; no parts: it has none.
 struct ProjectionAdapter {
   ParamId a, b;
-  std::vector<ops::LowRank::Part> parts;
+  std::vector<ColumnRange> parts;
 };
 struct LayerAdapter {
   ProjectionAdapter projections[kProjections];
@@ -90,8 +93,8 @@ struct AdapterPart {
   std::string module;  // "model.layers.0.self_attn.q_proj"
   int layer;
   Projection projection;
-  ops::LowRank::Part rows;  // of the projection
-  int64_t inputs;           // K
+  ColumnRange rows;  // of the projection
+  int64_t inputs;    // K
   ParamId a, b;
   int64_t a_row, b_row;  // where this part's rows begin
 };

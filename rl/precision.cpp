@@ -25,7 +25,7 @@ std::string PrecisionConfig::exact_obstacle(const Backend& backend, const ModelC
                                                     .head_size = int(model.heads.size),
                                                     .query_heads = int(model.heads.query),
                                                     .kv_heads = int(model.heads.kv),
-                                                    .adapter = adapter != nullptr});
+                                                    .adapter = adapter ? common_inputs(model) : 0});
   return cause;
 }
 

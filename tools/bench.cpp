@@ -33,8 +33,8 @@ Bench::Bench(const BenchFlags& flags, Comm& comm)
   add_adapter(*model_, {.rank = flags.lora_rank, .alpha = 16, .targets = parse_targets({"all-linear"}, "bench")}, false,
               shard, model_->params.placement);
   draw_adapter(*model_, "kaiming", 1);
-  const std::string obstacle =
-      exec_.backend().exact_obstacle({.compute = dtype_, .kv_cache = dtype_, .lm_head = dtype_, .adapter = true});
+  const std::string obstacle = exec_.backend().exact_obstacle(
+      {.compute = dtype_, .kv_cache = dtype_, .lm_head = dtype_, .adapter = common_inputs(model_->config)});
   check(exec_.match != Match::kExact || obstacle.empty(), "--lora-rank: --match exact cannot be had: ", obstacle);
 }
 

@@ -4,6 +4,7 @@
 // Two plans. Many rows: slice by slice of k, all threads pack, then all threads multiply blocks. Few rows (decode): b
 // is read once from memory, each thread packing a panel of columns into its L1 and using it at once.
 #include "core/cpu/matmul_tile.h"
+#include "core/low_rank.h"
 
 #include <omp.h>
 
@@ -213,6 +214,9 @@ void matmul_bias(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, const 
 void register_matmul(Kernels& table) {
   table.matmul = matmul;
   table.matmul_bias = matmul_bias;
+  table.matmul_low_rank = low_rank_by_matmul;
+  table.matmul_scaled = scaled_by_matmul;
+  table.matmul_two = two_by_matmul;
 }
 
 }  // namespace mantissa::cpu_kernels

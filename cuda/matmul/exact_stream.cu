@@ -4,20 +4,17 @@
 // multiply, each 16 rows by all columns of the block.
 //
 // Legend: c[M,N] = a[M,K] . b[N,K]^T. A box is 64 elements of some rows, a piece kBoxes of them along k.
-#include <cudaTypedefs.h>
-
+#include "cuda/bulk.cuh"
 #include "cuda/matmul/exact.cuh"
+#include "cuda/matmul/segments.cuh"
 
 namespace mantissa::cuda_kernels {
 namespace {
 
-constexpr int kBoxDepth = 64;                                // elements: 128 bytes, swizzled
 constexpr int kBoxes = 4;                                    // of a stage
 [[maybe_unused]] constexpr int kPiece = kBoxes * kBoxDepth;  // elements of k of a stage
-constexpr int kBoxRow = kBoxDepth * 2;                       // bytes
 constexpr int kRing = 208 << 10;                             // bytes of shared memory that a ring may take
 constexpr int kMostStages = 8;
-constexpr int kAlignment = 1024;  // of a box
 
 /// A form of the kernel: rows and columns of a block.
 template <int kRowsOf, int kColumnsOf>
@@ -26,81 +23,63 @@ struct Form {
   static constexpr int kWarps = kRows / 16, kThreads = (kWarps + 1) * kWarp;
   static constexpr int kStage = kBoxes * (kRows + kColumns) * kBoxRow;
   static constexpr int kStages = kRing / kStage < kMostStages ? kRing / kStage : kMostStages;
-  static constexpr int kShared = kStages * (kStage + 2 * 8) + kAlignment;
+  static constexpr int kShared = kStages * (kStage + 2 * 8) + kBoxAlignment;
   static_assert(kRows % 16 == 0 && kColumns % 8 == 0);  // the swizzle repeats every eight rows
+};
+
+/// Boxes of the operands of a product and of the one that goes on where it ends.
+struct Operands {
+  CUtensorMap a[2], b[2];
+  int depth[2];
+  CUtensorMap down;  // as b, where u is made here
 };
 
 #if __CUDA_ARCH__ >= 900
 
-// ---- barriers and copies
-
-__device__ __forceinline__ void init_barrier(uint32_t barrier, int count) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
-}
-/// This thread arrives, and so many bytes are to come.
-__device__ __forceinline__ void expect_bytes(uint32_t barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-}
-__device__ __forceinline__ void wait_barrier(uint32_t barrier, uint32_t parity) {
-  asm volatile(
-      "{\n .reg .pred done;\nagain:\n"
-      " mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1, 0x989680;\n"
-      " @!done bra again;\n}\n" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
-/// Whether the phase of that parity is over.
-__device__ __forceinline__ bool test_barrier(uint32_t barrier, uint32_t parity) {
-  uint32_t done;
-  asm volatile(
-      "{\n .reg .pred done;\n mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n selp.u32 %0, 1, 0, done;\n}\n"
-      : "=r"(done)
-      : "r"(barrier), "r"(parity)
-      : "memory");
-  return done;
-}
-__device__ __forceinline__ void arrive(uint32_t barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-/// The box at (k, row); beyond the matrix it is zero.
-__device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap& map, int k, int row, uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
-          to),
-      "l"(&map), "r"(k), "r"(row), "r"(barrier)
-      : "memory");
-}
 /// Addresses of the ring: its stages, and for each stage a barrier for filled and one for used.
 struct Ring {
   uint32_t stages, full, empty;
 };
 
-/// Boxes along k of a piece: the last piece may have fewer.
-__device__ __forceinline__ int boxes_of(int piece, int depth) {
-  return min(kBoxes, (depth - piece * kPiece + kBoxDepth - 1) / kBoxDepth);
-}
+/// The pieces of k of a block: those of the first product, then those of the second.
+struct Pieces {
+  int depth[2], first, count;
+
+  __device__ Pieces(const Operands& operands, bool both)
+      : depth{operands.depth[0], operands.depth[1]},
+        first((depth[0] + kPiece - 1) / kPiece),
+        count(first + (both ? (depth[1] + kPiece - 1) / kPiece : 0)) {}
+  __device__ __forceinline__ bool second(int piece) const { return piece >= first; }
+  __device__ __forceinline__ int begin(int piece) const { return (piece - (second(piece) ? first : 0)) * kPiece; }
+  /// Boxes along k: the last piece of a product may have fewer.
+  __device__ __forceinline__ int boxes(int piece) const {
+    return min(kBoxes, (depth[second(piece)] - begin(piece) + kBoxDepth - 1) / kBoxDepth);
+  }
+};
 
 /// One thread fills the ring.
 template <class F>
-__device__ void fill_ring(const Ring& ring, const CUtensorMap& a, const CUtensorMap& b, int first_row, int first_column,
-                          int depth) {
-  const int pieces = (depth + kPiece - 1) / kPiece;
-  for (int i = 0; i < pieces; ++i) {
-    const int stage = i % F::kStages, boxes = boxes_of(i, depth);
+__device__ void fill_ring(const Ring& ring, const Operands& operands, const Pieces& pieces, const Segment& segment,
+                          int first_row, int first_column, const MadeU& made, bool makes) {
+  for (int i = 0; i < pieces.count; ++i) {
+    if (i == pieces.first && made.blocks > 0) await_progress(made.progress + blockIdx.y, made.blocks, made.users);
+    const int stage = i % F::kStages, boxes = pieces.boxes(i), second = pieces.second(i);
     const uint32_t to = ring.stages + stage * F::kStage, full = ring.full + stage * 8;
+    const int b_row = second ? segment.v_row + first_column - segment.begin : first_column;
     if (i >= F::kStages) wait_barrier(ring.empty + stage * 8, (i / F::kStages - 1) & 1);
     expect_bytes(full, boxes * (F::kStage / kBoxes));
     for (int box = 0; box < boxes; ++box) {
-      const int k = i * kPiece + box * kBoxDepth;
-      copy_box(to + box * F::kColumns * kBoxRow, b, k, first_column, full);
-      copy_box(to + (kBoxes * F::kColumns + box * F::kRows) * kBoxRow, a, k, first_row, full);
+      const int k = pieces.begin(i) + box * kBoxDepth;
+      copy_box(to + box * F::kColumns * kBoxRow, makes ? operands.down : operands.b[second], k, b_row, full);
+      copy_box(to + (kBoxes * F::kColumns + box * F::kRows) * kBoxRow, operands.a[second],
+               second ? segment.u_column + k : k, first_row, full);
     }
   }
 }
 
-/// Operands of two steps of k: a's 16 rows, and the block's columns in eights.
+/// A warp's operands of two steps of k: a's 16 rows, and the block's columns in eights.
 template <class F>
-struct Operands {
+struct Fragments {
   uint32_t a[2][4], b[F::kColumns / 8][4];
 
   /// Steps 2 pair and 2 pair + 1 of the piece that lies at `stage`.
@@ -128,18 +107,17 @@ struct Operands {
 /// A warp that multiplies. Operands are loaded some pairs of steps ahead, across pieces too, and whether the next piece
 /// has come is asked a piece ahead: the chain over k waits for nothing that is there.
 template <class F, class T>
-__device__ void multiply(float (&sum)[F::kColumns / 8][4], const Ring& ring, int depth) {
+__device__ void multiply(float (&sum)[F::kColumns / 8][4], const Ring& ring, const Pieces& pieces) {
   constexpr int kPairs = kPiece / 32, kSets = F::kColumns <= 24 ? 4 : 2, kAhead = kSets - 1;
-  const int pieces = (depth + kPiece - 1) / kPiece;
-  Operands<F> operands[kSets];
+  Fragments<F> operands[kSets];
   wait_barrier(ring.full, 0);
 #pragma unroll
   for (int pair = 0; pair < kAhead; ++pair) operands[pair].load(ring.stages, pair);
-  for (int i = 0; i < pieces; ++i) {
-    const int stage = i % F::kStages, next = (i + 1) % F::kStages, pairs = 2 * boxes_of(i, depth);
+  for (int i = 0; i < pieces.count; ++i) {
+    const int stage = i % F::kStages, next = (i + 1) % F::kStages, pairs = 2 * pieces.boxes(i);
     const uint32_t here = ring.stages + stage * F::kStage, there = ring.stages + next * F::kStage;
     const uint32_t next_full = ring.full + next * 8, parity = (i + 1) / F::kStages & 1;
-    const bool more = i + 1 < pieces, come = more && test_barrier(next_full, parity);
+    const bool more = i + 1 < pieces.count, come = more && test_barrier(next_full, parity);
 #pragma unroll
     for (int pair = 0; pair < kPairs; ++pair) {
       const int ahead = pair + kAhead;
@@ -158,17 +136,22 @@ __device__ void multiply(float (&sum)[F::kColumns / 8][4], const Ring& ring, int
 
 #endif  // __CUDA_ARCH__ >= 900
 
-/// Grid (columns / kColumns, rows / kRows).
+/// Grid (made.blocks + segments.blocks, rows / kRows).
 template <class F, class T, class Out>
 __global__ void __launch_bounds__(F::kThreads)
-    stream_kernel(Out* c, const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap b, const Out* bias,
-                  int rows, int columns, int depth, int64_t c_stride) {
+    stream_kernel(Out* c, const __grid_constant__ Operands operands, const Out* bias, int rows,
+                  const __grid_constant__ Segments segments, int64_t c_stride, float scale, MadeU made) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ uint4 shared[];
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
-  const int first_row = blockIdx.y * F::kRows, first_column = blockIdx.x * F::kColumns;
+  const bool makes = int(blockIdx.x) < made.blocks;
+  const int block = makes ? blockIdx.x : blockIdx.x - made.blocks;
+  const Segment segment = makes ? Segment{0, 0, made.columns, -1, 0} : segments.of(block);
+  const int first_row = blockIdx.y * F::kRows, columns = segment.end;
+  const int first_column = segment.begin + (block - segment.first_block) * F::kColumns;
+  const Pieces pieces(operands, segment.u_column >= 0);
   Ring ring;
-  ring.stages = (shared_address(shared) + kAlignment - 1) / kAlignment * kAlignment;
+  ring.stages = (shared_address(shared) + kBoxAlignment - 1) / kBoxAlignment * kBoxAlignment;
   ring.full = ring.stages + F::kStages * F::kStage;
   ring.empty = ring.full + F::kStages * 8;
   if (threadIdx.x == 0) {
@@ -176,72 +159,60 @@ __global__ void __launch_bounds__(F::kThreads)
       init_barrier(ring.full + i * 8, 1);
       init_barrier(ring.empty + i * 8, F::kWarps);
     }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    fence_barriers();
   }
   __syncthreads();
 
   if (warp == F::kWarps) {
-    if (lane == 0) fill_ring<F>(ring, a, b, first_row, first_column, depth);
+    if (lane == 0) fill_ring<F>(ring, operands, pieces, segment, first_row, first_column, made, makes);
   } else {
     float sum[F::kColumns / 8][4] = {};
-    multiply<F, T>(sum, ring, depth);
+    multiply<F, T>(sum, ring, pieces);
 #pragma unroll
     for (int n = 0; n < F::kColumns / 8; ++n)
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int row = first_row + 16 * warp + g + i / 2 * 8, column = first_column + 8 * n + 2 * t + i % 2;
-        if (row < rows && column < columns)
-          store_sum(c + row * c_stride + column, sum[n][i], bias ? bias + column : nullptr);
+        if (row >= rows || column >= columns) continue;
+        if (makes)
+          static_cast<T*>(made.u)[int64_t(row) * made.columns + column] = from_float<T>(made.scale * sum[n][i]);
+        else
+          store_sum(c + row * c_stride + column, scale * sum[n][i], bias ? bias + column : nullptr);
       }
+    if (makes) {
+      publish();
+      asm volatile("bar.sync 1, %0;" ::"n"(F::kWarps * kWarp) : "memory");
+      if (threadIdx.x == 0) count_progress(made.progress + blockIdx.y);
+    }
   }
 #endif
 }
 
-/// How to encode a tensor map: a function of the driver, null where it has none.
-PFN_cuTensorMapEncodeTiled_v12000 encode_function() {
-  static const PFN_cuTensorMapEncodeTiled_v12000 function = [] {
-    void* entry = nullptr;
-    cudaDriverEntryPointQueryResult found;
-#if CUDART_VERSION >= 12050
-    const cudaError_t error =
-        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found);
-#else
-    const cudaError_t error = cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &entry, cudaEnableDefault, &found);
-#endif
-    return PFN_cuTensorMapEncodeTiled_v12000(error == cudaSuccess && found == cudaDriverEntryPointSuccess ? entry
-                                                                                                          : nullptr);
-  }();
-  return function;
-}
-
-/// Rows of `depth` 16-bit elements, in boxes of `box_rows`.
-CUtensorMap map_of(const void* data, Dtype type, int64_t rows, int64_t depth, int box_rows) {
-  CUtensorMap map;
-  const cuuint64_t size[2] = {cuuint64_t(depth), cuuint64_t(rows)}, stride[1] = {cuuint64_t(depth) * 2};
-  const cuuint32_t box[2] = {kBoxDepth, cuuint32_t(box_rows)}, step[2] = {1, 1};
-  const CUresult result = encode_function()(
-      &map, type == Dtype::kF16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2,
-      const_cast<void*>(data), size, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  check(result == CUDA_SUCCESS, "[matmul] cuTensorMapEncodeTiled failed with ", int(result), " for ", rows, " rows of ",
-        depth);
-  return map;
-}
-
 template <class F>
-void launch(Exec& exec, const ExactProduct& p) {
+void launch(Exec& exec, const ChainedProduct& chained) {
+  const ExactProduct& p = chained.first;
+  Operands operands{{box_map(p.a, p.type, p.rows, p.depth, F::kRows)},
+                    {box_map(p.b, p.type, p.columns, p.depth, F::kColumns)},
+                    {int(p.depth), int(chained.rank)},
+                    {}};
+  if (chained.rank > 0) {
+    operands.a[1] = box_map(chained.u, p.type, p.rows, chained.u_columns(), F::kRows);
+    operands.b[1] = box_map(chained.v, p.type, chained.v_rows(), chained.rank, F::kColumns);
+  }
+  const Segments segments = segments_of(p.columns, chained.parts, chained.rank, F::kColumns);
+  const MadeU made = made_u(chained, segments, F::kColumns, chained.down ? progress_counters(exec) : nullptr);
+  if (chained.down) operands.down = box_map(chained.down, p.type, made.columns, p.depth, F::kColumns);
   visit_product(p, [&]<class T, class Out>() {
     auto* kernel = stream_kernel<F, T, Out>;
     MANTISSA_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, F::kShared));
-    kernel<<<dim3(blocks(p.columns, F::kColumns), blocks(p.rows, F::kRows)), F::kThreads, F::kShared, stream(exec)>>>(
-        static_cast<Out*>(p.c), map_of(p.a, p.type, p.rows, p.depth, F::kRows),
-        map_of(p.b, p.type, p.columns, p.depth, F::kColumns), static_cast<const Out*>(p.bias), int(p.rows),
-        int(p.columns), int(p.depth), p.c_stride);
+    kernel<<<dim3(made.blocks + segments.blocks, blocks(p.rows, F::kRows)), F::kThreads, F::kShared, stream(exec)>>>(
+        static_cast<Out*>(p.c), operands, static_cast<const Out*>(p.bias), int(p.rows), segments, p.c_stride,
+        chained.scale, made);
     MANTISSA_LAUNCH_CHECK();
   });
 }
 
-using Launch = void (*)(Exec&, const ExactProduct&);
+using Launch = void (*)(Exec&, const ChainedProduct&);
 constexpr Launch kForms[] = {launch<Form<16, 24>>, launch<Form<32, 24>>, launch<Form<64, 24>>, launch<Form<64, 64>>};
 
 }  // namespace
@@ -253,7 +224,7 @@ int exact_kernels() {
 bool exact_kernel_serves(Exec& exec, const ExactProduct& p, int kernel) {
   if (kernel == 0) return true;
   return kernel > 0 && kernel < exact_kernels() && p.depth % 8 == 0 && aligned({p.a, p.b}) &&
-         device_facts(exec).major == 9 && encode_function();
+         has_box_copies(device_facts(exec));
 }
 
 int exact_kernel_for(Exec& exec, const ExactProduct& p) {
@@ -265,7 +236,14 @@ void run_exact_kernel(Exec& exec, const ExactProduct& p, int kernel) {
   if (kernel == 0)
     run_plain_product(exec, p);
   else
-    kForms[kernel - 1](exec, p);
+    kForms[kernel - 1](exec, {.first = p});
+}
+
+int stream_forms() {
+  return int(std::size(kForms));
+}
+void run_stream(Exec& exec, const ChainedProduct& p, int form) {
+  kForms[form](exec, p);
 }
 
 }  // namespace mantissa::cuda_kernels

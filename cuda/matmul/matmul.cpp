@@ -8,8 +8,11 @@
 #include <mutex>
 #include <sstream>
 
+#include "core/low_rank.h"
 #include "cuda/device.h"
 #include "cuda/kernels.h"
+#include "cuda/matmul/chained.h"
+#include "cuda/matmul/exact_choice.h"
 #include "cuda/matmul/exact_products.h"
 
 namespace mantissa::cuda_kernels {
@@ -185,6 +188,38 @@ void matmul_bias(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, const 
   if (peer || !products().run(exec, p)) product_in_parts(exec, p, peer ? kPeerParts : 1, c, bias);
 }
 
+// ---- two products in one chain
+
+bool run_chained(Exec& exec, const ChainedProduct& p) {
+  const bool serves = exec.match != Match::kPeer && chained_product_serves(exec, p);
+  if (serves) run_chained_product(exec, p);
+  return serves;
+}
+
+void matmul_scaled(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, Trans trans, double scale) {
+  if (c.numel() == 0) return;
+  ChainedProduct p{exact_of(product_of(c, a, b, trans, false)), trans};
+  p.scale = float(scale);
+  if (!run_chained(exec, p)) scaled_by_matmul(exec, c, a, b, trans, scale);
+}
+
+void matmul_low_rank(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, const Tensor& bias, LowRankTerm& term) {
+  if (c.numel() == 0) return;
+  Product p = product_of(c, a, b, Trans::kNT, false);
+  if (bias.defined()) p.bias = bias.raw();
+  ChainedProduct both{exact_of(p), Trans::kNT, term.up.size(1), term.u.raw(), term.up.raw(), term.parts};
+  both.down = term.down.defined() ? term.down.raw() : nullptr;
+  both.down_scale = float(term.scale);
+  if (!run_chained(exec, both)) low_rank_by_matmul(exec, c, a, b, bias, term);
+}
+
+void matmul_two(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, const Tensor& u, const Tensor& v) {
+  if (c.numel() == 0) return;
+  const Product p = product_of(c, a, b, Trans::kNN, false);
+  if (!run_chained(exec, {exact_of(p), Trans::kNN, v.size(0), u.raw(), v.raw(), {{0, p.columns}}}))
+    two_by_matmul(exec, c, a, b, u, v);
+}
+
 }  // namespace
 
 std::string measured_products() {
@@ -204,6 +239,9 @@ void restore_measured_products(const std::string& text) {
 void register_matmul(Kernels& table) {
   table.matmul = matmul;
   table.matmul_bias = matmul_bias;
+  table.matmul_low_rank = matmul_low_rank;
+  table.matmul_scaled = matmul_scaled;
+  table.matmul_two = matmul_two;
 }
 
 }  // namespace mantissa::cuda_kernels

@@ -26,7 +26,7 @@ Tensor halves(const std::vector<float>& values, Shape shape) {
 TEST(LowRank, IsOneChainOverInputsAndThenOverRank) {
   constexpr int64_t kTokens = 3, kInputs = 70, kOutputs = 21, kRank = 16;
   constexpr float kScale = 2.0f / 3.0f;
-  const std::vector<ops::LowRank::Part> parts = {{2, 10}, {12, 21}};
+  const std::vector<ColumnRange> parts = {{2, 10}, {12, 21}};
   const std::vector<float> x = random_values(kTokens * kInputs, 1), w = random_values(kOutputs * kInputs, 2),
                            bias = random_values(kOutputs, 3), a = random_values(2 * kRank * kInputs, 4),
                            b = random_values(17 * kRank, 5);
@@ -80,7 +80,7 @@ TEST(LowRank, WhatDoesNotFitIsNamed) {
   Exec exec(cpu());
   Tape tape(exec, false);
   const Var x(exec.zeros({2, 8}, Dtype::kF16)), w(exec.zeros({6, 8}, Dtype::kF16));
-  const auto refused = [&](Shape a, Shape b, std::vector<ops::LowRank::Part> parts, const std::string& word) {
+  const auto refused = [&](Shape a, Shape b, std::vector<ColumnRange> parts, const std::string& word) {
     try {
       ops::linear_low_rank(tape, x, w, {},
                            {Var(exec.zeros(a, Dtype::kF16)), Var(exec.zeros(b, Dtype::kF16)), parts, 1, {}});

@@ -88,9 +88,9 @@ OpCase linear_case(std::string name, bool bias, std::function<std::array<int64_t
 }
 
 /// The same with an update of rank 3 of some of 9 outputs; K runs over the sizes.
-OpCase low_rank_case(std::string name, std::vector<ops::LowRank::Part> parts, bool bias, bool own_input) {
+OpCase low_rank_case(std::string name, std::vector<ColumnRange> parts, bool bias, bool own_input) {
   int64_t outputs = 0;
-  for (const ops::LowRank::Part& part : parts) outputs += part.size();
+  for (const ColumnRange& part : parts) outputs += part.size();
   OpCase c{std::move(name), kSizes, fixed(4),
            [=, count = int64_t(parts.size())](int64_t n) {
              std::vector<Operand> operands = {{{4, n}, true}, {{9, n}}, {{3 * count, n}}, {{outputs, 3}}};

@@ -1,0 +1,67 @@
+// Hopper's bulk copies of tiles into shared memory, and the barriers that tell when they have come.
+//
+// A box is 64 elements of 16 bits (128 bytes) by some rows; its 16-byte pieces are exchanged within groups of eight
+// rows (swizzle of 128 bytes), so a box lies on kBoxAlignment bytes.
+#pragma once
+
+#include <cudaTypedefs.h>
+
+#include "cuda/common.cuh"
+
+namespace mantissa::cuda {
+
+constexpr int kBoxDepth = 64;           // elements
+constexpr int kBoxRow = kBoxDepth * 2;  // bytes
+constexpr int kBoxAlignment = 1024;     // bytes
+
+#if __CUDA_ARCH__ >= 900
+
+__device__ __forceinline__ void init_barrier(uint32_t barrier, int count) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
+}
+__device__ __forceinline__ void fence_barriers() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+/// This thread arrives, and so many bytes are to come.
+__device__ __forceinline__ void expect_bytes(uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void wait_barrier(uint32_t barrier, uint32_t parity) {
+  asm volatile(
+      "{\n .reg .pred done;\nagain:\n"
+      " mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1, 0x989680;\n"
+      " @!done bra again;\n}\n" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+/// Whether the phase of that parity is over.
+__device__ __forceinline__ bool test_barrier(uint32_t barrier, uint32_t parity) {
+  uint32_t done;
+  asm volatile(
+      "{\n .reg .pred done;\n mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n selp.u32 %0, 1, 0, done;\n}\n"
+      : "=r"(done)
+      : "r"(barrier), "r"(parity)
+      : "memory");
+  return done;
+}
+__device__ __forceinline__ void arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+/// The box at (k, row); beyond the matrix it is zero.
+__device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap& map, int k, int row, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
+          to),
+      "l"(&map), "r"(k), "r"(row), "r"(barrier)
+      : "memory");
+}
+
+#endif  // __CUDA_ARCH__ >= 900
+
+/// Whether device and driver can copy boxes.
+bool has_box_copies(const DeviceFacts& device);
+/// Of a matrix whose rows of `width` 16-bit elements lie one after the other: boxes of 64 by `box_rows`. Rows and data
+/// lie on 16 bytes.
+CUtensorMap box_map(const void* data, Dtype type, int64_t rows, int64_t width, int box_rows);
+
+}  // namespace mantissa::cuda

@@ -1,0 +1,95 @@
+// Hopper's products of a warpgroup: 64 rows by 64 or 128 columns, both operands in boxes of shared memory
+// (cuda/bulk.cuh), sums in registers. A step is 16 of k, and steps ascend: the bits are those of mma.sync m16n8k16.
+//
+// Lane 4 g + t of warp w has of sums[4 j + i] row 16 w + g + 8 (i / 2), column 8 j + 2 t + i % 2.
+#pragma once
+
+#include "cuda/bulk.cuh"
+
+namespace mantissa::cuda {
+
+constexpr int kGroupRows = 64, kGroupThreads = 128;
+
+/// Where a warpgroup reads an operand: boxes whose rows are the operand's rows (k along the box), or boxes whose rows
+/// are k; those lie `next_box` bytes apart.
+__device__ __forceinline__ uint64_t rows_operand(uint32_t address) {
+  constexpr uint64_t kSwizzle128 = uint64_t(1) << 62, kEightRows = 8 * kBoxRow;
+  return kSwizzle128 | kEightRows >> 4 << 32 | uint64_t(1) << 16 | (address & 0x3ffff) >> 4;
+}
+__device__ __forceinline__ uint64_t columns_operand(uint32_t address, uint32_t next_box) {
+  constexpr uint64_t kSwizzle128 = uint64_t(1) << 62, kEightRows = 8 * kBoxRow;
+  return kSwizzle128 | kEightRows >> 4 << 32 | uint64_t(next_box >> 4) << 16 | (address & 0x3ffff) >> 4;
+}
+
+#if __CUDA_ARCH_FEAT_SM90_ALL
+
+__device__ __forceinline__ void begin_group() {
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void commit_group() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+/// Until at most kPending groups are under way.
+template <int kPending>
+__device__ __forceinline__ void wait_groups() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+#define MANTISSA_SUMS_32(x)                                                                                   \
+  "+f"(x[0]), "+f"(x[1]), "+f"(x[2]), "+f"(x[3]), "+f"(x[4]), "+f"(x[5]), "+f"(x[6]), "+f"(x[7]), "+f"(x[8]), \
+      "+f"(x[9]), "+f"(x[10]), "+f"(x[11]), "+f"(x[12]), "+f"(x[13]), "+f"(x[14]), "+f"(x[15]), "+f"(x[16]),  \
+      "+f"(x[17]), "+f"(x[18]), "+f"(x[19]), "+f"(x[20]), "+f"(x[21]), "+f"(x[22]), "+f"(x[23]), "+f"(x[24]), \
+      "+f"(x[25]), "+f"(x[26]), "+f"(x[27]), "+f"(x[28]), "+f"(x[29]), "+f"(x[30]), "+f"(x[31])
+#define MANTISSA_SUMS_64(x)                                                                                       \
+  MANTISSA_SUMS_32(x), "+f"(x[32]), "+f"(x[33]), "+f"(x[34]), "+f"(x[35]), "+f"(x[36]), "+f"(x[37]), "+f"(x[38]), \
+      "+f"(x[39]), "+f"(x[40]), "+f"(x[41]), "+f"(x[42]), "+f"(x[43]), "+f"(x[44]), "+f"(x[45]), "+f"(x[46]),     \
+      "+f"(x[47]), "+f"(x[48]), "+f"(x[49]), "+f"(x[50]), "+f"(x[51]), "+f"(x[52]), "+f"(x[53]), "+f"(x[54]),     \
+      "+f"(x[55]), "+f"(x[56]), "+f"(x[57]), "+f"(x[58]), "+f"(x[59]), "+f"(x[60]), "+f"(x[61]), "+f"(x[62]),     \
+      "+f"(x[63])
+#define MANTISSA_WGMMA_64(type)                                     \
+  "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type       \
+  " {"                                                              \
+  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"          \
+  "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31" \
+  "}, %32, %33, 1, 1, 1, 0, %34;"
+#define MANTISSA_WGMMA_128(type)                                     \
+  "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type       \
+  " {"                                                               \
+  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"           \
+  "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31," \
+  "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," \
+  "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"  \
+  "}, %64, %65, 1, 1, 1, 0, %66;"
+
+/// sums += a . b of 16 steps of k, from where the descriptors point. kByColumns: b is a columns_operand.
+template <class T, bool kByColumns, int kSums>
+__device__ __forceinline__ void group_mma(float (&sums)[kSums], uint64_t a, uint64_t b) {
+  constexpr bool kHalf = std::is_same_v<T, __half>;
+  static_assert(kSums == 32 || kSums == 64);
+  if constexpr (kSums == 32 && kHalf)
+    asm volatile(MANTISSA_WGMMA_64("f16") : MANTISSA_SUMS_32(sums) : "l"(a), "l"(b), "n"(int(kByColumns)));
+  else if constexpr (kSums == 32)
+    asm volatile(MANTISSA_WGMMA_64("bf16") : MANTISSA_SUMS_32(sums) : "l"(a), "l"(b), "n"(int(kByColumns)));
+  else if constexpr (kHalf)
+    asm volatile(MANTISSA_WGMMA_128("f16") : MANTISSA_SUMS_64(sums) : "l"(a), "l"(b), "n"(int(kByColumns)));
+  else
+    asm volatile(MANTISSA_WGMMA_128("bf16") : MANTISSA_SUMS_64(sums) : "l"(a), "l"(b), "n"(int(kByColumns)));
+}
+#undef MANTISSA_WGMMA_64
+#undef MANTISSA_WGMMA_128
+#undef MANTISSA_SUMS_32
+#undef MANTISSA_SUMS_64
+
+/// Registers of each thread of the calling warpgroup from now on: more, or fewer.
+template <int kRegisters>
+__device__ __forceinline__ void raise_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void lower_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+#endif  // __CUDA_ARCH_FEAT_SM90_ALL
+
+}  // namespace mantissa::cuda
