@@ -221,6 +221,7 @@ void read_buffer(const fs::path& path, const ParamLayout& layout, const ParamBuf
 
 void CheckpointConfig::fields(Fields& f) {
   f.field("every", every, not_decisive("steps between checkpoints; 0 = only at the end or when stopped"), at_least(0));
+  f.field("at_end", at_end, not_decisive("also after the last step; false: for a run that nobody is to go on from"));
   f.field("keep", keep, not_decisive("checkpoints kept; 0 = all"), at_least(0));
   f.field("best", best,
           not_decisive(

@@ -30,6 +30,7 @@ namespace mantissa {
 /// When checkpoints are written: section `checkpoint` of a config.
 struct CheckpointConfig {
   int64_t every = 0;         // steps; 0 = only at the end or when stopped
+  bool at_end = true;        // after the last step too
   int64_t keep = 2;          // the last so many; 0: all
   std::string best;          // a metric; the checkpoint where it is highest is kept besides
   bool background = true;    // write while training goes on (nn/checkpoint_writer.h)

@@ -402,7 +402,7 @@ bool train(Run& run, const std::function<bool()>& stop) {
       fail("train.stop ended the run after step ", run.step, ": ", reason);
     }
   }
-  run.save();
+  if (config.checkpoint.at_end) run.save();
   run.finish_saving();
   check(run.step == 0 || run.policy_version > 0, "the run took no optimizer step in ", run.step,
         " steps, so nothing was learned: see the warning after its first step");

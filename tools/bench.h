@@ -87,6 +87,8 @@ class Bench {
   /// Operations a second of a large square product, bytes a second of a large copy: measured when first asked for.
   double gemm_ceiling();
   double copy_ceiling();
+  /// Bytes a second each way, between host memory and the devices of all ranks at once.
+  double link_ceiling();
   /// Prints a line. `ideal_ms`: what the work would take at its ceiling; fraction is ideal_ms / median.
   void report(const char* bench, const std::string& shape, std::vector<double> ms, double tokens, double ideal_ms);
   /// Bytes of weights that a decode step reads.

@@ -3,6 +3,7 @@
 // exempt.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <functional>
@@ -257,6 +258,21 @@ TEST_F(Loop, AFinishedModelWithoutCheckpointsIsKept) {
     EXPECT_NE(std::string(e.what()).find("holds the model of a finished run"), std::string::npos) << e.what();
   }
   EXPECT_TRUE(fs::exists(dir_ / "finished/model/model.safetensors"));
+}
+
+TEST_F(Loop, NoCheckpointIsWrittenAtTheEndWhereNoneIsWanted) {
+  const std::vector<std::pair<int, Strings>> cases = {{0, {}}, {2, {"step_2", "step_4"}}, {5, {"step_5"}}};
+  for (const auto& [every, expected] : cases) {
+    const std::string name = str("every_", every);
+    ASSERT_TRUE(train(config(name, kSft, {str("checkpoint.every=", every), "checkpoint.at_end=false"})));
+    std::error_code none;
+    Strings found;
+    for (const auto& entry : fs::directory_iterator(dir_ / name / "checkpoints", none))
+      found.push_back(entry.path().filename().string());
+    std::sort(found.begin(), found.end());
+    EXPECT_EQ(found, expected);
+    EXPECT_TRUE(fs::exists(dir_ / name / "model/model.safetensors"));
+  }
 }
 
 TEST_F(Loop, AnotherLengthOfAScheduleIsSaid) {
