@@ -16,8 +16,7 @@ struct TileForm {
   static constexpr int kRows = kRowsOf, kColumns = kColumnsOf;
   static constexpr int kGroups = kRows / kGroupRows, kThreads = (kGroups + 1) * kGroupThreads;
   static constexpr int kUnit = kColumns < 128 ? kColumns : 128, kUnits = kColumns / kUnit;  // columns of an instruction
-  [[maybe_unused]] static constexpr int kRowBytes = kRows * kBoxRow;                        // of a's part of a stage
-  static constexpr int kStage = (kRows + kColumns) * kBoxRow;
+  static constexpr int kRowBytes = kRows * kBoxRow, kStage = kRowBytes + kColumns * kBoxRow;  // a's part; all
   static constexpr int kStages = (192 << 10) / kStage;
   static constexpr int kShared = kStages * kStage + 4 * kGroups * kTileStaging + kStages * 2 * 8 + kBoxAlignment;
   static_assert(kRows % kGroupRows == 0 && kColumns % kUnit == 0 && kShared <= 227 << 10);
@@ -30,20 +29,22 @@ struct TileOperands {
   int depth[2];
 };
 
-/// Tiles in an order that keeps what neighbours share in the cache: all columns of kGroup tiles of rows, then the next.
 struct TileOrder {
   int down, across;  // tiles
-  static constexpr int kGroup = 16;
 
   __host__ __device__ int count() const { return down * across; }
-  __device__ __forceinline__ int2 at(int tile) const {
-    const int group = tile / (kGroup * across), first = group * kGroup, height = min(kGroup, down - first);
-    const int within = tile - first * across;
-    return {first + within % height, within / height};
-  }
 };
 
 #if __CUDA_ARCH_FEAT_SM90_ALL
+
+/// {down, across} of a tile, in an order that keeps what neighbours share in the cache: all columns of kGroup tiles of
+/// rows, then the next.
+__device__ __forceinline__ int2 place_of(int tile, const TileOrder& order) {
+  constexpr int kGroup = 16;
+  const int group = tile / (kGroup * order.across), first = group * kGroup;
+  const int height = min(kGroup, order.down - first), within = tile - first * order.across;
+  return {first + within % height, within / height};
+}
 
 /// Begins a warpgroup's products of a piece, which lies at `from`.
 template <class F, class T, bool kByColumns>
@@ -139,7 +140,7 @@ __global__ void __launch_bounds__(F::kThreads, 1)
     if constexpr (F::kGroups == 2) lower_registers<40>();
     if (warp != 4 * F::kGroups || lane != 0) return;
     for (int tile = blockIdx.x; tile < order.count(); tile += gridDim.x) {
-      const int2 at = order.at(tile);
+      const int2 at = place_of(tile, order);
       const Segment& segment = segments.of(at.y);
       const int column = (at.y - segment.first_block) * F::kColumns, pieces = segment.u_column >= 0 ? both : first;
       for (int piece = 0; piece < pieces; ++piece) {
@@ -163,7 +164,7 @@ __global__ void __launch_bounds__(F::kThreads, 1)
     if constexpr (F::kGroups == 2) raise_registers<232>();
     typename F::Sums sums;
     for (int tile = blockIdx.x; tile < order.count(); tile += gridDim.x) {
-      const int2 at = order.at(tile);
+      const int2 at = place_of(tile, order);
       const Segment& segment = segments.of(at.y);
       const int column = segment.begin + (at.y - segment.first_block) * F::kColumns;
       const int pieces = segment.u_column >= 0 ? both : first;
