@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Several GPUs of one machine, checked and timed within a few minutes: collectives, an update on one GPU and on all,
-# a training run on one and on two, resumed across their numbers, over sockets alone, and killed.
-#   tools/bench_cluster.sh [--only PARTS] [BIN [OUT]]     PARTS: some of comm,update,runs,kills
+# an optimizer whose state lies in host memory, a training run on one and on two, resumed across their numbers, over
+# sockets alone, and killed.
+#   tools/bench_cluster.sh [--only PARTS] [BIN [OUT]]     PARTS: some of comm,update,offload,runs,kills
 # BIN: folder of the programs, default build/bin. JSON lines and logs go to the folder OUT, new or empty (default: one
 # in runs/), a table comes last. MANTISSA_NCCL names the folder of libnccl.so.2 where it is not found by itself.
 # DEVICE=cpu RANKS=2 tries the script itself out.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-if [[ ${1:-} == -h || ${1:-} == --help ]]; then sed -n '2,7s/^# \{0,1\}//p' "$0"; exit; fi
-parts=comm,update,runs,kills
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then sed -n '2,8s/^# \{0,1\}//p' "$0"; exit; fi
+parts=comm,update,offload,runs,kills
 if [[ ${1:-} == --only ]]; then parts=$2; shift 2; fi
 bin=$(realpath "${1:-build/bin}") out=${2:-runs/bench_cluster_$(date +%Y%m%d_%H%M%S)} device=${DEVICE:-cuda} failed=0
 [[ -x $bin/bench ]] || { echo "bench_cluster: $bin/bench is missing; build first (README.md)" >&2; exit 1; }
@@ -46,6 +47,12 @@ if part update; then
     bench 150 update --gpus "$n" --repeat 5 --model $qwen
     bench 60 update --gpus "$n" --repeat 5 --model $smollm
   done
+  note "the same with gradients added after backward, not beside it"
+  bench 150 update --gpus "$ranks" --repeat 5 --no-overlap --model $qwen
+fi
+if part offload; then
+  note "optimizer steps from host memory, beside copies over the link both ways"
+  bench 300 step --gpus "$ranks" --repeat 3 --offload --model $qwen
 fi
 if part runs; then
   note "runs on 1 and $ranks ranks, resumed on the other number"
@@ -75,7 +82,10 @@ for line in (out / "bench.jsonl").open():
         print(f"{r['comm']:16} {r['bytes']:<44} {r['ms_median']:10.3f} {'':9} {r['gb_per_s']:7.1f}")
     elif r["bench"] == "update":
         print(f"{r['bench']:16} {r['shape']:44} {r['ms_median']:10.3f} {r['tokens_per_s']:9.0f}")
-        updates.append(r["tokens_per_s"])
+        if "no-overlap" not in r["shape"]:
+            updates.append(r["tokens_per_s"])
+    elif r["bench"] in ("step", "link_ceiling"):
+        print(f"{r['bench']:16} {r['shape']:44} {r['ms_median']:10.3f}   {1 / r['fraction']:.3f} x the link alone")
 half = len(updates) // 2  # the same models on one rank, then on all
 for model, one, more in zip(["1.5B shape", "SmolLM2"], updates[:half], updates[half:]):
     print(f"update, {model}: {ranks} ranks {more / one:.3f} x one")
