@@ -12,11 +12,11 @@ namespace {
 
 constexpr int kHeads = 16;  // rows of a product
 
-/// Tiles of keys and values in a block's shared memory: the one it works on, and those on their way. Two let the most
-/// blocks share a multiprocessor. Where it has no more than about one block, that block has to ask for more ahead.
-constexpr int kStagesOfMany = 2;
+/// Tiles of keys and values in a block's shared memory: the one it works on and those on their way. Two let the most
+/// blocks share a multiprocessor; a block that has one nearly to itself needs more, to keep memory busy alone.
+constexpr int kFewTiles = 2;
 template <int kSize>
-constexpr int kStagesOfFew = kSize <= 64 ? 5 : 3;
+constexpr int kManyTiles = kSize <= 64 ? 5 : 3;
 
 template <class T>
 struct Task {
@@ -288,10 +288,18 @@ bool decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, con
       kernel<<<dim3(segments, unsigned(rows), unsigned(batch)), kThreads, kShared, stream(exec)>>>(task);
       MANTISSA_LAUNCH_CHECK();
     };
-    if (rows * batch <= 2 * device_facts(exec).sms)
-      launch(std::integral_constant<int, kStagesOfFew<kSize>>());
+    // Blocks that run at once with so many tiles.
+    const auto at_once = [&](int tiles) {
+      const size_t shared = size_t(tiles) * 2 * KeyTile<kSize>::kBytes + sizeof(Exchange<T>) + 1024;
+      return int64_t(device_facts(exec).sms) * int64_t(device_facts(exec).shared_per_block / shared);
+    };
+    // More tiles where all blocks run at once with them, too, and where wide heads make blocks wait for their turn in
+    // any case: then the last ones have a multiprocessor to themselves.
+    const int64_t all = rows * batch;
+    if (all <= at_once(kManyTiles<kSize>) || (kSize > 64 && all > at_once(kFewTiles)))
+      launch(std::integral_constant<int, kManyTiles<kSize>>());
     else
-      launch(std::integral_constant<int, kStagesOfMany>());
+      launch(std::integral_constant<int, kFewTiles>());
     if (segments == 1) return;
     fold_kernel<<<dim3(blocks(int64_t(heads.query) * kSize / 4, kThreads), unsigned(batch)), kThreads, 0,
                   stream(exec)>>>(task);
