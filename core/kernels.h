@@ -94,6 +94,14 @@ inline Tensor state_tensor(Backend& backend, const StepState& state) {
   return t;
 }
 
+/// How two fp32 tensors of one shape differ.
+struct Difference {
+  int32_t count = 0;       // elements whose bits differ
+  int32_t first = -1;      // the first of them
+  int32_t not_finite = 0;  // elements of the first tensor that are no finite number
+  float largest = 0.0f;    // |a - b| over those that differ; infinity where one of them is no number
+};
+
 struct ScalerRule {
   bool dynamic = false;
   float growth_factor = 2.0f;
@@ -139,6 +147,8 @@ struct Kernels {
   void (*dropout)(Exec&, Tensor& out, const Tensor& in, const Tensor& rows, const Tensor& key, int place, double p);
   /// First non-finite element: index[0] (int32) = its flat position or -1.
   void (*find_nonfinite)(Exec&, Tensor& index, const Tensor& in);
+  /// found: one Difference (as int32 words) of a and b, both fp32.
+  void (*find_difference)(Exec&, Tensor& found, const Tensor& a, const Tensor& b);
 
   // ---- matmul -------------------------------------------------------------------------------------------------------
   /// c[M,N] = op(a)[M,K] . op(b)[K,N] (+ c when accumulate). a and b share a type; c is that type or fp32. Per element

@@ -1,5 +1,6 @@
-// Sums, segments and the search for a non-finite element. Every sum has a shape that depends on the sizes alone, so its
-// bits are the same in every run, and a segment's do not depend on where it lies. Legend: T rows, C width, S segments.
+// Sums, segments, and the search for elements that are not finite or that differ. Every sum has a shape that depends on
+// the sizes alone, so its bits are the same in every run, and a segment's do not depend on where it lies.
+// Legend: T rows, C width, S segments.
 #include "cuda/sums.cuh"
 
 #include <limits>
@@ -8,6 +9,7 @@ namespace mantissa::cuda_kernels {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kCompareThreads = 1024;
 constexpr int64_t kSumBlock = 16384;  // elements of one partial sum
 constexpr int64_t kRowBlock = 128;    // rows of one partial sum
 
@@ -187,6 +189,35 @@ void find_nonfinite(Exec& exec, Tensor& index, const Tensor& in) {
   MANTISSA_LAUNCH_CHECK();
 }
 
+// ---- elements that differ -------------------------------------------------------------------------------------------
+
+/// One block: log-probs of a micro-batch are few.
+__global__ void __launch_bounds__(kCompareThreads)
+    difference_kernel(Difference* found, const float* a, const float* b, int64_t n) {
+  int count = 0, not_finite = 0, first = std::numeric_limits<int>::max();
+  float largest = 0;
+  for (int64_t i = threadIdx.x; i < n; i += kCompareThreads) {
+    const float x = a[i], y = b[i];
+    not_finite += !isfinite(x);
+    if (__float_as_uint(x) == __float_as_uint(y)) continue;
+    ++count;
+    first = min(first, int(i));
+    const float apart = fabsf(x - y);
+    largest = isnan(apart) ? INFINITY : fmaxf(largest, apart);
+  }
+  count = block_sum<kCompareThreads>(count);
+  not_finite = block_sum<kCompareThreads>(not_finite);
+  first = block_reduce<kCompareThreads>(first, [](int x, int y) { return min(x, y); }, std::numeric_limits<int>::max());
+  largest = block_reduce<kCompareThreads>(largest, Max(), 0.0f);
+  if (threadIdx.x == 0) *found = {count, count > 0 ? first : -1, not_finite, largest};
+}
+
+void find_difference(Exec& exec, Tensor& found, const Tensor& a, const Tensor& b) {
+  difference_kernel<<<1, kCompareThreads, 0, stream(exec)>>>(reinterpret_cast<Difference*>(found.data<int32_t>()),
+                                                             a.data<float>(), b.data<float>(), a.numel());
+  MANTISSA_LAUNCH_CHECK();
+}
+
 }  // namespace
 
 void add_partials(Exec& exec, float* totals, const float* partials, int64_t count, int64_t width) {
@@ -201,6 +232,7 @@ void register_sums(Kernels& table) {
   table.segment_sum = segment_sum;
   table.segment_expand = segment_expand;
   table.find_nonfinite = find_nonfinite;
+  table.find_difference = find_difference;
 }
 
 }  // namespace mantissa::cuda_kernels

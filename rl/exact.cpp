@@ -1,8 +1,5 @@
 #include "rl/exact.h"
 
-#include <cmath>
-#include <cstring>
-
 #include "core/hash.h"
 #include "core/random.h"
 #include "rl/logging/log.h"
@@ -11,10 +8,7 @@ namespace mantissa {
 namespace {
 
 constexpr uint64_t kDrawStream = 0xe8ac;  // purpose of the draw's random numbers
-
-bool same_bits(float a, float b) {
-  return std::memcmp(&a, &b, sizeof a) == 0;
-}
+constexpr int64_t kDifferenceWords = sizeof(Difference) / sizeof(int32_t);
 
 }  // namespace
 
@@ -43,43 +37,69 @@ void ExactCheck::prepare() {
     RandomStream random(options_.seed, mix64(kDrawStream) ^ uint64_t(options_.step));
     others = {others[random.below(uint32_t(others.size()))]};
   }
-  for (const auto& [i, j] : others)
-    compare(batches_[i].micro[j], trainer_.logprobs(batches_[i], j), "re-scored before the first update");
+  std::vector<Scored> scored;
+  for (const auto& [i, j] : others) {
+    Tensor logprobs = trainer_.logprobs(batches_[i], j);
+    scored.push_back({batches_[i].micro[j], std::move(logprobs), batches_[i].device[j].rollout_logprobs});
+  }
+  const std::vector<Difference> differences = compare(scored);
+  for (size_t i = 0; i < scored.size(); ++i) take(scored[i], differences[i], "re-scored before the first update");
 }
 
 void ExactCheck::check_forward(const MiniBatch& mini) {
   if (forward_checked_) return;
-  for (const TrainBatch& batch : mini.micro)
-    for (const float logprob : batch.old_logprobs)
-      if (!std::isfinite(logprob)) return;
+  std::vector<Scored> scored;
+  for (size_t i = 0; i < mini.micro.size(); ++i)
+    scored.push_back({mini.micro[i], mini.device[i].old_logprobs, mini.device[i].rollout_logprobs});
+  const std::vector<Difference> differences = compare(scored);
+  for (const Difference& difference : differences)
+    if (difference.not_finite > 0) return;
   forward_checked_ = true;
-  for (const TrainBatch& batch : mini.micro) compare(batch, batch.old_logprobs, "forwarded by the first update");
+  for (size_t i = 0; i < scored.size(); ++i) take(scored[i], differences[i], "forwarded by the first update");
 }
 
-void ExactCheck::compare(const TrainBatch& batch, std::span<const float> logprobs, const char* where) {
-  const std::vector<float>& mu = batch.rollout_logprobs;
-  counts_.checked += int64_t(mu.size());
-  sides_.add(batch, logprobs);
-  int64_t differing = 0;
-  size_t first = mu.size();
-  for (size_t t = mu.size(); t-- > 0;)
-    if (!same_bits(mu[t], logprobs[t])) ++differing, first = t;
-  counts_.differing += differing;
-  if (differing == 0) return;
+std::vector<Difference> ExactCheck::compare(std::span<const Scored> scored) const {
+  std::vector<Difference> differences(scored.size());
+  if (scored.empty()) return differences;
+  Exec& exec = trainer_.exec();
+  Tensor found = exec.empty({int64_t(scored.size()), kDifferenceWords}, Dtype::kI32);
+  for (size_t i = 0; i < scored.size(); ++i) {
+    Tensor row = found.slice(int64_t(i), int64_t(i) + 1);
+    MANTISSA_RUN(exec, find_difference, row, scored[i].logprobs, scored[i].mu);
+  }
+  exec.backend().copy_to_host(differences.data(), found.raw(), found.bytes());
+  return differences;
+}
 
-  size_t sequence = 0;
-  while (size_t(batch.response_offsets[sequence + 1]) <= first) ++sequence;
-  const int64_t token = int64_t(first) - batch.response_offsets[sequence];
-  std::string text =
-      str("step ", options_.step, ": rollout and training differ though precision.match is exact: prompt ",
-          batch.prompts[sequence], ", sample ", batch.samples[sequence], ", token ", token, " of ",
-          batch.response_offsets[sequence + 1] - batch.response_offsets[sequence], ": log-prob ", shortest(mu[first]),
-          " in the rollout, ", shortest(logprobs[first]), " ", where, "; ", differing, " of ", mu.size(),
-          " tokens of this micro-batch differ");
-  if (options_.locate) text += "; " + options_.locate(batch, sequence, token);
+/// Where nothing differs mu has been seen to be the training path's log-probs.
+void ExactCheck::take(const Scored& scored, const Difference& difference, const char* where) {
+  const std::vector<float>& mu = scored.batch.rollout_logprobs;
+  counts_.checked += int64_t(mu.size());
+  counts_.differing += difference.count;
+  if (difference.count == 0) return sides_.add(scored.batch, mu);
+  const std::vector<float> logprobs = to_host<float>(scored.logprobs);
+  sides_.add(scored.batch, logprobs);
+  const std::string text = describe(scored, difference, logprobs[size_t(difference.first)], where);
   if (options_.stop)
     fail(text, " (no step was taken; precision.on_difference: warn goes on, precision.match: fast promises nothing)");
   log_warning(text);
+}
+
+std::string ExactCheck::describe(const Scored& scored, const Difference& difference, float logprob,
+                                 const char* where) const {
+  const TrainBatch& batch = scored.batch;
+  size_t sequence = 0;
+  while (batch.response_offsets[sequence + 1] <= difference.first) ++sequence;
+  const int64_t token = difference.first - batch.response_offsets[sequence];
+  std::string text =
+      str("step ", options_.step, ": rollout and training differ though precision.match is exact: prompt ",
+          batch.prompts[sequence], ", sample ", batch.samples[sequence], ", token ", token, " of ",
+          batch.response_offsets[sequence + 1] - batch.response_offsets[sequence], ": log-prob ",
+          shortest(batch.rollout_logprobs[size_t(difference.first)]), " in the rollout, ", shortest(logprob), " ",
+          where, "; ", difference.count, " of ", batch.rollout_logprobs.size(),
+          " tokens of this micro-batch differ, by at most ", shortest(difference.largest));
+  if (options_.locate) text += "; " + options_.locate(batch, sequence, token);
+  return text;
 }
 
 uint64_t rollout_digest(std::span<const RolloutGroup> groups, uint64_t digest) {

@@ -13,6 +13,7 @@
 #include <string>
 
 #include "core/fields.h"
+#include "core/kernels.h"
 #include "rl/train/mismatch.h"
 #include "rl/train/trainer.h"
 
@@ -46,7 +47,8 @@ class ExactCheck {
   /// Makes mu the old log-probs of every micro-batch, and re-scores those that are to be checked. Throws Error for a
   /// token that differs, as check_forward does.
   void prepare();
-  /// Compares the forward of the first update with mu: call before its optimizer step. One that overflowed is left out,
+  /// Compares the forward of the first update with mu, both on the device: call before its optimizer step, in one wait
+  /// for all micro-batches. One that overflowed is left out,
   /// since its step will be skipped: then call it again with the log-probs that were scored in its place. The first
   /// call that finds something to compare counts.
   void check_forward(const MiniBatch& mini);
@@ -56,8 +58,17 @@ class ExactCheck {
   const LogprobSides& sides() const { return sides_; }
 
  private:
+  /// Log-probs of a micro-batch by the training path.
+  struct Scored {
+    const TrainBatch& batch;
+    Tensor logprobs, mu;  // [N] on the device
+  };
+
   size_t first_with_loss() const;
-  void compare(const TrainBatch& batch, std::span<const float> logprobs, const char* where);
+  std::vector<Difference> compare(std::span<const Scored> scored) const;
+  void take(const Scored& scored, const Difference& difference, const char* where);
+  [[nodiscard]] std::string describe(const Scored& scored, const Difference& difference, float logprob,
+                                     const char* where) const;
 
   Trainer& trainer_;
   std::vector<MiniBatch>& batches_;

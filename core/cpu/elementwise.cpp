@@ -2,6 +2,7 @@
 #define HWY_TARGET_INCLUDE "core/cpu/elementwise.cpp"
 #include "core/cpu/simd-inl.h"
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -355,6 +356,19 @@ void find_nonfinite(Exec& exec, Tensor& index, const Tensor& in) {
   index.data<int32_t>()[0] = first;
 }
 
+void find_difference(Exec&, Tensor& found, const Tensor& a, const Tensor& b) {
+  const float *x = a.data<float>(), *y = b.data<float>();
+  Difference d;
+  for (int64_t i = 0; i < a.numel(); ++i) {
+    if (!std::isfinite(x[i])) ++d.not_finite;
+    if (std::bit_cast<uint32_t>(x[i]) == std::bit_cast<uint32_t>(y[i])) continue;
+    if (d.count++ == 0) d.first = int32_t(i);
+    const float apart = std::abs(x[i] - y[i]);
+    d.largest = std::isnan(apart) ? INFINITY : std::max(d.largest, apart);
+  }
+  std::memcpy(found.data<int32_t>(), &d, sizeof d);
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace mantissa::cpu_kernels
 HWY_AFTER_NAMESPACE();
@@ -377,6 +391,7 @@ HWY_EXPORT(scatter_rows);
 HWY_EXPORT(copy_columns);
 HWY_EXPORT(dropout);
 HWY_EXPORT(find_nonfinite);
+HWY_EXPORT(find_difference);
 
 void register_elementwise(Kernels& table) {
   table.fill = [](auto... args) { HWY_DYNAMIC_DISPATCH(fill)(args...); };
@@ -394,6 +409,7 @@ void register_elementwise(Kernels& table) {
   table.copy_columns = [](auto... args) { HWY_DYNAMIC_DISPATCH(copy_columns)(args...); };
   table.dropout = [](auto... args) { HWY_DYNAMIC_DISPATCH(dropout)(args...); };
   table.find_nonfinite = [](auto... args) { HWY_DYNAMIC_DISPATCH(find_nonfinite)(args...); };
+  table.find_difference = [](auto... args) { HWY_DYNAMIC_DISPATCH(find_difference)(args...); };
 }
 
 }  // namespace mantissa::cpu_kernels

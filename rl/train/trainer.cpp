@@ -64,9 +64,9 @@ void Trainer::fill_old_logprobs(MiniBatch& mini) {
   fill(mini, false, &DeviceBatch::old_logprobs, &TrainBatch::old_logprobs);
 }
 
-std::vector<float> Trainer::logprobs(MiniBatch& mini, size_t micro) {
+Tensor Trainer::logprobs(MiniBatch& mini, size_t micro) {
   Tape tape(exec_, false);
-  return to_host<float>(batch_logprobs(tape, model_, send(mini)[micro], options_.logprobs).logprobs.value());
+  return batch_logprobs(tape, model_, send(mini)[micro], options_.logprobs).logprobs.value();
 }
 
 void Trainer::fill_reference_logprobs(MiniBatch& mini) {
@@ -123,9 +123,10 @@ UpdateReport Trainer::update(MiniBatch& mini, const Loss& loss, OldLogprobs old,
     add_expert_rows(stats.parts(), expert_offsets_);
   }
   optimizer_.begin_sum(0);  // before anything else that ranks do together: one without a micro-batch begins here
-  if (old == OldLogprobs::kOwnForward) read_back(mini, &DeviceBatch::old_logprobs, &TrainBatch::old_logprobs);
   if (before_step) before_step(mini);
   report.step = optimizer_.step();
+  if (old == OldLogprobs::kOwnForward && !before_step)
+    read_back(mini, &DeviceBatch::old_logprobs, &TrainBatch::old_logprobs);
   for (const LossOut& out : outs) {
     report.loss += to_host_float(out.loss.value())[0];
     stats.add(out);

@@ -50,17 +50,19 @@ class Trainer {
 
   /// Fills old_logprobs of every micro-batch with the current weights' log-probs of the scored tokens.
   void fill_old_logprobs(MiniBatch& batch);
-  /// The current weights' log-probs of one micro-batch, beside what it holds.
-  std::vector<float> logprobs(MiniBatch& batch, size_t micro);
+  /// The current weights' log-probs [N] of one micro-batch, on the device, beside what it holds.
+  Tensor logprobs(MiniBatch& batch, size_t micro);
   /// Fills reference_logprobs with those of Model::reference.
   void fill_reference_logprobs(MiniBatch& batch);
   /// One optimizer step; none where every token of the mini-batch is masked (weight decay and Adam's momentum would
   /// move the weights without any evidence). A mini-batch without micro-batches has a gradient of zero, and its step
   /// moves weights by momentum and decay alone. Throws when too many steps in a row overflow (nn/optimizer.h).
-  /// `before_step` sees the mini-batch when its old_logprobs are known and the weights have not moved; it may throw.
+  /// `before_step` sees the mini-batch when its old_logprobs are known, on the device alone, and the weights have not
+  /// moved; it may throw. Without it old_logprobs come to the host as well.
   UpdateReport update(MiniBatch& batch, const Loss& loss, OldLogprobs old = OldLogprobs::kScored,
                       const std::function<void(const MiniBatch&)>& before_step = {});
   const TrainerOptions& options() const { return options_; }
+  Exec& exec() const { return exec_; }
   /// For tests: during the next update the first weight of this parameter is infinite.
   void inject_overflow(const std::string& parameter);
 

@@ -462,6 +462,22 @@ TEST_F(KernelTest, FindNonfiniteNamesTheFirst) {
     }
 }
 
+TEST_F(KernelTest, FindDifferenceComparesBits) {
+  const auto expect = [&](const std::vector<float>& a, const std::vector<float>& b, Difference want) {
+    Tensor found = exec_.empty({4}, Dtype::kI32);
+    MANTISSA_RUN(exec_, find_difference, found, floats(a), floats(b));
+    const Difference got = *static_cast<const Difference*>(found.raw());
+    EXPECT_TRUE(got.count == want.count && got.first == want.first && got.not_finite == want.not_finite &&
+                got.largest == want.largest)
+        << got.count << ' ' << got.first << ' ' << got.not_finite << ' ' << got.largest;
+  };
+  expect({-1, 0, -2}, {-1, 0, -2}, {});
+  expect({-1, 0, -2}, {-1, -0.0f, -2.5f}, {2, 1, 0, 0.5f});
+  expect({kNan, -1, kInf}, {kNan, -1, kInf}, {0, -1, 2, 0});
+  expect({-1, -kInf, -3}, {-1.25f, -2, -3}, {2, 0, 1, kInf});
+  expect({-1, -2}, {-1, kNan}, {1, 1, 0, kInf});
+}
+
 TEST_F(KernelTest, FillRoundsAndFillsEveryType) {
   for (Dtype dtype : {Dtype::kF32, Dtype::kF16, Dtype::kBF16, Dtype::kF64}) {
     Tensor t = exec_.empty({5000}, dtype);

@@ -189,6 +189,20 @@ TEST_F(CudaKernels, FindsTheFirstNonFiniteElement) {
     }
 }
 
+TEST_F(CudaKernels, FindsWhatDiffers) {
+  for (const int64_t n : {1, 1000, 40001})
+    for (const std::vector<int64_t>& changed : {std::vector<int64_t>{}, {0}, {n - 1, n / 2}, {n / 3, n - 1}}) {
+      const Tensor a = random({n}, Dtype::kF32, 1), b = random({n}, Dtype::kF32, 1);
+      for (size_t i = 0; i < changed.size(); ++i) {
+        Tensor one = b.slice(changed[i], changed[i] + 1);
+        MANTISSA_RUN(host, fill, one, i == 1 ? double(INFINITY) : 0.25);
+      }
+      for (const auto& [x, y] : {std::pair(a, b), std::pair(b, a)})
+        same({4}, Dtype::kI32, {x, y},
+             [](Exec& e, Tensor& out, const auto& in) { MANTISSA_RUN(e, find_difference, out, in[0], in[1]); });
+    }
+}
+
 TEST_F(CudaKernels, RmsNorm) {
   for (auto [rows, width] :
        {std::pair<int64_t, int64_t>{1, 1}, {5, 33}, {5, 128}, {67, 576}, {40, 1536}, {7, 3584}, {9, 4099}, {3, 9000}})
