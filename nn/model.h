@@ -35,8 +35,8 @@ struct Model {
 
 /// Loads `path` with a compute copy in `compute`. `fp32_master` also makes fp32 masters, filled from the file's own
 /// precision (not from the rounded copy), of them only what `shard` keeps, where `placement` says; moments and
-/// gradients are allocated by the optimizer. Throws Error naming the file, the tensor (as Hugging Face calls it), the
-/// rule and the value.
+/// gradients are allocated by the optimizer. On a Rehearsal no weight is read. Throws Error naming the file, the tensor
+/// (as Hugging Face calls it), the rule and the value.
 std::unique_ptr<Model> load_model(const std::string& path, Backend& backend, Dtype compute, bool fp32_master,
                                   Shard shard = {}, Placement placement = Placement::kDevice);
 /// Throws where a weight is not finite in the type of `weights`, naming `where` and the tensor. load_model calls it.

@@ -11,7 +11,6 @@
 
 #include "core/text.h"
 #include "rl/algorithm/advantage.h"
-#include "rl/algorithm/policy_loss.h"
 #include "rl/data_parallel.h"
 #include "rl/exact.h"
 #include "rl/health.h"
@@ -27,9 +26,6 @@
 
 namespace mantissa {
 namespace {
-
-/// Purpose of a random stream that derives from the run's seed; sampling keys use (seed, step).
-constexpr uint64_t kShuffleStream = 0x51;
 
 /// What the loss of every update reports.
 const std::vector<const char*> kPolicyStats = {"actor/entropy", "actor/pg_clipfrac", "actor/pg_clipfrac_lower",
@@ -167,10 +163,7 @@ std::vector<MiniBatch> make_batches(Run& run, std::vector<TrainSequence> sequenc
   int64_t tokens = 0;
   for (const TrainSequence& s : sequences) tokens += int64_t(s.prompt->ids.size() + s.completion->ids.size());
   metrics.set("perf/total_num_tokens", double(tokens));
-  RandomStream random(uint64_t(run.config.run.seed), mix64(kShuffleStream) ^ uint64_t(run.step));
-  shuffle(sequences, random);
-  return make_mini_batches(sequences, run.config.train.mini_batch_size, run.config.train.micro_batch_tokens,
-                           {run.comm.rank(), run.comm.size()}, packed);
+  return run.pack(std::move(sequences), packed);
 }
 
 /// Over the sequences of all ranks that were forwarded again: all, or under exact those that were checked. Nulls where
@@ -209,12 +202,12 @@ ExactCheck exact_check(Run& run, std::vector<MiniBatch>& batches) {
 /// All optimizer steps of one training step. Statistics are means over those that were taken; token means are over
 /// those of them that forwarded a token. `first` says where the first update of all has its old log-probs from;
 /// `exact`, where there is one, sees its forward before its step.
-void update(Run& run, std::vector<MiniBatch>& batches, const Trainer::Loss& loss, OldLogprobs first, ExactCheck* exact,
-            Metrics& metrics) {
+void update(Run& run, std::vector<MiniBatch>& batches, OldLogprobs first, ExactCheck* exact, Metrics& metrics) {
   run.enter("update");
   run.checkpoints.before_update();
   Timer timer(metrics, "timing_s/update_actor");
   const std::string prefix = run.sft() ? "sft/" : "actor/";
+  const Trainer::Loss loss = run.loss();
   std::map<std::string, double> sums;
   const StepState before = run.optimizer->read_state();
   // The schedule goes by what was planned, less what overflowed.
@@ -302,16 +295,7 @@ void grpo_step(Run& run, Metrics& metrics) {
     for (MiniBatch& mini : batches) run.trainer->fill_reference_logprobs(mini);
     metrics.set("actor/kl_coef", algorithm.kl_coef);
   }
-  const double norm =
-      double(algorithm.loss_norm_constant ? algorithm.loss_norm_constant : run.config.rollout.sampling.max_new_tokens);
-  update(
-      run, batches,
-      [&](Tape& tape, const LossInputs& in) {
-        LossInputs inputs = in;
-        inputs.norm_constant = norm;
-        return policy_loss(tape, inputs, algorithm);
-      },
-      first, exact ? &*exact : nullptr, metrics);
+  update(run, batches, first, exact ? &*exact : nullptr, metrics);
   measure_mismatch(run, exact ? exact->sides() : sides_of(batches), metrics);
   if (exact) {
     const ExactCounts& counts = exact->counts();
@@ -333,8 +317,7 @@ void sft_step(Run& run, Metrics& metrics) {
     sequences.push_back({.prompt = &run.prompts[size_t(index)], .completion = &solution});
   }
   std::vector<MiniBatch> batches = make_batches(run, std::move(sequences), Packed::kAll, metrics);
-  const auto loss = [](Tape& tape, const LossInputs& in) { return sft_loss(tape, in); };
-  update(run, batches, loss, OldLogprobs::kScored, nullptr, metrics);
+  update(run, batches, OldLogprobs::kScored, nullptr, metrics);
 }
 
 /// Why a step took no optimizer step, as far as its metrics tell.

@@ -6,8 +6,10 @@
 
 #include "core/hash.h"
 #include "core/registry.h"
+#include "core/rehearsal.h"
 #include "core/text.h"
 #include "nn/formats/peft.h"
+#include "rl/algorithm/policy_loss.h"
 #include "rl/evaluate.h"
 #include "rl/logging/log.h"
 #include "rl/reward/python.h"
@@ -19,6 +21,8 @@ namespace fs = std::filesystem;
 
 namespace {
 
+/// Purpose of a random stream that derives from the run's seed; sampling keys use (seed, step).
+constexpr uint64_t kShuffleStream = 0x51;
 constexpr const char* kRewardLog = "reward.log";
 constexpr const char* kBaseFile = "base.bin";  // of a checkpoint: the flat buffer as it lies in memory
 
@@ -34,12 +38,12 @@ RunConfig placed(RunConfig config, bool writes) {
 Run::Run(const RunConfig& run_config, const StartOptions& start, Comm& ranks)
     : comm(ranks),
       config(placed(run_config, ranks.main())),
-      exec(find_backend(config.run.device)),
+      exec(start.rehearsal ? *start.rehearsal : find_backend(config.run.device)),
       checkpoints(config.checkpoint.background) {
   check_same_config();
-  if (comm.main()) directory = std::make_unique<RunDirectory>(config, start);
+  if (comm.main() && !start.rehearsal) directory = std::make_unique<RunDirectory>(config, start);
   exec.deterministic = config.train.deterministic;
-  if (!sft()) start_workers();
+  if (!sft() && !start.rehearsal) start_workers();
   open_model();
   load_data();
   open_training();
@@ -120,6 +124,23 @@ void Run::open_adapter() {
                model->adapter->params.layout.numel(), " parameters are trained, ", model->params.layout.numel(),
                " stay as they are",
                config.algorithm.kl_coef > 0 && !sft() ? "; the KL reference is the model without an adapter" : ""));
+}
+
+std::vector<MiniBatch> Run::pack(std::vector<TrainSequence> sequences, Packed packed) const {
+  RandomStream random(uint64_t(config.run.seed), mix64(kShuffleStream) ^ uint64_t(step));
+  shuffle(sequences, random);
+  return make_mini_batches(sequences, config.train.mini_batch_size, config.train.micro_batch_tokens,
+                           {comm.rank(), comm.size()}, packed);
+}
+
+Trainer::Loss Run::loss() const {
+  if (sft()) return sft_loss;
+  const int64_t own = config.algorithm.loss_norm_constant;
+  const double norm = double(own ? own : config.rollout.sampling.max_new_tokens);
+  return [this, norm](Tape& tape, LossInputs in) {
+    in.norm_constant = norm;
+    return policy_loss(tape, in, config.algorithm);
+  };
 }
 
 StopRule Run::stop_rule() const {
@@ -221,6 +242,7 @@ void Run::keep_reference() {
 }
 
 uint64_t Run::hash_weights(const ParamBuffer& weights) const {
+  if (is_rehearsal(exec.backend())) return 1;
   ParamLayout one;  // of one process: the hash does not depend on how many there are
   const DecoderParams ids(model->config, one);
   const size_t size = size_of(weights.dtype());

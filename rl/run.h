@@ -39,6 +39,10 @@ class Run {
     const int64_t sequences = config.train.prompts_per_step * (sft() ? 1 : config.rollout.n);
     return sequences / config.train.mini_batch_size * config.train.epochs;
   }
+  /// The sequences of this step in a shuffled order, as mini-batches of packed micro-batches: those of this rank.
+  std::vector<MiniBatch> pack(std::vector<TrainSequence> sequences, Packed packed) const;
+  /// Of `algorithm`, or of the warm start; this object must outlive it.
+  Trainer::Loss loss() const;
   /// What ends a response: the model's stop ids, and the strings of rollout.stop.
   StopRule stop_rule() const;
   /// After a generation: warns where want of memory changed what was batched together, and with it perhaps the samples.

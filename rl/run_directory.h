@@ -29,9 +29,11 @@ namespace mantissa {
 struct StartOptions {
   /// Empty: start anew. "auto": resume from the last checkpoint of the output directory, or start anew when there is
   /// none and no finished model either. Else a checkpoint directory: one of the run's own deletes those of later steps.
-  std::string resume;
+  std::string resume = {};
   /// Start anew in a used output directory, deleting what the earlier run wrote.
   bool overwrite = false;
+  /// Not null: the run is opened on it, without weights, workers and directory (rl/estimate.h).
+  Backend* rehearsal = nullptr;
 };
 
 class RunDirectory {

@@ -11,9 +11,11 @@
 
 #include "core/text.h"
 #include "rl/config_keys.h"
+#include "rl/estimate.h"
 #include "rl/logging/log.h"
 #include "rl/run.h"
 #include "tools/arguments.h"
+#include "tools/device.h"
 #include "tools/launch.h"
 #include "tools/programs.h"
 
@@ -58,6 +60,15 @@ void say_what_runs(const RunConfig& c) {
   log_info("every key with its value: " + c.output_dir() + "/config.yaml");
 }
 
+/// Of the config's device, be it there or not.
+MemoryEstimate estimate_of(const RunConfig& config, int64_t response_length) {
+  const std::string &device = config.run.device, &gpus = config.distributed.gpus;
+  const bool absent = device.starts_with("cuda") && visible_devices() == 0;
+  const int ranks = gpus == "auto" ? std::max(1, visible_devices()) : std::stoi(gpus);
+  return estimate_memory(
+      config, {.ranks = ranks, .like = absent ? nullptr : &open_device(device), .response_length = response_length});
+}
+
 }  // namespace
 
 int trainer_main(int argc, char** argv) {
@@ -67,7 +78,8 @@ int trainer_main(int argc, char** argv) {
   StartOptions start;
   std::vector<std::string> overrides;
   std::string adapter;
-  bool print_only = false, keys = false;
+  int64_t response_length = 0;
+  bool print_only = false, estimate = false, keys = false;
   arguments.field("config", config_path, "YAML file, see configs/");
   arguments.field("adapter", adapter, "the adapter to go on from, as lora.init=DIR: a PEFT directory or a checkpoint");
   arguments.field("resume", start.resume,
@@ -75,6 +87,9 @@ int trainer_main(int argc, char** argv) {
   arguments.field("overwrite", start.overwrite,
                   "start anew in a used output directory, deleting the earlier run's files");
   arguments.field("print_config", print_only, "print the resolved config and exit");
+  arguments.field("estimate", estimate, "print how much memory the run will need, by parts, and exit");
+  arguments.field("response_length", response_length,
+                  "for --estimate, mean tokens of a response; 0: all have rollout.max_new_tokens", at_least(0));
   arguments.field("keys", keys, "print the keys that begin with the words given (optim rollout.n), or all; and exit");
   arguments.words("overrides", overrides, "section.key=value, applied over the file");
   if (!arguments.parse(argc, argv)) return 0;
@@ -91,6 +106,10 @@ int trainer_main(int argc, char** argv) {
   speaks = !place || place->rank == 0;
   if (print_only) {
     std::cout << format_run_config(config);
+    return 0;
+  }
+  if (estimate) {
+    std::cout << estimate_of(config, response_length).text();
     return 0;
   }
   if (speaks && !(place && place->launcher == "mantissa")) say_what_runs(config);

@@ -1,0 +1,136 @@
+// The estimate of a run's memory against the peak that the run reports, and what it leaves alone.
+#include "rl/estimate.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "core/registry.h"
+#include "rl/run.h"
+#include "tests/support/temp_dir.h"
+
+namespace mantissa {
+namespace {
+
+namespace fs = std::filesystem;
+using Strings = std::vector<std::string>;
+using nlohmann::json;
+
+/// Micro-batches of about 15 sequences; the KL term keeps those in that have no advantage.
+constexpr const char* kGrpo = R"(
+run: {seed: 3, device: cpu}
+model: {path: "builtin:arithmetic"}
+rollout: {n: 4, max_new_tokens: 32}
+algorithm: {advantage: drgrpo, loss_aggregation: seq_mean_token_sum_norm, kl_coef: 0.01}
+train: {steps: 1, prompts_per_step: 8, mini_batch_size: 32, micro_batch_tokens: 512}
+checkpoint: {every: 0, export_model: false}
+)";
+
+const Strings kSft = {"train.mode=sft", "train.mini_batch_size=8", "data.solution_key=solution"};
+
+class Estimate : public ::testing::Test {
+ protected:
+  RunConfig config(Strings overrides = {}) const {
+    const fs::path data = fs::path(MANTISSA_SOURCE_DIR) / "builtin/arithmetic/sanity.jsonl";
+    overrides.insert(overrides.begin(), {"run.output_dir=" + (dir_ / "run").string(), "data.files=" + data.string()});
+    return parse_run_config(kGrpo, "test", overrides);
+  }
+
+  /// The peak that a run on the CPU reports.
+  double measured(const RunConfig& config) const {
+    cpu().reset_peak();
+    mantissa::Run run(config, {.overwrite = true});
+    train(run, [] { return false; });
+    std::ifstream in(dir_ / "run" / (run.sft() ? "sft.jsonl" : "metrics.jsonl"));
+    json last;
+    for (std::string line; std::getline(in, line);) last = json::parse(line);
+    response_length_ = last.value("response_length/mean", 0.0);
+    return last.at("perf/max_memory_allocated_gb");
+  }
+
+  void expect_within_a_tenth(const Strings& overrides) const {
+    const RunConfig c = config(overrides);
+    const double gb = measured(c);
+    const MemoryEstimate e =
+        estimate_memory(c, {.like = &cpu(), .response_length = int64_t(std::ceil(response_length_))});
+    EXPECT_NEAR(double(e.peak) * 1e-9, gb, 0.1 * gb) << e.text();
+  }
+
+  static size_t part(const std::vector<MemoryPart>& parts, const std::string& name) {
+    const auto it = std::ranges::find(parts, name, &MemoryPart::name);
+    return it == parts.end() ? 0 : it->bytes;
+  }
+
+  TempDir dir_;
+  mutable double response_length_ = 0;
+};
+
+TEST_F(Estimate, OfARolloutIsWithinATenth) {
+  expect_within_a_tenth({});
+}
+
+TEST_F(Estimate, OfAMixedRunUnderPeerIsWithinATenth) {
+  expect_within_a_tenth({"precision.train=bf16", "precision.rollout=fp16", "precision.match=peer",
+                         "train.recompute=mlp", "algorithm.kl_coef=0.1"});
+}
+
+TEST_F(Estimate, OfFullRecomputationIsWithinATenth) {
+  expect_within_a_tenth({"train.recompute=full", "train.head_chunk=64"});
+}
+
+TEST_F(Estimate, OfAnAdapterIsWithinATenth) {
+  expect_within_a_tenth({"lora.rank=16", "lora.alpha=32"});
+}
+
+TEST_F(Estimate, OfAWarmStartIsWithinATenth) {
+  expect_within_a_tenth({kSft[0], kSft[1], kSft[2]});
+  expect_within_a_tenth({kSft[0], kSft[1], kSft[2], "train.micro_batch_tokens=256", "precision.train=fp32"});
+}
+
+/// A GPU that is not there, in several processes: the parts that need no rehearsal are known numbers.
+TEST_F(Estimate, PartsOfAnAbsentGpu) {
+  const RunConfig c = config({"run.device=cuda", "precision.rollout=bf16"});
+  const MemoryEstimate one = estimate_memory(c, {}), two = estimate_memory(c, {.ranks = 2});
+  const size_t parameters = part(one.held, "weights, fp16") / 2;
+  EXPECT_GT(parameters, 500'000u);
+  EXPECT_EQ(part(one.held, "weights of rollouts, bf16"), 2 * parameters);
+  EXPECT_EQ(part(one.held, "reference of the KL term"), 2 * parameters);
+  EXPECT_EQ(part(one.held, "masters, fp32"), 4 * parameters);
+  EXPECT_EQ(part(one.held, "moments, fp32"), 8 * parameters);
+  EXPECT_EQ(part(one.held, "gradients, fp32"), 4 * parameters);
+  EXPECT_NEAR(double(part(two.held, "moments, fp32")), double(4 * parameters), 1e4);
+  EXPECT_NEAR(double(part(two.held, "gradients, fp32")), double(4 * parameters), 1e4);
+  EXPECT_GT(part(one.held, "recorded graphs"), 0u);
+  EXPECT_EQ(one.capacity, 80'000'000'000u);
+  size_t sum = 0;
+  for (const MemoryPart& p : one.held) sum += p.bytes;
+  for (const MemoryPart& p : one.update) sum += p.bytes;
+  EXPECT_EQ(one.peak, sum);
+}
+
+TEST_F(Estimate, OffloadedStateIsCountedOnTheHost) {
+  const MemoryEstimate e = estimate_memory(config({"distributed.offload=optimizer", "run.device=cuda"}), {});
+  const size_t parameters = part(e.held, "weights, fp16") / 2;
+  EXPECT_EQ(part(e.held, "masters, fp32"), 0u);
+  EXPECT_EQ(part(e.host, "masters, fp32"), 4 * parameters);
+  EXPECT_EQ(part(e.host, "moments, fp32"), 8 * parameters);
+}
+
+TEST_F(Estimate, WritesNothingAndSaysWhatIsWrong) {
+  estimate_memory(config(), {});
+  EXPECT_FALSE(fs::exists(dir_ / "run"));
+  const RunConfig c = config({"model.path=" + (dir_ / "none").string()});
+  EXPECT_THROW(estimate_memory(c, {}), Error);
+}
+
+TEST_F(Estimate, NamesTheLargestPart) {
+  const std::string text = estimate_memory(config({"run.device=cuda", "lora.rank=4"}), {}).text();
+  EXPECT_NE(text.find("largest: recorded graphs"), std::string::npos) << text;
+  EXPECT_NE(text.find("perf/max_memory_allocated_gb"), std::string::npos) << text;
+}
+
+}  // namespace
+}  // namespace mantissa
