@@ -296,25 +296,14 @@ HWY_EXPORT(attention_fwd);
 HWY_EXPORT(kv_write);
 HWY_EXPORT(attention_decode);
 
-void register_attention(Kernels& kernels) {
-  kernels.rope = [](Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& table, const Tensor& positions,
-                    Heads heads, bool inverse) {
-    HWY_DYNAMIC_DISPATCH(rope)(exec, out, qkv, table, positions, heads, inverse);
-  };
-  kernels.attention_fwd = [](Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets,
-                             int64_t longest, Heads heads) {
-    HWY_DYNAMIC_DISPATCH(attention_fwd)(exec, out, lse, qkv, offsets, longest, heads);
-  };
-  kernels.kv_write = [](Exec& exec, Tensor& pages, const Tensor& qkv, const Tensor& slots, Heads heads) {
-    HWY_DYNAMIC_DISPATCH(kv_write)(exec, pages, qkv, slots, heads);
-  };
-  kernels.rope_kv = rope_kv;
-  kernels.kv_copy = kv_copy;
-  kernels.attention_decode = [](Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table,
-                                const Tensor& lengths, Heads heads) {
-    HWY_DYNAMIC_DISPATCH(attention_decode)(exec, out, qkv, pages, table, lengths, heads);
-  };
-  register_attention_backward(kernels);
+void register_attention(Kernels& table) {
+  MANTISSA_ENTER(table.rope, rope);
+  table.rope_kv = rope_kv;
+  MANTISSA_ENTER(table.attention_fwd, attention_fwd);
+  MANTISSA_ENTER(table.kv_write, kv_write);
+  table.kv_copy = kv_copy;
+  MANTISSA_ENTER(table.attention_decode, attention_decode);
+  register_attention_backward(table);
 }
 
 }  // namespace mantissa::cpu_kernels

@@ -141,10 +141,7 @@ namespace mantissa::cpu_kernels {
 HWY_EXPORT(attention_bwd);
 
 void register_attention_backward(Kernels& table) {
-  table.attention_bwd = [](Exec& exec, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, const Tensor& out,
-                           const Tensor& lse, const Tensor& offsets, int64_t longest, Heads heads) {
-    HWY_DYNAMIC_DISPATCH(attention_bwd)(exec, dqkv, dout, qkv, out, lse, offsets, longest, heads);
-  };
+  MANTISSA_ENTER(table.attention_bwd, attention_bwd);
 }
 
 }  // namespace mantissa::cpu_kernels

@@ -394,22 +394,22 @@ HWY_EXPORT(find_nonfinite);
 HWY_EXPORT(find_difference);
 
 void register_elementwise(Kernels& table) {
-  table.fill = [](auto... args) { HWY_DYNAMIC_DISPATCH(fill)(args...); };
-  table.binary = [](auto... args) { HWY_DYNAMIC_DISPATCH(binary)(args...); };
-  table.unary = [](auto... args) { HWY_DYNAMIC_DISPATCH(unary)(args...); };
-  table.add_bias = [](auto... args) { HWY_DYNAMIC_DISPATCH(add_bias)(args...); };
-  table.bias_bwd = [](auto... args) { HWY_DYNAMIC_DISPATCH(bias_bwd)(args...); };
-  table.swiglu_fwd = [](auto... args) { HWY_DYNAMIC_DISPATCH(swiglu_fwd)(args...); };
-  table.swiglu_bwd = [](auto... args) { HWY_DYNAMIC_DISPATCH(swiglu_bwd)(args...); };
-  table.sum = [](auto... args) { HWY_DYNAMIC_DISPATCH(sum_all)(args...); };
-  table.segment_sum = [](auto... args) { HWY_DYNAMIC_DISPATCH(segment_sum)(args...); };
-  table.segment_expand = [](auto... args) { HWY_DYNAMIC_DISPATCH(segment_expand)(args...); };
-  table.gather_rows = [](auto... args) { HWY_DYNAMIC_DISPATCH(gather_rows)(args...); };
-  table.scatter_rows = [](auto... args) { HWY_DYNAMIC_DISPATCH(scatter_rows)(args...); };
-  table.copy_columns = [](auto... args) { HWY_DYNAMIC_DISPATCH(copy_columns)(args...); };
-  table.dropout = [](auto... args) { HWY_DYNAMIC_DISPATCH(dropout)(args...); };
-  table.find_nonfinite = [](auto... args) { HWY_DYNAMIC_DISPATCH(find_nonfinite)(args...); };
-  table.find_difference = [](auto... args) { HWY_DYNAMIC_DISPATCH(find_difference)(args...); };
+  MANTISSA_ENTER(table.fill, fill);
+  MANTISSA_ENTER(table.binary, binary);
+  MANTISSA_ENTER(table.unary, unary);
+  MANTISSA_ENTER(table.add_bias, add_bias);
+  MANTISSA_ENTER(table.bias_bwd, bias_bwd);
+  MANTISSA_ENTER(table.swiglu_fwd, swiglu_fwd);
+  MANTISSA_ENTER(table.swiglu_bwd, swiglu_bwd);
+  MANTISSA_ENTER(table.sum, sum_all);
+  MANTISSA_ENTER(table.segment_sum, segment_sum);
+  MANTISSA_ENTER(table.segment_expand, segment_expand);
+  MANTISSA_ENTER(table.gather_rows, gather_rows);
+  MANTISSA_ENTER(table.scatter_rows, scatter_rows);
+  MANTISSA_ENTER(table.copy_columns, copy_columns);
+  MANTISSA_ENTER(table.dropout, dropout);
+  MANTISSA_ENTER(table.find_nonfinite, find_nonfinite);
+  MANTISSA_ENTER(table.find_difference, find_difference);
 }
 
 }  // namespace mantissa::cpu_kernels

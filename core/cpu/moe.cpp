@@ -174,10 +174,10 @@ HWY_EXPORT(combine_rows);
 HWY_EXPORT(combine_rows_bwd);
 
 void register_moe(Kernels& table) {
-  table.route = [](auto... args) { HWY_DYNAMIC_DISPATCH(route)(args...); };
-  table.route_bwd = [](auto... args) { HWY_DYNAMIC_DISPATCH(route_bwd)(args...); };
-  table.combine_rows = [](auto... args) { HWY_DYNAMIC_DISPATCH(combine_rows)(args...); };
-  table.combine_rows_bwd = [](auto... args) { HWY_DYNAMIC_DISPATCH(combine_rows_bwd)(args...); };
+  MANTISSA_ENTER(table.route, route);
+  MANTISSA_ENTER(table.route_bwd, route_bwd);
+  MANTISSA_ENTER(table.combine_rows, combine_rows);
+  MANTISSA_ENTER(table.combine_rows_bwd, combine_rows_bwd);
   table.group_rows = group_rows;
   table.grouped_matmul = grouped_matmul;
 }

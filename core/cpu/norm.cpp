@@ -174,11 +174,11 @@ HWY_EXPORT(qk_norm_fwd);
 HWY_EXPORT(qk_norm_bwd);
 
 void register_norm(Kernels& table) {
-  table.rms_norm_fwd = [](auto... args) { HWY_DYNAMIC_DISPATCH(rms_norm_fwd)(args...); };
+  MANTISSA_ENTER(table.rms_norm_fwd, rms_norm_fwd);
   table.add_rms_norm_fwd = add_rms_norm_fwd;
-  table.rms_norm_bwd = [](auto... args) { HWY_DYNAMIC_DISPATCH(rms_norm_bwd)(args...); };
-  table.qk_norm_fwd = [](auto... args) { HWY_DYNAMIC_DISPATCH(qk_norm_fwd)(args...); };
-  table.qk_norm_bwd = [](auto... args) { HWY_DYNAMIC_DISPATCH(qk_norm_bwd)(args...); };
+  MANTISSA_ENTER(table.rms_norm_bwd, rms_norm_bwd);
+  MANTISSA_ENTER(table.qk_norm_fwd, qk_norm_fwd);
+  MANTISSA_ENTER(table.qk_norm_bwd, qk_norm_bwd);
 }
 
 }  // namespace mantissa::cpu_kernels

@@ -124,9 +124,9 @@ HWY_EXPORT(step_decide);
 HWY_EXPORT(adamw);
 
 void register_optim(Kernels& table) {
-  table.grad_stats = [](auto... args) { HWY_DYNAMIC_DISPATCH(grad_stats)(args...); };
-  table.step_decide = [](auto... args) { HWY_DYNAMIC_DISPATCH(step_decide)(args...); };
-  table.adamw = [](auto... args) { HWY_DYNAMIC_DISPATCH(adamw)(args...); };
+  MANTISSA_ENTER(table.grad_stats, grad_stats);
+  MANTISSA_ENTER(table.step_decide, step_decide);
+  MANTISSA_ENTER(table.adamw, adamw);
 }
 
 }  // namespace mantissa::cpu_kernels

@@ -189,7 +189,7 @@ namespace mantissa::cpu_kernels {
 HWY_EXPORT(sample);
 
 void register_sampling(Kernels& table) {
-  table.sample = [](auto... args) { HWY_DYNAMIC_DISPATCH(sample)(args...); };
+  MANTISSA_ENTER(table.sample, sample);
 }
 
 }  // namespace mantissa::cpu_kernels

@@ -129,10 +129,10 @@ HWY_EXPORT(logprob_fwd);
 HWY_EXPORT(logprob_bwd);
 
 void register_vocab(Kernels& table) {
-  table.embedding_fwd = [](auto... args) { HWY_DYNAMIC_DISPATCH(embedding_fwd)(args...); };
-  table.embedding_bwd = [](auto... args) { HWY_DYNAMIC_DISPATCH(embedding_bwd)(args...); };
-  table.logprob_fwd = [](auto... args) { HWY_DYNAMIC_DISPATCH(logprob_fwd)(args...); };
-  table.logprob_bwd = [](auto... args) { HWY_DYNAMIC_DISPATCH(logprob_bwd)(args...); };
+  MANTISSA_ENTER(table.embedding_fwd, embedding_fwd);
+  MANTISSA_ENTER(table.embedding_bwd, embedding_bwd);
+  MANTISSA_ENTER(table.logprob_fwd, logprob_fwd);
+  MANTISSA_ENTER(table.logprob_bwd, logprob_bwd);
 }
 
 }  // namespace mantissa::cpu_kernels

@@ -10,6 +10,7 @@
 #include "autograd/ops.h"
 #include "core/random.h"
 #include "core/registry.h"
+#include "tests/support/message.h"
 
 namespace mantissa {
 namespace {
@@ -41,15 +42,6 @@ std::vector<float> host(const Tensor& t) {
 std::vector<char> bits(const Tensor& t) {
   const char* p = static_cast<const char*>(t.raw());
   return std::vector<char>(p, p + t.bytes());
-}
-
-std::string message(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
 }
 
 TEST(Tape, GradientsOfAValueUsedSeveralTimesAdd) {
@@ -136,7 +128,7 @@ TEST(Tape, WithoutRecordingNothingIsKept) {
   {
     const Var y = ops::sum(tape, ops::exp(tape, ops::mul(tape, x, x)));
     EXPECT_FALSE(y.requires_grad());
-    EXPECT_NE(message([&] { tape.backward(y); }).find("[backward]"), std::string::npos);
+    EXPECT_NE(message_of([&] { tape.backward(y); }).find("[backward]"), std::string::npos);
   }
   EXPECT_EQ(tape.records(), 0u);
   EXPECT_EQ(cpu().memory().in_use, before);
@@ -166,30 +158,31 @@ TEST(Tape, BackwardRunsOnceFromOneElement) {
   Exec exec(cpu());
   Tape tape(exec, true);
   const Var x = tape.leaf(vec({1, 2}));
-  EXPECT_NE(message([&] { tape.backward(x); }).find("one element: got shape [2]"), std::string::npos);
+  EXPECT_NE(message_of([&] { tape.backward(x); }).find("one element: got shape [2]"), std::string::npos);
   const Var y = ops::sum(tape, x);
-  EXPECT_NE(message([&] { tape.backward(ops::sum(tape, Var(vec({1})))); }).find("no parameter"), std::string::npos);
+  EXPECT_NE(message_of([&] { tape.backward(ops::sum(tape, Var(vec({1})))); }).find("no parameter"), std::string::npos);
   tape.backward(y);
   EXPECT_EQ(tape.records(), 0u);
-  EXPECT_NE(message([&] { tape.backward(y); }).find("once"), std::string::npos);
+  EXPECT_NE(message_of([&] { tape.backward(y); }).find("once"), std::string::npos);
 }
 
 TEST(Tape, OpsNameTheRuleAndTheValue) {
   Exec exec(cpu());
   Tape tape(exec, true);
   const Var a(vec({1, 2})), b(vec({1, 2, 3})), m(exec.zeros({2, 3}, Dtype::kF32));
-  EXPECT_EQ(message([&] { ops::add(tape, a, b); }), "[add] b must have shape [2]: got [3]");
-  EXPECT_NE(message([&] {
+  EXPECT_EQ(message_of([&] { ops::add(tape, a, b); }), "[add] b must have shape [2]: got [3]");
+  EXPECT_NE(message_of([&] {
               ops::linear(tape, m, Var(exec.zeros({4, 5}, Dtype::kF32)));
             }).find("agree in K: got [2,3] and [4,5]"),
             std::string::npos);
-  EXPECT_NE(message([&] { ops::linear(tape, m, Var(exec.zeros({4, 3}, Dtype::kF16))); }).find("must be fp32: got fp16"),
+  EXPECT_NE(
+      message_of([&] { ops::linear(tape, m, Var(exec.zeros({4, 3}, Dtype::kF16))); }).find("must be fp32: got fp16"),
+      std::string::npos);
+  EXPECT_NE(message_of([&] { ops::rms_norm(tape, m, a, 1e-6); }).find("[rms_norm] w must have shape [3]"),
             std::string::npos);
-  EXPECT_NE(message([&] { ops::rms_norm(tape, m, a, 1e-6); }).find("[rms_norm] w must have shape [3]"),
-            std::string::npos);
-  EXPECT_NE(message([&] { ops::swiglu(tape, m); }).find("even width"), std::string::npos);
-  EXPECT_NE(message([&] { ops::attention(tape, m, ints({0, 2}), {3, 2, 8}); }).find("divide"), std::string::npos);
-  EXPECT_NE(message([&] { tape.param(vec({1}), vec({1, 2})); }).find("[param]"), std::string::npos);
+  EXPECT_NE(message_of([&] { ops::swiglu(tape, m); }).find("even width"), std::string::npos);
+  EXPECT_NE(message_of([&] { ops::attention(tape, m, ints({0, 2}), {3, 2, 8}); }).find("divide"), std::string::npos);
+  EXPECT_NE(message_of([&] { tape.param(vec({1}), vec({1, 2})); }).find("[param]"), std::string::npos);
 }
 
 /// Counts kernel calls on top of the CPU backend.

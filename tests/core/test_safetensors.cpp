@@ -10,6 +10,7 @@
 #include "core/random.h"
 #include "core/registry.h"
 #include "core/safetensors.h"
+#include "tests/support/message.h"
 #include "tests/support/temp_dir.h"
 
 namespace mantissa {
@@ -28,12 +29,7 @@ std::span<const std::byte> bytes_of(const std::string& image) {
 
 /// The message with which an image is refused; empty when it is read.
 std::string refusal(const std::string& image) {
-  try {
-    Safetensors file(bytes_of(image), "test.safetensors");
-    return "";
-  } catch (const Error& e) {
-    return e.what();
-  }
+  return message_of([&] { Safetensors(bytes_of(image), "test.safetensors"); });
 }
 
 void expect_refused(const std::string& header, size_t data_bytes, const std::string& part) {

@@ -11,6 +11,7 @@
 #include "core/random.h"
 #include "core/registry.h"
 #include "nn/checkpoint.h"
+#include "tests/support/message.h"
 #include "tests/support/temp_dir.h"
 
 namespace mantissa {
@@ -68,16 +69,6 @@ void expect_same(const Trained& a, const Trained& b) {
   EXPECT_EQ(s.skips_in_row, t.skips_in_row);
   EXPECT_EQ(s.skips_total, t.skips_total);
   EXPECT_EQ(s.adam_step, t.adam_step);
-}
-
-template <class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-    return "";
-  } catch (const Error& e) {
-    return e.what();
-  }
 }
 
 std::vector<std::string> names_in(const fs::path& root) {

@@ -14,6 +14,7 @@
 #include "core/safetensors.h"
 #include "nn/formats/hf.h"
 #include "nn/moe.h"
+#include "tests/support/message.h"
 #include "tests/support/simd_levels.h"
 
 namespace mantissa {
@@ -327,12 +328,7 @@ TEST(Mixture, ABackendWithoutItsKernelsIsRefusedByName) {
   const fs::path golden = fs::path(MANTISSA_SOURCE_DIR) / "tests/golden";
   const auto refusal = [&](const char* name) {
     ParamLayout layout;
-    try {
-      const Decoder decoder(read_hf_config(golden / name), layout, bare);
-    } catch (const Error& e) {
-      return std::string(e.what());
-    }
-    return std::string();
+    return message_of([&] { Decoder(read_hf_config(golden / name), layout, bare); });
   };
   EXPECT_EQ(refusal("qwen3"), "");
   const std::string message = refusal("qwen3_moe");

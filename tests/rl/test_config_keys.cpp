@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "rl/logging/metric_table.h"
+#include "tests/support/message.h"
 
 namespace mantissa {
 namespace {
@@ -21,12 +22,7 @@ bool known(const std::string& name) {
 }
 
 std::string error_of(const std::string& yaml, const std::vector<std::string>& overrides = {}) {
-  try {
-    parse_run_config(yaml, "run.yaml", overrides);
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
+  return message_of([&] { parse_run_config(yaml, "run.yaml", overrides); });
 }
 
 TEST(ConfigKeys, TheDocumentIsWhatTheProgramPrints) {

@@ -6,6 +6,7 @@
 
 #include "core/file.h"
 #include "rl/config.h"
+#include "tests/support/message.h"
 
 namespace mantissa {
 namespace {
@@ -52,12 +53,7 @@ RunConfig with(std::vector<std::string> overrides, const std::string& yaml = "")
 }
 
 std::string refusal(std::vector<std::string> overrides, const std::string& yaml = "") {
-  try {
-    with(std::move(overrides), yaml);
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
+  return message_of([&] { with(std::move(overrides), yaml); });
 }
 
 TEST(Configs, OverridesAreTextUntilTheKeySaysOtherwise) {

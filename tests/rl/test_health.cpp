@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "rl/run.h"
+#include "tests/support/message.h"
 #include "tests/support/temp_dir.h"
 
 namespace mantissa {
@@ -137,13 +138,10 @@ class HealthOfRuns : public testing::Test {
                       "run.device=cpu", "model.path=builtin:arithmetic", "rollout.n=4", "rollout.max_new_tokens=24",
                       "train.steps=8", "train.prompts_per_step=4", "train.mini_batch_size=8", "optim.lr=1e-5"});
     testing::internal::CaptureStderr();
-    std::string error;
-    try {
+    const std::string error = message_of([&] {
       mantissa::Run run(parse_run_config("run: {}", "test", overrides), {});
       mantissa::train(run, [] { return false; });
-    } catch (const Error& e) {
-      error = e.what();
-    }
+    });
     return testing::internal::GetCapturedStderr() + error;
   }
   std::vector<std::string> checkpoints() const {
@@ -225,12 +223,7 @@ TEST(HealthConfig, NamesAreChecked) {
   const auto refusal = [](const std::vector<std::string>& overrides) -> std::string {
     std::vector<std::string> all = {"data.files=x.jsonl", "model.path=builtin:arithmetic"};
     all.insert(all.end(), overrides.begin(), overrides.end());
-    try {
-      parse_run_config("run: {}", "test", all);
-    } catch (const Error& e) {
-      return e.what();
-    }
-    return "";
+    return message_of([&] { parse_run_config("run: {}", "test", all); });
   };
   EXPECT_NE(refusal({"train.stop=[boredom]"}).find("no condition is called \"boredom\"; there are equal_rewards"),
             std::string::npos);

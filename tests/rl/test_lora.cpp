@@ -13,6 +13,7 @@
 #include "rl/rollout_weights.h"
 #include "rl/run.h"
 #include "tests/support/cuda_pair.h"
+#include "tests/support/message.h"
 #include "tests/support/ranks.h"
 #include "tests/support/temp_dir.h"
 
@@ -64,14 +65,6 @@ class Lora : public ::testing::Test {
     call();
     return ::testing::internal::GetCapturedStderr();
   }
-  std::string error_of(const std::function<void()>& call) const {
-    try {
-      call();
-    } catch (const Error& e) {
-      return e.what();
-    }
-    return "no error";
-  }
 
   TempDir dir_;
 };
@@ -99,7 +92,7 @@ TEST_F(Lora, OfAMixtureOfExpertsIsOnItsAttentionAlone) {
     EXPECT_GT(line["actor/grad_norm"], 0);
   }
   for (const char* target : {"all-linear", "gate_proj", "up_proj", "down_proj"}) {
-    const std::string error = error_of([&] { train("refused", {mixture, str("lora.targets=", target)}); });
+    const std::string error = message_of([&] { train("refused", {mixture, str("lora.targets=", target)}); });
     EXPECT_NE(error.find("is a mixture of experts"), std::string::npos) << error;
     EXPECT_NE(error.find("lora.targets"), std::string::npos) << error;
   }
@@ -122,10 +115,10 @@ TEST_F(Lora, LeavesAnAdapterThatTheNextRunGoesOnFrom) {
               to_host_float(read->adapter->params.compute.flat()));
     EXPECT_TRUE(mantissa::train(run, [] { return false; }));
   }
-  EXPECT_NE(error_of([&] { train("x", {"lora.init=" + adapter("first"), "lora.rank=8"}); }).find("lora.rank"),
+  EXPECT_NE(message_of([&] { train("x", {"lora.init=" + adapter("first"), "lora.rank=8"}); }).find("lora.rank"),
             std::string::npos);
   const std::string checkpoint = (dir_ / "first/checkpoints/step_3").string();
-  EXPECT_NE(error_of([&] { load_model(checkpoint, cpu(), Dtype::kF16, false); }).find("by --adapter"),
+  EXPECT_NE(message_of([&] { load_model(checkpoint, cpu(), Dtype::kF16, false); }).find("by --adapter"),
             std::string::npos);
 }
 
@@ -250,7 +243,7 @@ TEST_F(Lora, ResumingBesideAnotherModelIsRefused) {
   model->params.compute[model->decoder->params().final_norm].data<float>()[3] = 2.0f;
   fs::remove_all(dir_ / "model");
   save_hf(*model, dir_ / "model", Dtype::kF32);
-  EXPECT_NE(error_of([&] { train("run", here, "auto"); }).find("its frozen model was another"), std::string::npos);
+  EXPECT_NE(message_of([&] { train("run", here, "auto"); }).find("its frozen model was another"), std::string::npos);
 }
 
 TEST_F(Lora, AnEngineFollowsTheAdapterThatTheModelHas) {

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "core/error.h"
+#include "tests/support/message.h"
 
 namespace mantissa {
 namespace {
@@ -61,12 +62,7 @@ TEST(Place, IsReadFromEachLauncher) {
 
 TEST(Place, BadVariablesAreNamed) {
   const auto error_of = [](const std::map<std::string, std::string>& environment) -> std::string {
-    try {
-      place_in(environment);
-    } catch (const Error& e) {
-      return e.what();
-    }
-    return "no error";
+    return message_of([&] { place_in(environment); });
   };
   EXPECT_EQ(error_of({{"RANK", "4"}, {"WORLD_SIZE", "4"}}), "RANK: must be a number of 0 to 3, got \"4\"");
   EXPECT_EQ(error_of({{"RANK", "0"}, {"WORLD_SIZE", "two"}}),

@@ -16,6 +16,7 @@
 #include "nn/model.h"
 #include "rl/text/tokenizer.h"
 #include "tests/support/gguf_builder.h"
+#include "tests/support/message.h"
 #include "tests/support/temp_dir.h"
 
 namespace mantissa {
@@ -26,12 +27,7 @@ std::span<const std::byte> bytes_of(const std::string& image) {
 }
 
 std::string refusal(const std::string& image) {
-  try {
-    parse_gguf(bytes_of(image), "test.gguf");
-    return "";
-  } catch (const Error& e) {
-    return e.what();
-  }
+  return message_of([&] { parse_gguf(bytes_of(image), "test.gguf"); });
 }
 
 std::vector<float> read_floats(const GgufModel& model, const std::string& name) {

@@ -17,6 +17,7 @@
 #include "nn/formats/hf.h"
 #include "rl/text/tokenizer.h"
 #include "tests/support/gguf_builder.h"
+#include "tests/support/message.h"
 #include "tests/support/temp_dir.h"
 
 namespace mantissa {
@@ -128,12 +129,7 @@ TEST_F(GgufWriter, TheTokenizerIsTheSame) {
 
 TEST_F(GgufWriter, WhatHasNoFormIsRefused) {
   const auto refusal = [&](const char* name, const char* type) {
-    try {
-      save_gguf(*load(kGolden / name), dir_.path() / "x.gguf", type);
-    } catch (const Error& e) {
-      return std::string(e.what());
-    }
-    return std::string();
+    return message_of([&] { save_gguf(*load(kGolden / name), dir_.path() / "x.gguf", type); });
   };
   EXPECT_NE(refusal("llama3", "f16").find("llama3 rope"), std::string::npos);  // an original length of 16
   EXPECT_NE(refusal("qwen3_moe_mixed", "f16").find("norm_topk_prob"), std::string::npos);

@@ -13,6 +13,7 @@
 #include "nn/formats/hf_config.h"
 #include "nn/model.h"
 #include "nn/rope.h"
+#include "tests/support/message.h"
 #include "tests/support/temp_dir.h"
 
 namespace mantissa {
@@ -32,16 +33,6 @@ std::string config_with(const std::string& extra = "", const std::string& type =
 
 ModelConfig parsed(const std::string& extra = "", const std::string& type = "llama") {
   return parse_hf_config(config_with(extra, type), "config.json");
-}
-
-template <class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-    return "";
-  } catch (const Error& e) {
-    return e.what();
-  }
 }
 
 void expect_message(const std::string& message, std::initializer_list<const char*> parts) {

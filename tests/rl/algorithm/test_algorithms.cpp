@@ -11,6 +11,7 @@
 #include "core/random.h"
 #include "core/registry.h"
 #include "rl/algorithm/policy_loss.h"
+#include "tests/support/message.h"
 
 namespace mantissa {
 namespace {
@@ -474,12 +475,7 @@ TEST(PolicyLoss, RefusesInputsThatDoNotFit) {
   const auto error = [&](std::function<void(Case&)> change, Denominators d = {}, AlgorithmConfig config = {}) {
     Case c = good;
     change(c);
-    try {
-      run(c, config, config.loss_aggregation == "token_mean" ? 10 : 0, d);
-    } catch (const Error& e) {
-      return std::string(e.what());
-    }
-    return std::string();
+    return message_of([&] { run(c, config, config.loss_aggregation == "token_mean" ? 10 : 0, d); });
   };
   EXPECT_EQ(error([](Case&) {}), "");
   EXPECT_NE(error([](Case& c) { c.mu.pop_back(); }).find("must have shape [5]: got [4]"), std::string::npos);

@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "rl/data/prompt_template.h"
+#include "tests/support/message.h"
 
 namespace mantissa {
 namespace {
@@ -43,12 +44,7 @@ class Data : public testing::Test {
   std::string apply(const std::string& problem) { return PromptTemplate(config_, {}).apply(problem); }
   std::string error_of(const std::string& content, bool solution = false) {
     config_.files = {file("bad.jsonl", content)};
-    try {
-      make_prompts(config_, ByteTokenizer(), {}, 1 << 20, solution);
-    } catch (const Error& e) {
-      return e.what();
-    }
-    return "";
+    return message_of([&] { make_prompts(config_, ByteTokenizer(), {}, 1 << 20, solution); });
   }
   std::filesystem::path folder_;
   DataConfig config_;

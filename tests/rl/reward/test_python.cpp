@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "rl/reward/grading.h"
+#include "tests/support/message.h"
 #include "tests/support/temp_dir.h"
 
 namespace mantissa {
@@ -36,12 +37,7 @@ class PythonReward : public testing::Test {
     return grade_answers(c, answers);
   }
   std::string refusal(const RewardConfig& c) {
-    try {
-      start_python_workers(c);
-    } catch (const Error& e) {
-      return e.what();
-    }
-    return "";
+    return message_of([&] { start_python_workers(c); });
   }
   TempDir dir_;
 };

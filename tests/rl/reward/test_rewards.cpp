@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "rl/config.h"
 #include "rl/reward/grading.h"
+#include "tests/support/message.h"
 
 namespace mantissa {
 namespace {
@@ -19,12 +20,7 @@ RewardsConfig rewards(const std::string& yaml, const std::vector<std::string>& o
 }
 
 std::string error_of(const std::string& yaml) {
-  try {
-    rewards(yaml);
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
+  return message_of([&] { rewards(yaml); });
 }
 
 TEST(Rewards, AConfigNamesThem) {

@@ -10,6 +10,7 @@
 #include "core/random.h"
 #include "core/registry.h"
 #include "tests/support/cuda_pair.h"
+#include "tests/support/message.h"
 #include "tests/support/tiny_model.h"
 
 namespace mantissa {
@@ -114,12 +115,7 @@ class EngineTest : public testing::Test {
   }
 
   std::string error_of(const std::vector<Request>& requests, const GenerateOptions& options, int64_t cache_tokens = 0) {
-    try {
-      run(Dtype::kF32, requests, options, precision(Dtype::kF32), 4, cache_tokens);
-    } catch (const Error& e) {
-      return e.what();
-    }
-    return "no error";
+    return message_of([&] { run(Dtype::kF32, requests, options, precision(Dtype::kF32), 4, cache_tokens); });
   }
 
   Exec exec_;
