@@ -18,4 +18,6 @@ if ! command -v nvidia-smi >/dev/null || ! nvidia-smi -L 2>/dev/null | grep -q '
   options+=(-LE gpu)
 fi
 if [[ -n ${CI:-} ]]; then options+=(--output-junit junit.xml); fi
+# Tests run beside each other, each with a thread a core: threads that wait must not spin on cores that others need.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 ctest --preset "$preset" "${options[@]}" "$@"
