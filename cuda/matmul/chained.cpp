@@ -7,12 +7,11 @@
 #include <mutex>
 
 #include "cuda/device.h"
+#include "cuda/matmul/exact_choice.h"
 #include "cuda/matmul/library.h"
 
 namespace mantissa::cuda_kernels {
 namespace {
-
-constexpr int64_t kFewRows = 256;  // up to which kernels of few rows are worth measuring
 
 bool aligned(std::initializer_list<const void*> pointers) {
   return std::all_of(pointers.begin(), pointers.end(), [](const void* p) { return uintptr_t(p) % 16 == 0; });
