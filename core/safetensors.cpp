@@ -19,6 +19,7 @@ using Json = nlohmann::json;
 static_assert(std::endian::native == std::endian::little, "safetensors is read and written in place");
 
 constexpr size_t kMaxHeader = 100'000'000;  // the limit of the reference implementation
+constexpr size_t kChunkBytes = size_t(16) << 20;
 constexpr const char* kMetadataKey = "__metadata__";
 
 /// Bytes of one element; 0 for a name that is not in the format, or is packed below a byte.
@@ -234,48 +235,66 @@ void Safetensors::read(const std::string& name, Tensor& out) const {
   if (file_) file_->release(entry.data);
 }
 
+SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, std::vector<TensorSpec> specs,
+                                     const std::map<std::string, std::string>& metadata)
+    : where_(path.string()), specs_(std::move(specs)), file_(path) {
+  nlohmann::ordered_json header = nlohmann::ordered_json::object();
+  if (!metadata.empty()) header[kMetadataKey] = metadata;
+  size_t offset = 0;
+  for (const TensorSpec& spec : specs_) {
+    check(!header.contains(spec.name), where_, ": two tensors are called \"", spec.name, "\"");
+    const size_t bytes = size_t(spec.shape.numel()) * size_of(spec.dtype);
+    std::vector<int64_t> shape;
+    for (int i = 0; i < spec.shape.rank(); ++i) shape.push_back(spec.shape[i]);
+    header[spec.name] = {
+        {"dtype", format_name(spec.dtype)}, {"shape", shape}, {"data_offsets", {offset, offset + bytes}}};
+    offset += bytes;
+  }
+  std::string text = header.dump();
+  text.resize((text.size() + 7) / 8 * 8, ' ');  // the data starts on 8 bytes
+  const uint64_t header_bytes = text.size();
+  file_.write(&header_bytes, sizeof(header_bytes));
+  file_.write(text);
+}
+
+void SafetensorsWriter::write(const Tensor& tensor) {
+  check(!complete(), where_, ": all ", specs_.size(), " tensors are written already");
+  const TensorSpec& spec = specs_[next_++];
+  check(tensor.shape() == spec.shape, where_, ": \"", spec.name, "\" has shape ", spec.shape, ", got ", tensor.shape());
+  const size_t from = size_of(tensor.dtype()), to = size_of(spec.dtype);
+  const int64_t most = int64_t(kChunkBytes / std::max(from, to));
+  for (int64_t begin = 0; begin < tensor.numel(); begin += most) {
+    const int64_t count = std::min(most, tensor.numel() - begin);
+    host_.resize(size_t(count) * from);
+    tensor.backend().copy_to_host(host_.data(), static_cast<const std::byte*>(tensor.raw()) + size_t(begin) * from,
+                                  host_.size());
+    if (spec.dtype == tensor.dtype()) {
+      file_.write(host_.data(), host_.size());
+      continue;
+    }
+    rounded_.resize(size_t(count) * to);
+    convert_floats(host_.data(), tensor.dtype(), rounded_.data(), spec.dtype, count);
+    file_.write(rounded_.data(), rounded_.size());
+  }
+}
+
+void SafetensorsWriter::commit() {
+  check(complete(), where_, ": ", specs_.size(), " tensors belong to it, ", next_, " are written");
+  file_.commit();
+}
+
 void write_safetensors(const std::filesystem::path& path, std::span<const NamedTensor> tensors,
                        std::optional<Dtype> dtype, const std::map<std::string, std::string>& metadata) {
   const auto stored = [&](const Tensor& t) { return dtype && is_floating(t.dtype()) ? *dtype : t.dtype(); };
-  // Widest elements first keeps every tensor aligned to its element.
   std::vector<const NamedTensor*> order;
   for (const NamedTensor& t : tensors) order.push_back(&t);
   std::stable_sort(order.begin(), order.end(), [&](const NamedTensor* a, const NamedTensor* b) {
     return size_of(stored(a->tensor)) > size_of(stored(b->tensor));
   });
-
-  nlohmann::ordered_json header = nlohmann::ordered_json::object();
-  if (!metadata.empty()) header[kMetadataKey] = metadata;
-  size_t offset = 0;
-  for (const NamedTensor* t : order) {
-    check(!header.contains(t->name), path.string(), ": two tensors are called \"", t->name, "\"");
-    const size_t bytes = size_t(t->tensor.numel()) * size_of(stored(t->tensor));
-    std::vector<int64_t> shape;
-    for (int i = 0; i < t->tensor.shape().rank(); ++i) shape.push_back(t->tensor.size(i));
-    header[t->name] = {
-        {"dtype", format_name(stored(t->tensor))}, {"shape", shape}, {"data_offsets", {offset, offset + bytes}}};
-    offset += bytes;
-  }
-  std::string text = header.dump();
-  text.resize((text.size() + 7) / 8 * 8, ' ');  // the data starts on 8 bytes
-
-  AtomicFile file(path);
-  const uint64_t header_bytes = text.size();
-  file.write(&header_bytes, sizeof(header_bytes));
-  file.write(text);
-  std::vector<std::byte> host, rounded;
-  for (const NamedTensor* t : order) {
-    const Tensor& tensor = t->tensor;
-    host.resize(tensor.bytes());
-    tensor.backend().copy_to_host(host.data(), tensor.raw(), tensor.bytes());
-    if (stored(tensor) != tensor.dtype()) {
-      rounded.resize(size_t(tensor.numel()) * size_of(stored(tensor)));
-      convert_floats(host.data(), tensor.dtype(), rounded.data(), stored(tensor), tensor.numel());
-      file.write(rounded.data(), rounded.size());
-    } else {
-      file.write(host.data(), host.size());
-    }
-  }
+  std::vector<TensorSpec> specs;
+  for (const NamedTensor* t : order) specs.push_back({t->name, t->tensor.shape(), stored(t->tensor)});
+  SafetensorsWriter file(path, std::move(specs), metadata);
+  for (const NamedTensor* t : order) file.write(t->tensor);
   file.commit();
 }
 

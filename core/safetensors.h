@@ -18,11 +18,10 @@
 #include <string_view>
 #include <vector>
 
+#include "core/file.h"
 #include "core/tensor.h"
 
 namespace mantissa {
-
-class MappedFile;
 
 class Safetensors {
  public:
@@ -64,8 +63,36 @@ struct NamedTensor {
   Tensor tensor;  // on any backend
 };
 
-/// Writes `tensors` to `path` (aside, flushed, renamed), floating ones rounded to `dtype` when given. One tensor at a
-/// time is held on the host.
+/// A tensor of a file to be: `dtype` is its type there.
+struct TensorSpec {
+  std::string name;
+  Shape shape;
+  Dtype dtype;
+};
+
+/// A file that is written tensor by tensor (aside, flushed, renamed). Its own host memory is bounded, 32 MiB, however
+/// large a tensor is.
+class SafetensorsWriter {
+ public:
+  /// Of `specs`, which must have names of their own, in their order; wider types before narrower ones keep every tensor
+  /// aligned to its elements.
+  SafetensorsWriter(const std::filesystem::path& path, std::vector<TensorSpec> specs,
+                    const std::map<std::string, std::string>& metadata = {});
+  /// The next of them, on any backend: floating values are rounded once to the type of its spec.
+  void write(const Tensor& tensor);
+  bool complete() const { return next_ == specs_.size(); }
+  /// After the last one.
+  void commit();
+
+ private:
+  std::string where_;
+  std::vector<TensorSpec> specs_;
+  size_t next_ = 0;
+  AtomicFile file_;
+  std::vector<std::byte> host_, rounded_;
+};
+
+/// Writes `tensors` to `path` by a SafetensorsWriter, floating ones rounded to `dtype` when given.
 void write_safetensors(const std::filesystem::path& path, std::span<const NamedTensor> tensors,
                        std::optional<Dtype> dtype = {}, const std::map<std::string, std::string>& metadata = {});
 

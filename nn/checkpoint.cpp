@@ -153,11 +153,21 @@ void drop_old(const fs::path& root, int64_t step, const Keep& keep) {
 
 // ---- content --------------------------------------------------------------------------------------------------------
 
-std::vector<NamedTensor> named(const ParamLayout& layout, const ParamBuffer& buffer) {
-  std::vector<NamedTensor> tensors;
-  for (size_t i = 0; i < layout.params().size(); ++i)
-    tensors.push_back({layout.params()[i].name, buffer[ParamId{int(i)}]});
-  return tensors;
+/// The parameters of a buffer, unit by unit, each asked for when its turn comes.
+void write_buffer(const fs::path& path, const ParamLayout& layout, const std::function<Tensor(int unit)>& whole) {
+  const std::vector<ParamId> order = layout.by_unit();
+  std::optional<SafetensorsWriter> file;
+  auto next = order.begin();
+  for (int unit = 0; unit < layout.units(); ++unit) {
+    const Tensor values = whole(unit);
+    if (!file) {
+      std::vector<TensorSpec> specs;
+      for (const ParamId id : order) specs.push_back({layout[id].name, layout[id].shape, values.dtype()});
+      file.emplace(path, std::move(specs));
+    }
+    for (; next != order.end() && layout[*next].unit == unit; ++next) file->write(layout.within(values, *next));
+  }
+  file->commit();
 }
 
 std::string format_state(const CheckpointState& state, const StepState& step) {
@@ -233,8 +243,7 @@ void CheckpointConfig::fields(Fields& f) {
 }
 
 void write_checkpoint(const fs::path& root, const CheckpointState& state, const StepState& record,
-                      const ParamLayout& layout, const std::function<ParamBuffer(ParamBuffer ParamSet::*)>& whole,
-                      const Keep& keep) {
+                      const ParamLayout& layout, const WholeUnits& whole, const Keep& keep) {
   check(state.step >= 0, "[checkpoint] step must not be negative, got ", state.step);
   const fs::path directory = root / str(kStep, state.step);
   if (file_exists(directory)) retire(directory);  // the same step again
@@ -250,7 +259,8 @@ void write_checkpoint(const fs::path& root, const CheckpointState& state, const 
     written(name.c_str());
   }
   for (size_t i = 0; i < std::size(kBufferFiles); ++i) {
-    write_safetensors(target.partial() / kBufferFiles[i], named(layout, whole(kCheckpointBuffers[i])));
+    write_buffer(target.partial() / kBufferFiles[i], layout,
+                 [&](int unit) { return whole(kCheckpointBuffers[i], unit); });
     written(kBufferFiles[i]);
   }
   write_file(target.partial() / kManifest, manifest + hex(hash64(manifest)) + " end\n");
@@ -261,13 +271,11 @@ void write_checkpoint(const fs::path& root, const CheckpointState& state, const 
 void save_checkpoint(const fs::path& root, const CheckpointState& state, const ParamSet& params,
                      const Optimizer& optimizer, const Keep& keep) {
   Exec exec(params.compute.flat().backend());
-  const auto whole = [&](ParamBuffer ParamSet::*buffer) {
-    return gather_whole(exec, optimizer.comm(), params, params.*buffer);
-  };
-  if (optimizer.comm().main())
-    write_checkpoint(root, state, optimizer.read_state(), params.layout, whole, keep);
-  else
-    for (ParamBuffer ParamSet::*buffer : kCheckpointBuffers) whole(buffer);  // hands its parts over
+  UnitGather gather(exec, optimizer.comm(), params);
+  const auto whole = [&](ParamBuffer ParamSet::*buffer, int unit) { return gather(params.*buffer, unit); };
+  if (optimizer.comm().main()) return write_checkpoint(root, state, optimizer.read_state(), params.layout, whole, keep);
+  for (ParamBuffer ParamSet::*buffer : kCheckpointBuffers)  // hands its parts over
+    for (int unit = 0; unit < params.layout.units(); ++unit) whole(buffer, unit);
 }
 
 std::optional<fs::path> latest_checkpoint(const fs::path& root) {

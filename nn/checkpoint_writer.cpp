@@ -33,9 +33,11 @@ CheckpointWriter::~CheckpointWriter() {
 void CheckpointWriter::save(const std::filesystem::path& root, const CheckpointState& state, const ParamSet& params,
                             const Optimizer& optimizer, const Keep& keep) {
   finish();
-  in_place_ = params.placement == Placement::kHost && params.shard.whole();
+  const bool on_host = params.placement == Placement::kHost;
+  in_place_ = on_host && params.shard.whole();
   const int64_t bytes = in_place_ ? 0 : 3 * params.layout.numel() * int64_t(sizeof(float));
-  if (!background_ || bytes > available_host_memory() / 2) return save_checkpoint(root, state, params, optimizer, keep);
+  if (!background_ || (on_host && !in_place_) || bytes > available_host_memory() / 2)
+    return save_checkpoint(root, state, params, optimizer, keep);
   Exec exec(params.compute.flat().backend());
   copy_.layout = params.layout;
   for (ParamBuffer ParamSet::*buffer : kCheckpointBuffers) {
@@ -45,7 +47,8 @@ void CheckpointWriter::save(const std::filesystem::path& root, const CheckpointS
   if (!optimizer.comm().main()) return;
   writing_ = std::async(std::launch::async, [this, root, state, record = optimizer.read_state(), keep] {
     write_checkpoint(
-        root, state, record, copy_.layout, [this](ParamBuffer ParamSet::*buffer) { return copy_.*buffer; }, keep);
+        root, state, record, copy_.layout,
+        [this](ParamBuffer ParamSet::*buffer, int unit) { return (copy_.*buffer).unit(unit); }, keep);
   });
 }
 

@@ -2,9 +2,10 @@
 // optimizer's record have been copied to host memory; a thread puts them on the disk as save_checkpoint does, so a kill
 // in the middle costs that checkpoint alone. At most one is being written.
 //
-// Masters and moments that lie in host memory already (Placement::kHost, one process) are not copied: the thread reads
-// them where they are, and the next update waits for it. Where the copies would take more than half of the memory that
-// is available, save() writes before it returns.
+// Masters and moments that lie in host memory already (Placement::kHost) are not copied: the thread reads them where
+// they are, and the next update waits for it. Of several processes, whose parts meet on the main one, save() then
+// writes before it returns, and so it does where copies would take more than half of the memory that is available; what
+// it takes itself is bounded (nn/checkpoint.h).
 #pragma once
 
 #include <future>

@@ -1,5 +1,6 @@
 #include "nn/model.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -13,7 +14,6 @@
 #include "core/safetensors.h"
 #include "nn/checkpoint.h"
 #include "nn/formats/gguf.h"
-#include "nn/formats/hf.h"
 #include "nn/formats/hf_config.h"
 #include "nn/sharding.h"
 
@@ -213,6 +213,25 @@ std::unique_ptr<Model> random_model(const ModelConfig& config, Backend& backend,
   return model;
 }
 
+namespace {
+
+/// What transformers' form of the model has and the model has not, as zeros.
+std::vector<NamedTensor> zero_biases(const ModelConfig& config) {
+  std::vector<NamedTensor> biases;
+  for (const std::string& name : absent_biases(config)) {
+    const Heads& heads = config.heads;
+    const int64_t rows = name.ends_with("o_proj.bias")   ? config.width
+                         : name.ends_with("q_proj.bias") ? int64_t(heads.query) * heads.size
+                                                         : int64_t(heads.kv) * heads.size;
+    Tensor zero(cpu(), {rows}, Dtype::kF32);
+    std::memset(zero.raw(), 0, zero.bytes());
+    biases.push_back({name, zero});
+  }
+  return biases;
+}
+
+}  // namespace
+
 std::map<std::string, std::string> model_files(const Model& model, Dtype dtype) {
   const TokenizerFiles& tokenizer = model.tokenizer;
   const bool described = !tokenizer.tokenizer_config_json.empty() || tokenizer.tokenizer_json.empty();
@@ -229,26 +248,37 @@ std::map<std::string, std::string> model_files(const Model& model, Dtype dtype) 
   return files;
 }
 
-void save_hf(const Model& model, const fs::path& directory, Dtype dtype, Comm& comm) {
+void save_hf(const Model& model, const fs::path& directory, Dtype dtype, Comm& comm, int64_t file_bytes) {
   check(is_floating(dtype), "[save] weights are stored in a floating type, got ", name_of(dtype));
   const ParamSet& set = model.params;
-  Exec exec(*model.backend);
-  const ParamBuffer weights = gather_whole(exec, comm, set, set.master.defined() ? set.master : set.compute);
-  if (!comm.main()) return;
-  AtomicDirectory target(directory);
-  for (const auto& [name, text] : model_files(model, dtype)) write_file(target.partial() / name, text);
-  std::vector<NamedTensor> tensors = hf_views(model.config, model.decoder->params(), weights);
-  for (const std::string& name : absent_biases(model.config)) {
-    const Heads& heads = model.config.heads;
-    const int64_t rows = name.ends_with("o_proj.bias")   ? model.config.width
-                         : name.ends_with("q_proj.bias") ? int64_t(heads.query) * heads.size
-                                                         : int64_t(heads.kv) * heads.size;
-    Tensor zero(cpu(), {rows}, Dtype::kF32);
-    std::memset(zero.raw(), 0, zero.bytes());
-    tensors.push_back({name, zero});
+  const ParamLayout& layout = set.layout;
+  const ParamBuffer& weights = set.master.defined() ? set.master : set.compute;
+  std::vector<HfTensor> tensors = hf_tensors(model.config, model.decoder->params());
+  std::ranges::stable_sort(tensors, {}, [&](const HfTensor& t) { return layout[t.param].unit; });
+  const std::vector<NamedTensor> absent = zero_biases(model.config);
+
+  std::optional<AtomicDirectory> target;
+  std::optional<HfWeightsWriter> writer;
+  if (comm.main()) {
+    target.emplace(directory);
+    for (const auto& [name, text] : model_files(model, dtype)) write_file(target->partial() / name, text);
+    std::vector<TensorSpec> specs;
+    for (const HfTensor& t : tensors) specs.push_back({t.name, rows_shape(layout[t.param], t), dtype});
+    for (const NamedTensor& t : absent) specs.push_back({t.name, t.tensor.shape(), dtype});
+    writer.emplace(target->partial(), std::move(specs), file_bytes);
   }
-  write_safetensors(target.partial() / "model.safetensors", tensors, dtype, {{"format", "pt"}});
-  target.commit();
+  Exec exec(*model.backend);
+  UnitGather gather(exec, comm, set);
+  auto next = tensors.begin();
+  for (int unit = 0; unit < layout.units(); ++unit) {
+    const Tensor whole = gather(weights, unit);
+    for (; writer && next != tensors.end() && layout[next->param].unit == unit; ++next)
+      writer->write(layout.within(whole, next->param).slice(next->begin, next->end));
+  }
+  if (!writer) return;
+  for (const NamedTensor& t : absent) writer->write(t.tensor);
+  writer->commit();
+  target->commit();
 }
 
 }  // namespace mantissa

@@ -11,8 +11,7 @@
 #include "core/comm.h"
 #include "nn/adapter.h"
 #include "nn/decoder.h"
-#include "nn/formats/tensor_source.h"
-#include "nn/formats/tokenizer_files.h"
+#include "nn/formats/hf.h"
 
 namespace mantissa {
 
@@ -49,9 +48,11 @@ std::unique_ptr<Model> random_model(const ModelConfig& config, Backend& backend,
 /// The files of a Hugging Face directory but for the weights, which have `dtype` there: config.json,
 /// generation_config.json, tokenizer files. Name -> text.
 std::map<std::string, std::string> model_files(const Model& model, Dtype dtype);
-/// Writes a Hugging Face directory that transformers loads: config.json, model.safetensors in `dtype` (from the masters
-/// when there are some), tokenizer files. Atomic: written aside, then renamed; `directory` must be new or empty. All
-/// processes of `comm` call this and the main one writes.
-void save_hf(const Model& model, const std::filesystem::path& directory, Dtype dtype, Comm& comm = single_comm());
+/// Writes a Hugging Face directory that transformers loads: config.json, weights in `dtype` (from the masters when
+/// there are some; files of at most `file_bytes`, or of one tensor), tokenizer files. Atomic: written aside, then
+/// renamed; `directory` must be new or empty. All processes of `comm` call this and the main one writes, unit by unit:
+/// host memory is bounded as a checkpoint's (nn/checkpoint.h).
+void save_hf(const Model& model, const std::filesystem::path& directory, Dtype dtype, Comm& comm = single_comm(),
+             int64_t file_bytes = HfWeightsWriter::kFileBytes);
 
 }  // namespace mantissa

@@ -50,10 +50,23 @@ ParamId ParamLayout::find(const std::string& name) const {
   fail("[params] there is no parameter \"", name, "\"");
 }
 
+std::vector<ParamId> ParamLayout::by_unit() const {
+  std::vector<ParamId> order(params_.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = {int(i)};
+  std::ranges::stable_sort(order, {}, [this](ParamId id) { return (*this)[id].unit; });
+  return order;
+}
+
 ParamLayout::Extent ParamLayout::part(int unit, Shard shard) const {
   const Extent& all = extent(unit);
   const int64_t size = (all.end - all.begin) / shard.world_size, begin = all.begin + shard.rank * size;
   return {begin, std::clamp(all.decay_end, begin, begin + size), begin + size};
+}
+
+Tensor ParamLayout::within(const Tensor& unit, ParamId id) const {
+  const ParamInfo& info = (*this)[id];
+  const int64_t begin = info.offset - extent(info.unit).begin;
+  return unit.slice(begin, begin + info.shape.numel()).view(info.shape);
 }
 
 ParamBuffer::ParamBuffer(Exec& exec, const ParamLayout& layout, Dtype dtype, Shard shard, Placement placement)

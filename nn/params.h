@@ -57,6 +57,8 @@ class ParamLayout {
   const ParamInfo& operator[](ParamId id) const { return params_[size_t(id.index)]; }
   /// By internal name; throws when unknown.
   ParamId find(const std::string& name) const;
+  /// All of them, those of a unit one after the other, in the order of units.
+  std::vector<ParamId> by_unit() const;
   int64_t numel() const { return numel_; }  // padding included
   int units() const { return int(unit_names_.size()); }
   /// [begin, end) of a unit, and where its decayed part ends.
@@ -64,8 +66,11 @@ class ParamLayout {
     int64_t begin, decay_end, end;
   };
   const Extent& extent(int unit) const { return extents_[size_t(unit)]; }
+  int64_t size(int unit) const { return extent(unit).end - extent(unit).begin; }
   /// What of a unit a process keeps; decay_end lies within.
   Extent part(int unit, Shard shard) const;
+  /// A parameter within the elements of its whole unit.
+  Tensor within(const Tensor& unit, ParamId id) const;
 
  private:
   std::vector<std::string> unit_names_;
@@ -86,6 +91,8 @@ class ParamBuffer {
   ParamBuffer(const ParamBuffer& whole, const ParamLayout& layout, Shard shard);
 
   bool defined() const { return !units_.empty(); }
+  /// Which parts it has; whole(): all.
+  Shard shard() const { return shard_; }
   Dtype dtype() const { return units_.front().dtype(); }
   const Tensor& flat() const { return flat_; }
   /// The elements of one unit that this buffer has.

@@ -37,6 +37,21 @@ Comm::Ticket gather_unit(Exec& exec, Comm& comm, const ParamSet& params, const P
 Tensor staged(Exec& exec, const ParamSet& params, const Tensor& values);
 /// Writes what staged() gave back to `values`.
 void put_back(const ParamSet& params, const Tensor& values, const Tensor& copy);
+/// Puts units of buffers of parts together, one at a time: what it takes on the main process is host memory of the
+/// largest unit, and on the device some pieces of it. A second copy of all of a large model may be more than there is.
+class UnitGather {
+ public:
+  UnitGather(Exec& exec, Comm& comm, const ParamSet& params) : exec_(exec), comm_(comm), params_(params) {}
+  /// A unit of `buffer` on the main process, until the next call, undefined on the others; of a whole buffer the unit
+  /// itself, wherever it lies.
+  Tensor operator()(const ParamBuffer& buffer, int unit);
+
+ private:
+  Exec& exec_;
+  Comm& comm_;
+  const ParamSet& params_;
+  std::shared_ptr<Storage> room_;
+};
 /// A buffer of parts put together in host memory on the main process, undefined on the others; a whole one is itself.
 ParamBuffer gather_whole(Exec& exec, Comm& comm, const ParamSet& params, const ParamBuffer& parts);
 

@@ -196,7 +196,7 @@ MemoryEstimate Rehearsed::measure() {
   const RunConfig& config = run_.config;
   const bool on_host = trained.placement == Placement::kHost;
   const bool saved = config.checkpoint.every > 0 && config.checkpoint.every < config.train.steps;
-  if (e.device == "cpu" && config.checkpoint.background && saved && !(on_host && trained.shard.whole()))
+  if (e.device == "cpu" && config.checkpoint.background && saved && !on_host)
     e.checkpoint.push_back({"copy that is written in the background",
                             3 * device_.block_bytes(size_t(trained.layout.numel()) * sizeof(float))});
   if (on_host)

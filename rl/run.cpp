@@ -9,6 +9,7 @@
 #include "core/rehearsal.h"
 #include "core/text.h"
 #include "nn/formats/peft.h"
+#include "nn/sharding.h"
 #include "rl/algorithm/policy_loss.h"
 #include "rl/evaluate.h"
 #include "rl/logging/log.h"
@@ -245,13 +246,21 @@ uint64_t Run::hash_weights(const ParamBuffer& weights) const {
   if (is_rehearsal(exec.backend())) return 1;
   ParamLayout one;  // of one process: the hash does not depend on how many there are
   const DecoderParams ids(model->config, one);
-  const size_t size = size_of(weights.dtype());
-  std::vector<std::byte> bytes(size_t(one.numel()) * size);
-  for (size_t i = 0; i < one.params().size(); ++i) {
-    const Tensor& values = weights[ParamId{int(i)}];
-    exec.backend().copy_to_host(bytes.data() + size_t(one.params()[i].offset) * size, values.raw(), values.bytes());
+  constexpr int64_t kPiece = int64_t(1) << 23;  // elements in host memory at once
+  Exec side(exec.backend());
+  UnitGather gather(side, comm, model->params);
+  Hash64 hash;
+  std::vector<std::byte> bytes;
+  for (int unit = 0; unit < one.units(); ++unit) {
+    const Tensor values = gather(weights, unit);
+    for (int64_t begin = 0; begin < one.size(unit) && values.defined(); begin += kPiece) {
+      const Tensor piece = values.slice(begin, std::min(begin + kPiece, one.size(unit)));
+      bytes.resize(piece.bytes());
+      piece.backend().copy_to_host(bytes.data(), piece.raw(), piece.bytes());
+      hash.add(bytes);
+    }
   }
-  return hash64(bytes);
+  return weights.shard().whole() ? hash.value() : std::stoull(comm.broadcast(std::to_string(hash.value())));
 }
 
 /// Rollouts of lora.rollout: merged_in_place change the weights beneath the adapter, so they are part of a checkpoint.

@@ -1,7 +1,10 @@
 #include "nn/formats/hf.h"
 
 #include <algorithm>
+#include <iomanip>
+#include <nlohmann/json.hpp>
 #include <set>
+#include <sstream>
 
 #include "core/content.h"
 #include "core/file.h"
@@ -93,13 +96,13 @@ bool is_ballast(const TensorSource& source, const std::string& name, const Model
   return true;
 }
 
+}  // namespace
+
 Shape rows_shape(const ParamInfo& info, const HfTensor& tensor) {
   Shape shape{tensor.end - tensor.begin};
   for (int i = 1; i < info.shape.rank(); ++i) shape.push_back(info.shape[i]);
   return shape;
 }
-
-}  // namespace
 
 std::vector<HfTensor> hf_tensors(const ModelConfig& c, const DecoderParams& params) {
   const int64_t q = int64_t(c.heads.query) * c.heads.size, kv = int64_t(c.heads.kv) * c.heads.size;
@@ -190,6 +193,52 @@ void fill_from_source(const TensorSource& source, const ModelConfig& config, con
 
 std::unique_ptr<TensorSource> open_hf_weights(const fs::path& directory) {
   return std::make_unique<HfWeights>(directory);
+}
+
+HfWeightsWriter::HfWeightsWriter(fs::path directory, std::vector<TensorSpec> specs, int64_t file_bytes)
+    : directory_(std::move(directory)) {
+  int64_t filled = 0;
+  for (TensorSpec& spec : specs) {
+    const int64_t bytes = spec.shape.numel() * int64_t(size_of(spec.dtype));
+    if (files_.empty() || (filled > 0 && filled + bytes > file_bytes)) {
+      files_.emplace_back();
+      filled = 0;
+    }
+    filled += bytes;
+    files_.back().push_back(std::move(spec));
+  }
+}
+
+std::string HfWeightsWriter::name(size_t file) const {
+  if (files_.size() == 1) return kSingleFile;
+  std::ostringstream out;
+  out << "model-" << std::setfill('0') << std::setw(5) << file + 1 << "-of-" << std::setw(5) << files_.size()
+      << ".safetensors";
+  return out.str();
+}
+
+void HfWeightsWriter::write(const Tensor& tensor) {
+  check(at_ < files_.size(), directory_.string(), ": all tensors are written already");
+  if (!open_) open_.emplace(directory_ / name(at_), files_[at_], std::map<std::string, std::string>{{"format", "pt"}});
+  open_->write(tensor);
+  if (!open_->complete()) return;
+  open_->commit();
+  open_.reset();
+  ++at_;
+}
+
+void HfWeightsWriter::commit() {
+  check(at_ == files_.size(), directory_.string(), ": ", files_.size() - at_, " files of weights are not whole");
+  if (files_.size() == 1) return;
+  nlohmann::ordered_json files = nlohmann::ordered_json::object();
+  int64_t bytes = 0;
+  for (size_t i = 0; i < files_.size(); ++i)
+    for (const TensorSpec& spec : files_[i]) {
+      files[spec.name] = name(i);
+      bytes += spec.shape.numel() * int64_t(size_of(spec.dtype));
+    }
+  const nlohmann::ordered_json index = {{"metadata", {{"total_size", bytes}}}, {"weight_map", std::move(files)}};
+  write_file(directory_ / kIndexFile, index.dump(2) + "\n");
 }
 
 ModelConfig read_hf_config(const fs::path& directory) {

@@ -7,6 +7,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 
 #include "core/safetensors.h"
 #include "nn/decoder.h"
@@ -20,6 +21,8 @@ struct HfTensor {
   ParamId param;
   int64_t begin, end;  // rows of the parameter
 };
+/// Its shape, given the parameter's.
+Shape rows_shape(const ParamInfo& info, const HfTensor& tensor);
 /// All tensors of a model in the order of its layers. A tied head has no tensor of its own.
 std::vector<HfTensor> hf_tensors(const ModelConfig& config, const DecoderParams& params);
 /// Biases that transformers' form of this architecture has and the model has not: those of q, k and v of a Qwen2
@@ -41,6 +44,26 @@ void fill_from_source(const TensorSource& source, const ModelConfig& config, con
 
 /// The weights of a directory: model.safetensors, or the shards that model.safetensors.index.json lists.
 std::unique_ptr<TensorSource> open_hf_weights(const std::filesystem::path& directory);
+/// The weights of a directory to be, written tensor by tensor: model.safetensors, or, where that would exceed
+/// `file_bytes`, several files and the index.
+class HfWeightsWriter {
+ public:
+  static constexpr int64_t kFileBytes = 5'000'000'000;
+
+  HfWeightsWriter(std::filesystem::path directory, std::vector<TensorSpec> specs, int64_t file_bytes = kFileBytes);
+  /// The next tensor of `specs`; see SafetensorsWriter.
+  void write(const Tensor& tensor);
+  /// After the last one.
+  void commit();
+
+ private:
+  std::string name(size_t file) const;
+
+  std::filesystem::path directory_;
+  std::vector<std::vector<TensorSpec>> files_;
+  size_t at_ = 0;  // the file that is open, or the next
+  std::optional<SafetensorsWriter> open_;
+};
 /// config.json with generation_config.json.
 ModelConfig read_hf_config(const std::filesystem::path& directory);
 /// tokenizer.json (may be missing), tokenizer_config.json, chat template (chat_template.jinja first).

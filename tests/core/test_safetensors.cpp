@@ -169,6 +169,34 @@ TEST(Safetensors, WritesWhatItReads) {
   EXPECT_FALSE(std::filesystem::exists(dir / "x.safetensors.partial"));
 }
 
+TEST(Safetensors, WriterTakesTensorsOneByOne) {
+  const TempDir dir;
+  std::vector<float> values((size_t(9) << 20) + 3);  // several pieces
+  for (size_t i = 0; i < values.size(); ++i) values[i] = float(i % 4001) / 64.0f;
+  const int64_t count = int64_t(values.size());
+  const std::vector<NamedTensor> tensors = {{"a", tensor_from<float>(cpu(), values, {count})},
+                                            {"b", tensor_from<float>(cpu(), std::span(values).first(6), {2, 3})}};
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kF16}) {
+    SafetensorsWriter writer(dir / "w.safetensors", {{"a", {count}, dtype}, {"b", {2, 3}, dtype}});
+    writer.write(tensors[0].tensor);
+    EXPECT_FALSE(writer.complete());
+    EXPECT_THROW(writer.commit(), Error);
+    writer.write(tensors[1].tensor);
+    EXPECT_THROW(writer.write(tensors[1].tensor), Error);
+    writer.commit();
+    const Safetensors file(dir / "w.safetensors");
+    for (const NamedTensor& t : tensors) {
+      Tensor back(cpu(), t.tensor.shape(), dtype), expected(cpu(), t.tensor.shape(), dtype);
+      file.read(t.name, back);
+      convert_floats(t.tensor.raw(), Dtype::kF32, expected.raw(), dtype, expected.numel());
+      EXPECT_EQ(std::memcmp(back.raw(), expected.raw(), back.bytes()), 0) << t.name;
+    }
+  }
+  EXPECT_THROW(SafetensorsWriter(dir / "x.safetensors", {{"a", {2}, Dtype::kF32}, {"a", {3}, Dtype::kF32}}), Error);
+  SafetensorsWriter other(dir / "x.safetensors", {{"b", {3, 2}, Dtype::kF32}});
+  EXPECT_THROW(other.write(tensors[1].tensor), Error);  // of another shape
+}
+
 TEST(Safetensors, ReadChecksTypeAndSize) {
   const TempDir dir;
   const std::vector<double> d = {0.1};

@@ -85,6 +85,17 @@ TEST(Hash, KnownValues) {
   EXPECT_EQ(hash64("Nobody inspects the spammish repetition"), 0xFBCEA83C8A378BF1ull);
 }
 
+TEST(Hash, PiecesHashAsTheWhole) {
+  std::string text;
+  for (int i = 0; i < 200; ++i) text += char(i * 37);
+  for (const size_t piece : {1, 7, 31, 32, 33, 64, 100}) {
+    Hash64 hash;
+    for (size_t at = 0; at < text.size(); at += piece)
+      hash.add(std::as_bytes(std::span(text).subspan(at, std::min(piece, text.size() - at))));
+    EXPECT_EQ(hash.value(), hash64(text)) << piece;
+  }
+}
+
 TEST(Checkpoint, ResumedRunHasTheSameBits) {
   TempDir dir;
   Trained whole(1);

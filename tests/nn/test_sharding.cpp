@@ -8,13 +8,14 @@
 #include <cmath>
 #include <filesystem>
 #include <limits>
+#include <map>
 #include <mutex>
 #include <optional>
 
 #include "core/file.h"
 #include "core/random.h"
 #include "core/registry.h"
-#include "nn/checkpoint.h"
+#include "nn/checkpoint_writer.h"
 #include "nn/model.h"
 #include "tests/support/ranks.h"
 
@@ -351,6 +352,48 @@ TEST_F(ShardedCheckpoints, HoldTheSameBytesWhoeverReadsThem) {
       };
       EXPECT_EQ(bytes(first), bytes(kept)) << name << " of " << size;
     }
+  }
+}
+
+/// Every file below a directory, by its path there.
+std::map<std::string, std::string> files_below(const fs::path& root) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : fs::recursive_directory_iterator(root))
+    if (entry.is_regular_file()) files[fs::relative(entry.path(), root)] = read_file(entry.path());
+  return files;
+}
+
+TEST_F(ShardedCheckpoints, NeitherTheyNorExportsTakeASecondCopyOfEverything) {
+  ModelConfig config = small_config(false);
+  config.layers = 24;
+  const auto write = [&](Comm& comm, const fs::path& root) {
+    const Shard shard{comm.rank(), comm.size()};
+    const auto model = random_model(config, cpu(), Dtype::kF16, true, 5, shard, Placement::kHost);
+    Exec exec(cpu());
+    Optimizer optimizer(exec, model->params, {}, {}, 100, comm);
+    const ParamLayout& layout = model->params.layout;
+    int64_t largest = 0;
+    for (int unit = 0; unit < layout.units(); ++unit) largest = std::max(largest, layout.size(unit));
+    CheckpointWriter writer(true);
+    comm.barrier();
+    const size_t held = cpu().memory().in_use;
+    comm.barrier();
+    if (comm.main()) cpu().reset_peak();
+    comm.barrier();
+    writer.save(root, {.step = 1, .config = "run:\n"}, model->params, optimizer, {});
+    writer.finish();
+    save_hf(*model, root / "model", Dtype::kF16, comm);
+    comm.barrier();
+    // The unit on the main process; of it, on each, what is sent and what comes.
+    const size_t unit = 4 * size_t(largest), bound = comm.size() == 1 ? 0 : unit + size_t(comm.size() + 1) * unit;
+    EXPECT_LE(cpu().memory().peak - held, bound * 9 / 8 + 65536);
+    EXPECT_LT(bound * 9 / 8 + 65536, 4 * size_t(layout.numel()));
+  };
+  write(single_comm(), root_ / "one");
+  for (const int size : {2, 3}) {
+    on_ranks(size, [&](Comm& comm) { write(comm, root_ / "some"); });
+    EXPECT_EQ(files_below(root_ / "some"), files_below(root_ / "one")) << size;
+    fs::remove_all(root_ / "some");
   }
 }
 

@@ -507,6 +507,36 @@ TEST(HfWeights, SavedIsLoadedBitForBit) {
   }
 }
 
+TEST(HfWeights, SavedInSeveralFilesTheyAreLoadedBitForBit) {
+  const TempDir dir;
+  const std::unique_ptr<Model> model = load(kGolden / "qwen3", Dtype::kF16, true);
+  const auto widest = [&] {
+    int64_t bytes = 0;
+    for (const ParamInfo& p : model->params.layout.params()) bytes = std::max(bytes, 4 * p.shape.numel());
+    return bytes;
+  }();
+  for (const int64_t limit : {int64_t(1), widest, 3 * widest}) {
+    const std::filesystem::path to = dir / str("saved_", limit);
+    save_hf(*model, to, Dtype::kF32, single_comm(), limit);
+    EXPECT_FALSE(std::filesystem::exists(to / "model.safetensors"));
+    size_t files = 0, tensors = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(to)) {
+      if (entry.path().extension() != ".safetensors") continue;
+      ++files;
+      const Safetensors file(entry.path());
+      size_t bytes = 0;
+      for (const auto& [name, t] : file.entries()) bytes += t.data.size();
+      EXPECT_TRUE(bytes <= size_t(limit) || file.entries().size() == 1) << entry.path();
+      tensors += file.entries().size();
+    }
+    EXPECT_EQ(files == tensors, limit == 1);
+    EXPECT_GT(files, 1u);
+    const std::unique_ptr<Model> back = load(to, Dtype::kF16, true);
+    expect_same_bits(model->params.compute.flat(), back->params.compute.flat());
+    expect_same_bits(model->params.master.flat(), back->params.master.flat());
+  }
+}
+
 TEST(HfTokenizer, TemplateIsFoundWhereverItIs) {
   EXPECT_EQ(parse_chat_template(R"({"chat_template": "a"})", "t"), "a");
   EXPECT_EQ(parse_chat_template(R"({"chat_template": [{"name": "rag", "template": "x"},
