@@ -2,19 +2,27 @@
 """Turns Parquet, CSV and JSON into the lines of JSON that data.files takes.
 
   python3 tools/to_jsonl.py INPUT [INPUT ...] --output FILE.jsonl [--keys NAME[=NEW] ...] [--limit N]
-  python3 tools/to_jsonl.py hf:OWNER/NAME[:SPLIT] --output FILE.jsonl
+  python3 tools/to_jsonl.py hf:OWNER/NAME[/SUBSET][:SPLIT] --output FILE.jsonl [--keys ...] [--limit N]
 
 INPUT is a file (.parquet, .csv, .json with a list of objects, .jsonl) or a folder of them, as `datasets` and
-`huggingface-cli download` leave it. hf: asks the package `datasets`, which downloads. --keys keeps these keys alone and
-may rename them: --keys question=problem answer. A key with dots reaches into objects: reward_model.ground_truth=answer.
-Parquet needs pyarrow: `python3 -m pip install pyarrow`, in .deps/venv where there is one.
+`huggingface-cli download` leave it. hf: asks the package `datasets`, which downloads: hf:openai/gsm8k/main:test is the
+split test of the subset main. Without SPLIT it is train, or the only one there is; hf:FOLDER[:SPLIT] is a data set on
+disk. It reads as it goes, so a small --limit downloads little. --keys keeps these keys alone and may rename them:
+--keys question=problem answer. A key with dots reaches into objects: reward_model.ground_truth=answer.
+
+Dates become text, arrays lists, numbers that are not finite null. What has no form in JSON (bytes, images, sound) is an
+error, unless --keys leaves it out. Parquet needs pyarrow: `python3 -m pip install pyarrow`, in .deps/venv where there is one.
 """
 
 import argparse
 import csv
+import datetime
+import decimal
 import json
+import math
 import os
 import sys
+import uuid
 
 KINDS = (".parquet", ".csv", ".json", ".jsonl")
 
@@ -50,18 +58,35 @@ def lines(path):
                         raise ValueError(f"line {number}: {e}") from e
 
 
-def hub(name):
+def hub(name, keys):
+    """The records of a data set of `datasets`, of the columns that `keys` ask for; none for all."""
     try:
         import datasets
     except ImportError:
         sys.exit("to_jsonl: hf: needs the package datasets: python3 -m pip install datasets")
-    name, _, split = name.partition(":")
-    yield from datasets.load_dataset(name, split=split or "train")
+    path, _, split = name.partition(":")
+    subset = None
+    if not os.path.isdir(path) and path.count("/") == 2:
+        path, _, subset = path.rpartition("/")
+    try:
+        splits = datasets.load_dataset(path, subset, streaming=True)
+        names = list(splits)
+        split = split or (names[0] if len(names) == 1 else "train")
+        if split not in names:
+            sys.exit(f"to_jsonl: hf:{name}: there is no split {split}; it has {', '.join(names)}")
+        rows = splits[split]
+        columns = {key if key in (rows.features or {}) else key.split(".")[0] for key in keys}
+        if columns and columns <= set(rows.features or {}):
+            rows = rows.select_columns(sorted(columns))  # what is left out is not decoded either: images, sound
+        yield from rows
+    except Exception as e:  # the package and those below it have no common kind of error
+        hint = "; a subset is named as hf:OWNER/NAME/SUBSET" if "config name" in str(e).lower() else ""
+        sys.exit(f"to_jsonl: hf:{name}: {(str(e) or type(e).__name__).splitlines()[0]}{hint}")
 
 
-def records(source):
+def records(source, keys):
     if source.startswith("hf:"):
-        yield from hub(source[3:])
+        yield from hub(source[3:], keys)
         return
     if not os.path.exists(source):
         sys.exit(f"to_jsonl: {source}: no such file or folder")
@@ -86,20 +111,41 @@ def reach(record, key, where):
     return value
 
 
+def plain(value, where):
+    """`value` in the types of JSON."""
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): plain(part, f"{where}.{key}") for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part, where) for part in value]
+    if isinstance(value, (datetime.date, datetime.time)):  # datetime.datetime is a date
+        return value.isoformat()
+    if isinstance(value, (decimal.Decimal, datetime.timedelta, uuid.UUID)):
+        return str(value)
+    if hasattr(value, "tolist"):  # arrays and scalars of numpy
+        return plain(value.tolist(), where)
+    sys.exit(f"to_jsonl: {where} is of type {type(value).__name__}, which has no form in JSON; --keys names those to keep")
+
+
 def write(args, wanted, path):
     """Writes all records and returns how many; `wanted` are pairs of a key and its new name, none for all."""
     count = 0
     with open(path, "w", encoding="utf-8") as out:
         for source in args.inputs:
-            for record in records(source):
+            for number, record in enumerate(records(source, [key for key, _ in wanted]), 1):
+                where = f"{source}: record {number}"
+                if not isinstance(record, dict):
+                    sys.exit(f"to_jsonl: {where} must be an object, got a {type(record).__name__}")
+                if wanted:
+                    record = {new: reach(record, key, where) for key, new in wanted}
+                record = {key: plain(value, f"{where}: key {key}") for key, value in record.items()}
+                out.write(json.dumps(record, ensure_ascii=False) + "\n")
+                count += 1
                 if count == args.limit:
                     return count
-                if not isinstance(record, dict):
-                    sys.exit(f"to_jsonl: {source}: record {count + 1} must be an object, got a {type(record).__name__}")
-                if wanted:
-                    record = {new: reach(record, key, f"{source}: record {count + 1}") for key, new in wanted}
-                out.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
-                count += 1
     return count
 
 
@@ -110,6 +156,8 @@ def main():
     parser.add_argument("--keys", nargs="+", metavar="NAME[=NEW]", help="keep these, with new names")
     parser.add_argument("--limit", type=int, help="only so many records")
     args = parser.parse_args()
+    if args.limit is not None and args.limit < 1:
+        parser.error(f"--limit must be at least 1, got {args.limit}")
     wanted = [key.split("=", 1) if "=" in key else (key, key) for key in args.keys or []]
     partial = args.output + ".partial"
     try:

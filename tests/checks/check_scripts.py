@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The scripts that read runs, on a run made here: the dashboard's page and server, log_to.py with a tracker that only
-remembers, plot.py --story, to_jsonl.py. Needs nothing but Python 3; the trackers themselves are tried where they are
-installed: check_scripts.py --trackers.
+remembers, plot.py --story, to_jsonl.py with a package `datasets` that knows one data set. Needs nothing but Python 3; the trackers
+themselves are tried where they are installed: check_scripts.py --trackers. So is `datasets`, on a data set on disk.
 """
 
 import json
@@ -146,6 +146,70 @@ def check_to_jsonl(here):
         assert not list(here.glob("o2*")), "nothing half-written stays"
 
 
+DATASETS = """
+import datetime, decimal
+class Rows:
+    def __init__(self, rows):
+        self.rows, self.features = rows, rows[0]
+    def select_columns(self, names):
+        return Rows([{name: row[name] for name in names} for row in self.rows])
+    def __iter__(self):
+        for row in self.rows:
+            if row.get("picture") == "broken":
+                raise OSError("cannot identify image file")
+            yield row
+        raise RuntimeError("read to the end")
+class Array:
+    def tolist(self):
+        return [1, float("inf")]
+def load_dataset(path, subset, streaming):
+    assert streaming and path == "me/sums"
+    if subset is None:
+        raise ValueError("Config name is missing.\\nPlease pick one of main")
+    day = datetime.datetime(2026, 11, 29, 5, 30)
+    rows = [{"q": "1+1", "m": {"gold": 2, "when": day}, "price": decimal.Decimal("1.50"), "x": Array(), "raw": b"", "picture": p}
+            for p in ("whole", "broken")]
+    return {"test": Rows(rows)} if subset == "one" else {"train": Rows(rows), "test": Rows(rows)}
+"""
+
+
+def hub(here, *arguments):
+    """to_jsonl.py with the package above, and what it wrote or said."""
+    done = subprocess.run([sys.executable, str(TOOLS / "to_jsonl.py"), *arguments, "--output", str(here / "hub.jsonl")],
+                          capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(here / "hub")})
+    if done.returncode:
+        assert not (here / "hub.jsonl").exists() and done.stderr.startswith("to_jsonl: hf:"), done.stderr
+        return done.stderr
+    rows = [json.loads(line) for line in (here / "hub.jsonl").read_text().splitlines()]
+    (here / "hub.jsonl").unlink()
+    return rows
+
+
+def check_hub(here):
+    (here / "hub").mkdir()
+    (here / "hub" / "datasets.py").write_text(DATASETS)
+    named = ("--keys", "q=problem", "m.gold=answer", "m", "price", "x")
+    row = {"problem": "1+1", "answer": 2, "m": {"gold": 2, "when": "2026-11-29T05:30:00"}, "price": "1.50", "x": [1, None]}
+    for name in ("hf:me/sums/main", "hf:me/sums/main:test", "hf:me/sums/one"):
+        rows = hub(here, name, "--limit", "2", *named)
+        assert rows == [row, row], rows
+    assert "read to the end" in hub(here, "hf:me/sums/main", *named), "an error in mid-reading leaves no file"
+    assert "there is no split dev; it has train, test" in hub(here, "hf:me/sums/main:dev")
+    assert "a subset is named as hf:OWNER/NAME/SUBSET" in hub(here, "hf:me/sums")
+    assert "record 1: key raw is of type bytes" in hub(here, "hf:me/sums/main")
+    assert "cannot identify image file" in hub(here, "hf:me/sums/main", "--keys", "q", "picture")
+    try:
+        import datasets
+    except ImportError:
+        return print("hf: was not tried with the package datasets, which is not here")
+    (here / "set").mkdir()
+    for split, answer in (("train", 1), ("test", 2)):
+        datasets.Dataset.from_list([{"q": "?", "a": answer}] * 3).to_parquet(here / "set" / f"{split}.parquet")
+    for name, answer in ((f"hf:{here}/set", 1), (f"hf:{here}/set:test", 2)):
+        run("to_jsonl.py", name, "--output", here / "o.jsonl", "--keys", "a=answer", "--limit", "2")
+        assert (here / "o.jsonl").read_text() == f'{{"answer": {answer}}}\n' * 2
+
+
 def main():
     with tempfile.TemporaryDirectory() as folder:
         here = pathlib.Path(folder)
@@ -156,6 +220,7 @@ def main():
         check_log_to(here)
         check_plot(here)
         check_to_jsonl(here)
+        check_hub(here)
         if "--trackers" in sys.argv:
             (here / "short").mkdir()
             for name in ("metrics.jsonl", "eval.jsonl", "config.yaml"):
