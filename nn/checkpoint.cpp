@@ -294,12 +294,22 @@ void clean_checkpoints(const fs::path& root) {
   }
 }
 
-std::vector<fs::path> drop_checkpoints_after(const fs::path& root, int64_t step) {
-  std::vector<fs::path> dropped;
+bool has_checkpoints_after(const fs::path& root, int64_t step) {
+  const std::map<int64_t, fs::path> found = list_checkpoints(root);
+  return found.upper_bound(step) != found.end();
+}
+
+void move_checkpoints_after(const fs::path& root, int64_t step, const fs::path& aside) {
+  std::error_code error;
+  const auto move = [&](const fs::path& from) {
+    if (!error) fs::rename(from, aside / from.filename(), error);
+    check(!error, from.string(), ": cannot be moved to ", aside.string(), ": ", error.message());
+  };
+  fs::create_directories(aside, error);
   for (const auto& [number, path] : list_checkpoints(root))
-    if (number > step) dropped.push_back(path);
-  for (const fs::path& path : dropped) retire(path);
-  return dropped;
+    if (number > step) move(path);
+  const fs::path best = root / kBest;
+  if (fs::is_symlink(best) && !fs::exists(best)) move(best);  // a relative link: it names the same one there
 }
 
 bool is_checkpoint(const fs::path& directory) {

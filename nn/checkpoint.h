@@ -76,8 +76,10 @@ void save_checkpoint(const std::filesystem::path& root, const CheckpointState& s
 std::optional<std::filesystem::path> latest_checkpoint(const std::filesystem::path& root);
 /// Removes what a killed run left unfinished under `root`.
 void clean_checkpoints(const std::filesystem::path& root);
-/// Deletes the checkpoints of later steps and returns them: a run that goes back to `step` leaves them behind.
-std::vector<std::filesystem::path> drop_checkpoints_after(const std::filesystem::path& root, int64_t step);
+/// Whether there are checkpoints of later steps: going back to `step` leaves them behind.
+bool has_checkpoints_after(const std::filesystem::path& root, int64_t step);
+/// Moves them into the directory `aside` of the same file system, and the link to the best one where it is one of them.
+void move_checkpoints_after(const std::filesystem::path& root, int64_t step, const std::filesystem::path& aside);
 
 /// Everything but the tensors: what a run compares with its own config and data before it resumes.
 CheckpointState read_checkpoint_state(const std::filesystem::path& directory);

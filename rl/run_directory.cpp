@@ -10,7 +10,7 @@ namespace fs = std::filesystem;
 
 /// The config, by which a directory is known as a run's, goes last when all are deleted.
 constexpr const char* kWritten[] = {"metrics.jsonl", "sft.jsonl", "eval.jsonl",  "samples.jsonl", "checkpoints",
-                                    "model",         "adapter",   "tensorboard", "config.yaml"};
+                                    "model",         "adapter",   "tensorboard", "aside",         "config.yaml"};
 constexpr const char* kConfigHead = "# mantissa ";
 
 bool is_empty_directory(const fs::path& path) {
@@ -130,6 +130,26 @@ void RunDirectory::begin(const std::string& about) {
   open_files(0, nullptr);
 }
 
+/// Copies of the lines first, the checkpoints last: while one is there, the same command moves the rest.
+void RunDirectory::move_aside(const CheckpointState& state) const {
+  const std::string name = str("after_step_", state.step);
+  fs::path aside = path_ / "aside" / name;
+  for (int again = 2; file_exists(aside); ++again) aside = path_ / "aside" / str(name, '_', again);
+  std::error_code error;
+  fs::create_directories(aside, error);
+  for (const File& f : files()) {
+    if (!file_exists(path_ / f.name)) continue;
+    const MappedFile whole(path_ / f.name);
+    const auto later = whole.bytes().subspan(size_t(counter_of(state, f.counter, *checkpoint_)));
+    if (!later.empty()) write_file(aside / f.name, {reinterpret_cast<const char*>(later.data()), later.size()});
+  }
+  for (const fs::path& made : {model(), adapter()})
+    if (!error && file_exists(made)) fs::rename(made, aside / made.filename(), error);
+  check(!error, aside.string(), ": what came after step ", state.step, " cannot be moved there: ", error.message());
+  move_checkpoints_after(checkpoints(), state.step, aside / "checkpoints");
+  log_warning(str("back to step ", state.step, ": what came after it is now in ", aside.string()));
+}
+
 bool RunDirectory::resume(const CheckpointState& state, const std::string& about) {
   if (foreign_) {
     clear();
@@ -144,8 +164,7 @@ bool RunDirectory::resume(const CheckpointState& state, const std::string& about
     check(seen == 0 || (!error && int64_t(size) >= seen), (path_ / f.name).string(), ": must hold the ", seen,
           " bytes that ", checkpoint_->string(), " saw, got ", error ? 0 : int64_t(size));
   }
-  for (const fs::path& later : drop_checkpoints_after(checkpoints(), state.step))
-    log_warning(str("back to step ", state.step, ": ", later.string(), " was made after it and is deleted"));
+  if (has_checkpoints_after(checkpoints(), state.step)) move_aside(state);
   write_config(about);
   open_files(state.step, &state);
   return true;

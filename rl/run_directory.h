@@ -9,6 +9,7 @@
 //                checkpoints/     step_<N>/ (nn/checkpoint.h)
 //                model/           the trained model as a Hugging Face directory, at the end
 //                adapter/         or the trained adapter as a PEFT directory
+//                aside/           what came after a step that the run went back to, one folder each time
 //
 // It is opened before anything is loaded: a used directory is refused unless the run resumes or overwrites. What an
 // earlier run left is deleted only by begin() and resume(), when everything else has been opened. The directory is held
@@ -28,7 +29,8 @@ namespace mantissa {
 
 struct StartOptions {
   /// Empty: start anew. "auto": resume from the last checkpoint of the output directory, or start anew when there is
-  /// none and no finished model either. Else a checkpoint directory: one of the run's own deletes those of later steps.
+  /// none and no finished model either. Else a checkpoint directory: where it is one of the run's own, what came later
+  /// (checkpoints, lines, the finished model) is moved to aside/after_step_N.
   std::string resume = {};
   /// Start anew in a used output directory, deleting what the earlier run wrote.
   bool overwrite = false;
@@ -53,8 +55,9 @@ class RunDirectory {
   /// Starts anew: deletes what an earlier run left and opens empty files. `about` follows the version at the top of
   /// config.yaml: comment lines on device, model and data.
   void begin(const std::string& about);
-  /// Resumes from checkpoint(), whose state this is: cuts the files to what it saw and deletes later checkpoints. The
-  /// checkpoint of another run's directory begins new files. Returns whether the checkpoint is one of its own.
+  /// Resumes from checkpoint(), whose state this is: cuts the files to what it saw, after moving what came later aside
+  /// where there are later checkpoints. The checkpoint of another run's directory begins new files. Returns whether the
+  /// checkpoint is one of its own.
   bool resume(const CheckpointState& state, const std::string& about);
 
   void log_step(const Metrics& metrics) { log(*metrics_file_, metrics); }
@@ -69,6 +72,7 @@ class RunDirectory {
   void check_deletable() const;
   void compare_configs() const;
   void clear() const;
+  void move_aside(const CheckpointState& state) const;
   void write_config(const std::string& about) const;
   void open_files(int64_t step, const CheckpointState* state);
   void log(GrowingFile& file, const Metrics& metrics);

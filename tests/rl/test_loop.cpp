@@ -231,7 +231,7 @@ TEST_F(Loop, ResumeFromAnotherRunsCheckpoint) {
   EXPECT_THROW(train(copy, (dir_ / "whole/checkpoints/step_2").string()), Error) << "a used directory";
 }
 
-TEST_F(Loop, GoingBackLeavesLaterCheckpointsBehind) {
+TEST_F(Loop, GoingBackMovesWhatCameLaterAside) {
   const RunConfig whole = config("whole", kSft);
   ASSERT_TRUE(train(whole));
   const RunConfig back = config("back", kSft);
@@ -239,10 +239,18 @@ TEST_F(Loop, GoingBackLeavesLaterCheckpointsBehind) {
   const std::string step_2 = (dir_ / "back/checkpoints/step_2").string(), lines = read_file(dir_ / "back/sft.jsonl");
   fs::resize_file(dir_ / "back/sft.jsonl", 1);
   EXPECT_THROW(train(back, step_2), Error) << "its metrics are shorter than the checkpoint saw";
-  EXPECT_TRUE(fs::exists(dir_ / "back/checkpoints/step_5")) << "nothing is deleted then";
+  EXPECT_TRUE(fs::exists(dir_ / "back/checkpoints/step_5")) << "nothing is moved then";
   std::ofstream(dir_ / "back/sft.jsonl") << lines;
   EXPECT_FALSE(train(back, step_2, [](int64_t step) { return step == 3; }));
   EXPECT_EQ(latest_checkpoint(dir_ / "back/checkpoints")->filename(), "step_3");
+  const fs::path aside = dir_ / "back/aside/after_step_2";
+  EXPECT_EQ(latest_checkpoint(aside / "checkpoints")->filename(), "step_5");
+  EXPECT_EQ(read_file(aside / "model/model.safetensors"), read_file(dir_ / "whole/model/model.safetensors"));
+  const std::string later = read_file(aside / "sft.jsonl");
+  EXPECT_EQ(std::count(later.begin(), later.end(), '\n'), 3);
+  EXPECT_TRUE(lines.ends_with(later));
+  EXPECT_FALSE(train(back, step_2, [](int64_t step) { return step == 3; }));
+  EXPECT_TRUE(fs::exists(dir_ / "back/aside/after_step_2_2/checkpoints/step_3"));
   ASSERT_TRUE(train(back, "auto"));
   expect_same_bits("back", "whole");
 }
