@@ -3,6 +3,7 @@
 import html
 import math
 import sys
+import textwrap
 import typing
 
 COLORS = ["#0b6bcb", "#d1495b", "#2e933c", "#8f5fd7", "#c98a00", "#4d5358", "#0f9aa8", "#b0348e"]
@@ -137,11 +138,14 @@ def stretches(points):
 
 def svg_text(text, width):
     out = [f"<text x='{LEFT}' y='20' font-size='13' font-weight='600'>{html.escape(text.title)}</text>"]
-    for i, line in enumerate(text.lines):
+    y = TOP + 12
+    for line in text.lines:
         fixed = " font-family='monospace'" if line.startswith("  ") else ""
         most = int((width - LEFT - RIGHT) / (6.7 if fixed else 5.6))
-        line = line.strip() if len(line) <= most else line.strip()[: most - 1] + "…"
-        out.append(f"<text x='{LEFT + (10 if fixed else 0)}' y='{TOP + 12 + 17 * i}'{fixed} xml:space='preserve'>{html.escape(line)}</text>")
+        for i, part in enumerate(textwrap.wrap(line.strip(), most - 2, replace_whitespace=False, break_on_hyphens=False)):
+            x = LEFT + (10 if fixed else 0) + (14 if i else 0)
+            out.append(f"<text x='{x}' y='{y}'{fixed} xml:space='preserve'>{html.escape(part)}</text>")
+            y += 17
     return out
 
 

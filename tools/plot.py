@@ -33,14 +33,14 @@ class Panel(typing.NamedTuple):
 
 
 PANELS = [
-    Panel("Reward, mean over rollouts", "metrics", "critic/score/mean", fraction=True, smooth=True),
+    Panel("Reward, mean over rollouts (bold: over 10 steps)", "metrics", "critic/score/mean", fraction=True, smooth=True),
     Panel("Evaluation: accuracy on *", "eval", "val-core/*/acc/mean@", fraction=True),
-    Panel("Loss of the warm start", "metrics", "sft/loss"),
-    Panel("Rollout against training: KL per token (k3)", "metrics", "rollout_corr/k3_kl", axis="log"),
+    Panel("Loss of the warm start, nats per token", "metrics", "sft/loss"),
+    Panel("Rollout against training: KL per token (k3), nats", "metrics", "rollout_corr/k3_kl", axis="log"),
     Panel("Rollout against training: largest |p - p'|", "metrics", "training/rollout_probs_diff_max", axis="log"),
     Panel("Loss scale (dots: an update was skipped)", "metrics", "scaler/scale", axis="log2"),
-    Panel("Response length, mean tokens", "metrics", "response_length/mean", smooth=True),
-    Panel("Entropy, mean over tokens", "metrics", "actor/entropy", smooth=True),
+    Panel("Response length, tokens, mean over rollouts", "metrics", "response_length/mean", smooth=True),
+    Panel("Entropy, nats, mean over tokens", "metrics", "actor/entropy", smooth=True),
     Panel("Gradient norm, before clipping", "metrics", "actor/grad_norm", axis="log"),
     Panel("Correction: share of tokens kept", "metrics", "rollout_corr/kept_fraction", fraction=True),
 ]
@@ -109,6 +109,8 @@ def run_chart(panel, runs):
     for run, (color, dash) in zip(runs, styles([run.name for run in runs])):
         points = run.series(panel.source, panel.key)
         numbers = finite(points)
+        if panel.key == "scaler/scale" and all(y == 1 for _, y in numbers):
+            continue  # nothing is scaled in bf16 and fp32
         values += [y for _, y in numbers]
         steps += [x for x, _ in points]
         if panel.smooth and len(numbers) > 2 * MEAN_OF:
