@@ -125,6 +125,13 @@ void reward(Run& run, std::vector<RolloutGroup>& groups, RewardStats& stats, Met
     for (const RolloutSample& sample : group.samples) stats.rewards.add(sample.reward);
 }
 
+Metrics draft_counters(const EngineStats& stats) {
+  Metrics counters;
+  counters.set("draft/proposed", double(stats.drafted));
+  counters.set("draft/accepted", double(stats.accepted));
+  return counters;
+}
+
 /// The groups to train on, with rewards and advantages. The metrics are those of all that were sampled,
 /// whatever dynamic sampling leaves out.
 std::vector<RolloutGroup> collect(Run& run, Metrics& metrics) {
@@ -138,6 +145,7 @@ std::vector<RolloutGroup> collect(Run& run, Metrics& metrics) {
     run.idle.start();
     std::vector<RolloutGroup> next = rollout(run, rounds++, metrics);
     reward(run, next, stats, metrics);
+    if (run.config.rollout.draft != "none") add_counters(metrics, draft_counters(run.engine->stats()), run.comm);
     digest = rollout_digest(next, digest);
     if (algorithm.dynamic_sampling) dropped += drop_without_spread(next, &RolloutSample::score);
     std::move(next.begin(), next.end(), std::back_inserter(groups));

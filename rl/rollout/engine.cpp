@@ -1,6 +1,7 @@
 #include "rl/rollout/engine.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "rl/rollout/runner.h"
 #include "rl/rollout/scheduler.h"
@@ -39,6 +40,7 @@ struct Engine::Impl {
   double memory_fraction;
   EnginePrecision precision;
   Runner runner;
+  std::optional<Drafts> drafts;
   EngineStats stats;
   int64_t kv_cache_limit = 0;
 
@@ -51,6 +53,13 @@ struct Engine::Impl {
         precision(types),
         runner(exec, model, precision, max_batch) {
     exec.match = precision.match;
+    if (config.draft == "none") return;
+    check(config.draft == "history", "[generate] rollout.draft must be none or history: got ", config.draft);
+    check(
+        precision.match == Match::kExact,
+        "rollout.draft: history needs rollout and training to agree bit for bit (precision.match: exact): elsewhere a "
+        "token's bits depend on what is computed beside it");
+    drafts.emplace();
   }
   int64_t limit_of(const Prompt& prompt, const GenerateOptions& options) const {
     return std::min(options.sampling.max_new_tokens, model.config.max_positions - int64_t(prompt.ids.size()));
@@ -143,7 +152,12 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
   // Where computing a decoded token again by prefill would round otherwise: a cache narrower than the keys and values
   // that a prefill reads, and peer mode, whose decode splits the keys.
   const bool replay = e.precision.kv_cache != e.model.params.for_rollout().dtype() || e.precision.match == Match::kPeer;
-  Scheduler scheduler({.max_batch = e.max_batch, .pages = pages, .prefill_tokens = kPrefillTokens, .replay = replay},
+  if (e.drafts) e.drafts->begin();
+  Scheduler scheduler({.max_batch = e.max_batch,
+                       .pages = pages,
+                       .prefill_tokens = kPrefillTokens,
+                       .replay = replay,
+                       .drafts = e.drafts ? &*e.drafts : nullptr},
                       options.stop);
   const auto add = [&](size_t i) {
     scheduler.add(*requests[i].prompt, int(i), requests[i].n, requests[i].first_sample,
@@ -172,6 +186,9 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
       stats.decode_tokens += int64_t(plan->rows.size());
     }
   }
+  stats.drafted = scheduler.drafted();
+  stats.accepted = scheduler.accepted();
+  stats.decode_tokens -= stats.drafted - stats.accepted;
   stats.preemptions = scheduler.preemptions();
   stats.peak_pages = scheduler.pool().peak_used();
 

@@ -53,13 +53,14 @@ std::vector<Request> requests_for(std::span<const Prompt> prompts, int64_t n);
 struct EngineStats {
   int64_t prefill_tokens = 0, decode_tokens = 0, decode_steps = 0, preemptions = 0, peak_pages = 0, lost_pages = 0;
   int64_t finished = 0, sequences = 0;  // so far, and of all requests taken
+  int64_t drafted = 0, accepted = 0;    // tokens of drafts, and those among them that were drawn
 };
 
 class Engine {
  public:
-  /// Reads max_batch, cache_tokens and memory_fraction of `config`; `model` must outlive the engine. Kernels run on the
-  /// model's backend by an Exec of the engine's own. `deterministic`: as Exec::deterministic, the same inputs give the
-  /// same bits.
+  /// Reads max_batch, cache_tokens, memory_fraction and draft of `config`; `model` must outlive the engine. Kernels run
+  /// on the model's backend by an Exec of the engine's own. `deterministic`: as Exec::deterministic, the same inputs
+  /// give the same bits. Throws Error for drafts where `precision` is not exact.
   Engine(const Model& model, const RolloutConfig& config, const EnginePrecision& precision, bool deterministic = true);
   ~Engine();
 

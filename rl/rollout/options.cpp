@@ -31,6 +31,9 @@ void RolloutConfig::fields(Fields& f) {
           "size of the KV cache in tokens; 0 chooses it from the requests and free memory", between(0, INT32_MAX));
   f.field("memory_fraction", memory_fraction, "share of the free memory that a chosen KV cache may take",
           between(0.01, 0.95));
+  f.choice("draft", draft, {"none", "history"},
+           not_decisive("history: guess tokens from earlier responses to the prompt and compute them together; only "
+                        "under exact, where the bits are the same as without"));
 }
 
 }  // namespace mantissa

@@ -37,6 +37,7 @@ struct RolloutConfig {
   /// limit (Engine::kv_cache_limit); the rest is for the activations of training.
   int64_t cache_tokens = 0;
   double memory_fraction = 0.5;
+  std::string draft = "none";  // none, history: see rl/rollout/drafts.h
   void fields(Fields& f);
 };
 

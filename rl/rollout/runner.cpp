@@ -19,10 +19,11 @@ int32_t slot_of(const Sequence& s, int64_t position) {
   return s.pages[size_t(position / kAttentionTile)] * kAttentionTile + int32_t(position % kAttentionTile);
 }
 
-void write_counters(int32_t* out, const Sequence& s) {
+/// Of the token to be drawn `ahead` places behind the next.
+void write_counters(int32_t* out, const Sequence& s, int32_t ahead = 0) {
   out[0] = int32_t(uint32_t(s.prompt->id));
   out[1] = s.sample;
-  out[2] = int32_t(s.completion.ids.size());
+  out[2] = int32_t(s.completion.ids.size()) + ahead;
 }
 
 }  // namespace
@@ -171,11 +172,13 @@ void Runner::decode(const Plan& plan) {
   int32_t* counters = lengths + bucket;
   for (int64_t i = 0; i < rows; ++i) {
     const Sequence& s = *plan.rows[size_t(i)];
-    ids[i] = s.token(s.cached);
-    positions[i] = int32_t(s.cached);
-    slots[i] = slot_of(s, s.cached);
-    lengths[i] = int32_t(s.cached + 1);
-    write_counters(counters + 3 * i, s);
+    const int32_t ahead = plan.ahead[size_t(i)];
+    const int64_t position = s.cached + ahead;
+    ids[i] = s.token(position);
+    positions[i] = int32_t(position);
+    slots[i] = slot_of(s, position);
+    lengths[i] = int32_t(position + 1);
+    write_counters(counters + 3 * i, s, ahead);
   }
   std::fill(slots + rows, slots + bucket, -1);
 

@@ -4,7 +4,8 @@
 // rows (length 0, slot -1) to the next of a few sizes, whose tensors are made once and keep their addresses. The first
 // step of a bucket runs kernel by kernel and is recorded; the next ones replay it where the backend has graphs. The
 // host sends one block of int32 per step, and of the page table only what changed; all else that differs between steps
-// (keys and values, the random key) is device data.
+// (keys and values, the random key) is device data. Rows of guessed tokens read keys and values that the rows before
+// them write in the same step: a layer writes those of all rows before it attends.
 #pragma once
 
 #include <map>

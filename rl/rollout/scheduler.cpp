@@ -1,6 +1,7 @@
 #include "rl/rollout/scheduler.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace mantissa {
 
@@ -22,6 +23,7 @@ void Scheduler::add(const Prompt& prompt, int request, int n, int first_sample, 
 
 const Plan& Scheduler::next() {
   plan_.rows.clear();
+  plan_.ahead.clear();
   plan_.prefills.clear();
   plan_.copy_from.clear();
   plan_.copy_to.clear();
@@ -107,7 +109,28 @@ void Scheduler::plan_decode() {
       pool_.release(original);  // others hold it, so it keeps its content
     }
   }
-  plan_.rows.assign(running_.begin(), running_.end());
+  const int64_t running = int64_t(running_.size());
+  const int64_t room = limits_.drafts ? std::min(limits_.max_batch, Drafts::kRows) / running - 1 : 0;
+  for (Sequence* s : running_) {
+    if (room > 0) make_draft(*s, room);
+    for (int32_t ahead = 0; ahead <= int32_t(s->draft.size()); ++ahead) {
+      plan_.rows.push_back(s);
+      plan_.ahead.push_back(ahead);
+    }
+  }
+}
+
+/// Guesses up to `most` tokens of a sequence whose last token comes next, as far as its limit and free pages allow.
+void Scheduler::make_draft(Sequence& s, int64_t most) {
+  most = std::min({most, s.draft_length, s.limit - int64_t(s.completion.ids.size()) - 1});
+  if (most <= 0 || s.cached + 1 != s.length()) return;
+  s.draft = limits_.drafts->propose(*s.prompt, s.completion.ids, most);
+  while (pages_of(s.cached + 1 + int64_t(s.draft.size())) > int64_t(s.pages.size())) {
+    if (pool_.free() > reserve())
+      s.pages.push_back(pool_.allocate());
+    else
+      s.draft.resize(size_t(int64_t(s.pages.size()) * kAttentionTile - s.cached - 1));
+  }
 }
 
 /// Preempts until every running sequence can take its next token. Done before any page is handed out, so that no copy
@@ -145,6 +168,35 @@ void Scheduler::release_pages(Sequence& s) {
   s.pages.clear();
 }
 
+/// The token drawn behind the last one; true: the sequence is finished.
+bool Scheduler::take(Sequence& s, int32_t token, float logprob) {
+  Completion& c = s.completion;
+  c.ids.push_back(token);
+  c.rollout_logprobs.push_back(logprob);
+  c.finish = stop_.finish(c.ids);
+  return c.finish != Finish::kLength || int64_t(c.ids.size()) == s.limit;
+}
+
+/// The results of a sequence's rows in a decode step: what was drawn behind its first token, and behind each guess that
+/// was right. True: finished.
+bool Scheduler::take_rows(Sequence& s, std::span<const int32_t> tokens, std::span<const float> logprobs) {
+  const std::vector<int32_t> draft = std::exchange(s.draft, {});
+  bool finished = false;
+  size_t accepted = 0;
+  for (;; ++accepted) {
+    ++s.cached;
+    if (s.cached < s.length()) break;  // a replayed token: the next one is known
+    finished = take(s, tokens[accepted], logprobs[accepted]);
+    if (finished || accepted == draft.size() || draft[accepted] != tokens[accepted]) break;
+  }
+  drafted_ += int64_t(draft.size());
+  accepted_ += int64_t(accepted);
+  if (!draft.empty())
+    s.draft_length = accepted == draft.size() ? std::min(2 * s.draft_length, Drafts::kMost)
+                                              : std::max<int64_t>(1, int64_t(accepted));
+  return finished;
+}
+
 void Scheduler::accept(std::span<const int32_t> tokens, std::span<const float> logprobs) {
   check(tokens.size() == plan_.rows.size() && logprobs.size() == plan_.rows.size(), "[scheduler] ", tokens.size(),
         " results for ", plan_.rows.size(), " rows");
@@ -152,23 +204,20 @@ void Scheduler::accept(std::span<const int32_t> tokens, std::span<const float> l
   for (const Plan::Prefill& p : plan_.prefills)
     for (int i = 0; i < p.count; ++i) plan_.rows[size_t(p.first + i)]->cached = p.length;
 
-  // Rows backwards: the last running one, which takes the place of a finished one, has been seen by then. Ready ones
-  // are entered backwards too and put in order at the end.
+  // Sequences backwards: the last running one, which takes the place of a finished one, has been seen by then. Ready
+  // ones are entered backwards too and put in order at the end.
   const size_t were_ready = ready_.size();
-  for (size_t i = plan_.rows.size(); i-- > 0;) {
-    Sequence& s = *plan_.rows[i];
-    Completion& c = s.completion;
-    if (!prefill) ++s.cached;
-    bool finished = false;
-    if (s.cached == s.length()) {  // otherwise a replayed token: the next one is known
-      c.ids.push_back(tokens[i]);
-      c.rollout_logprobs.push_back(logprobs[i]);
-      c.finish = stop_.finish(c.ids);
-      finished = c.finish != Finish::kLength || int64_t(c.ids.size()) == s.limit;
-    }
+  size_t end = plan_.rows.size();
+  for (size_t i = prefill ? plan_.rows.size() : running_.size(); i-- > 0;) {
+    Sequence& s = *plan_.rows[end - 1];
+    const size_t count = 1 + s.draft.size(), begin = end - count;
+    const bool finished = prefill ? s.cached == s.length() && take(s, tokens[begin], logprobs[begin])
+                                  : take_rows(s, tokens.subspan(begin, count), logprobs.subspan(begin, count));
+    end = begin;
     if (finished) {
       ++finished_;
       release_pages(s);
+      if (limits_.drafts) limits_.drafts->add(*s.prompt, s.completion.ids);
       if (!prefill) {
         running_[i] = running_.back();
         running_.pop_back();

@@ -14,6 +14,9 @@
 // When pages run out the youngest running sequence is preempted: it waits at its place in the order of arrival and is
 // prefilled again with prompt and generated tokens, which are never drawn again. The oldest sequence is never preempted
 // and fits alone (checked by the engine), so every step makes progress.
+//
+// With drafts (rl/rollout/drafts.h) a decode step has rows for tokens that are only guessed, while few sequences run.
+// They take pages that are free, and nobody is preempted for them.
 #pragma once
 
 #include <deque>
@@ -21,6 +24,7 @@
 #include <vector>
 
 #include "core/kernels.h"
+#include "rl/rollout/drafts.h"
 #include "rl/rollout/page_pool.h"
 #include "rl/text/stop.h"
 #include "rl/types.h"
@@ -43,11 +47,14 @@ struct Sequence {
   int64_t cached = 0;          // tokens whose keys and values are in the pages
   int64_t arrival = 0;         // lower is older
   int64_t admission = 0;       // changes whenever a prefill gives it new pages; no two sequences share one
+  std::vector<int32_t> draft;  // guesses of the planned step, behind the last token
+  int64_t draft_length = Drafts::kMost / 2;  // worth making in a step, by how the last ones did
 
   int64_t length() const { return int64_t(prompt->ids.size() + completion.ids.size()); }
   int32_t token(int64_t i) const {
     const int64_t p = int64_t(prompt->ids.size());
-    return i < p ? prompt->ids[size_t(i)] : completion.ids[size_t(i - p)];
+    if (i < p) return prompt->ids[size_t(i)];
+    return i < length() ? completion.ids[size_t(i - p)] : draft[size_t(i - length())];
   }
 };
 
@@ -61,7 +68,8 @@ struct Plan {
   };
 
   Kind kind = Kind::kDone;
-  std::vector<Sequence*> rows;
+  std::vector<Sequence*> rows;    // kDecode: a sequence as often as it has tokens to compute, one after the other
+  std::vector<int32_t> ahead;     // kDecode: row i computes the token so many behind the first that is not cached
   std::vector<Prefill> prefills;  // kPrefill
   std::vector<int32_t> copy_from,
       copy_to;  // kDecode: pages to copy before anything is written; targets are distinct
@@ -76,6 +84,7 @@ class Scheduler {
     /// After preemption compute generated tokens one by one as they first were, instead of in the prefill: for equal
     /// results where prefill and decode round differently.
     bool replay = false;
+    Drafts* drafts = nullptr;  // where guesses come from and finished responses go
   };
 
   /// `stop` must outlive the scheduler.
@@ -92,6 +101,8 @@ class Scheduler {
   const PagePool& pool() const { return pool_; }
   int64_t preemptions() const { return preemptions_; }
   int64_t finished() const { return finished_; }  // sequences
+  int64_t drafted() const { return drafted_; }    // tokens, and how many of them were right
+  int64_t accepted() const { return accepted_; }
 
  private:
   struct Group {  // waiting sequences with the same tokens, consecutive in sequences_
@@ -101,6 +112,9 @@ class Scheduler {
   bool plan_prefill();
   void activate_ready();
   void plan_decode();
+  void make_draft(Sequence& s, int64_t most);
+  bool take(Sequence& s, int32_t token, float logprob);
+  bool take_rows(Sequence& s, std::span<const int32_t> tokens, std::span<const float> logprobs);
   bool needs_page(const Sequence& s) const;
   void make_room();
   void preempt(Sequence& s);
@@ -116,7 +130,7 @@ class Scheduler {
   std::deque<Sequence*> ready_;     // prefilled, without a row
   std::vector<Sequence*> running_;  // rows of the decode batch; order changes as rows are freed
   Plan plan_;
-  int64_t admissions_ = 0, preemptions_ = 0, finished_ = 0;
+  int64_t admissions_ = 0, preemptions_ = 0, finished_ = 0, drafted_ = 0, accepted_ = 0;
 };
 
 }  // namespace mantissa

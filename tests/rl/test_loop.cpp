@@ -1,6 +1,6 @@
 // The whole loop on small models: golden numbers of short runs, and runs that were stopped or killed and
 // resumed, which must end with the bits of a run that was not. Seconds and memory (timing_s/*, perf/*) are
-// exempt.
+// exempt, and how drafts did (draft/*), whose history a resumed run has not.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -61,7 +61,7 @@ Strings lines_of(const fs::path& file) {
 
 /// The lines of a metrics file without what may differ between two runs.
 Strings bits_of(const fs::path& file) {
-  static const std::regex exempt(R"re(, "(timing_s|perf)/[^"]*": [^,}]*)re");
+  static const std::regex exempt(R"re(, "(timing_s|perf|draft)/[^"]*": [^,}]*)re");
   Strings lines = lines_of(file);
   for (std::string& line : lines) line = std::regex_replace(line, exempt, "");
   return lines;
@@ -358,6 +358,23 @@ TEST_F(Loop, ResumeRefusesAnotherReference) {
   } catch (const Error& e) {
     EXPECT_NE(std::string(e.what()).find("reference model"), std::string::npos) << e.what();
   }
+}
+
+TEST_F(Loop, DraftsChangeNothingOfARun) {
+  const Strings small{"train.steps=5", "data.limit=4", "train.prompts_per_step=2", "optim.lr=1e-3"};
+  Strings drafting = small;
+  drafting.push_back("rollout.draft=history");
+  ASSERT_TRUE(train(config("without", kGrpo, small)));
+  ASSERT_TRUE(train(config("with", kGrpo, drafting)));
+  expect_same_bits("with", "without");
+  double proposed = 0, accepted = 0;
+  for (const std::string& line : metrics("with")) {
+    proposed += number(line, "draft/proposed");
+    accepted += number(line, "draft/accepted");
+  }
+  EXPECT_GT(accepted, 100);
+  EXPECT_GT(proposed, accepted);
+  EXPECT_EQ(metrics("without")[0].find("draft/"), std::string::npos);
 }
 
 TEST_F(Loop, DynamicSamplingRefillsUpToItsLimit) {

@@ -66,10 +66,11 @@ std::set<std::string> metrics_of_runs(const fs::path& directory) {
     EXPECT_EQ(errors, std::vector<std::string>(2));
   };
   run_all("sft", {"train.mode=sft", "data.response_format={answer}", "model.path=random:" + mixture(directory)});
-  run_all("grpo", {"rollout.n=4", "rollout.max_new_tokens=32", "algorithm.kl_coef=0.1", "optim.lr=0",
-                   "algorithm.dynamic_sampling=true", "algorithm.max_gen_batches=2", "algorithm.correction=token_tis",
-                   "algorithm.overlong=soft_punish", "algorithm.overlong_buffer=4", "eval.every=1", "eval.limit=2",
-                   "eval.n=2", "reward.answer.kind=math", "reward.layout.kind=format", "eval.files=" + data});
+  run_all("grpo",
+          {"rollout.n=4", "rollout.draft=history", "rollout.max_new_tokens=32", "algorithm.kl_coef=0.1", "optim.lr=0",
+           "algorithm.dynamic_sampling=true", "algorithm.max_gen_batches=2", "algorithm.correction=token_tis",
+           "algorithm.overlong=soft_punish", "algorithm.overlong_buffer=4", "eval.every=1", "eval.limit=2", "eval.n=2",
+           "reward.answer.kind=math", "reward.layout.kind=format", "eval.files=" + data});
   run_all("lora", {"rollout.n=4", "rollout.max_new_tokens=32", "lora.rank=2", "lora.rollout=merged_in_place"});
   std::set<std::string> names;
   for (const char* file : {"sft/sft.jsonl", "lora/metrics.jsonl", "grpo/metrics.jsonl", "grpo/eval.jsonl"}) {

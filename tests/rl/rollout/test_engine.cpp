@@ -2,6 +2,7 @@
 // log-probs equal to those of the training path bit for bit, and clear errors.
 #include "rl/rollout/engine.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -68,6 +69,8 @@ class EngineTest : public testing::Test {
     stats_ = engine.stats();
     return results;
   }
+
+  void expect_drafts_to_keep_bits(Dtype dtype);
 
   /// Log-probs of every response token by the packed training path, in the order of `results`.
   Results score(Dtype dtype, const Results& results) {
@@ -144,6 +147,26 @@ void expect_same(const Results& a, const Results& b) {
   for (size_t i = 0; i < a.size(); ++i) {
     SCOPED_TRACE(testing::Message() << "request " << i);
     expect_same(a[i], b[i]);
+  }
+}
+
+/// Twice the same rollout with drafts: in the second one all responses are repetitions.
+void EngineTest::expect_drafts_to_keep_bits(Dtype dtype) {
+  const Results without = run(dtype, requests_, options_, precision(dtype));
+  const EngineStats plain = stats_;
+  for (const int64_t max_batch : {5, 64}) {
+    RolloutConfig config;
+    config.max_batch = max_batch;
+    config.draft = "history";
+    Engine engine(model(dtype), config, precision(dtype));
+    expect_same(engine.generate(requests_, options_), without);
+    expect_same(engine.generate(requests_, options_), without);
+    const EngineStats& stats = engine.stats();
+    EXPECT_EQ(stats.decode_tokens, plain.decode_tokens);
+    if (max_batch < 2 * 18) continue;  // no row was free before the last sequences
+    EXPECT_GT(stats.accepted, stats.drafted / 2);
+    EXPECT_GT(stats.accepted, 100);
+    EXPECT_LT(stats.decode_steps, plain.decode_steps);
   }
 }
 
@@ -249,6 +272,17 @@ TEST_F(EngineTest, LogprobsEqualTheTrainingPath) {
         }
     EXPECT_GT(different, 0);
   }
+}
+
+TEST_F(EngineTest, DraftsSaveStepsAndKeepTheBits) {
+  for (const Dtype dtype : kTypes) {
+    SCOPED_TRACE(name_of(dtype));
+    expect_drafts_to_keep_bits(dtype);
+  }
+  RolloutConfig config;
+  config.draft = "history";
+  EXPECT_THAT(message_of([&] { Engine(model(Dtype::kF16), config, precision(Dtype::kF16, Match::kFast)); }),
+              testing::HasSubstr("rollout.draft: history needs rollout and training to agree bit for bit"));
 }
 
 TEST_F(EngineTest, RepeatsAndDependsOnKeys) {
@@ -428,6 +462,13 @@ class CudaExactEngineTest : public CudaEngineTest {
     for (const Prompt& p : prompts_) requests_.push_back({&p, 3, 0});
   }
 };
+
+TEST_F(CudaExactEngineTest, DraftsSaveStepsAndKeepTheBits) {
+  for (const Dtype dtype : {Dtype::kF16, Dtype::kBF16}) {
+    SCOPED_TRACE(name_of(dtype));
+    expect_drafts_to_keep_bits(dtype);
+  }
+}
 
 TEST_F(CudaExactEngineTest, LogprobsEqualTheTrainingPathInAnySchedule) {
   for (const Dtype dtype : {Dtype::kF16, Dtype::kBF16}) {

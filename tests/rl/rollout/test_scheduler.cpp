@@ -25,6 +25,7 @@ struct Outcome {
   std::vector<Completion> completions;  // in order of arrival
   int64_t preemptions = 0, prefill_tokens = 0, peak_pages = 0, copies = 0;
   int64_t widest = 0;  // largest decode batch
+  int64_t decode_steps = 0, drafted = 0, accepted = 0;
 };
 
 std::vector<Prompt> prompts_of(const std::vector<Ask>& asks) {
@@ -51,10 +52,13 @@ class FakeRunner {
       for (int64_t t = 0; t < p.length; ++t)
         slot(*plan.rows[size_t(p.first)], t) = plan.rows[size_t(p.first)]->token(t);
     if (plan.kind == Plan::Kind::kDecode)
-      for (const Sequence* s : plan.rows) slot(*s, s->cached) = s->token(s->cached);
+      for (size_t i = 0; i < plan.rows.size(); ++i) {
+        const Sequence& s = *plan.rows[i];
+        slot(s, s.cached + plan.ahead[i]) = s.token(s.cached + plan.ahead[i]);
+      }
 
     std::vector<int64_t> lengths(plan.rows.size());
-    for (size_t i = 0; i < lengths.size(); ++i) lengths[i] = plan.rows[i]->cached + 1;
+    for (size_t i = 0; i < plan.ahead.size(); ++i) lengths[i] = plan.rows[i]->cached + plan.ahead[i] + 1;
     for (const Plan::Prefill& p : plan.prefills)
       for (int i = 0; i < p.count; ++i) lengths[size_t(p.first + i)] = p.length;
     tokens.clear();
@@ -95,6 +99,7 @@ Outcome serve(const std::vector<Ask>& asks, Scheduler::Limits limits, std::vecto
     const Plan& plan = scheduler.next();
     if (plan.kind == Plan::Kind::kDone) break;
     for (const Plan::Prefill& p : plan.prefills) outcome.prefill_tokens += p.length;
+    outcome.decode_steps += plan.kind == Plan::Kind::kDecode;
     if (plan.kind == Plan::Kind::kDecode) outcome.widest = std::max(outcome.widest, int64_t(plan.rows.size()));
     outcome.copies += int64_t(plan.copy_from.size());
     runner.run(plan, tokens, logprobs);
@@ -110,6 +115,8 @@ Outcome serve(const std::vector<Ask>& asks, Scheduler::Limits limits, std::vecto
   }
   EXPECT_EQ(scheduler.pool().free(), scheduler.pool().total());
   outcome.preemptions = scheduler.preemptions();
+  outcome.drafted = scheduler.drafted();
+  outcome.accepted = scheduler.accepted();
   outcome.peak_pages = scheduler.pool().peak_used();
   for (Sequence& s : scheduler.sequences()) outcome.completions.push_back(std::move(s.completion));
   return outcome;
@@ -232,6 +239,58 @@ TEST(Scheduler, RandomLoadsInTinyPools) {
     expect_equal(o, serve(asks, kRoomy));
   }
   EXPECT_GT(preemptions, 100);
+}
+
+// The same asks twice: in the second rollout every response is a repetition of one of the first.
+TEST(Scheduler, DraftsSaveStepsAndChangeNothing) {
+  RandomStream random(12, 3);
+  int64_t drafted = 0, accepted = 0, preemptions = 0;
+  for (int round = 0; round < 60; ++round) {
+    std::vector<Ask> asks;
+    int64_t need = 1;
+    const int count = 1 + int(random.below(4));
+    for (int i = 0; i < count; ++i) {
+      const Ask ask{round * 100 + i, 1 + random.below(150), 1 + int(random.below(4)), 1 + random.below(150)};
+      need = std::max(need, (ask.prompt_length + ask.limit - 1 + kAttentionTile - 1) / kAttentionTile);
+      asks.push_back(ask);
+    }
+    Drafts drafts;
+    Scheduler::Limits limits{.max_batch = 1 + random.below(40),
+                             .pages = need + random.below(8),
+                             .prefill_tokens = 1 + random.below(400),
+                             .replay = random.below(2) == 1};
+    const Outcome without = serve(asks, limits);
+    limits.drafts = &drafts;
+    for (int repeat = 0; repeat < 2; ++repeat) {
+      drafts.begin();
+      const Outcome with = serve(asks, limits);
+      expect_equal(with, without);
+      EXPECT_LE(with.widest, limits.max_batch);
+      EXPECT_LE(with.accepted, with.drafted);
+      EXPECT_LE(with.preemptions + with.decode_steps, 2 * (without.preemptions + without.decode_steps));
+      drafted += with.drafted;
+      accepted += with.accepted;
+      preemptions += with.preemptions;
+    }
+    if (HasFailure()) {
+      ADD_FAILURE() << "round " << round;
+      return;
+    }
+  }
+  EXPECT_GT(accepted, 1000);
+  EXPECT_GT(drafted, accepted);
+  EXPECT_GT(preemptions, 20);
+
+  const std::vector<Ask> one = {{7, 20, 1, 120}};
+  Drafts drafts;
+  Scheduler::Limits limits = kRoomy;
+  limits.drafts = &drafts;
+  const Outcome first = serve(one, limits, {});
+  drafts.begin();
+  const Outcome second = serve(one, limits, {});
+  EXPECT_EQ(first.decode_steps, 119);
+  EXPECT_EQ(second.accepted, second.drafted);
+  EXPECT_LT(second.decode_steps, 20);  // up to nine tokens a step
 }
 
 }  // namespace
