@@ -11,6 +11,7 @@ namespace {
 /// frozen.
 Var param(const ForwardContext& ctx, ParamId id) {
   if (!id.valid()) return {};
+  if (ctx.windows) return ctx.tape->param(ctx.windows->weight(id), ctx.grads ? ctx.windows->gradient(id) : Tensor());
   return ctx.tape->param(ctx.weights()[id], ctx.grads && !ctx.adapter ? (*ctx.grads)[id] : Tensor());
 }
 
@@ -68,16 +69,53 @@ int Decoder::unit_of(const ForwardContext& ctx, int layer) const {
   return ctx.adapter ? layer : ctx.params->layout[params_.layers[size_t(layer)].o].unit;
 }
 
+std::vector<int> Decoder::units_of(int step) const {
+  const bool with_embedding = config_.tied_head && step == last_step();
+  return with_embedding ? std::vector<int>{step, 0} : std::vector<int>{step};
+}
+
+void Decoder::begin(ParamWindows& windows, int step) const {
+  if (step == 0) windows.clear();  // weights have moved since the last pass
+  windows.use(units_of(step), step < last_step() ? step + 1 : -1);
+}
+
+void Decoder::begin_backward(ParamWindows& windows, int step) const {
+  if (step > 0) windows.use(units_of(step), step > 1 ? step - 1 : -1);
+  for (const int unit : units_of(step)) windows.open(unit);
+}
+
+void Decoder::enter(const ForwardContext& ctx, int step) const {
+  if (!ctx.windows) return;
+  if (ctx.grads) ctx.tape->when_played([windows = ctx.windows, step] { windows->reduce(step); });
+  begin(*ctx.windows, step);
+}
+
+void Decoder::leave(const ForwardContext& ctx, int step) const {
+  if (ctx.windows && ctx.grads)
+    ctx.tape->when_played([this, windows = ctx.windows, step] { begin_backward(*windows, step); });
+}
+
+void Decoder::join(ParamWindows& windows, bool backward) const {
+  for (int step = 0; step <= last_step(); ++step) begin(windows, step);
+  for (int step = last_step(); step >= 0 && backward; --step) {
+    begin_backward(windows, step);
+    windows.reduce(step);
+  }
+}
+
 Var Decoder::forward(const ForwardContext& ctx) const {
   Tape& tape = *ctx.tape;
   if (ctx.expert_offsets) ctx.expert_offsets->resize(params_.layers.size());
   Var x;
   {
     Tape::Scope scope(tape, "embedding");
+    enter(ctx, 0);
     x = ops::cast(tape, ops::embedding(tape, param(ctx, params_.embedding), ctx.ids), ctx.residual);
+    leave(ctx, 0);
   }
   Stream stream{x, {}, {}};
   for (int i = 0; i < int(params_.layers.size()); ++i) {
+    enter(ctx, i + 1);
     if (ctx.grads && ctx.whole_from)
       tape.when_played([whole_from = ctx.whole_from, unit = unit_of(ctx, i)] { whole_from(unit); });
     if (tape.recompute() == Recompute::kFull && tape.recording()) {
@@ -94,8 +132,10 @@ Var Decoder::forward(const ForwardContext& ctx) const {
     } else {
       stream = layer(ctx, i, std::move(stream));
     }
+    leave(ctx, i + 1);
   }
   Tape::Scope scope(tape, "head");
+  enter(ctx, last_step());
   return add_norm(ctx, std::move(stream), params_.final_norm).second;
 }
 
@@ -178,7 +218,9 @@ Tensor Decoder::logits(const ForwardContext& ctx, const Tensor& hidden, Dtype dt
 ops::TokenLogprobs Decoder::logprobs(const ForwardContext& ctx, const Var& hidden, const Tensor& targets,
                                      const ops::HeadOptions& options) const {
   Tape::Scope scope(*ctx.tape, "head");
-  return ops::token_logprobs(*ctx.tape, hidden, param(ctx, params_.head), targets, options);
+  const ops::TokenLogprobs out = ops::token_logprobs(*ctx.tape, hidden, param(ctx, params_.head), targets, options);
+  leave(ctx, last_step());
+  return out;
 }
 
 }  // namespace mantissa

@@ -12,7 +12,7 @@
 #include "autograd/ops.h"
 #include "nn/adapter.h"
 #include "nn/config.h"
-#include "nn/params.h"
+#include "nn/param_windows.h"
 
 namespace mantissa {
 
@@ -39,8 +39,9 @@ struct AttentionInputs {
 struct ForwardContext {
   Tape* tape = nullptr;
   const ParamSet* params = nullptr;
-  const Adapter* adapter = nullptr;    // null: none
-  bool rollout = false;                // reads the sets' rollout copies
+  ParamWindows* windows = nullptr;   // of params, where its compute copy is in parts: weights and gradients are theirs
+  const Adapter* adapter = nullptr;  // null: none
+  bool rollout = false;              // reads the sets' rollout copies
   const ParamBuffer* grads = nullptr;  // fp32 sinks, of the adapter where there is one; null: no parameter gradients
   ops::DropoutKeys dropout;            // of what the adapter reads; p 0: none
   Dtype residual = Dtype::kF32;        // type of the residual stream (precision.residual)
@@ -86,7 +87,7 @@ class Decoder {
   Decoder(const ModelConfig& config, ParamLayout& layout, Backend& backend, int world_size = 1);
 
   const ModelConfig& config() const { return config_; }
-  /// Final hidden states [T,C] after the last norm, in the weights' type.
+  /// Final hidden states [T,C] after the last norm, in the weights' type. With ctx.windows they go to logprobs() next.
   Var forward(const ForwardContext& ctx) const;
   /// fp32 logits[N,V] of hidden rows (no gradient): the rollout's head. Operands are rounded to `dtype`
   /// (precision.lm_head) where that loses bits; under Match::kPeer the logits are rounded to that type.
@@ -95,9 +96,23 @@ class Decoder {
   ops::TokenLogprobs logprobs(const ForwardContext& ctx, const Var& hidden, const Tensor& targets,
                               const ops::HeadOptions& options) const;
 
+  /// Uses `windows` as forward() and logprobs() do, and, with `backward`, as the tape's backward does: for a process
+  /// that has no micro-batch where others have one.
+  void join(ParamWindows& windows, bool backward) const;
+
   const DecoderParams& params() const { return params_; }
 
  private:
+  // A pass over units: step 0 is the embedding, 1 to L the layers, L + 1 the final norm and the head. Of a set in parts
+  // every step has its unit's weights, and in backward gradients, which are reduced after the step: those of a tied
+  // embedding, which is used in two, after step 0.
+  int last_step() const { return int(params_.layers.size()) + 1; }
+  std::vector<int> units_of(int step) const;
+  void begin(ParamWindows& windows, int step) const;
+  void begin_backward(ParamWindows& windows, int step) const;
+  /// Before a step is computed, and after it: nothing where the weights are whole.
+  void enter(const ForwardContext& ctx, int step) const;
+  void leave(const ForwardContext& ctx, int step) const;
   /// A layer's unit in the set that is trained.
   int unit_of(const ForwardContext& ctx, int layer) const;
   /// The residual stream is x + branch: the addition waits for the norm that follows, to be one pass with it.

@@ -73,15 +73,15 @@ void check_directory(const fs::path& path) {
 }
 
 /// Registers the parameters and allocates the buffers.
-void allocate(Model& model, Dtype compute, bool fp32_master, Shard shard, Placement placement) {
+void allocate(Model& model, Dtype compute, bool fp32_master, Shard shard, Placement placement, Sharding sharding) {
   ParamSet& p = model.params;
   model.decoder = std::make_unique<Decoder>(model.config, p.layout, *model.backend, shard.world_size);
-  p.allocate(*model.backend, compute, fp32_master, shard, placement);
+  p.allocate(*model.backend, compute, fp32_master, shard, placement, sharding);
 }
 
 std::unique_ptr<Model> from_source(const TensorSource& source, ModelConfig config, TokenizerFiles tokenizer,
-                                   Backend& backend, Dtype compute, bool fp32_master, Shard shard,
-                                   Placement placement) {
+                                   Backend& backend, Dtype compute, bool fp32_master, Shard shard, Placement placement,
+                                   Sharding sharding) {
   const bool untied = untie_other_head(source, config);
   {
     ParamLayout layout;
@@ -96,7 +96,7 @@ std::unique_ptr<Model> from_source(const TensorSource& source, ModelConfig confi
   model->config = std::move(config);
   model->tokenizer = std::move(tokenizer);
   model->backend = &backend;
-  allocate(*model, compute, fp32_master, shard, placement);
+  allocate(*model, compute, fp32_master, shard, placement, sharding);
   if (is_rehearsal(backend)) return model;
   const ParamSet& p = model->params;
   fill_from_source(source, model->config, model->decoder->params(), p.layout, p.compute);
@@ -108,7 +108,7 @@ std::unique_ptr<Model> from_source(const TensorSource& source, ModelConfig confi
 
 /// The masters of a run's checkpoint.
 std::unique_ptr<Model> from_checkpoint(const fs::path& place, Backend& backend, Dtype compute, bool fp32_master,
-                                       Shard shard, Placement placement) {
+                                       Shard shard, Placement placement, Sharding sharding) {
   check(file_exists(place / "config.json"), place.string(),
         ": this checkpoint was written by an earlier version, which did not make it a model; resume the run to save "
         "another");
@@ -116,7 +116,7 @@ std::unique_ptr<Model> from_checkpoint(const fs::path& place, Backend& backend, 
   model->config = read_hf_config(place);
   model->tokenizer = read_hf_tokenizer(place);
   model->backend = &backend;
-  allocate(*model, compute, fp32_master, shard, placement);
+  allocate(*model, compute, fp32_master, shard, placement, sharding);
   if (is_rehearsal(backend)) return model;
   const ParamSet& w = model->params;
   read_checkpoint_weights(place, w.layout, w.compute);
@@ -131,31 +131,32 @@ std::unique_ptr<Model> from_checkpoint(const fs::path& place, Backend& backend, 
 namespace {
 
 std::unique_ptr<Model> open_model(const std::string& path, Backend& backend, Dtype compute, bool fp32_master,
-                                  Shard shard, Placement placement) {
+                                  Shard shard, Placement placement, Sharding sharding) {
   if (path.starts_with(kRandom)) {
     const fs::path file = path.substr(std::string(kRandom).size());
     auto model = random_model(parse_hf_config(read_file(file), file.string()), backend, compute, fp32_master, 0, shard,
-                              placement);
+                              placement, sharding);
     model->tokenizer = read_hf_tokenizer(file.parent_path());
     return model;
   }
   const fs::path place = resolve(path);
   if (is_gguf(place)) {
     GgufModel gguf = open_gguf(place.string());
-    return from_source(*gguf.tensors, gguf.config, gguf.tokenizer, backend, compute, fp32_master, shard, placement);
+    return from_source(*gguf.tensors, gguf.config, gguf.tokenizer, backend, compute, fp32_master, shard, placement,
+                       sharding);
   }
   check_directory(place);
-  if (is_checkpoint(place)) return from_checkpoint(place, backend, compute, fp32_master, shard, placement);
+  if (is_checkpoint(place)) return from_checkpoint(place, backend, compute, fp32_master, shard, placement, sharding);
   const ModelConfig config = read_hf_config(place);
   return from_source(*open_hf_weights(place), config, read_hf_tokenizer(place), backend, compute, fp32_master, shard,
-                     placement);
+                     placement, sharding);
 }
 
 }  // namespace
 
 std::unique_ptr<Model> load_model(const std::string& path, Backend& backend, Dtype compute, bool fp32_master,
-                                  Shard shard, Placement placement) {
-  auto model = open_model(path, backend, compute, fp32_master, shard, placement);
+                                  Shard shard, Placement placement, Sharding sharding) {
+  auto model = open_model(path, backend, compute, fp32_master, shard, placement, sharding);
   model->path = path;
   return model;
 }
@@ -164,8 +165,11 @@ void check_finite(const Model& model, const ParamBuffer& weights, const std::str
   if (is_rehearsal(*model.backend)) return;
   Exec exec(*model.backend);
   Tensor index = exec.empty({1}, Dtype::kI32);
-  for (const NamedTensor& t : hf_views(model.config, model.decoder->params(), weights)) {
-    MANTISSA_RUN(exec, find_nonfinite, index, t.tensor);
+  const ParamLayout& layout = model.params.layout;
+  for (const HfTensor& t : hf_tensors(model.config, model.decoder->params())) {
+    const Tensor values = weights.rows(layout, t.param, t.begin, t.end);
+    if (values.numel() == 0) continue;
+    MANTISSA_RUN(exec, find_nonfinite, index, values);
     check(to_host<int32_t>(index)[0] < 0, where, ": ", t.name, " holds a value that is not finite in ",
           name_of(weights.dtype()), weights.dtype() == Dtype::kF16 ? " (which ends at 65504)" : "");
   }
@@ -181,13 +185,13 @@ TokenizerFiles load_tokenizer_files(const std::string& path) {
 }
 
 std::unique_ptr<Model> random_model(const ModelConfig& config, Backend& backend, Dtype compute, bool fp32_master,
-                                    uint64_t seed, Shard shard, Placement placement) {
+                                    uint64_t seed, Shard shard, Placement placement, Sharding sharding) {
   config.validate("model");
   auto model = std::make_unique<Model>();
   model->config = config;
   model->tokenizer.where = "random model";
   model->backend = &backend;
-  allocate(*model, compute, fp32_master, shard, placement);
+  allocate(*model, compute, fp32_master, shard, placement, sharding);
   if (is_rehearsal(backend)) return model;
 
   const ParamSet& set = model->params;

@@ -33,18 +33,20 @@ struct Model {
 };
 
 /// Loads `path` with a compute copy in `compute`. `fp32_master` also makes fp32 masters, filled from the file's own
-/// precision (not from the rounded copy), of them only what `shard` keeps, where `placement` says; moments and
-/// gradients are allocated by the optimizer. On a Rehearsal no weight is read. Throws Error naming the file, the tensor
-/// (as Hugging Face calls it), the rule and the value.
+/// precision (not from the rounded copy), of them only what `shard` keeps, where `placement` says, and of the compute
+/// copy too where `sharding` says so; moments and gradients are allocated by the optimizer. On a Rehearsal no weight is
+/// read. Throws Error naming the file, the tensor (as Hugging Face calls it), the rule and the value.
 std::unique_ptr<Model> load_model(const std::string& path, Backend& backend, Dtype compute, bool fp32_master,
-                                  Shard shard = {}, Placement placement = Placement::kDevice);
+                                  Shard shard = {}, Placement placement = Placement::kDevice,
+                                  Sharding sharding = Sharding::kOptimizer);
 /// Throws where a weight is not finite in the type of `weights`, naming `where` and the tensor. load_model calls it.
 void check_finite(const Model& model, const ParamBuffer& weights, const std::string& where);
 /// The tokenizer files of `path` alone: no weights are opened, config.json may be missing.
 TokenizerFiles load_tokenizer_files(const std::string& path);
 /// Random weights (normal, std 0.02; norms 1) under config.json text: benches and tests ("random:CONFIG.json").
 std::unique_ptr<Model> random_model(const ModelConfig& config, Backend& backend, Dtype compute, bool fp32_master,
-                                    uint64_t seed, Shard shard = {}, Placement placement = Placement::kDevice);
+                                    uint64_t seed, Shard shard = {}, Placement placement = Placement::kDevice,
+                                    Sharding sharding = Sharding::kOptimizer);
 /// The files of a Hugging Face directory but for the weights, which have `dtype` there: config.json,
 /// generation_config.json, tokenizer files. Name -> text.
 std::map<std::string, std::string> model_files(const Model& model, Dtype dtype);

@@ -107,8 +107,12 @@ Optimizer::Optimizer(Exec& exec, ParamSet& params, const OptimConfig& optim, con
   if (!params_.master.defined()) make_masters();
   for (ParamBuffer* buffer : {&params_.m, &params_.v})
     *buffer = ParamBuffer(exec_, params_.layout, Dtype::kF32, shard, params_.placement);
-  params_.grad = ParamBuffer(exec_, params_.layout, Dtype::kF32);
-  params_.reduced = shard.whole() ? params_.grad : ParamBuffer(params_.grad, params_.layout, shard);
+  if (params_.in_parts()) {
+    params_.reduced = ParamBuffer(exec_, params_.layout, Dtype::kF32, shard);
+  } else {
+    params_.grad = ParamBuffer(exec_, params_.layout, Dtype::kF32);
+    params_.reduced = shard.whole() ? params_.grad : ParamBuffer(params_.grad, params_.layout, shard);
+  }
 
   const ScalerStart start = resolve_scaler(scaler, params_.compute.dtype());
   rule_ = start.rule;
@@ -121,8 +125,15 @@ Optimizer::Optimizer(Exec& exec, ParamSet& params, const OptimConfig& optim, con
 }
 
 void Optimizer::zero_grad() {
-  Tensor grad = params_.grad.flat();
+  const bool parts = params_.in_parts();
+  if (parts && !params_.reduced.defined())
+    params_.reduced = ParamBuffer(exec_, params_.layout, Dtype::kF32, params_.shard);
+  Tensor grad = (parts ? params_.reduced : params_.grad).flat();
   MANTISSA_RUN(exec_, fill, grad, 0.0);
+}
+
+void Optimizer::release_grad() {
+  if (params_.in_parts()) params_.reduced = {};
 }
 
 void Optimizer::make_masters() {

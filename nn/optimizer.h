@@ -10,7 +10,8 @@
 // that was planned and had nothing to learn from, the schedule alone advances.
 //
 // Several processes (ZeRO-1): gradients are summed in fp32, each process gets the sum of its parts, updates its masters
-// and moments, and all gather the compute copy. The statistics are summed too, so all decide alike.
+// and moments, and all gather the compute copy. The statistics are summed too, so all decide alike. Of a set in parts
+// (Sharding::kParameters) gradients are summed before (ParamWindows), and nothing is gathered.
 //
 // Masters and moments in host memory (Placement::kHost) pass through the device while a step runs, to the same bits.
 #pragma once
@@ -84,6 +85,8 @@ class Optimizer {
   const Tensor& state() const { return state_; }
   /// Sets all gradients to zero.
   void zero_grad();
+  /// Of a set in parts: gives the memory of gradients back until zero_grad().
+  void release_grad();
   /// In the last backward before a step: the gradients of `unit` of the set and of all units after it are whole, and
   /// their sums over processes begin, beside what the device has still to do (GradientSum::begin).
   void begin_sum(int unit) { sum_.begin(unit); }

@@ -94,8 +94,16 @@ const Tensor& ParamBuffer::operator[](ParamId id) const {
 }
 
 Tensor ParamBuffer::part(int index, Shard shard) const {
+  if (!shard_.whole()) return unit(index);
   const int64_t size = unit(index).numel() / shard.world_size;
   return unit(index).slice(shard.rank * size, (shard.rank + 1) * size);
+}
+
+Tensor ParamBuffer::rows(const ParamLayout& layout, ParamId id, int64_t begin, int64_t end) const {
+  const ParamInfo& info = layout[id];
+  const ParamLayout::Extent part = layout.part(info.unit, shard_);
+  const int64_t from = std::clamp(info.element(begin), part.begin, part.end);
+  return unit(info.unit).slice(from - part.begin, std::clamp(info.element(end), part.begin, part.end) - part.begin);
 }
 
 bool ParamBuffer::holds(const ParamLayout& layout, ParamId id, int64_t begin, int64_t end) const {
@@ -117,11 +125,11 @@ void ParamBuffer::store(const ParamLayout& layout, ParamId id, int64_t row, cons
   to.backend().copy_from_host(to.raw(), from.raw(), from.bytes());
 }
 
-void ParamSet::allocate(Backend& backend, Dtype dtype, bool masters, Shard own, Placement where) {
+void ParamSet::allocate(Backend& backend, Dtype dtype, bool masters, Shard own, Placement where, Sharding sharding) {
   Exec exec(backend);
   shard = own;
   placement = where;
-  compute = ParamBuffer(exec, layout, dtype);
+  compute = ParamBuffer(exec, layout, dtype, sharding == Sharding::kParameters ? own : Shard());
   if (!masters) return;
   const Dtype master_dtype = is_16bit(dtype) ? Dtype::kF32 : dtype;
   master = masters_itself() ? compute : ParamBuffer(exec, layout, master_dtype, shard, placement);

@@ -7,7 +7,8 @@
 // every buffer and stays zero. The same element offsets hold in every buffer whatever its type.
 //
 // Several processes. A unit is cut into as many equal parts as there are processes, and each keeps the masters and
-// moments of its own parts only (Shard). A buffer of parts has the parts of the units back to back.
+// moments of its own parts only (Shard), or weights and gradients too (Sharding). A buffer of parts has the parts of
+// the units back to back.
 #pragma once
 
 #include <string>
@@ -39,6 +40,10 @@ struct Shard {
   int world_size = 1;
   bool whole() const { return world_size == 1; }
 };
+
+/// What a process keeps of its parts only: the optimizer's state, or with it weights and gradients, which are whole
+/// unit by unit while they are worked on (nn/param_windows.h).
+enum class Sharding : uint8_t { kOptimizer, kParameters };
 
 /// Where masters and moments lie: beside the weights, or in host memory, whence a step sends them through the device.
 enum class Placement : uint8_t { kDevice, kHost };
@@ -97,10 +102,12 @@ class ParamBuffer {
   const Tensor& flat() const { return flat_; }
   /// The elements of one unit that this buffer has.
   const Tensor& unit(int unit) const { return units_[size_t(unit)]; }
-  /// Those of a whole buffer that belong to one process's part.
+  /// Those that belong to one process's part: of a buffer of parts, whose process it must be, all that it has.
   Tensor part(int unit, Shard shard) const;
   /// Of a whole buffer.
   const Tensor& operator[](ParamId id) const;
+  /// Its elements of a parameter's rows [begin, end): all of them, of a buffer of parts some or none.
+  Tensor rows(const ParamLayout& layout, ParamId id, int64_t begin, int64_t end) const;
   /// True where this buffer has some element of a parameter's rows [begin, end).
   bool holds(const ParamLayout& layout, ParamId id, int64_t begin, int64_t end) const;
   /// Takes what this buffer has of a parameter's rows, `row` and following, from `values`: host memory, the same type.
@@ -123,13 +130,19 @@ struct ParamSet {
   ParamBuffer compute;
   ParamBuffer rollout;       // undefined: rollout reads compute
   ParamBuffer master, m, v;  // this process's parts; undefined when not training
-  ParamBuffer grad;          // fp32 sums of this process's micro-batches; undefined when not training
-  ParamBuffer reduced;       // this process's parts of grad, that after a step hold the sums over processes
+  ParamBuffer grad;          // fp32 sums of this process's micro-batches; undefined when not training, and in_parts()
+  ParamBuffer reduced;       // this process's parts of grad, that after a step hold the sums over processes; in_parts()
+                             // a buffer of its own, the sums so far
 
   /// Makes `compute` for the finished layout, and masters where asked for; both zero.
-  void allocate(Backend& backend, Dtype dtype, bool masters, Shard own = {}, Placement where = Placement::kDevice);
+  void allocate(Backend& backend, Dtype dtype, bool masters, Shard own = {}, Placement where = Placement::kDevice,
+                Sharding sharding = Sharding::kOptimizer);
+  /// Sharding::kParameters of several processes: `compute` has this process's parts.
+  bool in_parts() const { return compute.defined() && !compute.shard().whole(); }
   /// True where fp32 (fp64) weights can be their own masters.
-  bool masters_itself() const { return !is_16bit(compute.dtype()) && shard.whole() && placement == Placement::kDevice; }
+  bool masters_itself() const {
+    return !is_16bit(compute.dtype()) && (shard.whole() || in_parts()) && placement == Placement::kDevice;
+  }
   const ParamBuffer& for_rollout() const { return rollout.defined() ? rollout : compute; }
 };
 

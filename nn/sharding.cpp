@@ -2,12 +2,13 @@
 
 #include <algorithm>
 
+#include "core/kernels.h"
 #include "core/registry.h"
 
 namespace mantissa {
 
 void GradientSum::begin(int unit) {
-  if (params_.shard.whole()) return;
+  if (params_.shard.whole() || params_.in_parts()) return;
   if (begun_ < 0) begun_ = params_.layout.units();
   while (begun_ > unit) {
     --begun_;
@@ -22,8 +23,22 @@ void GradientSum::finish() {
 }
 
 Comm::Ticket gather_unit(Exec& exec, Comm& comm, const ParamSet& params, const ParamBuffer& copy, int unit) {
-  if (params.shard.whole()) return 0;
+  if (params.shard.whole() || !copy.shard().whole()) return 0;
   return comm.all_gather(exec, copy.unit(unit), copy.part(unit, params.shard), Order::kOverlapped);
+}
+
+void gather_weights(Exec& exec, Comm& comm, const ParamSet& params, const ParamBuffer& whole) {
+  const bool same = whole.dtype() == params.compute.dtype();
+  Comm::Ticket last = 0;
+  for (int unit = 0; unit < params.layout.units(); ++unit) {
+    Tensor part = whole.part(unit, params.shard);
+    if (same)
+      exec.backend().copy(part.raw(), params.compute.unit(unit).raw(), part.bytes());
+    else
+      MANTISSA_RUN(exec, cast, part, staged(exec, params, params.master.unit(unit)));
+    last = gather_unit(exec, comm, params, whole, unit);
+  }
+  comm.wait(exec, last);
 }
 
 Tensor staged(Exec& exec, const ParamSet& params, const Tensor& values) {

@@ -30,9 +30,12 @@ class GradientSum {
   Comm::Ticket last_ = 0;
 };
 
-/// `copy`, a whole buffer in which each process has written its own part of `unit`, becomes the same on all there;
-/// later work on the exec's stream has it after comm.wait.
+/// `copy`, in which each process has written its own part of `unit`, becomes the same on all there, if it is a whole
+/// buffer; later work on the exec's stream has it after comm.wait.
 Comm::Ticket gather_unit(Exec& exec, Comm& comm, const ParamSet& params, const ParamBuffer& copy, int unit);
+/// `whole` = the weights that training computes with: those of a set in parts put together, or, where the type is
+/// another, its masters rounded once and put together.
+void gather_weights(Exec& exec, Comm& comm, const ParamSet& params, const ParamBuffer& whole);
 /// `values` where the exec's kernels can reach them: a copy on its device if Placement::kHost keeps them elsewhere.
 Tensor staged(Exec& exec, const ParamSet& params, const Tensor& values);
 /// Writes what staged() gave back to `values`.

@@ -34,6 +34,10 @@ void ModelSection::fields(Fields& f) {
 
 void DistributedConfig::fields(Fields& f) {
   f.field("gpus", gpus, not_decisive("processes that share the run, one a GPU of this machine; auto: all its GPUs"));
+  f.choice(
+      "shard", shard, {"optimizer", "parameters"},
+      not_decisive("of what each rank keeps its part: masters and moments; or with them weights and gradients, which "
+                   "are whole layer by layer while they are worked on"));
   f.field("overlap", overlap,
           not_decisive("gradients are summed over ranks beside the last backward of an update; false: after it, to the "
                        "same bits"));
@@ -46,6 +50,9 @@ namespace {
 void validate_lora(const RunConfig& c) {
   parse_targets(c.lora.targets, "lora.targets");
   if (!c.lora.active()) return;
+  check(c.distributed.shard == "optimizer",
+        "distributed.shard: must be optimizer with an adapter (lora.rank), whose frozen weights every rank holds, got ",
+        c.distributed.shard);
   check(c.lora.dropout == 0 || c.train.mode == "sft", "lora.dropout: must be 0 in grpo, whose rollouts have none, got ",
         c.lora.dropout);
   check(

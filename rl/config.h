@@ -34,9 +34,11 @@ struct ModelSection {
 };
 
 struct DistributedConfig {
-  std::string gpus = "1";        // processes started on this machine, one a GPU; or auto
-  bool overlap = true;           // gradients are summed over ranks beside backward
-  std::string offload = "none";  // none, optimizer: masters and moments in host memory
+  std::string gpus = "1";           // processes started on this machine, one a GPU; or auto
+  std::string shard = "optimizer";  // optimizer, parameters: what each rank keeps a part of
+  bool overlap = true;              // gradients are summed over ranks beside backward
+  std::string offload = "none";     // none, optimizer: masters and moments in host memory
+  Sharding sharding() const { return shard == "parameters" ? Sharding::kParameters : Sharding::kOptimizer; }
   Placement placement() const { return offload == "optimizer" ? Placement::kHost : Placement::kDevice; }
   void fields(Fields& f);
 };

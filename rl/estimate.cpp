@@ -67,7 +67,7 @@ void Rehearsed::list_held(std::vector<MemoryPart>& parts) const {
   if (m.adapter) add("adapter", bytes_of({&trained.compute, &trained.rollout}));
   if (!on_host && !trained.masters_itself()) add("masters, fp32", bytes_of({&trained.master}));
   if (!on_host) add("moments, fp32", bytes_of({&trained.m, &trained.v}));
-  add("gradients, fp32", bytes_of({&trained.grad}));
+  add("gradients, fp32", bytes_of({trained.in_parts() ? &trained.reduced : &trained.grad}));
 }
 
 /// A rollout of full length, which no stop token ends. Returns the most that was in use.
@@ -94,8 +94,9 @@ void Rehearsed::sample_everything() {
     }
   if (!run_.sft()) peak = std::max(peak, sample(longest_, config.rollout.n));
   if (peak == 0) return;
-  cache_ = in_use() - before;
-  sampling_ = peak - in_use();
+  run_.optimizer->zero_grad();  // takes the memory that rollouts of weights in parts were lent
+  cache_ = in_use() - std::min(in_use(), before);
+  sampling_ = peak - std::min(peak, in_use());
 }
 
 /// Sequences of a step in the order in which the run draws its data, responses held by `responses`.
@@ -176,13 +177,16 @@ MemoryEstimate Rehearsed::measure() {
   MiniBatch mini = largest_mini_batch();
   sample_everything();
   const size_t graphs = device_.graph_bytes();
-  if (cache_ > 0) e.held.push_back({"KV cache and its tables", cache_ - graphs});
+  const bool in_parts = run_.model->params.in_parts();  // then rollouts give all of it back
+  if (cache_ > graphs && !in_parts) e.held.push_back({"KV cache and its tables", cache_ - graphs});
   if (graphs > 0) e.held.push_back({"recorded graphs", graphs});
   const size_t held = in_use();
   size_t listed = 0;
   for (const MemoryPart& part : e.held) listed += part.bytes;
   e.held.push_back({"tables and padding", held - std::min(held, listed)});
-  if (sampling_ > 0) e.rollout.push_back({"activations, logits, workspaces", sampling_});
+  if (sampling_ > 0)
+    e.rollout.push_back(
+        {in_parts ? "all weights, KV cache, activations; no gradients" : "activations, logits, workspaces", sampling_});
 
   const int64_t chunk = run_.config.train.head_chunk;
   const size_t without = update(mini, 1), scratch = run_.exec.scratch() ? run_.exec.scratch()->bytes : 0;

@@ -26,13 +26,17 @@ size_t ExactCheck::first_with_loss() const {
 
 void ExactCheck::prepare() {
   std::vector<std::pair<size_t, size_t>> others;  // mini-batch and micro-batch
+  size_t passes = 0;                              // as many on every rank
   const size_t first = first_with_loss();
-  for (size_t i = 0; i < batches_.size(); ++i)
+  for (size_t i = 0; i < batches_.size(); ++i) {
+    if (i != first) passes += std::max(batches_[i].micro.size(), size_t(batches_[i].rounds));
     for (size_t j = 0; j < batches_[i].micro.size(); ++j) {
       TrainBatch& batch = batches_[i].micro[j];
       batch.old_logprobs = batch.rollout_logprobs;
       if (i != first) others.emplace_back(i, j);
     }
+  }
+  if (!options_.all) passes = std::min<size_t>(passes, 1);
   if (!options_.all && others.size() > 1) {
     RandomStream random(options_.seed, mix64(kDrawStream) ^ uint64_t(options_.step));
     others = {others[random.below(uint32_t(others.size()))]};
@@ -42,6 +46,7 @@ void ExactCheck::prepare() {
     Tensor logprobs = trainer_.logprobs(batches_[i], j);
     scored.push_back({batches_[i].micro[j], std::move(logprobs), batches_[i].device[j].rollout_logprobs});
   }
+  for (size_t i = others.size(); i < passes; ++i) trainer_.join_logprobs();
   const std::vector<Difference> differences = compare(scored);
   for (size_t i = 0; i < scored.size(); ++i) take(scored[i], differences[i], "re-scored before the first update");
 }

@@ -1,4 +1,4 @@
-// What rollouts of a run with an adapter multiply with, by lora.rollout.
+// What rollouts of a run multiply with, by lora.rollout and distributed.shard.
 #pragma once
 
 #include "rl/run.h"
@@ -8,6 +8,10 @@ namespace mantissa {
 /// While it lives the engine may run. adapter: nothing to do. merged: the second copy of the weights is made again as
 /// round(W + s B A), W being the weights as they were loaded. merged_in_place: W = round(W + s B A) until the end, then
 /// W = round(W - s B A), which is not the W of before where bits were rounded away.
+///
+/// Without an adapter weights are those of training. Where each rank keeps a part of them (distributed.shard:
+/// parameters) all ranks, which come here together, put them together for this while, in the place of gradients and of
+/// their parts; at its end the engine gives its memory back too. Throws where they do not fit, with what they need.
 class RolloutWeights {
  public:
   explicit RolloutWeights(Run& run);
@@ -16,6 +20,8 @@ class RolloutWeights {
   RolloutWeights& operator=(const RolloutWeights&) = delete;
 
  private:
+  void gather();
+  void give_back();
   Run& run_;
   bool in_place_ = false;
 };

@@ -91,7 +91,7 @@ void Run::open_model() {
   const Dtype dtype = config.precision.train_dtype();
   model = frozen ? load_model(config.model.path, exec.backend(), dtype, false)
                  : load_model(config.model.path, exec.backend(), dtype, true, {comm.rank(), comm.size()},
-                              config.distributed.placement());
+                              config.distributed.placement(), config.distributed.sharding());
   if (frozen) open_adapter();
   for (const std::string& notice : model->notices) log_info(notice);
   tokenizer = open_tokenizer(*model);
@@ -209,7 +209,8 @@ void Run::open_training() {
   optimizer.emplace(exec, model->trained(), config.optim, config.scaler, config.train.steps * planned_updates(), comm);
   const bool second =
       model->adapter ? model->adapter->merged && config.lora.rollout == "merged" : rollout_dtype != train_dtype;
-  if (!sft() && second) model->params.rollout = ParamBuffer(exec, model->params.layout, rollout_dtype);
+  if (!sft() && second && !model->params.in_parts())  // else RolloutWeights makes it
+    model->params.rollout = ParamBuffer(exec, model->params.layout, rollout_dtype);
   refresh_copies(exec, model->trained(), comm);
   if (!model->adapter && model->params.rollout.defined())
     check_finite(*model, model->params.rollout, config.model.path);
@@ -236,8 +237,9 @@ void Run::open_training() {
 void Run::keep_reference() {
   ParamSet& reference = model->reference;
   reference.layout = model->params.layout;
+  reference.shard = model->params.shard;
   const Tensor& now = model->params.compute.flat();
-  reference.compute = ParamBuffer(exec, reference.layout, now.dtype());
+  reference.compute = ParamBuffer(exec, reference.layout, now.dtype(), model->params.compute.shard());
   exec.backend().copy(reference.compute.flat().raw(), now.raw(), now.bytes());
   reference_hash_ = hash_weights(reference.compute);
 }

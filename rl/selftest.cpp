@@ -57,7 +57,8 @@ SelfTest::SelfTest(const Run& run) : active_(run.config.optim.lr == 0) {
 
 void SelfTest::check(const Run& run, Metrics& metrics) {
   if (!active_) return;
-  const bool changed = hash_of(run.model->trained()) != weights_;
+  const bool here = hash_of(run.model->trained()) != weights_;  // each rank has parts of its own
+  const bool changed = run.comm.reduce({double(here)}, Reduce::kMax)[0] > 0;
   if (changed) log_warning(str("step ", run.step, ": self-test: weights changed though optim.lr is 0"));
   metrics.set("selftest/weights_changed", changed);
   const double k3 = metrics.get("rollout_corr/k3_kl");

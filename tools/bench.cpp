@@ -27,7 +27,10 @@ Bench::Bench(const BenchFlags& flags, Comm& comm)
   exec_.match = match();
   if (flags.model.model.empty()) return;
   const Shard shard{comm.rank(), comm.size()};
-  model_ = flags.model.load(flags.lora_rank > 0 ? Shard() : shard);
+  const bool parts = flags.shard == "parameters";
+  check(!parts || flags.lora_rank == 0, "bench: --shard parameters is for models without --lora-rank");
+  model_ =
+      flags.model.load(flags.lora_rank > 0 ? Shard() : shard, parts ? Sharding::kParameters : Sharding::kOptimizer);
   if (flags.offload) model_->params.placement = Placement::kHost;
   if (flags.lora_rank == 0) return;
   add_adapter(*model_, {.rank = flags.lora_rank, .alpha = 16, .targets = parse_targets({"all-linear"}, "bench")}, false,

@@ -23,6 +23,7 @@ struct BenchFlags {
   int64_t lora_rank = 0;
   std::string gpus = "1";
   bool overlap = true, offload = false;
+  std::string shard = "optimizer";
 
   void fields(Arguments& args) {
     model.precision = "fp32";
@@ -42,6 +43,7 @@ struct BenchFlags {
     args.field("deterministic", deterministic, "the kernels of train.deterministic: the same bits in every run");
     args.field("gpus", gpus, "processes that work together, one a GPU; auto: as many as there are");
     args.field("overlap", overlap, "gradients are summed over ranks beside backward, not after it (update)");
+    args.choice("shard", shard, {"optimizer", "parameters"}, "what each process keeps a part of (update)");
     args.field("offload", offload, "masters and moments in host memory (update, step)");
     args.field("lora_rank", lora_rank, "an adapter of this rank on all linears, alone trained; 0: none",
                between(0, 4096));

@@ -49,6 +49,8 @@ if part update; then
   done
   note "the same with gradients added after backward, not beside it"
   bench 150 update --gpus "$ranks" --repeat 5 --no-overlap --model $qwen
+  note "the same with weights and gradients in parts"
+  bench 150 update --gpus "$ranks" --repeat 5 --shard parameters --model $qwen
 fi
 if part offload; then
   note "optimizer steps from host memory, beside copies over the link both ways"
@@ -82,7 +84,7 @@ for line in (out / "bench.jsonl").open():
         print(f"{r['comm']:16} {r['bytes']:<44} {r['ms_median']:10.3f} {'':9} {r['gb_per_s']:7.1f}")
     elif r["bench"] == "update":
         print(f"{r['bench']:16} {r['shape']:44} {r['ms_median']:10.3f} {r['tokens_per_s']:9.0f}")
-        if "no-overlap" not in r["shape"]:
+        if "no-overlap" not in r["shape"] and "shard" not in r["shape"]:
             updates.append(r["tokens_per_s"])
     elif r["bench"] in ("step", "link_ceiling"):
         print(f"{r['bench']:16} {r['shape']:44} {r['ms_median']:10.3f}   {1 / r['fraction']:.3f} x the link alone")

@@ -49,6 +49,12 @@ void Bench::time_training(bool update) {
   const bool states = flags_.states || update;
   if (states) optimizer.emplace(exec_, model().trained(), OptimConfig{.lr = 0}, ScalerConfig(), 1000000, comm_);
   const ParamSet& trained = model().trained();
+  std::optional<ParamWindows> windows;
+  if (trained.in_parts()) {
+    check(update, "bench: --shard parameters is of update");
+    windows.emplace(exec_, comm_, trained);
+    options.windows = &*windows;
+  }
   const ParamBuffer grads = states ? trained.grad : ParamBuffer(exec_, trained.layout, Dtype::kF32);
   const auto pass = [&](bool overlap) {
     if (update) optimizer->zero_grad();
@@ -59,11 +65,12 @@ void Bench::time_training(bool update) {
       const Var logprobs = batch_logprobs(tape, model(), sent, options, &grads).logprobs;
       tape.backward(ops::affine(tape, ops::sum(tape, logprobs), -1.0 / double(s * l * comm_.size())));
     }
+    if (windows) windows->clear();
     if (!update) return;
     optimizer->step();
   };
   const auto body = [&] { pass(flags_.overlap); };
-  if (update && flags_.deterministic && comm_.size() > 1) {
+  if (update && flags_.deterministic && comm_.size() > 1 && !windows) {
     pass(false);  // chooses the plans of products
     std::vector<float> sums[2];
     for (const bool overlap : {false, true}) {
@@ -83,7 +90,8 @@ void Bench::time_training(bool update) {
   const double ideal = 1000.0 * flops / gemm_ceiling();
   report(update ? "update" : "train",
          str("S=", s, ",L=", l, ",recompute=", flags_.recompute, flags_.states ? ",states" : "",
-             update && !flags_.overlap ? ",no-overlap" : "", update && flags_.offload ? ",offload" : ""),
+             update && !flags_.overlap ? ",no-overlap" : "", windows ? ",shard=parameters" : "",
+             update && flags_.offload ? ",offload" : ""),
          time(body), double(s * l), ideal);
 }
 

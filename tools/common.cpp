@@ -25,9 +25,9 @@ void ModelFlags::fields(Arguments& args) {
   args.choice("precision", precision, {"fp16", "bf16", "fp32"}, "type of weights and activations");
 }
 
-std::unique_ptr<Model> ModelFlags::load(Shard shard) const {
+std::unique_ptr<Model> ModelFlags::load(Shard shard, Sharding sharding) const {
   Backend& where = backend();
-  std::unique_ptr<Model> loaded = load_model(model, where, dtype(), false, shard);
+  std::unique_ptr<Model> loaded = load_model(model, where, dtype(), false, shard, Placement::kDevice, sharding);
   for (const std::string& notice : loaded->notices) log_info(notice);
   log_info(str(model, ": ", loaded->config.architecture, ", ", loaded->params.layout.numel() / 1000000.0,
                " million parameters in ", precision, " on ", where.description()));

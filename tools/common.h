@@ -22,7 +22,7 @@ struct ModelFlags {
   /// An engine that computes in that precision throughout, with training's bits where the device can (precision.h).
   EnginePrecision engine(const Model& loaded) const;
   /// Weights in that precision, and the adapter's; says so on stderr. `shard`: for an optimizer of several processes.
-  std::unique_ptr<Model> load(Shard shard = {}) const;
+  std::unique_ptr<Model> load(Shard shard = {}, Sharding sharding = Sharding::kOptimizer) const;
 };
 
 /// "12 of 64 samples | eta 00:01:20", after so many seconds of a generation.

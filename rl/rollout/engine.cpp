@@ -135,6 +135,10 @@ void Engine::set_kv_cache_limit(int64_t pages) {
   impl_->kv_cache_limit = pages;
 }
 
+void Engine::release_memory() {
+  impl_->runner.release();
+}
+
 std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> requests,
                                                       const GenerateOptions& options) {
   Impl& e = *impl_;

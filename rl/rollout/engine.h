@@ -78,6 +78,8 @@ class Engine {
   /// (EngineStats::lost_pages). A resumed run sets what its checkpoint says.
   int64_t kv_cache_limit() const;
   void set_kv_cache_limit(int64_t pages);
+  /// Gives the memory of the cache back, and forgets what was recorded; the next generate() takes it again.
+  void release_memory();
 
  private:
   struct Impl;

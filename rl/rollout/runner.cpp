@@ -59,6 +59,13 @@ void Runner::reserve(int64_t pages, int64_t max_pages) {
   }
 }
 
+void Runner::release() {
+  forget_graphs();
+  cache_.layers.clear();
+  table_ = {};
+  pages_ = 0;
+}
+
 void Runner::begin(SampleKeys keys, SamplingRule rule) {
   const PhiloxKey key = philox_key(keys.seed, keys.step);
   exec_.backend().copy_from_host(key_.raw(), &key, sizeof(key));

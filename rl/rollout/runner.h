@@ -28,6 +28,8 @@ class Runner {
   /// Memory for `pages` pages, and for `max_pages` of them per sequence. Growing loses the keys and values that the
   /// cache holds.
   void reserve(int64_t pages, int64_t max_pages);
+  /// Gives that memory back, and forgets what reads it or the weights.
+  void release();
   /// A new schedule: nothing is known about the rows. Samples are drawn with these keys and this rule.
   void begin(SampleKeys keys, SamplingRule rule);
   /// Computes a plan (not kDone). tokens() and logprobs() then hold one entry per row of it.

@@ -7,6 +7,7 @@ ops::TokenLogprobs batch_logprobs(Tape& tape, const Model& model, const DeviceBa
   ForwardContext ctx;
   ctx.tape = &tape;
   ctx.params = options.reference && model.reference.compute.defined() ? &model.reference : &model.params;
+  ctx.windows = options.windows;
   ctx.adapter = options.reference ? nullptr : model.adapter.get();
   ctx.grads = grads;
   ctx.dropout = options.dropout;

@@ -17,13 +17,19 @@ constexpr uint64_t kDropoutSeed = 0xd509;  // apart from the seed of rollouts
 class Poison {
  public:
   Poison(Exec& exec, Model& model, const std::string& parameter) : exec_(exec) {
-    const Tensor& weights = model.params.compute[model.params.layout.find(parameter)];
-    weight_ = weights.view({weights.numel()}).slice(0, 1);
+    const ParamLayout& layout = model.params.layout;
+    const ParamInfo& info = layout[layout.find(parameter)];
+    const ParamBuffer& weights = model.params.compute;
+    const ParamLayout::Extent here = layout.part(info.unit, weights.shard());
+    if (info.offset < here.begin || info.offset >= here.end) return;  // another rank has it
+    weight_ = weights.unit(info.unit).slice(info.offset - here.begin, info.offset - here.begin + 1);
     saved_ = exec_.empty({1}, weight_.dtype());
     exec_.backend().copy(saved_.raw(), weight_.raw(), weight_.bytes());
     MANTISSA_RUN(exec_, fill, weight_, std::numeric_limits<double>::infinity());
   }
-  ~Poison() { exec_.backend().copy(weight_.raw(), saved_.raw(), weight_.bytes()); }
+  ~Poison() {
+    if (weight_.defined()) exec_.backend().copy(weight_.raw(), saved_.raw(), weight_.bytes());
+  }
   Poison(const Poison&) = delete;
   Poison& operator=(const Poison&) = delete;
 
@@ -33,6 +39,25 @@ class Poison {
 };
 
 }  // namespace
+
+Trainer::Trainer(Exec& exec, Comm& comm, Model& model, Optimizer& optimizer, const TrainerOptions& options)
+    : exec_(exec), comm_(comm), model_(model), optimizer_(optimizer), options_(options) {
+  if (!model.params.in_parts()) return;
+  windows_ = std::make_unique<ParamWindows>(exec, comm, model.params);
+  if (model.reference.compute.defined())
+    reference_windows_ = std::make_unique<ParamWindows>(exec, comm, model.reference);
+}
+
+/// Those who have fewer join the others, where weights in parts make them need each other.
+size_t Trainer::rounds(const MiniBatch& mini) const {
+  return windows_ ? std::max(mini.micro.size(), size_t(mini.rounds)) : mini.micro.size();
+}
+
+/// Memory of what a pass has gathered last.
+void Trainer::end_pass() {
+  for (ParamWindows* windows : {windows_.get(), reference_windows_.get()})
+    if (windows) windows->clear();
+}
 
 /// The micro-batches on the device, sent by the first pass over them.
 std::vector<DeviceBatch>& Trainer::send(MiniBatch& mini) {
@@ -48,10 +73,17 @@ void Trainer::fill(MiniBatch& mini, bool reference, Tensor DeviceBatch::*on_devi
                    std::vector<float> TrainBatch::*on_host) {
   LogprobOptions options = options_.logprobs;
   options.reference = reference;
-  for (DeviceBatch& batch : send(mini)) {
+  options.windows = (reference ? reference_windows_ : windows_).get();
+  send(mini);
+  for (size_t i = 0; i < rounds(mini); ++i) {
+    if (i >= mini.micro.size()) {
+      model_.decoder->join(*options.windows, false);
+      continue;
+    }
     Tape tape(exec_, false);
-    batch.*on_device = batch_logprobs(tape, model_, batch, options).logprobs.value();
+    mini.device[i].*on_device = batch_logprobs(tape, model_, mini.device[i], options).logprobs.value();
   }
+  end_pass();
   read_back(mini, on_device, on_host);
 }
 
@@ -65,8 +97,17 @@ void Trainer::fill_old_logprobs(MiniBatch& mini) {
 }
 
 Tensor Trainer::logprobs(MiniBatch& mini, size_t micro) {
+  LogprobOptions options = options_.logprobs;
+  options.windows = windows_.get();
   Tape tape(exec_, false);
-  return batch_logprobs(tape, model_, send(mini)[micro], options_.logprobs).logprobs.value();
+  Tensor values = batch_logprobs(tape, model_, send(mini)[micro], options).logprobs.value();
+  end_pass();
+  return values;
+}
+
+void Trainer::join_logprobs() {
+  if (windows_) model_.decoder->join(*windows_, false);
+  end_pass();
 }
 
 void Trainer::fill_reference_logprobs(MiniBatch& mini) {
@@ -79,6 +120,7 @@ LossOut Trainer::run_micro_batch(Tape& tape, const MiniBatch& mini, DeviceBatch&
   LogprobOptions options = options_.logprobs;
   options.whole_from = std::move(whole_from);
   options.expert_offsets = &expert_offsets_;
+  options.windows = windows_.get();
   if (options_.dropout > 0) options.dropout = {options_.dropout, batch.token_keys, dropout_key_};
   const ops::TokenLogprobs scored =
       batch_logprobs(tape, model_, batch, options, &model_.trained().grad, optimizer_.state());
@@ -114,14 +156,21 @@ UpdateReport Trainer::update(MiniBatch& mini, const Loss& loss, OldLogprobs old,
         exec_.backend(), {mix64(options_.seed ^ kDropoutSeed), uint64_t(now.adam_step) + uint64_t(now.skips_total)});
   }
   optimizer_.zero_grad();
-  for (DeviceBatch& batch : send(mini)) {
+  send(mini);
+  for (size_t i = 0; i < rounds(mini); ++i) {
+    if (i >= mini.micro.size()) {
+      model_.decoder->join(*windows_, true);
+      continue;
+    }
+    DeviceBatch& batch = mini.device[i];
     Tape tape(exec_, true, options_.recompute);
-    const bool last = &batch == &mini.device.back();
+    const bool last = i + 1 == mini.micro.size();
     const auto sum = [this](int unit) { optimizer_.begin_sum(unit); };
     outs.push_back(
         run_micro_batch(tape, mini, batch, loss, old, last && options_.overlap ? sum : std::function<void(int)>()));
     add_expert_rows(stats.parts(), expert_offsets_);
   }
+  end_pass();
   optimizer_.begin_sum(0);  // before anything else that ranks do together: one without a micro-batch begins here
   if (before_step) before_step(mini);
   report.step = optimizer_.step();
@@ -172,12 +221,18 @@ std::string Trainer::find_overflow(MiniBatch& mini, const Loss& loss, OldLogprob
   optimizer_.write_state(then);
   optimizer_.zero_grad();
   NonFiniteReport found;
-  for (DeviceBatch& batch : send(mini)) {
+  send(mini);
+  for (size_t i = 0; i < rounds(mini); ++i) {
+    if (i >= mini.micro.size()) {
+      model_.decoder->join(*windows_, true);
+      continue;
+    }
     Tape tape(exec_, true, options_.recompute);
-    tape.set_observer(find_first_nonfinite(exec_, found));
-    run_micro_batch(tape, mini, batch, loss, old);
-    if (found.found) break;
+    if (!found.found) tape.set_observer(find_first_nonfinite(exec_, found));
+    run_micro_batch(tape, mini, mini.device[i], loss, old);
+    if (found.found && !windows_) break;  // else others need this rank to the end
   }
+  end_pass();
   optimizer_.write_state(now);
   return found.text();
 }

@@ -45,13 +45,14 @@ class Trainer {
   using Loss = std::function<LossOut(Tape&, const LossInputs&)>;
 
   /// Of several ranks each has its own micro-batches of a mini-batch; gradients and reports are those of all.
-  Trainer(Exec& exec, Comm& comm, Model& model, Optimizer& optimizer, const TrainerOptions& options)
-      : exec_(exec), comm_(comm), model_(model), optimizer_(optimizer), options_(options) {}
+  Trainer(Exec& exec, Comm& comm, Model& model, Optimizer& optimizer, const TrainerOptions& options);
 
   /// Fills old_logprobs of every micro-batch with the current weights' log-probs of the scored tokens.
   void fill_old_logprobs(MiniBatch& batch);
   /// The current weights' log-probs [N] of one micro-batch, on the device, beside what it holds.
   Tensor logprobs(MiniBatch& batch, size_t micro);
+  /// Takes part in logprobs() of other ranks, where weights in parts make them need this one.
+  void join_logprobs();
   /// Fills reference_logprobs with those of Model::reference.
   void fill_reference_logprobs(MiniBatch& batch);
   /// One optimizer step; none where every token of the mini-batch is masked (weight decay and Adam's momentum would
@@ -67,6 +68,9 @@ class Trainer {
   void inject_overflow(const std::string& parameter);
 
  private:
+  /// How often ranks go through the micro-batches of a mini-batch together.
+  size_t rounds(const MiniBatch& batch) const;
+  void end_pass();
   std::vector<DeviceBatch>& send(MiniBatch& batch);
   void read_back(MiniBatch& batch, Tensor DeviceBatch::*on_device, std::vector<float> TrainBatch::*on_host);
   void fill(MiniBatch& batch, bool reference, Tensor DeviceBatch::*on_device, std::vector<float> TrainBatch::*on_host);
@@ -83,6 +87,7 @@ class Trainer {
   Model& model_;
   Optimizer& optimizer_;
   TrainerOptions options_;
+  std::unique_ptr<ParamWindows> windows_, reference_windows_;  // null: weights are whole
   std::string inject_;
   std::vector<Tensor> expert_offsets_;  // of the last micro-batch
   Tensor dropout_key_;                  // of the update that runs

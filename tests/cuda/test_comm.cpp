@@ -83,6 +83,29 @@ TEST_F(CudaRanks, ARunOnTwoTakesTheStepsOfARunOnOne) {
   EXPECT_EQ(resumed.code, 0) << resumed.err;
 }
 
+TEST_F(CudaRanks, ARunWithWeightsInPartsTakesTheStepsOfOneWithWholeOnes) {
+  for (const char* shard : {"optimizer", "parameters"}) {
+    const Result r = run_on_gpus("trainer", trainer(shard, 2, {"train.steps=2", str("distributed.shard=", shard)}));
+    ASSERT_EQ(r.code, 0) << r.err;
+  }
+  for (const size_t step : {0, 1}) {
+    EXPECT_EQ(metric("parameters", "prompt_length/mean", step), metric("optimizer", "prompt_length/mean", step));
+    EXPECT_NEAR(metric("parameters", "critic/score/mean", step), metric("optimizer", "critic/score/mean", step), 0.1);
+    EXPECT_EQ(metric("parameters", "scaler/skipped", step), 0);
+    if (!std::isnan(metric("optimizer", "exact/checked_tokens", step))) {
+      EXPECT_GT(metric("parameters", "exact/checked_tokens", step), 0);
+      EXPECT_EQ(metric("parameters", "exact/differing_tokens", step), 0);
+    }
+  }
+  EXPECT_NEAR(metric("parameters", "actor/grad_norm", 0), metric("optimizer", "actor/grad_norm", 0), 0.1);
+  Result r = run_on_gpus("trainer", trainer("parameters", 1, {"train.steps=3", "--resume", "auto"}));
+  EXPECT_EQ(r.code, 0) << r.err;
+  r = run_on_gpus("trainer", trainer("parameters", 2,
+                                     {"train.steps=4", "distributed.shard=parameters", "distributed.offload=optimizer",
+                                      "--resume", "auto"}));
+  EXPECT_EQ(r.code, 0) << r.err;
+}
+
 TEST_F(CudaRanks, MoreThanThereAreIsAnErrorThatCounts) {
   const Result r = run_on_gpus("bench", {"comm", "--gpus", "99", "--device", "cuda"});
   EXPECT_EQ(r.code, 1);

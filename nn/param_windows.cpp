@@ -1,0 +1,97 @@
+#include "nn/param_windows.h"
+
+#include <algorithm>
+
+#include "core/kernels.h"
+
+namespace mantissa {
+
+void ParamWindows::Units::make(const ParamLayout& layout, Backend& backend, Dtype dtype) {
+  for (int unit = 0; unit < layout.units(); ++unit) {
+    const size_t bytes = size_t(layout.size(unit)) * size_of(dtype);
+    storages.push_back(std::make_shared<Storage>(backend, nullptr, bytes, nullptr));
+    flat.emplace_back(storages.back(), 0, Shape{layout.size(unit)}, dtype);
+  }
+  for (size_t i = 0; i < layout.params().size(); ++i) {
+    const ParamId id{int(i)};
+    views.push_back(layout.within(flat[size_t(layout[id].unit)], id));
+  }
+}
+
+void ParamWindows::Units::take(int unit) {
+  Storage& window = *storages[size_t(unit)];
+  std::shared_ptr<Storage> block = window.backend->allocate(window.bytes);
+  window.data = block->data;
+  window.owner = std::move(block);
+}
+
+void ParamWindows::Units::give_back(int unit) {
+  Storage& window = *storages[size_t(unit)];
+  window.data = nullptr;
+  window.owner = nullptr;
+}
+
+ParamWindows::ParamWindows(Exec& exec, Comm& comm, const ParamSet& params)
+    : exec_(exec), comm_(comm), params_(params), gathered_(size_t(params.layout.units()), 0) {
+  weights_.make(params.layout, exec.backend(), params.compute.dtype());
+  if (params.reduced.defined()) gradients_.make(params.layout, exec.backend(), params.reduced.dtype());
+}
+
+void ParamWindows::gather(int unit) {
+  weights_.take(unit);
+  gathered_[size_t(unit)] =
+      comm_.all_gather(exec_, weights_.flat[size_t(unit)], params_.compute.unit(unit), Order::kOverlapped);
+}
+
+/// What is on its way must have come before its place is given to others.
+void ParamWindows::release(int unit) {
+  if (!weights_.here(unit)) return;
+  comm_.wait(exec_, gathered_[size_t(unit)]);
+  weights_.give_back(unit);
+}
+
+void ParamWindows::use(std::span<const int> units, int next) {
+  for (int unit = 0; unit < params_.layout.units(); ++unit)
+    if (unit != next && std::ranges::count(units, unit) == 0) release(unit);
+  for (const int unit : units)
+    if (!weights_.here(unit)) gather(unit);
+  for (const int unit : units) comm_.wait(exec_, gathered_[size_t(unit)]);
+  if (next >= 0 && !weights_.here(next)) gather(next);
+}
+
+void ParamWindows::open(int unit) {
+  if (gradients_.here(unit)) return;
+  gradients_.take(unit);
+  const Tensor& all = gradients_.flat[size_t(unit)];
+  exec_.backend().zero(all.raw(), all.bytes());
+}
+
+void ParamWindows::reduce(int unit) {
+  add_reduced();
+  const Tensor& all = gradients_.flat[size_t(unit)];
+  const int64_t size = all.numel() / comm_.size();
+  reducing_ = unit;
+  reduction_ =
+      comm_.reduce_scatter(exec_, all.slice(comm_.rank() * size, (comm_.rank() + 1) * size), all, Order::kOverlapped);
+}
+
+void ParamWindows::add_reduced() {
+  if (reducing_ < 0) return;
+  comm_.wait(exec_, reduction_);
+  const Tensor& all = gradients_.flat[size_t(reducing_)];
+  const int64_t size = all.numel() / comm_.size();
+  Tensor sum = params_.reduced.unit(reducing_);
+  MANTISSA_RUN(exec_, binary, sum, sum, all.slice(comm_.rank() * size, (comm_.rank() + 1) * size), Binary::kAdd);
+  gradients_.give_back(reducing_);
+  reducing_ = -1;
+}
+
+void ParamWindows::clear() {
+  add_reduced();
+  for (int unit = 0; unit < params_.layout.units(); ++unit) {
+    release(unit);
+    if (!gradients_.storages.empty() && gradients_.here(unit)) gradients_.give_back(unit);
+  }
+}
+
+}  // namespace mantissa

@@ -1,0 +1,184 @@
+// Whole runs with distributed.shard: parameters: what one process does, and the same bits as with whole weights.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "core/file.h"
+#include "core/registry.h"
+#include "core/safetensors.h"
+#include "rl/estimate.h"
+#include "rl/run.h"
+#include "tests/support/message.h"
+#include "tests/support/ranks.h"
+#include "tests/support/temp_dir.h"
+
+namespace mantissa {
+namespace {
+
+namespace fs = std::filesystem;
+using Strings = std::vector<std::string>;
+using nlohmann::json;
+
+constexpr const char* kGrpo = R"(
+run: {seed: 3, device: cpu}
+model: {path: "builtin:arithmetic"}
+rollout: {n: 4, max_new_tokens: 24}
+algorithm: {advantage: drgrpo, loss_aggregation: seq_mean_token_sum_norm}
+train: {steps: 2, prompts_per_step: 6, mini_batch_size: 12, micro_batch_tokens: 96}
+optim: {lr: 1.0e-4}
+checkpoint: {keep: 0}
+)";
+
+class ShardParameters : public ::testing::Test {
+ protected:
+  RunConfig config(const std::string& name, Strings overrides = {}) const {
+    const fs::path data = fs::path(MANTISSA_SOURCE_DIR) / "builtin/arithmetic/sanity.jsonl";
+    overrides.insert(overrides.begin(),
+                     {"run.output_dir=" + (dir_ / name).string(), "data.files=" + data.string(), "data.limit=16"});
+    return parse_run_config(kGrpo, "test", overrides);
+  }
+  /// A run of some ranks, or its rest after the checkpoint there is, up to the end or to step `until`.
+  void train(const std::string& name, int ranks, const Strings& overrides, int64_t until = -1) const {
+    const auto one = [&](Comm& comm) {
+      mantissa::Run run(config(name, overrides), {.resume = fs::exists(dir_ / name) ? "auto" : ""}, comm);
+      EXPECT_EQ(run.model->params.in_parts(), ranks > 1 && run.config.distributed.shard == "parameters");
+      mantissa::train(run, [&] { return run.step == until; });
+      EXPECT_FALSE(run.model->params.in_parts() && run.model->params.rollout.defined())
+          << "gathered for rollouts alone";
+    };
+    if (ranks == 1) return one(single_comm());
+    EXPECT_EQ(run_ranks(ranks, one), Strings(size_t(ranks)));
+  }
+  std::vector<json> metrics(const std::string& name) const {
+    std::ifstream in(dir_ / name / "metrics.jsonl");
+    std::vector<json> lines;
+    for (std::string line; std::getline(in, line);) lines.push_back(json::parse(line));
+    return lines;
+  }
+  std::string master(const std::string& name) const {
+    return (dir_ / name / "checkpoints/step_2/master.safetensors").string();
+  }
+  /// Largest difference of two runs' masters.
+  double moved(const std::string& a, const std::string& b) const {
+    const Safetensors first(master(a)), second(master(b));
+    double worst = 0;
+    for (const auto& [name, entry] : first.entries()) {
+      Tensor x(cpu(), first.shape(name), Dtype::kF32), y(cpu(), first.shape(name), Dtype::kF32);
+      first.read(name, x);
+      second.read(name, y);
+      for (int64_t i = 0; i < x.numel(); ++i)
+        worst = std::max(worst, std::abs(double(x.data<float>()[i]) - double(y.data<float>()[i])));
+    }
+    return worst;
+  }
+  TempDir dir_;
+};
+
+const Strings kExact = {"precision.match=exact", "exact.check=all"};
+
+Strings with(Strings list, const Strings& more) {
+  list.insert(list.end(), more.begin(), more.end());
+  return list;
+}
+
+TEST_F(ShardParameters, ARunIsThatOfOneProcess) {
+  const Strings common = with(kExact, {"precision.train=fp32", "precision.rollout=fp32", "algorithm.kl_coef=0.01"});
+  train("one", 1, common);
+  for (const int ranks : {2, 3}) {
+    SCOPED_TRACE(ranks);
+    const std::string name = str("ranks_", ranks);
+    train(name, ranks, with(common, {"distributed.shard=parameters"}));
+    const std::vector<json> one = metrics("one"), some = metrics(name);
+    ASSERT_EQ(some.size(), 2u);
+    for (size_t i = 0; i < 2; ++i) {
+      if (i == 0) EXPECT_EQ(some[i]["rollout/digest"], one[i]["rollout/digest"]);  // then weights differ in last bits
+      for (const char* key : {"critic/score/mean", "response_length/mean"}) EXPECT_EQ(some[i][key], one[i][key]) << key;
+      EXPECT_GT(double(some[i]["exact/checked_tokens"]), 0);
+      EXPECT_EQ(double(some[i]["exact/differing_tokens"]), 0);
+      for (const char* key : {"actor/grad_norm", "actor/pg_loss", "actor/entropy"})
+        EXPECT_NEAR(double(some[i][key]), double(one[i][key]), 1e-5 * std::abs(double(one[i][key])) + 1e-6) << key;
+    }
+    EXPECT_LT(moved("one", name), 1e-6);
+  }
+}
+
+TEST_F(ShardParameters, WithOneMicroBatchARankTheBitsAreThoseOfWholeWeights) {
+  for (const Strings& kind :
+       {with(kExact, {"train.recompute=full", "distributed.offload=optimizer"}),
+        Strings{"precision.train=bf16", "precision.rollout=fp16", "precision.match=fast", "algorithm.kl_coef=0.1"}}) {
+    const Strings common =
+        with(kind, {"train.micro_batch_tokens=4096", "train.prompts_per_step=8", "train.mini_batch_size=16",
+                    "eval.every=1", "eval.n=2", "eval.limit=3",
+                    "eval.files=" + (fs::path(MANTISSA_SOURCE_DIR) / "builtin/arithmetic/sanity.jsonl").string()});
+    for (const char* shard : {"optimizer", "parameters"})
+      train(shard, 2, with(common, {str("distributed.shard=", shard)}));
+    EXPECT_EQ(read_file(master("parameters")), read_file(master("optimizer")));
+    EXPECT_EQ(read_file(dir_ / "parameters/model/model.safetensors"),
+              read_file(dir_ / "optimizer/model/model.safetensors"));
+    const std::vector<json> whole = metrics("optimizer"), parts = metrics("parameters");
+    for (size_t i = 0; i < 2; ++i)
+      for (const char* key : {"rollout/digest", "actor/grad_norm", "actor/pg_loss"})
+        EXPECT_EQ(parts[i][key], whole[i][key]) << key;
+    fs::remove_all(dir_ / "optimizer");
+    fs::remove_all(dir_ / "parameters");
+  }
+}
+
+TEST_F(ShardParameters, ResumesOnAnyNumberOfRanksWithEitherSharding) {
+  const Strings parts = {"distributed.shard=parameters"}, whole = {"distributed.shard=optimizer"};
+  const Strings common = with(kExact, {"precision.train=fp32", "precision.rollout=fp32"});
+  train("straight", 1, common);
+  int number = 0;
+  for (const auto& [first, was, second, becomes] :
+       {std::tuple(2, parts, 1, parts), {1, whole, 2, parts}, {2, parts, 2, whole}, {2, whole, 3, parts}}) {
+    SCOPED_TRACE(str(first, was[0], ", ", second, becomes[0]));
+    const std::string name = str("run_", number++);
+    train(name, first, with(common, was), 1);
+    EXPECT_EQ(metrics(name).size(), 1u);
+    train(name, second, with(common, becomes));
+    EXPECT_EQ(metrics(name).size(), 2u);
+    EXPECT_LT(moved("straight", name), 1e-6);
+  }
+}
+
+TEST_F(ShardParameters, AnOverflowSkipsTheStepOnAllRanks) {
+  train("run", 2, {"distributed.shard=parameters", "train.inject_overflow_step=1", "precision.match=fast"});
+  const std::vector<json> lines = metrics("run");
+  EXPECT_EQ(double(lines[0]["scaler/skipped"]), 1);
+  EXPECT_EQ(double(lines[1]["scaler/skipped"]), 0);
+}
+
+TEST_F(ShardParameters, WhatCannotBeIsRefusedByName) {
+  EXPECT_NE(message_of([&] {
+              config("run", {"distributed.shard=parameters", "lora.rank=4"});
+            }).find("distributed.shard: must be optimizer with an adapter"),
+            std::string::npos);
+  // A GPU that is not there, too small for the weights of all ranks.
+  const RunConfig small = config("run", {"run.device=cuda", "distributed.shard=parameters"});
+  const MemoryEstimate fits = estimate_memory(small, {.ranks = 8});
+  size_t held = 0;
+  for (const MemoryPart& part : fits.held)
+    if (part.name.ends_with("fp16") || part.name.ends_with("fp32")) held += part.bytes;
+  const std::string message = message_of([&] { estimate_memory(small, {.ranks = 8, .capacity = held}); });
+  EXPECT_NE(message.find("distributed.shard: parameters: a rollout needs the weights of all ranks"), std::string::npos)
+      << message;
+}
+
+TEST_F(ShardParameters, TheEstimateCountsParts) {
+  const auto held = [&](const char* shard, const char* name) {
+    const RunConfig c = config("run", {"run.device=cuda", str("distributed.shard=", shard)});
+    const MemoryEstimate e = estimate_memory(c, {.ranks = 4});
+    for (const MemoryPart& part : e.held)
+      if (part.name == name) return double(part.bytes);
+    ADD_FAILURE() << name;
+    return 0.0;
+  };
+  for (const char* name : {"weights, fp16", "gradients, fp32"})
+    EXPECT_NEAR(held("parameters", name), held("optimizer", name) / 4, 1024) << name;
+  EXPECT_EQ(held("parameters", "moments, fp32"), held("optimizer", "moments, fp32"));
+}
+
+}  // namespace
+}  // namespace mantissa

@@ -1,0 +1,181 @@
+// One process of a run in miniature, for tests of what several do together: a small model trained on sequences that are
+// shared out, and what is compared of it.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/random.h"
+#include "core/registry.h"
+#include "nn/model.h"
+#include "nn/optimizer.h"
+#include "tests/support/ranks.h"
+
+namespace mantissa {
+
+inline ModelConfig small_config(bool tied) {
+  ModelConfig c;
+  c.architecture = "qwen3";
+  c.vocab_size = 61;
+  c.width = 24;
+  c.layers = 3;
+  c.heads = {.query = 4, .kv = 2, .size = 8};
+  c.feed_forward = 40;
+  c.max_positions = 64;
+  c.qk_norm = true;
+  c.tied_head = tied;
+  return c;
+}
+
+inline constexpr int kSequences = 6, kLength = 11;
+
+/// One process of a run, or all of it: trains on the sequences whose number modulo the processes is its own. Its
+/// `overlap`: sums gradients in the backward of the last of them. With weights in parts those who have fewer join.
+class ShardedProcess {
+ public:
+  ShardedProcess(Comm& comm, Dtype compute, bool tied = false, uint64_t seed = 3,
+                 Placement placement = Placement::kDevice, Sharding sharding = Sharding::kOptimizer)
+      : comm_(comm) {
+    model =
+        random_model(small_config(tied), cpu(), compute, true, seed, {comm.rank(), comm.size()}, placement, sharding);
+    OptimConfig optim;
+    optim.lr = 1e-3;
+    optim.weight_decay = 0.1;
+    optim.eps = 1e-4;  // the noise of summation stays noise where gradients are tiny
+    optim.grad_clip = 0.5;
+    ScalerConfig scaler;
+    scaler.init_scale = 64;
+    optimizer.emplace(exec, model->params, optim, scaler, 100, comm);
+    if (model->params.in_parts()) windows = std::make_unique<ParamWindows>(exec, comm, model->params);
+  }
+
+  /// The mean loss over all sequences; gradients are left in params.grad.
+  double forward_backward(uint64_t step) {
+    optimizer->zero_grad();
+    double loss = 0;
+    for (int s = comm_.rank(); s < sequences; s += comm_.size())
+      loss += sequence(step, s, overlap && s + comm_.size() >= sequences);
+    if (windows && comm_.rank() >= sequences % comm_.size() && sequences % comm_.size() > 0)
+      model->decoder->join(*windows, true);
+    if (windows) windows->clear();
+    if (overlap) optimizer->begin_sum(0);
+    return comm_.reduce({loss})[0];
+  }
+  StepReport step(uint64_t number) {
+    last_loss = forward_backward(number);
+    return optimizer->step();
+  }
+
+  /// All of a buffer on rank 0, parameter by parameter.
+  std::vector<float> values(const ParamBuffer& parts) {
+    const ParamBuffer whole = gather_whole(exec, comm_, model->params, parts);
+    std::vector<float> out;
+    if (!comm_.main()) return out;
+    for (size_t i = 0; i < model->params.layout.params().size(); ++i)
+      for (const float x : to_host_float(whole[ParamId{int(i)}])) out.push_back(x);
+    return out;
+  }
+
+  int sequences = kSequences;
+  Recompute recompute = Recompute::kNone;
+  bool overlap = false;
+  std::vector<int> begun;  // what backward called whole_from with
+  Exec exec{cpu()};
+  std::unique_ptr<Model> model;
+  std::optional<Optimizer> optimizer;
+  std::unique_ptr<ParamWindows> windows;  // null: weights are whole
+  double last_loss = 0;
+
+ private:
+  double sequence(uint64_t step, int number, bool last) {
+    RandomStream random(step, uint64_t(number));
+    std::vector<int32_t> ids, positions;
+    for (int i = 0; i <= kLength; ++i) {
+      ids.push_back(int32_t(random.below(61)));
+      positions.push_back(i);
+    }
+    const std::vector<int32_t> targets(ids.begin() + 1, ids.end());
+    ids.pop_back();
+    positions.pop_back();
+    Tape tape(exec, true, recompute);
+    ForwardContext ctx;
+    ctx.tape = &tape;
+    ctx.params = &model->params;
+    ctx.grads = &model->params.grad;
+    ctx.windows = windows.get();
+    if (last)
+      ctx.whole_from = [this](int unit) {
+        optimizer->begin_sum(unit);
+        begun.push_back(unit);
+      };
+    ctx.ids = tensor_from<int32_t>(cpu(), ids, {kLength});
+    ctx.positions = tensor_from<int32_t>(cpu(), positions, {kLength});
+    ctx.attention.offsets = tensor_from<int32_t>(cpu(), std::vector<int32_t>{0, kLength}, {2});
+    ctx.attention.longest = kLength;
+    const Var hidden = model->decoder->forward(ctx);
+    const Var logprobs = model->decoder
+                             ->logprobs(ctx, hidden, tensor_from<int32_t>(cpu(), targets, {kLength}),
+                                        {.dtype = Dtype::kF32, .state = optimizer->state()})
+                             .logprobs;
+    const Var loss = ops::affine(tape, ops::sum(tape, logprobs), -1.0 / (kSequences * kLength));
+    tape.backward(loss);
+    return to_host_float(loss.value())[0];
+  }
+
+  Comm& comm_;
+};
+
+inline double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  EXPECT_EQ(a.size(), b.size());
+  double worst = 0;
+  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) worst = std::max(worst, std::abs(double(a[i]) - b[i]));
+  return worst;
+}
+
+/// What is compared of a run of some steps.
+struct Outcome {
+  std::vector<double> losses, norms;
+  std::vector<float> gradient, master, m, v, compute;
+};
+
+inline Outcome train(Comm& comm, Dtype compute, bool tied, Placement placement = Placement::kDevice,
+                     Sharding sharding = Sharding::kOptimizer, int sequences = kSequences,
+                     Recompute recompute = Recompute::kNone) {
+  ShardedProcess p(comm, compute, tied, 3, placement, sharding);
+  p.sequences = sequences;
+  p.recompute = recompute;
+  const ParamSet& set = p.model->params;
+  Outcome out;
+  for (uint64_t step = 0; step < 4; ++step) {
+    out.norms.push_back(p.step(step).grad_norm);
+    out.losses.push_back(p.last_loss);
+    if (step == 0) out.gradient = p.values(set.reduced);
+  }
+  out.master = p.values(set.master);
+  out.m = p.values(set.m);
+  out.v = p.values(set.v);
+  ParamBuffer weights = set.compute;
+  if (set.in_parts()) {
+    weights = ParamBuffer(p.exec, set.layout, compute);
+    gather_weights(p.exec, comm, set, weights);
+  }
+  for (size_t i = 0; i < set.layout.params().size(); ++i)
+    for (const float x : to_host_float(weights[ParamId{int(i)}])) out.compute.push_back(x);
+  return out;
+}
+
+/// Runs fn(comm) on each of some ranks; nothing may be thrown.
+inline void on_ranks(int size, const std::function<void(Comm&)>& fn) {
+  if (size == 1) return fn(single_comm());
+  const std::vector<std::string> errors = run_ranks(size, fn);
+  for (size_t r = 0; r < errors.size(); ++r) EXPECT_EQ(errors[r], "") << "rank " << r;
+}
+
+}  // namespace mantissa
