@@ -220,7 +220,8 @@ Values read_values(const std::string& yaml, const std::string& where) {
       log_info(str(line, ": section \"", name, "\" is null: its keys keep their defaults"));
       continue;
     }
-    check(section.second.IsMap(), line, ": section \"", name, "\" must be a map of keys");
+    check(section.second.IsMap(), line, ": section \"", name, "\" must be a map of keys; the known key nearest to \"",
+          name, "\" is \"", nearest_key(name), "\"");
     for (const auto& entry : section.second) {
       check(entry.first.IsScalar(), line, ": keys of section \"", name, "\" must be strings");
       const auto add = [&](const std::string& key, const YAML::Node& at_key, const YAML::Node& value) {
@@ -242,7 +243,7 @@ Values read_values(const std::string& yaml, const std::string& where) {
 void apply_override(Values& values, const std::string& text) {
   const size_t equals = text.find('='), dot = text.find('.');
   check(equals != std::string::npos && dot != std::string::npos && dot < equals, "override \"", text,
-        "\": must be section.key=value");
+        "\": must be section.key=value; the known key nearest to it is \"", nearest_key(text.substr(0, equals)), "\"");
   values[text.substr(0, dot)][text.substr(dot + 1, equals - dot - 1)] = {YAML::Node(text.substr(equals + 1)),
                                                                          "override " + text, true};
 }

@@ -56,8 +56,8 @@ Health::Health(const RunConfig& config) : stop_(config.train.stop), groups_(conf
          return clipped.value_or(false) ? clipped : moved;
        }},
       {"reward_falling",
-       "it was higher before: lower optim.lr, set algorithm.kl_coef, or go back with --resume to a checkpoint from "
-       "before the fall",
+       "it was higher before: begin a new run from a checkpoint before the fall (model.path names it) with a lower "
+       "optim.lr or with algorithm.kl_coef",
        [this](const Metrics&) { return reward_falling(); }},
   };
 }

@@ -58,6 +58,7 @@ TEST_F(Trainer, NamesWhatIsWrongInItsConfig) {
   refuses("run:\n  name: x\ntrian:\n  steps: 1\n", {"c.yaml line 4", "\"trian\"", "\"train.steps\""});
   refuses("", {"c.yaml", "map of sections"});
   refuses("run: 3\n", {"c.yaml line 1", "\"run\"", "map of keys"});
+  refuses("learning_rate: 1e-5\n", {"c.yaml line 1", "\"learning_rate\"", "map of keys", "\"optim.lr\""});
   refuses("train:\n\tsteps: 1\n", {"c.yaml line 2", "YAML"});
   refuses("train:\n  steps: [1, 2]\n", {"c.yaml line 2", "train.steps", "integer", "list"});
   refuses("train:\n  steps: 1.5\n", {"c.yaml line 2", "train.steps", "integer", "1.5"});
@@ -76,7 +77,8 @@ TEST_F(Trainer, NamesWhatIsWrongInItsConfig) {
   refuses(rest + "eval:\n  every: 1\n", {"c.yaml", "eval.files", "required"});
   write("c.yaml", rest);
   expect_error("trainer", {"--config", path("c.yaml"), "optim.lr=abc"}, {"optim.lr=abc", "number"});
-  expect_error("trainer", {"--config", path("c.yaml"), "optim.lr"}, {"section.key=value"});
+  expect_error("trainer", {"--config", path("c.yaml"), "optim.lr"}, {"section.key=value", "\"optim.lr\""});
+  expect_error("trainer", {"--config", path("c.yaml"), "num_generations=4"}, {"section.key=value", "\"rollout.n\""});
   expect_error("trainer", {"--config", path("c.yaml"), "--resume", "auto", "--overwrite"}, {"exclude"});
 }
 
@@ -101,6 +103,19 @@ TEST_F(Trainer, RefusesDataAndModelsThatDoNotFit) {
   refuses({"rollout.cache_tokens=1"}, {"rollout.cache_tokens"});
   refuses({"train.inject_overflow_step=1", "train.inject_overflow_parameter=foo", "--overwrite"},
           {"train.inject_overflow_parameter", "\"foo\""});
+}
+
+TEST_F(Trainer, PathsAreRelativeToWhereItIsStarted) {
+  for (const char* folder : {"here", "configs"}) fs::create_directories(path(folder));
+  write("here/data.jsonl", data("3"));
+  write("here/reward.py", "def reward(response, record):\n    return float(len(response))\n");
+  write("configs/c.yaml", "data: {files: data.jsonl}\nrun: {output_dir: out, device: cpu}\nmodel: {path: " + model() +
+                              "}\nrollout: {n: 2, max_new_tokens: 4}\ntrain: {steps: 1, prompts_per_step: 2, "
+                              "mini_batch_size: 4}\nreward: {kind: python, path: reward.py}\n");
+  const Result r = run("trainer", {"--config", "../configs/c.yaml"}, "cd " + quoted(path("here")) + "; ");
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_TRUE(fs::exists(path("here/out/metrics.jsonl")));
+  EXPECT_FALSE(fs::exists(path("configs/out")));
 }
 
 TEST_F(Trainer, RefusesDirectoriesItCannotUse) {
