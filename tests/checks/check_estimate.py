@@ -26,7 +26,7 @@ QWEN = ["train.prompts_per_step=16", "train.mini_batch_size=64", "train.micro_ba
 # The estimate takes one micro-batch to be full, as it is now and then where lengths differ. Here all are equal: 120
 # sequences fill two micro-batches, the config's 128 would fill three by two thirds.
 SHAPES = {
-    "smollm2_135m GRPO": ("smollm2_135m", ["train.prompts_per_step=64", "train.mini_batch_size=120"]),
+    "smollm2_135m GRPO": ("smollm2_135m", ["train.prompts_per_step=60", "train.mini_batch_size=120"]),
     "qwen2_1_5b GRPO, recompute mlp": ("qwen2_1_5b", QWEN + ["train.recompute=mlp"]),
     "qwen2_1_5b LoRA, recompute full": ("qwen2_1_5b", QWEN + ["train.recompute=full", "lora.rank=32", "lora.alpha=64"]),
 }
