@@ -10,7 +10,7 @@
 
 #include "core/registry.h"
 #include "rl/run.h"
-#include "tests/support/temp_dir.h"
+#include "tests/support/run_test.h"
 
 namespace mantissa {
 namespace {
@@ -31,12 +31,13 @@ checkpoint: {every: 0, export_model: false}
 
 const Strings kSft = {"train.mode=sft", "train.mini_batch_size=8", "data.solution_key=solution"};
 
-class Estimate : public ::testing::Test {
+class Estimate : public RunTest {
  protected:
+  Estimate() : RunTest(kGrpo) {}
+
   RunConfig config(Strings overrides = {}) const {
-    const fs::path data = fs::path(MANTISSA_SOURCE_DIR) / "builtin/arithmetic/sanity.jsonl";
-    overrides.insert(overrides.begin(), {"run.output_dir=" + (dir_ / "run").string(), "data.files=" + data.string()});
-    return parse_run_config(kGrpo, "test", overrides);
+    overrides.insert(overrides.begin(), "data.limit=0");
+    return RunTest::config("run", overrides);
   }
 
   /// The peak that a run on the CPU reports.
@@ -64,7 +65,6 @@ class Estimate : public ::testing::Test {
     return it == parts.end() ? 0 : it->bytes;
   }
 
-  TempDir dir_;
   mutable double response_length_ = 0;
 };
 

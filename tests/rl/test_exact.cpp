@@ -13,7 +13,7 @@
 #include "rl/run.h"
 #include "rl/train/first_difference.h"
 #include "tests/support/message.h"
-#include "tests/support/temp_dir.h"
+#include "tests/support/run_test.h"
 
 namespace mantissa {
 namespace {
@@ -33,14 +33,10 @@ optim: {lr: 5.0e-5}
 checkpoint: {export_model: false}
 )";
 
-class Exact : public ::testing::Test {
+class Exact : public RunTest {
  protected:
-  RunConfig config(const std::string& name, Strings overrides = {}) const {
-    const fs::path data = fs::path(MANTISSA_SOURCE_DIR) / "builtin/arithmetic/sanity.jsonl";
-    overrides.insert(overrides.begin(),
-                     {"run.output_dir=" + (dir_ / name).string(), "data.files=" + data.string(), "data.limit=16"});
-    return parse_run_config(kGrpo, "test", overrides);
-  }
+  Exact() : RunTest(kGrpo) {}
+
   std::vector<json> train(const std::string& name, const Strings& overrides = {}) const {
     mantissa::Run run(config(name, overrides), {});
     mantissa::train(run, [] { return false; });
@@ -49,7 +45,6 @@ class Exact : public ::testing::Test {
     for (std::string line; std::getline(in, line);) lines.push_back(json::parse(line));
     return lines;
   }
-  TempDir dir_;
 };
 
 TEST_F(Exact, AWholeRunHasNoTokenThatDiffers) {

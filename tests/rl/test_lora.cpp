@@ -15,7 +15,7 @@
 #include "tests/support/cuda_pair.h"
 #include "tests/support/message.h"
 #include "tests/support/ranks.h"
-#include "tests/support/temp_dir.h"
+#include "tests/support/run_test.h"
 
 namespace mantissa {
 namespace {
@@ -37,14 +37,10 @@ checkpoint: {every: 2, keep: 0}
 
 const Strings kSft = {"train.mode=sft", "train.mini_batch_size=4", "data.solution_key=solution"};
 
-class Lora : public ::testing::Test {
+class Lora : public RunTest {
  protected:
-  RunConfig config(const std::string& name, Strings overrides = {}) const {
-    const fs::path data = fs::path(MANTISSA_SOURCE_DIR) / "builtin/arithmetic/sanity.jsonl";
-    overrides.insert(overrides.begin(),
-                     {"run.output_dir=" + (dir_ / name).string(), "data.files=" + data.string(), "data.limit=16"});
-    return parse_run_config(kGrpo, "test", overrides);
-  }
+  Lora() : RunTest(kGrpo) {}
+
   bool train(
       const std::string& name, const Strings& overrides = {}, const std::string& resume = "",
       const std::function<bool(int64_t)>& stop = [](int64_t) { return false; }) const {
@@ -65,8 +61,6 @@ class Lora : public ::testing::Test {
     call();
     return ::testing::internal::GetCapturedStderr();
   }
-
-  TempDir dir_;
 };
 
 TEST_F(Lora, RolloutsHaveTheBitsOfTraining) {

@@ -12,7 +12,7 @@
 #include "rl/run.h"
 #include "tests/support/message.h"
 #include "tests/support/ranks.h"
-#include "tests/support/temp_dir.h"
+#include "tests/support/run_test.h"
 
 namespace mantissa {
 namespace {
@@ -31,14 +31,10 @@ optim: {lr: 1.0e-4}
 checkpoint: {keep: 0}
 )";
 
-class ShardParameters : public ::testing::Test {
+class ShardParameters : public RunTest {
  protected:
-  RunConfig config(const std::string& name, Strings overrides = {}) const {
-    const fs::path data = fs::path(MANTISSA_SOURCE_DIR) / "builtin/arithmetic/sanity.jsonl";
-    overrides.insert(overrides.begin(),
-                     {"run.output_dir=" + (dir_ / name).string(), "data.files=" + data.string(), "data.limit=16"});
-    return parse_run_config(kGrpo, "test", overrides);
-  }
+  ShardParameters() : RunTest(kGrpo) {}
+
   /// A run of some ranks, or its rest after the checkpoint there is, up to the end or to step `until`.
   void train(const std::string& name, int ranks, const Strings& overrides, int64_t until = -1) const {
     const auto one = [&](Comm& comm) {
@@ -73,7 +69,6 @@ class ShardParameters : public ::testing::Test {
     }
     return worst;
   }
-  TempDir dir_;
 };
 
 const Strings kExact = {"precision.match=exact", "exact.check=all"};

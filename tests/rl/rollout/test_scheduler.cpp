@@ -213,18 +213,28 @@ TEST(Scheduler, PreemptionKeepsTokens) {
   }
 }
 
+/// One to six prompts with up to nine samples each.
+std::vector<Ask> random_asks(RandomStream& random, int round) {
+  std::vector<Ask> asks;
+  const int count = 1 + int(random.below(6));
+  for (int i = 0; i < count; ++i)
+    asks.push_back({round * 100 + i, 1 + random.below(200), 1 + int(random.below(9)), 1 + random.below(150)});
+  return asks;
+}
+
+/// Of the longest sequence.
+int64_t pages_needed(const std::vector<Ask>& asks) {
+  int64_t pages = 1;
+  for (const Ask& ask : asks) pages = std::max(pages, pages_of(ask.prompt_length + ask.limit - 1));
+  return pages;
+}
+
 TEST(Scheduler, RandomLoadsInTinyPools) {
   RandomStream random(11, 3);
   int64_t preemptions = 0;
   for (int round = 0; round < 150; ++round) {
-    std::vector<Ask> asks;
-    int64_t need = 1;
-    const int count = 1 + int(random.below(6));
-    for (int i = 0; i < count; ++i) {
-      const Ask ask{round * 100 + i, 1 + random.below(200), 1 + int(random.below(9)), 1 + random.below(150)};
-      need = std::max(need, (ask.prompt_length + ask.limit - 1 + kAttentionTile - 1) / kAttentionTile);
-      asks.push_back(ask);
-    }
+    const std::vector<Ask> asks = random_asks(random, round);
+    const int64_t need = pages_needed(asks);
     const Scheduler::Limits limits{.max_batch = 1 + random.below(12),
                                    .pages = need + random.below(8),
                                    .prefill_tokens = 1 + random.below(400),
@@ -246,14 +256,8 @@ TEST(Scheduler, DraftsSaveStepsAndChangeNothing) {
   RandomStream random(12, 3);
   int64_t drafted = 0, accepted = 0, preemptions = 0;
   for (int round = 0; round < 60; ++round) {
-    std::vector<Ask> asks;
-    int64_t need = 1;
-    const int count = 1 + int(random.below(4));
-    for (int i = 0; i < count; ++i) {
-      const Ask ask{round * 100 + i, 1 + random.below(150), 1 + int(random.below(4)), 1 + random.below(150)};
-      need = std::max(need, (ask.prompt_length + ask.limit - 1 + kAttentionTile - 1) / kAttentionTile);
-      asks.push_back(ask);
-    }
+    const std::vector<Ask> asks = random_asks(random, round);
+    const int64_t need = pages_needed(asks);
     Drafts drafts;
     Scheduler::Limits limits{.max_batch = 1 + random.below(40),
                              .pages = need + random.below(8),
