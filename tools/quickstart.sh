@@ -31,7 +31,7 @@ done
 
 python3 tools/plot.py --terminal --story runs/quickstart runs/quickstart_fp16_peer runs/quickstart_bf16_peer --next \
   "Talk to the trained model:" \
-  '  build/bin/generate --model runs/quickstart/model --prompt "12+30-5="' \
+  '  build/bin/generate --model runs/quickstart/model --prompt "51+29+60="' \
   "Look at every metric and sample of the runs:" \
   "  python3 tools/dashboard.py runs/quickstart*" \
   "Your own data and reward, to a GGUF file: docs/your_task.md" \
