@@ -5,6 +5,21 @@
 namespace mantissa::ops {
 namespace {
 
+/// Where a row goes depends on the row alone under fast, too: its products are those of exact while this lives.
+class ExactHere {
+ public:
+  explicit ExactHere(Exec& exec) : exec_(exec), match_(exec.match) {
+    if (match_ == Match::kFast) exec.match = Match::kExact;
+  }
+  ~ExactHere() { exec_.match = match_; }
+  ExactHere(const ExactHere&) = delete;
+  ExactHere& operator=(const ExactHere&) = delete;
+
+ private:
+  Exec& exec_;
+  const Match match_;
+};
+
 void check_routes(const char* op, const Routes& routes) {
   check_rank(op, "routes.rows", routes.rows, 2);
   check_index(op, "routes.tokens", routes.tokens, routes.rows.numel());
@@ -25,7 +40,10 @@ Routing route(Tape& tape, const Var& x, const Var& w, int64_t slots, bool normal
   Tensor logits = exec.empty({rows, count}, wide), weights = exec.empty({rows, slots}, wide);
   Routes routes{exec.empty({rows, slots}, Dtype::kI32), exec.empty({count + 1}, Dtype::kI32),
                 exec.empty({rows * slots}, Dtype::kI32), exec.empty({rows, slots}, Dtype::kI32)};
-  MANTISSA_RUN(exec, matmul, logits, x.value(), w.value(), Trans::kNT, false);
+  {
+    const ExactHere exact(exec);
+    MANTISSA_RUN(exec, matmul, logits, x.value(), w.value(), Trans::kNT, false);
+  }
   MANTISSA_RUN(exec, route, weights, routes.experts, logits, normalise);
   MANTISSA_RUN(exec, group_rows, routes.offsets, routes.tokens, routes.rows, routes.experts);
   if (!tape.needs_grad({&x, &w})) return {tape.constant("route", std::move(weights)), std::move(routes)};

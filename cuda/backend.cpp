@@ -11,6 +11,7 @@
 #include "cuda/device.h"
 #include "cuda/kernels.h"
 #include "cuda/matmul/chained.h"
+#include "cuda/matmul/grouped.h"
 #include "cuda/memory.h"
 
 namespace mantissa::cuda {
@@ -137,6 +138,8 @@ class CudaBackend : public Device {
     cuda_kernels::register_matmul(kernels_);
     cuda_kernels::register_norm(kernels_);
     cuda_kernels::register_attention(kernels_);
+    cuda_kernels::register_experts(kernels_);
+    cuda_kernels::register_grouped_matmul(kernels_);
     cuda_kernels::register_vocab(kernels_);
     cuda_kernels::register_sampling(kernels_);
     cuda_kernels::register_optim(kernels_);

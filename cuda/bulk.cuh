@@ -56,6 +56,20 @@ __device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap& map, in
       : "memory");
 }
 
+/// The same of one of several matrices (box_map of `count`).
+__device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap& map, int k, int row, int matrix,
+                                         uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::
+          "r"(to),
+      "l"(&map), "r"(k), "r"(row), "r"(matrix), "r"(barrier)
+      : "memory");
+}
+/// What this thread wrote to shared memory is seen by what reads it in bulk: copies, and products of warpgroups.
+__device__ __forceinline__ void publish_shared() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 #endif  // __CUDA_ARCH__ >= 900
 
 /// Whether device and driver can copy boxes.
@@ -63,5 +77,7 @@ bool has_box_copies(const DeviceFacts& device);
 /// Of a matrix whose rows of `width` 16-bit elements lie one after the other: boxes of 64 by `box_rows`. Rows and data
 /// lie on 16 bytes.
 CUtensorMap box_map(const void* data, Dtype type, int64_t rows, int64_t width, int box_rows);
+/// Of `count` such matrices, one after the other: what lies beyond one of them is zero, not the next.
+CUtensorMap box_map(const void* data, Dtype type, int64_t count, int64_t rows, int64_t width, int box_rows);
 
 }  // namespace mantissa::cuda

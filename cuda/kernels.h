@@ -15,6 +15,7 @@ std::string measured_products();
 void restore_measured_products(const std::string& text);
 void register_norm(Kernels& table);
 void register_attention(Kernels& table);
+void register_experts(Kernels& table);
 void register_vocab(Kernels& table);
 void register_sampling(Kernels& table);
 void register_optim(Kernels& table);

@@ -1,4 +1,4 @@
-// Hopper's products of a warpgroup: 64 rows by 64 or 128 columns, both operands in boxes of shared memory
+// Hopper's products of a warpgroup: 64 rows by 16 to 128 columns, both operands in boxes of shared memory
 // (cuda/bulk.cuh), sums in registers. A step is 16 of k, and steps ascend: the bits are those of mma.sync m16n8k16.
 //
 // Lane 4 g + t of warp w has of sums[4 j + i] row 16 w + g + 8 (i / 2), column 8 j + 2 t + i % 2.
@@ -35,6 +35,11 @@ __device__ __forceinline__ void wait_groups() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
+#define MANTISSA_SUMS_8(x) \
+  "+f"(x[0]), "+f"(x[1]), "+f"(x[2]), "+f"(x[3]), "+f"(x[4]), "+f"(x[5]), "+f"(x[6]), "+f"(x[7])
+#define MANTISSA_SUMS_16(x)                                                                                    \
+  MANTISSA_SUMS_8(x), "+f"(x[8]), "+f"(x[9]), "+f"(x[10]), "+f"(x[11]), "+f"(x[12]), "+f"(x[13]), "+f"(x[14]), \
+      "+f"(x[15])
 #define MANTISSA_SUMS_32(x)                                                                                   \
   "+f"(x[0]), "+f"(x[1]), "+f"(x[2]), "+f"(x[3]), "+f"(x[4]), "+f"(x[5]), "+f"(x[6]), "+f"(x[7]), "+f"(x[8]), \
       "+f"(x[9]), "+f"(x[10]), "+f"(x[11]), "+f"(x[12]), "+f"(x[13]), "+f"(x[14]), "+f"(x[15]), "+f"(x[16]),  \
@@ -46,12 +51,17 @@ __device__ __forceinline__ void wait_groups() {
       "+f"(x[47]), "+f"(x[48]), "+f"(x[49]), "+f"(x[50]), "+f"(x[51]), "+f"(x[52]), "+f"(x[53]), "+f"(x[54]),     \
       "+f"(x[55]), "+f"(x[56]), "+f"(x[57]), "+f"(x[58]), "+f"(x[59]), "+f"(x[60]), "+f"(x[61]), "+f"(x[62]),     \
       "+f"(x[63])
+#define MANTISSA_WGMMA_16(type) \
+  "wgmma.mma_async.sync.aligned.m64n16k16.f32." type "." type " {%0,%1,%2,%3,%4,%5,%6,%7}, %8, %9, 1, 1, 1, %10, %11;"
+#define MANTISSA_WGMMA_32(type)                               \
+  "wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type \
+  " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, %16, %17, 1, 1, 1, %18, %19;"
 #define MANTISSA_WGMMA_64(type)                                     \
   "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type       \
   " {"                                                              \
   "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"          \
   "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31" \
-  "}, %32, %33, 1, 1, 1, 0, %34;"
+  "}, %32, %33, 1, 1, 1, %34, %35;"
 #define MANTISSA_WGMMA_128(type)                                     \
   "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type       \
   " {"                                                               \
@@ -59,24 +69,38 @@ __device__ __forceinline__ void wait_groups() {
   "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31," \
   "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," \
   "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"  \
-  "}, %64, %65, 1, 1, 1, 0, %66;"
+  "}, %64, %65, 1, 1, 1, %66, %67;"
 
-/// sums += a . b of 16 steps of k, from where the descriptors point. kByColumns: b is a columns_operand.
-template <class T, bool kByColumns, int kSums>
+/// sums += a . b of 16 steps of k, from where the descriptors point; 2 columns a sum. kByColumns: b is a
+/// columns_operand; kLeftByColumns: a is one.
+template <class T, bool kByColumns, bool kLeftByColumns = false, int kSums>
 __device__ __forceinline__ void group_mma(float (&sums)[kSums], uint64_t a, uint64_t b) {
   constexpr bool kHalf = std::is_same_v<T, __half>;
-  static_assert(kSums == 32 || kSums == 64);
-  if constexpr (kSums == 32 && kHalf)
-    asm volatile(MANTISSA_WGMMA_64("f16") : MANTISSA_SUMS_32(sums) : "l"(a), "l"(b), "n"(int(kByColumns)));
+  constexpr int kA = kLeftByColumns, kB = kByColumns;
+  static_assert(kSums == 8 || kSums == 16 || kSums == 32 || kSums == 64);
+  if constexpr (kSums == 8 && kHalf)
+    asm volatile(MANTISSA_WGMMA_16("f16") : MANTISSA_SUMS_8(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
+  else if constexpr (kSums == 8)
+    asm volatile(MANTISSA_WGMMA_16("bf16") : MANTISSA_SUMS_8(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
+  else if constexpr (kSums == 16 && kHalf)
+    asm volatile(MANTISSA_WGMMA_32("f16") : MANTISSA_SUMS_16(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
+  else if constexpr (kSums == 16)
+    asm volatile(MANTISSA_WGMMA_32("bf16") : MANTISSA_SUMS_16(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
+  else if constexpr (kSums == 32 && kHalf)
+    asm volatile(MANTISSA_WGMMA_64("f16") : MANTISSA_SUMS_32(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
   else if constexpr (kSums == 32)
-    asm volatile(MANTISSA_WGMMA_64("bf16") : MANTISSA_SUMS_32(sums) : "l"(a), "l"(b), "n"(int(kByColumns)));
+    asm volatile(MANTISSA_WGMMA_64("bf16") : MANTISSA_SUMS_32(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
   else if constexpr (kHalf)
-    asm volatile(MANTISSA_WGMMA_128("f16") : MANTISSA_SUMS_64(sums) : "l"(a), "l"(b), "n"(int(kByColumns)));
+    asm volatile(MANTISSA_WGMMA_128("f16") : MANTISSA_SUMS_64(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
   else
-    asm volatile(MANTISSA_WGMMA_128("bf16") : MANTISSA_SUMS_64(sums) : "l"(a), "l"(b), "n"(int(kByColumns)));
+    asm volatile(MANTISSA_WGMMA_128("bf16") : MANTISSA_SUMS_64(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
 }
+#undef MANTISSA_WGMMA_16
+#undef MANTISSA_WGMMA_32
 #undef MANTISSA_WGMMA_64
 #undef MANTISSA_WGMMA_128
+#undef MANTISSA_SUMS_8
+#undef MANTISSA_SUMS_16
 #undef MANTISSA_SUMS_32
 #undef MANTISSA_SUMS_64
 

@@ -60,8 +60,6 @@ DecoderParams::DecoderParams(const ModelConfig& c, ParamLayout& layout, int worl
 
 Decoder::Decoder(const ModelConfig& config, ParamLayout& layout, Backend& backend, int world_size)
     : config_(config), params_(config, layout, world_size) {
-  check(config.experts.count == 0 || backend.kernels().grouped_matmul != nullptr, "[decoder] ", config.architecture,
-        ": mixtures of experts run on the CPU only so far, got device ", backend.name());
   rope_table_ = rope_table(config, backend);
 }
 

@@ -184,6 +184,19 @@ TokenizerFiles load_tokenizer_files(const std::string& path) {
   return read_hf_tokenizer(place);
 }
 
+namespace {
+
+/// The first `count` elements again and again, to the end.
+void repeat(const Tensor& t, int64_t count) {
+  const Tensor flat = t.view({t.numel()});
+  for (int64_t have = count; have < flat.numel(); have *= 2) {
+    const Tensor next = flat.slice(have, std::min(2 * have, flat.numel()));
+    t.backend().copy(next.raw(), flat.raw(), next.bytes());
+  }
+}
+
+}  // namespace
+
 std::unique_ptr<Model> random_model(const ModelConfig& config, Backend& backend, Dtype compute, bool fp32_master,
                                     uint64_t seed, Shard shard, Placement placement, Sharding sharding) {
   config.validate("model");
@@ -196,22 +209,24 @@ std::unique_ptr<Model> random_model(const ModelConfig& config, Backend& backend,
 
   const ParamSet& set = model->params;
   const std::vector<ParamInfo>& infos = set.layout.params();
-  constexpr size_t kPeriod = 1048573;  // large tensors repeat: drawing them would take longer than a bench
+  constexpr int64_t kPeriod = 1048573;  // large tensors repeat: drawing them would take longer than a bench
   // A stream per parameter, so that values do not depend on the order in which they are made.
   std::mutex copying;
   parallel_tasks(int64_t(infos.size()), [&](int64_t p) {
     const ParamInfo& info = infos[size_t(p)];
     RandomStream random(seed, uint64_t(p));
-    std::vector<float> values(size_t(info.shape.numel()));
+    std::vector<float> values(size_t(std::min(info.shape.numel(), kPeriod)));
     const bool norm = info.name.ends_with("norm.weight");
-    for (size_t i = 0; i < values.size(); ++i)
-      values[i] = norm ? 1.0f : i >= kPeriod ? values[i - kPeriod] : 0.02f * random.normal();
+    for (float& v : values) v = norm ? 1.0f : 0.02f * random.normal();
     for (const ParamBuffer* buffer : {&set.compute, &set.master}) {
       if (!buffer->defined()) continue;
-      Tensor rounded(cpu(), info.shape, buffer->dtype());
-      convert_floats(values.data(), Dtype::kF32, rounded.raw(), rounded.dtype(), rounded.numel());
+      const bool whole = buffer == &set.compute || set.shard.whole();  // then it is repeated where it lies
+      Tensor rounded(cpu(), {whole ? int64_t(values.size()) : info.shape.numel()}, buffer->dtype());
+      convert_floats(values.data(), Dtype::kF32, rounded.raw(), rounded.dtype(), int64_t(values.size()));
+      if (!whole) repeat(rounded, int64_t(values.size()));
       const std::lock_guard lock(copying);
       buffer->store(set.layout, ParamId{int(p)}, 0, rounded);
+      if (whole) repeat((*buffer)[ParamId{int(p)}], int64_t(values.size()));
     }
   });
   return model;

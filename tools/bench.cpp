@@ -4,7 +4,8 @@
 //   fraction, peak_bytes
 //
 // fraction is of a ceiling measured first in the same process: arithmetic (gemm, attention, train) of a large square
-// GEMM in the same type, memory traffic (decode, rollout, step) of copying a large buffer, reads and writes counted.
+// GEMM in the same type, memory traffic (decode, rollout, step) of copying a large buffer, reads and writes counted; of
+// experts it is of the same work with one matrix.
 #include "tools/bench.h"
 
 #include <algorithm>
@@ -137,22 +138,22 @@ int bench_main(int argc, char** argv) {
   std::vector<std::string> words;
   Arguments args(
       "bench",
-      "Measures gemm (a large one, and the model's shapes), attention, train (forward and backward), update (the same "
+      "Measures gemm (a large one, and the model's shapes), attention, experts (products of grouped rows), train (forward and backward), update (the same "
       "with the optimizer, over all ranks), decode and rollout (the rollout engine) or step (the optimizer), one JSON "
       "line each, with the fraction of a ceiling measured in the same process; or comm (the collectives between ranks).");
-  args.words("what", words, "gemm, attention, train, update, decode, rollout, step, comm");
+  args.words("what", words, "gemm, attention, experts, train, update, decode, rollout, step, comm");
   args.required();
   flags.fields(args);
   if (!args.parse(argc, argv)) return 0;
-  const std::pair<const char*, void (Bench::*)()> all[] = {{"gemm", &Bench::gemm},     {"attention", &Bench::attention},
-                                                           {"train", &Bench::train},   {"update", &Bench::update},
-                                                           {"decode", &Bench::decode}, {"rollout", &Bench::rollout},
-                                                           {"step", &Bench::step},     {"comm", &Bench::comm}};
+  const std::pair<const char*, void (Bench::*)()> all[] = {
+      {"gemm", &Bench::gemm},       {"attention", &Bench::attention}, {"experts", &Bench::experts},
+      {"train", &Bench::train},     {"update", &Bench::update},       {"decode", &Bench::decode},
+      {"rollout", &Bench::rollout}, {"step", &Bench::step},           {"comm", &Bench::comm}};
   std::vector<void (Bench::*)()> chosen;
   for (const std::string& word : words) {
     const auto* it = std::find_if(std::begin(all), std::end(all), [&](const auto& b) { return word == b.first; });
-    check(it != std::end(all), "bench: must be gemm, attention, train, update, decode, rollout, step or comm: got \"",
-          word, "\"");
+    check(it != std::end(all),
+          "bench: must be gemm, attention, experts, train, update, decode, rollout, step or comm: got \"", word, "\"");
     check(word == "gemm" || word == "comm" || !flags.model.model.empty(), "bench ", word, ": --model is required");
     chosen.push_back(it->second);
   }

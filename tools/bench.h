@@ -30,7 +30,7 @@ struct BenchFlags {
     args.field("model", model.model, "Hugging Face directory, .gguf file, builtin:NAME or random:CONFIG.json");
     args.choice("device", model.device, {"auto", "cpu", "cuda"}, "auto takes a GPU when there is one");
     args.choice("precision", model.precision, {"fp16", "bf16", "fp32"}, "type of weights and activations");
-    args.field("sequences", sequences, "packed sequences of train and attention; prompts of rollout",
+    args.field("sequences", sequences, "packed sequences of train, attention and experts; prompts of rollout",
                between(1, 1 << 20));
     args.field("length", length, "their tokens", between(1, 1 << 20));
     args.field("batch", batch, "sequences decoded together (decode, attention, rollout)", between(1, 1 << 16));
@@ -60,9 +60,10 @@ class Bench {
  public:
   Bench(const BenchFlags& flags, Comm& comm);
 
-  // bench_kernels.cpp: matrix products, attention, the optimizer's step.
+  // bench_kernels.cpp: matrix products, attention, those of grouped rows, the optimizer's step.
   void gemm();
   void attention();
+  void experts();
   void step();
   // bench_model.cpp: forward and backward, the same with the optimizer over all ranks, decode steps, whole rollouts.
   void train() { time_training(false); }

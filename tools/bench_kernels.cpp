@@ -1,5 +1,6 @@
 // Measurements of single kernels: matrix products, attention, the optimizer's step.
 #include <algorithm>
+#include <cmath>
 
 #include "core/conveyor.h"
 #include "nn/optimizer.h"
@@ -60,6 +61,49 @@ void Bench::attention() {
   report("attention_decode", str("B=", b, ",context=", flags_.context, shape),
          time([&] { MANTISSA_RUN(exec_, attention_decode, decoded, row, pages, device_table, device_lengths, heads); }),
          double(b), ideal);
+}
+
+/// Products of grouped rows with the two weights of experts, and their gradients: each expert has as many rows, or
+/// expert i as its share in proportion to 1 / (i + 1). The ideal is the product of as many rows with one matrix.
+void Bench::experts() {
+  const ModelConfig& c = model().config;
+  const int64_t count = c.experts.count, rows = flags_.sequences * flags_.length * c.experts.per_token;
+  check(count > 0, "bench experts: the model has none");
+  const auto offsets_of = [&](bool zipf) {
+    std::vector<double> upto = {0};
+    for (int64_t e = 0; e < count; ++e) upto.push_back(upto.back() + (zipf ? 1.0 / double(e + 1) : 1.0));
+    std::vector<int32_t> offsets;
+    for (const double x : upto) offsets.push_back(int32_t(std::lround(double(rows) * x / upto.back())));
+    return tensor_from<int32_t>(exec_.backend(), offsets, {count + 1});
+  };
+  const Tensor balanced = offsets_of(false), zipf = offsets_of(true);
+  const struct {
+    const char* name;
+    int64_t n, k;
+  } products[] = {{"gate_up", 2 * c.experts.feed_forward, c.width}, {"down", c.width, c.experts.feed_forward}};
+  for (const auto& [name, n, k] : products) {
+    const Tensor x = noise({rows, k}, dtype_), dy = noise({rows, n}, dtype_), w = noise({count * n, k}, dtype_);
+    Tensor y = exec_.empty({rows, n}, dtype_), dx = exec_.empty({rows, k}, dtype_);
+    Tensor dw = exec_.zeros({count * n, k}, Dtype::kF32), one = dw.slice(0, n);
+    const struct {
+      const char* name;
+      Tensor c, one, a, b, b_one;
+      Trans trans;
+    } ways[] = {{"forward", y, y, x, w, w.slice(0, n), Trans::kNT},
+                {"gradient of inputs", dx, dx, dy, w, w.slice(0, n), Trans::kNN},
+                {"gradient of weights", dw, one, dy, x, x, Trans::kTN}};
+    for (const auto& way : ways) {
+      Tensor out = way.c, dense = way.one;
+      const bool adds = way.trans == Trans::kTN;
+      std::vector<double> ideal = time([&] { MANTISSA_RUN(exec_, matmul, dense, way.a, way.b_one, way.trans, adds); });
+      std::sort(ideal.begin(), ideal.end());
+      for (const bool uneven : {false, true})
+        report(
+            "experts", str(name, " ", way.name, ",R=", rows, ",E=", count, ",N=", n, ",K=", k, uneven ? ",zipf" : ""),
+            time([&] { MANTISSA_RUN(exec_, grouped_matmul, out, way.a, way.b, uneven ? zipf : balanced, way.trans); }),
+            double(rows), ideal[ideal.size() / 2]);
+    }
+  }
 }
 
 double Bench::link_ceiling() {

@@ -40,18 +40,11 @@ bool form_serves(const ChainedProduct& p, int form) {
          (p.trans == Trans::kNT && p.first.rows <= kFewRows && (!p.down || p.first.type == p.first.out_type));
 }
 
-/// Eight sizes a power of two: token counts differ from one micro-batch to the next.
-int64_t class_of_rows(int64_t rows) {
-  int64_t step = 1;
-  while (rows / step > 8) step *= 2;
-  return (rows + step - 1) / step * step;
-}
-
 class Forms {
  public:
   int of(Exec& exec, const ChainedProduct& p) {
     const ExactProduct& f = p.first;
-    const Key key{class_of_rows(f.rows),   f.columns,        f.depth,         p.rank,
+    const Key key{size_class(f.rows),      f.columns,        f.depth,         p.rank,
                   int64_t(p.parts.size()), int64_t(p.trans), int64_t(f.type), int64_t(f.out_type),
                   p.down != nullptr};
     const std::lock_guard lock(mutex_);

@@ -49,12 +49,6 @@ uint32_t alignment_of(const void* p) {
   return uint32_t(std::min<uintptr_t>(16, address & (~address + 1)));
 }
 
-/// Eight sizes per power of two.
-int64_t size_class(int64_t n) {
-  const int64_t step = std::max<int64_t>(1, int64_t(std::bit_floor(uint64_t(n))) / 8);
-  return (n + step - 1) / step * step;
-}
-
 struct Events {
   cudaEvent_t start = nullptr, end = nullptr;
   Events() {
@@ -86,6 +80,11 @@ ProductKey key_of(const Product& p, bool mark) {
           alignment_of(p.b),
           alignment_of(p.c) * 2 + mark,
           p.bias ? alignment_of(p.bias) : 0};
+}
+
+int64_t size_class(int64_t n) {
+  const int64_t step = std::max<int64_t>(1, int64_t(std::bit_floor(uint64_t(n))) / 8);
+  return (n + step - 1) / step * step;
 }
 
 ProductKey class_of(ProductKey key) {

@@ -28,7 +28,8 @@ struct Product {
 /// Everything the choice of an algorithm depends on; `mark` tells apart choices made under different rules.
 using ProductKey = std::array<int64_t, 14>;
 ProductKey key_of(const Product& p, bool mark);
-/// Shapes that share a measurement, eight sizes per power of two: token counts differ from one micro-batch to the next.
+/// Sizes that share a measurement, eight per power of two: token counts differ from one micro-batch to the next.
+int64_t size_class(int64_t n);
 ProductKey class_of(ProductKey key);
 
 /// The library's description of products of one key.

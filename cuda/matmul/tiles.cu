@@ -2,113 +2,17 @@
 //
 // A block takes tiles in turn. One thread streams pieces of 64 of k through a ring in shared memory; one or two
 // warpgroups multiply, 64 rows each.
-#include "cuda/matmul/exact.cuh"
 #include "cuda/matmul/segments.cuh"
-#include "cuda/wgmma.cuh"
+#include "cuda/matmul/tiles.cuh"
 
 namespace mantissa::cuda_kernels {
 namespace {
-
-constexpr int kTileStaging = 4096;  // bytes of a warp, on which rows become whole pieces before they are stored
-
-template <int kRowsOf, int kColumnsOf>
-struct TileForm {
-  static constexpr int kRows = kRowsOf, kColumns = kColumnsOf;
-  static constexpr int kGroups = kRows / kGroupRows, kThreads = (kGroups + 1) * kGroupThreads;
-  static constexpr int kUnit = kColumns < 128 ? kColumns : 128, kUnits = kColumns / kUnit;  // columns of an instruction
-  static constexpr int kRowBytes = kRows * kBoxRow, kStage = kRowBytes + kColumns * kBoxRow;  // a's part; all
-  static constexpr int kStages = (192 << 10) / kStage;
-  static constexpr int kShared = kStages * kStage + 4 * kGroups * kTileStaging + kStages * 2 * 8 + kBoxAlignment;
-  static_assert(kRows % kGroupRows == 0 && kColumns % kUnit == 0 && kShared <= 227 << 10);
-  using Sums = float[kUnits][kUnit / 2];
-};
 
 /// Both products' operands, as boxes of 64 of k by rows; b of kNN: boxes of 64 columns by 64 of k.
 struct TileOperands {
   CUtensorMap a[2], b[2];
   int depth[2];
 };
-
-struct TileOrder {
-  int down, across;  // tiles
-
-  __host__ __device__ int count() const { return down * across; }
-};
-
-#if __CUDA_ARCH_FEAT_SM90_ALL
-
-/// {down, across} of a tile, in an order that keeps what neighbours share in the cache: all columns of kGroup tiles of
-/// rows, then the next.
-__device__ __forceinline__ int2 place_of(int tile, const TileOrder& order) {
-  constexpr int kGroup = 16;
-  const int group = tile / (kGroup * order.across), first = group * kGroup;
-  const int height = min(kGroup, order.down - first), within = tile - first * order.across;
-  return {first + within % height, within / height};
-}
-
-/// Begins a warpgroup's products of a piece, which lies at `from`.
-template <class F, class T, bool kByColumns>
-__device__ __forceinline__ void multiply_piece(typename F::Sums& sums, uint32_t from, int group) {
-#pragma unroll
-  for (int step = 0; step < kBoxDepth / 16; ++step) {
-    const uint64_t a = rows_operand(from + group * kGroupRows * kBoxRow + step * 32);
-#pragma unroll
-    for (int unit = 0; unit < F::kUnits; ++unit) {
-      const uint32_t at = from + F::kRowBytes + unit * F::kUnit * kBoxRow;  // boxes of columns are as long
-      const uint64_t b =
-          kByColumns ? columns_operand(at + step * 16 * kBoxRow, kBoxDepth * kBoxRow) : rows_operand(at + step * 32);
-      group_mma<T, kByColumns>(sums[unit], a, b);
-    }
-  }
-}
-
-/// Scaled sums and bias of a warp's 16 rows, rounded, from registers through `staging` to c.
-template <class F, class Out>
-__device__ __forceinline__ void store_tile(Out* c, typename F::Sums& sums, float scale, const Out* bias, int first_row,
-                                           int first_column, int rows, int columns, int64_t c_stride, bool whole,
-                                           char* staging) {
-  constexpr int kInPiece = 16 / int(sizeof(Out)), kInStaging = 256 / int(sizeof(Out));
-  constexpr int kPass = F::kColumns < kInStaging ? F::kColumns : kInStaging, kPieces = kPass / kInPiece;
-  const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
-#pragma unroll
-  for (int pass = 0; pass < F::kColumns / kPass; ++pass) {
-#pragma unroll
-    for (int j = 0; j < kPass / 8; ++j) {
-      const int block = pass * (kPass / 8) + j, column = first_column + block * 8 + 2 * t;
-      const float* s = &sums[block / (F::kUnit / 8)][block % (F::kUnit / 8) * 4];
-      const float b0 = bias && column < columns ? to_float(bias[column]) : 0.0f;
-      const float b1 = bias && column + 1 < columns ? to_float(bias[column + 1]) : 0.0f;
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        float low = scale * s[2 * r], high = scale * s[2 * r + 1];
-        if (bias) low += b0, high += b1;
-        const int row = g + 8 * r, byte = (j * 8 + t * 2) * int(sizeof(Out));
-        char* to = staging + row * 256 + (((byte >> 4) ^ (row & 7)) << 4) + byte % 16;
-        if constexpr (sizeof(Out) == 2)
-          *reinterpret_cast<uint32_t*>(to) = pack_two<Out>(low, high);
-        else
-          *reinterpret_cast<float2*>(to) = make_float2(low, high);
-      }
-    }
-    __syncwarp();
-#pragma unroll
-    for (int i = lane; i < 16 * kPieces; i += kWarp) {
-      const int r = i / kPieces, piece = i % kPieces, row = first_row + r;
-      const int column = first_column + pass * kPass + piece * kInPiece;
-      if (row >= rows || column >= columns) continue;
-      const char* from = staging + r * 256 + ((piece ^ (r & 7)) << 4);
-      Out* to = c + row * c_stride + column;
-      if (whole && column + kInPiece <= columns) {
-        *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
-      } else {
-        for (int e = 0; e < min(kInPiece, columns - column); ++e) to[e] = reinterpret_cast<const Out*>(from)[e];
-      }
-    }
-    __syncwarp();
-  }
-}
-
-#endif  // __CUDA_ARCH_FEAT_SM90_ALL
 
 /// A grid of at most order.count() blocks. kByColumns: kNN. `whole`: rows of c lie on 16 bytes.
 template <class F, class T, class Out, bool kByColumns>

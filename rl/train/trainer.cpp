@@ -149,6 +149,7 @@ UpdateReport Trainer::update(MiniBatch& mini, const Loss& loss, OldLogprobs old,
     return report;
   }
   std::vector<LossOut> outs;
+  std::vector<std::vector<Tensor>> expert_offsets;  // of each micro-batch; read when nothing waits for them
   LossStats stats;
   if (options_.dropout > 0) {
     const StepState now = optimizer_.read_state();
@@ -168,7 +169,7 @@ UpdateReport Trainer::update(MiniBatch& mini, const Loss& loss, OldLogprobs old,
     const auto sum = [this](int unit) { optimizer_.begin_sum(unit); };
     outs.push_back(
         run_micro_batch(tape, mini, batch, loss, old, last && options_.overlap ? sum : std::function<void(int)>()));
-    add_expert_rows(stats.parts(), expert_offsets_);
+    expert_offsets.push_back(std::move(expert_offsets_));
   }
   end_pass();
   optimizer_.begin_sum(0);  // before anything else that ranks do together: one without a micro-batch begins here
@@ -176,6 +177,7 @@ UpdateReport Trainer::update(MiniBatch& mini, const Loss& loss, OldLogprobs old,
   report.step = optimizer_.step();
   if (old == OldLogprobs::kOwnForward && !before_step)
     read_back(mini, &DeviceBatch::old_logprobs, &TrainBatch::old_logprobs);
+  for (const std::vector<Tensor>& offsets : expert_offsets) add_expert_rows(stats.parts(), offsets);
   for (const LossOut& out : outs) {
     report.loss += to_host_float(out.loss.value())[0];
     stats.add(out);

@@ -89,7 +89,7 @@ class Trainer {
   TrainerOptions options_;
   std::unique_ptr<ParamWindows> windows_, reference_windows_;  // null: weights are whole
   std::string inject_;
-  std::vector<Tensor> expert_offsets_;  // of the last micro-batch
+  std::vector<Tensor> expert_offsets_;  // of the micro-batch under way
   Tensor dropout_key_;                  // of the update that runs
 };
 

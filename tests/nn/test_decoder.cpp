@@ -22,8 +22,7 @@ namespace fs = std::filesystem;
 const fs::path kGolden = fs::path(MANTISSA_SOURCE_DIR) / "tests" / "golden";
 const fs::path kShared = fs::path(MANTISSA_SOURCE_DIR) / ".." / "shared" / "golden" / "models";
 
-const std::vector<const char*> kOnCuda = {"llama3", "qwen2", "qwen3"};
-const std::vector<const char*> kOnCpu = {"llama3", "qwen2", "qwen3", "qwen3_moe", "qwen3_moe_mixed"};
+const std::vector<const char*> kModels = {"llama3", "qwen2", "qwen3", "qwen3_moe", "qwen3_moe_mixed"};
 
 std::vector<int32_t> read_ints(const Safetensors& file, const char* name) {
   Tensor t(cpu(), file.shape(name), Dtype::kI32);
@@ -148,7 +147,7 @@ void expect_golden(const fs::path& directory, const Safetensors& golden, const S
 }
 
 TEST(Decoder, AgreesWithTransformers) {
-  for (const char* name : kOnCpu) {
+  for (const char* name : kModels) {
     const Safetensors golden(kGolden / name / "golden.safetensors");
     expect_golden(kGolden / name, golden, golden, "grad.");
   }
@@ -175,11 +174,11 @@ void expect_recompute_keeps_bits(Backend& backend, const std::vector<const char*
   }
 }
 TEST(Decoder, RecomputeTiersGiveTheSameBits) {
-  expect_recompute_keeps_bits(cpu(), kOnCpu);
+  expect_recompute_keeps_bits(cpu(), kModels);
 }
 
 TEST(Decoder, UnitsAreWholeWhenBackwardSaysSo) {
-  for (const char* name : kOnCpu) {
+  for (const char* name : kModels) {
     const Safetensors golden(kGolden / name / "golden.safetensors");
     const Packed packed(read_ints(golden, "input_ids"), 2);
     const auto model = load_model((kGolden / name).string(), cpu(), Dtype::kF16, false);
@@ -201,13 +200,13 @@ TEST(Decoder, UnitsAreWholeWhenBackwardSaysSo) {
 class CudaDecoder : public CudaFixture<testing::Test> {};
 
 TEST_F(CudaDecoder, AgreesWithTransformers) {
-  for (const char* name : kOnCuda) {
+  for (const char* name : kModels) {
     const Safetensors golden(kGolden / name / "golden.safetensors");
     expect_golden(kGolden / name, golden, golden, "grad.", gpu().backend());
   }
 }
 TEST_F(CudaDecoder, RecomputeTiersGiveTheSameBits) {
-  expect_recompute_keeps_bits(gpu().backend(), kOnCuda);
+  expect_recompute_keeps_bits(gpu().backend(), kModels);
 }
 
 /// Prefill of a prompt and decode steps after it, two sequences of different length in one batch with an
@@ -301,7 +300,7 @@ void expect_decode_equals_packed(const char* name, Dtype dtype) {
 
 TEST(Decoder, PrefillAndDecodeEqualPackedBitForBit) {
   for (const Dtype dtype : {Dtype::kF32, Dtype::kF16, Dtype::kBF16})
-    for (const char* name : kOnCpu) expect_decode_equals_packed(name, dtype);
+    for (const char* name : kModels) expect_decode_equals_packed(name, dtype);
 }
 
 TEST(Decoder, LogitsOf16BitWeightsAreTheSameInFp32) {

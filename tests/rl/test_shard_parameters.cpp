@@ -102,7 +102,8 @@ TEST_F(ShardParameters, ARunIsThatOfOneProcess) {
 TEST_F(ShardParameters, WithOneMicroBatchARankTheBitsAreThoseOfWholeWeights) {
   for (const Strings& kind :
        {with(kExact, {"train.recompute=full", "distributed.offload=optimizer"}),
-        Strings{"precision.train=bf16", "precision.rollout=fp16", "precision.match=fast", "algorithm.kl_coef=0.1"}}) {
+        Strings{"precision.train=bf16", "precision.rollout=fp16", "precision.match=fast", "algorithm.kl_coef=0.1"},
+        with(kExact, {"model.path=builtin:arithmetic_moe"})}) {
     const Strings common =
         with(kind, {"train.micro_batch_tokens=4096", "train.prompts_per_step=8", "train.mini_batch_size=16",
                     "eval.every=1", "eval.n=2", "eval.limit=3",

@@ -163,6 +163,23 @@ OpCase scores_case(std::string name, double temperature) {
   return c;
 }
 
+/// A mixture of 5 linear experts from 8 inputs to 16 outputs, two a row.
+OpCase experts_case(std::string name, bool normalise) {
+  OpCase c{std::move(name),
+           {1, 2, 33, 257},
+           same,
+           [](int64_t n) { return std::vector<Operand>{{{n, 8}, true}, {{5, 8}}, {{5 * 16, 8}}}; },
+           [=](Tape& tape, Vars v, Rows, int64_t) {
+             const ops::Routing to = ops::route(tape, v[0], v[1], 2, normalise);
+             const Var out = ops::grouped_linear(tape, ops::group_rows(tape, v[0], to.routes), v[2], to.routes);
+             return std::vector{ops::combine(tape, out, to.weights, to.routes)};
+           }};
+  c.products = true;
+  c.inner_forward = 2;   // the experts' outputs are rounded,
+  c.inner_backward = 6;  // and so are their gradients
+  return c;
+}
+
 /// The gradient reads the rounded output.
 OpCase reads_output(OpCase c) {
   c.inner_backward = 1;
@@ -177,6 +194,18 @@ OpCase with_groups(OpCase c, std::vector<int64_t> (*groups)(int64_t)) {
 constexpr Heads kQk{3, 1, 8};
 constexpr Heads kRope{2, 1, 16};
 
+OpCase gather_case() {
+  return {"gather_rows",
+          {1, 3, 33},
+          same,
+          [](int64_t n) { return std::vector<Operand>{{{2 * n + 1, 5}}}; },
+          [](Tape& tape, Vars v, Rows rows, int64_t n) {
+            std::vector<int32_t> chosen;  // every second row, from the last
+            for (int64_t t = rows.begin; t < rows.end; ++t) chosen.push_back(int32_t(2 * (n - t)));
+            return std::vector{ops::gather_rows(tape, v[0], ints(tape, chosen))};
+          }};
+}
+
 }  // namespace
 
 const std::vector<OpCase>& op_cases() {
@@ -189,6 +218,9 @@ const std::vector<OpCase>& op_cases() {
       low_rank_case("low_rank", {{0, 9}}, true, false),
       low_rank_case("low_rank_parts", {{1, 4}, {4, 7}}, true, false),
       low_rank_case("low_rank_of_another_input", {{0, 2}, {5, 9}}, false, true),
+      // experts
+      experts_case("experts", false),
+      experts_case("experts_normalised", true),
       // norm
       norm_case("rms_norm", false),
       norm_case("rms_norm_wide", true),
@@ -254,15 +286,7 @@ const std::vector<OpCase>& op_cases() {
       // vocab
       {"embedding", kSizes, same, [](int64_t) { return vector<Operand>{{{11, 6}}}; },
        [](Tape& tape, Vars v, Rows rows, int64_t) { return vector{ops::embedding(tape, v[0], ids(tape, rows, 11))}; }},
-      {"gather_rows",
-       {1, 3, 33},
-       same,
-       [](int64_t n) { return vector<Operand>{{{2 * n + 1, 5}}}; },
-       [](Tape& tape, Vars v, Rows rows, int64_t n) {
-         vector<int32_t> chosen;  // every second row, from the last
-         for (int64_t t = rows.begin; t < rows.end; ++t) chosen.push_back(int32_t(2 * (n - t)));
-         return vector{ops::gather_rows(tape, v[0], ints(tape, chosen))};
-       }},
+      gather_case(),
       scores_case("token_logprobs", 1.0),
       scores_case("token_scores_temperature", 0.7),
   };

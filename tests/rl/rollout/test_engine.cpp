@@ -491,6 +491,23 @@ TEST_F(CudaExactEngineTest, LogprobsEqualTheTrainingPathInAnySchedule) {
   }
 }
 
+TEST_F(CudaExactEngineTest, SoDoThoseOfAMixtureOfExperts) {
+  config_.architecture = "qwen3_moe";
+  config_.qkv_bias = false;
+  config_.experts.count = 40;
+  config_.experts.per_token = 3;
+  config_.experts.feed_forward = 24;
+  config_.experts.normalise = true;
+  for (const Dtype dtype : {Dtype::kF16, Dtype::kBF16}) {
+    SCOPED_TRACE(name_of(dtype));
+    const EnginePrecision p = precision(dtype);
+    const Results roomy = run(dtype, requests_, options_, p);
+    expect_same(score(dtype, roomy), roomy);
+    for (const int64_t max_batch : {1, 7}) expect_same(run(dtype, requests_, options_, p, max_batch), roomy);
+    expect_same(run(dtype, requests_, options_, p, 64, 20 * kAttentionTile), roomy);
+  }
+}
+
 TEST_F(CudaEngineTest, GreedyTokensInFp32AreThoseOfTheCpu) {
   options_.sampling.temperature = 0;
   const Results got = run(Dtype::kF32, requests_, options_, precision(Dtype::kF32));
