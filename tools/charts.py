@@ -136,16 +136,20 @@ def stretches(points):
     return out
 
 
+def wrapped(text, width):
+    """Its lines as (indent, fixed width or not, words), cut where they are wider than `width` pixels."""
+    for line in text.lines:
+        fixed = line.startswith("  ")
+        most = int((width - LEFT - RIGHT) / (6.7 if fixed else 5.6)) - 2
+        for i, part in enumerate(textwrap.wrap(line.strip(), most, replace_whitespace=False, break_on_hyphens=False)):
+            yield fixed + (2 if i else 0), fixed, part
+
+
 def svg_text(text, width):
     out = [f"<text x='{LEFT}' y='20' font-size='13' font-weight='600'>{html.escape(text.title)}</text>"]
-    y = TOP + 12
-    for line in text.lines:
-        fixed = " font-family='monospace'" if line.startswith("  ") else ""
-        most = int((width - LEFT - RIGHT) / (6.7 if fixed else 5.6))
-        for i, part in enumerate(textwrap.wrap(line.strip(), most - 2, replace_whitespace=False, break_on_hyphens=False)):
-            x = LEFT + (10 if fixed else 0) + (14 if i else 0)
-            out.append(f"<text x='{x}' y='{y}'{fixed} xml:space='preserve'>{html.escape(part)}</text>")
-            y += 17
+    for i, (indent, fixed, part) in enumerate(wrapped(text, width)):
+        family = " font-family='monospace'" if fixed else ""
+        out.append(f"<text x='{LEFT + 10 * indent}' y='{TOP + 12 + 17 * i}'{family} xml:space='preserve'>{html.escape(part)}</text>")
     return out
 
 
@@ -253,11 +257,15 @@ def png(charts, columns, size, names, path):
         if isinstance(chart, Text):
             axes.axis("off")
             axes.set_title(chart.title, loc="left", fontsize=10, fontweight="bold")
-            axes.text(0, 0.95, "\n".join(chart.lines), va="top", fontsize=8, transform=axes.transAxes)
+            for j, (indent, fixed, part) in enumerate(wrapped(chart, size[0])):
+                axes.text(0.025 * indent, 0.95 - 0.085 * j, part, va="top", fontsize=8, family="monospace" if fixed else None,
+                          parse_math=False, transform=axes.transAxes)
             continue
         x_axis, y_axis = axes_of(chart)
         if y_axis.kind != "linear":
             axes.set_yscale("log", base=2 if y_axis.kind == "log2" else 10)
+            axes.set_yticks(y_axis.ticks, [y_axis.label(tick) for tick in y_axis.ticks])
+            axes.set_yticks([], minor=True)
         axes.set_xlim(x_axis.low, x_axis.high)
         axes.set_ylim(y_axis.low, y_axis.high)
         axes.grid(axis="y", color=GRID)
@@ -274,6 +282,8 @@ def png(charts, columns, size, names, path):
                 continue
             line = (0, tuple(float(d) for d in s.dash.split())) if s.dash else "-"
             points = [(x, y if y is not None else math.nan) for x, y in s.points]
+            if y_axis.zero:
+                points = [(x, max(y, y_axis.low)) for x, y in points]
             axes.plot(
                 [x for x, _ in points],
                 [y for _, y in points],

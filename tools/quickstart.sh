@@ -35,6 +35,6 @@ python3 tools/plot.py --terminal --story runs/quickstart runs/quickstart_fp16_pe
   "Look at every metric and sample of the runs:" \
   "  python3 tools/dashboard.py runs/quickstart*" \
   "Your own data and reward, to a GGUF file: docs/your_task.md" \
-  "The paper's sanity test, six algorithms in both types, six minutes:" \
+  "The paper's sanity test, six algorithms in both types (6 min):" \
   "  tools/sanity_matrix.sh" \
   "A real model on a GPU: configs/smollm2_gsm8k_sft.yaml"
