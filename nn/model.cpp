@@ -220,7 +220,7 @@ std::unique_ptr<Model> random_model(const ModelConfig& config, Backend& backend,
     for (float& v : values) v = norm ? 1.0f : 0.02f * random.normal();
     for (const ParamBuffer* buffer : {&set.compute, &set.master}) {
       if (!buffer->defined()) continue;
-      const bool whole = buffer == &set.compute || set.shard.whole();  // then it is repeated where it lies
+      const bool whole = buffer->shard().whole();  // then it is repeated where it lies
       Tensor rounded(cpu(), {whole ? int64_t(values.size()) : info.shape.numel()}, buffer->dtype());
       convert_floats(values.data(), Dtype::kF32, rounded.raw(), rounded.dtype(), int64_t(values.size()));
       if (!whole) repeat(rounded, int64_t(values.size()));
