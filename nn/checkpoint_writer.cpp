@@ -39,11 +39,13 @@ void CheckpointWriter::save(const std::filesystem::path& root, const CheckpointS
   if (!background_ || (on_host && !in_place_) || bytes > available_host_memory() / 2)
     return save_checkpoint(root, state, params, optimizer, keep);
   Exec exec(params.compute.flat().backend());
-  copy_.layout = params.layout;
+  ParamSet copy;
+  copy.layout = params.layout;
   for (ParamBuffer ParamSet::*buffer : kCheckpointBuffers) {
-    copy_.*buffer = gather_whole(exec, optimizer.comm(), params, params.*buffer);
-    if (params.shard.whole() && !in_place_) copy_.*buffer = host_copy(params.layout, copy_.*buffer);
+    const ParamBuffer whole = gather_whole(exec, optimizer.comm(), params, params.*buffer);
+    copy.*buffer = params.shard.whole() && !in_place_ ? host_copy(params.layout, whole) : whole;
   }
+  copy_ = std::move(copy);
   if (!optimizer.comm().main()) return;
   writing_ = std::async(std::launch::async, [this, root, state, record = optimizer.read_state(), keep] {
     write_checkpoint(
