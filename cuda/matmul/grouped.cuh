@@ -60,9 +60,9 @@ class TileWalk {
   int begin_, end_, upto_;  // a lane's expert: its rows; tiles up to its last
 };
 
-/// Blocks of threads for tiles that are at most `most`.
-inline unsigned resident_blocks(Exec& exec, int64_t most, int per_multiprocessor = 1) {
-  return unsigned(std::min<int64_t>(most, int64_t(device_facts(exec).sms) * per_multiprocessor));
+/// Blocks of threads for tiles that are at most `most`: one a multiprocessor.
+inline unsigned resident_blocks(Exec& exec, int64_t most) {
+  return unsigned(std::min<int64_t>(most, device_facts(exec).sms));
 }
 
 }  // namespace mantissa::cuda_kernels

@@ -1,39 +1,44 @@
-// Gradients of the experts' weights (cuda/matmul/grouped.h): for each expert, sums over its rows. Tiles of 128 x 128;
-// both operands lie with the summed dimension across the boxes. Two blocks share a multiprocessor, so that one
-// multiplies while the other adds its sums to memory.
+// Gradients of the experts' weights (cuda/matmul/grouped.h): for each expert, sums over its rows. Tiles of 128 x 256 by
+// two warpgroups; both operands lie with the summed dimension across the boxes. What a tile sums is added where c lies,
+// once for each element and by an instruction that nothing waits for: a warpgroup goes on with the pieces of its next
+// tile, which are there, and the bits do not depend on what runs beside it. (Such an addition takes fp32 numbers below
+// 2^-126 for zero.)
 #include "cuda/matmul/grouped.cuh"
 #include "cuda/matmul/tiles.cuh"
 
 namespace mantissa::cuda_kernels {
 namespace {
 
-struct SumForm {
-  static constexpr int kRows = 128, kColumns = 128, kGroups = kRows / kGroupRows;
-  static constexpr int kReaders = kGroups * kGroupThreads, kThreads = kReaders + kWarp;
+struct SumForm : TileForm<128, 256> {
   static constexpr int kBox = kBoxDepth * kBoxRow;  // 64 columns by 64 rows
-  static constexpr int kLeft = kRows / kBoxDepth, kBoxes = kLeft + kColumns / kBoxDepth;
-  static constexpr int kStage = kBoxes * kBox, kStages = 3;
+  static constexpr int kLeft = kRows / kBoxDepth, kRight = kColumns / kBoxDepth, kBoxes = kLeft + kRight;
   static constexpr int kShared = kStages * (kStage + 2 * 8) + kBoxAlignment;
+  static_assert(kStage == kBoxes * kBox && kGroupRows == kBoxDepth);
 };
 
 #if __CUDA_ARCH_FEAT_SM90_ALL
 
-/// All readers together: rows of the boxes at `from` that belong to the next expert become zeros.
-__device__ __forceinline__ void clear_rows(uint32_t from, int first) {
+/// A warpgroup together: rows of the boxes at `from` that belong to the next expert become zeros, in all boxes that it
+/// reads. Others of the block write the same zeros to those of b.
+__device__ __forceinline__ void clear_rows(uint32_t from, int first, int group) {
+  using F = SumForm;
   const int pieces = (kBoxDepth - first) * (kBoxRow / 16);  // of 16 bytes, of a box
-  for (int i = threadIdx.x; i < SumForm::kBoxes * pieces; i += SumForm::kReaders)
-    asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(from + i / pieces * SumForm::kBox + first * kBoxRow +
-                                                                  i % pieces * 16),
-                 "r"(0)
-                 : "memory");
+  for (int i = threadIdx.x % kGroupThreads; i < (1 + F::kRight) * pieces; i += kGroupThreads) {
+    const int box = i < pieces ? group : F::kLeft + i / pieces - 1;
+    asm volatile(
+        "st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(from + box * F::kBox + first * kBoxRow + i % pieces * 16),
+        "r"(0)
+        : "memory");
+  }
   publish_shared();
-  asm volatile("bar.sync 1, %0;" ::"n"(SumForm::kReaders) : "memory");
+  asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "n"(kGroupThreads) : "memory");
 }
 
 /// c += a warp's sums: 16 rows from `row` on of all columns of the tile.
-__device__ __forceinline__ void add_sums(float* c, const float (&sums)[SumForm::kColumns / 2], int row, int column,
-                                         int rows, int columns) {
-  constexpr int kAtOnce = 4;  // loads under way
+__device__ __forceinline__ void add_sums(float* c, const SumForm::Sums& sums, int row, int column, int rows,
+                                         int columns) {
+  using F = SumForm;
+  constexpr int kBlocks = F::kUnit / 8;  // of eight columns, of an instruction
   const int lane = threadIdx.x % kWarp;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -41,17 +46,10 @@ __device__ __forceinline__ void add_sums(float* c, const float (&sums)[SumForm::
     if (own >= rows) continue;
     float* to = c + int64_t(own) * columns + column + lane % 4 * 2;
 #pragma unroll
-    for (int block = 0; block < SumForm::kColumns / 8; block += kAtOnce) {
-      float2 before[kAtOnce] = {};
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i)
-        if (column + (block + i) * 8 < columns) before[i] = *reinterpret_cast<const float2*>(to + (block + i) * 8);
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        const float* s = &sums[4 * (block + i) + 2 * half];
-        if (column + (block + i) * 8 < columns)
-          *reinterpret_cast<float2*>(to + (block + i) * 8) = make_float2(before[i].x + s[0], before[i].y + s[1]);
-      }
+    for (int block = 0; block < F::kColumns / 8; ++block) {
+      const float* s = &sums[block / kBlocks][block % kBlocks * 4 + 2 * half];
+      if (column + block * 8 < columns)
+        asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(to + block * 8), "f"(s[0]), "f"(s[1]) : "memory");
     }
   }
 }
@@ -60,7 +58,7 @@ __device__ __forceinline__ void add_sums(float* c, const float (&sums)[SumForm::
 
 /// c[E n,k]; boxes of 64 columns by 64 rows, of a[R,n] and of b[R,k].
 template <class T>
-__global__ void __launch_bounds__(SumForm::kThreads, 2)
+__global__ void __launch_bounds__(SumForm::kThreads, 1)
     grouped_sum_kernel(float* c, const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap b,
                        const int32_t* offsets, int experts, int n, int k) {
 #if __CUDA_ARCH_FEAT_SM90_ALL
@@ -73,6 +71,8 @@ __global__ void __launch_bounds__(SumForm::kThreads, 2)
   TileWalk walk(offsets, experts, INT_MAX, order.count());
 
   if (group == F::kGroups) {
+    lower_registers<40>();
+    if (warp != 4 * F::kGroups) return;
     for (int tile = blockIdx.x; walk.find(tile); tile += gridDim.x) {
       const int2 at = place_of(walk.tile, order);
       for (int row = walk.begin; row < walk.end && lane == 0; row += kBoxDepth) {
@@ -89,17 +89,25 @@ __global__ void __launch_bounds__(SumForm::kThreads, 2)
       __syncwarp();
     }
   } else {
+    raise_registers<232>();
+    typename F::Sums sums;
     for (int tile = blockIdx.x; walk.find(tile); tile += gridDim.x) {
       const int2 at = place_of(walk.tile, order);
       const int rows = walk.end - walk.begin, pieces = (rows + kBoxDepth - 1) / kBoxDepth;
-      float sums[F::kColumns / 2] = {};
+#pragma unroll
+      for (int unit = 0; unit < F::kUnits; ++unit)
+#pragma unroll
+        for (float& sum : sums[unit]) sum = 0.0f;
       multiply_pieces(ring, pieces, [&](int piece, uint32_t from) {
-        if (piece == pieces - 1 && rows % kBoxDepth != 0) clear_rows(from, rows % kBoxDepth);
+        if (piece == rows / kBoxDepth) clear_rows(from, rows % kBoxDepth, group);
         begin_group();
 #pragma unroll
         for (int step = 0; step < kBoxDepth / 16; ++step)
-          group_mma<T, true, true>(sums, columns_operand(from + group * F::kBox + step * 16 * kBoxRow, F::kBox),
-                                   columns_operand(from + F::kLeft * F::kBox + step * 16 * kBoxRow, F::kBox));
+#pragma unroll
+          for (int unit = 0; unit < F::kUnits; ++unit)
+            group_mma<T, true, true>(
+                sums[unit], columns_operand(from + group * F::kBox + step * 16 * kBoxRow, F::kBox),
+                columns_operand(from + F::kRowBytes + unit * F::kUnit * kBoxRow + step * 16 * kBoxRow, F::kBox));
       });
       add_sums(c + int64_t(walk.expert) * n * k, sums, at.x * F::kRows + warp * 16, at.y * F::kColumns, n, k);
     }
@@ -116,7 +124,7 @@ void launch(Exec& exec, const GroupedProduct& p) {
   auto* kernel = grouped_sum_kernel<T>;
   MANTISSA_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, F::kShared));
   const int64_t tiles = ((p.n + F::kRows - 1) / F::kRows) * ((p.k + F::kColumns - 1) / F::kColumns);
-  kernel<<<resident_blocks(exec, std::min<int64_t>(p.rows, p.experts) * tiles, 2), F::kThreads, F::kShared,
+  kernel<<<resident_blocks(exec, std::min<int64_t>(p.rows, p.experts) * tiles), F::kThreads, F::kShared,
            stream(exec)>>>(static_cast<float*>(p.c), a, b, p.offsets, p.experts, int(p.n), int(p.k));
   MANTISSA_LAUNCH_CHECK();
 }
