@@ -364,7 +364,7 @@ TEST_P(CudaExact, AttentionIsNearTheCpu) {
 
 TEST(CudaExactObstacle, IsNamed) {
   if (!no_cuda_because().empty()) GTEST_SKIP() << no_cuda_because();
-  const Backend& cuda = find_backend("cuda");
+  Backend& cuda = find_backend("cuda");
   const ExactNeeds fine{Dtype::kF16, Dtype::kF16, Dtype::kF16, 64, 9, 3};
   EXPECT_EQ(cuda.exact_obstacle(fine), "");
   const auto expect = [&](const char* part, auto change) {
