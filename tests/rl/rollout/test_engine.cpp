@@ -2,7 +2,6 @@
 // log-probs equal to those of the training path bit for bit, and clear errors.
 #include "rl/rollout/engine.h"
 
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -281,8 +280,10 @@ TEST_F(EngineTest, DraftsSaveStepsAndKeepTheBits) {
   }
   RolloutConfig config;
   config.draft = "history";
-  EXPECT_THAT(message_of([&] { Engine(model(Dtype::kF16), config, precision(Dtype::kF16, Match::kFast)); }),
-              testing::HasSubstr("rollout.draft: history needs rollout and training to agree bit for bit"));
+  const std::string said =
+      message_of([&] { Engine(model(Dtype::kF16), config, precision(Dtype::kF16, Match::kFast)); });
+  EXPECT_NE(said.find("rollout.draft: history needs rollout and training to agree bit for bit"), std::string::npos)
+      << said;
 }
 
 TEST_F(EngineTest, RepeatsAndDependsOnKeys) {
