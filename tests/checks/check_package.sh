@@ -12,7 +12,7 @@ cd "$place"
 prompt=51+29+60=
 mantissa/bin/mantissa generate --model builtin:arithmetic --prompt $prompt --temperature 0 --precision fp32 >text 2>log ||
   { cat log; exit 1; }
-cmake -S "$tree/tests/example" -B example -DCMAKE_PREFIX_PATH="$place/mantissa" -DCMAKE_BUILD_TYPE=Release >log 2>&1 &&
+cmake -G Ninja -S "$tree/tests/example" -B example -DCMAKE_PREFIX_PATH="$place/mantissa" -DCMAKE_BUILD_TYPE=Release >log 2>&1 &&
   cmake --build example >>log 2>&1 || { cat log; exit 1; }
 example/example "$place/mantissa/share/mantissa/builtin/arithmetic" $prompt >other
 cmp text other

@@ -414,7 +414,7 @@ TEST(Regex, EqualsTheLibraryOnRandomPatterns) {
     split.pattern.regex = std::make_shared<Regex>(line[0].get<std::string>(), "W");
     const std::vector<std::string> names = {"removed", "isolated", "merged_with_previous", "merged_with_next",
                                             "contiguous"};
-    split.behavior = SplitBehavior(std::find(names.begin(), names.end(), line[1]) - names.begin());
+    split.behavior = SplitBehavior(std::find(names.begin(), names.end(), line[1].get<std::string>()) - names.begin());
     split.invert = line[2];
     for (const json& row : line[3]) {
       std::vector<std::string> pieces;
