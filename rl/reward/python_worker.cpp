@@ -9,6 +9,7 @@ answers_out = os.fdopen(os.dup(1), "w", encoding="utf-8")
 tasks_in = os.fdopen(os.dup(0), "r", encoding="utf-8")
 os.dup2(2, 1)
 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+sys.stdout = sys.stderr  # line by line: what is printed is in the log at once
 path, name = sys.argv[1:]
 
 
