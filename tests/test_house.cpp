@@ -103,6 +103,26 @@ TEST(House, FoldersIncludeOnlyWhatIsToTheirLeft) {
     }
 }
 
+// Two classes of one name and namespace: no linker reports it, and the destructor of one runs for the other.
+TEST(House, ClassesOfTestHeadersHaveNamesOfTheirOwn) {
+  static const std::regex kClass(R"re((?:^|\n)(?:class|struct) (\w+)[^;\n]*\{)re");
+  std::map<std::string, std::string> owner;
+  size_t ours = 0;
+  for (const bool tests : {false, true})
+    for (const std::string& file : sources()) {
+      if (!is_header(file) || (folder_of(file) == "tests") != tests) continue;
+      const std::string text = text_of(kRoot / file);
+      if (text.find("\nnamespace mantissa {") == text.npos) continue;  // classes of another namespace
+      for (const std::string& name : matches(text, kClass)) {
+        const auto [known, added] = owner.emplace(name, file);
+        if (!tests) continue;
+        EXPECT_TRUE(added) << name << " of " << file << " is a class of " << known->second << " too";
+        ++ours;
+      }
+    }
+  EXPECT_GT(ours, 5u);
+}
+
 std::string directory_of(const std::string& file) {
   return file.substr(0, file.rfind('/'));
 }
