@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace mantissa {
 
@@ -87,28 +88,42 @@ std::vector<double> Comm::reduce(const std::vector<double>& values, Reduce op) {
 
 namespace {
 
-class SingleComm : public Comm {
+/// For one rank Comm answers all but the description itself.
+class AgreeingComm : public Comm {
  public:
-  SingleComm() : Comm(0, 1, std::make_shared<Activity>()) {}
-  std::string description() const override { return "one process"; }
+  AgreeingComm(int ranks, std::string description)
+      : Comm(0, ranks, std::make_shared<Activity>()), description_(std::move(description)) {}
+  std::string description() const override { return description_; }
 
  private:
-  // Never called: Comm answers for one rank itself.
   Ticket do_all_reduce(Exec&, const Tensor&, Reduce, Order) override { return 0; }
   Ticket do_reduce_scatter(Exec&, const Tensor&, const Tensor&, Order) override { return 0; }
   Ticket do_all_gather(Exec&, const Tensor&, const Tensor&, Order) override { return 0; }
   Ticket do_broadcast(Exec&, const Tensor&, int, Order) override { return 0; }
   void do_wait(Exec&, Ticket) override {}
-  std::vector<std::string> do_gather(std::string_view) override { return {}; }
-  std::string do_broadcast_bytes(std::string_view, int) override { return {}; }
-  int64_t do_next(int64_t) override { return 0; }
+  std::vector<std::string> do_gather(std::string_view bytes) override {
+    return std::vector<std::string>(size_t(size()), std::string(bytes));
+  }
+  std::string do_broadcast_bytes(std::string_view bytes, int) override { return std::string(bytes); }
+  /// The others take as many.
+  int64_t do_next(int64_t handout) override {
+    if (std::exchange(handout_, handout) != handout) taken_ = 0;
+    return size() * taken_++;
+  }
+
+  const std::string description_;
+  int64_t handout_ = 0, taken_ = 0;
 };
 
 }  // namespace
 
 Comm& single_comm() {
-  static SingleComm comm;
+  static AgreeingComm comm(1, "one process");
   return comm;
+}
+
+std::unique_ptr<Comm> make_agreeing_comm(int ranks, std::string description) {
+  return std::make_unique<AgreeingComm>(ranks, std::move(description));
 }
 
 }  // namespace mantissa

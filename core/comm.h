@@ -99,6 +99,8 @@ class Comm {
 
 /// The comm of a run of one process; always there.
 Comm& single_comm();
+/// Rank 0 of `ranks` that would all say and take what this one does; tensors stay as they are, and nothing is sent.
+std::unique_ptr<Comm> make_agreeing_comm(int ranks, std::string description);
 /// Ranks on the CPU backend, over the sockets of a mesh (core/comm/mesh.h).
 std::unique_ptr<Comm> make_cpu_comm(std::unique_ptr<Mesh> mesh);
 

@@ -118,29 +118,6 @@ struct NoGraph : Graph {
   void replay() override {}
 };
 
-class AgreeingComm : public Comm {
- public:
-  explicit AgreeingComm(int ranks) : Comm(0, ranks, std::make_shared<Activity>()) {}
-  std::string description() const override { return "a rehearsal"; }
-
- private:
-  Ticket do_all_reduce(Exec&, const Tensor&, Reduce, Order) override { return 0; }
-  Ticket do_reduce_scatter(Exec&, const Tensor&, const Tensor&, Order) override { return 0; }
-  Ticket do_all_gather(Exec&, const Tensor&, const Tensor&, Order) override { return 0; }
-  Ticket do_broadcast(Exec&, const Tensor&, int, Order) override { return 0; }
-  void do_wait(Exec&, Ticket) override {}
-  std::vector<std::string> do_gather(std::string_view bytes) override {
-    return std::vector<std::string>(size_t(size()), std::string(bytes));
-  }
-  std::string do_broadcast_bytes(std::string_view bytes, int) override { return std::string(bytes); }
-  /// The others take as many.
-  int64_t do_next(int64_t handout) override {
-    if (std::exchange(handout_, handout) != handout) taken_ = 0;
-    return size() * taken_++;
-  }
-  int64_t handout_ = 0, taken_ = 0;
-};
-
 }  // namespace
 
 struct Rehearsal::Impl {
@@ -230,10 +207,6 @@ bool is_rehearsal(const Backend& backend) {
 
 std::string Rehearsal::description() const {
   return impl_->name + ", rehearsed";
-}
-
-std::unique_ptr<Comm> rehearsal_comm(int ranks) {
-  return std::make_unique<AgreeingComm>(ranks);
 }
 
 }  // namespace mantissa

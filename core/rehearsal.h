@@ -9,7 +9,6 @@
 #include <memory>
 
 #include "core/backend.h"
-#include "core/comm.h"
 
 namespace mantissa {
 
@@ -46,7 +45,5 @@ class Rehearsal : public Backend {
 
 /// What kernels would work on need not be read then.
 bool is_rehearsal(const Backend& backend);
-/// Rank 0 of `ranks` that all say what it says.
-std::unique_ptr<Comm> rehearsal_comm(int ranks);
 
 }  // namespace mantissa

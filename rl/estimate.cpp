@@ -28,7 +28,7 @@ size_t bytes_of(std::initializer_list<const ParamBuffer*> buffers) {
 class Rehearsed {
  public:
   Rehearsed(const RunConfig& config, const EstimateOptions& options, Rehearsal& device)
-      : comm_(rehearsal_comm(options.ranks)),
+      : comm_(make_agreeing_comm(options.ranks, "a rehearsal")),
         device_(device),
         run_(config, {.rehearsal = &device}, *comm_),
         response_length_(options.response_length > 0 ? options.response_length

@@ -27,7 +27,7 @@ void RolloutWeights::gather() {
   check(bytes < free, "distributed.shard: parameters: a rollout needs the weights of all ranks, ", set.layout.numel(),
         " parameters of ", size_of(dtype), " bytes = ", bytes, " bytes, and beside them a KV cache; of ",
         memory.capacity, " bytes ", free,
-        " are free (distributed.offload: optimizer leaves masters and moments to the ", "host)");
+        " are free (distributed.offload: optimizer leaves masters and moments to the host)");
   set.rollout = ParamBuffer(run_.exec, set.layout, dtype);
   gather_weights(run_.exec, run_.comm, set, set.rollout);
   if (dtype != set.compute.dtype()) return check_finite(*run_.model, set.rollout, run_.config.model.path);

@@ -17,8 +17,8 @@ namespace mantissa {
 
 class Drafts {
  public:
-  /// Rows that a decode step may have with guessed tokens among them: about so many cost no more than one, since the
-  /// weights have to be read in any case.
+  /// Rows that a decode step may have with guessed tokens among them: on a GPU so many cost little more than a few,
+  /// since the weights have to be read in any case.
   static constexpr int64_t kRows = 64;
   /// Most guesses of a sequence in a step.
   static constexpr int64_t kMost = 8;

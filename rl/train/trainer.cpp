@@ -48,17 +48,6 @@ Trainer::Trainer(Exec& exec, Comm& comm, Model& model, Optimizer& optimizer, con
     reference_windows_ = std::make_unique<ParamWindows>(exec, comm, model.reference);
 }
 
-/// Those who have fewer join the others, where weights in parts make them need each other.
-size_t Trainer::rounds(const MiniBatch& mini) const {
-  return windows_ ? std::max(mini.micro.size(), size_t(mini.rounds)) : mini.micro.size();
-}
-
-/// Memory of what a pass has gathered last.
-void Trainer::end_pass() {
-  for (ParamWindows* windows : {windows_.get(), reference_windows_.get()})
-    if (windows) windows->clear();
-}
-
 /// The micro-batches on the device, sent by the first pass over them.
 std::vector<DeviceBatch>& Trainer::send(MiniBatch& mini) {
   if (mini.device.empty())
@@ -69,21 +58,26 @@ std::vector<DeviceBatch>& Trainer::send(MiniBatch& mini) {
   return mini.device;
 }
 
+/// Calls `micro_batch` with the number of each, all of them sent. Where the weights it reads are in parts, ranks need
+/// each other: one with fewer micro-batches joins those that have more, and what was gathered last is given back.
+void Trainer::pass(MiniBatch& mini, ParamWindows* windows, bool backward,
+                   const std::function<void(size_t)>& micro_batch) {
+  const size_t own = send(mini).size();
+  for (size_t i = 0; i < own; ++i) micro_batch(i);
+  if (!windows) return;
+  for (size_t i = own; i < size_t(mini.rounds); ++i) model_.decoder->join(*windows, backward);
+  windows->clear();
+}
+
 void Trainer::fill(MiniBatch& mini, bool reference, Tensor DeviceBatch::*on_device,
                    std::vector<float> TrainBatch::*on_host) {
   LogprobOptions options = options_.logprobs;
   options.reference = reference;
   options.windows = (reference ? reference_windows_ : windows_).get();
-  send(mini);
-  for (size_t i = 0; i < rounds(mini); ++i) {
-    if (i >= mini.micro.size()) {
-      model_.decoder->join(*options.windows, false);
-      continue;
-    }
+  pass(mini, options.windows, false, [&](size_t i) {
     Tape tape(exec_, false);
     mini.device[i].*on_device = batch_logprobs(tape, model_, mini.device[i], options).logprobs.value();
-  }
-  end_pass();
+  });
   read_back(mini, on_device, on_host);
 }
 
@@ -101,13 +95,14 @@ Tensor Trainer::logprobs(MiniBatch& mini, size_t micro) {
   options.windows = windows_.get();
   Tape tape(exec_, false);
   Tensor values = batch_logprobs(tape, model_, send(mini)[micro], options).logprobs.value();
-  end_pass();
+  if (windows_) windows_->clear();
   return values;
 }
 
 void Trainer::join_logprobs() {
-  if (windows_) model_.decoder->join(*windows_, false);
-  end_pass();
+  if (!windows_) return;
+  model_.decoder->join(*windows_, false);
+  windows_->clear();
 }
 
 void Trainer::fill_reference_logprobs(MiniBatch& mini) {
@@ -157,21 +152,14 @@ UpdateReport Trainer::update(MiniBatch& mini, const Loss& loss, OldLogprobs old,
         exec_.backend(), {mix64(options_.seed ^ kDropoutSeed), uint64_t(now.adam_step) + uint64_t(now.skips_total)});
   }
   optimizer_.zero_grad();
-  send(mini);
-  for (size_t i = 0; i < rounds(mini); ++i) {
-    if (i >= mini.micro.size()) {
-      model_.decoder->join(*windows_, true);
-      continue;
-    }
-    DeviceBatch& batch = mini.device[i];
+  pass(mini, windows_.get(), true, [&](size_t i) {
     Tape tape(exec_, true, options_.recompute);
     const bool last = i + 1 == mini.micro.size();
     const auto sum = [this](int unit) { optimizer_.begin_sum(unit); };
-    outs.push_back(
-        run_micro_batch(tape, mini, batch, loss, old, last && options_.overlap ? sum : std::function<void(int)>()));
+    outs.push_back(run_micro_batch(tape, mini, mini.device[i], loss, old,
+                                   last && options_.overlap ? sum : std::function<void(int)>()));
     expert_offsets.push_back(std::move(expert_offsets_));
-  }
-  end_pass();
+  });
   optimizer_.begin_sum(0);  // before anything else that ranks do together: one without a micro-batch begins here
   if (before_step) before_step(mini);
   report.step = optimizer_.step();
@@ -223,18 +211,12 @@ std::string Trainer::find_overflow(MiniBatch& mini, const Loss& loss, OldLogprob
   optimizer_.write_state(then);
   optimizer_.zero_grad();
   NonFiniteReport found;
-  send(mini);
-  for (size_t i = 0; i < rounds(mini); ++i) {
-    if (i >= mini.micro.size()) {
-      model_.decoder->join(*windows_, true);
-      continue;
-    }
+  pass(mini, windows_.get(), true, [&](size_t i) {
+    if (found.found && !windows_) return;  // with weights in parts others need this rank to the end
     Tape tape(exec_, true, options_.recompute);
     if (!found.found) tape.set_observer(find_first_nonfinite(exec_, found));
     run_micro_batch(tape, mini, mini.device[i], loss, old);
-    if (found.found && !windows_) break;  // else others need this rank to the end
-  }
-  end_pass();
+  });
   optimizer_.write_state(now);
   return found.text();
 }

@@ -68,9 +68,7 @@ class Trainer {
   void inject_overflow(const std::string& parameter);
 
  private:
-  /// How often ranks go through the micro-batches of a mini-batch together.
-  size_t rounds(const MiniBatch& batch) const;
-  void end_pass();
+  void pass(MiniBatch& mini, ParamWindows* windows, bool backward, const std::function<void(size_t)>& micro_batch);
   std::vector<DeviceBatch>& send(MiniBatch& batch);
   void read_back(MiniBatch& batch, Tensor DeviceBatch::*on_device, std::vector<float> TrainBatch::*on_host);
   void fill(MiniBatch& batch, bool reference, Tensor DeviceBatch::*on_device, std::vector<float> TrainBatch::*on_host);

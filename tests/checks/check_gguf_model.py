@@ -18,7 +18,7 @@ import sys
 
 import check_golden
 import numpy as np
-from check_golden import Programs, report
+from check_golden import QUESTIONS, Programs, report
 from gguf import GGUFReader, dequantize
 
 TEXTS = [
@@ -29,14 +29,6 @@ TEXTS = [
     r"\boxed{\frac{1}{2}} and $x^2 + y^2 = z^2$", "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n",
     "<|endoftext|><|fim_prefix|>x<|im_end", "....!!!???--- === ///", "A" * 300, "ab " * 200, "\n" * 40, " " * 65,
     "https://example.org/path?q=1&r=%20#frag", "SELECT * FROM t WHERE a <> 'b';", "{\"key\": [1, 2.5e-3, null]}",
-]
-QUESTIONS = [
-    "What is 17 + 25?", "Name the capital of France.", "Write a Python function that reverses a string.",
-    "What is the derivative of x^3?", "List three prime numbers.", "Translate 'good morning' to German.",
-    "Who wrote Hamlet?", "What does HTTP stand for?", "Sort 5, 3, 9, 1 in ascending order.", "Is 91 a prime number?",
-    "Write a haiku about rain.", "What is the boiling point of water in Celsius?", "Explain recursion in one sentence.",
-    "What is 12 * 12?", "Give an antonym of 'cold'.", "How many days are in a leap year?", "What is the square root of 144?",
-    "Write a SQL query that counts the rows of table users.", "Which planet is the largest?", "Spell 'necessary' backwards.",
 ]
 
 

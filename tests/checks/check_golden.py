@@ -21,6 +21,16 @@ from safetensors.numpy import load_file
 
 failures = 0
 
+# Prompts for greedy answers, of other checks.
+QUESTIONS = [
+    "What is 17 + 25?", "Name the capital of France.", "Write a Python function that reverses a string.",
+    "What is the derivative of x^3?", "List three prime numbers.", "Translate 'good morning' to German.",
+    "Who wrote Hamlet?", "What does HTTP stand for?", "Sort 5, 3, 9, 1 in ascending order.", "Is 91 a prime number?",
+    "Write a haiku about rain.", "What is the boiling point of water in Celsius?", "Explain recursion in one sentence.",
+    "What is 12 * 12?", "Give an antonym of 'cold'.", "How many days are in a leap year?", "What is the square root of 144?",
+    "Name a river in Africa.", "Which planet is the largest?", "Spell 'necessary' backwards.",
+]
+
 
 def report(ok, text):
     global failures
