@@ -64,6 +64,10 @@ std::vector<std::string> Comm::gather(std::string_view bytes) {
   return do_gather(bytes);
 }
 
+std::vector<std::string> Comm::gather_aside(std::string_view bytes) {
+  return size_ == 1 ? std::vector{std::string(bytes)} : do_gather_aside(bytes);
+}
+
 std::string Comm::broadcast(std::string_view bytes, int root) {
   check(root >= 0 && root < size_, "[broadcast] root must be one of ", size_, " ranks, got ", root);
   if (size_ == 1) return std::string(bytes);
@@ -105,6 +109,7 @@ class AgreeingComm : public Comm {
     return std::vector<std::string>(size_t(size()), std::string(bytes));
   }
   std::string do_broadcast_bytes(std::string_view bytes, int) override { return std::string(bytes); }
+  std::vector<std::string> do_gather_aside(std::string_view bytes) override { return do_gather(bytes); }
   /// The others take as many.
   int64_t do_next(int64_t handout) override {
     if (std::exchange(handout_, handout) != handout) taken_ = 0;

@@ -61,6 +61,8 @@ class Comm {
   std::vector<std::string> gather(std::string_view bytes);
   /// Rank root's bytes; what the others pass is ignored.
   std::string broadcast(std::string_view bytes, int root = 0);
+  /// gather() for one thread of each rank beside the main ones, which may be in any other call meanwhile.
+  std::vector<std::string> gather_aside(std::string_view bytes);
   /// Returns when all ranks have called it.
   void barrier() { gather({}); }
   /// Begins a handout of work to those who have room for it. All ranks call it, and none waits.
@@ -87,6 +89,7 @@ class Comm {
   virtual std::vector<std::string> do_gather(std::string_view bytes) = 0;
   virtual std::string do_broadcast_bytes(std::string_view bytes, int root) = 0;
   virtual int64_t do_next(int64_t handout) = 0;
+  virtual std::vector<std::string> do_gather_aside(std::string_view bytes) = 0;
 
  private:
   void begin(const char* name, int64_t count, std::string_view type);

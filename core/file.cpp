@@ -192,6 +192,31 @@ void AtomicDirectory::commit() {
   sync_directory(path_.parent_path());
 }
 
+SharedFile::SharedFile(fs::path path) : path_(std::move(path)) {
+  fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+  if (fd_ < 0) fail_system("create", path_);
+}
+
+SharedFile::~SharedFile() {
+  ::close(fd_);
+}
+
+void SharedFile::write(size_t at, const void* data, size_t bytes) {
+  const char* p = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t n = ::pwrite(fd_, p, bytes, off_t(at));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail_system("write", path_);
+    p += n;
+    at += size_t(n);
+    bytes -= size_t(n);
+  }
+}
+
+void SharedFile::flush() {
+  if (::fsync(fd_) != 0) fail_system("flush", path_);
+}
+
 GrowingFile::GrowingFile(fs::path path, int64_t keep) : path_(std::move(path)), bytes_(keep) {
   Descriptor d(::open(path_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
   if (d.fd < 0) fail_system("write", path_);

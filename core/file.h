@@ -82,6 +82,25 @@ class AtomicDirectory {
   bool committed_ = false;
 };
 
+/// A file that several processes write at once, each at places of its own. Nothing is renamed: it belongs into an
+/// AtomicDirectory, which one of them commits when all have flushed.
+class SharedFile {
+ public:
+  /// Opens it, made where it is missing.
+  explicit SharedFile(std::filesystem::path path);
+  ~SharedFile();
+  SharedFile(const SharedFile&) = delete;
+  SharedFile& operator=(const SharedFile&) = delete;
+
+  void write(size_t at, const void* data, size_t bytes);
+  /// Returns when what was written is on the disk.
+  void flush();
+
+ private:
+  std::filesystem::path path_;
+  int fd_ = -1;
+};
+
 /// Holds a directory for this process; leaves nothing in it. Throws Error when another process holds it already, where
 /// the file system tells: not every network file system does.
 class DirectoryLock {

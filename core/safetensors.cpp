@@ -10,6 +10,7 @@
 #include "core/backend.h"
 #include "core/file.h"
 #include "core/parallel.h"
+#include "core/registry.h"
 
 namespace mantissa {
 namespace {
@@ -235,14 +236,16 @@ void Safetensors::read(const std::string& name, Tensor& out) const {
   if (file_) file_->release(entry.data);
 }
 
-SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, std::vector<TensorSpec> specs,
-                                     const std::map<std::string, std::string>& metadata)
-    : where_(path.string()), specs_(std::move(specs)), file_(path) {
+namespace {
+
+/// All that stands before the data.
+std::string format_header(const std::string& where, std::span<const TensorSpec> specs,
+                          const std::map<std::string, std::string>& metadata) {
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
   if (!metadata.empty()) header[kMetadataKey] = metadata;
   size_t offset = 0;
-  for (const TensorSpec& spec : specs_) {
-    check(!header.contains(spec.name), where_, ": two tensors are called \"", spec.name, "\"");
+  for (const TensorSpec& spec : specs) {
+    check(!header.contains(spec.name), where, ": two tensors are called \"", spec.name, "\"");
     const size_t bytes = size_t(spec.shape.numel()) * size_of(spec.dtype);
     std::vector<int64_t> shape;
     for (int i = 0; i < spec.shape.rank(); ++i) shape.push_back(spec.shape[i]);
@@ -252,9 +255,16 @@ SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, std::vec
   }
   std::string text = header.dump();
   text.resize((text.size() + 7) / 8 * 8, ' ');  // the data starts on 8 bytes
-  const uint64_t header_bytes = text.size();
-  file_.write(&header_bytes, sizeof(header_bytes));
-  file_.write(text);
+  const uint64_t bytes = text.size();
+  return std::string(reinterpret_cast<const char*>(&bytes), sizeof bytes) + text;
+}
+
+}  // namespace
+
+SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, std::vector<TensorSpec> specs,
+                                     const std::map<std::string, std::string>& metadata)
+    : where_(path.string()), specs_(std::move(specs)), file_(path) {
+  file_.write(format_header(where_, specs_, metadata));
 }
 
 void SafetensorsWriter::write(const Tensor& tensor) {
@@ -281,6 +291,32 @@ void SafetensorsWriter::write(const Tensor& tensor) {
 void SafetensorsWriter::commit() {
   check(complete(), where_, ": ", specs_.size(), " tensors belong to it, ", next_, " are written");
   file_.commit();
+}
+
+SharedSafetensors::SharedSafetensors(const std::filesystem::path& path, std::vector<TensorSpec> specs, bool header)
+    : where_(path.string()), specs_(std::move(specs)), file_(path) {
+  const std::string text = format_header(where_, specs_, {});
+  size_t at = text.size();
+  for (const TensorSpec& spec : specs_) {
+    begins_.push_back(at);
+    at += size_t(spec.shape.numel()) * size_of(spec.dtype);
+  }
+  if (header) file_.write(0, text.data(), text.size());
+}
+
+void SharedSafetensors::write(size_t index, int64_t first, const Tensor& values) {
+  const TensorSpec& spec = specs_[index];
+  check(values.dtype() == spec.dtype && first >= 0 && first + values.numel() <= spec.shape.numel(), where_, ": \"",
+        spec.name, "\" has ", spec.shape.numel(), " elements of ", name_of(spec.dtype), ", got ", values.numel(),
+        " of ", name_of(values.dtype()), " from ", first);
+  const size_t at = begins_[index] + size_t(first) * size_of(spec.dtype);
+  const auto* from = static_cast<const std::byte*>(values.raw());
+  if (&values.backend() == &cpu()) return file_.write(at, from, values.bytes());
+  for (size_t done = 0; done < values.bytes(); done += host_.size()) {
+    host_.resize(std::min(kChunkBytes, values.bytes() - done));
+    values.backend().copy_to_host(host_.data(), from + done, host_.size());
+    file_.write(at + done, host_.data(), host_.size());
+  }
 }
 
 void write_safetensors(const std::filesystem::path& path, std::span<const NamedTensor> tensors,

@@ -92,6 +92,25 @@ class SafetensorsWriter {
   std::vector<std::byte> host_, rounded_;
 };
 
+/// A file that several processes write at once, each what it has of the tensors (SharedFile).
+class SharedSafetensors {
+ public:
+  /// All processes give the same `specs`; one writes the header.
+  SharedSafetensors(const std::filesystem::path& path, std::vector<TensorSpec> specs, bool header);
+  /// Elements `first` and following of tensor number `index`: values of its type, on any backend. What lies in host
+  /// memory is written from where it is, other values go through 16 MiB of it.
+  void write(size_t index, int64_t first, const Tensor& values);
+  /// Returns when all that this process wrote is on the disk.
+  void flush() { file_.flush(); }
+
+ private:
+  std::string where_;
+  std::vector<TensorSpec> specs_;
+  std::vector<size_t> begins_;  // of the tensors, in the file
+  SharedFile file_;
+  std::vector<std::byte> host_;
+};
+
 /// Writes `tensors` to `path` by a SafetensorsWriter, floating ones rounded to `dtype` when given.
 void write_safetensors(const std::filesystem::path& path, std::span<const NamedTensor> tensors,
                        std::optional<Dtype> dtype = {}, const std::map<std::string, std::string>& metadata = {});

@@ -228,6 +228,7 @@ class NcclComm : public Comm {
   std::vector<std::string> do_gather(std::string_view bytes) override { return mesh_->gather(bytes); }
   std::string do_broadcast_bytes(std::string_view bytes, int root) override { return mesh_->broadcast(bytes, root); }
   int64_t do_next(int64_t handout) override { return mesh_->next(handout); }
+  std::vector<std::string> do_gather_aside(std::string_view bytes) override { return mesh_->gather_aside(bytes); }
 
   /// The library makes its connections and their buffers at the first use of each: now, before a cache takes the memory
   /// that is free.

@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdio>
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "core/file.h"
 #include "core/hash.h"
 #include "core/registry.h"
 #include "core/safetensors.h"
-#include "nn/sharding.h"
 
 namespace mantissa {
 namespace fs = std::filesystem;
@@ -153,21 +153,34 @@ void drop_old(const fs::path& root, int64_t step, const Keep& keep) {
 
 // ---- content --------------------------------------------------------------------------------------------------------
 
-/// The parameters of a buffer, unit by unit, each asked for when its turn comes.
-void write_buffer(const fs::path& path, const ParamLayout& layout, const std::function<Tensor(int unit)>& whole) {
+/// What this process has of a buffer's parameters.
+void write_parts(const fs::path& path, const ParamLayout& layout, const ParamBuffer& buffer, bool main) {
   const std::vector<ParamId> order = layout.by_unit();
-  std::optional<SafetensorsWriter> file;
-  auto next = order.begin();
-  for (int unit = 0; unit < layout.units(); ++unit) {
-    const Tensor values = whole(unit);
-    if (!file) {
-      std::vector<TensorSpec> specs;
-      for (const ParamId id : order) specs.push_back({layout[id].name, layout[id].shape, values.dtype()});
-      file.emplace(path, std::move(specs));
-    }
-    for (; next != order.end() && layout[*next].unit == unit; ++next) file->write(layout.within(values, *next));
+  std::vector<TensorSpec> specs;
+  for (const ParamId id : order) specs.push_back({layout[id].name, layout[id].shape, buffer.dtype()});
+  SharedSafetensors file(path, std::move(specs), main);
+  for (size_t i = 0; i < order.size(); ++i) {
+    const ParamInfo& info = layout[order[i]];
+    if (!buffer.holds(layout, order[i], 0, info.shape[0])) continue;
+    const int64_t begin = layout.part(info.unit, buffer.shard()).begin - info.offset;
+    file.write(i, std::max<int64_t>(begin, 0), buffer.rows(layout, order[i], 0, info.shape[0]));
   }
-  file->commit();
+  file.flush();
+}
+
+/// Does this process's share of a stage and waits for the others': what one of them throws all throw. Returns what the
+/// main one returned.
+std::string in_stage(Comm& comm, const std::function<std::string()>& share) {
+  std::string said, error;
+  try {
+    said = share();
+  } catch (const std::exception& e) {
+    error = e.what();
+  }
+  const std::vector<std::string> errors = comm.gather_aside(error);
+  for (size_t r = 0; r < errors.size(); ++r)
+    check(errors[r].empty(), comm.size() > 1 ? str("rank ", r, ": ") : std::string(), errors[r]);
+  return comm.gather_aside(said)[0];
 }
 
 std::string format_state(const CheckpointState& state, const StepState& step) {
@@ -238,44 +251,50 @@ void CheckpointConfig::fields(Fields& f) {
               "a metric: the checkpoint where it is highest is kept as checkpoints/best. One of eval.jsonl is looked "
               "at after each evaluation, one of metrics.jsonl where a checkpoint is written"));
   f.field("background", background,
-          not_decisive("write checkpoints while training goes on, from a copy in host memory"));
+          not_decisive("write checkpoints while training goes on, from a copy in host memory, or from where "
+                       "distributed.offload keeps them"));
   f.field("export_model", export_model, not_decisive("write output_dir/model (Hugging Face) at the end"));
 }
 
 void write_checkpoint(const fs::path& root, const CheckpointState& state, const StepState& record,
-                      const ParamLayout& layout, const WholeUnits& whole, const Keep& keep) {
-  check(state.step >= 0, "[checkpoint] step must not be negative, got ", state.step);
-  const fs::path directory = root / str(kStep, state.step);
-  if (file_exists(directory)) retire(directory);  // the same step again
-  AtomicDirectory target(directory);
+                      const ParamSet& parts, Comm& comm, const Keep& keep) {
+  std::optional<AtomicDirectory> target;
   std::string manifest;
-  const auto written = [&](const char* name) { manifest += manifest_line(target.partial() / name); };
-  write_file(target.partial() / kState, format_state(state, record));
-  written(kState);
-  write_file(target.partial() / kConfig, state.config);
-  written(kConfig);
-  for (const auto& [name, text] : state.model_files) {
-    write_file(target.partial() / name, text);
-    written(name.c_str());
-  }
-  for (size_t i = 0; i < std::size(kBufferFiles); ++i) {
-    write_buffer(target.partial() / kBufferFiles[i], layout,
-                 [&](int unit) { return whole(kCheckpointBuffers[i], unit); });
-    written(kBufferFiles[i]);
-  }
-  write_file(target.partial() / kManifest, manifest + hex(hash64(manifest)) + " end\n");
-  target.commit();
-  drop_old(root, state.step, keep);
+  const auto listed = [&](const char* name) { manifest += manifest_line(target->partial() / name); };
+  const fs::path partial = in_stage(comm, [&]() -> std::string {
+    if (!comm.main()) return {};
+    check(state.step >= 0, "[checkpoint] step must not be negative, got ", state.step);
+    const fs::path directory = root / str(kStep, state.step);
+    if (file_exists(directory)) retire(directory);  // the same step again
+    target.emplace(directory);
+    write_file(target->partial() / kState, format_state(state, record));
+    listed(kState);
+    write_file(target->partial() / kConfig, state.config);
+    listed(kConfig);
+    for (const auto& [name, text] : state.model_files) {
+      write_file(target->partial() / name, text);
+      listed(name.c_str());
+    }
+    return fs::absolute(target->partial()).string();
+  });
+  in_stage(comm, [&]() -> std::string {
+    for (size_t i = 0; i < std::size(kBufferFiles); ++i)
+      write_parts(partial / kBufferFiles[i], parts.layout, parts.*kCheckpointBuffers[i], comm.main());
+    return {};
+  });
+  in_stage(comm, [&]() -> std::string {
+    if (!comm.main()) return {};
+    for (const char* file : kBufferFiles) listed(file);
+    write_file(target->partial() / kManifest, manifest + hex(hash64(manifest)) + " end\n");
+    target->commit();
+    drop_old(root, state.step, keep);
+    return {};
+  });
 }
 
 void save_checkpoint(const fs::path& root, const CheckpointState& state, const ParamSet& params,
                      const Optimizer& optimizer, const Keep& keep) {
-  Exec exec(params.compute.flat().backend());
-  UnitGather gather(exec, optimizer.comm(), params);
-  const auto whole = [&](ParamBuffer ParamSet::*buffer, int unit) { return gather(params.*buffer, unit); };
-  if (optimizer.comm().main()) return write_checkpoint(root, state, optimizer.read_state(), params.layout, whole, keep);
-  for (ParamBuffer ParamSet::*buffer : kCheckpointBuffers)  // hands its parts over
-    for (int unit = 0; unit < params.layout.units(); ++unit) whole(buffer, unit);
+  write_checkpoint(root, state, optimizer.read_state(), params, optimizer.comm(), keep);
 }
 
 std::optional<fs::path> latest_checkpoint(const fs::path& root) {

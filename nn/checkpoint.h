@@ -11,14 +11,13 @@
 // deleted. So step_<N> is complete whenever it exists, and a killed run leaves *.partial directories, which
 // clean_checkpoints removes. Damage is named on load, file by file.
 //
-// Nothing in it depends on how many processes wrote it: parameters are whole, without padding. The main process gathers
-// and writes them unit by unit, so that beside what the run holds there is one unit in host memory, in fp32 (the
-// embedding of 14 billion parameters: 3.1 GB), and 32 MiB; on load every process reads what it keeps, a parameter at a
-// time.
+// Nothing in it depends on how many processes wrote it: parameters are whole, without padding. All processes write at
+// once, each what it has of the tensors, from where that lies (out of a device by way of 16 MiB of host memory); the
+// main one makes the directory and, when all have flushed, the manifest. On load every process reads what it keeps, a
+// parameter at a time.
 #pragma once
 
 #include <filesystem>
-#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -58,17 +57,14 @@ struct Keep {
 /// What a checkpoint has of a ParamSet, in the order in which it is written.
 inline constexpr ParamBuffer ParamSet::*kCheckpointBuffers[] = {&ParamSet::master, &ParamSet::m, &ParamSet::v};
 
-/// Gives a unit of one of the buffers, whole and in host or device memory.
-using WholeUnits = std::function<Tensor(ParamBuffer ParamSet::*, int unit)>;
-
 /// Writes step_<state.step> under `root` (made when missing), then deletes those up to it that `keep` does not name.
-/// `whole` is asked for each unit of each buffer when its turn comes, in their order. Throws Error naming the file and
-/// what the system said (disk full, not writable); earlier checkpoints are then still there, one of this very step is
-/// not.
+/// Every process of `comm` calls it with layout and kCheckpointBuffers of its parts, in one thread each, which need not
+/// be the main one (Comm::gather_aside); root, state, record and keep are those of the main process, whose file system
+/// all must see. Throws on all, when all are done, Error naming the file and what the system said (disk full, not
+/// writable); earlier checkpoints are then still there, one of this very step is not.
 void write_checkpoint(const std::filesystem::path& root, const CheckpointState& state, const StepState& record,
-                      const ParamLayout& layout, const WholeUnits& whole, const Keep& keep);
-/// write_checkpoint of what a run has at this moment: every process of optimizer.comm() calls it and hands over its
-/// parts, the main one writes. CheckpointWriter does it while training goes on.
+                      const ParamSet& parts, Comm& comm, const Keep& keep);
+/// write_checkpoint of what a run has at this moment. CheckpointWriter does it while training goes on.
 void save_checkpoint(const std::filesystem::path& root, const CheckpointState& state, const ParamSet& params,
                      const Optimizer& optimizer, const Keep& keep);
 

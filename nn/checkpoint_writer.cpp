@@ -3,7 +3,6 @@
 #include <fstream>
 
 #include "core/registry.h"
-#include "nn/sharding.h"
 
 namespace mantissa {
 namespace {
@@ -16,10 +15,10 @@ int64_t available_host_memory() {
   return 0;
 }
 
-/// A whole buffer in host memory that training does not touch.
+/// A buffer, or the parts of it that are here, in host memory that training does not touch.
 ParamBuffer host_copy(const ParamLayout& layout, const ParamBuffer& buffer) {
   Exec host(cpu());
-  const ParamBuffer copy(host, layout, buffer.dtype());
+  const ParamBuffer copy(host, layout, buffer.dtype(), buffer.shard());
   buffer.flat().backend().copy_to_host(copy.flat().raw(), buffer.flat().raw(), buffer.flat().bytes());
   return copy;
 }
@@ -33,28 +32,18 @@ CheckpointWriter::~CheckpointWriter() {
 void CheckpointWriter::save(const std::filesystem::path& root, const CheckpointState& state, const ParamSet& params,
                             const Optimizer& optimizer, const Keep& keep) {
   finish();
-  const bool on_host = params.placement == Placement::kHost;
-  in_place_ = on_host && params.shard.whole();
+  in_place_ = params.placement == Placement::kHost;
   const int64_t bytes = in_place_ ? 0 : 3 * params.layout.numel() * int64_t(sizeof(float));
-  if (!background_ || (on_host && !in_place_) || bytes > available_host_memory() / 2)
-    return save_checkpoint(root, state, params, optimizer, keep);
-  Exec exec(params.compute.flat().backend());
-  ParamSet copy;
-  copy.layout = params.layout;
-  for (ParamBuffer ParamSet::*buffer : kCheckpointBuffers) {
-    const ParamBuffer whole = gather_whole(exec, optimizer.comm(), params, params.*buffer);
-    copy.*buffer = params.shard.whole() && !in_place_ ? host_copy(params.layout, whole) : whole;
-  }
-  copy_ = std::move(copy);
-  if (!optimizer.comm().main()) return;
-  writing_ = std::async(std::launch::async, [this, root, state, record = optimizer.read_state(), keep] {
-    write_checkpoint(
-        root, state, record, copy_.layout,
-        [this](ParamBuffer ParamSet::*buffer, int unit) { return (copy_.*buffer).unit(unit); }, keep);
-  });
+  if (!background_ || bytes > available_host_memory() / 2) return save_checkpoint(root, state, params, optimizer, keep);
+  copy_.layout = params.layout;
+  for (ParamBuffer ParamSet::*buffer : kCheckpointBuffers)
+    copy_.*buffer = in_place_ ? params.*buffer : host_copy(params.layout, params.*buffer);
+  writing_ =
+      std::async(std::launch::async, [this, root, state, record = optimizer.read_state(), &comm = optimizer.comm(),
+                                      keep] { write_checkpoint(root, state, record, copy_, comm, keep); });
 }
 
-void CheckpointWriter::before_update() {
+void CheckpointWriter::before_change() {
   if (writing_.valid() && (in_place_ || writing_.wait_for(std::chrono::seconds(0)) == std::future_status::ready))
     finish();
 }

@@ -220,6 +220,7 @@ StepReport Optimizer::step() {
   comm_.all_reduce(exec_, sum_squares_);
   comm_.all_reduce(exec_, not_finite_);
   MANTISSA_RUN(exec_, step_decide, state_, rule_, optim_.grad_clip);
+  if (before_change_) before_change_();
   Comm::Ticket last = 0;
   const auto done = [&](const Piece& p) {
     if (!p.last) return;

@@ -95,6 +95,8 @@ class Optimizer {
   StepReport step();
   /// From here on the schedule is `steps` ahead of Adam: that many were planned, and there was nothing to learn from.
   void set_missed(int64_t steps) { missed_ = steps; }
+  /// `call` comes in each step before masters and moments change. It may wait; what it throws ends the step.
+  void before_change(std::function<void()> call) { before_change_ = std::move(call); }
   /// Host copy of the record, and back (checkpoints).
   StepState read_state() const;
   void write_state(const StepState& state);
@@ -126,7 +128,8 @@ class Optimizer {
   ScalerRule rule_;
   int64_t total_steps_, missed_ = 0;
   Tensor state_, sum_squares_, not_finite_;  // the record, and two of its fields
-  StepState known_;                          // what state_ holds between steps: a step starts without reading it back
+  std::function<void()> before_change_;
+  StepState known_;  // what state_ holds between steps: a step starts without reading it back
 };
 
 }  // namespace mantissa

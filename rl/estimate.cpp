@@ -201,8 +201,8 @@ MemoryEstimate Rehearsed::measure() {
   const bool on_host = trained.placement == Placement::kHost;
   const bool saved = config.checkpoint.every > 0 && config.checkpoint.every < config.train.steps;
   if (e.device == "cpu" && config.checkpoint.background && saved && !on_host)
-    e.checkpoint.push_back({"copy that is written in the background",
-                            3 * device_.block_bytes(size_t(trained.layout.numel()) * sizeof(float))});
+    e.checkpoint.push_back(
+        {"copy that is written in the background", 3 * device_.block_bytes(trained.master.flat().bytes())});
   if (on_host)
     e.host = {{"masters, fp32", bytes_of({&trained.master})}, {"moments, fp32", bytes_of({&trained.m, &trained.v})}};
   e.peak = held;

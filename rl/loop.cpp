@@ -213,7 +213,6 @@ ExactCheck exact_check(Run& run, std::vector<MiniBatch>& batches) {
 /// `exact`, where there is one, sees its forward before its step.
 void update(Run& run, std::vector<MiniBatch>& batches, OldLogprobs first, ExactCheck* exact, Metrics& metrics) {
   run.enter("update");
-  run.checkpoints.before_update();
   Timer timer(metrics, "timing_s/update_actor");
   const std::string prefix = run.sft() ? "sft/" : "actor/";
   const Trainer::Loss loss = run.loss();

@@ -207,6 +207,7 @@ void Run::encode_solutions() {
 void Run::open_training() {
   const Dtype train_dtype = config.precision.train_dtype(), rollout_dtype = config.precision.rollout_dtype();
   optimizer.emplace(exec, model->trained(), config.optim, config.scaler, config.train.steps * planned_updates(), comm);
+  optimizer->before_change([this] { checkpoints.before_change(); });
   const bool second =
       model->adapter ? model->adapter->merged && config.lora.rollout == "merged" : rollout_dtype != train_dtype;
   if (!sft() && second && !model->params.in_parts())  // else RolloutWeights makes it
@@ -365,7 +366,7 @@ void Run::save() {
   saved_step = step;
   CheckpointState state;
   state.step = step;
-  if (!directory) {  // its parts are written by the rank that has one
+  if (!directory) {  // the rank that has one says what stands beside the tensors
     checkpoints.save({}, state, model->trained(), *optimizer, {});
     return;
   }

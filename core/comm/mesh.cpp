@@ -27,7 +27,7 @@ void set_text(char (&to)[64], std::string_view text) {
 }
 
 /// What a connection between rank 0 and another carries.
-enum Purpose : int32_t { kCalls, kHeartbeats, kHandout, kPurposes };
+enum Purpose : int32_t { kCalls, kHeartbeats, kHandout, kMeeting, kPurposes };
 
 /// What a process says of itself when it connects.
 struct Hello {
@@ -146,19 +146,22 @@ std::unique_ptr<Mesh> Mesh::join(const Place& place, std::chrono::milliseconds p
   const Deadline deadline = deadline_in(patience);
   mesh->rank_ = place.rank;
   mesh->links_.resize(size_t(place.size));
-  mesh->heartbeats_.resize(place.rank == 0 ? size_t(place.size) : 1);
   mesh->names_.resize(size_t(place.size));
-  mesh->handout_ = std::make_unique<Handout>(
-      place.rank == 0, place.rank == 0 ? mesh->gather_ranks(place, deadline) : mesh->find_ranks(place, deadline));
+  Star star;
+  for (std::vector<Socket>* sockets : {&star.heartbeats, &star.handout, &star.meeting})
+    sockets->resize(place.rank == 0 ? size_t(place.size) : 1);
+  place.rank == 0 ? mesh->gather_ranks(place, deadline, star) : mesh->find_ranks(place, deadline, star);
+  mesh->heartbeats_ = std::move(star.heartbeats);
+  mesh->handout_ = std::make_unique<Handout>(place.rank == 0, std::move(star.handout));
+  mesh->meeting_ = std::make_unique<Meeting>(place.rank, std::move(star.meeting));
   return mesh;
 }
 
-std::vector<Socket> Mesh::gather_ranks(const Place& place, Deadline deadline) {
+void Mesh::gather_ranks(const Place& place, Deadline deadline, Star& star) {
   const Socket listening = listen_as_first(place);
   std::vector<Entry> entries{size_t(place.size)};
   set_text(entries[0].address, place.address);
-  std::vector<Socket> handout{size_t(place.size)};
-  std::vector<Socket>* const kinds[kPurposes] = {&links_, &heartbeats_, &handout};
+  std::vector<Socket>* const kinds[kPurposes] = {&links_, &star.heartbeats, &star.handout, &star.meeting};
   names_[0] = name_from(make_hello(place, 0, kCalls));
   for (int missing = kPurposes * (place.size - 1); missing > 0;) {
     Socket socket;
@@ -167,7 +170,7 @@ std::vector<Socket> Mesh::gather_ranks(const Place& place, Deadline deadline) {
     } catch (const Error& e) {
       std::string absent;
       for (int r = 1; r < place.size; ++r)
-        if (!handout[size_t(r)]) absent += str(absent.empty() ? "" : ", ", r);
+        if (!star.meeting[size_t(r)]) absent += str(absent.empty() ? "" : ", ", r);
       fail("[comm] rank 0 waited for rank ", absent, " of ", place.size, " at ", place.address, " port ",
            listening.port(), ": ", e.what());
     }
@@ -197,18 +200,17 @@ std::vector<Socket> Mesh::gather_ranks(const Place& place, Deadline deadline) {
   for (size_t r = 0; r < entries.size(); ++r) std::memcpy(entries[r].name, names_[r].c_str(), names_[r].size() + 1);
   for (size_t r = 1; r < links_.size(); ++r)
     links_[r].send(entries.data(), entries.size() * sizeof(Entry), deadline_in(kHelloTime));
-  return handout;
 }
 
-std::vector<Socket> Mesh::find_ranks(const Place& place, Deadline deadline) {
+void Mesh::find_ranks(const Place& place, Deadline deadline, Star& star) {
   // The others come to the address through which this rank reaches rank 0.
   const Socket listening = listen_on(own_address_towards(place.address, place.port), 0);
   const Hello hello = make_hello(place, listening.port(), kCalls);
   Place first = place;
   links_[0] = connect_to_first(first, hello, deadline);
-  heartbeats_[0] = connect_to_first(first, make_hello(place, 0, kHeartbeats), deadline);
-  std::vector<Socket> handout;
-  handout.push_back(connect_to_first(first, make_hello(place, 0, kHandout), deadline));
+  star.heartbeats[0] = connect_to_first(first, make_hello(place, 0, kHeartbeats), deadline);
+  star.handout[0] = connect_to_first(first, make_hello(place, 0, kHandout), deadline);
+  star.meeting[0] = connect_to_first(first, make_hello(place, 0, kMeeting), deadline);
   std::vector<Entry> entries{size_t(place.size)};
   try {
     links_[0].receive(entries.data(), entries.size() * sizeof(Entry), deadline);
@@ -230,7 +232,6 @@ std::vector<Socket> Mesh::find_ranks(const Place& place, Deadline deadline) {
     links_[size_t(theirs.rank)] = std::move(socket);
     --missing;
   }
-  return handout;
 }
 
 namespace {
@@ -338,6 +339,15 @@ int64_t Mesh::next(int64_t round) {
     return handout_->next(round);
   } catch (const Error& e) {
     throw PeerLost(0, str("[comm] ", name(0), " was lost during a handout: ", e.what()));
+  }
+}
+
+std::vector<std::string> Mesh::gather_aside(std::string_view bytes) {
+  int with = 0;
+  try {
+    return meeting_->gather(bytes, with);
+  } catch (const Error& e) {
+    throw PeerLost(with, str("[comm] ", name(with), " was lost by a background thread: ", e.what()));
   }
 }
 

@@ -1,6 +1,6 @@
 // Mesh: the processes of a run, joined pairwise by sockets. Rank 0 listens; the others come to it, learn each other's
-// addresses, and join up. A second connection between rank 0 and each other carries heartbeats (watchdog.h), a third
-// the numbers of a handout (handout.h).
+// addresses, and join up. Further connections between rank 0 and each other carry heartbeats (watchdog.h), the numbers
+// of a handout (handout.h), and what background threads say to each other (meeting.h).
 //
 // Everything goes through exchange(): each message carries the number of the call and its name, so that ranks which
 // disagree about what comes next are told apart from slow ones.
@@ -15,6 +15,7 @@
 
 #include "core/comm/activity.h"
 #include "core/comm/handout.h"
+#include "core/comm/meeting.h"
 #include "core/comm/place.h"
 #include "core/comm/socket.h"
 
@@ -55,20 +56,26 @@ class Mesh {
   std::string broadcast(std::string_view bytes, int root);
   /// The next number of a handout's round. Throws PeerLost.
   int64_t next(int64_t round);
+  std::vector<std::string> gather_aside(std::string_view bytes);
 
   /// The connections for heartbeats, given away once: on rank 0 one a rank (its own empty), elsewhere [0] alone.
   std::vector<Socket> take_heartbeats() { return std::move(heartbeats_); }
 
  private:
   Mesh() = default;
-  // On rank 0, and on the others; what they return are the connections of the handout.
-  std::vector<Socket> gather_ranks(const Place& place, Deadline deadline);
-  std::vector<Socket> find_ranks(const Place& place, Deadline deadline);
+  /// Connections between rank 0 and the others: on rank 0 one a rank (its own empty), elsewhere [0] alone.
+  struct Star {
+    std::vector<Socket> heartbeats, handout, meeting;
+  };
+  // Both join links_ up; on rank 0, and on the others.
+  void gather_ranks(const Place& place, Deadline deadline, Star& star);
+  void find_ranks(const Place& place, Deadline deadline, Star& star);
 
   int rank_ = 0;
   uint64_t calls_ = 0;
   std::vector<Socket> links_, heartbeats_;
   std::unique_ptr<Handout> handout_;
+  std::unique_ptr<Meeting> meeting_;
   std::vector<std::string> names_;
   std::shared_ptr<Activity> activity_ = std::make_shared<Activity>();
 };

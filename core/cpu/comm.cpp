@@ -94,6 +94,7 @@ class CpuComm : public Comm {
   std::vector<std::string> do_gather(std::string_view bytes) override { return mesh_->gather(bytes); }
   std::string do_broadcast_bytes(std::string_view bytes, int root) override { return mesh_->broadcast(bytes, root); }
   int64_t do_next(int64_t handout) override { return mesh_->next(handout); }
+  std::vector<std::string> do_gather_aside(std::string_view bytes) override { return mesh_->gather_aside(bytes); }
 
   void check_size(const char* what, int r, size_t theirs, size_t own) const {
     check(theirs == own, "[comm] ", what, ": ", mesh_->name(r), " gives ", theirs, " bytes where ", mesh_->name(rank()),

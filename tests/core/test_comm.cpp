@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <thread>
 
 #include "core/random.h"
 #include "core/registry.h"
@@ -215,6 +216,37 @@ TEST(Comm, APortInUseIsPassedOver) {
   places[0].listening = -1;
   for (Place& place : places) place.port = foreign.port();
   EXPECT_EQ(run_ranks_on(places, [](Comm& comm) { comm.barrier(); }), Strings(2));
+}
+
+TEST(Comm, BackgroundThreadsMeetWhileTheMainOnesAreElsewhere) {
+  for (const int size : {1, 2, 3}) {
+    const auto fn = [&](Comm& comm) {
+      std::thread thread([&] {
+        for (int round = 0; round < 50; ++round) {
+          Strings expected;
+          for (int r = 0; r < size; ++r) expected.push_back(std::string(size_t(1000 * r + round), 'a'));
+          EXPECT_EQ(comm.gather_aside(expected[size_t(comm.rank())]), expected);
+        }
+      });
+      for (int round = 0; round < 50; ++round) EXPECT_EQ(comm.gather("main"), Strings(size_t(size), "main"));
+      thread.join();
+    };
+    if (size == 1)
+      fn(single_comm());
+    else
+      EXPECT_EQ(run_ranks(size, fn), Strings(size_t(size)));
+  }
+}
+
+TEST(Comm, ABackgroundThreadIsToldWhoWasLost) {
+  for (const int lost : {0, 1}) {
+    const Strings errors = run_ranks(2, [&](Comm& comm) {
+      if (comm.rank() != lost) comm.gather_aside("");
+    });
+    EXPECT_EQ(errors[size_t(lost)], "");
+    EXPECT_NE(errors[size_t(1 - lost)].find(str("rank ", lost, " (pid")), std::string::npos)
+        << errors[size_t(1 - lost)];
+  }
 }
 
 }  // namespace

@@ -1,9 +1,12 @@
 // Host memory that passes through a GPU while kernels work on it: pieces in turn, and an optimizer whose state lies
 // there.
 #include "core/conveyor.h"
+#include "core/file.h"
 #include "core/registry.h"
+#include "nn/checkpoint_writer.h"
 #include "nn/optimizer.h"
 #include "tests/support/cuda_pair.h"
+#include "tests/support/temp_dir.h"
 
 namespace mantissa {
 namespace {
@@ -81,6 +84,39 @@ TEST_F(CudaOffload, StateInHostMemoryGivesTheSameBits) {
   };
   for (const Dtype compute : {Dtype::kF16, Dtype::kF32})
     EXPECT_TRUE(train(Placement::kHost, compute) == train(Placement::kDevice, compute)) << name_of(compute);
+}
+
+TEST_F(CudaOffload, ACheckpointIsReadInPlaceWhileTheDeviceWorks) {
+  const TempDir dir;
+  ParamSet set;
+  set.layout.add(set.layout.add_unit("first"), "large", {3000, 4096}, true);
+  set.layout.add(set.layout.add_unit("second"), "small", {100, 128}, true);
+  set.layout.finish();
+  set.placement = Placement::kHost;
+  set.compute = ParamBuffer(gpu(), set.layout, Dtype::kF16);
+  Tensor weights = set.compute.flat();
+  MANTISSA_RUN(gpu(), fill, weights, 0.5);
+  OptimConfig optim;
+  optim.lr = 1e-2;
+  Optimizer optimizer(gpu(), set, optim, {.mode = "off"}, 10);
+  CheckpointWriter writer(true);
+  optimizer.before_change([&] { writer.before_change(); });
+  for (int64_t step = 1; step <= 3; ++step) {
+    optimizer.zero_grad();
+    Tensor gradient = set.grad.flat();
+    MANTISSA_RUN(gpu(), fill, gradient, double(step));
+    optimizer.step();
+    writer.finish();
+    const CheckpointState state{.step = step, .config = "run:\n"};
+    save_checkpoint(dir / "expected", state, set, optimizer, {});
+    writer.save(dir / "written", state, set, optimizer, {});
+  }
+  writer.finish();
+  for (int64_t step = 1; step <= 3; ++step)
+    for (const char* name : {"master.safetensors", "adam_m.safetensors", "adam_v.safetensors", "MANIFEST"}) {
+      const std::filesystem::path file = std::filesystem::path(str("step_", step)) / name;
+      EXPECT_TRUE(read_file(dir / "written" / file) == read_file(dir / "expected" / file)) << file;
+    }
 }
 
 }  // namespace

@@ -122,6 +122,21 @@ TEST_F(ShardParameters, WithOneMicroBatchARankTheBitsAreThoseOfWholeWeights) {
   }
 }
 
+TEST_F(ShardParameters, CheckpointsInTheBackgroundHaveTheSameBits) {
+  const Strings common = with(kExact, {"checkpoint.every=1", "train.steps=3", "distributed.offload=optimizer"});
+  for (const char* shard : {"optimizer", "parameters"}) {
+    for (const char* background : {"true", "false"})
+      train(background, 2, with(common, {str("distributed.shard=", shard), str("checkpoint.background=", background)}));
+    for (const char* step : {"step_1", "step_2", "step_3"})
+      for (const char* file : {"master", "adam_m", "adam_v"}) {
+        const fs::path path = fs::path("checkpoints") / step / (str(file) + ".safetensors");
+        EXPECT_EQ(read_file(dir_ / "true" / path), read_file(dir_ / "false" / path)) << shard << ' ' << path;
+      }
+    fs::remove_all(dir_ / "true");
+    fs::remove_all(dir_ / "false");
+  }
+}
+
 TEST_F(ShardParameters, ResumesOnAnyNumberOfRanksWithEitherSharding) {
   const Strings parts = {"distributed.shard=parameters"}, whole = {"distributed.shard=optimizer"};
   const Strings common = with(kExact, {"precision.train=fp32", "precision.rollout=fp32"});
