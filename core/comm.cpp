@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <utility>
 
 namespace mantissa {
@@ -54,6 +55,38 @@ Comm::Ticket Comm::broadcast(Exec& exec, const Tensor& t, int root, Order order)
   return do_broadcast(exec, t, root, order);
 }
 
+Comm::Ticket Comm::all_to_all(Exec& exec, const Tensor& out, std::span<const int64_t> received, const Tensor& in,
+                              std::span<const int64_t> sent, Order order) {
+  const auto rows = [](std::span<const int64_t> counts) {
+    return std::accumulate(counts.begin(), counts.end(), int64_t(0));
+  };
+  check(int(sent.size()) == size_ && int(received.size()) == size_, "[all_to_all] ", size_,
+        " ranks need as many counts of rows: got ", sent.size(), " sent and ", received.size(), " received");
+  check(in.dtype() == out.dtype() && in.shape().rank() == 2 && out.shape().rank() == 2 && in.size(1) == out.size(1) &&
+            in.size(0) == rows(sent) && out.size(0) == rows(received),
+        "[all_to_all] rows must be as many as are sent, ", rows(sent), ", and received, ", rows(received),
+        ", of one width and type: got ", name_of(in.dtype()), " ", in.shape(), " and ", name_of(out.dtype()), " ",
+        out.shape());
+  if (size_ == 1) return copy_part(exec, out, in), 0;
+  begin("all_to_all", in.numel(), name_of(in.dtype()));
+  return do_all_to_all(exec, out, received, in, sent, order);
+}
+
+void Comm::split(int length) {
+  if (length == row().size()) return;
+  check(!row_, "[comm] the ranks are split already, in rows of ", row().size(), ": got ", length);
+  check(length >= 1 && size_ % length == 0, "[comm] rows of ranks must divide their number, ", size_, ": got ", length);
+  std::vector<int> row, column;
+  for (int r = 0; r < length; ++r) row.push_back(rank_ / length * length + r);
+  for (int r = rank_ % length; r < size_; r += length) column.push_back(r);
+  row_ = do_some(row);
+  column_ = do_some(column);
+}
+
+Comm& Comm::row() {
+  return row_ ? *row_ : single_comm();
+}
+
 void Comm::wait(Exec& exec, Ticket ticket) {
   if (size_ > 1 && ticket > 0) do_wait(exec, ticket);
 }
@@ -104,6 +137,10 @@ class AgreeingComm : public Comm {
   Ticket do_reduce_scatter(Exec&, const Tensor&, const Tensor&, Order) override { return 0; }
   Ticket do_all_gather(Exec&, const Tensor&, const Tensor&, Order) override { return 0; }
   Ticket do_broadcast(Exec&, const Tensor&, int, Order) override { return 0; }
+  Ticket do_all_to_all(Exec&, const Tensor&, std::span<const int64_t>, const Tensor&, std::span<const int64_t>,
+                       Order) override {
+    return 0;
+  }
   void do_wait(Exec&, Ticket) override {}
   std::vector<std::string> do_gather(std::string_view bytes) override {
     return std::vector<std::string>(size_t(size()), std::string(bytes));
@@ -114,6 +151,9 @@ class AgreeingComm : public Comm {
   int64_t do_next(int64_t handout) override {
     if (std::exchange(handout_, handout) != handout) taken_ = 0;
     return size() * taken_++;
+  }
+  std::unique_ptr<Comm> do_some(const std::vector<int>& ranks) override {
+    return make_agreeing_comm(int(ranks.size()), description_);
   }
 
   const std::string description_;

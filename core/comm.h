@@ -1,15 +1,20 @@
 // Comm: what the processes of one run say to each other. A rank is one process with one device; all ranks make the same
 // calls in the same order. With one rank every call is a no-op (or a copy), so no caller asks how many there are.
 //
-//   tensors     on the device of an Exec, in its stream's order: all_reduce, reduce_scatter, all_gather, broadcast
+//   tensors     on the device of an Exec, in its stream's order: all_reduce, reduce_scatter, all_gather, broadcast,
+//               all_to_all
 //   host bytes  of any length: gather (to all ranks), broadcast, barrier
 //   work        for those who have room for it: begin_handout, next
+//
+// Some of the ranks may have a comm of their own: see split. Its calls and those of the whole are made in one order by
+// the ranks that share them.
 //
 // The CPU's (core/cpu/comm.cpp) works over sockets and adds in the order of ranks, in fp32 (fp64 for fp64, int32 for
 // int32), with one rounding: the same bits on every rank and in every run. The GPU's is NCCL (cuda/comm.cpp).
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -52,8 +57,22 @@ class Comm {
   Ticket all_gather(Exec& exec, const Tensor& out, const Tensor& in, Order order = Order::kInStream);
   /// t = rank root's t.
   Ticket broadcast(Exec& exec, const Tensor& t, int root = 0, Order order = Order::kInStream);
-  /// Later work on the exec's stream waits for this collective, and with it for all before it.
+  /// Rows of `in` for every rank, those for rank 0 first: `sent[r]` of them go to rank r. `out`, of the same width and
+  /// type, = the rows from every rank, in order of ranks: `received[r]`, which is what r sends here. All ranks call it,
+  /// those without a row too.
+  Ticket all_to_all(Exec& exec, const Tensor& out, std::span<const int64_t> received, const Tensor& in,
+                    std::span<const int64_t> sent, Order order = Order::kInStream);
+  /// Later work on the exec's stream waits for this collective, and with it for all before it, those of row() and
+  /// column() among them.
   void wait(Exec& exec, Ticket ticket);
+
+  /// Lays the ranks out in rows of `length` neighbours, a divisor of size(). All ranks call it, once.
+  void split(int length);
+  /// The ranks of this one's row, rank() % length among them; until split() this one alone.
+  Comm& row();
+  /// The ranks at its place in all rows, rank() / length among them; until split() all. Handouts and gather_aside
+  /// belong to the whole alone.
+  Comm& column() { return column_ ? *column_ : *this; }
 
   // Host bytes. They wait for nothing on a device.
 
@@ -85,11 +104,15 @@ class Comm {
   virtual Ticket do_reduce_scatter(Exec& exec, const Tensor& out, const Tensor& in, Order order) = 0;
   virtual Ticket do_all_gather(Exec& exec, const Tensor& out, const Tensor& in, Order order) = 0;
   virtual Ticket do_broadcast(Exec& exec, const Tensor& t, int root, Order order) = 0;
+  virtual Ticket do_all_to_all(Exec& exec, const Tensor& out, std::span<const int64_t> received, const Tensor& in,
+                               std::span<const int64_t> sent, Order order) = 0;
   virtual void do_wait(Exec& exec, Ticket ticket) = 0;
   virtual std::vector<std::string> do_gather(std::string_view bytes) = 0;
   virtual std::string do_broadcast_bytes(std::string_view bytes, int root) = 0;
   virtual int64_t do_next(int64_t handout) = 0;
   virtual std::vector<std::string> do_gather_aside(std::string_view bytes) = 0;
+  /// A comm of some ranks, this one and others, ascending; all of them make it at the same moment.
+  virtual std::unique_ptr<Comm> do_some(const std::vector<int>& ranks) = 0;
 
  private:
   void begin(const char* name, int64_t count, std::string_view type);
@@ -98,6 +121,7 @@ class Comm {
   uint64_t calls_ = 0;
   int64_t handouts_ = 0, given_ = 0;  // given_: of one rank
   const std::shared_ptr<Activity> activity_;
+  std::unique_ptr<Comm> row_, column_;  // null: of one rank, and this one
 };
 
 /// The comm of a run of one process; always there.

@@ -3,8 +3,8 @@
 // is the same in all versions since 2.18, is declared here, so that a build needs nothing of it.
 //
 // Communicators are non-blocking: every call returns at once and is asked for until it is done, so that a lost rank is
-// an error here and not a process that hangs. All collectives run on one stream of their own, each after what the
-// caller's stream held; the caller's stream waits for an event behind it.
+// an error here and not a process that hangs. All collectives, those of some ranks among them, run on one stream of
+// their own, each after what the caller's stream held; the caller's stream waits for an event behind it.
 #include "core/comm.h"
 
 #include <dlfcn.h>
@@ -34,7 +34,7 @@ constexpr size_t kWarmUpBytes = size_t(32) << 20;
 
 // NCCL's interface, as far as it is used here.
 enum Result : int { kSuccess = 0, kRemoteError = 6, kInProgress = 7 };
-enum Type : int { kInt32 = 2, kFloat16 = 6, kFloat32 = 7, kFloat64 = 8, kBfloat16 = 9, kNone = -1 };
+enum Type : int { kBytes = 0, kInt32 = 2, kFloat16 = 6, kFloat32 = 7, kFloat64 = 8, kBfloat16 = 9, kNone = -1 };
 enum Op : int { kSum = 0, kMax = 2 };
 struct UniqueId {
   char bytes[128];
@@ -64,6 +64,10 @@ struct Library {
   Result (*reduce_scatter)(const void*, void*, size_t, Type, Op, Handle, cudaStream_t) = nullptr;
   Result (*all_gather)(const void*, void*, size_t, Type, Handle, cudaStream_t) = nullptr;
   Result (*broadcast)(const void*, void*, size_t, Type, int, Handle, cudaStream_t) = nullptr;
+  Result (*send)(const void*, size_t, Type, int, Handle, cudaStream_t) = nullptr;
+  Result (*receive)(void*, size_t, Type, int, Handle, cudaStream_t) = nullptr;
+  Result (*group_start)() = nullptr;
+  Result (*group_end)() = nullptr;
   int version = 0;
   std::string path, missing;
 
@@ -124,6 +128,10 @@ Library::Library() {
   find(reduce_scatter, "ncclReduceScatter");
   find(all_gather, "ncclAllGather");
   find(broadcast, "ncclBroadcast");
+  find(send, "ncclSend");
+  find(receive, "ncclRecv");
+  find(group_start, "ncclGroupStart");
+  find(group_end, "ncclGroupEnd");
   if (!get_version || get_version(&version) != kSuccess) version = 0;
   if (version < kOldest) missing = str(path, " is version ", version, ", ", kOldest, " or later is needed");
 }
@@ -148,33 +156,64 @@ Type type_of(Dtype dtype) {
   return kNone;
 }
 
-class NcclComm : public Comm {
- public:
-  explicit NcclComm(std::unique_ptr<Mesh> mesh)
-      : Comm(mesh->rank(), mesh->size(), mesh->activity()), mesh_(std::move(mesh)) {
-    check(library_.missing.empty(), "several GPUs need NCCL: ", library_.missing);
-    const std::vector<std::string> versions = mesh_->gather(version_text(library_.version));
-    for (int r = 1; r < size(); ++r)
-      check(versions[size_t(r)] == versions[0], "[nccl] ", mesh_->name(r), " has version ", versions[size_t(r)],
-            ", rank 0 ", versions[0], ": all ranks need the same (MANTISSA_NCCL names its folder)");
+/// The stream of a process's collectives and the events behind them: of all its comms, so that their collectives run
+/// one after the other, in the order in which all ranks begin them, and tickets count them all.
+struct Lane {
+  Lane() {
     int lowest = 0, highest = 0;
     MANTISSA_CUDA(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
-    MANTISSA_CUDA(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, highest));
-    MANTISSA_CUDA(cudaEventCreateWithFlags(&before_, cudaEventDisableTiming));
-    for (cudaEvent_t& event : after_) MANTISSA_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    MANTISSA_CUDA(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, highest));
+    MANTISSA_CUDA(cudaEventCreateWithFlags(&before, cudaEventDisableTiming));
+    for (cudaEvent_t& event : after) MANTISSA_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  }
+  ~Lane() {
+    for (cudaEvent_t event : after) cudaEventDestroy(event);
+    cudaEventDestroy(before);
+    cudaStreamDestroy(stream);
+  }
+  Lane(const Lane&) = delete;
+  Lane& operator=(const Lane&) = delete;
+
+  struct Held {
+    Comm::Ticket ticket;
+    std::vector<Tensor> tensors;
+  };
+  cudaStream_t stream = nullptr;
+  cudaEvent_t before = nullptr, after[kEvents] = {};
+  Comm::Ticket tickets = 0;
+  std::deque<Held> held;  // memory that a collective on its way reads or writes
+};
+
+class NcclComm : public Comm {
+ public:
+  NcclComm(std::shared_ptr<Mesh> mesh, Mesh::Group group, std::shared_ptr<Lane> lane)
+      : Comm(group.own, int(group.ranks.size()), mesh->activity()),
+        mesh_(std::move(mesh)),
+        group_(std::move(group)),
+        lane_(std::move(lane)) {
+    if (size() == 1) return;  // then nothing is asked of it
+    check(library_.missing.empty(), "several GPUs need NCCL: ", library_.missing);
+    const std::vector<std::string> versions = mesh_->gather(group_, version_text(library_.version));
+    for (int r = 1; r < size(); ++r)
+      check(versions[size_t(r)] == versions[0], "[nccl] ", mesh_->name(group_.ranks[size_t(r)]), " has version ",
+            versions[size_t(r)], ", ", mesh_->name(group_.ranks[0]), " ", versions[0],
+            ": all ranks need the same (MANTISSA_NCCL names its folder)");
+    const bool whole = !lane_;
+    if (whole) lane_ = std::make_shared<Lane>();
 
     UniqueId id{};
     if (rank() == 0) expect(library_.get_unique_id(&id), "ncclGetUniqueId");
-    const std::string bytes = mesh_->broadcast({id.bytes, sizeof id.bytes}, 0);
+    const std::string bytes = mesh_->broadcast(group_, {id.bytes, sizeof id.bytes}, 0);
     std::memcpy(id.bytes, bytes.data(), sizeof id.bytes);
     Config config;
     const Result begun = library_.init(&handle_, size(), id, rank(), &config);
     check(begun == kSuccess || begun == kInProgress, "[nccl] ncclCommInitRankConfig: ", text_of(begun));
     settle("start", deadline_in(kStartTime));
-    warm_up();
+    warm_up(!whole);  // rows of ranks alone exchange rows of tensors
   }
 
   ~NcclComm() override {
+    if (!handle_) return;
     if (std::uncaught_exceptions() > 0) {
       library_.abort(handle_);
     } else {
@@ -186,9 +225,6 @@ class NcclComm : public Comm {
         std::this_thread::sleep_for(1ms);
       state == kSuccess ? library_.destroy(handle_) : library_.abort(handle_);
     }
-    for (cudaEvent_t event : after_) cudaEventDestroy(event);
-    cudaEventDestroy(before_);
-    cudaStreamDestroy(stream_);
   }
 
   std::string description() const override {
@@ -199,68 +235,122 @@ class NcclComm : public Comm {
   Ticket do_all_reduce(Exec& exec, const Tensor& t, Reduce op, Order order) override {
     return launch(exec, "all_reduce", {t}, order, [&] {
       return library_.all_reduce(t.raw(), t.raw(), size_t(t.numel()), type_of(t.dtype()),
-                                 op == Reduce::kSum ? kSum : kMax, handle_, stream_);
+                                 op == Reduce::kSum ? kSum : kMax, handle_, lane_->stream);
     });
   }
   Ticket do_reduce_scatter(Exec& exec, const Tensor& out, const Tensor& in, Order order) override {
     return launch(exec, "reduce_scatter", {out, in}, order, [&] {
       return library_.reduce_scatter(in.raw(), out.raw(), size_t(out.numel()), type_of(in.dtype()), kSum, handle_,
-                                     stream_);
+                                     lane_->stream);
     });
   }
   Ticket do_all_gather(Exec& exec, const Tensor& out, const Tensor& in, Order order) override {
     return launch(exec, "all_gather", {out, in}, order, [&] {
-      return library_.all_gather(in.raw(), out.raw(), size_t(in.numel()), type_of(in.dtype()), handle_, stream_);
+      return library_.all_gather(in.raw(), out.raw(), size_t(in.numel()), type_of(in.dtype()), handle_, lane_->stream);
     });
   }
   Ticket do_broadcast(Exec& exec, const Tensor& t, int root, Order order) override {
     return launch(exec, "broadcast", {t}, order, [&] {
-      return library_.broadcast(t.raw(), t.raw(), size_t(t.numel()), type_of(t.dtype()), root, handle_, stream_);
+      return library_.broadcast(t.raw(), t.raw(), size_t(t.numel()), type_of(t.dtype()), root, handle_, lane_->stream);
+    });
+  }
+
+  Ticket do_all_to_all(Exec& exec, const Tensor& out, std::span<const int64_t> received, const Tensor& in,
+                       std::span<const int64_t> sent, Order order) override {
+    const size_t row = size_t(in.size(1)) * size_of(in.dtype());
+    return launch(exec, "all_to_all", {out, in}, order, [&] {
+      auto *to = static_cast<std::byte*>(out.raw()), *from = static_cast<std::byte*>(in.raw());
+      std::vector<Part> parts;
+      for (int r = 0; r < size(); ++r) {
+        parts.push_back({from, to, size_t(sent[size_t(r)]) * row, size_t(received[size_t(r)]) * row});
+        from += parts.back().send, to += parts.back().receive;
+      }
+      return exchange(parts);
     });
   }
 
   void do_wait(Exec& exec, Ticket ticket) override {
     // The slot may hold a later ticket's event by now: that one comes after this one.
-    MANTISSA_CUDA(cudaStreamWaitEvent(stream(exec), after_[ticket % kEvents], 0));
-    while (!held_.empty() && held_.front().ticket <= ticket) held_.pop_front();
+    MANTISSA_CUDA(cudaStreamWaitEvent(stream(exec), lane_->after[ticket % kEvents], 0));
+    while (!lane_->held.empty() && lane_->held.front().ticket <= ticket) lane_->held.pop_front();
   }
 
-  std::vector<std::string> do_gather(std::string_view bytes) override { return mesh_->gather(bytes); }
-  std::string do_broadcast_bytes(std::string_view bytes, int root) override { return mesh_->broadcast(bytes, root); }
+  std::vector<std::string> do_gather(std::string_view bytes) override { return mesh_->gather(group_, bytes); }
+  std::string do_broadcast_bytes(std::string_view bytes, int root) override {
+    return mesh_->broadcast(group_, bytes, root);
+  }
   int64_t do_next(int64_t handout) override { return mesh_->next(handout); }
   std::vector<std::string> do_gather_aside(std::string_view bytes) override { return mesh_->gather_aside(bytes); }
+  std::unique_ptr<Comm> do_some(const std::vector<int>& ranks) override {
+    return std::make_unique<NcclComm>(mesh_, mesh_->some(ranks), lane_);
+  }
+
+  /// What goes to a rank and comes from it, in bytes.
+  struct Part {
+    const std::byte* from;
+    std::byte* to;
+    size_t send, receive;
+  };
+  /// Of each rank; the own part is copied.
+  Result exchange(const std::vector<Part>& parts) {
+    const Part& own = parts[size_t(rank())];
+    check(own.send == own.receive, "[all_to_all] rank ", rank(), " sends itself ", own.send, " bytes and receives ",
+          own.receive);
+    if (own.send > 0)
+      MANTISSA_CUDA(cudaMemcpyAsync(own.to, own.from, own.send, cudaMemcpyDeviceToDevice, lane_->stream));
+    Result result = library_.group_start();
+    const auto add = [&](Result next) {
+      if (result == kSuccess || result == kInProgress) result = next;
+    };
+    for (int r = 0; r < size(); ++r) {
+      const Part& part = parts[size_t(r)];
+      if (r != rank() && part.send > 0) add(library_.send(part.from, part.send, kBytes, r, handle_, lane_->stream));
+      if (r != rank() && part.receive > 0)
+        add(library_.receive(part.to, part.receive, kBytes, r, handle_, lane_->stream));
+    }
+    add(library_.group_end());
+    return result;
+  }
 
   /// The library makes its connections and their buffers at the first use of each: now, before a cache takes the memory
   /// that is free.
-  void warm_up() {
+  void warm_up(bool pairs) {
     const size_t part = kWarmUpBytes / size_t(size()) / sizeof(float), whole = part * size_t(size());
     float* memory = nullptr;
     MANTISSA_CUDA(cudaMalloc(reinterpret_cast<void**>(&memory), whole * sizeof(float)));
-    MANTISSA_CUDA(cudaMemsetAsync(memory, 0, whole * sizeof(float), stream_));
+    MANTISSA_CUDA(cudaMemsetAsync(memory, 0, whole * sizeof(float), lane_->stream));
     float* own = memory + part * size_t(rank());
     const auto run = [&](const char* name, Result begun) {
       if (begun != kSuccess && begun != kInProgress) fail_call(name, begun);
       settle(name, deadline_in(kStartTime));
     };
-    run("all_reduce", library_.all_reduce(memory, memory, whole, kFloat32, kSum, handle_, stream_));
-    run("reduce_scatter", library_.reduce_scatter(memory, own, part, kFloat32, kSum, handle_, stream_));
-    run("all_gather", library_.all_gather(own, memory, part, kFloat32, handle_, stream_));
-    run("broadcast", library_.broadcast(memory, memory, whole, kFloat32, 0, handle_, stream_));
-    MANTISSA_CUDA(cudaStreamSynchronize(stream_));
+    run("all_reduce", library_.all_reduce(memory, memory, whole, kFloat32, kSum, handle_, lane_->stream));
+    run("reduce_scatter", library_.reduce_scatter(memory, own, part, kFloat32, kSum, handle_, lane_->stream));
+    run("all_gather", library_.all_gather(own, memory, part, kFloat32, handle_, lane_->stream));
+    run("broadcast", library_.broadcast(memory, memory, whole, kFloat32, 0, handle_, lane_->stream));
+    if (pairs) {
+      std::vector<Part> parts{size_t(size())};
+      auto* bytes = reinterpret_cast<std::byte*>(memory);
+      const size_t half = whole / 2 / size_t(size()) * sizeof(float);
+      for (size_t r = 0; r < parts.size(); ++r)
+        parts[r] = {bytes + r * half, bytes + (parts.size() + r) * half, half, half};
+      run("all_to_all", exchange(parts));
+    }
+    MANTISSA_CUDA(cudaStreamSynchronize(lane_->stream));
     MANTISSA_CUDA(cudaFree(memory));
   }
 
   template <class Call>
   Ticket launch(Exec& exec, const char* name, std::vector<Tensor> tensors, Order order, const Call& call) {
     check(!capturing(exec), "[", name, "] a collective cannot be part of a graph");
-    MANTISSA_CUDA(cudaEventRecord(before_, stream(exec)));
-    MANTISSA_CUDA(cudaStreamWaitEvent(stream_, before_, 0));
+    MANTISSA_CUDA(cudaEventRecord(lane_->before, stream(exec)));
+    MANTISSA_CUDA(cudaStreamWaitEvent(lane_->stream, lane_->before, 0));
     const Result begun = call();
     if (begun != kSuccess && begun != kInProgress) fail_call(name, begun);
     settle(name, Deadline::max());
-    const Ticket ticket = ++tickets_;
-    MANTISSA_CUDA(cudaEventRecord(after_[ticket % kEvents], stream_));
-    held_.push_back({ticket, std::move(tensors)});
+    const Ticket ticket = ++lane_->tickets;
+    MANTISSA_CUDA(cudaEventRecord(lane_->after[ticket % kEvents], lane_->stream));
+    lane_->held.push_back({ticket, std::move(tensors)});
     if (order == Order::kInStream) do_wait(exec, ticket);
     return ticket;
   }
@@ -290,18 +380,11 @@ class NcclComm : public Comm {
     throw PeerLost(-1, str("[nccl] ", name, ": ", text_of(result)));
   }
 
-  struct Held {
-    Ticket ticket;
-    std::vector<Tensor> tensors;
-  };
-
   Library& library_ = Library::get();
-  std::unique_ptr<Mesh> mesh_;
+  const std::shared_ptr<Mesh> mesh_;
+  Mesh::Group group_;
+  std::shared_ptr<Lane> lane_;
   Handle handle_ = nullptr;
-  cudaStream_t stream_ = nullptr;
-  cudaEvent_t before_ = nullptr, after_[kEvents] = {};
-  Ticket tickets_ = 0;
-  std::deque<Held> held_;  // memory that a collective on its way reads or writes
 };
 
 }  // namespace
@@ -310,7 +393,8 @@ class NcclComm : public Comm {
 namespace mantissa {
 
 std::unique_ptr<Comm> make_cuda_comm(std::unique_ptr<Mesh> mesh) {
-  return std::make_unique<cuda::NcclComm>(std::move(mesh));
+  Mesh::Group all = mesh->all();
+  return std::make_unique<cuda::NcclComm>(std::move(mesh), std::move(all), nullptr);
 }
 
 }  // namespace mantissa

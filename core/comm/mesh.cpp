@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <numeric>
 #include <thread>
 
 #include "core/hash.h"
@@ -247,14 +248,25 @@ struct Transfer {
 
 }  // namespace
 
-void Mesh::exchange(std::string_view what, const std::vector<Message>& messages, const std::vector<int>& from,
-                    const std::function<void*(int rank, size_t bytes)>& place) {
-  ++calls_;
+Mesh::Group Mesh::all() const {
+  std::vector<int> ranks(links_.size());
+  std::iota(ranks.begin(), ranks.end(), 0);
+  return some(std::move(ranks));
+}
+
+Mesh::Group Mesh::some(std::vector<int> ranks) const {
+  const int own = int(std::ranges::find(ranks, rank_) - ranks.begin());
+  return {std::move(ranks), own};
+}
+
+void Mesh::exchange(Group& group, std::string_view what, const std::vector<Message>& messages,
+                    const std::vector<int>& from, const std::function<void*(int rank, size_t bytes)>& place) {
+  ++group.calls;
   std::vector<Transfer> out, in;
   for (const Message& m : messages) {
     Transfer& t = out.emplace_back();
     t.rank = m.to;
-    t.header.call = calls_;
+    t.header.call = group.calls;
     t.header.bytes = m.bytes.size();
     set_text(t.header.what, what);
     t.bytes = const_cast<char*>(m.bytes.data());
@@ -269,69 +281,71 @@ void Mesh::exchange(std::string_view what, const std::vector<Message>& messages,
     const bool head = t.done < sizeof t.header;
     char* at = head ? reinterpret_cast<char*>(&t.header) + t.done : t.bytes + (t.done - sizeof t.header);
     const size_t left = head ? sizeof t.header - t.done : sizeof t.header + t.header.bytes - t.done;
-    const int fd = links_[size_t(t.rank)].fd();
+    const int rank = group.ranks[size_t(t.rank)], fd = links_[size_t(rank)].fd();
     const ssize_t n = sending ? ::send(fd, at, left, MSG_NOSIGNAL | (head && t.header.bytes > 0 ? MSG_MORE : 0))
                               : ::recv(fd, at, left, 0);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return false;
-    if (n < 0) lost(t.rank, std::strerror(errno));
-    if (n == 0) lost(t.rank, "it ended");
+    if (n < 0) lost(rank, std::strerror(errno));
+    if (n == 0) lost(rank, "it ended");
     t.done += size_t(n);
     if (!sending && head && t.done == sizeof t.header) {
       t.header.what[sizeof t.header.what - 1] = 0;
-      check(t.header.call == calls_ && t.header.what == std::string(what).substr(0, sizeof t.header.what - 1),
-            "[comm] the ranks disagree about what comes next: ", name(t.rank), " is at call ", t.header.call, ", ",
-            t.header.what, "; ", name(rank_), " at call ", calls_, ", ", what);
+      check(t.header.call == group.calls && t.header.what == std::string(what).substr(0, sizeof t.header.what - 1),
+            "[comm] the ranks disagree about what comes next: ", name(rank), " is at call ", t.header.call, ", ",
+            t.header.what, "; ", name(rank_), " at call ", group.calls, ", ", what);
       t.bytes = static_cast<char*>(place(t.rank, t.header.bytes));
     }
     return true;
   };
 
+  const auto fd_of = [&](const Transfer& t) { return links_[size_t(group.ranks[size_t(t.rank)])].fd(); };
   std::vector<pollfd> waiting;
   for (;;) {
     waiting.clear();
     for (Transfer& t : out) {
       while (!t.finished() && move(t, true)) {
       }
-      if (!t.finished()) waiting.push_back({links_[size_t(t.rank)].fd(), POLLOUT, 0});
+      if (!t.finished()) waiting.push_back({fd_of(t), POLLOUT, 0});
     }
     for (Transfer& t : in) {
       while (!t.finished() && move(t, false)) {
       }
-      if (!t.finished()) waiting.push_back({links_[size_t(t.rank)].fd(), POLLIN, 0});
+      if (!t.finished()) waiting.push_back({fd_of(t), POLLIN, 0});
     }
     if (waiting.empty()) return;
     check(::poll(waiting.data(), waiting.size(), -1) >= 0 || errno == EINTR, "[comm] poll: ", std::strerror(errno));
   }
 }
 
-std::vector<std::string> Mesh::gather(std::string_view bytes) {
-  std::vector<std::string> all(links_.size());
+std::vector<std::string> Mesh::gather(Group& group, std::string_view bytes) {
+  std::vector<std::string> all(group.ranks.size());
   std::vector<Message> messages;
   std::vector<int> others;
-  for (int r = 0; r < size(); ++r)
-    if (r != rank_) {
+  for (int r = 0; r < int(all.size()); ++r)
+    if (r != group.own) {
       messages.push_back({r, bytes});
       others.push_back(r);
     }
-  all[size_t(rank_)] = bytes;
-  exchange("gather", messages, others, [&](int r, size_t count) {
+  all[size_t(group.own)] = bytes;
+  exchange(group, "gather", messages, others, [&](int r, size_t count) {
     all[size_t(r)].resize(count);
     return all[size_t(r)].data();
   });
   return all;
 }
 
-std::string Mesh::broadcast(std::string_view bytes, int root) {
+std::string Mesh::broadcast(Group& group, std::string_view bytes, int root) {
+  const bool gives = group.own == root;
   std::string received;
   std::vector<Message> messages;
-  for (int r = 0; r < size(); ++r)
-    if (rank_ == root && r != root) messages.push_back({r, bytes});
-  exchange("broadcast of bytes", messages, rank_ == root ? std::vector<int>{} : std::vector<int>{root},
+  for (int r = 0; r < int(group.ranks.size()); ++r)
+    if (gives && r != root) messages.push_back({r, bytes});
+  exchange(group, "broadcast of bytes", messages, gives ? std::vector<int>{} : std::vector<int>{root},
            [&](int, size_t count) {
              received.resize(count);
              return received.data();
            });
-  return rank_ == root ? std::string(bytes) : received;
+  return gives ? std::string(bytes) : received;
 }
 
 int64_t Mesh::next(int64_t round) {

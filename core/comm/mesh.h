@@ -41,6 +41,17 @@ class Mesh {
   /// "rank 2 (pid 4711 on node7)".
   std::string name(int rank) const;
 
+  /// Ranks that make the same calls in the same order: all, or some that make calls of their own beside. Below a rank
+  /// is a place in it.
+  struct Group {
+    std::vector<int> ranks;  // of the mesh, ascending
+    int own = 0;             // place of this rank
+    uint64_t calls = 0;      // made so far
+  };
+  Group all() const;
+  /// Some, among them this one.
+  Group some(std::vector<int> ranks) const;
+
   struct Message {
     int to;
     std::string_view bytes;
@@ -48,12 +59,12 @@ class Mesh {
   /// Sends each message and receives one from each of `from`, all at once. place(rank, bytes) says where a rank's
   /// message of that length goes, or throws. `what` names the call. Throws PeerLost, and Error where a rank makes
   /// another call than this one.
-  void exchange(std::string_view what, const std::vector<Message>& messages, const std::vector<int>& from,
+  void exchange(Group& group, std::string_view what, const std::vector<Message>& messages, const std::vector<int>& from,
                 const std::function<void*(int rank, size_t bytes)>& place);
 
   // What a Comm does with host bytes (core/comm.h).
-  std::vector<std::string> gather(std::string_view bytes);
-  std::string broadcast(std::string_view bytes, int root);
+  std::vector<std::string> gather(Group& group, std::string_view bytes);
+  std::string broadcast(Group& group, std::string_view bytes, int root);
   /// The next number of a handout's round. Throws PeerLost.
   int64_t next(int64_t round);
   std::vector<std::string> gather_aside(std::string_view bytes);
@@ -72,7 +83,6 @@ class Mesh {
   void find_ranks(const Place& place, Deadline deadline, Star& star);
 
   int rank_ = 0;
-  uint64_t calls_ = 0;
   std::vector<Socket> links_, heartbeats_;
   std::unique_ptr<Handout> handout_;
   std::unique_ptr<Meeting> meeting_;

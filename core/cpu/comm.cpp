@@ -41,8 +41,8 @@ void reduce_all(Dtype dtype, const std::vector<const std::byte*>& rows, std::byt
 
 class CpuComm : public Comm {
  public:
-  explicit CpuComm(std::unique_ptr<Mesh> mesh)
-      : Comm(mesh->rank(), mesh->size(), mesh->activity()), mesh_(std::move(mesh)) {
+  CpuComm(std::shared_ptr<Mesh> mesh, Mesh::Group group)
+      : Comm(group.own, int(group.ranks.size()), mesh->activity()), mesh_(std::move(mesh)), group_(std::move(group)) {
     for (int r = 0; r < size(); ++r)
       if (r != rank()) others_.push_back(r);
   }
@@ -81,7 +81,7 @@ class CpuComm : public Comm {
     std::vector<Mesh::Message> messages;
     if (rank() == root)
       for (const int r : others_) messages.push_back({r, {static_cast<char*>(t.raw()), t.bytes()}});
-    mesh_->exchange("broadcast", messages, rank() == root ? std::vector<int>{} : std::vector<int>{root},
+    mesh_->exchange(group_, "broadcast", messages, rank() == root ? std::vector<int>{} : std::vector<int>{root},
                     [&](int r, size_t bytes) {
                       check_size("broadcast", r, bytes, t.bytes());
                       return t.raw();
@@ -89,16 +89,48 @@ class CpuComm : public Comm {
     return 0;
   }
 
+  Ticket do_all_to_all(Exec& exec, const Tensor& out, std::span<const int64_t> received, const Tensor& in,
+                       std::span<const int64_t> sent, Order) override {
+    const size_t row = size_t(in.size(1)) * size_of(in.dtype());
+    const auto cut = [&](const Tensor& t, std::span<const int64_t> counts) {
+      std::vector<std::span<std::byte>> parts;
+      auto* data = static_cast<std::byte*>(t.raw());
+      for (const int64_t count : counts) {
+        parts.emplace_back(data, size_t(count) * row);
+        data += parts.back().size();
+      }
+      return parts;
+    };
+    const auto to = cut(in, sent), from = cut(out, received);
+    const auto own = size_t(rank());
+    check_size("all_to_all", rank(), to[own].size(), from[own].size());
+    exec.backend().copy(from[own].data(), to[own].data(), to[own].size());
+    std::vector<Mesh::Message> messages;
+    for (const int r : others_)
+      messages.push_back({r, {reinterpret_cast<char*>(to[size_t(r)].data()), to[size_t(r)].size()}});
+    mesh_->exchange(group_, "all_to_all", messages, others_, [&](int r, size_t bytes) {
+      check_size("all_to_all", r, bytes, from[size_t(r)].size());
+      return from[size_t(r)].data();
+    });
+    return 0;
+  }
+
   void do_wait(Exec&, Ticket) override {}  // nothing is ever on its way: every call returns when it is done
 
-  std::vector<std::string> do_gather(std::string_view bytes) override { return mesh_->gather(bytes); }
-  std::string do_broadcast_bytes(std::string_view bytes, int root) override { return mesh_->broadcast(bytes, root); }
+  std::vector<std::string> do_gather(std::string_view bytes) override { return mesh_->gather(group_, bytes); }
+  std::string do_broadcast_bytes(std::string_view bytes, int root) override {
+    return mesh_->broadcast(group_, bytes, root);
+  }
   int64_t do_next(int64_t handout) override { return mesh_->next(handout); }
   std::vector<std::string> do_gather_aside(std::string_view bytes) override { return mesh_->gather_aside(bytes); }
+  std::unique_ptr<Comm> do_some(const std::vector<int>& ranks) override {
+    return std::make_unique<CpuComm>(mesh_, mesh_->some(ranks));
+  }
 
   void check_size(const char* what, int r, size_t theirs, size_t own) const {
-    check(theirs == own, "[comm] ", what, ": ", mesh_->name(r), " gives ", theirs, " bytes where ", mesh_->name(rank()),
-          " gives ", own);
+    const auto name = [&](int place) { return mesh_->name(group_.ranks[size_t(place)]); };
+    check(theirs == own, "[comm] ", what, ": ", name(r), " gives ", theirs, " bytes where ", name(rank()), " gives ",
+          own);
   }
 
   /// Sends each rank its part and reduces the own one, of all ranks, to `out`.
@@ -110,7 +142,7 @@ class CpuComm : public Comm {
     received_.resize(bytes * others_.size());
     std::vector<const std::byte*> rows(size_t(size()), part(rank()).data());
     for (size_t i = 0; i < others_.size(); ++i) rows[size_t(others_[i])] = received_.data() + i * bytes;
-    mesh_->exchange(what, messages, others_, [&](int r, size_t theirs) {
+    mesh_->exchange(group_, what, messages, others_, [&](int r, size_t theirs) {
       check_size(what, r, theirs, bytes);
       return const_cast<std::byte*>(rows[size_t(r)]);
     });
@@ -122,13 +154,14 @@ class CpuComm : public Comm {
   void share_own(const char* what, const Part& part, std::span<std::byte> own) {
     std::vector<Mesh::Message> messages;
     for (const int r : others_) messages.push_back({r, {reinterpret_cast<char*>(own.data()), own.size()}});
-    mesh_->exchange(what, messages, others_, [&](int r, size_t theirs) {
+    mesh_->exchange(group_, what, messages, others_, [&](int r, size_t theirs) {
       check_size(what, r, theirs, part(r).size());
       return part(r).data();
     });
   }
 
-  std::unique_ptr<Mesh> mesh_;
+  const std::shared_ptr<Mesh> mesh_;
+  Mesh::Group group_;
   std::vector<int> others_;
   std::vector<std::byte> received_;
 };
@@ -136,7 +169,8 @@ class CpuComm : public Comm {
 }  // namespace
 
 std::unique_ptr<Comm> make_cpu_comm(std::unique_ptr<Mesh> mesh) {
-  return std::make_unique<CpuComm>(std::move(mesh));
+  Mesh::Group all = mesh->all();
+  return std::make_unique<CpuComm>(std::move(mesh), std::move(all));
 }
 
 }  // namespace mantissa

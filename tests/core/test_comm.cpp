@@ -8,6 +8,7 @@
 
 #include "core/random.h"
 #include "core/registry.h"
+#include "tests/support/message.h"
 #include "tests/support/ranks.h"
 
 namespace mantissa {
@@ -107,6 +108,77 @@ TEST(Comm, CollectivesAddInTheOrderOfRanks) {
       check_collectives<double>(size, n);
       check_collectives<int32_t>(size, n);
     }
+}
+
+/// Rank `from` sends `to` so many rows; some pairs none, and rank 1 nothing at all.
+int64_t rows_between(int from, int to) {
+  return from == 1 ? 0 : (from * 3 + to * 5) % 4;
+}
+
+TEST(Comm, RowsTravelBetweenAllPairs) {
+  for (const int size : {1, 2, 3, 5})
+    for (const int64_t width : {int64_t(1), int64_t(37)}) {
+      SCOPED_TRACE(str(size, " ranks, width ", width));
+      const Strings errors = run_ranks(size, [&](Comm& comm) {
+        Exec exec(cpu());
+        const int own = comm.rank();
+        std::vector<int64_t> sent, received;
+        std::vector<int32_t> values, expected;
+        const auto value = [&](int from, int to, int64_t row, int64_t c) {
+          return int32_t(((from * 10 + to) * 10 + row) * 100 + c);
+        };
+        for (int r = 0; r < size; ++r) {
+          sent.push_back(rows_between(own, r));
+          received.push_back(rows_between(r, own));
+          for (int64_t i = 0; i < sent.back() * width; ++i) values.push_back(value(own, r, i / width, i % width));
+          for (int64_t i = 0; i < received.back() * width; ++i) expected.push_back(value(r, own, i / width, i % width));
+        }
+        const int64_t rows = int64_t(expected.size()) / width;
+        const Tensor in = tensor_from<int32_t>(cpu(), values, {int64_t(values.size()) / width, width});
+        const Tensor out = exec.zeros({rows, width}, Dtype::kI32);
+        comm.wait(exec, comm.all_to_all(exec, out, received, in, sent, Order::kOverlapped));
+        EXPECT_EQ(to_host<int32_t>(out), expected);
+        EXPECT_NE(message_of([&] {
+                    comm.all_to_all(exec, out, received, exec.zeros({99, width}, Dtype::kI32), sent);
+                  }).find("[all_to_all] rows must be as many as are sent"),
+                  std::string::npos);
+      });
+      EXPECT_EQ(errors, Strings(size_t(size)));
+    }
+  const Strings errors = run_ranks(2, [](Comm& comm) {
+    Exec exec(cpu());
+    const std::vector<int64_t> none = {0, 0}, one = {1, 0};
+    comm.all_to_all(exec, exec.empty({0, 3}, Dtype::kF32), none, exec.empty({comm.rank(), 3}, Dtype::kF32),
+                    comm.rank() == 1 ? one : none);
+  });
+  EXPECT_NE(errors[0].find("[comm] all_to_all: rank 1"), std::string::npos) << errors[0];
+}
+
+TEST(Comm, RowsAndColumnsOfRanksMakeCallsOfTheirOwn) {
+  const Strings errors = run_ranks(6, [](Comm& comm) {
+    Exec exec(cpu());
+    EXPECT_EQ(comm.row().size(), 1);
+    EXPECT_EQ(&comm.column(), &comm);
+    EXPECT_EQ(message_of([&] { comm.split(4); }), "[comm] rows of ranks must divide their number, 6: got 4");
+    comm.split(3);
+    EXPECT_EQ(comm.row().rank(), comm.rank() % 3);
+    EXPECT_EQ(comm.row().size(), 3);
+    EXPECT_EQ(comm.column().rank(), comm.rank() / 3);
+    EXPECT_EQ(comm.column().size(), 2);
+    const auto sum = [&](Comm& some) {
+      const Tensor t = tensor_from<float>(cpu(), std::vector<float>{float(comm.rank())}, {1});
+      some.all_reduce(exec, t);
+      return to_host<float>(t)[0];
+    };
+    for (int i = 0; i < 1 + comm.rank() / 3 * 4; ++i)  // a row more often than the other
+      EXPECT_EQ(sum(comm.row()), comm.rank() < 3 ? 0 + 1 + 2 : 3 + 4 + 5);
+    EXPECT_EQ(sum(comm.column()), 2 * (comm.rank() % 3) + 3);
+    EXPECT_EQ(sum(comm), 15);
+    EXPECT_EQ(comm.row().gather(str(comm.rank()))[1], str(comm.rank() / 3 * 3 + 1));
+    EXPECT_EQ(comm.column().broadcast(str(comm.rank()), 1), str(comm.rank() % 3 + 3));
+    EXPECT_EQ(comm.row().reduce({double(comm.rank())}, Reduce::kMax)[0], comm.rank() / 3 * 3 + 2);
+  });
+  EXPECT_EQ(errors, Strings(6));
 }
 
 TEST(Comm, HostBytesOfAnyLength) {
