@@ -70,7 +70,7 @@ void silence(void (*&entry)(A...)) {
   entry = [](A...) {};
 }
 
-Kernels silent_kernels(bool cuda) {
+Kernels silent_kernels() {
   Kernels k{};
   // Every member, in order: the compiler counts them.
   auto& [fill, cast, binary, unary, add_bias, bias_bwd, swiglu_fwd, swiglu_bwd, sum, segment_sum, segment_expand,
@@ -91,7 +91,6 @@ Kernels silent_kernels(bool cuda) {
   scaled = scaled_by_matmul;
   two = two_by_matmul;
   attention_back = attention_bwd;
-  if (cuda) grouped_matmul = nullptr;  // as there
   return k;
 }
 
@@ -121,7 +120,7 @@ struct NoGraph : Graph {
 }  // namespace
 
 struct Rehearsal::Impl {
-  Impl(std::string of, size_t bytes) : name(std::move(of)), capacity(bytes), kernels(silent_kernels(name == "cuda")) {}
+  Impl(std::string of, size_t bytes) : name(std::move(of)), capacity(bytes), kernels(silent_kernels()) {}
   const std::string name;
   const size_t capacity;
   const Kernels kernels;
