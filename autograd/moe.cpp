@@ -1,4 +1,6 @@
 // Mixture of experts: T rows, E experts, K slots of a row, R = T K grouped rows, C width.
+#include <numeric>
+
 #include "autograd/ops.h"
 #include "autograd/support.h"
 
@@ -40,6 +42,10 @@ Routing route(Tape& tape, const Var& x, const Var& w, int64_t slots, bool normal
   Tensor logits = exec.empty({rows, count}, wide), weights = exec.empty({rows, slots}, wide);
   Routes routes{exec.empty({rows, slots}, Dtype::kI32), exec.empty({count + 1}, Dtype::kI32),
                 exec.empty({rows * slots}, Dtype::kI32), exec.empty({rows, slots}, Dtype::kI32)};
+  if (rows == 0) {
+    exec.backend().zero(routes.offsets.raw(), routes.offsets.bytes());
+    return {tape.constant("route", std::move(weights)), std::move(routes)};
+  }
   {
     const ExactHere exact(exec);
     MANTISSA_RUN(exec, matmul, logits, x.value(), w.value(), Trans::kNT, false);
@@ -121,6 +127,22 @@ Var grouped_linear(Tape& tape, const Var& x, const Var& w, const Routes& routes)
   Var out = tape.output("grouped_linear", std::move(y), std::move(gradient));
   tape.set_recipe(out, Recompute::kMlp, [forward, xs, ws] { return forward(xs.get(), ws.get()); });
   return out;
+}
+
+Var exchange_rows(Tape& tape, const Var& x, Comm& ranks, const std::vector<int64_t>& received,
+                  const std::vector<int64_t>& sent) {
+  check_rank("exchange_rows", "x", x.value(), 2);
+  const auto travel = [&exec = tape.exec(), &ranks](const Tensor& in, const std::vector<int64_t>& from,
+                                                    const std::vector<int64_t>& to) {
+    Tensor out = exec.empty({std::accumulate(from.begin(), from.end(), int64_t(0)), in.size(1)}, in.dtype());
+    ranks.all_to_all(exec, out, from, in, to);
+    return out;
+  };
+  Tensor out = travel(x.value(), received, sent);
+  if (!tape.recording()) return tape.constant("exchange_rows", std::move(out));
+  return tape.output("exchange_rows", std::move(out), [&tape, travel, received, sent, slot = x.slot()](auto douts) {
+    tape.add_grad(slot, travel(douts[0], sent, received));
+  });
 }
 
 Var combine(Tape& tape, const Var& y, const Var& weights, const Routes& routes) {

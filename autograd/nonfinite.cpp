@@ -9,9 +9,9 @@ namespace {
 int64_t expert_of(const Observation& seen, int64_t index) {
   const std::vector<int32_t> bounds = to_host<int32_t>(seen.groups);
   const int64_t count = int64_t(bounds.size()) - 1, row = index / seen.tensor.size(-1), rows = seen.tensor.rows();
-  if (seen.parameter) return rows % count == 0 ? row / (rows / count) : -1;
+  if (seen.parameter) return rows % count == 0 ? seen.first_group + row / (rows / count) : -1;
   if (rows != bounds.back()) return -1;
-  return std::upper_bound(bounds.begin(), bounds.end(), row) - bounds.begin() - 1;
+  return seen.first_group + (std::upper_bound(bounds.begin(), bounds.end(), row) - bounds.begin() - 1);
 }
 
 }  // namespace

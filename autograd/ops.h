@@ -5,8 +5,10 @@
 #pragma once
 
 #include <utility>
+#include <vector>
 
 #include "autograd/tape.h"
+#include "core/comm.h"
 
 namespace mantissa::ops {
 
@@ -73,7 +75,8 @@ struct Routing {
   Routes routes;
 };
 /// Logits x[T,C] . w[E,C]^T in fp32, never rounded; softmax; the `slots` largest, of equal logits the lower index;
-/// their weights divided by their sum when `normalise`. Saves x, w and the logits; gradients are made in fp32.
+/// their weights divided by their sum when `normalise`. Saves x, w and the logits; gradients are made in fp32. Of no
+/// rows nothing is computed.
 Routing route(Tape& tape, const Var& x, const Var& w, int64_t slots, bool normalise);
 /// The rows of each expert, together: x[T,C] -> [R,C]. The gradient adds a row's slots in their order in fp32 and is
 /// rounded once. Recipe at kElementwise.
@@ -81,6 +84,11 @@ Var group_rows(Tape& tape, const Var& x, const Routes& routes);
 /// linear() with a weight for each expert: x[R,K], w[E N,K] -> [R,N]. An expert without rows adds nothing to its
 /// gradient. Saves x, w; recipe at kMlp.
 Var grouped_linear(Tape& tape, const Var& x, const Var& w, const Routes& routes);
+/// Rows to other ranks and from them (Comm::all_to_all): x has those for rank 0 first, sent[r] for rank r; the result
+/// those from rank 0 first, received[r] from rank r. The gradient goes the way back. All ranks call it together, and
+/// on a tape that records all of them play it, whether an input of theirs needs a gradient or not.
+Var exchange_rows(Tape& tape, const Var& x, Comm& ranks, const std::vector<int64_t>& received,
+                  const std::vector<int64_t>& sent);
 /// y[R,C] -> [T,C]: weights times the rows of a token, added in slot order in fp32, rounded once. dy = weight dout
 /// (rounded), dweight = dout . y in fp32. Saves y and weights.
 Var combine(Tape& tape, const Var& y, const Var& weights, const Routes& routes);

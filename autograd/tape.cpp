@@ -42,7 +42,7 @@ bool Tape::needs_grad(std::initializer_list<const Var*> inputs) const {
 }
 
 void Tape::observe(const char* op, bool backward, const Tensor& tensor, bool parameter) const {
-  if (observer_) observer_({scope_, op, backward, tensor, groups_, parameter});
+  if (observer_) observer_({scope_, op, backward, tensor, groups_.offsets, groups_.first, parameter});
 }
 
 Var Tape::constant(const char* op, Tensor value) {

@@ -95,12 +95,18 @@ struct Observation {
   std::string_view op;     // "swiglu"
   bool backward;
   const Tensor& tensor;
-  const Tensor& groups;    // see Tape::Groups; undefined: rows are tokens
+  const Tensor& groups;  // see Tape::Groups; undefined: rows are tokens
+  int64_t first_group = 0;
   bool parameter = false;  // the gradient of a parameter
 };
 using Observer = std::function<void(const Observation&)>;
 
 class Tape {
+  struct GroupedRows {
+    Tensor offsets;
+    int64_t first = 0;
+  };
+
  public:
   /// Gradients of an op's outputs, in the order of its outputs; an undefined tensor means zero, and at least one is
   /// defined when the lambda is called.
@@ -189,25 +195,26 @@ class Tape {
     std::string outer_;
   };
 
-  /// Says of what runs inside that its rows are grouped by expert: those of expert e are rows [offsets[e],
-  /// offsets[e+1]), and a parameter's rows are those of all experts, as many each.
+  /// Says of what runs inside that its rows are grouped by expert: those of expert first + e are rows [offsets[e],
+  /// offsets[e+1]), and a parameter's rows are those of all these experts, as many each.
   class Groups {
    public:
-    Groups(Tape& tape, Tensor offsets) : tape_(tape), outer_(std::exchange(tape.groups_, std::move(offsets))) {}
+    Groups(Tape& tape, Tensor offsets, int64_t first = 0)
+        : tape_(tape), outer_(std::exchange(tape.groups_, {std::move(offsets), first})) {}
     ~Groups() { tape_.groups_ = std::move(outer_); }
     Groups(const Groups&) = delete;
     Groups& operator=(const Groups&) = delete;
 
    private:
     Tape& tape_;
-    Tensor outer_;
+    GroupedRows outer_;
   };
 
  private:
   struct Record {
     const char* op;
     std::string scope;
-    Tensor groups;
+    GroupedRows groups;
     std::vector<Slot> outputs;
     Gradient gradient;
   };
@@ -218,7 +225,7 @@ class Tape {
   Recompute recompute_;
   Observer observer_;
   std::string scope_;
-  Tensor groups_;
+  GroupedRows groups_;
   const char* playing_ = "backward";  // op whose gradient runs, for messages and observers
   bool played_ = false;
   std::vector<Record> records_;

@@ -214,18 +214,34 @@ void Safetensors::read(const std::string& name, Tensor& out) const {
   const Entry& entry = at(name);
   const int64_t count = int64_t(entry.data.size() / item_size(entry.dtype));
   check(count == out.numel(), where_, ": \"", name, "\" has ", count, " elements, ", out.numel(), " were asked for");
+  read_values(name, entry, entry.data, out);
+}
+
+void Safetensors::read_rows(const std::string& name, int64_t first, Tensor& out) const {
+  const Shape whole = shape(name), rows = out.shape();
+  check(whole.rank() >= 1 && rows.rank() == whole.rank() && first >= 0 && first + rows[0] <= whole[0] &&
+            whole.numel() * rows[0] == rows.numel() * whole[0],
+        where_, ": \"", name, "\" has shape ", whole, ", rows from ", first, " on of shape ", rows, " were asked for");
+  const Entry& entry = at(name);
+  const size_t row = whole[0] == 0 ? 0 : entry.data.size() / size_t(whole[0]);
+  read_values(name, entry, entry.data.subspan(size_t(first) * row, size_t(rows[0]) * row), out);
+}
+
+void Safetensors::read_values(const std::string& name, const Entry& entry, std::span<const std::byte> data,
+                              Tensor& out) const {
+  const int64_t count = out.numel();
   const std::optional<Dtype> floating = floating_dtype(entry.dtype);
   if (floating && is_floating(out.dtype())) {
     check(*floating != Dtype::kF64 || !is_16bit(out.dtype()), where_, ": \"", name, "\" is F64 and cannot be read as ",
           name_of(out.dtype()));
-    convert_floats(entry.data.data(), *floating, out.raw(), out.dtype(), count);
+    convert_floats(data.data(), *floating, out.raw(), out.dtype(), count);
   } else if (out.dtype() == Dtype::kI32 && (entry.dtype == "I32" || entry.dtype == "I64")) {
     int32_t* to = out.data<int32_t>();
     const size_t size = item_size(entry.dtype);
     for (int64_t i = 0; i < count; ++i) {
       int64_t wide = 0;
       int32_t narrow = 0;
-      std::memcpy(size == 8 ? static_cast<void*>(&wide) : &narrow, entry.data.data() + size_t(i) * size, size);
+      std::memcpy(size == 8 ? static_cast<void*>(&wide) : &narrow, data.data() + size_t(i) * size, size);
       if (size == 4) wide = narrow;
       check(wide == int32_t(wide), where_, ": \"", name, "\" holds ", wide, ", which does not fit int32");
       to[i] = int32_t(wide);
@@ -233,7 +249,7 @@ void Safetensors::read(const std::string& name, Tensor& out) const {
   } else {
     fail(where_, ": \"", name, "\" is ", entry.dtype, " and cannot be read as ", name_of(out.dtype()));
   }
-  if (file_) file_->release(entry.data);
+  if (file_) file_->release(data);
 }
 
 namespace {

@@ -48,9 +48,12 @@ class Safetensors {
   /// Values of a tensor rounded once into `out`: host memory with as many elements. F16, BF16 and F32 go to any
   /// floating type, F64 to fp32 and fp64, I32 and I64 to int32 (values must fit).
   void read(const std::string& name, Tensor& out) const;
+  /// The same of rows `first` and following, as many as `out` has.
+  void read_rows(const std::string& name, int64_t first, Tensor& out) const;
 
  private:
   void parse(std::span<const std::byte> image);
+  void read_values(const std::string& name, const Entry& entry, std::span<const std::byte> data, Tensor& out) const;
 
   std::unique_ptr<MappedFile> file_;  // null: borrowed memory
   std::string where_;

@@ -157,13 +157,13 @@ void drop_old(const fs::path& root, int64_t step, const Keep& keep) {
 void write_parts(const fs::path& path, const ParamLayout& layout, const ParamBuffer& buffer, bool main) {
   const std::vector<ParamId> order = layout.by_unit();
   std::vector<TensorSpec> specs;
-  for (const ParamId id : order) specs.push_back({layout[id].name, layout[id].shape, buffer.dtype()});
+  for (const ParamId id : order) specs.push_back({layout[id].name, layout[id].whole_shape(), buffer.dtype()});
   SharedSafetensors file(path, std::move(specs), main);
   for (size_t i = 0; i < order.size(); ++i) {
     const ParamInfo& info = layout[order[i]];
-    if (!buffer.holds(layout, order[i], 0, info.shape[0])) continue;
-    const int64_t begin = layout.part(info.unit, buffer.shard()).begin - info.offset;
-    file.write(i, std::max<int64_t>(begin, 0), buffer.rows(layout, order[i], 0, info.shape[0]));
+    if (!buffer.holds(layout, order[i], 0, info.rows)) continue;
+    const int64_t begin = std::max(layout.part(info.unit, buffer.shard()).begin, info.offset) - info.element(0);
+    file.write(i, begin, buffer.rows(layout, order[i], 0, info.rows));
   }
   file.flush();
 }
@@ -226,17 +226,17 @@ void read_buffer(const fs::path& path, const ParamLayout& layout, const ParamBuf
   const std::vector<ParamInfo>& params = layout.params();
   for (const ParamInfo& p : params) {
     check(file.entries().count(p.name) > 0, path.string(), ": parameter ", p.name, " of the model is missing");
-    check(file.shape(p.name) == p.shape, path.string(), ": ", p.name, " must have the model's shape ", p.shape,
-          ", got ", file.shape(p.name));
+    check(file.shape(p.name) == p.whole_shape(), path.string(), ": ", p.name, " must have the model's shape ",
+          p.whole_shape(), ", got ", file.shape(p.name));
   }
   check(file.entries().size() == params.size(), path.string(), " holds ", file.entries().size(),
         " parameters, the model has ", params.size());
   for (size_t i = 0; i < params.size(); ++i) {
     const ParamId id{int(i)};
-    if (!buffer.holds(layout, id, 0, params[i].shape[0])) continue;
+    if (!buffer.holds(layout, id, 0, params[i].rows)) continue;
     Tensor host(cpu(), params[i].shape, buffer.dtype());
-    file.read(params[i].name, host);
-    buffer.store(layout, id, 0, host);
+    file.read_rows(params[i].name, params[i].first_row, host);
+    buffer.store(layout, id, params[i].first_row, host);
   }
 }
 

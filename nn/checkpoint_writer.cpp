@@ -33,7 +33,7 @@ void CheckpointWriter::save(const std::filesystem::path& root, const CheckpointS
                             const Optimizer& optimizer, const Keep& keep) {
   finish();
   in_place_ = params.placement == Placement::kHost;
-  const int64_t bytes = in_place_ ? 0 : 3 * params.layout.numel() * int64_t(sizeof(float));
+  const int64_t bytes = in_place_ ? 0 : 3 * params.layout.whole().numel() * int64_t(sizeof(float));
   if (!background_ || bytes > available_host_memory() / 2) return save_checkpoint(root, state, params, optimizer, keep);
   copy_.layout = params.layout;
   for (ParamBuffer ParamSet::*buffer : kCheckpointBuffers)

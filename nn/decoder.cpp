@@ -23,16 +23,29 @@ Var adapter_param(const ForwardContext& ctx, ParamId id) {
 
 }  // namespace
 
-DecoderParams::DecoderParams(const ModelConfig& c, ParamLayout& layout, int world_size) {
+DecoderParams::DecoderParams(const ModelConfig& c, ParamLayout& layout, Shard shard) {
+  check(shard.experts == 1 || c.experts.count > 0, "distributed.experts: must be 1 for a model without experts, ",
+        c.architecture, ", got ", shard.experts);
+  check(shard.experts == 1 || c.experts.count % shard.experts == 0,
+        "distributed.experts: must divide the number of experts of the model, ", c.experts.count, ", got ",
+        shard.experts);
   const Shape width{c.width}, head_size{c.heads.size};
   const int64_t attention = int64_t(c.heads.query) * c.heads.size;
 
-  embedding = layout.add(layout.add_unit("embedding"), "embedding.weight", {c.vocab_size, c.width}, true);
+  units.push_back({layout.add_unit("embedding")});
+  embedding = layout.add(units[0][0], "embedding.weight", {c.vocab_size, c.width}, true);
   for (int64_t i = 0; i < c.layers; ++i) {
     const std::string name = str("layers.", i);
     const int unit = layout.add_unit(name);
+    units.push_back({unit});
     const auto matrix = [&](const char* part, int64_t rows, int64_t columns) {
       return layout.add(unit, name + part, {rows, columns}, true);
+    };
+    /// `rows` of each expert.
+    const auto of_experts = [&](const char* part, int64_t rows, int64_t columns) {
+      const int64_t here = c.experts.count / shard.experts * rows, place = shard.rank % shard.experts;
+      return layout.add_rows(units.back().back(), name + part, {here, columns}, true, place * here,
+                             c.experts.count * rows);
     };
     const auto vector = [&](const char* part, Shape shape) { return layout.add(unit, name + part, shape, false); };
     Layer layer;
@@ -45,21 +58,26 @@ DecoderParams::DecoderParams(const ModelConfig& c, ParamLayout& layout, int worl
     }
     layer.o = matrix(".o.weight", c.width, attention);
     layer.post_norm = vector(".post_norm.weight", width);
-    const bool mixed = c.experts.in_layer(i);
-    const int64_t experts = mixed ? c.experts.count : 1, inner = mixed ? c.experts.feed_forward : c.feed_forward;
-    if (mixed) layer.router = matrix(".router.weight", experts, c.width);
-    layer.gate_up = matrix(".gate_up.weight", experts * 2 * inner, c.width);
-    layer.down = matrix(".down.weight", experts * c.width, inner);
+    if (c.experts.in_layer(i)) {
+      layer.router = matrix(".router.weight", c.experts.count, c.width);
+      units.back().push_back(layout.add_unit(name + ".experts", true));
+      layer.gate_up = of_experts(".gate_up.weight", 2 * c.experts.feed_forward, c.width);
+      layer.down = of_experts(".down.weight", c.width, c.experts.feed_forward);
+    } else {
+      layer.gate_up = matrix(".gate_up.weight", 2 * c.feed_forward, c.width);
+      layer.down = matrix(".down.weight", c.width, c.feed_forward);
+    }
     layers.push_back(layer);
   }
   const int unit = layout.add_unit("head");
+  units.push_back({unit});
   final_norm = layout.add(unit, "final_norm.weight", width, false);
   head = c.tied_head ? embedding : layout.add(unit, "head.weight", {c.vocab_size, c.width}, true);
-  layout.finish(world_size);
+  layout.finish(shard.world_size);
 }
 
-Decoder::Decoder(const ModelConfig& config, ParamLayout& layout, Backend& backend, int world_size)
-    : config_(config), params_(config, layout, world_size) {
+Decoder::Decoder(const ModelConfig& config, ParamLayout& layout, Backend& backend, Shard shard)
+    : config_(config), params_(config, layout, shard) {
   rope_table_ = rope_table(config, backend);
 }
 
@@ -68,23 +86,28 @@ int Decoder::unit_of(const ForwardContext& ctx, int layer) const {
 }
 
 std::vector<int> Decoder::units_of(int step) const {
-  const bool with_embedding = config_.tied_head && step == last_step();
-  return with_embedding ? std::vector<int>{step, 0} : std::vector<int>{step};
+  std::vector<int> units = params_.units[size_t(step)];
+  if (config_.tied_head && step == last_step()) units.push_back(params_.units[0][0]);
+  return units;
 }
 
 void Decoder::begin(ParamWindows& windows, int step) const {
   if (step == 0) windows.clear();  // weights have moved since the last pass
-  windows.use(units_of(step), step < last_step() ? step + 1 : -1);
+  windows.use(units_of(step), step < last_step() ? params_.units[size_t(step) + 1] : std::vector<int>());
 }
 
 void Decoder::begin_backward(ParamWindows& windows, int step) const {
-  if (step > 0) windows.use(units_of(step), step > 1 ? step - 1 : -1);
+  if (step > 0) windows.use(units_of(step), step > 1 ? params_.units[size_t(step) - 1] : std::vector<int>());
   for (const int unit : units_of(step)) windows.open(unit);
+}
+
+void Decoder::reduce(ParamWindows& windows, int step) const {
+  for (const int unit : params_.units[size_t(step)]) windows.reduce(unit);
 }
 
 void Decoder::enter(const ForwardContext& ctx, int step) const {
   if (!ctx.windows) return;
-  if (ctx.grads) ctx.tape->when_played([windows = ctx.windows, step] { windows->reduce(step); });
+  if (ctx.grads) ctx.tape->when_played([this, windows = ctx.windows, step] { reduce(*windows, step); });
   begin(*ctx.windows, step);
 }
 
@@ -97,18 +120,29 @@ void Decoder::join(ParamWindows& windows, bool backward) const {
   for (int step = 0; step <= last_step(); ++step) begin(windows, step);
   for (int step = last_step(); step >= 0 && backward; --step) {
     begin_backward(windows, step);
-    windows.reduce(step);
+    reduce(windows, step);
   }
+}
+
+void Decoder::join_experts(ForwardContext ctx) const {
+  Tape& tape = *ctx.tape;
+  ctx.ids = tape.exec().empty({0}, Dtype::kI32);
+  const Var end = forward(ctx);
+  if (!tape.recording()) return;
+  const Tensor none = tape.exec().empty(end.shape(), end.dtype());
+  tape.backward(std::span(&end, 1), std::span(&none, 1));
 }
 
 Var Decoder::forward(const ForwardContext& ctx) const {
   Tape& tape = *ctx.tape;
+  const bool joins = ctx.ids.numel() == 0;
   if (ctx.expert_offsets) ctx.expert_offsets->resize(params_.layers.size());
   Var x;
   {
     Tape::Scope scope(tape, "embedding");
     enter(ctx, 0);
-    x = ops::cast(tape, ops::embedding(tape, param(ctx, params_.embedding), ctx.ids), ctx.residual);
+    x = joins ? Var(tape.exec().empty({0, config_.width}, ctx.weights().dtype()))
+              : ops::cast(tape, ops::embedding(tape, param(ctx, params_.embedding), ctx.ids), ctx.residual);
     leave(ctx, 0);
   }
   Stream stream{x, {}, {}};
@@ -123,6 +157,7 @@ Var Decoder::forward(const ForwardContext& ctx) const {
             ForwardContext replay = ctx;
             replay.tape = &inner;
             const Stream out = layer(replay, i, {inputs[0], {}, {}});
+            if (!out.branch.defined()) return std::vector<Var>{out.x};
             const Tape::ScopeAs scope(inner, out.scope);
             return std::vector<Var>{ops::add(inner, out.x, out.branch)};
           },
@@ -134,6 +169,7 @@ Var Decoder::forward(const ForwardContext& ctx) const {
   }
   Tape::Scope scope(tape, "head");
   enter(ctx, last_step());
+  if (joins) return stream.x;
   return add_norm(ctx, std::move(stream), params_.final_norm).second;
 }
 
@@ -147,6 +183,15 @@ Decoder::Stream Decoder::layer(const ForwardContext& ctx, int index, Stream in) 
   Tape& tape = *ctx.tape;
   const DecoderParams::Layer& ids = params_.layers[size_t(index)];
   const std::string name = str("layers.", index);
+  const auto mix = [&](const Var& x) {
+    Tensor* offsets = ctx.expert_offsets ? &(*ctx.expert_offsets)[size_t(index)] : nullptr;
+    return mixture(tape, x, param(ctx, ids.router), param(ctx, ids.gate_up), param(ctx, ids.down), config_.experts,
+                   offsets, *expert_ranks_);
+  };
+  if (ctx.ids.numel() == 0) {
+    const Tape::Scope scope(tape, name + ".mlp");
+    return {ids.router.valid() ? mix(in.x) : in.x, {}, {}};
+  }
   Stream middle;
   {
     Tape::Scope scope(tape, name + ".attention");
@@ -156,12 +201,7 @@ Decoder::Stream Decoder::layer(const ForwardContext& ctx, int index, Stream in) 
   }
   Tape::Scope scope(tape, name + ".mlp");
   const auto [x, normed] = add_norm(ctx, std::move(middle), ids.post_norm);
-  if (ids.router.valid()) {
-    Tensor* offsets = ctx.expert_offsets ? &(*ctx.expert_offsets)[size_t(index)] : nullptr;
-    const Var mixed = mixture(tape, normed, param(ctx, ids.router), param(ctx, ids.gate_up), param(ctx, ids.down),
-                              config_.experts, offsets);
-    return {x, mixed, tape.scope()};
-  }
+  if (ids.router.valid()) return {x, mix(normed), tape.scope()};
   const Var gate_up = project(ctx, index, Projection::kGateUp, normed);
   return {x, project(ctx, index, Projection::kDown, ops::swiglu(tape, gate_up)), tape.scope()};
 }

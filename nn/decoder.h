@@ -74,20 +74,23 @@ struct DecoderParams {
   ParamId embedding;
   std::vector<Layer> layers;
   ParamId final_norm;
-  ParamId head;  // its own, or the embedding when tied
+  ParamId head;                         // its own, or the embedding when tied
+  std::vector<std::vector<int>> units;  // of the embedding, each layer, norm and head
 
   DecoderParams() = default;
-  /// Registers them in `layout` and finishes it. Allocates no tensor.
-  DecoderParams(const ModelConfig& config, ParamLayout& layout, int world_size = 1);
+  /// Registers them in `layout` and finishes it. Allocates no tensor. Experts are those of the shard: throws where they
+  /// cannot be shared out so.
+  DecoderParams(const ModelConfig& config, ParamLayout& layout, Shard shard = {});
 };
 
 class Decoder {
  public:
   /// Registers the parameters in `layout` (and finishes it); builds the rope table on `backend`.
-  Decoder(const ModelConfig& config, ParamLayout& layout, Backend& backend, int world_size = 1);
+  Decoder(const ModelConfig& config, ParamLayout& layout, Backend& backend, Shard shard = {});
 
   const ModelConfig& config() const { return config_; }
-  /// Final hidden states [T,C] after the last norm, in the weights' type. With ctx.windows they go to logprobs() next.
+  /// Final hidden states [T,C] after the last norm, in the weights' type; of no tokens (T = 0, join_experts) [0,C] in
+  /// the weights' type. With ctx.windows they go to logprobs() next.
   Var forward(const ForwardContext& ctx) const;
   /// fp32 logits[N,V] of hidden rows (no gradient): the rollout's head. Operands are rounded to `dtype`
   /// (precision.lm_head) where that loses bits; under Match::kPeer the logits are rounded to that type.
@@ -96,6 +99,13 @@ class Decoder {
   ops::TokenLogprobs logprobs(const ForwardContext& ctx, const Var& hidden, const Tensor& targets,
                               const ops::HeadOptions& options) const;
 
+  /// Experts are those that this rank and the others of `row` share out, whose passes go together.
+  void share_experts(Comm& row) { expert_ranks_ = &row; }
+  bool shares_experts() const { return expert_ranks_->size() > 1; }
+  Comm& expert_ranks() const { return *expert_ranks_; }
+  /// Takes part, without a row, in a forward pass of the other ranks that share the experts, and, on a tape that
+  /// records, in its backward; ctx needs no inputs.
+  void join_experts(ForwardContext ctx) const;
   /// Uses `windows` as forward() and logprobs() do, and, with `backward`, as the tape's backward does: for a process
   /// that has no micro-batch where others have one.
   void join(ParamWindows& windows, bool backward) const;
@@ -104,10 +114,11 @@ class Decoder {
 
  private:
   // A pass over units: step 0 is the embedding, 1 to L the layers, L + 1 the final norm and the head. Of a set in parts
-  // every step has its unit's weights, and in backward gradients, which are reduced after the step: those of a tied
+  // every step has its units' weights, and in backward gradients, which are reduced after the step: those of a tied
   // embedding, which is used in two, after step 0.
   int last_step() const { return int(params_.layers.size()) + 1; }
   std::vector<int> units_of(int step) const;
+  void reduce(ParamWindows& windows, int step) const;
   void begin(ParamWindows& windows, int step) const;
   void begin_backward(ParamWindows& windows, int step) const;
   /// Before a step is computed, and after it: nothing where the weights are whole.
@@ -129,6 +140,7 @@ class Decoder {
 
   ModelConfig config_;
   DecoderParams params_;
+  Comm* expert_ranks_ = &single_comm();
   Tensor rope_table_;  // [max_positions, D/2, 2] fp32
 };
 

@@ -75,7 +75,7 @@ void check_directory(const fs::path& path) {
 /// Registers the parameters and allocates the buffers.
 void allocate(Model& model, Dtype compute, bool fp32_master, Shard shard, Placement placement, Sharding sharding) {
   ParamSet& p = model.params;
-  model.decoder = std::make_unique<Decoder>(model.config, p.layout, *model.backend, shard.world_size);
+  model.decoder = std::make_unique<Decoder>(model.config, p.layout, *model.backend, shard);
   p.allocate(*model.backend, compute, fp32_master, shard, placement, sharding);
 }
 
@@ -215,9 +215,13 @@ std::unique_ptr<Model> random_model(const ModelConfig& config, Backend& backend,
   parallel_tasks(int64_t(infos.size()), [&](int64_t p) {
     const ParamInfo& info = infos[size_t(p)];
     RandomStream random(seed, uint64_t(p));
-    std::vector<float> values(size_t(std::min(info.shape.numel(), kPeriod)));
+    std::vector<float> values(size_t(std::min(info.whole_shape().numel(), kPeriod)));
     const bool norm = info.name.ends_with("norm.weight");
     for (float& v : values) v = norm ? 1.0f : 0.02f * random.normal();
+    // Those that are here come first.
+    const int64_t before = info.offset - info.element(0);
+    std::rotate(values.begin(), values.begin() + before % int64_t(values.size()), values.end());
+    values.resize(std::min(values.size(), size_t(info.shape.numel())));
     for (const ParamBuffer* buffer : {&set.compute, &set.master}) {
       if (!buffer->defined()) continue;
       const bool whole = buffer->shard().whole();  // then it is repeated where it lies
@@ -225,7 +229,7 @@ std::unique_ptr<Model> random_model(const ModelConfig& config, Backend& backend,
       convert_floats(values.data(), Dtype::kF32, rounded.raw(), rounded.dtype(), int64_t(values.size()));
       if (!whole) repeat(rounded, int64_t(values.size()));
       const std::lock_guard lock(copying);
-      buffer->store(set.layout, ParamId{int(p)}, 0, rounded);
+      buffer->store(set.layout, ParamId{int(p)}, info.first_row, rounded);
       if (whole) repeat((*buffer)[ParamId{int(p)}], int64_t(values.size()));
     }
   });
@@ -270,7 +274,7 @@ std::map<std::string, std::string> model_files(const Model& model, Dtype dtype) 
 void save_hf(const Model& model, const fs::path& directory, Dtype dtype, Comm& comm, int64_t file_bytes) {
   check(is_floating(dtype), "[save] weights are stored in a floating type, got ", name_of(dtype));
   const ParamSet& set = model.params;
-  const ParamLayout& layout = set.layout;
+  const ParamLayout layout = set.layout.whole();
   const ParamBuffer& weights = set.master.defined() ? set.master : set.compute;
   std::vector<HfTensor> tensors = hf_tensors(model.config, model.decoder->params());
   std::ranges::stable_sort(tensors, {}, [&](const HfTensor& t) { return layout[t.param].unit; });

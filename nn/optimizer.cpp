@@ -76,9 +76,9 @@ void refresh(Exec& exec, const ParamSet& params, const ParamBuffer& copy, Comm& 
   if (!copy.defined() || copy.flat().same_as(params.master.flat())) return;
   Comm::Ticket last = 0;
   for (int unit = 0; unit < params.layout.units(); ++unit) {
-    Tensor part = copy.part(unit, params.shard);
+    Tensor part = copy.part(params.layout, unit, params.shard);
     MANTISSA_RUN(exec, cast, part, staged(exec, params, params.master.unit(unit)));
-    last = gather_unit(exec, comm, params, copy, unit);
+    last = std::max(last, gather_unit(exec, comm, params, copy, unit));
   }
   comm.wait(exec, last);
 }
@@ -104,6 +104,8 @@ Optimizer::Optimizer(Exec& exec, ParamSet& params, const OptimConfig& optim, con
   const Shard shard = params_.shard;
   check(shard.rank == comm_.rank() && shard.world_size == comm_.size(), "[optimizer] the parameters are part ",
         shard.rank, " of ", shard.world_size, ", the process is ", comm_.rank(), " of ", comm_.size());
+  check(shard.experts == 1 || shard.experts == comm_.row().size(), "[optimizer] ", shard.experts,
+        " processes share out experts, a row of the comm has ", comm_.row().size());
   if (!params_.master.defined()) make_masters();
   for (ParamBuffer* buffer : {&params_.m, &params_.v})
     *buffer = ParamBuffer(exec_, params_.layout, Dtype::kF32, shard, params_.placement);
@@ -147,7 +149,7 @@ void Optimizer::make_masters() {
   for (int unit = 0; unit < params_.layout.units(); ++unit) {
     const Tensor& master = params_.master.unit(unit);
     Tensor values = staged(exec_, params_, master);
-    MANTISSA_RUN(exec_, cast, values, params_.compute.part(unit, params_.shard));
+    MANTISSA_RUN(exec_, cast, values, params_.compute.part(params_.layout, unit, params_.shard));
     put_back(params_, master, values);
   }
 }
@@ -170,10 +172,10 @@ std::vector<Optimizer::Piece> Optimizer::pieces(int64_t most) const {
 void Optimizer::update(const Piece& p, Tensor master, Tensor m, Tensor v) {
   const AdamWRule rule{float(optim_.beta1), float(optim_.beta2), float(optim_.eps), float(p.weight_decay)};
   const auto of = [&](const Tensor& all) { return all.slice(p.begin, p.end); };
-  Tensor compute = of(params_.compute.part(p.unit, params_.shard));
+  Tensor compute = of(params_.compute.part(params_.layout, p.unit, params_.shard));
   MANTISSA_RUN(exec_, adamw, master, m, v, compute, of(params_.reduced.unit(p.unit)), state_, rule);
   if (!params_.rollout.defined()) return;
-  Tensor rollout = of(params_.rollout.part(p.unit, params_.shard));
+  Tensor rollout = of(params_.rollout.part(params_.layout, p.unit, params_.shard));
   MANTISSA_RUN(exec_, cast, rollout, master);
 }
 
@@ -224,8 +226,11 @@ StepReport Optimizer::step() {
   Comm::Ticket last = 0;
   const auto done = [&](const Piece& p) {
     if (!p.last) return;
-    last = gather_unit(exec_, comm_, params_, params_.compute, p.unit);  // beside the next unit's update
-    if (params_.rollout.defined()) last = gather_unit(exec_, comm_, params_, params_.rollout, p.unit);
+    const auto gather = [&](const ParamBuffer& copy) {  // beside the next unit's update
+      last = std::max(last, gather_unit(exec_, comm_, params_, copy, p.unit));
+    };
+    gather(params_.compute);
+    if (params_.rollout.defined()) gather(params_.rollout);
   };
   if (params_.placement == Placement::kHost) {
     update_from_host(pieces(kPiece), done);

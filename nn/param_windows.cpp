@@ -50,13 +50,14 @@ void ParamWindows::release(int unit) {
   weights_.give_back(unit);
 }
 
-void ParamWindows::use(std::span<const int> units, int next) {
+void ParamWindows::use(std::span<const int> units, std::span<const int> next) {
   for (int unit = 0; unit < params_.layout.units(); ++unit)
-    if (unit != next && std::ranges::count(units, unit) == 0) release(unit);
+    if (std::ranges::count(next, unit) == 0 && std::ranges::count(units, unit) == 0) release(unit);
   for (const int unit : units)
     if (!weights_.here(unit)) gather(unit);
   for (const int unit : units) comm_.wait(exec_, gathered_[size_t(unit)]);
-  if (next >= 0 && !weights_.here(next)) gather(next);
+  for (const int unit : next)
+    if (!weights_.here(unit)) gather(unit);
 }
 
 void ParamWindows::open(int unit) {

@@ -32,9 +32,9 @@ class ParamWindows {
   const Tensor& weight(ParamId id) const { return weights_.views[size_t(id.index)]; }
   const Tensor& gradient(ParamId id) const { return gradients_.views[size_t(id.index)]; }
 
-  /// Later work on the exec's stream has the weights of `units`, and those of unit `next` (-1: none) are on their way.
-  /// All others are given back.
-  void use(std::span<const int> units, int next);
+  /// Later work on the exec's stream has the weights of `units`, and those of `next` are on their way. All others are
+  /// given back.
+  void use(std::span<const int> units, std::span<const int> next);
   /// The gradients of a unit are there, zero unless they were open already.
   void open(int unit);
   /// This process's gradients of a unit are whole.

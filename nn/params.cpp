@@ -14,15 +14,28 @@ int64_t round_up(int64_t n, int64_t multiple) {
 
 }  // namespace
 
-int ParamLayout::add_unit(std::string name) {
+Shape ParamInfo::whole_shape() const {
+  Shape whole{rows};
+  for (int i = 1; i < shape.rank(); ++i) whole.push_back(shape[i]);
+  return whole;
+}
+
+int ParamLayout::add_unit(std::string name, bool of_experts) {
   unit_names_.push_back(std::move(name));
+  of_experts_.push_back(of_experts);
   return units() - 1;
 }
 
 ParamId ParamLayout::add(int unit, std::string name, Shape shape, bool decay) {
+  return add_rows(unit, std::move(name), shape, decay, 0, shape[0]);
+}
+
+ParamId ParamLayout::add_rows(int unit, std::string name, Shape shape, bool decay, int64_t first_row, int64_t rows) {
   check(extents_.empty(), "[params] \"", name, "\" is added to a finished layout");
   check(unit >= 0 && unit < units(), "[params] \"", name, "\" belongs to unit ", unit, " of ", units());
-  params_.push_back({std::move(name), shape, unit, decay, 0});
+  check(first_row >= 0 && first_row + shape[0] <= rows, "[params] \"", name, "\" has ", rows, " rows, none of [",
+        first_row, ", ", first_row + shape[0], ")");
+  params_.push_back({std::move(name), shape, unit, decay, 0, first_row, rows});
   return {int(params_.size()) - 1};
 }
 
@@ -44,6 +57,18 @@ void ParamLayout::finish(int world_size) {
   }
 }
 
+ParamLayout ParamLayout::whole() const {
+  ParamLayout all;
+  for (int unit = 0; unit < units(); ++unit) all.add_unit(unit_names_[size_t(unit)], of_experts(unit));
+  for (const ParamInfo& p : params_) all.add(p.unit, p.name, p.whole_shape(), p.decay);
+  all.finish();
+  return all;
+}
+
+Shard ParamLayout::shard_of(int unit, Shard all) const {
+  return of_experts(unit) ? Shard{all.rank / all.experts, all.world_size / all.experts} : all;
+}
+
 ParamId ParamLayout::find(const std::string& name) const {
   for (size_t i = 0; i < params_.size(); ++i)
     if (params_[i].name == name) return {int(i)};
@@ -57,8 +82,9 @@ std::vector<ParamId> ParamLayout::by_unit() const {
   return order;
 }
 
-ParamLayout::Extent ParamLayout::part(int unit, Shard shard) const {
+ParamLayout::Extent ParamLayout::part(int unit, Shard of) const {
   const Extent& all = extent(unit);
+  const Shard shard = shard_of(unit, of);
   const int64_t size = (all.end - all.begin) / shard.world_size, begin = all.begin + shard.rank * size;
   return {begin, std::clamp(all.decay_end, begin, begin + size), begin + size};
 }
@@ -71,21 +97,21 @@ Tensor ParamLayout::within(const Tensor& unit, ParamId id) const {
 
 ParamBuffer::ParamBuffer(Exec& exec, const ParamLayout& layout, Dtype dtype, Shard shard, Placement placement)
     : shard_(shard) {
-  const Shape size{layout.numel() / shard.world_size};
+  std::vector<int64_t> begin{0};
+  for (int unit = 0; unit < layout.units(); ++unit)
+    begin.push_back(begin.back() + layout.size(unit) / layout.shard_of(unit, shard).world_size);
+  const Shape size{begin.back()};
   flat_ = placement == Placement::kDevice
               ? exec.zeros(size, dtype)
               : Tensor(exec.backend().allocate_host(size_t(size.numel()) * size_of(dtype)), 0, size, dtype);
-  for (int unit = 0; unit < layout.units(); ++unit) {
-    const ParamLayout::Extent& extent = layout.extent(unit);
-    units_.push_back(flat_.slice(extent.begin / shard.world_size, extent.end / shard.world_size));
-  }
+  for (size_t unit = 0; unit + 1 < begin.size(); ++unit) units_.push_back(flat_.slice(begin[unit], begin[unit + 1]));
   if (!shard.whole()) return;
   for (const ParamInfo& p : layout.params())
     views_.push_back(flat_.slice(p.offset, p.offset + p.shape.numel()).view(p.shape));
 }
 
 ParamBuffer::ParamBuffer(const ParamBuffer& whole, const ParamLayout& layout, Shard shard) : shard_(shard) {
-  for (int unit = 0; unit < layout.units(); ++unit) units_.push_back(whole.part(unit, shard));
+  for (int unit = 0; unit < layout.units(); ++unit) units_.push_back(whole.part(layout, unit, shard));
 }
 
 const Tensor& ParamBuffer::operator[](ParamId id) const {
@@ -93,8 +119,9 @@ const Tensor& ParamBuffer::operator[](ParamId id) const {
   return views_[size_t(id.index)];
 }
 
-Tensor ParamBuffer::part(int index, Shard shard) const {
+Tensor ParamBuffer::part(const ParamLayout& layout, int index, Shard of) const {
   if (!shard_.whole()) return unit(index);
+  const Shard shard = layout.shard_of(index, of);
   const int64_t size = unit(index).numel() / shard.world_size;
   return unit(index).slice(shard.rank * size, (shard.rank + 1) * size);
 }
@@ -102,14 +129,14 @@ Tensor ParamBuffer::part(int index, Shard shard) const {
 Tensor ParamBuffer::rows(const ParamLayout& layout, ParamId id, int64_t begin, int64_t end) const {
   const ParamInfo& info = layout[id];
   const ParamLayout::Extent part = layout.part(info.unit, shard_);
-  const int64_t from = std::clamp(info.element(begin), part.begin, part.end);
-  return unit(info.unit).slice(from - part.begin, std::clamp(info.element(end), part.begin, part.end) - part.begin);
+  const int64_t low = std::clamp(info.offset, part.begin, part.end),
+                high = std::clamp(info.offset + info.shape.numel(), part.begin, part.end);
+  const auto at = [&](int64_t row) { return std::clamp(info.element(row), low, high) - part.begin; };
+  return unit(info.unit).slice(at(begin), at(end));
 }
 
 bool ParamBuffer::holds(const ParamLayout& layout, ParamId id, int64_t begin, int64_t end) const {
-  const ParamInfo& info = layout[id];
-  const ParamLayout::Extent part = layout.part(info.unit, shard_);
-  return info.element(begin) < part.end && part.begin < info.element(end);
+  return rows(layout, id, begin, end).numel() > 0;
 }
 
 void ParamBuffer::store(const ParamLayout& layout, ParamId id, int64_t row, const Tensor& values) const {
@@ -118,7 +145,8 @@ void ParamBuffer::store(const ParamLayout& layout, ParamId id, int64_t row, cons
         name_of(values.dtype()));
   const ParamLayout::Extent part = layout.part(info.unit, shard_);
   const int64_t first = info.element(row);
-  const int64_t begin = std::max(first, part.begin), end = std::min(first + values.numel(), part.end);
+  const int64_t begin = std::max({first, part.begin, info.offset}),
+                end = std::min({first + values.numel(), part.end, info.offset + info.shape.numel()});
   if (begin >= end) return;
   const Tensor from = values.view({values.numel()}).slice(begin - first, end - first);
   const Tensor to = unit(info.unit).slice(begin - part.begin, end - part.begin);

@@ -1,7 +1,8 @@
 // Parameters: one flat buffer per purpose (compute copy, fp32 master, Adam m and v, fp32 gradient), views into it per
 // parameter. Flat, so that the optimizer, the global norm and collectives are one pass each.
 //
-// Layout. Parameters are grouped in units (embedding, one per layer, head): the grain of sharding. A parameter starts
+// Layout. Parameters are grouped in units (embedding, one per layer and one for its experts, head): the grain of
+// sharding. A parameter starts
 // on a 256-byte boundary of the 16-bit copy (kAlign elements); each unit holds its decayed parameters first, then the
 // others (norms, biases), and is padded to a multiple of kAlign times the number of processes. The padding is zero in
 // every buffer and stays zero. The same element offsets hold in every buffer whatever its type.
@@ -9,6 +10,11 @@
 // Several processes. A unit is cut into as many equal parts as there are processes, and each keeps the masters and
 // moments of its own parts only (Shard), or weights and gradients too (Sharding). A buffer of parts has the parts of
 // the units back to back.
+//
+// Experts over ranks. Where N processes share out the experts of a model, a row of neighbours (Comm::row) has all of
+// them once: its process p the experts [p E / N, (p + 1) E / N) of every layer. A layout then has those rows of the
+// experts' parameters alone, as many on every process. Units of experts are cut into parts among the processes that
+// have the same ones (Comm::column), all others among all.
 #pragma once
 
 #include <string>
@@ -25,19 +31,24 @@ struct ParamId {
 
 struct ParamInfo {
   std::string name;  // internal: "layers.3.qkv.weight"
-  Shape shape;
+  Shape shape;       // of what is here
   int unit = 0;
-  bool decay = false;  // weight decay applies (matrices), or not (norms, biases)
-  int64_t offset = 0;  // elements from the start of the flat buffer
+  bool decay = false;     // weight decay applies (matrices), or not (norms, biases)
+  int64_t offset = 0;     // elements from the start of the flat buffer
+  int64_t first_row = 0;  // of the whole parameter: what is here begins with it
+  int64_t rows = 0;       // of the whole parameter
 
-  /// Where a row begins, counted like offset.
-  int64_t element(int64_t row) const { return offset + row * (shape.numel() / shape[0]); }
+  Shape whole_shape() const;
+  /// Where a row of the whole parameter begins, counted like offset; for those that are not here, where it would.
+  int64_t element(int64_t row) const { return offset + (row - first_row) * (shape.numel() / shape[0]); }
 };
 
-/// Which part of every unit this process keeps: number `rank` of `world_size` equal ones.
+/// Which part of every unit this process keeps: number `rank` of `world_size` equal ones. `experts`: how many
+/// neighbours share out a model's experts, a divisor of world_size.
 struct Shard {
   int rank = 0;
   int world_size = 1;
+  int experts = 1;
   bool whole() const { return world_size == 1; }
 };
 
@@ -53,10 +64,14 @@ class ParamLayout {
  public:
   static constexpr int64_t kAlign = 128;
 
-  int add_unit(std::string name);
+  int add_unit(std::string name, bool of_experts = false);
   ParamId add(int unit, std::string name, Shape shape, bool decay);
+  /// Rows `first_row` and following, shape[0] of them, of a parameter that has `rows`.
+  ParamId add_rows(int unit, std::string name, Shape shape, bool decay, int64_t first_row, int64_t rows);
   /// Assigns offsets. No add() after it.
   void finish(int world_size = 1);
+  /// The same parameters, all of each, as one process has them.
+  ParamLayout whole() const;
 
   const std::vector<ParamInfo>& params() const { return params_; }
   const ParamInfo& operator[](ParamId id) const { return params_[size_t(id.index)]; }
@@ -66,6 +81,9 @@ class ParamLayout {
   std::vector<ParamId> by_unit() const;
   int64_t numel() const { return numel_; }  // padding included
   int units() const { return int(unit_names_.size()); }
+  bool of_experts(int unit) const { return of_experts_[size_t(unit)]; }
+  /// The part of a unit that a process keeps, among those that have it.
+  Shard shard_of(int unit, Shard all) const;
   /// [begin, end) of a unit, and where its decayed part ends.
   struct Extent {
     int64_t begin, decay_end, end;
@@ -79,6 +97,7 @@ class ParamLayout {
 
  private:
   std::vector<std::string> unit_names_;
+  std::vector<bool> of_experts_;  // by unit
   std::vector<ParamInfo> params_;
   std::vector<Extent> extents_;
   int64_t numel_ = 0;
@@ -103,10 +122,10 @@ class ParamBuffer {
   /// The elements of one unit that this buffer has.
   const Tensor& unit(int unit) const { return units_[size_t(unit)]; }
   /// Those that belong to one process's part: of a buffer of parts, whose process it must be, all that it has.
-  Tensor part(int unit, Shard shard) const;
+  Tensor part(const ParamLayout& layout, int unit, Shard shard) const;
   /// Of a whole buffer.
   const Tensor& operator[](ParamId id) const;
-  /// Its elements of a parameter's rows [begin, end): all of them, of a buffer of parts some or none.
+  /// Its elements of a parameter's rows [begin, end): all of them, or those that are here.
   Tensor rows(const ParamLayout& layout, ParamId id, int64_t begin, int64_t end) const;
   /// True where this buffer has some element of a parameter's rows [begin, end).
   bool holds(const ParamLayout& layout, ParamId id, int64_t begin, int64_t end) const;

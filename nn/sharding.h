@@ -1,5 +1,6 @@
 // What the processes of a run do with buffers of a ParamSet: sum gradients, make copies whole again. Collective: every
-// process makes the same calls in the same order. With one process nothing moves.
+// process makes the same calls in the same order. With one process nothing moves. Units of experts that processes share
+// out (nn/params.h) move among those that have the same ones.
 //
 // Gradients are summed unit by unit, from the last to the first, as backward finishes them. A device with a stream for
 // collectives sums beside backward; what is summed, and so every bit, does not depend on when.
@@ -31,7 +32,7 @@ class GradientSum {
 };
 
 /// `copy`, in which each process has written its own part of `unit`, becomes the same on all there, if it is a whole
-/// buffer; later work on the exec's stream has it after comm.wait.
+/// buffer; later work on the exec's stream has it after comm.wait of the highest ticket.
 Comm::Ticket gather_unit(Exec& exec, Comm& comm, const ParamSet& params, const ParamBuffer& copy, int unit);
 /// `whole` = the weights that training computes with: those of a set in parts put together, or, where the type is
 /// another, its masters rounded once and put together.
@@ -44,18 +45,21 @@ void put_back(const ParamSet& params, const Tensor& values, const Tensor& copy);
 /// largest unit, and on the device some pieces of it. A second copy of all of a large model may be more than there is.
 class UnitGather {
  public:
-  UnitGather(Exec& exec, Comm& comm, const ParamSet& params) : exec_(exec), comm_(comm), params_(params) {}
-  /// A unit of `buffer` on the main process, until the next call, undefined on the others; of a whole buffer the unit
-  /// itself, wherever it lies.
+  UnitGather(Exec& exec, Comm& comm, const ParamSet& params)
+      : exec_(exec), comm_(comm), params_(params), whole_(params.layout.whole()) {}
+  /// A unit of `buffer`, in the layout of all of it (ParamLayout::whole), on the main process, until the next call,
+  /// undefined on the others; of a buffer that has all of it the unit itself, wherever it lies.
   Tensor operator()(const ParamBuffer& buffer, int unit);
 
  private:
   Exec& exec_;
   Comm& comm_;
   const ParamSet& params_;
+  const ParamLayout whole_;
   std::shared_ptr<Storage> room_;
 };
-/// A buffer of parts put together in host memory on the main process, undefined on the others; a whole one is itself.
+/// A buffer of parts put together in host memory on the main process, in the layout of all of it, undefined on the
+/// others; one that has all of it is itself.
 ParamBuffer gather_whole(Exec& exec, Comm& comm, const ParamSet& params, const ParamBuffer& parts);
 
 }  // namespace mantissa

@@ -38,6 +38,10 @@ void DistributedConfig::fields(Fields& f) {
       "shard", shard, {"optimizer", "parameters"},
       not_decisive("of what each rank keeps its part: masters and moments; or with them weights and gradients, which "
                    "are whole layer by layer while they are worked on"));
+  f.field("experts", experts,
+          not_decisive("ranks that share out the experts of a mixture, so that each holds some of them for all: a "
+                       "divisor of the ranks and of the number of experts; 1: every rank holds all"),
+          between(1, 65536));
   f.field("overlap", overlap,
           not_decisive("gradients are summed over ranks beside the last backward of an update; false: after it, to the "
                        "same bits"));
@@ -60,6 +64,10 @@ void validate_lora(const RunConfig& c) {
       "lora.rollout: under precision.match: exact it must be adapter, which alone gives rollouts the bits of training, "
       "got ",
       c.lora.rollout);
+  check(c.lora.rollout != "merged_in_place" || c.distributed.experts == 1,
+        "distributed.experts: must be 1 under lora.rollout: merged_in_place, whose checkpoints hold the weights as the "
+        "first rank has them, got ",
+        c.distributed.experts);
   check(c.lora.rollout != "merged_in_place" || c.precision.train == c.precision.rollout,
         "lora.rollout: merged_in_place needs equal precision.train and precision.rollout, got ", c.precision.train,
         " and ", c.precision.rollout);
@@ -106,6 +114,10 @@ void RunConfig::validate() const {
   check(is_device_name(run.device), "run.device: must be auto, cpu, cuda or cuda:N, got \"", run.device, '"');
   check(distributed.gpus == "auto" || is_number(distributed.gpus),
         "distributed.gpus: must be auto or a number of at least 1, got \"", distributed.gpus, '"');
+  check(distributed.experts == 1 || distributed.shard == "optimizer",
+        "distributed.experts: must be 1 under distributed.shard: parameters (under optimizer a rank holds its experts, "
+        "and of all other weights all), got ",
+        distributed.experts);
   validate_lora(*this);
   precision.validate();
   reward.validate();

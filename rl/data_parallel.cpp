@@ -84,7 +84,6 @@ void sample_own(Engine& engine, std::span<RolloutGroup> groups, int n, const Gen
     own.push_back(&groups[g]);
     requests.push_back({.prompt = &groups[g].prompt, .n = n});
   }
-  if (own.empty()) return;
   std::vector<std::vector<Completion>> completions = engine.generate(requests, taken);
   for (size_t i = 0; i < own.size(); ++i)
     for (Completion& completion : completions[i]) own[i]->samples.emplace_back().completion = std::move(completion);

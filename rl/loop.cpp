@@ -195,6 +195,7 @@ LogprobSides sides_of(const std::vector<MiniBatch>& batches) {
 ExactCheck exact_check(Run& run, std::vector<MiniBatch>& batches) {
   const auto locate = [&run](const TrainBatch& batch, size_t sequence, int64_t token) {
     if (run.model->params.in_parts()) return std::string("distributed.shard: optimizer would say where in the model");
+    if (run.model->decoder->shares_experts()) return std::string("distributed.experts: 1 would say where in the model");
     Exec side(run.exec.backend());
     side.match = run.match;
     return first_difference(run.exec, side, *run.model, batch, sequence, token, run.trainer->options().logprobs,

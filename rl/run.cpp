@@ -42,6 +42,9 @@ Run::Run(const RunConfig& run_config, const StartOptions& start, Comm& ranks)
       exec(start.rehearsal ? *start.rehearsal : find_backend(config.run.device)),
       checkpoints(config.checkpoint.background) {
   check_same_config();
+  check(comm.size() % config.distributed.experts == 0, "distributed.experts: must divide the number of ranks, ",
+        comm.size(), ", got ", config.distributed.experts);
+  comm.split(int(config.distributed.experts));
   if (comm.main() && !start.rehearsal) directory = std::make_unique<RunDirectory>(config, start);
   exec.deterministic = config.train.deterministic;
   if (!sft() && !start.rehearsal) start_workers();
@@ -89,9 +92,11 @@ void Run::enter(const char* phase) {
 void Run::open_model() {
   const bool frozen = config.lora.active();
   const Dtype dtype = config.precision.train_dtype();
-  model = frozen ? load_model(config.model.path, exec.backend(), dtype, false)
-                 : load_model(config.model.path, exec.backend(), dtype, true, {comm.rank(), comm.size()},
+  const int experts = comm.row().size();
+  model = frozen ? load_model(config.model.path, exec.backend(), dtype, false, frozen_shard())
+                 : load_model(config.model.path, exec.backend(), dtype, true, {comm.rank(), comm.size(), experts},
                               config.distributed.placement(), config.distributed.sharding());
+  model->decoder->share_experts(comm.row());
   if (frozen) open_adapter();
   for (const std::string& notice : model->notices) log_info(notice);
   tokenizer = open_tokenizer(*model);
@@ -103,13 +108,20 @@ void Run::open_model() {
         "train.inject_overflow_parameter: the model has no parameter \"", poisoned, "\"");
 }
 
+/// What a rank has of weights that nobody trains: its experts, and all else.
+Shard Run::frozen_shard() const {
+  const int experts = comm.row().size();
+  return {comm.row().rank(), experts, experts};
+}
+
 /// The model stays as it is; what is trained is the adapter. Rollouts of another type read the model in that type, from
 /// the file's own values.
 void Run::open_adapter() {
   const LoraConfig& lora = config.lora;
   const Dtype rollout = config.precision.rollout_dtype();
   if (!sft() && !lora.merged() && rollout != config.precision.train_dtype())
-    model->params.rollout = std::move(load_model(config.model.path, exec.backend(), rollout, false)->params.compute);
+    model->params.rollout =
+        std::move(load_model(config.model.path, exec.backend(), rollout, false, frozen_shard())->params.compute);
   const Shard shard{comm.rank(), comm.size()};
   if (lora.from_directory()) {
     load_adapter(*model, lora.init, true, shard, config.distributed.placement());
@@ -122,7 +134,7 @@ void Run::open_adapter() {
   model->adapter->merged = !sft() && lora.merged();
   const AdapterConfig& adapter = model->adapter->config;
   log_info(str("adapter of rank ", adapter.rank, ", alpha ", adapter.alpha, " on ", join(adapter.targets), ": ",
-               model->adapter->params.layout.numel(), " parameters are trained, ", model->params.layout.numel(),
+               model->adapter->params.layout.numel(), " parameters are trained, ", model->params.layout.whole().numel(),
                " stay as they are",
                config.algorithm.kl_coef > 0 && !sft() ? "; the KL reference is the model without an adapter" : ""));
 }
@@ -263,7 +275,8 @@ uint64_t Run::hash_weights(const ParamBuffer& weights) const {
       hash.add(bytes);
     }
   }
-  return weights.shard().whole() ? hash.value() : std::stoull(comm.broadcast(std::to_string(hash.value())));
+  const bool everywhere = weights.shard().whole() && comm.row().size() == 1;
+  return everywhere ? hash.value() : std::stoull(comm.broadcast(std::to_string(hash.value())));
 }
 
 /// Rollouts of lora.rollout: merged_in_place change the weights beneath the adapter, so they are part of a checkpoint.
@@ -294,7 +307,7 @@ void Run::load_base(const CheckpointState& state, const fs::path& checkpoint) {
 std::string Run::about() const {
   std::string text =
       str(" on ", exec.backend().description(), "\n# model: ", config.model.path, ", ", model->config.architecture,
-          ", ", model->params.layout.numel(), " parameters",
+          ", ", model->params.layout.whole().numel(), " parameters",
           model->adapter ? str(", of an adapter ", model->adapter->params.layout.numel()) : std::string(),
           "\n# data: ", prompts.size(), " problems");
   for (const EvalSet& set : eval_sets) text += str("; evaluation on ", set.name, ", ", set.prompts.size());

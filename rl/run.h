@@ -87,6 +87,7 @@ class Run {
   void start_workers() const;
   void agree_on_cache();
   void open_model();
+  Shard frozen_shard() const;
   void open_adapter();
   void load_data();
   void encode_solutions();

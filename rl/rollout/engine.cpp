@@ -179,8 +179,15 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
   take();
   e.runner.begin(options.keys,
                  {.temperature = sampling.temperature, .top_p = float(sampling.top_p), .top_k = int(sampling.top_k)});
-  for (const Plan* plan = &scheduler.next(); plan->kind != Plan::Kind::kDone; take(), plan = &scheduler.next()) {
+  Comm& ranks = e.model.decoder->expert_ranks();
+  const auto somebody = [&](bool has_work) { return ranks.reduce({double(has_work)}, Reduce::kMax)[0] > 0; };
+  const Plan* plan = &scheduler.next();
+  for (; somebody(plan->kind != Plan::Kind::kDone); take(), plan = &scheduler.next()) {
     if (options.cancelled && options.cancelled()) throw Interrupted("generation was cancelled");
+    if (plan->kind == Plan::Kind::kDone) {
+      e.runner.join();
+      continue;
+    }
     e.runner.run(*plan);
     scheduler.accept(e.runner.tokens(), e.runner.logprobs());
     stats.finished = scheduler.finished();

@@ -64,6 +64,8 @@ class Engine {
   Engine(const Model& model, const RolloutConfig& config, const EnginePrecision& precision, bool deterministic = true);
   ~Engine();
 
+  /// Ranks that share the model's experts (nn/moe.h) all call this, one without requests too: they take their steps
+  /// together, and those that are done join until all are.
   /// completions[i][j] answers requests[i], sample j; `text` is there where options.stop has a tokenizer. On the CPU
   /// results do not depend on batch composition, order, preemption or max_batch; elsewhere (where a product's bits
   /// depend on its number of rows) they repeat for the same requests, options, max_batch and kv_cache_limit(). Errors

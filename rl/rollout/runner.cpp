@@ -89,6 +89,11 @@ void Runner::run(const Plan& plan) {
     decode(plan);
 }
 
+void Runner::join() {
+  Tape tape(exec_, false);
+  model_.decoder->join_experts(context(tape));
+}
+
 /// Sends host_ to `block`.
 Tensor Runner::upload(Tensor block) {
   exec_.backend().copy_from_host(block.raw(), host_.data(), block.bytes());
@@ -198,7 +203,7 @@ void Runner::decode(const Plan& plan) {
   } else {
     const auto step = [&] { decode_step(b.block, bucket); };
     step();
-    graph = exec_.backend().capture(exec_, step);
+    if (!model_.decoder->shares_experts()) graph = exec_.backend().capture(exec_, step);
   }
   fetch(bucket, rows);
 }

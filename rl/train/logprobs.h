@@ -27,5 +27,8 @@ struct LogprobOptions {
 ops::TokenLogprobs batch_logprobs(Tape& tape, const Model& model, const DeviceBatch& batch,
                                   const LogprobOptions& options, const ParamBuffer* grads = nullptr,
                                   const Tensor& state = {});
+/// Takes part in batch_logprobs() of the ranks that share the model's experts, and, on a tape that records, in its
+/// backward, with no token of its own.
+void join_logprobs(Tape& tape, const Model& model, const LogprobOptions& options, const ParamBuffer* grads = nullptr);
 
 }  // namespace mantissa

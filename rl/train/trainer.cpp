@@ -21,7 +21,7 @@ class Poison {
     const ParamInfo& info = layout[layout.find(parameter)];
     const ParamBuffer& weights = model.params.compute;
     const ParamLayout::Extent here = layout.part(info.unit, weights.shard());
-    if (info.offset < here.begin || info.offset >= here.end) return;  // another rank has it
+    if (info.first_row > 0 || info.offset < here.begin || info.offset >= here.end) return;  // another rank has it
     weight_ = weights.unit(info.unit).slice(info.offset - here.begin, info.offset - here.begin + 1);
     saved_ = exec_.empty({1}, weight_.dtype());
     exec_.backend().copy(saved_.raw(), weight_.raw(), weight_.bytes());
@@ -58,23 +58,36 @@ std::vector<DeviceBatch>& Trainer::send(MiniBatch& mini) {
   return mini.device;
 }
 
-/// Calls `micro_batch` with the number of each, all of them sent. Where the weights it reads are in parts, ranks need
-/// each other: one with fewer micro-batches joins those that have more, and what was gathered last is given back.
-void Trainer::pass(MiniBatch& mini, ParamWindows* windows, bool backward,
-                   const std::function<void(size_t)>& micro_batch) {
-  const size_t own = send(mini).size();
-  for (size_t i = 0; i < own; ++i) micro_batch(i);
-  if (!windows) return;
-  for (size_t i = own; i < size_t(mini.rounds); ++i) model_.decoder->join(*windows, backward);
-  windows->clear();
+/// Calls `micro_batch` with the number of each, all of them sent. Where the weights it reads are in parts, or experts
+/// are shared out, ranks need each other: one with fewer micro-batches joins those that have more. What was gathered
+/// last is given back.
+void Trainer::pass(MiniBatch& mini, const Pass& how, const std::function<void(size_t, const WholeFrom&)>& micro_batch) {
+  const size_t own = send(mini).size(), rounds = together() ? size_t(mini.rounds) : own;
+  const bool experts = model_.decoder->shares_experts();
+  ParamWindows* const windows = this->windows(how.reference);
+  for (size_t i = 0; i < rounds; ++i) {
+    const WholeFrom whole_from = i + 1 == (experts ? rounds : own) ? how.whole_from : WholeFrom();
+    if (i < own) {
+      micro_batch(i, whole_from);
+    } else if (experts) {
+      Tape tape(exec_, how.backward, options_.recompute);
+      LogprobOptions options = options_.logprobs;
+      options.reference = how.reference;
+      options.whole_from = whole_from;
+      mantissa::join_logprobs(tape, model_, options, how.backward ? &model_.trained().grad : nullptr);
+    } else {
+      model_.decoder->join(*windows, how.backward);
+    }
+  }
+  if (windows) windows->clear();
 }
 
 void Trainer::fill(MiniBatch& mini, bool reference, Tensor DeviceBatch::*on_device,
                    std::vector<float> TrainBatch::*on_host) {
   LogprobOptions options = options_.logprobs;
   options.reference = reference;
-  options.windows = (reference ? reference_windows_ : windows_).get();
-  pass(mini, options.windows, false, [&](size_t i) {
+  options.windows = windows(reference);
+  pass(mini, {.reference = reference}, [&](size_t i, const WholeFrom&) {
     Tape tape(exec_, false);
     mini.device[i].*on_device = batch_logprobs(tape, model_, mini.device[i], options).logprobs.value();
   });
@@ -100,6 +113,10 @@ Tensor Trainer::logprobs(MiniBatch& mini, size_t micro) {
 }
 
 void Trainer::join_logprobs() {
+  if (model_.decoder->shares_experts()) {
+    Tape tape(exec_, false);
+    mantissa::join_logprobs(tape, model_, options_.logprobs);
+  }
   if (!windows_) return;
   model_.decoder->join(*windows_, false);
   windows_->clear();
@@ -111,9 +128,9 @@ void Trainer::fill_reference_logprobs(MiniBatch& mini) {
 }
 
 LossOut Trainer::run_micro_batch(Tape& tape, const MiniBatch& mini, DeviceBatch& batch, const Loss& loss,
-                                 OldLogprobs old, std::function<void(int unit)> whole_from) {
+                                 OldLogprobs old, const WholeFrom& whole_from) {
   LogprobOptions options = options_.logprobs;
-  options.whole_from = std::move(whole_from);
+  options.whole_from = whole_from;
   options.expert_offsets = &expert_offsets_;
   options.windows = windows_.get();
   if (options_.dropout > 0) options.dropout = {options_.dropout, batch.token_keys, dropout_key_};
@@ -152,12 +169,11 @@ UpdateReport Trainer::update(MiniBatch& mini, const Loss& loss, OldLogprobs old,
         exec_.backend(), {mix64(options_.seed ^ kDropoutSeed), uint64_t(now.adam_step) + uint64_t(now.skips_total)});
   }
   optimizer_.zero_grad();
-  pass(mini, windows_.get(), true, [&](size_t i) {
+  const auto sum = [this](int unit) { optimizer_.begin_sum(unit); };
+  const Pass backward{.backward = true, .whole_from = options_.overlap ? sum : WholeFrom()};
+  pass(mini, backward, [&](size_t i, const WholeFrom& whole_from) {
     Tape tape(exec_, true, options_.recompute);
-    const bool last = i + 1 == mini.micro.size();
-    const auto sum = [this](int unit) { optimizer_.begin_sum(unit); };
-    outs.push_back(run_micro_batch(tape, mini, mini.device[i], loss, old,
-                                   last && options_.overlap ? sum : std::function<void(int)>()));
+    outs.push_back(run_micro_batch(tape, mini, mini.device[i], loss, old, whole_from));
     expert_offsets.push_back(std::move(expert_offsets_));
   });
   optimizer_.begin_sum(0);  // before anything else that ranks do together: one without a micro-batch begins here
@@ -211,8 +227,8 @@ std::string Trainer::find_overflow(MiniBatch& mini, const Loss& loss, OldLogprob
   optimizer_.write_state(then);
   optimizer_.zero_grad();
   NonFiniteReport found;
-  pass(mini, windows_.get(), true, [&](size_t i) {
-    if (found.found && !windows_) return;  // with weights in parts others need this rank to the end
+  pass(mini, {.backward = true}, [&](size_t i, const WholeFrom&) {
+    if (found.found && !together()) return;  // else others need this rank to the end
     Tape tape(exec_, true, options_.recompute);
     if (!found.found) tape.set_observer(find_first_nonfinite(exec_, found));
     run_micro_batch(tape, mini, mini.device[i], loss, old);

@@ -51,7 +51,7 @@ class Trainer {
   void fill_old_logprobs(MiniBatch& batch);
   /// The current weights' log-probs [N] of one micro-batch, on the device, beside what it holds.
   Tensor logprobs(MiniBatch& batch, size_t micro);
-  /// Takes part in logprobs() of other ranks, where weights in parts make them need this one.
+  /// Takes part in logprobs() of other ranks, where weights in parts or shared experts make them need this one.
   void join_logprobs();
   /// Fills reference_logprobs with those of Model::reference.
   void fill_reference_logprobs(MiniBatch& batch);
@@ -68,13 +68,22 @@ class Trainer {
   void inject_overflow(const std::string& parameter);
 
  private:
-  void pass(MiniBatch& mini, ParamWindows* windows, bool backward, const std::function<void(size_t)>& micro_batch);
+  using WholeFrom = std::function<void(int unit)>;  // as in ForwardContext
+  /// A pass over micro-batches, which ranks may make together.
+  struct Pass {
+    bool reference = false, backward = false;
+    WholeFrom whole_from = {};  // of the last backward
+  };
+  void pass(MiniBatch& mini, const Pass& how, const std::function<void(size_t, const WholeFrom&)>& micro_batch);
+  ParamWindows* windows(bool reference) const { return (reference ? reference_windows_ : windows_).get(); }
+  /// Whether ranks need each other in every pass.
+  bool together() const { return windows_ || model_.decoder->shares_experts(); }
   std::vector<DeviceBatch>& send(MiniBatch& batch);
   void read_back(MiniBatch& batch, Tensor DeviceBatch::*on_device, std::vector<float> TrainBatch::*on_host);
   void fill(MiniBatch& batch, bool reference, Tensor DeviceBatch::*on_device, std::vector<float> TrainBatch::*on_host);
-  /// Forward and backward; `whole_from` as in ForwardContext.
+  /// Forward and backward.
   LossOut run_micro_batch(Tape& tape, const MiniBatch& mini, DeviceBatch& batch, const Loss& loss, OldLogprobs old,
-                          std::function<void(int unit)> whole_from = {});
+                          const WholeFrom& whole_from = {});
   std::string find_overflow(MiniBatch& batch, const Loss& loss, OldLogprobs old, double loss_scale);
 
   void sum_over_ranks(UpdateReport& report, LossStats& stats);

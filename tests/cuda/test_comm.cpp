@@ -106,6 +106,39 @@ TEST_F(CudaRanks, ARunWithWeightsInPartsTakesTheStepsOfOneWithWholeOnes) {
   EXPECT_EQ(r.code, 0) << r.err;
 }
 
+TEST_F(CudaRanks, ExpertsSharedOutGiveARolloutTheBitsOfOneGpu) {
+  // One GPU with all experts, two with half of them each; then on by one, and by two with states in host memory.
+  const std::vector<std::string> mixture = {"model.path=builtin:arithmetic_moe", "precision.match=exact",
+                                            "exact.check=all", "train.steps=2"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), mixture.begin(), mixture.end());
+    return more;
+  };
+  Result r = run_on_gpus("trainer", trainer("one", 1, with({})));
+  ASSERT_EQ(r.code, 0) << r.err;
+  r = run_on_gpus("trainer", trainer("two", 2, with({"distributed.experts=2"})));
+  ASSERT_EQ(r.code, 0) << r.err;
+  const double digest = metric("one", "rollout/digest", 0);
+  EXPECT_GT(digest, 0);
+  EXPECT_EQ(metric("two", "rollout/digest", 0), digest);
+  EXPECT_EQ(metric("two", "critic/score/mean", 0), metric("one", "critic/score/mean", 0));
+  EXPECT_NEAR(metric("two", "actor/grad_norm", 0), metric("one", "actor/grad_norm", 0),
+              1e-3 * metric("one", "actor/grad_norm", 0));
+  EXPECT_NEAR(metric("two", "moe/load_max", 0), metric("one", "moe/load_max", 0), 1e-6);
+  for (const size_t step : {0, 1}) {
+    EXPECT_EQ(metric("two", "scaler/skipped", step), 0);
+    EXPECT_GT(metric("two", "exact/checked_tokens", step), 0);
+    EXPECT_EQ(metric("two", "exact/differing_tokens", step), 0);
+  }
+  r = run_on_gpus("trainer", trainer("two", 1, with({"train.steps=3", "--resume", "auto"})));
+  EXPECT_EQ(r.code, 0) << r.err;
+  r = run_on_gpus("trainer", trainer("two", 2,
+                                     with({"train.steps=4", "distributed.experts=2", "distributed.offload=optimizer",
+                                           "train.recompute=full", "--resume", "auto"})));
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_EQ(metric("two", "exact/differing_tokens", 3), 0);
+}
+
 TEST_F(CudaRanks, MoreThanThereAreIsAnErrorThatCounts) {
   const Result r = run_on_gpus("bench", {"comm", "--gpus", "99", "--device", "cuda"});
   EXPECT_EQ(r.code, 1);

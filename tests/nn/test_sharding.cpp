@@ -145,7 +145,8 @@ TEST(Sharding, EachProcessKeepsItsPartOnly) {
     for (const ParamBuffer* buffer : {&set.master, &set.m, &set.v})
       EXPECT_EQ(buffer->flat().numel(), set.layout.numel() / 2);
     for (int unit = 0; unit < set.layout.units(); ++unit)
-      EXPECT_TRUE(set.reduced.unit(unit).same_as(set.grad.part(unit, set.shard))) << "sums take no memory of their own";
+      EXPECT_TRUE(set.reduced.unit(unit).same_as(set.grad.part(set.layout, unit, set.shard)))
+          << "sums take no memory of their own";
     EXPECT_THROW((void)set.master[ParamId{0}], Error);
   });
 }

@@ -34,17 +34,30 @@ inline ModelConfig small_config(bool tied) {
   return c;
 }
 
+/// A mixture of eight experts in the first and the last of its layers.
+inline ModelConfig small_mixture(bool tied) {
+  ModelConfig c = small_config(tied);
+  c.architecture = "qwen3_moe";
+  c.experts = {.count = 8, .per_token = 3, .feed_forward = 16, .normalise = true, .dense_layers = {1}};
+  return c;
+}
+
 inline constexpr int kSequences = 6, kLength = 11;
 
 /// One process of a run, or all of it: trains on the sequences whose number modulo the processes is its own. Its
-/// `overlap`: sums gradients in the backward of the last of them. With weights in parts those who have fewer join.
+/// `overlap`: sums gradients in the backward of the last of them. With weights in parts, or experts that a row of the
+/// comm shares out, those who have fewer join.
 class ShardedProcess {
  public:
   ShardedProcess(Comm& comm, Dtype compute, bool tied = false, uint64_t seed = 3,
                  Placement placement = Placement::kDevice, Sharding sharding = Sharding::kOptimizer)
+      : ShardedProcess(comm, compute, small_config(tied), seed, placement, sharding) {}
+  ShardedProcess(Comm& comm, Dtype compute, const ModelConfig& config, uint64_t seed = 3,
+                 Placement placement = Placement::kDevice, Sharding sharding = Sharding::kOptimizer)
       : comm_(comm) {
-    model =
-        random_model(small_config(tied), cpu(), compute, true, seed, {comm.rank(), comm.size()}, placement, sharding);
+    const Shard shard{comm.rank(), comm.size(), comm.row().size()};
+    model = random_model(config, cpu(), compute, true, seed, shard, placement, sharding);
+    model->decoder->share_experts(comm.row());
     OptimConfig optim;
     optim.lr = 1e-3;
     optim.weight_decay = 0.1;
@@ -60,10 +73,18 @@ class ShardedProcess {
   double forward_backward(uint64_t step) {
     optimizer->zero_grad();
     double loss = 0;
-    for (int s = comm_.rank(); s < sequences; s += comm_.size())
-      loss += sequence(step, s, overlap && s + comm_.size() >= sequences);
-    if (windows && comm_.rank() >= sequences % comm_.size() && sequences % comm_.size() > 0)
-      model->decoder->join(*windows, true);
+    const int ranks = comm_.size(), rounds = (sequences + ranks - 1) / ranks;
+    const bool experts = model->decoder->shares_experts();
+    for (int round = 0; round < rounds; ++round) {
+      const int s = comm_.rank() + round * ranks;
+      const bool last = overlap && (experts ? round + 1 == rounds : s + ranks >= sequences);
+      if (s < sequences)
+        loss += sequence(step, s, last);
+      else if (experts)
+        join(last);
+      else if (windows)
+        model->decoder->join(*windows, true);
+    }
     if (windows) windows->clear();
     if (overlap) optimizer->begin_sum(0);
     return comm_.reduce({loss})[0];
@@ -94,6 +115,23 @@ class ShardedProcess {
   double last_loss = 0;
 
  private:
+  ForwardContext context(Tape& tape, bool last) {
+    ForwardContext ctx;
+    ctx.tape = &tape;
+    ctx.params = &model->params;
+    ctx.grads = &model->params.grad;
+    ctx.windows = windows.get();
+    if (last)
+      ctx.whole_from = [this](int unit) {
+        optimizer->begin_sum(unit);
+        begun.push_back(unit);
+      };
+    return ctx;
+  }
+  void join(bool last) {
+    Tape tape(exec, true, recompute);
+    model->decoder->join_experts(context(tape, last));
+  }
   double sequence(uint64_t step, int number, bool last) {
     RandomStream random(step, uint64_t(number));
     std::vector<int32_t> ids, positions;
@@ -105,16 +143,7 @@ class ShardedProcess {
     ids.pop_back();
     positions.pop_back();
     Tape tape(exec, true, recompute);
-    ForwardContext ctx;
-    ctx.tape = &tape;
-    ctx.params = &model->params;
-    ctx.grads = &model->params.grad;
-    ctx.windows = windows.get();
-    if (last)
-      ctx.whole_from = [this](int unit) {
-        optimizer->begin_sum(unit);
-        begun.push_back(unit);
-      };
+    ForwardContext ctx = context(tape, last);
     ctx.ids = tensor_from<int32_t>(cpu(), ids, {kLength});
     ctx.positions = tensor_from<int32_t>(cpu(), positions, {kLength});
     ctx.attention.offsets = tensor_from<int32_t>(cpu(), std::vector<int32_t>{0, kLength}, {2});
@@ -145,12 +174,8 @@ struct Outcome {
   std::vector<float> gradient, master, m, v, compute;
 };
 
-inline Outcome train(Comm& comm, Dtype compute, bool tied, Placement placement = Placement::kDevice,
-                     Sharding sharding = Sharding::kOptimizer, int sequences = kSequences,
-                     Recompute recompute = Recompute::kNone) {
-  ShardedProcess p(comm, compute, tied, 3, placement, sharding);
-  p.sequences = sequences;
-  p.recompute = recompute;
+/// Of a process that was not used before.
+inline Outcome train(ShardedProcess& p, Comm& comm) {
   const ParamSet& set = p.model->params;
   Outcome out;
   for (uint64_t step = 0; step < 4; ++step) {
@@ -163,12 +188,21 @@ inline Outcome train(Comm& comm, Dtype compute, bool tied, Placement placement =
   out.v = p.values(set.v);
   ParamBuffer weights = set.compute;
   if (set.in_parts()) {
-    weights = ParamBuffer(p.exec, set.layout, compute);
+    weights = ParamBuffer(p.exec, set.layout, set.compute.dtype());
     gather_weights(p.exec, comm, set, weights);
   }
   for (size_t i = 0; i < set.layout.params().size(); ++i)
     for (const float x : to_host_float(weights[ParamId{int(i)}])) out.compute.push_back(x);
   return out;
+}
+
+inline Outcome train(Comm& comm, Dtype compute, bool tied, Placement placement = Placement::kDevice,
+                     Sharding sharding = Sharding::kOptimizer, int sequences = kSequences,
+                     Recompute recompute = Recompute::kNone) {
+  ShardedProcess p(comm, compute, tied, 3, placement, sharding);
+  p.sequences = sequences;
+  p.recompute = recompute;
+  return train(p, comm);
 }
 
 /// Runs fn(comm) on each of some ranks; nothing may be thrown.

@@ -187,14 +187,22 @@ TEST_F(Ranks, OneRankKilledEndsAll) {
   const std::string script = "sh -c '\"$0\" \"$@\" & for i in $(seq 300); do sleep 0.1; test $(cat " +
                              path("run/metrics.jsonl") +
                              " 2>/dev/null | wc -l) -ge 2 && break; done; kill -9 $(pgrep -P $! | tail -1); wait $!' ";
-  const Result r = run("trainer", arguments("run", 2, {"train.steps=100000", "eval.every=0"}), script);
-  EXPECT_EQ(r.code, 1) << r.err;
-  const size_t at = r.err.find("error: rank 1 (pid ");
-  ASSERT_NE(at, std::string::npos) << r.err;
-  EXPECT_NE(r.err.find("ended without a word", at), std::string::npos) << r.err;
-  EXPECT_NE(r.err.find(" of step ", at), std::string::npos) << r.err;
-  EXPECT_EQ(r.err.find("error: ", at + 1), std::string::npos) << r.err;
-  train("run", 2, {"--resume", "auto", "train.steps=4"});
+  for (const std::vector<std::string>& kind :
+       {std::vector<std::string>{}, {"model.path=builtin:arithmetic_moe", "distributed.experts=2"}}) {
+    const auto with = [&](std::vector<std::string> more) {
+      more.insert(more.end(), kind.begin(), kind.end());
+      return more;
+    };
+    const Result r = run("trainer", arguments("run", 2, with({"train.steps=100000", "eval.every=0"})), script);
+    EXPECT_EQ(r.code, 1) << r.err;
+    const size_t at = r.err.find("error: rank 1 (pid ");
+    ASSERT_NE(at, std::string::npos) << r.err;
+    EXPECT_NE(r.err.find("ended without a word", at), std::string::npos) << r.err;
+    EXPECT_NE(r.err.find(" of step ", at), std::string::npos) << r.err;
+    EXPECT_EQ(r.err.find("error: ", at + 1), std::string::npos) << r.err;
+    train("run", 2, with({"--resume", "auto", "train.steps=4"}));
+    std::filesystem::remove_all(path("run"));
+  }
 }
 
 TEST_F(Ranks, AFailureIsSaidOnce) {
