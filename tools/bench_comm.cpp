@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <functional>
+#include <numeric>
 
 #include "core/kernels.h"
 #include "tools/json_lines.h"
@@ -59,12 +60,17 @@ class CommBench {
     comm_.broadcast(exec_, piece, ranks - 1);
     expect(piece, value_of(ranks - 1), "broadcast");
 
+    const Tensor rows = exec_.empty({n, 1}, Dtype::kF32);
+    rows_between_pairs(whole, rows, part);
+
     MANTISSA_RUN(exec_, fill, whole, 0.0);  // sums of sums would overflow
     MANTISSA_RUN(exec_, fill, piece, 0.0);
     time("all_reduce", whole.bytes(), 2 * share, [&] { comm_.all_reduce(exec_, whole); });
     time("reduce_scatter", whole.bytes(), share, [&] { comm_.reduce_scatter(exec_, piece, whole); });
     time("all_gather", whole.bytes(), share, [&] { comm_.all_gather(exec_, whole, piece); });
     time("broadcast", whole.bytes(), 1, [&] { comm_.broadcast(exec_, whole); });
+    const std::vector<int64_t> equal(size_t(ranks), part);
+    time("all_to_all", whole.bytes(), share, [&] { comm_.all_to_all(exec_, rows, equal, whole.view({n, 1}), equal); });
   }
 
   void host_bytes(size_t bytes) {
@@ -76,6 +82,21 @@ class CommBench {
   }
 
  private:
+  /// As many rows for one rank as for another they are not, and for some there is none.
+  void rows_between_pairs(Tensor& from, const Tensor& to, int64_t part) {
+    const auto count = [&](int sender, int receiver) { return part * ((sender + 2 * receiver) % 3) / 2; };
+    std::vector<int64_t> sent, received, begin{0};
+    for (int r = 0; r < comm_.size(); ++r) {
+      sent.push_back(count(comm_.rank(), r));
+      received.push_back(count(r, comm_.rank()));
+      begin.push_back(begin.back() + received.back());
+    }
+    fill(from);
+    const int64_t all = std::accumulate(sent.begin(), sent.end(), int64_t(0));
+    comm_.all_to_all(exec_, to.slice(0, begin.back()), received, from.slice(0, all).view({all, 1}), sent);
+    for (int r = 0; r < comm_.size(); ++r)
+      if (received[size_t(r)] > 0) expect(to.slice(begin[size_t(r)], begin[size_t(r) + 1]), value_of(r), "all_to_all");
+  }
   void fill(Tensor& t) { MANTISSA_RUN(exec_, fill, t, value_of(comm_.rank())); }
 
   void time(const char* name, size_t bytes, double share, const std::function<void()>& body) {

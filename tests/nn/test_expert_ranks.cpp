@@ -4,6 +4,7 @@
 
 #include <map>
 
+#include "autograd/nonfinite.h"
 #include "core/file.h"
 #include "core/registry.h"
 #include "nn/checkpoint_writer.h"
@@ -252,6 +253,32 @@ TEST(ExpertRanks, CheckpointsAndExportsDoNotKnowOfThem) {
           << info.name;
     }
   });
+}
+
+TEST(ExpertRanks, AnExpertThatOverflowsIsNamedByItsNumberInTheModel) {
+  std::vector<std::string> texts(2);
+  on_rows({2, 2}, [&](Comm& comm) {
+    ShardedProcess p(comm, Dtype::kF16, small_mixture(false));
+    const ParamInfo& info = p.model->params.layout[p.model->params.layout.find("layers.2.down.weight")];
+    if (comm.rank() == 1)  // its third expert
+      p.model->params.compute[p.model->params.layout.find(info.name)].slice(2 * 24, 2 * 24 + 1).data<Half>()[0] =
+          Half{0x7c00};  // infinite
+    Tape tape(p.exec, false);
+    NonFiniteReport report;
+    tape.set_observer(find_first_nonfinite(p.exec, report));
+    std::vector<int32_t> ids(48), positions(48);
+    for (int32_t i = 0; i < 48; ++i) ids[size_t(i)] = positions[size_t(i)] = i;
+    ForwardContext ctx;
+    ctx.tape = &tape;
+    ctx.params = &p.model->params;
+    ctx.ids = tensor_from<int32_t>(cpu(), ids, {48});
+    ctx.positions = tensor_from<int32_t>(cpu(), positions, {48});
+    ctx.attention.offsets = tensor_from<int32_t>(cpu(), std::vector<int32_t>{0, 48}, {2});
+    p.model->decoder->forward(ctx);
+    texts[size_t(comm.rank())] = report.text();
+  });
+  EXPECT_EQ(texts[1].rfind("expert 6 of layers.2.mlp grouped_linear forward: ", 0), 0u) << texts[1];
+  EXPECT_EQ(texts[0].rfind("layers.2.mlp exchange_rows forward: ", 0), 0u) << "what came back: " << texts[0];
 }
 
 TEST(ExpertRanks, RandomWeightsThatRepeatAreThoseOfOneProcess) {
