@@ -231,10 +231,9 @@ TEST(Comm, AHandoutGivesEachNumberOnce) {
 
 TEST(Comm, RanksThatDisagreeAreNamed) {
   Strings errors = run_ranks(2, [&](Comm& comm) {
-    if (comm.rank() == 0)
-      comm.gather("x");
-    else
-      comm.broadcast("y", 1);
+    if (comm.rank() == 0) comm.gather("x");
+    comm.broadcast("y", 1);
+    comm.barrier();  // rank 1 is there until rank 0 has seen what it called
   });
   const std::string text = errors[0] + errors[1];
   EXPECT_NE(text.find("the ranks disagree about what comes next: rank "), std::string::npos) << text;
