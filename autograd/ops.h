@@ -149,14 +149,17 @@ struct HeadOptions {
   Dtype dtype = Dtype::kF32;
   /// One StepState: its loss_scale multiplies the gradient before the first cast to 16 bits. Undefined = scale 1.
   Tensor state;
-  /// Tokens per chunk of logits; memory is chunk * V * 4 bytes, half as much again for 16-bit gradients. 0: 256 on the
-  /// CPU, where they stay in the cache, 2048 elsewhere, where small products waste the device.
+  /// Tokens per chunk of logits; memory is chunk * V * 4 bytes, half as much again for 16-bit gradients. 0: as
+  /// head_chunk() says.
   int64_t chunk = 0;
 };
-/// Log-prob of targets[T] and entropy of softmax(hidden[T,C] . w[V,C]^T / temperature), in chunks of tokens: logits for
-/// all tokens never exist. Forward saves hidden and log-sum-exp; backward makes each logits chunk again. Under
-/// Match::kPeer logits are rounded to the head's type. The gradients handed to hidden and w carry the loss scale. But
-/// for Match::kPeer neither values nor gradients depend on `chunk`.
+/// The number of tokens that a chunk has by itself: 256 on the CPU, where they stay in the cache; elsewhere, where
+/// small products waste the device, as many as take 2.5 GiB of logits, from 2048 to 16384.
+int64_t head_chunk(const Backend& backend, int64_t vocab);
+/// Log-prob of targets[T] and entropy of softmax(hidden[T,C] . w[V,C]^T / temperature), in chunks of tokens. Forward
+/// saves hidden and log-sum-exp, and the logits where all tokens are one chunk; else backward makes each chunk again,
+/// and logits for all tokens never exist. Under Match::kPeer logits are rounded to the head's type. The gradients of
+/// hidden and w carry the loss scale. But for Match::kPeer neither values nor gradients depend on `chunk`.
 TokenLogprobs token_logprobs(Tape& tape, const Var& hidden, const Var& w, const Tensor& targets,
                              const HeadOptions& options);
 

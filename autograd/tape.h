@@ -166,6 +166,7 @@ class Tape {
   void when_played(std::function<void()> done);
 
   void set_observer(Observer observer) { observer_ = std::move(observer); }
+  const Observer& observer() const { return observer_; }
   /// Number of records waiting for backward.
   size_t records() const { return records_.size(); }
 

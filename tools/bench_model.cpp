@@ -31,7 +31,7 @@ void Bench::time_training(bool update) {
         ": got ", l);
   RandomStream random(1, 1);
   TrainBatch batch;
-  batch.offsets = {0};
+  batch.offsets = batch.response_offsets = {0};
   for (int64_t i = 0; i < s; ++i) {
     for (int64_t t = 0; t < l; ++t) {
       batch.scored.push_back(int32_t(batch.ids.size()));
@@ -40,8 +40,9 @@ void Bench::time_training(bool update) {
       batch.positions.push_back(int32_t(t));
     }
     batch.offsets.push_back(int32_t(batch.ids.size()));
+    batch.response_offsets.push_back(int32_t(batch.ids.size()));
   }
-  const DeviceBatch sent(exec_.backend(), batch);
+  const DeviceBatch sent(exec_.backend(), batch, ops::head_chunk(exec_.backend(), c.vocab_size));
   TrainConfig config;
   config.recompute = flags_.recompute;
   LogprobOptions options{.lm_head = dtype_, .residual = dtype_};
@@ -62,8 +63,10 @@ void Bench::time_training(bool update) {
     if (update && overlap) options.whole_from = [&](int unit) { optimizer->begin_sum(unit); };
     {
       Tape tape(exec_, true, config.recompute_tier());
-      const Var logprobs = batch_logprobs(tape, model(), sent, options, &grads).logprobs;
-      tape.backward(ops::affine(tape, ops::sum(tape, logprobs), -1.0 / double(s * l * comm_.size())));
+      batch_backward(tape, model(), sent, options, grads, {},
+                     [&](Tape& head, const HeadPiece&, const ops::TokenLogprobs& scored) {
+                       return ops::affine(head, ops::sum(head, scored.logprobs), -1.0 / double(s * l * comm_.size()));
+                     });
     }
     if (windows) windows->clear();
     if (!update) return;

@@ -41,16 +41,36 @@ std::vector<float> inverse_of_lengths(const std::vector<int32_t>& offsets) {
   return inverse;
 }
 
+/// Pieces without their tensors, whose values go to `offsets`.
+std::vector<HeadPiece> cut(const std::vector<int32_t>& response_offsets, int64_t piece_tokens,
+                           std::vector<std::vector<int32_t>>& offsets) {
+  std::vector<HeadPiece> pieces;
+  for (size_t s = 0; s + 1 < response_offsets.size(); ++s) {
+    const int64_t begin = response_offsets[s], end = response_offsets[s + 1];
+    if (pieces.empty() || (piece_tokens > 0 && end - pieces.back().first_token > piece_tokens)) {
+      pieces.push_back({int64_t(s), int64_t(s), begin, begin, {}});
+      offsets.push_back({0});
+    }
+    HeadPiece& piece = pieces.back();
+    piece.end_sequence = int64_t(s) + 1;
+    piece.end_token = end;
+    offsets.back().push_back(int32_t(end - piece.first_token));
+  }
+  return pieces;
+}
+
 }  // namespace
 
-DeviceBatch::DeviceBatch(Backend& backend, const TrainBatch& batch) : longest(batch.longest()) {
+DeviceBatch::DeviceBatch(Backend& backend, const TrainBatch& batch, int64_t piece_tokens) : longest(batch.longest()) {
+  std::vector<std::vector<int32_t>> piece_offsets;
+  pieces = cut(batch.response_offsets, piece_tokens, piece_offsets);
   Block<int32_t> integers;
   integers.add(ids, batch.ids);
   integers.add(positions, batch.positions);
   integers.add(offsets, batch.offsets);
   integers.add(scored, batch.scored);
   integers.add(targets, batch.targets);
-  integers.add(response_offsets, batch.response_offsets);
+  for (size_t i = 0; i < pieces.size(); ++i) integers.add(pieces[i].response_offsets, piece_offsets[i]);
   integers.send(backend);
 
   const std::vector<float> inverse = inverse_of_lengths(batch.response_offsets);
@@ -74,15 +94,21 @@ void DeviceBatch::add_token_keys(Backend& backend, const TrainBatch& batch) {
   token_keys = tensor_from<int32_t>(backend, keys, {int64_t(keys.size()) / 2, 2});
 }
 
-LossInputs DeviceBatch::loss_inputs() const {
+LossInputs DeviceBatch::loss_inputs(const HeadPiece& piece) const {
+  // What the batch does not have, such as the advantages of a warm start, a piece does not have either.
+  const auto part = [](const Tensor& all, int64_t begin, int64_t end) {
+    return all.defined() && all.numel() > 0 ? all.slice(begin, end) : all;
+  };
+  const auto tokens = [&](const Tensor& all) { return part(all, piece.first_token, piece.end_token); };
+  const auto sequences = [&](const Tensor& all) { return part(all, piece.first_sequence, piece.end_sequence); };
   LossInputs in;
-  in.old_logprobs = old_logprobs;
-  in.rollout_logprobs = rollout_logprobs;
-  in.reference_logprobs = reference_logprobs;
-  in.advantages = advantages;
-  in.mask = mask;
-  in.inverse_lengths = inverse_lengths;
-  in.response_offsets = response_offsets;
+  in.old_logprobs = tokens(old_logprobs);
+  in.rollout_logprobs = tokens(rollout_logprobs);
+  in.reference_logprobs = tokens(reference_logprobs);
+  in.advantages = sequences(advantages);
+  in.mask = sequences(mask);
+  in.inverse_lengths = sequences(inverse_lengths);
+  in.response_offsets = piece.response_offsets;
   return in;
 }
 

@@ -4,25 +4,34 @@
 // Shapes: T tokens, S sequences, N scored tokens (rl/types.h: TrainBatch).
 #pragma once
 
+#include <vector>
+
 #include "core/tensor.h"
 #include "rl/algorithm/loss.h"
 #include "rl/types.h"
 
 namespace mantissa {
 
+/// Sequences of a batch that go through the head and the loss together, and their scored tokens.
+struct HeadPiece {
+  int64_t first_sequence = 0, end_sequence = 0;
+  int64_t first_token = 0, end_token = 0;
+  Tensor response_offsets;  // [sequences + 1] int32, from 0
+};
+
 struct DeviceBatch {
-  /// Sends what `batch` holds: one copy of all integers, one of all floats.
-  DeviceBatch(Backend& backend, const TrainBatch& batch);
+  /// Sends what `batch` holds: one copy of all integers, one of all floats. A piece has at most `piece_tokens`, or one
+  /// sequence that has more; all are one piece where that is 0.
+  DeviceBatch(Backend& backend, const TrainBatch& batch, int64_t piece_tokens = 0);
 
   /// Fills token_keys from the batch that this was made of.
   void add_token_keys(Backend& backend, const TrainBatch& batch);
-  /// What a loss reads of it: everything but logprobs, entropy and the numbers of the mini-batch.
-  LossInputs loss_inputs() const;
+  /// What a loss reads of a piece: everything but logprobs, entropy and the numbers of the mini-batch.
+  LossInputs loss_inputs(const HeadPiece& piece) const;
 
   Tensor ids, positions;      // [T] int32
   Tensor offsets;             // [S+1] int32
   Tensor scored, targets;     // [N] int32
-  Tensor response_offsets;    // [S+1] int32
   Tensor rollout_logprobs;    // [N] fp32, as all that follow
   Tensor old_logprobs;        // [N]; undefined until scored (Trainer::fill_old_logprobs)
   Tensor reference_logprobs;  // [N]; undefined where no KL term asks for them
@@ -30,6 +39,7 @@ struct DeviceBatch {
   Tensor inverse_lengths;     // [S] 1 / number of scored tokens
   Tensor token_keys;          // [T,2] int32 prompt id and position, for dropout; undefined until asked for
   int64_t longest = 0;        // tokens of the longest sequence
+  std::vector<HeadPiece> pieces;
 };
 
 }  // namespace mantissa

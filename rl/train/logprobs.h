@@ -1,5 +1,5 @@
 // The log-prob routine of the training path: one packed micro-batch through the decoder to the log-probs and entropies
-// of its scored tokens. Training, the scoring of rollouts, and the programs `score` and `bench` all call this one.
+// of its scored tokens. Training, the scoring of rollouts, and the programs `score` and `bench` all take this path.
 #pragma once
 
 #include <functional>
@@ -30,5 +30,14 @@ ops::TokenLogprobs batch_logprobs(Tape& tape, const Model& model, const DeviceBa
 /// Takes part in batch_logprobs() of the ranks that share the model's experts, and, on a tape that records, in its
 /// backward, with no token of its own.
 void join_logprobs(Tape& tape, const Model& model, const LogprobOptions& options, const ParamBuffer* grads = nullptr);
+
+/// The loss of a piece of a batch, recorded on the tape that it is given: pieces' losses add up to the batch's.
+using PieceLoss = std::function<Var(Tape&, const HeadPiece&, const ops::TokenLogprobs&)>;
+
+/// Forward, loss and backward of a batch: the gradients of the sum of its pieces' losses are added to `grads`. `tape`
+/// is fresh. The decoder runs forward on all of it, then each piece goes forward and back through head and loss, then
+/// the decoder back: a piece's logits are still there when their gradient is made, and those of one piece at a time.
+void batch_backward(Tape& tape, const Model& model, const DeviceBatch& batch, const LogprobOptions& options,
+                    const ParamBuffer& grads, const Tensor& state, const PieceLoss& loss);
 
 }  // namespace mantissa

@@ -50,9 +50,11 @@ Trainer::Trainer(Exec& exec, Comm& comm, Model& model, Optimizer& optimizer, con
 
 /// The micro-batches on the device, sent by the first pass over them.
 std::vector<DeviceBatch>& Trainer::send(MiniBatch& mini) {
+  const int64_t chosen = options_.logprobs.head_chunk;
+  const int64_t chunk = chosen > 0 ? chosen : ops::head_chunk(exec_.backend(), model_.config.vocab_size);
   if (mini.device.empty())
     for (const TrainBatch& batch : mini.micro) {
-      mini.device.emplace_back(exec_.backend(), batch);
+      mini.device.emplace_back(exec_.backend(), batch, chunk);
       if (options_.dropout > 0) mini.device.back().add_token_keys(exec_.backend(), batch);
     }
   return mini.device;
@@ -127,25 +129,29 @@ void Trainer::fill_reference_logprobs(MiniBatch& mini) {
   fill(mini, true, &DeviceBatch::reference_logprobs, &TrainBatch::reference_logprobs);
 }
 
-LossOut Trainer::run_micro_batch(Tape& tape, const MiniBatch& mini, DeviceBatch& batch, const Loss& loss,
-                                 OldLogprobs old, const WholeFrom& whole_from) {
+std::vector<LossOut> Trainer::run_micro_batch(Tape& tape, const MiniBatch& mini, DeviceBatch& batch, const Loss& loss,
+                                              OldLogprobs old, const WholeFrom& whole_from) {
   LogprobOptions options = options_.logprobs;
   options.whole_from = whole_from;
   options.expert_offsets = &expert_offsets_;
   options.windows = windows_.get();
   if (options_.dropout > 0) options.dropout = {options_.dropout, batch.token_keys, dropout_key_};
-  const ops::TokenLogprobs scored =
-      batch_logprobs(tape, model_, batch, options, &model_.trained().grad, optimizer_.state());
-  if (old == OldLogprobs::kOwnForward) batch.old_logprobs = scored.logprobs.value();
-  LossInputs in = batch.loss_inputs();
-  in.logprobs = scored.logprobs;
-  in.entropy = scored.entropy;
-  in.sequences = double(mini.sequences);
-  in.tokens = double(mini.tokens);
-  in.forwarded = double(mini.forwarded);
-  LossOut out = loss(tape, in);
-  tape.backward(out.loss);
-  return out;
+  if (old == OldLogprobs::kOwnForward) batch.old_logprobs = exec_.empty(batch.targets.shape(), Dtype::kF32);
+  std::vector<LossOut> outs;
+  batch_backward(tape, model_, batch, options, model_.trained().grad, optimizer_.state(),
+                 [&](Tape& pass, const HeadPiece& piece, const ops::TokenLogprobs& scored) {
+                   LossInputs in = batch.loss_inputs(piece);
+                   in.logprobs = scored.logprobs;
+                   in.entropy = scored.entropy;
+                   in.sequences = double(mini.sequences);
+                   in.tokens = double(mini.tokens);
+                   in.forwarded = double(mini.forwarded);
+                   if (old == OldLogprobs::kOwnForward)
+                     exec_.backend().copy(in.old_logprobs.raw(), scored.logprobs.value().raw(),
+                                          in.old_logprobs.bytes());
+                   return outs.emplace_back(loss(pass, in)).loss;
+                 });
+  return outs;
 }
 
 UpdateReport Trainer::update(MiniBatch& mini, const Loss& loss, OldLogprobs old,
@@ -173,7 +179,8 @@ UpdateReport Trainer::update(MiniBatch& mini, const Loss& loss, OldLogprobs old,
   const Pass backward{.backward = true, .whole_from = options_.overlap ? sum : WholeFrom()};
   pass(mini, backward, [&](size_t i, const WholeFrom& whole_from) {
     Tape tape(exec_, true, options_.recompute);
-    outs.push_back(run_micro_batch(tape, mini, mini.device[i], loss, old, whole_from));
+    for (LossOut& out : run_micro_batch(tape, mini, mini.device[i], loss, old, whole_from))
+      outs.push_back(std::move(out));
     expert_offsets.push_back(std::move(expert_offsets_));
   });
   optimizer_.begin_sum(0);  // before anything else that ranks do together: one without a micro-batch begins here

@@ -1,9 +1,10 @@
 // Trainer: log-probs of packed batches by the training path, and optimizer steps. It knows no algorithm: the loss is a
 // function it is given. One update =
 //
-//   for each micro-batch of this rank: forward (tape on) -> log-probs -> loss -> backward (scaled; fp32 gradients add
-//   up; in the last one the ranks begin to sum each layer's when it is whole) -> optimizer: finite? unscale, clip,
-//   step : skip  ->  on a skip, replay to name the first non-finite tensor
+//   for each micro-batch of this rank: forward (tape on) -> some sequences at a time: log-probs -> loss -> back to the
+//   hidden states -> backward of the rest (scaled; fp32 gradients add up; in the last one the ranks begin to sum each
+//   layer's when it is whole) -> optimizer: finite? unscale, clip, step : skip  ->  on a skip, replay to name the
+//   first non-finite tensor
 #pragma once
 
 #include <functional>
@@ -41,7 +42,7 @@ enum class OldLogprobs { kScored, kOwnForward };
 
 class Trainer {
  public:
-  /// The loss of one micro-batch of a mini-batch: shares add up over micro-batches.
+  /// The loss of some sequences of a mini-batch: shares add up.
   using Loss = std::function<LossOut(Tape&, const LossInputs&)>;
 
   /// Of several ranks each has its own micro-batches of a mini-batch; gradients and reports are those of all.
@@ -82,8 +83,8 @@ class Trainer {
   void read_back(MiniBatch& batch, Tensor DeviceBatch::*on_device, std::vector<float> TrainBatch::*on_host);
   void fill(MiniBatch& batch, bool reference, Tensor DeviceBatch::*on_device, std::vector<float> TrainBatch::*on_host);
   /// Forward and backward.
-  LossOut run_micro_batch(Tape& tape, const MiniBatch& mini, DeviceBatch& batch, const Loss& loss, OldLogprobs old,
-                          const WholeFrom& whole_from = {});
+  std::vector<LossOut> run_micro_batch(Tape& tape, const MiniBatch& mini, DeviceBatch& batch, const Loss& loss,
+                                       OldLogprobs old, const WholeFrom& whole_from = {});
   std::string find_overflow(MiniBatch& batch, const Loss& loss, OldLogprobs old, double loss_scale);
 
   void sum_over_ranks(UpdateReport& report, LossStats& stats);

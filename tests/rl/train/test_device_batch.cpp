@@ -31,7 +31,6 @@ TEST(DeviceBatch, HoldsWhatTheHostHolds) {
   EXPECT_EQ(to_host<int32_t>(d.offsets), b.offsets);
   EXPECT_EQ(to_host<int32_t>(d.scored), b.scored);
   EXPECT_EQ(to_host<int32_t>(d.targets), b.targets);
-  EXPECT_EQ(to_host<int32_t>(d.response_offsets), b.response_offsets);
   EXPECT_EQ(to_host<float>(d.rollout_logprobs), b.rollout_logprobs);
   EXPECT_EQ(to_host<float>(d.advantages), b.advantages);
   EXPECT_EQ(to_host<float>(d.mask), b.loss_mask);
@@ -41,13 +40,35 @@ TEST(DeviceBatch, HoldsWhatTheHostHolds) {
 
 TEST(DeviceBatch, LeavesUndefinedWhatWasNotScored) {
   TrainBatch b = small_batch();
-  EXPECT_FALSE(DeviceBatch(cpu(), b).loss_inputs().old_logprobs.defined());
-  EXPECT_FALSE(DeviceBatch(cpu(), b).loss_inputs().reference_logprobs.defined());
+  const DeviceBatch none(cpu(), b);
+  EXPECT_FALSE(none.loss_inputs(none.pieces[0]).old_logprobs.defined());
+  EXPECT_FALSE(none.loss_inputs(none.pieces[0]).reference_logprobs.defined());
   b.old_logprobs = {-1, -2, -5};
-  const LossInputs in = DeviceBatch(cpu(), b).loss_inputs();
+  const DeviceBatch d(cpu(), b);
+  ASSERT_EQ(d.pieces.size(), 1u);
+  const LossInputs in = d.loss_inputs(d.pieces[0]);
   EXPECT_EQ(to_host<float>(in.old_logprobs), b.old_logprobs);
   EXPECT_EQ(to_host<float>(in.rollout_logprobs), b.rollout_logprobs);
   EXPECT_EQ(to_host<int32_t>(in.response_offsets), b.response_offsets);
+}
+
+TEST(DeviceBatch, IsCutBetweenSequences) {
+  TrainBatch b;
+  b.ids = b.positions = std::vector<int32_t>(20);
+  b.offsets = {0, 4, 8, 15, 17, 20};
+  b.response_offsets = {0, 2, 4, 9, 10, 12};
+  b.scored = b.targets = std::vector<int32_t>(12);
+  b.rollout_logprobs = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
+  b.advantages = b.loss_mask = {0, 1, 2, 3, 4};
+  const DeviceBatch d(cpu(), b, 4);  // 2 + 2, then 5 by itself, then 1 + 2
+  ASSERT_EQ(d.pieces.size(), 3u);
+  EXPECT_EQ(to_host<int32_t>(d.pieces[0].response_offsets), (std::vector<int32_t>{0, 2, 4}));
+  EXPECT_EQ(to_host<int32_t>(d.pieces[1].response_offsets), (std::vector<int32_t>{0, 5}));
+  EXPECT_EQ(to_host<int32_t>(d.pieces[2].response_offsets), (std::vector<int32_t>{0, 1, 3}));
+  const LossInputs last = d.loss_inputs(d.pieces[2]);
+  EXPECT_EQ(to_host<float>(last.rollout_logprobs), (std::vector<float>{9, 10, 11}));
+  EXPECT_EQ(to_host<float>(last.advantages), (std::vector<float>{3, 4}));
+  EXPECT_EQ(to_host<float>(last.inverse_lengths), (std::vector<float>{1, 0.5f}));
 }
 
 }  // namespace

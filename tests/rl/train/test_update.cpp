@@ -15,11 +15,11 @@ namespace {
 
 /// What trains: each one from the same weights.
 struct Learner {
-  explicit Learner(Dtype dtype = Dtype::kF32)
+  explicit Learner(Dtype dtype = Dtype::kF32, int64_t head_chunk = 0)
       : model(random_model(tiny_model(), cpu(), dtype, is_16bit(dtype), 17)),
         optimizer(exec, model->params, {.lr = 1e-3, .weight_decay = 0.1}, {}, 100),
         trainer(exec, single_comm(), *model, optimizer,
-                {.logprobs = {.lm_head = dtype, .residual = dtype}, .recompute = {}}) {}
+                {.logprobs = {.lm_head = dtype, .residual = dtype, .head_chunk = head_chunk}, .recompute = {}}) {}
 
   UpdateReport update(MiniBatch& mini, OldLogprobs old = OldLogprobs::kScored) {
     if (old == OldLogprobs::kScored) trainer.fill_old_logprobs(mini);
@@ -96,6 +96,28 @@ TEST_F(Update, IsTheSameWithoutSequencesThatHaveNoLoss) {
   only.tokens = only.forwarded;
   Learner third;
   EXPECT_FLOAT_EQ(float(got.stats.at("actor/entropy")), float(third.update(only).stats.at("actor/entropy")));
+}
+
+/// Sequences of 4 to 19 tokens go through the head together, one by one, and one by one in chunks of their own.
+TEST_F(Update, IsTheSameWhateverGoesThroughTheHeadTogether) {
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kF16}) {
+    Learner together(dtype, 1000);
+    MiniBatch all = mini_batch(Packed::kAll);
+    const UpdateReport want = together.update(all, OldLogprobs::kOwnForward);
+    for (const int64_t chunk : {19, 12, 3}) {
+      Learner learner(dtype, chunk);
+      MiniBatch mini = mini_batch(Packed::kAll);
+      const UpdateReport got = learner.update(mini, OldLogprobs::kOwnForward);
+      EXPECT_GT(mini.device[0].pieces.size(), all.device[0].pieces.size()) << chunk;
+      EXPECT_EQ(learner.grads(), together.grads()) << chunk;
+      EXPECT_EQ(learner.weights(), together.weights()) << chunk;
+      for (size_t i = 0; i < mini.micro.size(); ++i)
+        EXPECT_EQ(mini.micro[i].old_logprobs, all.micro[i].old_logprobs) << chunk;
+      EXPECT_NEAR(got.loss, want.loss, 1e-6) << chunk;
+      ASSERT_EQ(got.stats.size(), want.stats.size());
+      for (const auto& [name, value] : want.stats) EXPECT_NEAR(got.stats.at(name), value, 1e-5) << name;
+    }
+  }
 }
 
 TEST_F(Update, AMiniBatchWithoutLossStillTakesItsStep) {
