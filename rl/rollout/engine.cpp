@@ -1,6 +1,7 @@
 #include "rl/rollout/engine.h"
 
 #include <algorithm>
+#include <chrono>
 #include <optional>
 
 #include "rl/rollout/runner.h"
@@ -188,7 +189,11 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
       e.runner.join();
       continue;
     }
+    const auto start = std::chrono::steady_clock::now();
     e.runner.run(*plan);
+    if (e.drafts && e.runner.replayed())
+      e.drafts->learn_cost(int64_t(plan->rows.size()),
+                           std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     scheduler.accept(e.runner.tokens(), e.runner.logprobs());
     stats.finished = scheduler.finished();
     for (const Plan::Prefill& p : plan->prefills) stats.prefill_tokens += p.length;

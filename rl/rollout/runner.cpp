@@ -83,6 +83,7 @@ void Runner::forget_graphs() {
 void Runner::run(const Plan& plan) {
   tokens_.clear();
   logprobs_.clear();
+  replayed_ = false;
   if (plan.kind == Plan::Kind::kPrefill)
     prefill(plan);
   else
@@ -198,7 +199,7 @@ void Runner::decode(const Plan& plan) {
   if (!b.block.defined()) b.block = exec_.empty({kIntsPerRow * bucket}, Dtype::kI32);
   upload(b.block);
   std::unique_ptr<Graph>& graph = b.graphs[rule_];  // rollout and evaluation take turns, each with its own
-  if (graph) {
+  if (replayed_ = bool(graph); replayed_) {
     graph->replay();
   } else {
     const auto step = [&] { decode_step(b.block, bucket); };
@@ -232,18 +233,27 @@ void Runner::copy_pages(const Plan& plan) {
 }
 
 /// A row whose sequence stayed only sends the pages it gained. A page that a sequence owns is replaced at one moment,
-/// its first decode step after a prefill, when no row has sent it yet.
+/// its first decode step after a prefill, when no row has sent it yet. Many changes are sent as one piece, the rows of
+/// all: so it is in every step with guesses, which move rows.
 void Runner::update_table(const Plan& plan) {
+  constexpr int64_t kCopy = 32 << 10;  // bytes that are sent while another copy is begun
+  const auto sent = [&](size_t i) { return rows_[i].admission == plan.rows[i]->admission ? rows_[i].pages : 0; };
+  int64_t changed = 0;
+  for (size_t i = 0; i < plan.rows.size(); ++i) changed += sent(i) != int64_t(plan.rows[i]->pages.size());
+  const int64_t rows = int64_t(plan.rows.size()), width = table_.size(1);
+  const bool together = changed * kCopy > rows * width * int64_t(sizeof(int32_t));
+  if (together) host_.assign(size_t(rows * width), 0);
   for (size_t i = 0; i < plan.rows.size(); ++i) {
     const Sequence& s = *plan.rows[i];
-    Row& row = rows_[i];
-    if (row.admission != s.admission) row = {s.admission, 0};
-    const int64_t pages = int64_t(s.pages.size());
-    if (row.pages == pages) continue;
-    exec_.backend().copy_from_host(table_.data<int32_t>() + int64_t(i) * table_.size(1) + row.pages,
-                                   s.pages.data() + row.pages, size_t(pages - row.pages) * sizeof(int32_t));
-    row.pages = pages;
+    const int64_t pages = int64_t(s.pages.size()), from = sent(i);
+    if (together)
+      std::copy(s.pages.begin(), s.pages.end(), host_.begin() + std::ptrdiff_t(i) * width);
+    else if (from != pages)
+      exec_.backend().copy_from_host(table_.data<int32_t>() + int64_t(i) * width + from, s.pages.data() + from,
+                                     size_t(pages - from) * sizeof(int32_t));
+    rows_[i] = {s.admission, pages};
   }
+  if (together) upload(table_.slice(0, rows));
 }
 
 /// Draws a token per row of logits[N,V].

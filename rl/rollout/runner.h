@@ -39,6 +39,8 @@ class Runner {
   void run(const Plan& plan);
   std::span<const int32_t> tokens() const { return tokens_; }
   std::span<const float> logprobs() const { return logprobs_; }
+  /// The last run() was a decode step that had been recorded before: its time is that of others like it.
+  bool replayed() const { return replayed_; }
 
  private:
   struct Row {  // what the device's page table holds for a row
@@ -59,6 +61,7 @@ class Runner {
   const Model& model_;
   EnginePrecision precision_;
   int64_t max_batch_;
+  bool replayed_ = false;
   Tensor key_;  // of the random numbers
   SamplingRule rule_;
   KvCache cache_;

@@ -109,10 +109,12 @@ void Scheduler::plan_decode() {
       pool_.release(original);  // others hold it, so it keeps its content
     }
   }
-  const int64_t running = int64_t(running_.size());
-  const int64_t room = limits_.drafts ? std::min(limits_.max_batch, Drafts::kRows) / running - 1 : 0;
+  int64_t left = int64_t(running_.size()), room = limits_.drafts ? limits_.max_batch - left : 0;
+  const int64_t worth = room > 0 ? limits_.drafts->worth(left) : 0;
   for (Sequence* s : running_) {
-    if (room > 0) make_draft(*s, room);
+    if (worth > 0 && room > 0) make_draft(*s, std::min(worth, (room + left - 1) / left));
+    room -= int64_t(s->draft.size());
+    --left;
     for (int32_t ahead = 0; ahead <= int32_t(s->draft.size()); ++ahead) {
       plan_.rows.push_back(s);
       plan_.ahead.push_back(ahead);
@@ -191,9 +193,10 @@ bool Scheduler::take_rows(Sequence& s, std::span<const int32_t> tokens, std::spa
   }
   drafted_ += int64_t(draft.size());
   accepted_ += int64_t(accepted);
-  if (!draft.empty())
-    s.draft_length = accepted == draft.size() ? std::min(2 * s.draft_length, Drafts::kMost)
-                                              : std::max<int64_t>(1, int64_t(accepted));
+  if (draft.empty()) return finished;
+  if (!finished || accepted == draft.size()) limits_.drafts->learn(int64_t(draft.size()), int64_t(accepted));
+  s.draft_length =
+      accepted == draft.size() ? std::min(2 * s.draft_length, Drafts::kMost) : std::max<int64_t>(1, int64_t(accepted));
   return finished;
 }
 

@@ -15,8 +15,8 @@
 // prefilled again with prompt and generated tokens, which are never drawn again. The oldest sequence is never preempted
 // and fits alone (checked by the engine), so every step makes progress.
 //
-// With drafts (rl/rollout/drafts.h) a decode step has rows for tokens that are only guessed, while few sequences run.
-// They take pages that are free, and nobody is preempted for them.
+// With drafts (rl/rollout/drafts.h) a decode step has rows for tokens that are only guessed, where rows are free and
+// guesses pay. They take pages that are free, and nobody is preempted for them.
 #pragma once
 
 #include <deque>
@@ -78,7 +78,7 @@ struct Plan {
 class Scheduler {
  public:
   struct Limits {
-    int64_t max_batch = 1;  // running sequences
+    int64_t max_batch = 1;  // rows of a decode step: running sequences, and guessed tokens
     int64_t pages = 0;
     int64_t prefill_tokens = 0;  // of one pass (a longer prompt runs alone)
     /// After preemption compute generated tokens one by one as they first were, instead of in the prefill: for equal

@@ -1,0 +1,101 @@
+// What is guessed, and how much of it: on texts and times made up here.
+#include "rl/rollout/drafts.h"
+
+#include <gtest/gtest.h>
+
+#include "core/random.h"
+
+namespace mantissa {
+namespace {
+
+using Ids = std::vector<int32_t>;
+
+Prompt prompt_of(Ids ids) {
+  Prompt p;
+  p.ids = std::move(ids);
+  return p;
+}
+
+TEST(Drafts, GuessWhatFollowedTheLongestMatch) {
+  const Prompt prompt = prompt_of({1, 2, 3}), other = prompt_of({1, 2, 4});
+  Drafts drafts;
+  drafts.begin();
+  EXPECT_EQ(drafts.propose(prompt, Ids{7, 8}, 4), Ids());
+  drafts.add(prompt, Ids{7, 8, 9, 10, 11, 12});
+  drafts.add(prompt, Ids{5, 8, 9, 20, 21});
+  EXPECT_EQ(drafts.propose(prompt, {}, 2), (Ids{5, 8}));                  // behind the prompt: the latest
+  EXPECT_EQ(drafts.propose(prompt, Ids{7}, 9), (Ids{8, 9, 10, 11, 12}));  // to the end of that text
+  EXPECT_EQ(drafts.propose(prompt, Ids{7, 8, 9}, 2), (Ids{10, 11}));      // longer than the later one
+  EXPECT_EQ(drafts.propose(prompt, Ids{6, 8, 9}, 2), (Ids{20, 21}));      // as long: the latest
+  EXPECT_EQ(drafts.propose(prompt, Ids{6, 6, 9}, 2), Ids());              // one token is no match
+  EXPECT_EQ(drafts.propose(prompt, Ids{20, 21}, 2), Ids());               // nothing followed
+  EXPECT_EQ(drafts.propose(prompt, Ids{11, 12, 1, 2}, 2), (Ids{3, 5}));   // texts begin with the prompt
+  EXPECT_EQ(drafts.propose(other, Ids{7, 8}, 2), Ids());
+}
+
+// Against a search through all texts.
+TEST(Drafts, FindAmongManyTexts) {
+  RandomStream random(3, 1);
+  const Prompt prompt = prompt_of({1, 0, 2});
+  Drafts drafts;
+  std::vector<Ids> texts;
+  drafts.begin();
+  for (int t = 0; t < 12; ++t) {
+    Ids response;
+    for (int i = 0; i < 40; ++i) response.push_back(int32_t(random.below(5)));
+    drafts.add(prompt, response);
+    response.insert(response.begin(), prompt.ids.begin(), prompt.ids.end());
+    texts.push_back(response);
+    for (int ask = 0; ask < 20; ++ask) {
+      Ids asked;
+      for (int i = 0; i < 3; ++i) asked.push_back(int32_t(random.below(5)));
+      Ids last = prompt.ids;
+      last.insert(last.end(), asked.begin(), asked.end());
+      size_t longest = 1;
+      Ids want;
+      for (size_t i = texts.size(); i-- > 0;)
+        for (size_t end = texts[i].size() - 1; end > 0; --end) {
+          size_t equal = 0;
+          while (equal < std::min(end, last.size()) && texts[i][end - 1 - equal] == last[last.size() - 1 - equal])
+            ++equal;
+          if (equal > longest) longest = equal, want = Ids(texts[i].begin() + std::ptrdiff_t(end), texts[i].end());
+        }
+      const Ids got = drafts.propose(prompt, asked, 100);
+      // The search looks at the latest places only; where it finds one, what follows is what followed there.
+      if (longest <= 3 && got != want) {
+        EXPECT_FALSE(got.empty());
+        continue;
+      }
+      EXPECT_EQ(got, want) << "match of " << longest;
+    }
+  }
+}
+
+TEST(Drafts, GuessMoreWhereRowsAreCheapAndGuessesRight) {
+  Drafts drafts;
+  EXPECT_EQ(drafts.worth(64), 0);  // half of them right, a row as dear as its share: no gain
+  EXPECT_GT(drafts.worth(8), 1);
+  for (int i = 0; i < 2000; ++i) drafts.learn(16, 16);
+  EXPECT_EQ(drafts.worth(32), 16);
+  for (int i = 0; i < 8000; ++i) drafts.learn(4, 1);  // the first is right, the second never
+  EXPECT_EQ(drafts.worth(32), 1);
+  for (int i = 0; i < 200; ++i) drafts.learn_cost(64 + i, 1.0 * (64 + i));  // nothing is shared
+  EXPECT_EQ(drafts.worth(1), 0);
+}
+
+TEST(StepCost, FindsHowManyRowsCostWhatAllShare) {
+  StepCost cost;
+  RandomStream random(1, 1);
+  for (int i = 0; i < 10; ++i) cost.add(64, 1.3e-3);
+  EXPECT_EQ(cost.shared_rows(), StepCost::kUnmeasured);
+  for (int i = 0; i < 1000; ++i) {
+    const int64_t rows = 1 + random.below(512);
+    cost.add(rows, (1.2e-3 + 2e-6 * double(rows)) * (1 + 0.02 * random.normal()));
+  }
+  EXPECT_NEAR(cost.shared_rows(), 600, 40);
+  for (int i = 0; i < 5000; ++i) cost.add(1 + i % 500, 1e-3);  // what was seen long ago is forgotten
+  EXPECT_EQ(cost.shared_rows(), StepCost::kMost);
+}
+
+}  // namespace
+}  // namespace mantissa
