@@ -1,5 +1,7 @@
 #include "nn/decoder.h"
 
+#include <algorithm>
+
 #include "autograd/support.h"
 #include "nn/moe.h"
 #include "nn/rope.h"
@@ -133,6 +135,19 @@ void Decoder::join_experts(ForwardContext ctx) const {
   tape.backward(std::span(&end, 1), std::span(&none, 1));
 }
 
+int64_t Decoder::most_in_use(const ParamLayout& layout) const {
+  int64_t most = 0;
+  for (int step = 0; step <= last_step(); ++step) {
+    std::vector<int> used = units_of(step);
+    if (step < last_step())
+      used.insert(used.end(), params_.units[size_t(step) + 1].begin(), params_.units[size_t(step) + 1].end());
+    int64_t all = 0;
+    for (const int unit : used) all += layout.size(unit);
+    most = std::max(most, all);
+  }
+  return most;
+}
+
 Var Decoder::forward(const ForwardContext& ctx) const {
   Tape& tape = *ctx.tape;
   const bool joins = ctx.ids.numel() == 0;
@@ -243,7 +258,7 @@ Var Decoder::attention(const ForwardContext& ctx, int index, const Var& projecte
 
 Tensor Decoder::logits(const ForwardContext& ctx, const Tensor& hidden, Dtype dtype) const {
   Exec& exec = ctx.tape->exec();
-  const Tensor& weight = ctx.weights()[params_.head];
+  const Tensor& weight = ctx.windows ? ctx.windows->weight(params_.head) : ctx.weights()[params_.head];
   // Widening operands changes no product and no sum: only a narrower or another 16-bit type needs the operands rounded.
   const bool widens = dtype == Dtype::kF32 && hidden.dtype() == weight.dtype();
   const Dtype operands = widens ? weight.dtype() : dtype;

@@ -109,6 +109,8 @@ class Decoder {
   /// Uses `windows` as forward() and logprobs() do, and, with `backward`, as the tape's backward does: for a process
   /// that has no micro-batch where others have one.
   void join(ParamWindows& windows, bool backward) const;
+  /// Most elements of weights that windows of `layout` hold at once in a forward pass.
+  int64_t most_in_use(const ParamLayout& layout) const;
 
   const DecoderParams& params() const { return params_; }
 

@@ -31,16 +31,19 @@ void ParamWindows::Units::give_back(int unit) {
   window.owner = nullptr;
 }
 
-ParamWindows::ParamWindows(Exec& exec, Comm& comm, const ParamSet& params)
-    : exec_(exec), comm_(comm), params_(params), gathered_(size_t(params.layout.units()), 0) {
-  weights_.make(params.layout, exec.backend(), params.compute.dtype());
-  if (params.reduced.defined()) gradients_.make(params.layout, exec.backend(), params.reduced.dtype());
+ParamWindows::ParamWindows(Exec& exec, Comm& comm, const ParamSet& params, bool rollout)
+    : exec_(exec),
+      comm_(comm),
+      params_(params),
+      parts_(rollout ? params.for_rollout() : params.compute),
+      gathered_(size_t(params.layout.units()), 0) {
+  weights_.make(params.layout, exec.backend(), parts_.dtype());
+  if (params.reduced.defined() && !rollout) gradients_.make(params.layout, exec.backend(), params.reduced.dtype());
 }
 
 void ParamWindows::gather(int unit) {
   weights_.take(unit);
-  gathered_[size_t(unit)] =
-      comm_.all_gather(exec_, weights_.flat[size_t(unit)], params_.compute.unit(unit), Order::kOverlapped);
+  gathered_[size_t(unit)] = comm_.all_gather(exec_, weights_.flat[size_t(unit)], parts_.unit(unit), Order::kOverlapped);
 }
 
 /// What is on its way must have come before its place is given to others.

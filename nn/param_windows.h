@@ -23,8 +23,9 @@ namespace mantissa {
 
 class ParamWindows {
  public:
-  /// Of `params`, whose compute copy is in parts; gradients where params.reduced is there.
-  ParamWindows(Exec& exec, Comm& comm, const ParamSet& params);
+  /// Of `params`, whose compute copy is in parts; gradients where params.reduced is there. `rollout`: of the weights
+  /// that rollouts read, without gradients.
+  ParamWindows(Exec& exec, Comm& comm, const ParamSet& params, bool rollout = false);
   ParamWindows(const ParamWindows&) = delete;
   ParamWindows& operator=(const ParamWindows&) = delete;
 
@@ -61,6 +62,7 @@ class ParamWindows {
   Exec& exec_;
   Comm& comm_;
   const ParamSet& params_;
+  const ParamBuffer& parts_;  // of the weights
   Units weights_, gradients_;
   std::vector<Comm::Ticket> gathered_;  // by unit
   int reducing_ = -1;                   // the unit that is on its way to params.reduced

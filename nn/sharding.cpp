@@ -39,15 +39,27 @@ Comm::Ticket gather_unit(Exec& exec, Comm& comm, const ParamSet& params, const P
       .all_gather(exec, copy.unit(unit), copy.part(params.layout, unit, params.shard), Order::kOverlapped);
 }
 
+namespace {
+
+void cast_master(Exec& exec, const ParamSet& params, const ParamBuffer& copy, int unit) {
+  Tensor part = copy.part(params.layout, unit, params.shard);
+  MANTISSA_RUN(exec, cast, part, staged(exec, params, params.master.unit(unit)));
+}
+
+}  // namespace
+
+void cast_masters(Exec& exec, const ParamSet& params, const ParamBuffer& copy) {
+  for (int unit = 0; unit < params.layout.units(); ++unit) cast_master(exec, params, copy, unit);
+}
+
 void gather_weights(Exec& exec, Comm& comm, const ParamSet& params, const ParamBuffer& whole) {
   const bool same = whole.dtype() == params.compute.dtype();
   Comm::Ticket last = 0;
   for (int unit = 0; unit < params.layout.units(); ++unit) {
-    Tensor part = whole.part(params.layout, unit, params.shard);
-    if (same)
+    if (const Tensor part = whole.part(params.layout, unit, params.shard); same)
       exec.backend().copy(part.raw(), params.compute.unit(unit).raw(), part.bytes());
     else
-      MANTISSA_RUN(exec, cast, part, staged(exec, params, params.master.unit(unit)));
+      cast_master(exec, params, whole, unit);
     last = std::max(last, gather_unit(exec, comm, params, whole, unit));
   }
   comm.wait(exec, last);

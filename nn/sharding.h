@@ -34,6 +34,8 @@ class GradientSum {
 /// `copy`, in which each process has written its own part of `unit`, becomes the same on all there, if it is a whole
 /// buffer; later work on the exec's stream has it after comm.wait of the highest ticket.
 Comm::Ticket gather_unit(Exec& exec, Comm& comm, const ParamSet& params, const ParamBuffer& copy, int unit);
+/// This process's parts of `copy`, which is whole or of parts, = its masters, rounded once.
+void cast_masters(Exec& exec, const ParamSet& params, const ParamBuffer& copy);
 /// `whole` = the weights that training computes with: those of a set in parts put together, or, where the type is
 /// another, its masters rounded once and put together.
 void gather_weights(Exec& exec, Comm& comm, const ParamSet& params, const ParamBuffer& whole);

@@ -38,6 +38,10 @@ void DistributedConfig::fields(Fields& f) {
       "shard", shard, {"optimizer", "parameters"},
       not_decisive("of what each rank keeps its part: masters and moments; or with them weights and gradients, which "
                    "are whole layer by layer while they are worked on"));
+  f.choice(
+      "gather", gather, {"auto", "whole", "unit"},
+      not_decisive("with shard: parameters, the weights that a rollout reads: put together for its time, or layer by "
+                   "layer in each of its steps, which is slow; auto: whole where they fit beside a KV cache"));
   f.field("experts", experts,
           not_decisive("ranks that share out the experts of a mixture, so that each holds some of them for all: a "
                        "divisor of the ranks and of the number of experts; 1: every rank holds all"),

@@ -36,6 +36,7 @@ struct ModelSection {
 struct DistributedConfig {
   std::string gpus = "1";           // processes started on this machine, one a GPU; or auto
   std::string shard = "optimizer";  // optimizer, parameters: what each rank keeps a part of
+  std::string gather = "auto";      // auto, whole, unit: weights in parts, in a rollout
   int64_t experts = 1;              // ranks that share out a model's experts
   bool overlap = true;              // gradients are summed over ranks beside backward
   std::string offload = "none";     // none, optimizer: masters and moments in host memory

@@ -16,7 +16,8 @@
 
 namespace mantissa {
 
-/// Samples `n` responses to the prompt of each group that falls to this rank. The other groups stay without.
+/// Samples `n` responses to the prompt of each group that falls to this rank. The other groups stay without. All ranks
+/// call it, those without a group too: the engine may need them (Engine::gather_by_unit).
 /// Where a sample's bits depend on those beside it, a fixed rule says which: every size()-th, beginning with the rank's
 /// number. With an exact engine a rank takes the next group when it has room: as many samples at once as come to each
 /// rank (and fit its batch), so that long answers of one rank leave the groups that are not begun to the others.

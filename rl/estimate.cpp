@@ -184,9 +184,11 @@ MemoryEstimate Rehearsed::measure() {
   size_t listed = 0;
   for (const MemoryPart& part : e.held) listed += part.bytes;
   e.held.push_back({"tables and padding", held - std::min(held, listed)});
-  if (sampling_ > 0)
-    e.rollout.push_back(
-        {in_parts ? "all weights, KV cache, activations; no gradients" : "activations, logits, workspaces", sampling_});
+  if (sampling_ > 0 || run_.gathers_by_unit)  // in the place of gradients a rollout may need nothing more
+    e.rollout.push_back({!in_parts               ? "activations, logits, workspaces"
+                         : *run_.gathers_by_unit ? "weights of two layers, KV cache, activations; no gradients"
+                                                 : "all weights, KV cache, activations; no gradients",
+                         sampling_});
 
   const int64_t chunk = run_.config.train.head_chunk;
   const size_t without = update(mini, 1), scratch = run_.exec.scratch() ? run_.exec.scratch()->bytes : 0;

@@ -11,7 +11,8 @@ namespace mantissa {
 ///
 /// Without an adapter weights are those of training. Where each rank keeps a part of them (distributed.shard:
 /// parameters) all ranks, which come here together, put them together for this while, in the place of gradients and of
-/// their parts; at its end the engine gives its memory back too. Throws where they do not fit, with what they need.
+/// their parts, or let the engine do so unit by unit in each pass, as distributed.gather says; at its end the engine
+/// gives its memory back too. Throws where they are to be whole and do not fit, with what they need.
 class RolloutWeights {
  public:
   explicit RolloutWeights(Run& run);
@@ -21,7 +22,11 @@ class RolloutWeights {
 
  private:
   void gather();
+  bool chooses_units(size_t bytes) const;
+  void gather_whole(Dtype dtype, size_t bytes);
+  void gather_by_unit(Dtype dtype);
   void give_back();
+  size_t free_memory() const;
   Run& run_;
   bool in_place_ = false;
 };

@@ -75,11 +75,12 @@ class Run {
   std::optional<Engine> engine;
   CheckpointWriter checkpoints;
   IdleTime idle;
-  Match match = Match::kFast;  // precision.match as it is for this model and device
-  int64_t step = 0;            // completed training steps
-  int64_t policy_version = 0;  // optimizer steps that changed the weights
-  int64_t saved_step = -1;     // step of the last checkpoint in the output directory
-  int64_t failed_rewards = 0;  // rollouts in a row on which every grade failed
+  std::optional<bool> gathers_by_unit;  // distributed.gather as the first rollout has it
+  Match match = Match::kFast;           // precision.match as it is for this model and device
+  int64_t step = 0;                     // completed training steps
+  int64_t policy_version = 0;           // optimizer steps that changed the weights
+  int64_t saved_step = -1;              // step of the last checkpoint in the output directory
+  int64_t failed_rewards = 0;           // rollouts in a row on which every grade failed
 
  private:
   void check_same_config() const;

@@ -41,6 +41,7 @@ struct Engine::Impl {
   double memory_fraction;
   EnginePrecision precision;
   Runner runner;
+  Comm* in_step = nullptr;  // the ranks whose passes are also this one's
   std::optional<Drafts> drafts;
   EngineStats stats;
   int64_t kv_cache_limit = 0;
@@ -89,7 +90,8 @@ int64_t Engine::Impl::make_pool(std::span<const Request> requests, const Generat
   if (cache_tokens == 0) {
     const MemoryInfo memory = exec.backend().memory();
     const int64_t held = runner.pages() * runner.page_bytes();
-    const int64_t free = std::max<int64_t>(0, int64_t(memory.capacity) - int64_t(memory.in_use) + held);
+    const int64_t taken = int64_t(memory.in_use) + runner.window_bytes() - held;
+    const int64_t free = std::max<int64_t>(0, int64_t(memory.capacity) - taken);
     int64_t limit = kv_cache_limit;
     found = str("the limit that the first rollout set is ", kv_cache_limit * kAttentionTile);
     if (kv_cache_limit == 0 || kv_cache_limit > free / runner.page_bytes()) {
@@ -136,8 +138,22 @@ void Engine::set_kv_cache_limit(int64_t pages) {
   impl_->kv_cache_limit = pages;
 }
 
+void Engine::gather_by_unit(Comm& comm) {
+  impl_->runner.gather_by_unit(comm);
+  impl_->in_step = &comm;
+}
+
+bool Engine::gathers_by_unit() const {
+  return impl_->in_step != nullptr;
+}
+
 void Engine::release_memory() {
   impl_->runner.release();
+  impl_->in_step = nullptr;
+}
+
+int64_t Engine::cache_bytes() const {
+  return impl_->cache_tokens / kAttentionTile * impl_->runner.page_bytes();
 }
 
 std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> requests,
@@ -180,7 +196,7 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
   take();
   e.runner.begin(options.keys,
                  {.temperature = sampling.temperature, .top_p = float(sampling.top_p), .top_k = int(sampling.top_k)});
-  Comm& ranks = e.model.decoder->expert_ranks();
+  Comm& ranks = e.in_step ? *e.in_step : e.model.decoder->expert_ranks();
   const auto somebody = [&](bool has_work) { return ranks.reduce({double(has_work)}, Reduce::kMax)[0] > 0; };
   const Plan* plan = &scheduler.next();
   for (; somebody(plan->kind != Plan::Kind::kDone); take(), plan = &scheduler.next()) {

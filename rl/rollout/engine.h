@@ -64,8 +64,8 @@ class Engine {
   Engine(const Model& model, const RolloutConfig& config, const EnginePrecision& precision, bool deterministic = true);
   ~Engine();
 
-  /// Ranks that share the model's experts (nn/moe.h) all call this, one without requests too: they take their steps
-  /// together, and those that are done join until all are.
+  /// Ranks that share the model's experts (nn/moe.h), or gather its weights together, all call this, one without
+  /// requests too: they take their steps together, and those that are done join until all are.
   /// completions[i][j] answers requests[i], sample j; `text` is there where options.stop has a tokenizer. On the CPU
   /// results do not depend on batch composition, order, preemption or max_batch; elsewhere (where a product's bits
   /// depend on its number of rows) they repeat for the same requests, options, max_batch and kv_cache_limit(). Errors
@@ -80,8 +80,14 @@ class Engine {
   /// (EngineStats::lost_pages). A resumed run sets what its checkpoint says.
   int64_t kv_cache_limit() const;
   void set_kv_cache_limit(int64_t pages);
+  /// Of weights in parts: until release_memory() generate() puts them together unit by unit in each of its passes,
+  /// with all ranks of `comm`. Decode steps are not recorded meanwhile.
+  void gather_by_unit(Comm& comm);
+  bool gathers_by_unit() const;
   /// Gives the memory of the cache back, and forgets what was recorded; the next generate() takes it again.
   void release_memory();
+  /// Bytes of a cache of rollout.cache_tokens; 0 where that is automatic.
+  int64_t cache_bytes() const;
 
  private:
   struct Impl;

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <utility>
+
+#include "core/rehearsal.h"
 
 namespace mantissa {
 namespace {
@@ -61,9 +64,21 @@ void Runner::reserve(int64_t pages, int64_t max_pages) {
 
 void Runner::release() {
   forget_graphs();
+  if (windows_) windows_->clear();
+  windows_ = nullptr;
   cache_.layers.clear();
   table_ = {};
   pages_ = 0;
+}
+
+void Runner::gather_by_unit(Comm& comm) {
+  forget_graphs();
+  windows_ = std::make_unique<ParamWindows>(exec_, comm, model_.params, true);
+}
+
+int64_t Runner::window_bytes() const {
+  if (!windows_) return 0;
+  return model_.decoder->most_in_use(model_.params.layout) * int64_t(size_of(model_.params.for_rollout().dtype()));
 }
 
 void Runner::begin(SampleKeys keys, SamplingRule rule) {
@@ -77,7 +92,10 @@ void Runner::begin(SampleKeys keys, SamplingRule rule) {
 
 /// Graphs hold addresses.
 void Runner::forget_graphs() {
-  for (auto& [rows, bucket] : buckets_) bucket.graphs.clear();
+  for (auto& [rows, bucket] : buckets_) {
+    bucket.graphs.clear();
+    bucket.rehearsed = false;
+  }
 }
 
 void Runner::run(const Plan& plan) {
@@ -91,6 +109,7 @@ void Runner::run(const Plan& plan) {
 }
 
 void Runner::join() {
+  if (windows_) return model_.decoder->join(*windows_, false);
   Tape tape(exec_, false);
   model_.decoder->join_experts(context(tape));
 }
@@ -105,6 +124,7 @@ ForwardContext Runner::context(Tape& tape) {
   ForwardContext ctx;
   ctx.tape = &tape;
   ctx.params = &model_.params;
+  ctx.windows = windows_.get();
   ctx.adapter = model_.adapter.get();
   ctx.rollout = true;
   ctx.residual = precision_.residual;
@@ -199,12 +219,13 @@ void Runner::decode(const Plan& plan) {
   if (!b.block.defined()) b.block = exec_.empty({kIntsPerRow * bucket}, Dtype::kI32);
   upload(b.block);
   std::unique_ptr<Graph>& graph = b.graphs[rule_];  // rollout and evaluation take turns, each with its own
+  const bool records = !windows_ && !model_.decoder->shares_experts();  // a graph holds no collectives
   if (replayed_ = bool(graph); replayed_) {
     graph->replay();
-  } else {
+  } else if (records || !std::exchange(b.rehearsed, is_rehearsal(exec_.backend()))) {
     const auto step = [&] { decode_step(b.block, bucket); };
     step();
-    if (!model_.decoder->shares_experts()) graph = exec_.backend().capture(exec_, step);
+    if (records) graph = exec_.backend().capture(exec_, step);
   }
   fetch(bucket, rows);
 }

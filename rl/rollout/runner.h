@@ -29,11 +29,16 @@ class Runner {
   /// Memory for `pages` pages, and for `max_pages` of them per sequence. Growing loses the keys and values that the
   /// cache holds.
   void reserve(int64_t pages, int64_t max_pages);
-  /// Gives that memory back, and forgets what reads it or the weights.
+  /// Gives that memory back, and forgets what reads it or the weights, and gather_by_unit.
   void release();
+  /// Of weights in parts: from here on each pass gathers them unit by unit, every rank of `comm` making as many passes
+  /// as the others.
+  void gather_by_unit(Comm& comm);
+  /// Bytes that a pass takes for them.
+  int64_t window_bytes() const;
   /// A new schedule: nothing is known about the rows. Samples are drawn with these keys and this rule.
   void begin(SampleKeys keys, SamplingRule rule);
-  /// Takes part, without a row, in a run() of the other ranks that share the model's experts.
+  /// Takes part, without a row, in a run() of the other ranks that share the model's experts or gather with this one.
   void join();
   /// Computes a plan (not kDone). tokens() and logprobs() then hold one entry per row of it.
   void run(const Plan& plan);
@@ -59,6 +64,7 @@ class Runner {
 
   Exec& exec_;
   const Model& model_;
+  std::unique_ptr<ParamWindows> windows_;  // null: weights are whole
   EnginePrecision precision_;
   int64_t max_batch_;
   bool replayed_ = false;
@@ -71,6 +77,7 @@ class Runner {
   struct Bucket {
     Tensor block;  // of B rows: ids, positions, slots, lengths [B], counters [B,3]
     std::map<SamplingRule, std::unique_ptr<Graph>> graphs;  // of decode_step, on cache_ and table_
+    bool rehearsed = false;                                 // on this cache: one step tells what all take
   };
   void forget_graphs();
   std::shared_ptr<const Adapter> adapter_;  // that the graphs read, held so that no other takes its place in memory

@@ -139,6 +139,21 @@ TEST_F(CudaRanks, ExpertsSharedOutGiveARolloutTheBitsOfOneGpu) {
   EXPECT_EQ(metric("two", "exact/differing_tokens", 3), 0);
 }
 
+TEST_F(CudaRanks, RolloutsGatherWeightsByUnitToTheSameBits) {
+  for (const char* gather : {"whole", "unit"}) {
+    const Result r =
+        run_on_gpus("trainer", trainer(gather, 2,
+                                       {"train.steps=2", "precision.match=exact", "exact.check=all",
+                                        "distributed.shard=parameters", str("distributed.gather=", gather)}));
+    ASSERT_EQ(r.code, 0) << r.err;
+  }
+  EXPECT_EQ(metric("unit", "rollout/digest", 0), metric("whole", "rollout/digest", 0));
+  for (const size_t step : {0, 1}) {
+    EXPECT_GT(metric("unit", "exact/checked_tokens", step), 0);
+    EXPECT_EQ(metric("unit", "exact/differing_tokens", step), 0);
+  }
+}
+
 TEST_F(CudaRanks, MoreThanThereAreIsAnErrorThatCounts) {
   const Result r = run_on_gpus("bench", {"comm", "--gpus", "99", "--device", "cuda"});
   EXPECT_EQ(r.code, 1);

@@ -41,6 +41,7 @@ class ShardParameters : public RunTest {
       mantissa::Run run(config(name, overrides), {.resume = fs::exists(dir_ / name) ? "auto" : ""}, comm);
       EXPECT_EQ(run.model->params.in_parts(), ranks > 1 && run.config.distributed.shard == "parameters");
       mantissa::train(run, [&] { return run.step == until; });
+      EXPECT_EQ(run.gathers_by_unit.value_or(false), run.config.distributed.gather == "unit");
       EXPECT_FALSE(run.model->params.in_parts() && run.model->params.rollout.defined())
           << "gathered for rollouts alone";
     };
@@ -122,6 +123,31 @@ TEST_F(ShardParameters, WithOneMicroBatchARankTheBitsAreThoseOfWholeWeights) {
   }
 }
 
+TEST_F(ShardParameters, RolloutsGatherWeightsByUnitToTheSameBits) {
+  const std::string data = (fs::path(MANTISSA_SOURCE_DIR) / "builtin/arithmetic/sanity.jsonl").string();
+  for (const Strings& kind :
+       {with(kExact, {"rollout.draft=history", "train.epochs=2"}),
+        Strings{"precision.match=fast", "precision.train=bf16", "precision.rollout=fp16"},
+        Strings{"precision.match=peer", "rollout.cache_tokens=512", "distributed.offload=optimizer"},
+        with(kExact, {"model.path=builtin:arithmetic_moe", "precision.rollout=fp32", "precision.train=fp32"})})
+    for (const int ranks : {2, 3}) {
+      SCOPED_TRACE(str(kind[0], ' ', kind[1], ", ranks: ", ranks));
+      // Of two problems to evaluate the third rank has none; groups of different lengths end at different steps.
+      const Strings common = with(
+          kind, {"distributed.shard=parameters", "eval.every=1", "eval.n=2", "eval.limit=2", "eval.files=" + data});
+      for (const char* gather : {"whole", "unit"})
+        train(gather, ranks, with(common, {str("distributed.gather=", gather)}));
+      const std::vector<json> whole = metrics("whole"), unit = metrics("unit");
+      ASSERT_EQ(unit.size(), 2u);
+      for (size_t i = 0; i < 2; ++i)
+        for (const char* key : {"rollout/digest", "actor/grad_norm", "actor/pg_loss", "critic/score/mean"})
+          EXPECT_EQ(unit[i][key], whole[i][key]) << key;
+      EXPECT_EQ(read_file(master("unit")), read_file(master("whole")));
+      fs::remove_all(dir_ / "whole");
+      fs::remove_all(dir_ / "unit");
+    }
+}
+
 TEST_F(ShardParameters, CheckpointsInTheBackgroundHaveTheSameBits) {
   const Strings common = with(kExact, {"checkpoint.every=1", "train.steps=3", "distributed.offload=optimizer"});
   for (const char* shard : {"optimizer", "parameters"}) {
@@ -172,9 +198,46 @@ TEST_F(ShardParameters, WhatCannotBeIsRefusedByName) {
   size_t held = 0;
   for (const MemoryPart& part : fits.held)
     if (part.name.ends_with("fp16") || part.name.ends_with("fp32")) held += part.bytes;
-  const std::string message = message_of([&] { estimate_memory(small, {.ranks = 8, .capacity = held}); });
-  EXPECT_NE(message.find("distributed.shard: parameters: a rollout needs the weights of all ranks"), std::string::npos)
+  const RunConfig whole =
+      config("run", {"run.device=cuda", "distributed.shard=parameters", "distributed.gather=whole"});
+  const std::string message = message_of([&] { estimate_memory(whole, {.ranks = 8, .capacity = held}); });
+  EXPECT_NE(message.find("distributed.gather: whole: a rollout needs the weights of all ranks"), std::string::npos)
       << message;
+}
+
+TEST_F(ShardParameters, RolloutsGatherByUnitWhereWholeWeightsDoNotFit) {
+  // Many layers, so that two are little beside all, and all much beside workspaces.
+  const fs::path builtin = fs::path(MANTISSA_SOURCE_DIR) / "builtin/arithmetic";
+  json shape = json::parse(read_file(builtin / "config.json"));
+  for (const auto& [key, value] :
+       {std::pair("num_hidden_layers", 40), {"hidden_size", 512}, {"intermediate_size", 2048}})
+    shape[key] = value;
+  write_file(dir_ / "config.json", shape.dump());
+  fs::copy(builtin / "tokenizer.json", dir_ / "tokenizer.json");
+  const auto estimate = [&](const char* gather, int64_t cache, size_t capacity) {
+    const RunConfig c = config("run", {"run.device=cuda", "distributed.shard=parameters",
+                                       "model.path=random:" + (dir_ / "config.json").string(),
+                                       str("distributed.gather=", gather), str("rollout.cache_tokens=", cache)});
+    return estimate_memory(c, {.ranks = 8, .capacity = capacity});
+  };
+  const std::string by_unit = "weights of two layers, KV cache, activations; no gradients";
+  const MemoryEstimate whole = estimate("auto", 64, 80'000'000'000), unit = estimate("unit", 64, 80'000'000'000);
+  EXPECT_EQ(whole.rollout.at(0).name, "all weights, KV cache, activations; no gradients");
+  EXPECT_EQ(unit.rollout.at(0).name, by_unit);
+  EXPECT_LT(unit.rollout[0].bytes, whole.rollout[0].bytes);
+  EXPECT_NE(unit.text().find(by_unit), std::string::npos);
+
+  size_t parts = 0, others = 0;  // held when a rollout begins
+  for (const MemoryPart& part : whole.held)
+    if (part.name == "weights, fp16")
+      parts = part.bytes;
+    else if (part.name != "gradients, fp32" && part.name != "recorded graphs")
+      others += part.bytes;
+  const size_t fits = others + parts + 8 * parts;  // with nothing for a cache
+  for (const int64_t cache : {0, 64}) {
+    EXPECT_EQ(estimate("auto", cache, fits - 4 * parts).rollout.at(0).name, by_unit);
+    EXPECT_NE(estimate("auto", cache, 2 * fits).rollout.at(0).name, by_unit);
+  }
 }
 
 TEST_F(ShardParameters, TheEstimateCountsParts) {
