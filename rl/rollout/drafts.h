@@ -26,10 +26,10 @@ namespace mantissa {
 class StepCost {
  public:
   void add(int64_t rows, double seconds);
-  /// kUnmeasured until steps of different sizes have been timed; at most kMost.
+  /// kUnmeasured, which is about what a CPU has, until steps of different sizes have been timed; at most kMost.
   double shared_rows() const;
 
-  static constexpr double kUnmeasured = 64, kMost = 4096;
+  static constexpr double kUnmeasured = 16, kMost = 4096;
 
  private:
   double steps_ = 0, rows_ = 0, seconds_ = 0, rows_rows_ = 0, rows_seconds_ = 0;  // sums, the older the less they count
@@ -70,7 +70,7 @@ class Drafts {
   int64_t rollouts_ = 0, tokens_ = 0;
   StepCost cost_;
   struct Guesses {
-    double made = 8, right = 4;  // the older the less they count; at first half of them are taken to be right
+    double made = 8, right = 6;  // the older the less they count; at first most of them are taken to be right
   };
   std::array<Guesses, size_t(kMost)> guesses_;  // by place in the draft, of those behind none that was wrong
 };
