@@ -62,6 +62,9 @@ if part runs; then
   train all "$ranks" train.steps=4 || fail "run on $ranks ($(tail -1 "$out/all.log"))"
   train all_to_one "$ranks" train.steps=2 && train all_to_one 1 train.steps=4 --resume auto || fail "resume on one"
   train one_to_all 1 train.steps=2 && train one_to_all "$ranks" train.steps=4 --resume auto || fail "resume on $ranks"
+  note "a run whose rollouts gather weights layer by layer, with states in host memory"
+  train by_unit "$ranks" train.steps=2 distributed.shard=parameters distributed.gather=unit distributed.offload=optimizer ||
+    fail "run that gathers by unit ($(tail -1 "$out/by_unit.log"))"
   note "a run over sockets alone, as between machines"
   NCCL_P2P_DISABLE=1 NCCL_SHM_DISABLE=1 NCCL_IB_DISABLE=1 train sockets "$ranks" train.steps=2 ||
     fail "run over sockets ($(tail -1 "$out/sockets.log"))"
@@ -92,7 +95,7 @@ half = len(updates) // 2  # the same models on one rank, then on all
 for model, one, more in zip(["1.5B shape", "SmolLM2"], updates[:half], updates[half:]):
     print(f"update, {model}: {ranks} ranks {more / one:.3f} x one")
 runs = {n: [json.loads(l) for l in (out / n / "metrics.jsonl").open()]
-        for n in ("one", "all", "all_to_one", "one_to_all", "sockets") if (out / n / "metrics.jsonl").exists()}
+        for n in ("one", "all", "all_to_one", "one_to_all", "by_unit", "sockets") if (out / n / "metrics.jsonl").exists()}
 keys = ["critic/score/mean", "actor/pg_loss", "actor/grad_norm", "timing_s/gen", "timing_s/update_actor", "timing_s/step",
         "perf/idle_fraction"]
 print("\n" + f"{'run':12} step " + " ".join(f"{k.split('/', 1)[1][:14]:>14}" for k in keys))
