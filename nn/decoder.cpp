@@ -118,18 +118,11 @@ void Decoder::leave(const ForwardContext& ctx, int step) const {
     ctx.tape->when_played([this, windows = ctx.windows, step] { begin_backward(*windows, step); });
 }
 
-void Decoder::join(ParamWindows& windows, bool backward) const {
-  for (int step = 0; step <= last_step(); ++step) begin(windows, step);
-  for (int step = last_step(); step >= 0 && backward; --step) {
-    begin_backward(windows, step);
-    reduce(windows, step);
-  }
-}
-
-void Decoder::join_experts(ForwardContext ctx) const {
+void Decoder::join(ForwardContext ctx) const {
   Tape& tape = *ctx.tape;
   ctx.ids = tape.exec().empty({0}, Dtype::kI32);
   const Var end = forward(ctx);
+  leave(ctx, last_step());
   if (!tape.recording()) return;
   const Tensor none = tape.exec().empty(end.shape(), end.dtype());
   tape.backward(std::span(&end, 1), std::span(&none, 1));

@@ -89,7 +89,7 @@ class Decoder {
   Decoder(const ModelConfig& config, ParamLayout& layout, Backend& backend, Shard shard = {});
 
   const ModelConfig& config() const { return config_; }
-  /// Final hidden states [T,C] after the last norm, in the weights' type; of no tokens (T = 0, join_experts) [0,C] in
+  /// Final hidden states [T,C] after the last norm, in the weights' type; of no tokens (T = 0, join) [0,C] in
   /// the weights' type. With ctx.windows they go to logprobs() next.
   Var forward(const ForwardContext& ctx) const;
   /// fp32 logits[N,V] of hidden rows (no gradient): the rollout's head. Operands are rounded to `dtype`
@@ -103,12 +103,10 @@ class Decoder {
   void share_experts(Comm& row) { expert_ranks_ = &row; }
   bool shares_experts() const { return expert_ranks_->size() > 1; }
   Comm& expert_ranks() const { return *expert_ranks_; }
-  /// Takes part, without a row, in a forward pass of the other ranks that share the experts, and, on a tape that
-  /// records, in its backward; ctx needs no inputs.
-  void join_experts(ForwardContext ctx) const;
-  /// Uses `windows` as forward() and logprobs() do, and, with `backward`, as the tape's backward does: for a process
-  /// that has no micro-batch where others have one.
-  void join(ParamWindows& windows, bool backward) const;
+  /// Takes part, without a token, in a forward pass of other ranks and, on a tape that records, in its backward: for a
+  /// rank that has no micro-batch, or nothing left to sample, where weights in parts or shared experts make others need
+  /// it. ctx needs no inputs.
+  void join(ForwardContext ctx) const;
   /// Most elements of weights that windows of `layout` hold at once in a forward pass.
   int64_t most_in_use(const ParamLayout& layout) const;
 

@@ -11,7 +11,7 @@
 // A row's way through its experts does not depend on what travels beside it wherever a product's bits do not (the CPU;
 // Match::kExact), so N does not change a log-prob there. How many rows a rank sends to each is read on the host, once a
 // layer: such a pass cannot be part of a graph. All N ranks make as many passes, forward and backward; one that has no
-// row joins with none (Decoder::join_experts).
+// row joins with none (Decoder::join).
 #pragma once
 
 #include "autograd/ops.h"

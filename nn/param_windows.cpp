@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/kernels.h"
+#include "nn/sharding.h"
 
 namespace mantissa {
 
@@ -43,7 +44,8 @@ ParamWindows::ParamWindows(Exec& exec, Comm& comm, const ParamSet& params, bool 
 
 void ParamWindows::gather(int unit) {
   weights_.take(unit);
-  gathered_[size_t(unit)] = comm_.all_gather(exec_, weights_.flat[size_t(unit)], parts_.unit(unit), Order::kOverlapped);
+  gathered_[size_t(unit)] = comm_of(comm_, params_, unit)
+                                .all_gather(exec_, weights_.flat[size_t(unit)], parts_.unit(unit), Order::kOverlapped);
 }
 
 /// What is on its way must have come before its place is given to others.
@@ -72,20 +74,22 @@ void ParamWindows::open(int unit) {
 
 void ParamWindows::reduce(int unit) {
   add_reduced();
-  const Tensor& all = gradients_.flat[size_t(unit)];
-  const int64_t size = all.numel() / comm_.size();
   reducing_ = unit;
-  reduction_ =
-      comm_.reduce_scatter(exec_, all.slice(comm_.rank() * size, (comm_.rank() + 1) * size), all, Order::kOverlapped);
+  reduction_ = comm_of(comm_, params_, unit)
+                   .reduce_scatter(exec_, own_gradients(unit), gradients_.flat[size_t(unit)], Order::kOverlapped);
+}
+
+Tensor ParamWindows::own_gradients(int unit) const {
+  const ParamLayout::Extent part = params_.layout.part(unit, params_.shard);
+  const int64_t begin = params_.layout.extent(unit).begin;
+  return gradients_.flat[size_t(unit)].slice(part.begin - begin, part.end - begin);
 }
 
 void ParamWindows::add_reduced() {
   if (reducing_ < 0) return;
   comm_.wait(exec_, reduction_);
-  const Tensor& all = gradients_.flat[size_t(reducing_)];
-  const int64_t size = all.numel() / comm_.size();
   Tensor sum = params_.reduced.unit(reducing_);
-  MANTISSA_RUN(exec_, binary, sum, sum, all.slice(comm_.rank() * size, (comm_.rank() + 1) * size), Binary::kAdd);
+  MANTISSA_RUN(exec_, binary, sum, sum, own_gradients(reducing_), Binary::kAdd);
   gradients_.give_back(reducing_);
   reducing_ = -1;
 }

@@ -58,6 +58,7 @@ class ParamWindows {
   void gather(int unit);
   void release(int unit);
   void add_reduced();
+  Tensor own_gradients(int unit) const;
 
   Exec& exec_;
   Comm& comm_;

@@ -7,14 +7,9 @@
 
 namespace mantissa {
 
-namespace {
-
-/// The processes that have a unit.
 Comm& comm_of(Comm& all, const ParamSet& params, int unit) {
   return params.layout.of_experts(unit) && params.shard.experts > 1 ? all.column() : all;
 }
-
-}  // namespace
 
 void GradientSum::begin(int unit) {
   if (params_.shard.whole() || params_.in_parts()) return;

@@ -11,6 +11,9 @@
 
 namespace mantissa {
 
+/// The processes that have a unit and share its parts, this one among them.
+Comm& comm_of(Comm& all, const ParamSet& params, int unit);
+
 /// params.reduced = this process's parts of the sum of all processes' params.grad, in fp32. They may lie within grad,
 /// whose other parts then mean nothing.
 class GradientSum {

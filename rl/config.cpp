@@ -118,10 +118,6 @@ void RunConfig::validate() const {
   check(is_device_name(run.device), "run.device: must be auto, cpu, cuda or cuda:N, got \"", run.device, '"');
   check(distributed.gpus == "auto" || is_number(distributed.gpus),
         "distributed.gpus: must be auto or a number of at least 1, got \"", distributed.gpus, '"');
-  check(distributed.experts == 1 || distributed.shard == "optimizer",
-        "distributed.experts: must be 1 under distributed.shard: parameters (under optimizer a rank holds its experts, "
-        "and of all other weights all), got ",
-        distributed.experts);
   validate_lora(*this);
   precision.validate();
   reward.validate();

@@ -109,9 +109,8 @@ void Runner::run(const Plan& plan) {
 }
 
 void Runner::join() {
-  if (windows_) return model_.decoder->join(*windows_, false);
   Tape tape(exec_, false);
-  model_.decoder->join_experts(context(tape));
+  model_.decoder->join(context(tape));
 }
 
 /// Sends host_ to `block`.

@@ -66,7 +66,7 @@ void batch_backward(Tape& tape, const Model& model, const DeviceBatch& batch, co
 }
 
 void join_logprobs(Tape& tape, const Model& model, const LogprobOptions& options, const ParamBuffer* grads) {
-  model.decoder->join_experts(context_of(tape, model, options, grads));
+  model.decoder->join(context_of(tape, model, options, grads));
 }
 
 }  // namespace mantissa

@@ -27,8 +27,8 @@ struct LogprobOptions {
 ops::TokenLogprobs batch_logprobs(Tape& tape, const Model& model, const DeviceBatch& batch,
                                   const LogprobOptions& options, const ParamBuffer* grads = nullptr,
                                   const Tensor& state = {});
-/// Takes part in batch_logprobs() of the ranks that share the model's experts, and, on a tape that records, in its
-/// backward, with no token of its own.
+/// Takes part in batch_logprobs() of other ranks and, on a tape that records, in its backward, with no token of its own
+/// (Decoder::join).
 void join_logprobs(Tape& tape, const Model& model, const LogprobOptions& options, const ParamBuffer* grads = nullptr);
 
 /// The loss of a piece of a batch, recorded on the tape that it is given: pieces' losses add up to the batch's.

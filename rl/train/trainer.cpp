@@ -65,23 +65,19 @@ std::vector<DeviceBatch>& Trainer::send(MiniBatch& mini) {
 /// last is given back.
 void Trainer::pass(MiniBatch& mini, const Pass& how, const std::function<void(size_t, const WholeFrom&)>& micro_batch) {
   const size_t own = send(mini).size(), rounds = together() ? size_t(mini.rounds) : own;
-  const bool experts = model_.decoder->shares_experts();
-  ParamWindows* const windows = this->windows(how.reference);
+  LogprobOptions options = options_.logprobs;
+  options.reference = how.reference;
+  options.windows = windows(how.reference);
   for (size_t i = 0; i < rounds; ++i) {
-    const WholeFrom whole_from = i + 1 == (experts ? rounds : own) ? how.whole_from : WholeFrom();
+    options.whole_from = i + 1 == rounds ? how.whole_from : WholeFrom();
     if (i < own) {
-      micro_batch(i, whole_from);
-    } else if (experts) {
-      Tape tape(exec_, how.backward, options_.recompute);
-      LogprobOptions options = options_.logprobs;
-      options.reference = how.reference;
-      options.whole_from = whole_from;
-      mantissa::join_logprobs(tape, model_, options, how.backward ? &model_.trained().grad : nullptr);
-    } else {
-      model_.decoder->join(*windows, how.backward);
+      micro_batch(i, options.whole_from);
+      continue;
     }
+    Tape tape(exec_, how.backward, options_.recompute);
+    mantissa::join_logprobs(tape, model_, options, how.backward ? &model_.trained().grad : nullptr);
   }
-  if (windows) windows->clear();
+  if (options.windows) options.windows->clear();
 }
 
 void Trainer::fill(MiniBatch& mini, bool reference, Tensor DeviceBatch::*on_device,
@@ -115,13 +111,12 @@ Tensor Trainer::logprobs(MiniBatch& mini, size_t micro) {
 }
 
 void Trainer::join_logprobs() {
-  if (model_.decoder->shares_experts()) {
-    Tape tape(exec_, false);
-    mantissa::join_logprobs(tape, model_, options_.logprobs);
-  }
-  if (!windows_) return;
-  model_.decoder->join(*windows_, false);
-  windows_->clear();
+  if (!together()) return;
+  LogprobOptions options = options_.logprobs;
+  options.windows = windows_.get();
+  Tape tape(exec_, false);
+  mantissa::join_logprobs(tape, model_, options);
+  if (windows_) windows_->clear();
 }
 
 void Trainer::fill_reference_logprobs(MiniBatch& mini) {

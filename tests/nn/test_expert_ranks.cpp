@@ -39,8 +39,8 @@ TEST(ExpertRanks, TrainAsOneProcess) {
   for (const bool tied : {false, true})
     for (const Dtype compute : {Dtype::kF32, Dtype::kF16})
       for (const int sequences : {6, 5, 1}) {  // as many for each, more for some, none for some
-        const auto run = [&](Comm& comm, bool overlap) {
-          ShardedProcess p(comm, compute, small_mixture(tied));
+        const auto run = [&](Comm& comm, bool overlap, Sharding sharding = Sharding::kOptimizer) {
+          ShardedProcess p(comm, compute, small_mixture(tied), 3, Placement::kDevice, sharding);
           p.sequences = sequences;
           p.overlap = overlap;
           Outcome out = train(p, comm);
@@ -51,12 +51,18 @@ TEST(ExpertRanks, TrainAsOneProcess) {
         EXPECT_GT(one.losses.front(), sequences / 6.0 * 3.0);
         for (const Layout& layout : kLayouts) {
           SCOPED_TRACE(str(name_of(layout), ", ", name_of(compute), tied ? ", tied, " : ", ", sequences, " sequences"));
-          Outcome some, beside;
+          Outcome some, beside, parts;
           on_rows(layout, [&](Comm& comm) {
-            Outcome mine = run(comm, false), mine_beside = run(comm, true);
-            if (comm.main()) some = std::move(mine), beside = std::move(mine_beside);
+            Outcome mine = run(comm, false), mine_beside = run(comm, true),
+                    in_parts = run(comm, false, Sharding::kParameters);
+            if (comm.main()) some = std::move(mine), beside = std::move(mine_beside), parts = std::move(in_parts);
           });
           EXPECT_EQ(beside.master, some.master) << "sums beside backward have the same bits";
+          if (sequences <= layout.ranks) {  // one micro-batch each
+            EXPECT_EQ(parts.master, some.master) << "and so have weights in parts";
+          }
+          EXPECT_LT(largest_difference(parts.gradient, one.gradient), 64 * 1e-6);
+          EXPECT_EQ(parts.compute.size(), one.compute.size());
           for (size_t i = 0; i < one.losses.size(); ++i) {
             EXPECT_NEAR(some.losses[i], one.losses[i], compute == Dtype::kF32 ? 1e-6 : 1e-4);
             EXPECT_NEAR(some.norms[i], one.norms[i], compute == Dtype::kF32 ? 1e-6 : 1e-4);
@@ -73,20 +79,22 @@ TEST(ExpertRanks, TrainAsOneProcess) {
 }
 
 TEST(ExpertRanks, EveryTierOfRecomputationHasTheSameBits) {
-  std::vector<Outcome> tiers;
-  for (const Recompute tier : {Recompute::kNone, Recompute::kElementwise, Recompute::kMlp, Recompute::kFull})
-    on_rows({4, 2}, [&](Comm& comm) {
-      ShardedProcess p(comm, Dtype::kF16, small_mixture(true));
-      p.sequences = 5;
-      p.overlap = true;
-      p.recompute = tier;
-      Outcome mine = train(p, comm);
-      if (comm.main()) tiers.push_back(std::move(mine));
-    });
-  for (const Outcome& tier : tiers) {
-    EXPECT_EQ(tier.losses, tiers[0].losses);
-    EXPECT_EQ(tier.gradient, tiers[0].gradient);
-    EXPECT_EQ(tier.master, tiers[0].master);
+  for (const Sharding sharding : {Sharding::kOptimizer, Sharding::kParameters}) {
+    std::vector<Outcome> tiers;
+    for (const Recompute tier : {Recompute::kNone, Recompute::kElementwise, Recompute::kMlp, Recompute::kFull})
+      on_rows({4, 2}, [&](Comm& comm) {
+        ShardedProcess p(comm, Dtype::kF16, small_mixture(true), 3, Placement::kDevice, sharding);
+        p.sequences = 5;
+        p.overlap = true;
+        p.recompute = tier;
+        Outcome mine = train(p, comm);
+        if (comm.main()) tiers.push_back(std::move(mine));
+      });
+    for (const Outcome& tier : tiers) {
+      EXPECT_EQ(tier.losses, tiers[0].losses);
+      EXPECT_EQ(tier.gradient, tiers[0].gradient);
+      EXPECT_EQ(tier.master, tiers[0].master);
+    }
   }
 }
 
@@ -149,7 +157,7 @@ Scored score(Comm& comm, Dtype dtype) {
     ctx.grads = backward ? &set.grad : nullptr;
     ctx.residual = backward ? Dtype::kF64 : Dtype::kF32;
     if (s >= kSequences) {
-      model->decoder->join_experts(ctx);
+      model->decoder->join(ctx);
       continue;
     }
     RandomStream random(8, uint64_t(s));

@@ -166,7 +166,15 @@ TEST(ParamWindows, HoldTwoUnitsAndTheirGradients) {
       comm.barrier();
       if (comm.main()) cpu().reset_peak();
       comm.barrier();
-      model->decoder->join(windows, true);
+      {
+        Tape tape(exec, true);
+        ForwardContext ctx;
+        ctx.tape = &tape;
+        ctx.params = &set;
+        ctx.windows = &windows;
+        ctx.grads = &set.grad;
+        model->decoder->join(ctx);
+      }
       windows.clear();
       comm.barrier();
       const size_t most = cpu().memory().peak - held, bound = size_t(comm.size()) * size_t(2 * largest) * (2 + 4);

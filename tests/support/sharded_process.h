@@ -74,16 +74,14 @@ class ShardedProcess {
     optimizer->zero_grad();
     double loss = 0;
     const int ranks = comm_.size(), rounds = (sequences + ranks - 1) / ranks;
-    const bool experts = model->decoder->shares_experts();
+    const bool together = windows || model->decoder->shares_experts();
     for (int round = 0; round < rounds; ++round) {
       const int s = comm_.rank() + round * ranks;
-      const bool last = overlap && (experts ? round + 1 == rounds : s + ranks >= sequences);
+      const bool last = overlap && (together ? round + 1 == rounds : s + ranks >= sequences);
       if (s < sequences)
         loss += sequence(step, s, last);
-      else if (experts)
+      else if (together)
         join(last);
-      else if (windows)
-        model->decoder->join(*windows, true);
     }
     if (windows) windows->clear();
     if (overlap) optimizer->begin_sum(0);
@@ -130,7 +128,7 @@ class ShardedProcess {
   }
   void join(bool last) {
     Tape tape(exec, true, recompute);
-    model->decoder->join_experts(context(tape, last));
+    model->decoder->join(context(tape, last));
   }
   double sequence(uint64_t step, int number, bool last) {
     RandomStream random(step, uint64_t(number));
