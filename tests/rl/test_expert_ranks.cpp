@@ -168,6 +168,8 @@ TEST_F(ExpertRuns, WeightsInPartsBeside) {
                          "distributed.shard=parameters", "distributed.offload=optimizer", "train.recompute=full"};
   train("types", 4, with(shared(2), types));
   EXPECT_EQ(lines("types").size(), 2u);
+  train("by_unit", 4, with(shared(2), {"distributed.shard=parameters", "distributed.gather=unit"}));
+  expect_same("one", "by_unit");
 }
 
 TEST_F(ExpertRuns, AnAdapterOnAttention) {
