@@ -22,6 +22,22 @@ class ExactHere {
   const Match match_;
 };
 
+void check_exchange(const RouteExchange& other, const Shape& routes, int64_t count) {
+  if (other.chosen.defined()) {
+    check_shape("route", "chosen", other.chosen, routes);
+    check_type("route", "chosen", other.chosen, Dtype::kI32);
+  }
+  if (other.given.defined()) {
+    check_shape("route", "given", other.given, routes);
+    check_type("route", "given", other.given, Dtype::kU8);
+    check(count <= kNotGiven, "[route] given experts are bytes, for at most ", kNotGiven, " experts: got ", count);
+  }
+  if (other.same.defined()) check_index("route", "same", other.same, routes[0]);
+  check(!other.replay || !other.chosen.defined(), "[route] a forward that replays routes chooses none to record");
+  check(other.given.defined() || (!other.replay && !other.same.defined()),
+        "[route] replay and comparison need given experts: got none");
+}
+
 void check_routes(const char* op, const Routes& routes) {
   check_rank(op, "routes.rows", routes.rows, 2);
   check_index(op, "routes.tokens", routes.tokens, routes.rows.numel());
@@ -29,7 +45,7 @@ void check_routes(const char* op, const Routes& routes) {
 
 }  // namespace
 
-Routing route(Tape& tape, const Var& x, const Var& w, int64_t slots, bool normalise) {
+Routing route(Tape& tape, const Var& x, const Var& w, int64_t slots, bool normalise, const RouteExchange& other) {
   check_rank("route", "x", x.value(), 2);
   check_rank("route", "w", w.value(), 2);
   check_shape("route", "w", w.value(), {w.value().size(0), x.value().size(1)});
@@ -37,11 +53,13 @@ Routing route(Tape& tape, const Var& x, const Var& w, int64_t slots, bool normal
   const int64_t count = w.value().size(0), rows = x.value().size(0);
   check(slots >= 1 && slots <= count, "[route] a row goes to 1 to ", count, " experts: got ", slots);
   check(rows * slots <= INT32_MAX, "[route] at most 2^31 - 1 grouped rows: got ", rows * slots);
+  check_exchange(other, {rows, slots}, count);
   Exec& exec = tape.exec();
   const Dtype wide = accumulator_of(x.dtype());
   Tensor logits = exec.empty({rows, count}, wide), weights = exec.empty({rows, slots}, wide);
-  Routes routes{exec.empty({rows, slots}, Dtype::kI32), exec.empty({count + 1}, Dtype::kI32),
-                exec.empty({rows * slots}, Dtype::kI32), exec.empty({rows, slots}, Dtype::kI32)};
+  Routes routes{other.chosen.defined() ? other.chosen : exec.empty({rows, slots}, Dtype::kI32),
+                exec.empty({count + 1}, Dtype::kI32), exec.empty({rows * slots}, Dtype::kI32),
+                exec.empty({rows, slots}, Dtype::kI32)};
   if (rows == 0) {
     exec.backend().zero(routes.offsets.raw(), routes.offsets.bytes());
     return {tape.constant("route", std::move(weights)), std::move(routes)};
@@ -51,6 +69,13 @@ Routing route(Tape& tape, const Var& x, const Var& w, int64_t slots, bool normal
     MANTISSA_RUN(exec, matmul, logits, x.value(), w.value(), Trans::kNT, false);
   }
   MANTISSA_RUN(exec, route, weights, routes.experts, logits, normalise);
+  if (other.same.defined()) {
+    Tensor same = other.same;
+    MANTISSA_RUN(exec, same_routes, same, routes.experts, other.given);
+  }
+  if (other.replay) {
+    MANTISSA_RUN(exec, route_given, weights, routes.experts, logits, other.given, normalise);
+  }
   MANTISSA_RUN(exec, group_rows, routes.offsets, routes.tokens, routes.rows, routes.experts);
   if (!tape.needs_grad({&x, &w})) return {tape.constant("route", std::move(weights)), std::move(routes)};
 

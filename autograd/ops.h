@@ -74,10 +74,18 @@ struct Routing {
   Var weights;  // [T,K] fp32 (fp64 when x is)
   Routes routes;
 };
+/// What routes have to do with those of another forward of the same tokens. Undefined: nothing.
+struct RouteExchange {
+  Tensor chosen = {};   // [T,K] int32: receives the experts that the logits choose
+  Tensor given = {};    // [T,K] uint8: those that another forward chose, of at most kNotGiven experts
+  bool replay = false;  // rows go to the given experts, unless they begin with kNotGiven
+  Tensor same = {};     // [T] int32: receives 1 where the logits choose the given ones, in any order, else 0
+};
 /// Logits x[T,C] . w[E,C]^T in fp32, never rounded; softmax; the `slots` largest, of equal logits the lower index;
 /// their weights divided by their sum when `normalise`. Saves x, w and the logits; gradients are made in fp32. Of no
-/// rows nothing is computed.
-Routing route(Tape& tape, const Var& x, const Var& w, int64_t slots, bool normalise);
+/// rows nothing is computed. Under replay the given experts take the place of the largest, in their order: weights and
+/// gradients are as if the logits had chosen them.
+Routing route(Tape& tape, const Var& x, const Var& w, int64_t slots, bool normalise, const RouteExchange& other = {});
 /// The rows of each expert, together: x[T,C] -> [R,C]. The gradient adds a row's slots in their order in fp32 and is
 /// rounded once. Recipe at kElementwise.
 Var group_rows(Tape& tape, const Var& x, const Routes& routes);

@@ -14,6 +14,8 @@ std::string_view name_of(Dtype d) {
       return "fp64";
     case Dtype::kI32:
       return "int32";
+    case Dtype::kU8:
+      return "uint8";
   }
   return "?";
 }

@@ -13,7 +13,7 @@
 
 namespace mantissa {
 
-enum class Dtype : uint8_t { kF32, kF16, kBF16, kF64, kI32 };
+enum class Dtype : uint8_t { kF32, kF16, kBF16, kF64, kI32, kU8 };
 
 struct Half {
   uint16_t bits;
@@ -107,6 +107,8 @@ constexpr Dtype dtype_of() {
     return Dtype::kBF16;
   else if constexpr (std::is_same_v<T, double>)
     return Dtype::kF64;
+  else if constexpr (std::is_same_v<T, uint8_t>)
+    return Dtype::kU8;
   else {
     static_assert(std::is_same_v<T, int32_t>, "no Dtype for this C++ type");
     return Dtype::kI32;
@@ -125,12 +127,14 @@ constexpr size_t size_of(Dtype d) {
       return 8;
     case Dtype::kI32:
       return 4;
+    case Dtype::kU8:
+      return 1;
   }
   return 0;
 }
 
 constexpr bool is_floating(Dtype d) {
-  return d != Dtype::kI32;
+  return d != Dtype::kI32 && d != Dtype::kU8;
 }
 constexpr bool is_16bit(Dtype d) {
   return d == Dtype::kF16 || d == Dtype::kBF16;

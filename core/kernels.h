@@ -115,9 +115,12 @@ struct AdamWRule {
   float beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f, weight_decay = 0.0f;
 };
 
+/// In place of an expert's number, where routes are bytes: not known. So they serve for at most as many experts.
+inline constexpr int kNotGiven = 255;
+
 struct Kernels {
   // ---- elementwise --------------------------------------------------------------------------------------------------
-  void (*fill)(Exec&, Tensor& out, double value);  // out = round(value), in any type
+  void (*fill)(Exec&, Tensor& out, double value);  // out = round(value), in any type but uint8
   /// out = round(in); any pair of floating types.
   void (*cast)(Exec&, Tensor& out, const Tensor& in);
   /// out = a op b, same shapes; out, a and b may differ in type (fp32 residual + fp16 branch). out may alias a or b.
@@ -217,6 +220,13 @@ struct Kernels {
   /// -p sum_i w_i dw_i.
   void (*route_bwd)(Exec&, Tensor& dlogits, const Tensor& dweights, const Tensor& logits, const Tensor& weights,
                     const Tensor& experts, bool normalise);
+  /// Experts that were chosen elsewhere: given[T,K] uint8, distinct in a row, each below E. Replaces what `route` left:
+  /// experts = given, weights as there, with the same bits where it had chosen the same in the same order. A row that
+  /// begins with kNotGiven stays as it is.
+  void (*route_given)(Exec&, Tensor& weights, Tensor& experts, const Tensor& logits, const Tensor& given,
+                      bool normalise);
+  /// same[T] int32: 1 where a row of experts[T,K] has the experts of given[T,K] (uint8), in any order, else 0.
+  void (*same_routes)(Exec&, Tensor& same, const Tensor& experts, const Tensor& given);
   /// offsets[E+1]; tokens[R]: the row that a grouped row is a copy of; rows[T,K]: the grouped row of each slot.
   void (*group_rows)(Exec&, Tensor& offsets, Tensor& tokens, Tensor& rows, const Tensor& experts);
   /// One matmul an expert: a's (kTN: a's and b's) grouped rows with the expert's own N of the weight's E N rows.

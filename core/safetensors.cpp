@@ -54,6 +54,8 @@ std::string_view format_name(Dtype d) {
       return "F64";
     case Dtype::kI32:
       return "I32";
+    case Dtype::kU8:
+      return "U8";
   }
   return "";
 }

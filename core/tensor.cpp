@@ -58,10 +58,12 @@ template Tensor tensor_from<double>(Backend&, std::span<const double>, Shape);
 template Tensor tensor_from<Half>(Backend&, std::span<const Half>, Shape);
 template Tensor tensor_from<BFloat16>(Backend&, std::span<const BFloat16>, Shape);
 template Tensor tensor_from<int32_t>(Backend&, std::span<const int32_t>, Shape);
+template Tensor tensor_from<uint8_t>(Backend&, std::span<const uint8_t>, Shape);
 template std::vector<float> to_host<float>(const Tensor&);
 template std::vector<double> to_host<double>(const Tensor&);
 template std::vector<Half> to_host<Half>(const Tensor&);
 template std::vector<BFloat16> to_host<BFloat16>(const Tensor&);
 template std::vector<int32_t> to_host<int32_t>(const Tensor&);
+template std::vector<uint8_t> to_host<uint8_t>(const Tensor&);
 
 }  // namespace mantissa

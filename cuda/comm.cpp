@@ -152,6 +152,8 @@ Type type_of(Dtype dtype) {
       return kFloat64;
     case Dtype::kI32:
       return kInt32;
+    case Dtype::kU8:
+      break;
   }
   return kNone;
 }

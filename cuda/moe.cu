@@ -44,6 +44,24 @@ struct Largest {
   }
 };
 
+/// By a warp: the experts of a row, expert(j) for slot j, and their weights.
+template <class Expert>
+__device__ void weigh(float* weights, int32_t* experts, const RowSoftmax& softmax, const float* logits, int slots,
+                      bool normalise, Expert expert) {
+  const int lane = threadIdx.x % kWarp;
+  float total = 0.0f;
+  for (int j = 0; j < slots; ++j) {
+    const int picked = expert(j);
+    const float w = softmax.of(logits[picked]);
+    total += w;
+    if (lane == 0) {
+      experts[j] = picked;
+      weights[j] = w;
+    }
+  }
+  for (int j = 0; normalise && lane == 0 && j < slots; ++j) weights[j] /= total;
+}
+
 /// A warp a row. Each lane works on the experts that are its own number modulo 32.
 __global__ void __launch_bounds__(kRouteWarps* kWarp)
     route_kernel(float* weights, int32_t* experts, const float* logits, int64_t rows, int count, int slots,
@@ -56,21 +74,14 @@ __global__ void __launch_bounds__(kRouteWarps* kWarp)
   unsigned long long* places = shared_places + warp * count;
   const RowSoftmax softmax(own, count);
   for (int e = lane; e < count; e += kWarp) places[e] = place_of(own[e], e);
-  float total = 0.0f;
-  for (int j = 0; j < slots; ++j) {
+  const auto largest = [&](int) {
     unsigned long long best = 0;
     for (int e = lane; e < count; e += kWarp) best = Largest()(best, places[e]);
-    best = warp_reduce(best, Largest());
-    const int picked = int(~uint32_t(best));
+    const int picked = int(~uint32_t(warp_reduce(best, Largest())));
     if (picked % kWarp == lane) places[picked] = 0;
-    const float w = softmax.of(own[picked]);
-    total += w;
-    if (lane == 0) {
-      experts[row * slots + j] = picked;
-      weights[row * slots + j] = w;
-    }
-  }
-  for (int j = 0; normalise && lane == 0 && j < slots; ++j) weights[row * slots + j] /= total;
+    return picked;
+  };
+  weigh(weights + row * slots, experts + row * slots, softmax, own, slots, normalise, largest);
 }
 
 void route(Exec& exec, Tensor& weights, Tensor& experts, const Tensor& logits, bool normalise) {
@@ -80,6 +91,47 @@ void route(Exec& exec, Tensor& weights, Tensor& experts, const Tensor& logits, b
   route_kernel<<<blocks(rows, kRouteWarps), kRouteWarps * kWarp, kRouteWarps * count * sizeof(unsigned long long),
                  stream(exec)>>>(weights.data<float>(), experts.data<int32_t>(), logits.data<float>(), rows, int(count),
                                  int(experts.size(1)), normalise);
+  MANTISSA_LAUNCH_CHECK();
+}
+
+/// A warp a row.
+__global__ void __launch_bounds__(kThreads)
+    route_given_kernel(float* weights, int32_t* experts, const float* logits, const uint8_t* given, int64_t rows,
+                       int count, int slots, bool normalise) {
+  const int64_t row = blockIdx.x * int64_t(kWarps) + threadIdx.x / kWarp;
+  if (row >= rows || given[row * slots] == kNotGiven) return;
+  const float* own = logits + row * count;
+  const RowSoftmax softmax(own, count);
+  weigh(weights + row * slots, experts + row * slots, softmax, own, slots, normalise,
+        [&](int j) { return int(given[row * slots + j]); });
+}
+
+void route_given(Exec& exec, Tensor& weights, Tensor& experts, const Tensor& logits, const Tensor& given,
+                 bool normalise) {
+  const int64_t rows = logits.size(0);
+  if (rows == 0) return;
+  route_given_kernel<<<blocks(rows, kWarps), kThreads, 0, stream(exec)>>>(
+      weights.data<float>(), experts.data<int32_t>(), logits.data<float>(), given.data<uint8_t>(), rows,
+      int(logits.size(1)), int(experts.size(1)), normalise);
+  MANTISSA_LAUNCH_CHECK();
+}
+
+/// A thread a row.
+__global__ void __launch_bounds__(kThreads)
+    same_routes_kernel(int32_t* same, const int32_t* experts, const uint8_t* given, int64_t rows, int slots) {
+  const int64_t row = blockIdx.x * int64_t(kThreads) + threadIdx.x;
+  if (row >= rows) return;
+  int found = 0;
+  for (int j = 0; j < slots; ++j)
+    for (int i = 0; i < slots; ++i) found += experts[row * slots + j] == given[row * slots + i];
+  same[row] = found == slots;
+}
+
+void same_routes(Exec& exec, Tensor& same, const Tensor& experts, const Tensor& given) {
+  const int64_t rows = experts.size(0);
+  if (rows == 0) return;
+  same_routes_kernel<<<blocks(rows, kThreads), kThreads, 0, stream(exec)>>>(
+      same.data<int32_t>(), experts.data<int32_t>(), given.data<uint8_t>(), rows, int(experts.size(1)));
   MANTISSA_LAUNCH_CHECK();
 }
 
@@ -269,6 +321,8 @@ void combine_rows_bwd(Exec& exec, Tensor& din, Tensor& dweights, const Tensor& d
 void register_experts(Kernels& table) {
   table.route = route;
   table.route_bwd = route_bwd;
+  table.route_given = route_given;
+  table.same_routes = same_routes;
   table.group_rows = group_rows;
   table.combine_rows = combine_rows;
   table.combine_rows_bwd = combine_rows_bwd;

@@ -38,6 +38,12 @@ bool ExpertsConfig::in_layer(int64_t index) const {
          std::find(dense_layers.begin(), dense_layers.end(), index) == dense_layers.end();
 }
 
+int64_t ExpertsConfig::before(int64_t index) const {
+  int64_t layers = 0;
+  for (int64_t i = 0; i < index; ++i) layers += in_layer(i);
+  return layers;
+}
+
 void ModelConfig::validate(const std::string& source) const {
   const bool moe = architecture == "qwen3_moe";
   check(moe || architecture == "llama" || architecture == "qwen2" || architecture == "qwen3", source, ": model_type \"",

@@ -32,6 +32,8 @@ struct ExpertsConfig {
 
   /// Whether layer `index` has experts.
   bool in_layer(int64_t index) const;
+  /// How many of the layers before `index` have experts.
+  int64_t before(int64_t index) const;
 };
 
 struct ModelConfig {

@@ -23,6 +23,17 @@ Var adapter_param(const ForwardContext& ctx, ParamId id) {
   return ctx.tape->param(values[id], ctx.grads ? (*ctx.grads)[id] : Tensor());
 }
 
+/// The part of one layer: `index` counts those with experts.
+ops::RouteExchange of_layer(const ops::RouteExchange& all, int64_t index) {
+  const auto part = [index](const Tensor& t) {
+    if (!t.defined()) return Tensor();
+    check(index < t.size(0), "[decoder] routes of ", t.size(0), " layers with experts: the model has more");
+    const Tensor layer = t.slice(index, index + 1);
+    return layer.view(t.shape().rank() == 2 ? Shape{t.size(1)} : Shape{t.size(1), t.size(2)});
+  };
+  return {part(all.chosen), part(all.given), all.replay, part(all.same)};
+}
+
 }  // namespace
 
 DecoderParams::DecoderParams(const ModelConfig& c, ParamLayout& layout, Shard shard) {
@@ -194,7 +205,7 @@ Decoder::Stream Decoder::layer(const ForwardContext& ctx, int index, Stream in) 
   const auto mix = [&](const Var& x) {
     Tensor* offsets = ctx.expert_offsets ? &(*ctx.expert_offsets)[size_t(index)] : nullptr;
     return mixture(tape, x, param(ctx, ids.router), param(ctx, ids.gate_up), param(ctx, ids.down), config_.experts,
-                   offsets, *expert_ranks_);
+                   offsets, *expert_ranks_, of_layer(ctx.routes, config_.experts.before(index)));
   };
   if (ctx.ids.numel() == 0) {
     const Tape::Scope scope(tape, name + ".mlp");

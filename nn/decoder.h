@@ -52,6 +52,8 @@ struct ForwardContext {
 
   /// Where the forward leaves Routes::offsets of every layer (undefined where there are no experts); null: nowhere.
   std::vector<Tensor>* expert_offsets = nullptr;
+  /// See ops::route: here of all layers that have experts, so that each tensor has one dimension more, the first.
+  ops::RouteExchange routes;
   /// Called in backward with a unit of the set that `grads` belongs to: its gradient and those of all units after it
   /// are whole, as far as this pass adds to them. Once a layer, from the last to the first; null: not at all.
   std::function<void(int unit)> whole_from;

@@ -77,8 +77,8 @@ ops::Routes reversed(const ops::Routes& routes) {
 }  // namespace
 
 Var mixture(Tape& tape, const Var& x, const Var& router, const Var& gate_up, const Var& down,
-            const ExpertsConfig& experts, Tensor* offsets, Comm& ranks) {
-  const ops::Routing routing = ops::route(tape, x, router, experts.per_token, experts.normalise);
+            const ExpertsConfig& experts, Tensor* offsets, Comm& ranks, const ops::RouteExchange& other) {
+  const ops::Routing routing = ops::route(tape, x, router, experts.per_token, experts.normalise, other);
   const ops::Routes& routes = routing.routes;
   if (offsets) *offsets = routes.offsets;
   Var out;

@@ -22,8 +22,10 @@ namespace mantissa {
 
 /// x[T,C] -> [T,C]: the router's K experts of each row, down(silu(gate x) * up x) each, added with their weights
 /// (ops::route, ops::combine). router[E,C]; gate_up[E 2F,C], an expert's rows [gate | up]; down[E C,F]: those of this
-/// rank's experts where several `ranks` share them out. `offsets`, unless null, receives Routes::offsets.
+/// rank's experts where several `ranks` share them out. `offsets`, unless null, receives Routes::offsets; `other` as in
+/// ops::route.
 Var mixture(Tape& tape, const Var& x, const Var& router, const Var& gate_up, const Var& down,
-            const ExpertsConfig& experts, Tensor* offsets = nullptr, Comm& ranks = single_comm());
+            const ExpertsConfig& experts, Tensor* offsets = nullptr, Comm& ranks = single_comm(),
+            const ops::RouteExchange& other = {});
 
 }  // namespace mantissa

@@ -119,6 +119,12 @@ void RunConfig::validate() const {
   check(distributed.gpus == "auto" || is_number(distributed.gpus),
         "distributed.gpus: must be auto or a number of at least 1, got \"", distributed.gpus, '"');
   validate_lora(*this);
+  check(moe.replay == "none" || train.mode == "grpo", "moe.replay: must be none in sft, which has no rollout, got ",
+        moe.replay);
+  check(
+      moe.replay == "none" || precision.match != "exact",
+      "moe.replay: must be none under precision.match: exact, where rollout and training choose the same experts, got ",
+      moe.replay);
   precision.validate();
   reward.validate();
 }

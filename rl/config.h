@@ -16,6 +16,7 @@
 #include "rl/precision.h"
 #include "rl/reward/rewards.h"
 #include "rl/rollout/engine.h"
+#include "rl/train/routes.h"
 #include "rl/train/train_config.h"
 
 namespace mantissa {
@@ -51,6 +52,7 @@ struct RunConfig {
   LoraConfig lora;
   PrecisionConfig precision;
   ExactConfig exact;
+  MoeConfig moe;
   DataConfig data;
   RolloutConfig rollout;
   RewardsConfig reward;
@@ -71,7 +73,7 @@ struct RunConfig {
   template <class F>
   void sections(F&& f) {
     f("run", run), f("model", model), f("lora", lora), f("precision", precision), f("exact", exact);
-    f("data", data), f("rollout", rollout);
+    f("moe", moe), f("data", data), f("rollout", rollout);
     f("reward", reward), f("algorithm", algorithm), f("optim", optim), f("scaler", scaler), f("train", train);
     f("eval", eval), f("checkpoint", checkpoint), f("logging", logging), f("distributed", distributed);
   }

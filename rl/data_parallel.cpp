@@ -18,6 +18,10 @@ class Writer {
     number(values.size());
     bytes_.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof values[0]);
   }
+  void list(const std::shared_ptr<const TokenRoutes::Bytes>& values) {
+    number(values != nullptr);
+    if (values) list(*values);
+  }
   const std::string& bytes() const { return bytes_; }
 
  private:
@@ -40,6 +44,13 @@ class Reader {
     values.resize(count);
     take(values.data(), count * sizeof values[0]);
   }
+  void list(std::shared_ptr<const TokenRoutes::Bytes>& values) {
+    bool there = false;
+    number(there);
+    auto own = std::make_shared<TokenRoutes::Bytes>();
+    if (there) list(*own);
+    values = there ? own : nullptr;
+  }
   bool done() const { return at_ == bytes_.size(); }
 
  private:
@@ -52,7 +63,7 @@ class Reader {
   size_t at_ = 0;
 };
 
-/// The one list of what travels of a sample; advantages are computed after it.
+/// The one list of what travels of a sample, but for its prompt's routes; advantages are computed after it.
 template <class Archive, class Sample>
 void transfer(Archive& archive, Sample& sample) {
   auto& completion = sample.completion;
@@ -61,6 +72,7 @@ void transfer(Archive& archive, Sample& sample) {
   archive.number(completion.finish);
   archive.number(completion.policy_version);
   archive.list(completion.text);
+  archive.list(completion.routes.response);
   archive.number(sample.reward);
   archive.list(sample.rewards);
   archive.list(sample.extracted);
@@ -96,6 +108,7 @@ void share_samples(std::span<RolloutGroup> groups, Comm& comm) {
     if (groups[g].samples.empty()) continue;
     writer.number(g);
     writer.number(groups[g].samples.size());
+    writer.list(groups[g].samples[0].completion.routes.prompt);
     for (const RolloutSample& sample : groups[g].samples) transfer(writer, sample);
   }
   const std::vector<std::string> all = comm.gather(writer.bytes());
@@ -109,7 +122,12 @@ void share_samples(std::span<RolloutGroup> groups, Comm& comm) {
             groups.size(), g < groups.size() ? str(", and so has rank ", owners[g]) : std::string());
       owners[g] = rank;
       groups[g].samples.resize(samples);
-      for (RolloutSample& sample : groups[g].samples) transfer(reader, sample);
+      std::shared_ptr<const TokenRoutes::Bytes> prompt;
+      reader.list(prompt);
+      for (RolloutSample& sample : groups[g].samples) {
+        transfer(reader, sample);
+        sample.completion.routes.prompt = prompt;
+      }
     }
   for (size_t g = 0; g < groups.size(); ++g)
     check(owners[g] >= 0, "[ranks] no rank has samples of group ", g, " of ", groups.size());

@@ -75,6 +75,7 @@ std::vector<RolloutGroup> rollout(Run& run, int64_t round, Metrics& metrics) {
               .stop = run.stop_rule(),
               .keys = {uint64_t(run.config.run.seed), counter},
               .policy_version = run.policy_version,
+              .record_routes = run.records_routes,
               .cancelled = [&run] { return run.comm.activity().beat(), false; }},
              run.comm);
   run.check_cache();
@@ -182,6 +183,17 @@ void measure_mismatch(Run& run, LogprobSides sides, Metrics& metrics) {
   const bool none = sides.rollout.empty();
   const MismatchStats stats = none ? MismatchStats() : mismatch_stats(sides.rollout, sides.old, sides.offsets());
   for (const auto& [name, value] : mismatch_metrics(stats)) metrics.set(name, none ? NAN : value);
+}
+
+/// Over the same sequences.
+void measure_routes(Run& run, const std::vector<MiniBatch>& batches, Metrics& metrics) {
+  if (!run.records_routes) return;
+  RouteCounts counts;
+  for (const MiniBatch& mini : batches)
+    for (size_t i = 0; i < mini.device.size(); ++i)
+      if (mini.device[i].same_routes.defined()) counts.add(mini.micro[i], mini.device[i].same_routes);
+  const std::vector<double> all = run.comm.reduce({double(counts.pairs), double(counts.same)});
+  metrics.set("moe/route_agreement", all[1] / all[0]);
 }
 
 LogprobSides sides_of(const std::vector<MiniBatch>& batches) {
@@ -306,6 +318,7 @@ void grpo_step(Run& run, Metrics& metrics) {
   }
   update(run, batches, first, exact ? &*exact : nullptr, metrics);
   measure_mismatch(run, exact ? exact->sides() : sides_of(batches), metrics);
+  measure_routes(run, batches, metrics);
   if (exact) {
     const ExactCounts& counts = exact->counts();
     const std::vector<double> all = run.comm.reduce({double(counts.checked), double(counts.differing)});

@@ -230,6 +230,9 @@ void Run::open_training() {
   if (model->adapter) reference_hash_ = hash_weights(model->params.compute);
   const bool moves = !model->adapter || base_moves();  // the weights, in an update or a rollout
   if (!sft() && moves && (model->adapter || config.algorithm.kl_coef > 0)) keep_reference();
+  if (!sft() || !eval_sets.empty())
+    match = config.precision.resolve_match(exec.backend(), model->config, model->adapter.get());
+  records_routes = !sft() && mantissa::records_routes(model->config);
   trainer.emplace(exec, comm, *model, *optimizer,
                   TrainerOptions{.logprobs = {.temperature = sft() ? 1.0 : config.rollout.sampling.temperature,
                                               .lm_head = config.precision.head_dtype(train_dtype),
@@ -238,11 +241,10 @@ void Run::open_training() {
                                  .recompute = config.train.recompute_tier(),
                                  .dropout = model->adapter ? config.lora.dropout : 0.0,
                                  .seed = uint64_t(config.run.seed),
+                                 .replay_routes = config.moe.resolve(model->config, match, config.model.path),
                                  .overlap = config.distributed.overlap});
-  if (!sft() || !eval_sets.empty()) {
-    match = config.precision.resolve_match(exec.backend(), model->config, model->adapter.get());
+  if (!sft() || !eval_sets.empty())
     engine.emplace(*model, config.rollout, config.precision.engine(match), config.train.deterministic);
-  }
   exec.match = match == Match::kExact ? Match::kExact : Match::kFast;
 }
 

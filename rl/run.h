@@ -77,6 +77,7 @@ class Run {
   IdleTime idle;
   std::optional<bool> gathers_by_unit;  // distributed.gather as the first rollout has it
   Match match = Match::kFast;           // precision.match as it is for this model and device
+  bool records_routes = false;          // in rollouts to train on: of a mixture of experts (moe.replay, metrics)
   int64_t step = 0;                     // completed training steps
   int64_t policy_version = 0;           // optimizer steps that changed the weights
   int64_t saved_step = -1;              // step of the last checkpoint in the output directory

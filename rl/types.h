@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -30,12 +31,23 @@ struct Prompt {
 /// How a response ended: it sampled a stop token (which belongs to it), hit the limit, or completed a stop string.
 enum class Finish : uint8_t { kStop, kLength, kStopString };
 
+/// Which experts a rollout's tokens went to: token by token and layer by layer (of those that have experts) K bytes,
+/// each below kNotGiven, in the order of their slots. A token that preemption made the rollout compute again keeps its
+/// first routes, which are those that its successor was drawn by. Copies share the bytes. Null: nothing was recorded.
+struct TokenRoutes {
+  using Bytes = std::vector<uint8_t>;
+  std::shared_ptr<const Bytes> prompt;    // one for all samples of a prompt
+  std::shared_ptr<const Bytes> response;  // of all its tokens but the last, which no rollout computes
+  bool recorded() const { return prompt && response; }
+};
+
 struct Completion {
   std::vector<int32_t> ids;
   std::vector<float> rollout_logprobs = {};  // mu: log-softmax(logits/T) of the sampled token before top-k/top-p
   Finish finish = Finish::kLength;
   int64_t policy_version = 0;  // optimizer steps taken by the weights that sampled it
   std::string text = {};       // decoded, stop token removed
+  TokenRoutes routes = {};     // of a mixture of experts, where asked for (GenerateOptions::record_routes)
 };
 
 struct RolloutSample {
@@ -67,6 +79,7 @@ struct TrainBatch {
   std::vector<float> advantages;          // [S]
   std::vector<int64_t> prompts;           // [S] Prompt::id, for messages
   std::vector<int32_t> samples;           // [S] which sample of its prompt
+  std::vector<TokenRoutes> routes;        // [S] as far as they were recorded
   std::vector<float> loss_mask;           // [S] 0 for sequences left out of the loss (overlong masking), else 1
 
   /// Tokens of the longest sequence.

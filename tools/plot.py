@@ -38,6 +38,7 @@ PANELS = [
     Panel("Loss of the warm start, nats per token", "metrics", "sft/loss"),
     Panel("Rollout against training: KL per token (k3), nats", "metrics", "rollout_corr/k3_kl", axis="log"),
     Panel("Rollout against training: largest |p - p'|", "metrics", "training/rollout_probs_diff_max", axis="log"),
+    Panel("Rollout against training: share of routes that agree", "metrics", "moe/route_agreement"),
     Panel("Loss scale (dots: an update was skipped)", "metrics", "scaler/scale", axis="log2"),
     Panel("Response length, tokens, mean over rollouts", "metrics", "response_length/mean", smooth=True),
     Panel("Entropy, nats, mean over tokens", "metrics", "actor/entropy", smooth=True),

@@ -32,6 +32,14 @@ void pick(int32_t* picked, const C* logits, int64_t n, int64_t slots) {
   }
 }
 
+/// The weights w of a row's experts, whose probabilities are among p.
+template <class C>
+void weigh(C* w, const C* p, const int32_t* experts, int64_t slots, bool normalise) {
+  C total = 0;
+  for (int64_t j = 0; j < slots; ++j) total += w[j] = p[experts[j]];
+  for (int64_t j = 0; normalise && j < slots; ++j) w[j] /= total;
+}
+
 void route(Exec& exec, Tensor& weights, Tensor& experts, const Tensor& logits, bool normalise) {
   const int64_t count = logits.size(1), slots = experts.size(1);
   with_compute(
@@ -41,12 +49,30 @@ void route(Exec& exec, Tensor& weights, Tensor& experts, const Tensor& logits, b
         for_rows(logits.rows(), count * slots, [&](int64_t t) HWY_ATTR {
           const C* row = logits.data<C>() + t * count;
           int32_t* picked = experts.data<int32_t>() + t * slots;
-          C *p = buffers.mine(), *w = weights.data<C>() + t * slots;
+          C* p = buffers.mine();
           softmax(p, row, count);
           pick(picked, row, count, slots);
-          C total = 0;
-          for (int64_t j = 0; j < slots; ++j) total += w[j] = p[picked[j]];
-          for (int64_t j = 0; normalise && j < slots; ++j) w[j] /= total;
+          weigh(weights.data<C>() + t * slots, p, picked, slots, normalise);
+        });
+      },
+      logits);
+}
+
+void route_given(Exec& exec, Tensor& weights, Tensor& experts, const Tensor& logits, const Tensor& given,
+                 bool normalise) {
+  const int64_t count = logits.size(1), slots = experts.size(1);
+  with_compute(
+      [&](auto tag) HWY_ATTR {
+        using C = typename decltype(tag)::type;
+        const ThreadBuffers<C> buffers(exec, count);
+        for_rows(logits.rows(), count, [&](int64_t t) HWY_ATTR {
+          const uint8_t* row = given.data<uint8_t>() + t * slots;
+          if (*row == kNotGiven) return;
+          int32_t* picked = experts.data<int32_t>() + t * slots;
+          C* p = buffers.mine();
+          softmax(p, logits.data<C>() + t * count, count);
+          std::copy_n(row, slots, picked);
+          weigh(weights.data<C>() + t * slots, p, picked, slots, normalise);
         });
       },
       logits);
@@ -134,6 +160,16 @@ HWY_AFTER_NAMESPACE();
 namespace mantissa::cpu_kernels {
 namespace {
 
+void same_routes(Exec&, Tensor& same, const Tensor& experts, const Tensor& given) {
+  const int64_t slots = experts.size(1);
+  for (int64_t t = 0; t < experts.size(0); ++t) {
+    const int32_t* own = experts.data<int32_t>() + t * slots;
+    const uint8_t* others = given.data<uint8_t>() + t * slots;
+    same.data<int32_t>()[t] =
+        std::all_of(own, own + slots, [&](int32_t e) { return std::find(others, others + slots, e) < others + slots; });
+  }
+}
+
 /// A counting sort: stable, so an expert's rows stand in the order of (t, j).
 void group_rows(Exec& exec, Tensor& offsets, Tensor& tokens, Tensor& rows, const Tensor& experts) {
   const int64_t count = offsets.numel() - 1, slots = experts.size(1), n = experts.numel();
@@ -170,14 +206,17 @@ void grouped_matmul(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, con
 
 HWY_EXPORT(route);
 HWY_EXPORT(route_bwd);
+HWY_EXPORT(route_given);
 HWY_EXPORT(combine_rows);
 HWY_EXPORT(combine_rows_bwd);
 
 void register_moe(Kernels& table) {
   MANTISSA_ENTER(table.route, route);
   MANTISSA_ENTER(table.route_bwd, route_bwd);
+  MANTISSA_ENTER(table.route_given, route_given);
   MANTISSA_ENTER(table.combine_rows, combine_rows);
   MANTISSA_ENTER(table.combine_rows_bwd, combine_rows_bwd);
+  table.same_routes = same_routes;
   table.group_rows = group_rows;
   table.grouped_matmul = grouped_matmul;
 }

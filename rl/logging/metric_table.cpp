@@ -62,6 +62,9 @@ constexpr MetricInfo kTable[] = {
      "the most; 1 when all are used alike, both over the forwards of an update, mean over updates"},
     {"moe/load_entropy", "1", "entropy of the shares over that of equal ones, mean over layers"},
 
+    {"moe/route_agreement", "1",
+     "share of pairs of a response token and a layer with experts in which training's router chooses the same set of experts as the rollout's did, for the row that predicts the token (under moe.replay too, which does not take that choice); over the tokens that rollout_corr/* compares"},
+
     {"exact/checked_tokens", "tokens",
      "tokens whose log-prob by the training path was compared with mu (match: exact)"},
     {"exact/differing_tokens", "tokens", "those of them whose bits differ"},

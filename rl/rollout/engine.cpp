@@ -195,7 +195,8 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
   for (size_t i = 0; i < requests.size() && !more; ++i) add(i);
   take();
   e.runner.begin(options.keys,
-                 {.temperature = sampling.temperature, .top_p = float(sampling.top_p), .top_k = int(sampling.top_k)});
+                 {.temperature = sampling.temperature, .top_p = float(sampling.top_p), .top_k = int(sampling.top_k)},
+                 options.record_routes);
   Comm& ranks = e.in_step ? *e.in_step : e.model.decoder->expert_ranks();
   const auto somebody = [&](bool has_work) { return ranks.reduce({double(has_work)}, Reduce::kMax)[0] > 0; };
   const Plan* plan = &scheduler.next();
@@ -210,7 +211,7 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
     if (e.drafts && e.runner.replayed())
       e.drafts->learn_cost(int64_t(plan->rows.size()),
                            std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-    scheduler.accept(e.runner.tokens(), e.runner.logprobs());
+    scheduler.accept(e.runner.tokens(), e.runner.logprobs(), e.runner.routes());
     stats.finished = scheduler.finished();
     for (const Plan::Prefill& p : plan->prefills) stats.prefill_tokens += p.length;
     if (plan->kind == Plan::Kind::kDecode) {

@@ -30,6 +30,9 @@ struct GenerateOptions {
   StopRule stop;
   SampleKeys keys;
   int64_t policy_version = 0;
+  /// Completions come with the experts that their tokens went to, where the model's can be recorded (records_routes).
+  /// It costs a copy to the host a step.
+  bool record_routes = false;
   /// Where set, a request is answered when this returns its index, and none is left when it returns one past the last.
   /// It is called whenever fewer than `at_once` samples (and max_batch) are unfinished. Unset: all are answered.
   std::function<size_t()> next = {};

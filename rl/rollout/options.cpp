@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "core/kernels.h"
 
 namespace mantissa {
 
@@ -21,6 +22,10 @@ void SamplingConfig::validate() const {
   check(top_p > 0 && top_p <= 1, "[generate] top_p must lie in (0, 1]: got ", top_p);
   check(top_k >= 0 && top_k <= INT32_MAX, "[generate] top_k must be 0 (off) or more: got ", top_k);
   check(max_new_tokens >= 1, "[generate] max_new_tokens must be at least 1: got ", max_new_tokens);
+}
+
+bool records_routes(const ModelConfig& model) {
+  return model.experts.count <= kNotGiven && model.experts.before(model.layers) > 0;
 }
 
 void RolloutConfig::fields(Fields& f) {

@@ -8,6 +8,7 @@
 #include "core/backend.h"
 #include "core/dtype.h"
 #include "core/fields.h"
+#include "nn/config.h"
 
 namespace mantissa {
 
@@ -40,6 +41,10 @@ struct RolloutConfig {
   std::string draft = "none";  // none, history: see rl/rollout/drafts.h
   void fields(Fields& f);
 };
+
+/// Whether rollouts of a model can record its routes, a byte for an expert: it has layers with experts, and at most
+/// kNotGiven in each.
+bool records_routes(const ModelConfig& model);
 
 /// The types that an engine computes in, and how its kernels make sums.
 struct EnginePrecision {

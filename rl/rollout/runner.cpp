@@ -38,7 +38,12 @@ Runner::Runner(Exec& exec, const Model& model, const EnginePrecision& precision,
       max_batch_(max_batch),
       key_(key_tensor(exec.backend(), {})),
       rows_(size_t(max_batch)),
-      results_(exec.backend().allocate(size_t(2 * max_batch) * sizeof(int32_t))) {}
+      results_(exec.backend().allocate(size_t(2 * max_batch) * sizeof(int32_t))) {
+  const ExpertsConfig& experts = model.config.experts;
+  if (!records_routes(model.config)) return;
+  layers_ = experts.before(model.config.layers);
+  chosen_ = exec.backend().allocate(size_t(layers_ * max_batch * experts.per_token) * sizeof(int32_t));
+}
 
 int64_t Runner::page_bytes() const {
   const ModelConfig& c = model_.config;
@@ -81,10 +86,11 @@ int64_t Runner::window_bytes() const {
   return model_.decoder->most_in_use(model_.params.layout) * int64_t(size_of(model_.params.for_rollout().dtype()));
 }
 
-void Runner::begin(SampleKeys keys, SamplingRule rule) {
+void Runner::begin(SampleKeys keys, SamplingRule rule, bool routes) {
   const PhiloxKey key = philox_key(keys.seed, keys.step);
   exec_.backend().copy_from_host(key_.raw(), &key, sizeof(key));
   rule_ = rule;
+  records_ = routes && layers_ > 0;
   if (adapter_ != model_.adapter) forget_graphs();  // one put in another's place; new values in its buffers are none
   adapter_ = model_.adapter;
   std::fill(rows_.begin(), rows_.end(), Row());
@@ -102,6 +108,7 @@ void Runner::run(const Plan& plan) {
   tokens_.clear();
   logprobs_.clear();
   replayed_ = false;
+  routes_.clear();
   if (plan.kind == Plan::Kind::kPrefill)
     prefill(plan);
   else
@@ -176,6 +183,7 @@ void Runner::prefill(const Plan& plan) {
   ctx.attention.offsets = take(prompts + 1);
   for (const Plan::Prefill& p : plan.prefills)
     ctx.attention.longest = std::max<int64_t>(ctx.attention.longest, p.length);
+  if (records_) ctx.routes.chosen = exec_.empty({layers_, tokens, model_.config.experts.per_token}, Dtype::kI32);
   const Tensor last_rows = take(prompts), sources = take(rows), keys = take(3 * rows).view({rows, 3});
 
   const Tensor hidden = model_.decoder->forward(ctx).value();
@@ -190,6 +198,7 @@ void Runner::prefill(const Plan& plan) {
     draw(copies, keys.slice(begin, end));
     fetch(end - begin, end - begin);
   }
+  if (records_) fetch_routes(ctx.routes.chosen, tokens);
 }
 
 void Runner::decode(const Plan& plan) {
@@ -227,6 +236,12 @@ void Runner::decode(const Plan& plan) {
     if (records) graph = exec_.backend().capture(exec_, step);
   }
   fetch(bucket, rows);
+  if (records_) fetch_routes(chosen(bucket), rows);
+}
+
+/// Where the decode step of a bucket leaves its experts, asked for or not: one graph serves both.
+Tensor Runner::chosen(int64_t bucket) const {
+  return chosen_ ? Tensor(chosen_, 0, {layers_, bucket, model_.config.experts.per_token}, Dtype::kI32) : Tensor();
 }
 
 void Runner::decode_step(const Tensor& block, int64_t bucket) {
@@ -237,6 +252,7 @@ void Runner::decode_step(const Tensor& block, int64_t bucket) {
   ctx.attention.slots = block.slice(2 * bucket, 3 * bucket);
   ctx.attention.lengths = block.slice(3 * bucket, 4 * bucket);
   ctx.attention.table = table_.slice(0, bucket);
+  ctx.routes.chosen = chosen(bucket);
   const Tensor hidden = model_.decoder->forward(ctx).value();
   const Tensor logits = model_.decoder->logits(ctx, hidden, precision_.lm_head);
   draw(logits, block.slice(4 * bucket, kIntsPerRow * bucket).view({bucket, 3}));
@@ -292,6 +308,20 @@ void Runner::fetch(int64_t drawn, int64_t rows) {
   const size_t filled = logprobs_.size();
   logprobs_.resize(filled + size_t(rows));
   std::memcpy(logprobs_.data() + filled, host_.data() + drawn, size_t(rows) * sizeof(float));
+}
+
+/// Those of the first `tokens` of chosen[L,B,K], token by token.
+void Runner::fetch_routes(const Tensor& chosen, int64_t tokens) {
+  const int64_t computed = chosen.size(1), slots = chosen.size(2);
+  host_.resize(size_t(chosen.numel()));
+  exec_.backend().copy_to_host(host_.data(), chosen.raw(), chosen.bytes());
+  routes_.resize(size_t(tokens * layers_ * slots));
+  uint8_t* out = routes_.data();
+  for (int64_t t = 0; t < tokens; ++t)
+    for (int64_t layer = 0; layer < layers_; ++layer) {
+      const int32_t* row = host_.data() + (layer * computed + t) * slots;
+      out = std::copy(row, row + slots, out);
+    }
 }
 
 }  // namespace mantissa

@@ -36,14 +36,17 @@ class Runner {
   void gather_by_unit(Comm& comm);
   /// Bytes that a pass takes for them.
   int64_t window_bytes() const;
-  /// A new schedule: nothing is known about the rows. Samples are drawn with these keys and this rule.
-  void begin(SampleKeys keys, SamplingRule rule);
+  /// A new schedule: nothing is known about the rows. Samples are drawn with these keys and this rule. `routes`: they
+  /// are recorded, where the model's can be.
+  void begin(SampleKeys keys, SamplingRule rule, bool routes = false);
   /// Takes part, without a row, in a run() of the other ranks that share the model's experts or gather with this one.
   void join();
-  /// Computes a plan (not kDone). tokens() and logprobs() then hold one entry per row of it.
+  /// Computes a plan (not kDone). tokens() and logprobs() then hold one entry per row of it, routes() those of each
+  /// token computed, as TokenRoutes has them.
   void run(const Plan& plan);
   std::span<const int32_t> tokens() const { return tokens_; }
   std::span<const float> logprobs() const { return logprobs_; }
+  std::span<const uint8_t> routes() const { return routes_; }
   /// The last run() was a decode step that had been recorded before: its time is that of others like it.
   bool replayed() const { return replayed_; }
 
@@ -60,6 +63,8 @@ class Runner {
   void decode_step(const Tensor& block, int64_t bucket);
   void draw(const Tensor& logits, const Tensor& counters);
   void fetch(int64_t drawn, int64_t rows);
+  Tensor chosen(int64_t bucket) const;
+  void fetch_routes(const Tensor& chosen, int64_t tokens);
   ForwardContext context(Tape& tape);
 
   Exec& exec_;
@@ -84,10 +89,14 @@ class Runner {
 
   std::map<int64_t, Bucket> buckets_;  // by B
   std::shared_ptr<Storage> results_;   // of B rows: tokens int32 [B], then log-probs fp32 [B]
+  int64_t layers_ = 0;                 // with experts that can be recorded (records_routes), L
+  std::shared_ptr<Storage> chosen_;    // of B rows: their experts int32 [L,B,K]; null where L is 0
+  bool records_ = false;
 
   std::vector<int32_t> host_;  // the block being filled, and results on their way back
   std::vector<int32_t> tokens_;
   std::vector<float> logprobs_;
+  std::vector<uint8_t> routes_;
 };
 
 }  // namespace mantissa

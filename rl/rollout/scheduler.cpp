@@ -179,13 +179,36 @@ bool Scheduler::take(Sequence& s, int32_t token, float logprob) {
   return c.finish != Finish::kLength || int64_t(c.ids.size()) == s.limit;
 }
 
+/// Appends those of the response's tokens from `position` on, as far as they are not known yet: a token that is
+/// computed again keeps its first routes.
+void Scheduler::keep_routes(Sequence& s, int64_t position, std::span<const uint8_t> routes, int64_t size) {
+  const int64_t known = int64_t(s.prompt->ids.size()) + int64_t(s.routes.size()) / size;
+  check(position <= known, "[scheduler] routes of token ", position, " where those of ", known, " are known");
+  const int64_t skipped = std::min((known - position) * size, int64_t(routes.size()));
+  s.routes.insert(s.routes.end(), routes.begin() + skipped, routes.end());
+}
+
+/// Those of a prefill. Its rows share the prompt's; of generated tokens, after preemption, there is one row alone.
+void Scheduler::keep_prefilled_routes(const Plan::Prefill& p, std::span<const uint8_t> routes) {
+  Sequence& leader = *plan_.rows[size_t(p.first)];
+  const int64_t prompt = int64_t(leader.prompt->ids.size()), size = int64_t(routes.size()) / p.length;
+  if (!leader.completion.routes.prompt) {
+    const auto shared = std::make_shared<TokenRoutes::Bytes>(routes.begin(), routes.begin() + prompt * size);
+    for (int i = 0; i < p.count; ++i) plan_.rows[size_t(p.first + i)]->completion.routes.prompt = shared;
+  }
+  keep_routes(leader, prompt, routes.subspan(size_t(prompt * size)), size);
+}
+
 /// The results of a sequence's rows in a decode step: what was drawn behind its first token, and behind each guess that
 /// was right. True: finished.
-bool Scheduler::take_rows(Sequence& s, std::span<const int32_t> tokens, std::span<const float> logprobs) {
+bool Scheduler::take_rows(Sequence& s, std::span<const int32_t> tokens, std::span<const float> logprobs,
+                          std::span<const uint8_t> routes) {
   const std::vector<int32_t> draft = std::exchange(s.draft, {});
+  const size_t size = routes.size() / tokens.size();
   bool finished = false;
   size_t accepted = 0;
   for (;; ++accepted) {
+    if (size > 0) keep_routes(s, s.cached, routes.subspan(accepted * size, size), int64_t(size));
     ++s.cached;
     if (s.cached < s.length()) break;  // a replayed token: the next one is known
     finished = take(s, tokens[accepted], logprobs[accepted]);
@@ -200,12 +223,21 @@ bool Scheduler::take_rows(Sequence& s, std::span<const int32_t> tokens, std::spa
   return finished;
 }
 
-void Scheduler::accept(std::span<const int32_t> tokens, std::span<const float> logprobs) {
+void Scheduler::accept(std::span<const int32_t> tokens, std::span<const float> logprobs,
+                       std::span<const uint8_t> routes) {
   check(tokens.size() == plan_.rows.size() && logprobs.size() == plan_.rows.size(), "[scheduler] ", tokens.size(),
         " results for ", plan_.rows.size(), " rows");
   const bool prefill = plan_.kind == Plan::Kind::kPrefill;
-  for (const Plan::Prefill& p : plan_.prefills)
+  int64_t computed = prefill ? 0 : int64_t(plan_.rows.size());
+  for (const Plan::Prefill& p : plan_.prefills) computed += p.length;
+  const size_t size = routes.size() / size_t(computed);  // of a token
+  check(routes.size() == size * size_t(computed), "[scheduler] ", routes.size(), " bytes of routes for ", computed,
+        " tokens");
+  for (const Plan::Prefill& p : plan_.prefills) {
     for (int i = 0; i < p.count; ++i) plan_.rows[size_t(p.first + i)]->cached = p.length;
+    if (size > 0) keep_prefilled_routes(p, routes.first(size * size_t(p.length)));
+    routes = routes.subspan(size * size_t(p.length));
+  }
 
   // Sequences backwards: the last running one, which takes the place of a finished one, has been seen by then. Ready
   // ones are entered backwards too and put in order at the end.
@@ -215,11 +247,14 @@ void Scheduler::accept(std::span<const int32_t> tokens, std::span<const float> l
     Sequence& s = *plan_.rows[end - 1];
     const size_t count = 1 + s.draft.size(), begin = end - count;
     const bool finished = prefill ? s.cached == s.length() && take(s, tokens[begin], logprobs[begin])
-                                  : take_rows(s, tokens.subspan(begin, count), logprobs.subspan(begin, count));
+                                  : take_rows(s, tokens.subspan(begin, count), logprobs.subspan(begin, count),
+                                              routes.subspan(begin * size, count * size));
     end = begin;
     if (finished) {
       ++finished_;
       release_pages(s);
+      if (size > 0) s.completion.routes.response = std::make_shared<TokenRoutes::Bytes>(s.routes);
+      TokenRoutes::Bytes().swap(s.routes);
       if (limits_.drafts) limits_.drafts->add(*s.prompt, s.completion.ids);
       if (!prefill) {
         running_[i] = running_.back();

@@ -43,6 +43,7 @@ struct Sequence {
   int sample = 0;              // key of the random numbers
   int64_t limit = 0;           // most tokens to generate
   Completion completion;       // generated so far
+  TokenRoutes::Bytes routes;   // of the response's tokens so far, where they are recorded
   std::vector<int32_t> pages;  // page i holds keys and values of tokens [i * kAttentionTile, (i+1) * kAttentionTile)
   int64_t cached = 0;          // tokens whose keys and values are in the pages
   int64_t arrival = 0;         // lower is older
@@ -94,8 +95,9 @@ class Scheduler {
   void add(const Prompt& prompt, int request, int n, int first_sample, int64_t limit, int64_t policy_version);
   /// The next work; kDone when all sequences are finished. Valid until the following call.
   const Plan& next();
-  /// Results of the last plan, in the order of its rows.
-  void accept(std::span<const int32_t> tokens, std::span<const float> logprobs);
+  /// Results of the last plan, in the order of its rows. `routes`: those of each token that it computed, one after the
+  /// other and of one size each (a prefill has more tokens than rows); empty where they are not recorded.
+  void accept(std::span<const int32_t> tokens, std::span<const float> logprobs, std::span<const uint8_t> routes = {});
 
   std::deque<Sequence>& sequences() { return sequences_; }
   const PagePool& pool() const { return pool_; }
@@ -114,7 +116,10 @@ class Scheduler {
   void plan_decode();
   void make_draft(Sequence& s, int64_t most);
   bool take(Sequence& s, int32_t token, float logprob);
-  bool take_rows(Sequence& s, std::span<const int32_t> tokens, std::span<const float> logprobs);
+  bool take_rows(Sequence& s, std::span<const int32_t> tokens, std::span<const float> logprobs,
+                 std::span<const uint8_t> routes);
+  void keep_routes(Sequence& s, int64_t position, std::span<const uint8_t> routes, int64_t size);
+  void keep_prefilled_routes(const Plan::Prefill& prefill, std::span<const uint8_t> routes);
   bool needs_page(const Sequence& s) const;
   void make_room();
   void preempt(Sequence& s);

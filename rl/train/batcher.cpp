@@ -32,6 +32,7 @@ void append(TrainBatch& batch, const TrainSequence& s) {
   batch.response_offsets.push_back(int32_t(batch.scored.size()));
   batch.advantages.push_back(float(s.advantage));
   batch.loss_mask.push_back(s.loss_mask);
+  batch.routes.push_back(s.completion->routes);
   batch.prompts.push_back(s.prompt->id);
   batch.samples.push_back(s.sample);
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/backend.h"
+#include "rl/train/routes.h"
 
 namespace mantissa {
 namespace {
@@ -92,6 +93,13 @@ void DeviceBatch::add_token_keys(Backend& backend, const TrainBatch& batch) {
       keys.push_back(batch.positions[size_t(t)]);
     }
   token_keys = tensor_from<int32_t>(backend, keys, {int64_t(keys.size()) / 2, 2});
+}
+
+void DeviceBatch::add_routes(Backend& backend, const TrainBatch& batch, const ModelConfig& model) {
+  if (batch.routes.empty() || !batch.routes[0].recorded()) return;
+  routes =
+      tensor_from<uint8_t>(backend, given_routes(batch, model),
+                           {model.experts.before(model.layers), int64_t(batch.ids.size()), model.experts.per_token});
 }
 
 LossInputs DeviceBatch::loss_inputs(const HeadPiece& piece) const {

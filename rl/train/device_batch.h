@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/tensor.h"
+#include "nn/config.h"
 #include "rl/algorithm/loss.h"
 #include "rl/types.h"
 
@@ -26,6 +27,8 @@ struct DeviceBatch {
 
   /// Fills token_keys from the batch that this was made of.
   void add_token_keys(Backend& backend, const TrainBatch& batch);
+  /// Fills routes from the batch that this was made of, where they were recorded.
+  void add_routes(Backend& backend, const TrainBatch& batch, const ModelConfig& model);
   /// What a loss reads of a piece: everything but logprobs, entropy and the numbers of the mini-batch.
   LossInputs loss_inputs(const HeadPiece& piece) const;
 
@@ -38,6 +41,8 @@ struct DeviceBatch {
   Tensor advantages, mask;    // [S]
   Tensor inverse_lengths;     // [S] 1 / number of scored tokens
   Tensor token_keys;          // [T,2] int32 prompt id and position, for dropout; undefined until asked for
+  Tensor routes;              // [L,T,K] uint8 of the rollout (given_routes); undefined where it recorded none
+  Tensor same_routes;         // [L,T] int32 of the forward behind old_logprobs (ops::route); undefined without one
   int64_t longest = 0;        // tokens of the longest sequence
   std::vector<HeadPiece> pieces;
 };

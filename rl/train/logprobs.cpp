@@ -25,6 +25,7 @@ ForwardContext context_of(Tape& tape, const Model& model, const DeviceBatch& bat
   ctx.positions = batch.positions;
   ctx.attention.offsets = batch.offsets;
   ctx.attention.longest = batch.longest;
+  ctx.routes = {.given = batch.routes, .replay = options.replay_routes, .same = options.same_routes};
   return ctx;
 }
 

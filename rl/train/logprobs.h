@@ -16,6 +16,8 @@ struct LogprobOptions {
   int64_t head_chunk = 0;                         // tokens whose logits exist at once; 0: see ops::HeadOptions
   std::vector<Tensor>* expert_offsets = nullptr;  // see ForwardContext
   ParamWindows* windows = nullptr;                // of the set that is read, where it is in parts
+  bool replay_routes = false;                     // rows go to the experts of batch.routes (moe.replay)
+  Tensor same_routes = {};                        // receives where the model's own agree with them (ops::route)
   bool reference = false;  // score with the reference of a KL term: Model::reference, or a model without its adapter
   ops::DropoutKeys dropout = {};                  // training with lora.dropout
   std::function<void(int unit)> whole_from = {};  // see ForwardContext

@@ -55,9 +55,24 @@ std::vector<DeviceBatch>& Trainer::send(MiniBatch& mini) {
   if (mini.device.empty())
     for (const TrainBatch& batch : mini.micro) {
       mini.device.emplace_back(exec_.backend(), batch, chunk);
+      mini.device.back().add_routes(exec_.backend(), batch, model_.config);
       if (options_.dropout > 0) mini.device.back().add_token_keys(exec_.backend(), batch);
     }
   return mini.device;
+}
+
+/// Of a forward by the trained model. `measured`: it is the one behind old log-probs, whose routes are compared with
+/// the rollout's.
+LogprobOptions Trainer::options_for(DeviceBatch& batch, bool measured) {
+  LogprobOptions options = options_.logprobs;
+  options.windows = windows_.get();
+  if (!batch.routes.defined()) return options;
+  options.replay_routes = options_.replay_routes;
+  if (measured) {
+    batch.same_routes = exec_.empty({batch.routes.size(0), batch.routes.size(1)}, Dtype::kI32);
+    options.same_routes = batch.same_routes;
+  }
+  return options;
 }
 
 /// Calls `micro_batch` with the number of each, all of them sent. Where the weights it reads are in parts, or experts
@@ -82,11 +97,11 @@ void Trainer::pass(MiniBatch& mini, const Pass& how, const std::function<void(si
 
 void Trainer::fill(MiniBatch& mini, bool reference, Tensor DeviceBatch::*on_device,
                    std::vector<float> TrainBatch::*on_host) {
-  LogprobOptions options = options_.logprobs;
-  options.reference = reference;
-  options.windows = windows(reference);
   pass(mini, {.reference = reference}, [&](size_t i, const WholeFrom&) {
     Tape tape(exec_, false);
+    LogprobOptions options = reference ? options_.logprobs : options_for(mini.device[i], true);
+    options.reference = reference;
+    options.windows = windows(reference);
     mini.device[i].*on_device = batch_logprobs(tape, model_, mini.device[i], options).logprobs.value();
   });
   read_back(mini, on_device, on_host);
@@ -102,10 +117,9 @@ void Trainer::fill_old_logprobs(MiniBatch& mini) {
 }
 
 Tensor Trainer::logprobs(MiniBatch& mini, size_t micro) {
-  LogprobOptions options = options_.logprobs;
-  options.windows = windows_.get();
   Tape tape(exec_, false);
-  Tensor values = batch_logprobs(tape, model_, send(mini)[micro], options).logprobs.value();
+  DeviceBatch& batch = send(mini)[micro];
+  Tensor values = batch_logprobs(tape, model_, batch, options_for(batch, true)).logprobs.value();
   if (windows_) windows_->clear();
   return values;
 }
@@ -126,10 +140,9 @@ void Trainer::fill_reference_logprobs(MiniBatch& mini) {
 
 std::vector<LossOut> Trainer::run_micro_batch(Tape& tape, const MiniBatch& mini, DeviceBatch& batch, const Loss& loss,
                                               OldLogprobs old, const WholeFrom& whole_from) {
-  LogprobOptions options = options_.logprobs;
+  LogprobOptions options = options_for(batch, old == OldLogprobs::kOwnForward);
   options.whole_from = whole_from;
   options.expert_offsets = &expert_offsets_;
-  options.windows = windows_.get();
   if (options_.dropout > 0) options.dropout = {options_.dropout, batch.token_keys, dropout_key_};
   if (old == OldLogprobs::kOwnForward) batch.old_logprobs = exec_.empty(batch.targets.shape(), Dtype::kF32);
   std::vector<LossOut> outs;

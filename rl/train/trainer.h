@@ -25,7 +25,8 @@ struct TrainerOptions {
   Recompute recompute = Recompute::kNone;
   double dropout = 0.0;  // of what an adapter reads, in updates; its masks depend on seed, update, layer and token
   uint64_t seed = 0;
-  bool overlap = true;  // gradients are summed over ranks beside the last backward, else after it: the same bits
+  bool replay_routes = false;  // moe.replay: log-probs and updates take the rollout's routes
+  bool overlap = true;         // gradients are summed over ranks beside the last backward, else after it: the same bits
 };
 
 struct UpdateReport {
@@ -85,6 +86,7 @@ class Trainer {
   /// Forward and backward.
   std::vector<LossOut> run_micro_batch(Tape& tape, const MiniBatch& mini, DeviceBatch& batch, const Loss& loss,
                                        OldLogprobs old, const WholeFrom& whole_from = {});
+  LogprobOptions options_for(DeviceBatch& batch, bool measured);
   std::string find_overflow(MiniBatch& batch, const Loss& loss, OldLogprobs old, double loss_scale);
 
   void sum_over_ranks(UpdateReport& report, LossStats& stats);

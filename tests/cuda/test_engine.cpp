@@ -106,13 +106,17 @@ TEST_F(CudaExactEngineTest, SoDoThoseOfAMixtureOfExperts) {
   config_.experts.per_token = 3;
   config_.experts.feed_forward = 24;
   config_.experts.normalise = true;
+  options_.record_routes = true;
   for (const Dtype dtype : {Dtype::kF16, Dtype::kBF16}) {
     SCOPED_TRACE(name_of(dtype));
     const EnginePrecision p = precision(dtype);
     const Results roomy = run(dtype, requests_, options_, p);
     expect_same(score(dtype, roomy), roomy);
+    expect_routes_of_training(dtype, roomy);
     for (const int64_t max_batch : {1, 7}) expect_same(run(dtype, requests_, options_, p, max_batch), roomy);
-    expect_same(run(dtype, requests_, options_, p, 64, 20 * kAttentionTile), roomy);
+    const Results tight = run(dtype, requests_, options_, p, 64, 20 * kAttentionTile);
+    expect_same(tight, roomy);
+    expect_routes_of_training(dtype, tight);
   }
 }
 

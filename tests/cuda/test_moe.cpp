@@ -50,6 +50,50 @@ TEST_F(CudaMoe, RoutesAreThoseOfTheCpu) {
       }
 }
 
+TEST_F(CudaMoe, GivenRoutesAreThoseOfTheCpu) {
+  struct Case {
+    int64_t rows, count, slots;
+  };
+  for (const Case& c : {Case{1, 1, 1}, {33, 8, 2}, {257, 128, 8}, {70, 255, 3}})
+    for (const bool normalise : {true, false}) {
+      SCOPED_TRACE(str("T ", c.rows, " E ", c.count, " K ", c.slots, " normalise ", normalise));
+      const Tensor z = logits(c.rows, c.count, false);
+      const Shape shape{c.rows, c.slots};
+      Tensor own_weights = poisoned(shape, Dtype::kF32), own = poisoned(shape, Dtype::kI32);
+      MANTISSA_RUN(gpu(), route, own_weights, own, up(z), normalise);
+      const std::vector<int32_t> chosen = to_host<int32_t>(own);
+
+      // Its own experts in their order have its own bits; with one of three rows moved on by one expert they do not.
+      std::vector<uint8_t> bytes(chosen.begin(), chosen.end());
+      Tensor w = poisoned(shape, Dtype::kF32), e = poisoned(shape, Dtype::kI32), same = poisoned({c.rows}, Dtype::kI32);
+      MANTISSA_RUN(gpu(), route_given, w, e, up(z), tensor_from<uint8_t>(gpu().backend(), bytes, shape), normalise);
+      expect_same_bits(w, own_weights);
+      expect_same_bits(e, own);
+
+      for (int64_t t = 0; t < c.rows; t += 3)
+        for (int64_t j = 0; j < c.slots; ++j) {
+          uint8_t& byte = bytes[size_t(t * c.slots + j)];
+          byte = uint8_t((byte + 1) % c.count);
+        }
+      for (int64_t t = 2; t < c.rows; t += 6) bytes[size_t(t * c.slots)] = kNotGiven;
+      for (int64_t t = 1; t < c.rows; t += 3)  // the same set all the same
+        std::reverse(bytes.begin() + t * c.slots, bytes.begin() + (t + 1) * c.slots);
+      const Tensor given = tensor_from<uint8_t>(cpu(), bytes, shape),
+                   given_there = tensor_from<uint8_t>(gpu().backend(), bytes, shape);
+      Tensor want_w = tensor_from<float>(cpu(), to_host<float>(own_weights), shape),
+             want_e = tensor_from<int32_t>(cpu(), chosen, shape), want_same = host.empty({c.rows}, Dtype::kI32);
+      MANTISSA_RUN(host, route_given, want_w, want_e, z, given, normalise);
+      MANTISSA_RUN(gpu(), route_given, w, e, up(z), given_there, normalise);
+      expect_same_bits(e, want_e);
+      expect_close(w, want_w, 1e-5, 0);
+      const Tensor own_here = tensor_from<int32_t>(cpu(), chosen, shape);
+      MANTISSA_RUN(host, same_routes, want_same, own_here, given);
+      MANTISSA_RUN(gpu(), same_routes, same, own, given_there);
+      expect_same_bits(same, want_same);
+      EXPECT_EQ(to_host<int32_t>(same)[0], c.count == 1);
+    }
+}
+
 TEST_F(CudaMoe, ARowThatIsNotFiniteStillGoesSomewhere) {
   const std::vector<float> bad = {NAN, 1, NAN, 7, /**/ NAN, NAN, NAN, NAN, /**/ -INFINITY, INFINITY, NAN, -INFINITY};
   Tensor weights = poisoned({3, 3}, Dtype::kF32), experts = poisoned({3, 3}, Dtype::kI32);

@@ -19,6 +19,8 @@
 namespace mantissa {
 namespace {
 
+using Ints = std::vector<int32_t>;
+
 constexpr int64_t kWidth = 40, kExperts = 5, kInner = 24;
 
 std::vector<double> normal(int64_t count, uint64_t purpose) {
@@ -74,13 +76,13 @@ ExpertsConfig experts(int64_t per_token, bool normalise) {
 
 /// Forward and the gradients of a weighted sum of the outputs (weights: cosines of the element's number).
 Result run(const Inputs& in, const ExpertsConfig& config, Dtype dtype, Recompute recompute = Recompute::kNone,
-           Backend& backend = cpu()) {
+           Backend& backend = cpu(), const ops::RouteExchange& other = {}) {
   Exec exec(backend);
   Tape tape(exec, true, recompute);
   std::vector<Var> v;
   for (size_t i = 0; i < in.values.size(); ++i)
     v.push_back(tape.leaf(tensor_of(in.values[i], in.shapes[i], dtype, backend)));
-  const Var out = mixture(tape, v[0], v[1], v[2], v[3], config);
+  const Var out = mixture(tape, v[0], v[1], v[2], v[3], config, nullptr, single_comm(), other);
   std::vector<double> weights;
   for (int64_t i = 0; i < out.value().numel(); ++i) weights.push_back(std::cos(double(i)));
   const Tensor dout = tensor_of(weights, out.shape(), dtype, backend);
@@ -90,12 +92,13 @@ Result run(const Inputs& in, const ExpertsConfig& config, Dtype dtype, Recompute
   return result;
 }
 
-double objective(const Inputs& in, const ExpertsConfig& config) {
+double objective(const Inputs& in, const ExpertsConfig& config, const ops::RouteExchange& other = {}) {
   Exec exec(cpu());
   Tape tape(exec, false);
   std::vector<Var> v;
   for (size_t i = 0; i < in.values.size(); ++i) v.push_back(Var(tensor_of(in.values[i], in.shapes[i], Dtype::kF64)));
-  const std::vector<double> y = to_host<double>(mixture(tape, v[0], v[1], v[2], v[3], config).value());
+  const std::vector<double> y =
+      to_host<double>(mixture(tape, v[0], v[1], v[2], v[3], config, nullptr, single_comm(), other).value());
   double total = 0;
   for (size_t i = 0; i < y.size(); ++i) total += y[i] * std::cos(double(i));
   return total;
@@ -116,28 +119,95 @@ class MixtureOn : public testing::TestWithParam<const char*> {
 INSTANTIATE_TEST_SUITE_P(Cpu, MixtureOn, testing::Values("cpu"), [](const auto& info) { return info.param; });
 INSTANTIATE_TEST_SUITE_P(Cuda, MixtureOn, testing::Values("cuda"), [](const auto& info) { return info.param; });
 
+void expect_gradients_to_be_differences(const Inputs& in, const ExpertsConfig& config,
+                                        const ops::RouteExchange& other) {
+  const Result got = run(in, config, Dtype::kF64, Recompute::kNone, cpu(), other);
+  for (size_t i = 0; i < in.values.size(); ++i) {
+    const std::vector<double> direction = normal(in.shapes[i].numel(), 100 + i);
+    const std::vector<double> grad = to_host<double>(got.grads[i]);
+    double slope = 0;
+    for (size_t j = 0; j < grad.size(); ++j) slope += grad[j] * direction[j];
+    constexpr double kStep = 1e-6;
+    Inputs up = in, down = in;
+    for (size_t j = 0; j < grad.size(); ++j) {
+      up.values[i][j] += kStep * direction[j];
+      down.values[i][j] -= kStep * direction[j];
+    }
+    const double difference = (objective(up, config, other) - objective(down, config, other)) / (2 * kStep);
+    EXPECT_NEAR(slope, difference, 1e-6 * std::max(1.0, std::abs(difference)))
+        << "input " << i << ", " << config.per_token << " slots, normalise " << config.normalise;
+  }
+}
+
 TEST(Mixture, GradientsAreDifferencesInFp64) {
   for (const bool normalise : {true, false})
-    for (const int64_t slots : {int64_t(1), int64_t(3), kExperts}) {
-      const ExpertsConfig config = experts(slots, normalise);
-      const Inputs in(7);
-      const Result got = run(in, config, Dtype::kF64);
-      for (size_t i = 0; i < in.values.size(); ++i) {
-        const std::vector<double> direction = normal(in.shapes[i].numel(), 100 + i);
-        const std::vector<double> grad = to_host<double>(got.grads[i]);
-        double slope = 0;
-        for (size_t j = 0; j < grad.size(); ++j) slope += grad[j] * direction[j];
-        constexpr double kStep = 1e-6;
-        Inputs up = in, down = in;
-        for (size_t j = 0; j < grad.size(); ++j) {
-          up.values[i][j] += kStep * direction[j];
-          down.values[i][j] -= kStep * direction[j];
-        }
-        const double difference = (objective(up, config) - objective(down, config)) / (2 * kStep);
-        EXPECT_NEAR(slope, difference, 1e-6 * std::max(1.0, std::abs(difference)))
-            << "input " << i << ", " << slots << " slots, normalise " << normalise;
-      }
+    for (const int64_t slots : {int64_t(1), int64_t(3), kExperts})
+      expect_gradients_to_be_differences(Inputs(7), experts(slots, normalise), {});
+}
+
+/// Of T rows: `first`, `first` + 1, ... modulo the experts, another first for each row.
+Tensor given_experts(int64_t rows, int64_t slots, Backend& backend = cpu()) {
+  std::vector<uint8_t> values;
+  for (int64_t t = 0; t < rows; ++t)
+    for (int64_t j = 0; j < slots; ++j) values.push_back(uint8_t((3 * t + j) % kExperts));
+  return tensor_from<uint8_t>(backend, values, {rows, slots});
+}
+
+TEST(Mixture, SoAreTheyWithGivenExperts) {
+  for (const bool normalise : {true, false})
+    for (const int64_t slots : {int64_t(1), int64_t(3)})
+      expect_gradients_to_be_differences(Inputs(7), experts(slots, normalise),
+                                         {.given = given_experts(7, slots), .replay = true});
+}
+
+/// What a forward chose, given to another, changes no bit; in another order it is the same set all the same.
+TEST_P(MixtureOn, ItsOwnExpertsChangeNothing) {
+  constexpr int64_t kRows = 21, kSlots = 3;
+  const Inputs in(kRows);
+  for (const bool normalise : {true, false}) {
+    Exec exec(backend());
+    ops::RouteExchange first{.chosen = exec.empty({kRows, kSlots}, Dtype::kI32)};
+    const auto with = [&](const ops::RouteExchange& other, Recompute tier = Recompute::kNone) {
+      return mantissa::run(in, experts(kSlots, normalise), Dtype::kF16, tier, backend(), other);
+    };
+    const Result free = with(first);
+    const std::vector<int32_t> chosen = to_host<int32_t>(first.chosen);
+    std::vector<uint8_t> bytes(chosen.begin(), chosen.end());
+    ops::RouteExchange again{.given = tensor_from<uint8_t>(backend(), bytes, {kRows, kSlots}),
+                             .replay = true,
+                             .same = exec.empty({kRows}, Dtype::kI32)};
+    for (const Recompute tier : {Recompute::kNone, Recompute::kMlp}) {
+      const Result replayed = with(again, tier);
+      EXPECT_EQ(to_host_float(replayed.out), to_host_float(free.out));
+      for (size_t i = 0; i < free.grads.size(); ++i)
+        EXPECT_EQ(to_host_float(replayed.grads[i]), to_host_float(free.grads[i])) << i;
+      EXPECT_EQ(to_host<int32_t>(again.same), Ints(kRows, 1));
     }
+
+    for (int64_t t = 0; t < kRows; ++t) std::reverse(bytes.begin() + t * kSlots, bytes.begin() + (t + 1) * kSlots);
+    again.given = tensor_from<uint8_t>(backend(), bytes, {kRows, kSlots});
+    with(again);
+    EXPECT_EQ(to_host<int32_t>(again.same), Ints(kRows, 1));
+
+    again.given = given_experts(kRows, kSlots, backend());
+    EXPECT_NE(to_host_float(with(again).out), to_host_float(free.out));
+    Ints same;
+    for (int64_t t = 0; t < kRows; ++t) {
+      std::vector<int32_t> own(chosen.begin() + t * kSlots, chosen.begin() + (t + 1) * kSlots), other;
+      for (int64_t j = 0; j < kSlots; ++j) other.push_back(int32_t((3 * t + j) % kExperts));
+      same.push_back(std::is_permutation(own.begin(), own.end(), other.begin()));
+    }
+    EXPECT_EQ(to_host<int32_t>(again.same), same);
+    EXPECT_EQ(std::count(same.begin(), same.end(), 1) > 0 && std::count(same.begin(), same.end(), 0) > 0, true);
+
+    again.replay = false;
+    EXPECT_EQ(to_host_float(with(again).out), to_host_float(free.out)) << "compared, not taken";
+    EXPECT_EQ(to_host<int32_t>(again.same), same);
+
+    again.replay = true;
+    again.given = tensor_from<uint8_t>(backend(), std::vector<uint8_t>(kRows * kSlots, kNotGiven), {kRows, kSlots});
+    EXPECT_EQ(to_host_float(with(again).out), to_host_float(free.out)) << "none are given";
+  }
 }
 
 TEST_P(MixtureOn, NarrowTypesAgreeWithFp64) {
@@ -231,8 +301,6 @@ Routed route(const std::vector<float>& logits, int64_t count, int64_t slots, boo
   return {to_host<int32_t>(r.routes.experts), to_host<int32_t>(r.routes.offsets), to_host<int32_t>(r.routes.tokens),
           to_host<int32_t>(r.routes.rows), to_host<float>(r.weights.value())};
 }
-
-using Ints = std::vector<int32_t>;
 
 TEST(Route, TheLargestFirstAndOfEqualsTheLowerIndex) {
   const Routed r = route({1, 3, 3, 0, /**/ 2, 2, 2, 2, /**/ -1, 0, 5, 5}, 4, 2, true);
@@ -328,6 +396,13 @@ TEST(Mixture, BadShapesAreRefused) {
   EXPECT_THROW(ops::route(tape, x, w, 5, true), Error);
   EXPECT_THROW(ops::route(tape, x, w, 0, true), Error);
   EXPECT_THROW(ops::route(tape, x, Var(exec.zeros({4, 7}, Dtype::kF32)), 1, true), Error);
+  const Tensor bytes(cpu(), {2, 1}, Dtype::kU8), ints(cpu(), {2, 1}, Dtype::kI32);
+  EXPECT_THROW(ops::route(tape, x, w, 1, true, {.given = ints}), Error);
+  EXPECT_THROW(ops::route(tape, x, w, 2, true, {.given = bytes}), Error);
+  EXPECT_THROW(ops::route(tape, x, w, 1, true, {.chosen = bytes}), Error);
+  EXPECT_THROW(ops::route(tape, x, w, 1, true, {.replay = true}), Error);  // of nothing
+  EXPECT_THROW(ops::route(tape, x, Var(exec.zeros({256, 8}, Dtype::kF32)), 1, true, {.given = bytes}), Error);
+  EXPECT_THROW(ops::route(tape, x, w, 1, true, {.chosen = ints, .given = bytes, .replay = true}), Error);
   const ops::Routes routes = ops::route(tape, x, w, 2, true).routes;
   EXPECT_THROW(ops::grouped_linear(tape, x, w, routes), Error);  // 2 rows for 4
   EXPECT_THROW(

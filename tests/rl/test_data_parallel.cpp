@@ -28,6 +28,10 @@ RolloutSample sample_of(size_t group, int number) {
   sample.reward = 0.25 * number;
   sample.rewards = {sample.reward, NAN};
   sample.extracted = std::string(size_t(number), '4');
+  if (group % 2) {  // recorded routes, in the first sample of no token
+    sample.completion.routes.prompt = std::make_shared<TokenRoutes::Bytes>(5, uint8_t(group));
+    sample.completion.routes.response = std::make_shared<TokenRoutes::Bytes>(size_t(number), uint8_t(group + 1));
+  }
   return sample;
 }
 
@@ -53,6 +57,12 @@ TEST(DataParallel, AllRanksGetAllSamples) {
           EXPECT_EQ(got.rewards[0], want.reward);
           EXPECT_TRUE(std::isnan(got.rewards[1]));
           EXPECT_EQ(got.extracted, want.extracted);
+          const TokenRoutes &routes = got.completion.routes, &expected = want.completion.routes;
+          ASSERT_EQ(routes.recorded(), g % 2 == 1);
+          if (!routes.recorded()) continue;
+          EXPECT_EQ(*routes.prompt, *expected.prompt);
+          EXPECT_EQ(*routes.response, *expected.response);
+          EXPECT_EQ(routes.prompt, groups[g].samples[0].completion.routes.prompt) << "held once";
         }
       }
     });

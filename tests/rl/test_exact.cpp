@@ -88,6 +88,7 @@ TEST_F(Exact, NorHasThatOfAMixtureOfExperts) {
       EXPECT_GT(line["exact/checked_tokens"], 0);
       EXPECT_EQ(line["exact/differing_tokens"], 0);
       EXPECT_EQ(line["rollout_corr/k3_kl"], 0);
+      EXPECT_EQ(line["moe/route_agreement"], 1);
       EXPECT_LE(line["moe/load_min"], 1);
       EXPECT_GE(line["moe/load_max"], 1);
       EXPECT_LE(line["moe/load_entropy"], 1);

@@ -115,6 +115,10 @@ class EngineTest : public testing::Test {
     return out;
   }
 
+  /// Of `results` that recorded routes: they are those that the packed training forward chooses, of prompt and response
+  /// but for its last token.
+  void expect_routes_of_training(Dtype dtype, const Results& results);
+
   std::string error_of(const std::vector<Request>& requests, const GenerateOptions& options, int64_t cache_tokens = 0) {
     return message_of([&] { run(Dtype::kF32, requests, options, precision(Dtype::kF32), 4, cache_tokens); });
   }
@@ -146,6 +150,40 @@ inline void expect_same(const Results& a, const Results& b) {
     SCOPED_TRACE(testing::Message() << "request " << i);
     expect_same(a[i], b[i]);
   }
+}
+
+inline void EngineTest::expect_routes_of_training(Dtype dtype, const Results& results) {
+  const int64_t layers = config_.experts.before(config_.layers), slots = config_.experts.per_token;
+  const auto upload = [&](const std::vector<int32_t>& v) {
+    return tensor_from<int32_t>(exec_.backend(), v, {int64_t(v.size())});
+  };
+  for (size_t i = 0; i < results.size(); ++i)
+    for (const Completion& c : results[i]) {
+      std::vector<int32_t> ids = requests_[i].prompt->ids, positions;
+      ids.insert(ids.end(), c.ids.begin(), c.ids.end() - 1);
+      const int64_t tokens = int64_t(ids.size());
+      for (int32_t t = 0; t < tokens; ++t) positions.push_back(t);
+      Tape tape(exec_, true);
+      ForwardContext ctx;
+      ctx.tape = &tape;
+      ctx.params = &model(dtype).params;
+      ctx.residual = dtype;
+      ctx.ids = upload(ids);
+      ctx.positions = upload(positions);
+      ctx.attention.offsets = upload({0, int32_t(tokens)});
+      ctx.attention.longest = tokens;
+      ctx.routes.chosen = exec_.empty({layers, tokens, slots}, Dtype::kI32);
+      model(dtype).decoder->forward(ctx);
+      const std::vector<int32_t> chosen = to_host<int32_t>(ctx.routes.chosen);
+      TokenRoutes::Bytes want;
+      for (int64_t t = 0; t < tokens; ++t)
+        for (int64_t layer = 0; layer < layers; ++layer)
+          for (int64_t j = 0; j < slots; ++j) want.push_back(uint8_t(chosen[size_t((layer * tokens + t) * slots + j)]));
+      ASSERT_TRUE(c.routes.recorded());
+      TokenRoutes::Bytes got = *c.routes.prompt;
+      got.insert(got.end(), c.routes.response->begin(), c.routes.response->end());
+      EXPECT_EQ(got, want) << "request " << i;
+    }
 }
 
 /// Twice the same rollout with drafts: in the second one all responses are repetitions.

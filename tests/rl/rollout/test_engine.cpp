@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "tests/support/engine_test.h"
 
@@ -114,6 +115,56 @@ TEST_F(EngineTest, LogprobsEqualTheTrainingPath) {
         }
     EXPECT_GT(different, 0);
   }
+}
+
+/// Two of three experts in each layer.
+class EngineRoutes : public EngineTest {
+ protected:
+  EngineRoutes() {
+    config_ = tiny_mixture();
+    options_.record_routes = true;
+    options_.stop = StopRule(std::vector<int32_t>{});
+  }
+};
+
+TEST_F(EngineRoutes, AreThoseOfTrainingUnderAnySchedule) {
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kF16}) {
+    const Results roomy = run(dtype, requests_, options_, precision(dtype));
+    expect_routes_of_training(dtype, roomy);
+    std::set<uint8_t> seen;
+    for (const std::vector<Completion>& group : roomy)
+      for (const Completion& c : group) {
+        EXPECT_EQ(c.routes.prompt, group[0].routes.prompt) << "held once for all samples";
+        seen.insert(c.routes.response->begin(), c.routes.response->end());
+      }
+    EXPECT_EQ(seen.size(), 3u) << "all experts are used";
+    expect_routes_of_training(dtype, run(dtype, requests_, options_, precision(dtype), 3));
+    expect_routes_of_training(dtype, run(dtype, requests_, options_, precision(dtype), 64, 4 * kAttentionTile));
+    EXPECT_GT(stats_.preemptions, 0);
+
+    RolloutConfig drafting;
+    drafting.max_batch = 64;
+    drafting.draft = "history";
+    Engine engine(model(dtype), drafting, precision(dtype));
+    engine.generate(requests_, options_);
+    const Results drafted = engine.generate(requests_, options_);
+    expect_same(drafted, roomy);
+    expect_routes_of_training(dtype, drafted);
+    EXPECT_GT(engine.stats().accepted, 100);
+  }
+}
+
+TEST_F(EngineRoutes, AreRecordedWhereAskedFor) {
+  options_.record_routes = false;
+  const Results without = run(Dtype::kF32, requests_, options_, precision(Dtype::kF32));
+  EXPECT_FALSE(without[0][0].routes.recorded());
+  options_.record_routes = true;
+  expect_same(run(Dtype::kF32, requests_, options_, precision(Dtype::kF32)), without);
+}
+
+TEST_F(EngineTest, RoutesOfDenseModelsAreNone) {
+  options_.record_routes = true;
+  EXPECT_FALSE(run(Dtype::kF32, requests_, options_, precision(Dtype::kF32))[0][0].routes.recorded());
 }
 
 TEST_F(EngineTest, DraftsSaveStepsAndKeepTheBits) {

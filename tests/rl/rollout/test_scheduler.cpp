@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <tuple>
 
 #include "core/kernels.h"
 #include "core/random.h"
@@ -44,17 +45,24 @@ class FakeRunner {
  public:
   explicit FakeRunner(int64_t pages) : slots_(size_t(pages * kAttentionTile), -1) {}
 
+  /// Of a token: two bytes of its id and its place, and how often its sequence has computed it.
+  std::vector<uint8_t> routes;
+
   void run(const Plan& plan, std::vector<int32_t>& tokens, std::vector<float>& logprobs) {
+    routes.clear();
     for (size_t i = 0; i < plan.copy_from.size(); ++i)
       for (int64_t j = 0; j < kAttentionTile; ++j)
         slots_[size_t(plan.copy_to[i] * kAttentionTile + j)] = slots_[size_t(plan.copy_from[i] * kAttentionTile + j)];
     for (const Plan::Prefill& p : plan.prefills)
-      for (int64_t t = 0; t < p.length; ++t)
+      for (int64_t t = 0; t < p.length; ++t) {
         slot(*plan.rows[size_t(p.first)], t) = plan.rows[size_t(p.first)]->token(t);
+        add_routes(*plan.rows[size_t(p.first)], t);
+      }
     if (plan.kind == Plan::Kind::kDecode)
       for (size_t i = 0; i < plan.rows.size(); ++i) {
         const Sequence& s = *plan.rows[i];
         slot(s, s.cached + plan.ahead[i]) = s.token(s.cached + plan.ahead[i]);
+        add_routes(s, s.cached + plan.ahead[i]);
       }
 
     std::vector<int64_t> lengths(plan.rows.size());
@@ -76,11 +84,32 @@ class FakeRunner {
   }
 
  private:
+  void add_routes(const Sequence& s, int64_t t) {
+    routes.insert(routes.end(), {uint8_t(s.token(t)), uint8_t(t), uint8_t(++computed_[{s.arrival, t, s.token(t)}])});
+  }
   int32_t& slot(const Sequence& s, int64_t t) {
     return slots_[size_t(s.pages[size_t(t / kAttentionTile)] * kAttentionTile + t % kAttentionTile)];
   }
   std::vector<int32_t> slots_;
+  std::map<std::tuple<int64_t, int64_t, int32_t>, int> computed_;
 };
+
+/// As FakeRunner makes them: of the whole prompt, and of all tokens of the response but the last; and those of a token
+/// that was computed again are its first. Behind a wrong guess a right one may have been computed before.
+void expect_routes(const Completion& c, const Prompt& prompt, bool drafts) {
+  ASSERT_TRUE(c.routes.recorded());
+  const auto expect = [&](const TokenRoutes::Bytes& bytes, const std::vector<int32_t>& ids, size_t count,
+                          size_t first) {
+    ASSERT_EQ(bytes.size(), 3 * count);
+    for (size_t t = 0; t < count; ++t) {
+      EXPECT_EQ(bytes[3 * t], uint8_t(ids[t])) << t;
+      EXPECT_EQ(bytes[3 * t + 1], uint8_t(first + t)) << t;
+      EXPECT_TRUE(drafts || bytes[3 * t + 2] == 1) << t;
+    }
+  };
+  expect(*c.routes.prompt, prompt.ids, prompt.ids.size(), 0);
+  expect(*c.routes.response, c.ids, c.ids.size() - 1, prompt.ids.size());
+}
 
 Outcome serve(const std::vector<Ask>& asks, Scheduler::Limits limits, std::vector<int32_t> stop_ids = {0, 1, 2}) {
   const std::vector<Prompt> prompts = prompts_of(asks);
@@ -104,7 +133,7 @@ Outcome serve(const std::vector<Ask>& asks, Scheduler::Limits limits, std::vecto
     outcome.copies += int64_t(plan.copy_from.size());
     runner.run(plan, tokens, logprobs);
     if (testing::Test::HasFatalFailure()) return outcome;
-    scheduler.accept(tokens, logprobs);
+    scheduler.accept(tokens, logprobs, runner.routes);
 
     // Every page in use is held as often as the sequences say, and no more pages are in use.
     std::map<int32_t, int> held;
@@ -118,7 +147,13 @@ Outcome serve(const std::vector<Ask>& asks, Scheduler::Limits limits, std::vecto
   outcome.drafted = scheduler.drafted();
   outcome.accepted = scheduler.accepted();
   outcome.peak_pages = scheduler.pool().peak_used();
-  for (Sequence& s : scheduler.sequences()) outcome.completions.push_back(std::move(s.completion));
+  const TokenRoutes::Bytes* prompt = nullptr;
+  for (Sequence& s : scheduler.sequences()) {
+    expect_routes(s.completion, *s.prompt, limits.drafts != nullptr);
+    EXPECT_TRUE(s.index == 0 || s.completion.routes.prompt.get() == prompt) << "samples share those of their prompt";
+    prompt = s.completion.routes.prompt.get();
+    outcome.completions.push_back(std::move(s.completion));
+  }
   return outcome;
 }
 
