@@ -1,5 +1,5 @@
-// Ops over the vocabulary: embedding, choice of rows, and the head that scores tokens without holding [T,V]. T tokens,
-// C width, V vocabulary, n tokens of a chunk.
+// Ops over the vocabulary: embedding, choice of rows, and the head that scores tokens chunk by chunk. T tokens, C
+// width, V vocabulary, n tokens of a chunk.
 #include <algorithm>
 
 #include "autograd/ops.h"

@@ -140,20 +140,29 @@ const Kernels& Rehearsal::kernels() const {
   return impl_->kernels;
 }
 
-/// A host's state has the CPU's backend, as on a device.
-std::shared_ptr<Storage> Rehearsal::allocate_host(size_t bytes) {
+namespace {
+
+/// Addresses that are counted, rounded to `counted` bytes, for as long as they are held.
+std::shared_ptr<void> counted_addresses(size_t bytes, size_t counted, const std::shared_ptr<Count>& count) {
+  count->take(counted);
   std::shared_ptr<void> memory = addresses(bytes);
+  void* const block = memory.get();
+  return {block, [count, counted, memory](void*) { count->in_use -= counted; }};
+}
+
+}  // namespace
+
+/// A host's state has the CPU's backend, as on a device; where that is the CPU it is memory as any other.
+std::shared_ptr<Storage> Rehearsal::allocate_host(size_t bytes) {
+  std::shared_ptr<void> memory =
+      name() == "cpu" ? counted_addresses(bytes, block_bytes(bytes), impl_->tensors) : addresses(bytes);
   return std::make_shared<Storage>(cpu(), memory.get(), bytes, memory);
 }
 
 std::shared_ptr<Storage> Rehearsal::allocate(size_t bytes) {
-  const std::shared_ptr<Count> count = impl_->capturing ? impl_->graphs : impl_->tensors;
-  const size_t counted = block_bytes(bytes);
-  count->take(counted);
-  std::shared_ptr<void> memory = addresses(bytes);
-  void* const block = memory.get();
-  std::shared_ptr<void> owner(block, [count, counted, memory](void*) { count->in_use -= counted; });
-  return std::make_shared<Storage>(*this, block, bytes, std::move(owner));
+  std::shared_ptr<void> memory =
+      counted_addresses(bytes, block_bytes(bytes), impl_->capturing ? impl_->graphs : impl_->tensors);
+  return std::make_shared<Storage>(*this, memory.get(), bytes, memory);
 }
 
 void Rehearsal::copy_from_host(void* dst, const void* src, size_t bytes) {

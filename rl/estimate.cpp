@@ -38,6 +38,8 @@ class Rehearsed {
 
  private:
   size_t in_use() const { return device_.memory().in_use; }
+  /// Masters and moments lie in other memory than the device's.
+  bool state_on_host() const { return run_.model->trained().placement == Placement::kHost && device_.name() != "cpu"; }
   void list_held(std::vector<MemoryPart>& parts) const;
   size_t sample(std::span<const Prompt* const> prompts, int64_t n);
   void sample_everything();
@@ -56,7 +58,7 @@ class Rehearsed {
 void Rehearsed::list_held(std::vector<MemoryPart>& parts) const {
   const Model& m = *run_.model;
   const ParamSet& trained = m.trained();
-  const bool on_host = trained.placement == Placement::kHost;
+  const bool on_host = state_on_host();
   const auto add = [&](const std::string& name, size_t bytes) {
     if (bytes > 0) parts.push_back({name, bytes});
   };
@@ -200,12 +202,11 @@ MemoryEstimate Rehearsed::measure() {
 
   const ParamSet& trained = run_.model->trained();
   const RunConfig& config = run_.config;
-  const bool on_host = trained.placement == Placement::kHost;
   const bool saved = config.checkpoint.every > 0 && config.checkpoint.every < config.train.steps;
-  if (e.device == "cpu" && config.checkpoint.background && saved && !on_host)
+  if (e.device == "cpu" && config.checkpoint.background && saved && trained.placement == Placement::kDevice)
     e.checkpoint.push_back(
         {"copy that is written in the background", 3 * device_.block_bytes(trained.master.flat().bytes())});
-  if (on_host)
+  if (state_on_host())
     e.host = {{"masters, fp32", bytes_of({&trained.master})}, {"moments, fp32", bytes_of({&trained.m, &trained.v})}};
   e.peak = held;
   for (const std::vector<MemoryPart>* phase : {&e.rollout, &e.update, &e.checkpoint}) {

@@ -60,7 +60,8 @@ struct Engine::Impl {
     check(
         precision.match == Match::kExact,
         "rollout.draft: history needs rollout and training to agree bit for bit (precision.match: exact): elsewhere a "
-        "token's bits depend on what is computed beside it");
+        "token's bits depend on what is computed beside it; got ",
+        precision.match == Match::kPeer ? "peer" : "fast");
     drafts.emplace();
   }
   int64_t limit_of(const Prompt& prompt, const GenerateOptions& options) const {

@@ -2,11 +2,11 @@
 //
 // Prefill packs the prompts of a plan into one pass. Decode works on buckets of rows: a batch is padded with inactive
 // rows (length 0, slot -1) to the next of a few sizes, whose tensors are made once and keep their addresses. The first
-// step of a bucket runs kernel by kernel and is recorded; the next ones replay it where the backend has graphs, and
-// experts are not shared out over ranks (nn/moe.h: the host has to know how many rows travel). The
-// host sends one block of int32 per step, and of the page table only what changed; all else that differs between steps
-// (keys and values, the random key) is device data. Rows of guessed tokens read keys and values that the rows before
-// them write in the same step: a layer writes those of all rows before it attends.
+// step of a bucket runs kernel by kernel and is recorded; the next ones replay it where the backend has graphs and the
+// rank makes its passes alone (gather_by_unit; nn/moe.h: the host has to know how many rows travel). The host sends one
+// block of int32 per step, and of the page table what changed, or all of it where much did; all else that differs
+// between steps (keys and values, the random key) is device data. Rows of guessed tokens read keys and values that the
+// rows before them write in the same step: a layer writes those of all rows before it attends.
 #pragma once
 
 #include <map>

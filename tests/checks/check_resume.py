@@ -3,7 +3,8 @@
 
 The real trainer on the embedded model: one run to the end, one that gets SIGKILL at --kills random moments and goes on
 each time with --resume auto. Final weights, optimizer, model and metrics must be the same bits; seconds and memory
-(timing_s/*, perf/*) are exempt. Ends with exit code 1 and the first difference when they are not.
+(timing_s/*, perf/*) are exempt, and how drafts did (draft/*), whose history a resumed run has not. Ends with exit code
+1 and the first difference when they are not.
 
   tests/checks/check_resume.py [--kills 10] [--steps 40] [--seed 1] [section.key=value ...]
 """
@@ -30,7 +31,7 @@ def command(args, output, resume):
 
 def lines_of(path):
     lines = path.read_text().splitlines() if path.exists() else []
-    exempt = ("timing_s/", "perf/")
+    exempt = ("timing_s/", "perf/", "draft/")
     return [{k: v for k, v in json.loads(line).items() if not k.startswith(exempt)} for line in lines]
 
 

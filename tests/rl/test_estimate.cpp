@@ -85,6 +85,10 @@ TEST_F(Estimate, OfAnAdapterIsWithinATenth) {
   expect_within_a_tenth({"lora.rank=16", "lora.alpha=32"});
 }
 
+TEST_F(Estimate, OfStateOnTheHostIsWithinATenthWhereTheDeviceIsTheHost) {
+  expect_within_a_tenth({"distributed.offload=optimizer"});
+}
+
 TEST_F(Estimate, OfAWarmStartIsWithinATenth) {
   expect_within_a_tenth({kSft[0], kSft[1], kSft[2]});
   expect_within_a_tenth({kSft[0], kSft[1], kSft[2], "train.micro_batch_tokens=256", "precision.train=fp32"});
