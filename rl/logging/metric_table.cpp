@@ -8,7 +8,8 @@ constexpr MetricInfo kTable[] = {
     {"step", "steps", "training steps completed, this one included"},
 
     {"rollout/digest", "1", "48 bits of a hash of all sampled ids and log-prob bits: equal for the same rollouts"},
-    {"draft/proposed", "tokens", "tokens that drafts guessed and the rollout computed ahead (rollout.draft)"},
+    {"draft/proposed", "tokens",
+     "tokens that drafts guessed and the rollout computed ahead (rollout.draft; not the same after a resume, nor with several ranks from run to run, since it goes by what was sampled here before)"},
     {"draft/accepted", "tokens", "those that were drawn: each saved a decode step of its sequence"},
     {"critic/score/mean", "reward", "mean reward of the step's samples as graded"},
     {"critic/score/max", "reward", "highest of them"},
