@@ -47,10 +47,10 @@ void StepCost::add(int64_t rows, double seconds) {
 
 double StepCost::shared_rows() const {
   const double spread = steps_ * rows_rows_ - rows_ * rows_;  // steps^2 times the variance of rows
-  if (steps_ < 16 || spread < steps_ * rows_) return kUnmeasured;
+  if (steps_ < 16 || spread < steps_ * rows_) return kLeast;
   const double per_row = (steps_ * rows_seconds_ - rows_ * seconds_) / spread;
   const double shared = (seconds_ - per_row * rows_) / steps_;
-  return per_row * kMost <= shared ? kMost : std::max(0.0, shared / per_row);
+  return per_row * kMost <= shared ? kMost : std::max(kLeast, shared / per_row);
 }
 
 Drafts::Past& Drafts::past_of(const Prompt& prompt) {

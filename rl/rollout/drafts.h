@@ -26,10 +26,11 @@ namespace mantissa {
 class StepCost {
  public:
   void add(int64_t rows, double seconds);
-  /// kUnmeasured, which is about what a CPU has, until steps of different sizes have been timed; at most kMost.
+  /// From kLeast to kMost; kLeast until steps of different sizes have been timed. It is about what a CPU has: times
+  /// that say less, for a device reads its weights once for many rows, are those of other work on it.
   double shared_rows() const;
 
-  static constexpr double kUnmeasured = 16, kMost = 4096;
+  static constexpr double kLeast = 16, kMost = 4096;
 
  private:
   double steps_ = 0, rows_ = 0, seconds_ = 0, rows_rows_ = 0, rows_seconds_ = 0;  // sums, the older the less they count
