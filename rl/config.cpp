@@ -84,6 +84,8 @@ void RunConfig::validate() const {
   check(!run.name.empty() || !run.output_dir.empty(), "run.name: required when run.output_dir is empty");
   check(!data.files.empty(), "data.files: at least one file is required");
   check(eval.every == 0 || !eval.files.empty(), "eval.files: required when eval.every is not 0, got none");
+  check(distributed.gather == "auto" || distributed.shard == "parameters", "distributed.gather: must be auto where ",
+        "weights are whole (distributed.shard: optimizer), got ", distributed.gather);
   if (train.mode == "grpo") {
     const int64_t sequences = train.prompts_per_step * rollout.n;
     check(sequences % train.mini_batch_size == 0,

@@ -232,7 +232,8 @@ void Run::open_training() {
   if (!sft() && moves && (model->adapter || config.algorithm.kl_coef > 0)) keep_reference();
   if (!sft() || !eval_sets.empty())
     match = config.precision.resolve_match(exec.backend(), model->config, model->adapter.get());
-  records_routes = !sft() && mantissa::records_routes(model->config);
+  const bool could_differ = match != Match::kExact || config.exact.check == "all";  // or that is what is asked
+  records_routes = !sft() && could_differ && mantissa::records_routes(model->config);
   trainer.emplace(exec, comm, *model, *optimizer,
                   TrainerOptions{.logprobs = {.temperature = sft() ? 1.0 : config.rollout.sampling.temperature,
                                               .lm_head = config.precision.head_dtype(train_dtype),

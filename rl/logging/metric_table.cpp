@@ -64,7 +64,7 @@ constexpr MetricInfo kTable[] = {
     {"moe/load_entropy", "1", "entropy of the shares over that of equal ones, mean over layers"},
 
     {"moe/route_agreement", "1",
-     "share of pairs of a response token and a layer with experts in which training's router chooses the same set of experts as the rollout's did, for the row that predicts the token (under moe.replay too, which does not take that choice); over the tokens that rollout_corr/* compares"},
+     "share of pairs of a response token and a layer with experts in which training's router chooses the same set of experts as the rollout's did, for the row that predicts the token (under moe.replay too, which does not take that choice); over the tokens that rollout_corr/* compares; under match: exact, where it is 1 by construction, with exact.check: all alone"},
 
     {"exact/checked_tokens", "tokens",
      "tokens whose log-prob by the training path was compared with mu (match: exact)"},

@@ -96,6 +96,10 @@ TEST_F(Exact, NorHasThatOfAMixtureOfExperts) {
     }
     EXPECT_GT(lines[0]["actor/grad_norm"], 0);
   }
+  const json sampled =
+      train("sampled", {"model.path=builtin:arithmetic_moe", "precision.match=exact", "train.steps=1"})[0];
+  EXPECT_FALSE(sampled.contains("moe/route_agreement"));  // nothing to measure, and no routes to carry
+  EXPECT_TRUE(sampled.contains("moe/load_min"));
 }
 
 TEST_F(Exact, TheDigestIsThatOfTheRolloutAlone) {

@@ -192,6 +192,11 @@ TEST_F(ShardParameters, WhatCannotBeIsRefusedByName) {
               config("run", {"distributed.shard=parameters", "lora.rank=4"});
             }).find("distributed.shard: must be optimizer with an adapter"),
             std::string::npos);
+  EXPECT_NE(
+      message_of([&] {
+        config("run", {"distributed.gather=unit"});
+      }).find("distributed.gather: must be auto where weights are whole (distributed.shard: optimizer), got unit"),
+      std::string::npos);
   // A GPU that is not there, too small for the weights of all ranks.
   const RunConfig small = config("run", {"run.device=cuda", "distributed.shard=parameters"});
   const MemoryEstimate fits = estimate_memory(small, {.ranks = 8});

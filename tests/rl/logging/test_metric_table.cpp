@@ -72,7 +72,8 @@ std::set<std::string> metrics_of_runs(const fs::path& directory) {
            "algorithm.overlong=soft_punish", "algorithm.overlong_buffer=4", "eval.every=1", "eval.limit=2", "eval.n=2",
            "reward.answer.kind=math", "reward.layout.kind=format", "eval.files=" + data});
   run_all("lora", {"rollout.n=4", "rollout.max_new_tokens=32", "lora.rank=2", "lora.rollout=merged_in_place"});
-  run_all("mixture", {"rollout.n=4", "rollout.max_new_tokens=32", "model.path=builtin:arithmetic_moe"});
+  run_all("mixture",
+          {"rollout.n=4", "rollout.max_new_tokens=32", "model.path=builtin:arithmetic_moe", "exact.check=all"});
   std::set<std::string> names;
   for (const char* file :
        {"sft/sft.jsonl", "lora/metrics.jsonl", "mixture/metrics.jsonl", "grpo/metrics.jsonl", "grpo/eval.jsonl"}) {
