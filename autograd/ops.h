@@ -161,9 +161,9 @@ struct HeadOptions {
   /// head_chunk() says.
   int64_t chunk = 0;
 };
-/// The number of tokens that a chunk has by itself: 256 on the CPU, where they stay in the cache; elsewhere, where
-/// small products waste the device, as many as take 2.5 GiB of logits, from 2048 to 16384.
-int64_t head_chunk(const Backend& backend, int64_t vocab);
+/// The number of tokens that a chunk has: `chosen`, or by itself, where that is 0: 256 on the CPU, where they stay in
+/// the cache; elsewhere, where small products waste the device, as many as take 2.5 GiB of logits, from 2048 to 16384.
+int64_t head_chunk(const Backend& backend, int64_t vocab, int64_t chosen = 0);
 /// Log-prob of targets[T] and entropy of softmax(hidden[T,C] . w[V,C]^T / temperature), in chunks of tokens. Forward
 /// saves hidden and log-sum-exp, and the logits where all tokens are one chunk; else backward makes each chunk again,
 /// and logits for all tokens never exist. Under Match::kPeer logits are rounded to the head's type. The gradients of

@@ -93,7 +93,8 @@ class LogitsChunk {
 
 }  // namespace
 
-int64_t head_chunk(const Backend& backend, int64_t vocab) {
+int64_t head_chunk(const Backend& backend, int64_t vocab, int64_t chosen) {
+  if (chosen > 0) return chosen;
   if (backend.name() == "cpu") return 256;
   return std::clamp<int64_t>((int64_t(5) << 29) / (vocab * 4), 2048, 16384);
 }
@@ -110,7 +111,7 @@ TokenLogprobs token_logprobs(Tape& tape, const Var& hidden, const Var& w, const 
   check(options.chunk >= 0, "[token_logprobs] chunk must not be negative: got ", options.chunk);
   // A gradient check runs in fp64 throughout.
   const Dtype dtype = hidden.dtype() == Dtype::kF64 ? Dtype::kF64 : options.dtype;
-  const int64_t chunk = std::min(options.chunk > 0 ? options.chunk : head_chunk(tape.exec().backend(), vocab), tokens);
+  const int64_t chunk = std::min(head_chunk(tape.exec().backend(), vocab, options.chunk), tokens);
   const double inv_temperature = 1.0 / options.temperature;
 
   Exec& exec = tape.exec();

@@ -52,7 +52,7 @@ void batch_backward(Tape& tape, const Model& model, const DeviceBatch& batch, co
   Exec& exec = tape.exec();
   ForwardContext ctx = context_of(tape, model, batch, options, &grads);
   const Var hidden = scored_hidden(model, ctx, batch);
-  Tensor dhidden = exec.zeros(hidden.shape(), hidden.dtype());
+  Tensor dhidden = exec.empty(hidden.shape(), hidden.dtype());
   for (const HeadPiece& piece : batch.pieces) {
     Tape pass(exec, true);
     pass.set_observer(tape.observer());
@@ -61,7 +61,10 @@ void batch_backward(Tape& tape, const Model& model, const DeviceBatch& batch, co
     const Tensor targets = batch.targets.slice(piece.first_token, piece.end_token);
     pass.backward(loss(pass, piece, model.decoder->logprobs(ctx, rows, targets, head(options, state))));
     Tensor drows = dhidden.slice(piece.first_token, piece.end_token);
-    if (rows.grad().defined()) exec.backend().copy(drows.raw(), rows.grad().raw(), drows.bytes());
+    if (const Tensor grad = rows.grad(); grad.defined())
+      exec.backend().copy(drows.raw(), grad.raw(), drows.bytes());
+    else
+      exec.backend().zero(drows.raw(), drows.bytes());
   }
   tape.backward(std::span(&hidden, 1), std::span(&dhidden, 1));
 }

@@ -50,8 +50,7 @@ Trainer::Trainer(Exec& exec, Comm& comm, Model& model, Optimizer& optimizer, con
 
 /// The micro-batches on the device, sent by the first pass over them.
 std::vector<DeviceBatch>& Trainer::send(MiniBatch& mini) {
-  const int64_t chosen = options_.logprobs.head_chunk;
-  const int64_t chunk = chosen > 0 ? chosen : ops::head_chunk(exec_.backend(), model_.config.vocab_size);
+  const int64_t chunk = ops::head_chunk(exec_.backend(), model_.config.vocab_size, options_.logprobs.head_chunk);
   if (mini.device.empty())
     for (const TrainBatch& batch : mini.micro) {
       mini.device.emplace_back(exec_.backend(), batch, chunk);

@@ -2,17 +2,13 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "core/file.h"
 #include "core/registry.h"
-#include "core/safetensors.h"
 #include "rl/estimate.h"
-#include "rl/run.h"
 #include "tests/support/message.h"
-#include "tests/support/ranks.h"
-#include "tests/support/run_test.h"
+#include "tests/support/rank_runs.h"
 
 namespace mantissa {
 namespace {
@@ -33,49 +29,16 @@ optim: {lr: 1.0e-4}
 checkpoint: {keep: 0}
 )";
 
-Strings with(Strings list, const Strings& more) {
-  list.insert(list.end(), more.begin(), more.end());
-  return list;
-}
-
 Strings shared(int experts) {
   return {str("distributed.experts=", experts)};
 }
 
-class ExpertRuns : public RunTest {
+class ExpertRuns : public RankRuns {
  protected:
-  ExpertRuns() : RunTest(kGrpo) {}
+  ExpertRuns() : RankRuns(kGrpo) {}
 
-  /// A run of some ranks, or its rest after the checkpoint there is, up to the end or to step `until`.
-  void train(const std::string& name, int ranks, const Strings& overrides, int64_t until = -1) const {
-    const auto one = [&](Comm& comm) {
-      mantissa::Run run(config(name, overrides), {.resume = fs::exists(dir_ / name) ? "auto" : ""}, comm);
-      EXPECT_EQ(run.model->decoder->shares_experts(), run.config.distributed.experts > 1);
-      mantissa::train(run, [&] { return run.step == until; });
-    };
-    if (ranks == 1) return one(single_comm());
-    EXPECT_EQ(run_ranks(ranks, one), Strings(size_t(ranks)));
-  }
-  std::vector<json> lines(const std::string& name, const char* file = "metrics.jsonl") const {
-    std::ifstream in(dir_ / name / file);
-    std::vector<json> lines;
-    for (std::string line; std::getline(in, line);) lines.push_back(json::parse(line));
-    return lines;
-  }
-  /// Largest difference of what two runs have in a file of their last checkpoints.
-  double apart(const std::string& a, const std::string& b, const char* file) const {
-    const fs::path checkpoint = "checkpoints/step_2";
-    const Safetensors first(dir_ / a / checkpoint / file), second(dir_ / b / checkpoint / file);
-    EXPECT_EQ(first.entries().size(), second.entries().size());
-    double worst = 0;
-    for (const auto& [name, entry] : first.entries()) {
-      Tensor x(cpu(), first.shape(name), Dtype::kF32), y(cpu(), first.shape(name), Dtype::kF32);
-      first.read(name, x);
-      second.read(name, y);
-      for (int64_t i = 0; i < x.numel(); ++i)
-        worst = std::max(worst, std::abs(double(x.data<float>()[i]) - double(y.data<float>()[i])));
-    }
-    return worst;
+  void check_begin(const mantissa::Run& run, int) const override {
+    EXPECT_EQ(run.model->decoder->shares_experts(), run.config.distributed.experts > 1);
   }
   void expect_same(const std::string& one, const std::string& some) const {
     const std::vector<json> a = lines(one), b = lines(some);

@@ -2,17 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "core/file.h"
-#include "core/registry.h"
-#include "core/safetensors.h"
 #include "rl/estimate.h"
-#include "rl/run.h"
 #include "tests/support/message.h"
-#include "tests/support/ranks.h"
-#include "tests/support/run_test.h"
+#include "tests/support/rank_runs.h"
 
 namespace mantissa {
 namespace {
@@ -31,53 +26,20 @@ optim: {lr: 1.0e-4}
 checkpoint: {keep: 0}
 )";
 
-class ShardParameters : public RunTest {
+class ShardParameters : public RankRuns {
  protected:
-  ShardParameters() : RunTest(kGrpo) {}
+  ShardParameters() : RankRuns(kGrpo) {}
 
-  /// A run of some ranks, or its rest after the checkpoint there is, up to the end or to step `until`.
-  void train(const std::string& name, int ranks, const Strings& overrides, int64_t until = -1) const {
-    const auto one = [&](Comm& comm) {
-      mantissa::Run run(config(name, overrides), {.resume = fs::exists(dir_ / name) ? "auto" : ""}, comm);
-      EXPECT_EQ(run.model->params.in_parts(), ranks > 1 && run.config.distributed.shard == "parameters");
-      mantissa::train(run, [&] { return run.step == until; });
-      EXPECT_EQ(run.gathers_by_unit.value_or(false), run.config.distributed.gather == "unit");
-      EXPECT_FALSE(run.model->params.in_parts() && run.model->params.rollout.defined())
-          << "gathered for rollouts alone";
-    };
-    if (ranks == 1) return one(single_comm());
-    EXPECT_EQ(run_ranks(ranks, one), Strings(size_t(ranks)));
+  void check_begin(const mantissa::Run& run, int ranks) const override {
+    EXPECT_EQ(run.model->params.in_parts(), ranks > 1 && run.config.distributed.shard == "parameters");
   }
-  std::vector<json> metrics(const std::string& name) const {
-    std::ifstream in(dir_ / name / "metrics.jsonl");
-    std::vector<json> lines;
-    for (std::string line; std::getline(in, line);) lines.push_back(json::parse(line));
-    return lines;
-  }
-  std::string master(const std::string& name) const {
-    return (dir_ / name / "checkpoints/step_2/master.safetensors").string();
-  }
-  /// Largest difference of two runs' masters.
-  double moved(const std::string& a, const std::string& b) const {
-    const Safetensors first(master(a)), second(master(b));
-    double worst = 0;
-    for (const auto& [name, entry] : first.entries()) {
-      Tensor x(cpu(), first.shape(name), Dtype::kF32), y(cpu(), first.shape(name), Dtype::kF32);
-      first.read(name, x);
-      second.read(name, y);
-      for (int64_t i = 0; i < x.numel(); ++i)
-        worst = std::max(worst, std::abs(double(x.data<float>()[i]) - double(y.data<float>()[i])));
-    }
-    return worst;
+  void check_end(const mantissa::Run& run) const override {
+    EXPECT_EQ(run.gathers_by_unit.value_or(false), run.config.distributed.gather == "unit");
+    EXPECT_FALSE(run.model->params.in_parts() && run.model->params.rollout.defined()) << "gathered for rollouts alone";
   }
 };
 
 const Strings kExact = {"precision.match=exact", "exact.check=all"};
-
-Strings with(Strings list, const Strings& more) {
-  list.insert(list.end(), more.begin(), more.end());
-  return list;
-}
 
 TEST_F(ShardParameters, ARunIsThatOfOneProcess) {
   const Strings common = with(kExact, {"precision.train=fp32", "precision.rollout=fp32", "algorithm.kl_coef=0.01"});
@@ -86,7 +48,7 @@ TEST_F(ShardParameters, ARunIsThatOfOneProcess) {
     SCOPED_TRACE(ranks);
     const std::string name = str("ranks_", ranks);
     train(name, ranks, with(common, {"distributed.shard=parameters"}));
-    const std::vector<json> one = metrics("one"), some = metrics(name);
+    const std::vector<json> one = lines("one"), some = lines(name);
     ASSERT_EQ(some.size(), 2u);
     EXPECT_EQ(some[0]["rollout/digest"], one[0]["rollout/digest"]);  // then weights differ in last bits
     for (size_t i = 0; i < 2; ++i) {
@@ -96,7 +58,7 @@ TEST_F(ShardParameters, ARunIsThatOfOneProcess) {
       for (const char* key : {"actor/grad_norm", "actor/pg_loss", "actor/entropy"})
         EXPECT_NEAR(double(some[i][key]), double(one[i][key]), 1e-5 * std::abs(double(one[i][key])) + 1e-6) << key;
     }
-    EXPECT_LT(moved("one", name), 1e-6);
+    EXPECT_LT(apart("one", name), 1e-6);
   }
 }
 
@@ -111,10 +73,10 @@ TEST_F(ShardParameters, WithOneMicroBatchARankTheBitsAreThoseOfWholeWeights) {
                     "eval.files=" + (fs::path(MANTISSA_SOURCE_DIR) / "builtin/arithmetic/sanity.jsonl").string()});
     for (const char* shard : {"optimizer", "parameters"})
       train(shard, 2, with(common, {str("distributed.shard=", shard)}));
-    EXPECT_EQ(read_file(master("parameters")), read_file(master("optimizer")));
+    EXPECT_EQ(read_file(in_checkpoint("parameters")), read_file(in_checkpoint("optimizer")));
     EXPECT_EQ(read_file(dir_ / "parameters/model/model.safetensors"),
               read_file(dir_ / "optimizer/model/model.safetensors"));
-    const std::vector<json> whole = metrics("optimizer"), parts = metrics("parameters");
+    const std::vector<json> whole = lines("optimizer"), parts = lines("parameters");
     for (size_t i = 0; i < 2; ++i)
       for (const char* key : {"rollout/digest", "actor/grad_norm", "actor/pg_loss"})
         EXPECT_EQ(parts[i][key], whole[i][key]) << key;
@@ -137,12 +99,12 @@ TEST_F(ShardParameters, RolloutsGatherWeightsByUnitToTheSameBits) {
           kind, {"distributed.shard=parameters", "eval.every=1", "eval.n=2", "eval.limit=2", "eval.files=" + data});
       for (const char* gather : {"whole", "unit"})
         train(gather, ranks, with(common, {str("distributed.gather=", gather)}));
-      const std::vector<json> whole = metrics("whole"), unit = metrics("unit");
+      const std::vector<json> whole = lines("whole"), unit = lines("unit");
       ASSERT_EQ(unit.size(), 2u);
       for (size_t i = 0; i < 2; ++i)
         for (const char* key : {"rollout/digest", "actor/grad_norm", "actor/pg_loss", "critic/score/mean"})
           EXPECT_EQ(unit[i][key], whole[i][key]) << key;
-      EXPECT_EQ(read_file(master("unit")), read_file(master("whole")));
+      EXPECT_EQ(read_file(in_checkpoint("unit")), read_file(in_checkpoint("whole")));
       fs::remove_all(dir_ / "whole");
       fs::remove_all(dir_ / "unit");
     }
@@ -173,18 +135,18 @@ TEST_F(ShardParameters, ResumesOnAnyNumberOfRanksWithEitherSharding) {
     SCOPED_TRACE(str(first, was[0], ", ", second, becomes[0]));
     const std::string name = str("run_", number++);
     train(name, first, with(common, was), 1);
-    EXPECT_EQ(metrics(name).size(), 1u);
+    EXPECT_EQ(lines(name).size(), 1u);
     train(name, second, with(common, becomes));
-    EXPECT_EQ(metrics(name).size(), 2u);
-    EXPECT_LT(moved("straight", name), 1e-6);
+    EXPECT_EQ(lines(name).size(), 2u);
+    EXPECT_LT(apart("straight", name), 1e-6);
   }
 }
 
 TEST_F(ShardParameters, AnOverflowSkipsTheStepOnAllRanks) {
   train("run", 2, {"distributed.shard=parameters", "train.inject_overflow_step=1", "precision.match=fast"});
-  const std::vector<json> lines = metrics("run");
-  EXPECT_EQ(double(lines[0]["scaler/skipped"]), 1);
-  EXPECT_EQ(double(lines[1]["scaler/skipped"]), 0);
+  const std::vector<json> all = lines("run");
+  EXPECT_EQ(double(all[0]["scaler/skipped"]), 1);
+  EXPECT_EQ(double(all[1]["scaler/skipped"]), 0);
 }
 
 TEST_F(ShardParameters, WhatCannotBeIsRefusedByName) {
