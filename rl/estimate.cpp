@@ -6,6 +6,7 @@
 
 #include "core/registry.h"
 #include "core/rehearsal.h"
+#include "rl/logging/log.h"
 #include "rl/rollout_weights.h"
 #include "rl/run.h"
 
@@ -45,7 +46,8 @@ class Rehearsed {
   void sample_everything();
   std::vector<TrainSequence> draw(std::vector<Completion>& responses);
   MiniBatch largest_mini_batch();
-  size_t update(MiniBatch& mini, int64_t head_chunk);
+  size_t update(MiniBatch& mini, int64_t head_chunk, Recompute tier);
+  void update_under(Recompute tier, MiniBatch& mini, MemoryEstimate& e);
 
   std::unique_ptr<Comm> comm_;
   Rehearsal& device_;
@@ -53,6 +55,7 @@ class Rehearsed {
   const int64_t response_length_;
   std::vector<const Prompt*> longest_;  // a step's prompts, those whose responses need most
   size_t cache_ = 0, sampling_ = 0;     // pages; most beside what is held
+  size_t held_ = 0, updating_ = 0;      // when nothing is under way; the most in an update
 };
 
 void Rehearsed::list_held(std::vector<MemoryPart>& parts) const {
@@ -158,16 +161,26 @@ MiniBatch Rehearsed::largest_mini_batch() {
 }
 
 /// One update; returns the most that was in use.
-size_t Rehearsed::update(MiniBatch& mini, int64_t head_chunk) {
+size_t Rehearsed::update(MiniBatch& mini, int64_t head_chunk, Recompute tier) {
   mini.device.clear();
   TrainerOptions options = run_.trainer->options();
   options.logprobs.head_chunk = head_chunk;
+  options.recompute = tier;
   run_.trainer.emplace(run_.exec, *comm_, *run_.model, *run_.optimizer, options);
   device_.reset_peak();
   if (!run_.sft() && run_.config.algorithm.kl_coef > 0) run_.trainer->fill_reference_logprobs(mini);
   run_.trainer->update(mini, run_.loss(), run_.sft() ? OldLogprobs::kScored : OldLogprobs::kOwnForward);
   mini.device.clear();
   return device_.memory().peak;
+}
+
+void Rehearsed::update_under(Recompute tier, MiniBatch& mini, MemoryEstimate& e) {
+  const size_t without = update(mini, 1, tier), scratch = run_.exec.scratch() ? run_.exec.scratch()->bytes : 0;
+  updating_ = update(mini, run_.config.train.head_chunk, tier);
+  const size_t logits = updating_ - std::min(updating_, without), added = updating_ - held_;
+  e.update = {{"activations and their gradients", added - std::min(added, logits + scratch)},
+              {"logits of the head", logits},
+              {"workspaces", scratch}};
 }
 
 MemoryEstimate Rehearsed::measure() {
@@ -182,35 +195,37 @@ MemoryEstimate Rehearsed::measure() {
   const bool in_parts = run_.model->params.in_parts();  // then rollouts give all of it back
   if (cache_ > graphs && !in_parts) e.held.push_back({"KV cache and its tables", cache_ - graphs});
   if (graphs > 0) e.held.push_back({"recorded graphs", graphs});
-  const size_t held = in_use();
+  held_ = in_use();
   size_t listed = 0;
   for (const MemoryPart& part : e.held) listed += part.bytes;
-  e.held.push_back({"tables and padding", held - std::min(held, listed)});
+  e.held.push_back({"tables and padding", held_ - std::min(held_, listed)});
   if (sampling_ > 0 || run_.gathers_by_unit)  // in the place of gradients a rollout may need nothing more
     e.rollout.push_back({!in_parts               ? "activations, logits, workspaces"
                          : *run_.gathers_by_unit ? "weights of two layers, KV cache, activations; no gradients"
                                                  : "all weights, KV cache, activations; no gradients",
                          sampling_});
 
-  const int64_t chunk = run_.config.train.head_chunk;
-  const size_t without = update(mini, 1), scratch = run_.exec.scratch() ? run_.exec.scratch()->bytes : 0;
-  const size_t with = update(mini, chunk);
-  const size_t logits = with - std::min(with, without), added = with - held;
-  e.update = {{"activations and their gradients", added - std::min(added, logits + scratch)},
-              {"logits of the head", logits},
-              {"workspaces", scratch}};
+  const RunConfig& config = run_.config;
+  if (config.train.chooses_recompute()) {
+    for (const RecomputeTier& t : kRecomputeTiers) {
+      update_under(t.tier, mini, e);
+      e.tiers.push_back({t.name, updating_});
+      if (updating_ <= e.usable()) break;
+    }
+  } else {
+    update_under(config.train.recompute_tier(), mini, e);
+  }
 
   const ParamSet& trained = run_.model->trained();
-  const RunConfig& config = run_.config;
   const bool saved = config.checkpoint.every > 0 && config.checkpoint.every < config.train.steps;
   if (e.device == "cpu" && config.checkpoint.background && saved && trained.placement == Placement::kDevice)
     e.checkpoint.push_back(
         {"copy that is written in the background", 3 * device_.block_bytes(trained.master.flat().bytes())});
   if (state_on_host())
     e.host = {{"masters, fp32", bytes_of({&trained.master})}, {"moments, fp32", bytes_of({&trained.m, &trained.v})}};
-  e.peak = held;
+  e.peak = held_;
   for (const std::vector<MemoryPart>* phase : {&e.rollout, &e.update, &e.checkpoint}) {
-    size_t bytes = held;
+    size_t bytes = held_;
     for (const MemoryPart& part : *phase) bytes += part.bytes;
     e.peak = std::max(e.peak, bytes);
   }
@@ -220,9 +235,43 @@ MemoryEstimate Rehearsed::measure() {
 }  // namespace
 
 MemoryEstimate estimate_memory(const RunConfig& config, const EstimateOptions& options) {
+  constexpr size_t kUsualGpu = 80'000'000'000;
   const Backend* like = options.like;
-  Rehearsal device(like ? like->name() : "cuda", like ? like->memory().capacity : options.capacity);
+  const size_t capacity = options.capacity > 0 ? options.capacity : like ? like->memory().capacity : kUsualGpu;
+  Rehearsal device(like ? like->name() : "cuda", capacity);
   return Rehearsed(config, options, device).measure();
+}
+
+Recompute choose_recompute(const RunConfig& config, const Backend& device, size_t capacity, Comm& comm) {
+  const double smallest = -comm.reduce({-double(capacity)}, Reduce::kMax)[0];
+  MemoryEstimate e;
+  if (comm.main()) {
+    const LogPause pause;  // opening the run has said it
+    e = estimate_memory(config, {.ranks = comm.size(), .like = &device, .capacity = size_t(smallest)});
+  }
+  if (comm.main()) log_info(e.choice());
+  TrainConfig taken;
+  taken.recompute = comm.broadcast(comm.main() ? e.tiers.back().tier : "");
+  return taken.recompute_tier();
+}
+
+std::string MemoryEstimate::choice() const {
+  if (tiers.empty()) return {};
+  std::ostringstream out;
+  const auto gb = [&](size_t bytes) -> std::ostream& {
+    return out << std::setprecision(bytes < 100'000'000 ? 5 : 1) << double(bytes) * 1e-9;
+  };
+  const TierPeak& taken = tiers.back();
+  out << std::fixed << "train.recompute: auto takes " << taken.tier << ": an update needs ";
+  gb(taken.bytes) << " GB by the estimate";
+  for (size_t i = 0; i + 1 < tiers.size(); ++i) {
+    out << (i ? ", " : " (") << tiers[i].tier << ' ';
+    gb(tiers[i].bytes);
+  }
+  out << (tiers.size() > 1 ? ") and may take " : " and may take ");
+  gb(usable()) << ", nine tenths of ";
+  gb(capacity) << " GB" << (taken.bytes > usable() ? ": no tier fits" : "");
+  return out.str();
 }
 
 std::string MemoryEstimate::text() const {
@@ -254,6 +303,7 @@ std::string MemoryEstimate::text() const {
   if (largest) out << "largest: " << largest->name << '\n';
   out << "of " << std::setprecision(1) << double(capacity) * 1e-9 << " GB" << (peak > capacity ? ": does not fit" : "")
       << '\n';
+  if (!tiers.empty()) out << choice() << '\n';
   return out.str();
 }
 

@@ -5,6 +5,9 @@
 // micro-batches are as full as their budget lets them be. So the figure is met where a mini-batch has many
 // micro-batches, and is an upper bound where all of it fits into one and responses are short. For a warm start lengths
 // are known. Workspaces that a device library chooses by itself are guessed.
+//
+// train.recompute: auto takes the first tier under which an update stays within nine tenths of the memory there is,
+// since the estimate is within a tenth of what runs report. Where none does, it takes full.
 #pragma once
 
 #include <string>
@@ -19,6 +22,12 @@ struct MemoryPart {
   size_t bytes = 0;
 };
 
+/// The most that is in use in an update under a tier of train.recompute.
+struct TierPeak {
+  std::string tier;
+  size_t bytes = 0;
+};
+
 struct MemoryEstimate {
   std::string device;                                   // cpu or cuda
   int ranks = 1;                                        // figures are of one of them, the first
@@ -27,19 +36,28 @@ struct MemoryEstimate {
   std::vector<MemoryPart> rollout, update, checkpoint;  // what each phase adds at its highest; empty: there is none
   std::vector<MemoryPart> host;                         // in host memory, where distributed.offload says so
   size_t peak = 0;                                      // of perf/max_memory_allocated_gb, in bytes
+  std::vector<TierPeak> tiers;                          // of train.recompute: auto those looked at; the last is taken
 
+  /// Bytes that train.recompute: auto plans with.
+  size_t usable() const { return capacity / 10 * 9; }
   /// A table: parts by phase, the peak, which part is the largest.
   std::string text() const;
+  /// Which tier train.recompute: auto takes and why, in a line.
+  std::string choice() const;
 };
 
 struct EstimateOptions {
   int ranks = 1;
-  const Backend* like = nullptr;     // the device to rehearse; null: a GPU that is not there
-  size_t capacity = 80'000'000'000;  // of that GPU, in bytes
-  int64_t response_length = 0;       // mean, in tokens, where it is known; 0: rollout.max_new_tokens
+  const Backend* like = nullptr;  // the device to rehearse; null: a GPU that is not there
+  size_t capacity = 0;            // bytes it is taken to have; 0: what `like` has, or 80 GB
+  int64_t response_length = 0;    // mean, in tokens, where it is known; 0: rollout.max_new_tokens
 };
 
 /// Of a run of `config`. Errors are those that the run would begin with.
 MemoryEstimate estimate_memory(const RunConfig& config, const EstimateOptions& options);
+
+/// The tier that train.recompute: auto takes on the ranks of a run whose devices are like `device` and have `capacity`
+/// bytes here: one for all, that fits into the smallest. The first rank looks and says so in the log.
+Recompute choose_recompute(const RunConfig& config, const Backend& device, size_t capacity, Comm& comm);
 
 }  // namespace mantissa

@@ -12,6 +12,7 @@
 #include "core/text.h"
 #include "rl/algorithm/advantage.h"
 #include "rl/data_parallel.h"
+#include "rl/estimate.h"
 #include "rl/exact.h"
 #include "rl/health.h"
 #include "rl/logging/console.h"
@@ -354,6 +355,10 @@ std::string why_idle(const Metrics& metrics) {
 bool train(Run& run, const std::function<bool()>& stop) {
   const RunConfig& config = run.config;
   const bool begins = run.step == 0 && run.saved_step != 0;  // a checkpoint of step 0 follows the evaluation
+  if (config.train.chooses_recompute() && run.step < config.train.steps) {
+    const Backend& device = run.exec.backend();
+    run.trainer->set_recompute(choose_recompute(config, device, device.memory().capacity, run.comm));
+  }
   if (begins && config.eval.before_training && !run.eval_sets.empty()) evaluate(run);
   SelfTest self_test(run);
   Health health(config);

@@ -29,4 +29,11 @@ void log_warning(const std::string& text) {
   logger().log(spdlog::level::warn, "{}", text);
 }
 
+LogPause::LogPause() : level_(logger().level()) {
+  logger().set_level(spdlog::level::off);
+}
+LogPause::~LogPause() {
+  logger().set_level(spdlog::level::level_enum(level_));
+}
+
 }  // namespace mantissa

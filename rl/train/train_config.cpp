@@ -3,10 +3,9 @@
 namespace mantissa {
 
 Recompute TrainConfig::recompute_tier() const {
-  if (recompute == "elementwise") return Recompute::kElementwise;
-  if (recompute == "mlp") return Recompute::kMlp;
-  if (recompute == "full") return Recompute::kFull;
-  return Recompute::kNone;
+  for (const RecomputeTier& t : kRecomputeTiers)
+    if (recompute == t.name) return t.tier;
+  return Recompute::kFull;
 }
 
 void TrainConfig::fields(Fields& f) {
@@ -16,7 +15,10 @@ void TrainConfig::fields(Fields& f) {
   f.field("mini_batch_size", mini_batch_size, "sequences per optimizer step", between(1, 1 << 30));
   f.field("epochs", epochs, "passes over each rollout", between(1, 1 << 20));
   f.field("micro_batch_tokens", micro_batch_tokens, "tokens packed into one forward and backward", at_least(1));
-  f.choice("recompute", recompute, {"none", "elementwise", "mlp", "full"}, "what backward makes again");
+  f.choice(
+      "recompute", recompute, {"none", "elementwise", "mlp", "full", "auto"},
+      not_decisive("what backward makes again instead of keeping it, to the same bits; auto: the first of none, "
+                   "elementwise, mlp and full whose updates fit into the device's memory by `trainer --estimate`"));
   f.field("head_chunk", head_chunk, "tokens whose logits exist at once; 0 chooses for the device", at_least(0));
   f.field("deterministic", deterministic, "same inputs, same bits");
   f.field(

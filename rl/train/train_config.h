@@ -14,6 +14,16 @@ inline constexpr const char* kStopConditions[] = {"equal_rewards",   "truncated"
                                                   "length_collapse", "mismatch",      "far_from_reference",
                                                   "large_updates",   "reward_falling"};
 
+/// What train.recompute can name beside auto, from most memory to least, which is from fastest to slowest.
+struct RecomputeTier {
+  const char* name;
+  Recompute tier;
+};
+inline constexpr RecomputeTier kRecomputeTiers[] = {{"none", Recompute::kNone},
+                                                    {"elementwise", Recompute::kElementwise},
+                                                    {"mlp", Recompute::kMlp},
+                                                    {"full", Recompute::kFull}};
+
 struct TrainConfig {
   std::string mode = "grpo";      // grpo, sft
   int64_t steps = 100;            // training steps: rollouts (grpo) or batches (sft)
@@ -21,7 +31,7 @@ struct TrainConfig {
   int64_t mini_batch_size = 128;  // sequences per optimizer step
   int64_t epochs = 1;             // passes over a rollout
   int64_t micro_batch_tokens = 16384;
-  std::string recompute = "none";  // none, elementwise, mlp, full
+  std::string recompute = "none";  // of kRecomputeTiers, or auto: the first that fits (rl/estimate.h)
   int64_t head_chunk = 0;          // tokens whose logits exist at once; 0: chosen for the device
   bool deterministic = true;
   std::vector<std::string> stop;      // of kStopConditions: they end the run
@@ -29,6 +39,8 @@ struct TrainConfig {
   std::string inject_overflow_parameter = "layers.0.down.weight";
   void fields(Fields& f);
 
+  bool chooses_recompute() const { return recompute == "auto"; }
+  /// Of auto full, until it has been chosen.
   Recompute recompute_tier() const;
 };
 

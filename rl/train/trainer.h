@@ -65,6 +65,8 @@ class Trainer {
   UpdateReport update(MiniBatch& batch, const Loss& loss, OldLogprobs old = OldLogprobs::kScored,
                       const std::function<void(const MiniBatch&)>& before_step = {});
   const TrainerOptions& options() const { return options_; }
+  /// From the next update on. Every tier gives the same bits.
+  void set_recompute(Recompute tier) { options_.recompute = tier; }
   Exec& exec() const { return exec_; }
   /// For tests: during the next update the first weight of this parameter is infinite.
   void inject_overflow(const std::string& parameter);

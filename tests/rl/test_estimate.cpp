@@ -10,6 +10,8 @@
 
 #include "core/registry.h"
 #include "rl/run.h"
+#include "tests/support/message.h"
+#include "tests/support/ranks.h"
 #include "tests/support/run_test.h"
 
 namespace mantissa {
@@ -134,6 +136,89 @@ TEST_F(Estimate, NamesTheLargestPart) {
   const std::string text = estimate_memory(config({"run.device=cuda", "lora.rank=4"}), {}).text();
   EXPECT_NE(text.find("largest: recorded graphs"), std::string::npos) << text;
   EXPECT_NE(text.find("perf/max_memory_allocated_gb"), std::string::npos) << text;
+}
+
+// ---- train.recompute: auto --------------------------------------------------------------------------------
+
+/// A warm start has no KV cache, whose size would depend on the memory there is.
+class RecomputeAuto : public Estimate {
+ protected:
+  RunConfig sft(const std::string& tier) const {
+    return config({kSft[0], kSft[1], kSft[2], "train.recompute=" + tier});
+  }
+  MemoryEstimate estimate(const std::string& tier, size_t capacity) const {
+    return estimate_memory(sft(tier), {.like = &cpu(), .capacity = capacity});
+  }
+  /// The most in use in an update under each tier.
+  std::vector<TierPeak> peaks() const { return estimate("auto", 1000).tiers; }
+  /// The least memory of which nine tenths are `bytes`.
+  static size_t just_fits(size_t bytes) { return (bytes + 8) / 9 * 10; }
+};
+
+TEST_F(RecomputeAuto, TakesTheFirstTierThatFits) {
+  const std::vector<TierPeak> all = peaks();
+  ASSERT_EQ(all.size(), std::size(kRecomputeTiers));
+  for (size_t i = 0; i < all.size(); ++i) {
+    EXPECT_EQ(all[i].tier, kRecomputeTiers[i].name);
+    EXPECT_TRUE(i == 0 || all[i].bytes < all[i - 1].bytes) << all[i].tier << " needs less than the tier before it";
+    EXPECT_EQ(all[i].bytes, estimate(all[i].tier, 1000).peak) << "what the tier needs where it is asked for";
+
+    const MemoryEstimate e = estimate("auto", just_fits(all[i].bytes));
+    EXPECT_EQ(e.tiers.back().tier, all[i].tier);
+    EXPECT_EQ(e.tiers.size(), i + 1);
+    EXPECT_EQ(e.peak, all[i].bytes);
+    EXPECT_NE(e.text().find("train.recompute: auto takes " + all[i].tier + ": an update needs "), std::string::npos)
+        << e.text();
+    EXPECT_EQ(e.text().find("no tier fits"), std::string::npos) << e.text();
+    const size_t next = std::min(i + 1, all.size() - 1);
+    EXPECT_EQ(estimate("auto", just_fits(all[i].bytes) - 10).tiers.back().tier, all[next].tier);
+  }
+  const std::string text = estimate("auto", 1'000'000).text();
+  EXPECT_NE(text.find("auto takes full"), std::string::npos) << text;
+  EXPECT_NE(text.find(", mlp 0.0"), std::string::npos) << text;
+  EXPECT_NE(text.find("nine tenths of 0.00100 GB: no tier fits"), std::string::npos) << text;
+  EXPECT_NE(text.find("GB: does not fit"), std::string::npos) << text;
+  EXPECT_EQ(estimate("mlp", 1000).choice(), "") << "there was nothing to choose";
+}
+
+TEST_F(RecomputeAuto, CountsWhatAnUpdateNeedsNotWhatARolloutDoes) {
+  // Of weights in parts the KV cache is there for rollouts alone.
+  const RunConfig c = config({"train.recompute=auto", "distributed.shard=parameters", "rollout.cache_tokens=262144"});
+  const MemoryEstimate large = estimate_memory(c, {.ranks = 2, .like = &cpu()});
+  ASSERT_GT(large.peak, 2 * large.tiers.back().bytes);
+  const MemoryEstimate e = estimate_memory(c, {.ranks = 2, .like = &cpu(), .capacity = large.peak / 2});
+  EXPECT_EQ(e.tiers.back().tier, "none") << e.text();
+}
+
+TEST_F(RecomputeAuto, OneTierForAllRanksThatFitsIntoTheSmallestDevice) {
+  const RunConfig c = sft("auto");
+  const size_t of_two = estimate_memory(sft("elementwise"), {.ranks = 2, .like = &cpu()}).peak;
+  Recompute taken[2] = {};
+  EXPECT_EQ(run_ranks(2,
+                      [&](Comm& comm) {
+                        const size_t capacity = comm.rank() == 1 ? just_fits(of_two) : 8'000'000'000;
+                        taken[comm.rank()] = choose_recompute(c, cpu(), capacity, comm);
+                      }),
+            Strings(2));
+  EXPECT_EQ(taken[0], Recompute::kElementwise);
+  EXPECT_EQ(taken[1], Recompute::kElementwise);
+}
+
+TEST_F(RecomputeAuto, ARunTakesItWhenItBegins) {
+  mantissa::Run run(sft("auto"), {});
+  EXPECT_EQ(run.trainer->options().recompute, Recompute::kFull) << "nothing is known yet";
+  testing::internal::CaptureStderr();
+  train(run, [] { return false; });
+  const std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(run.trainer->options().recompute, Recompute::kNone);
+  EXPECT_NE(log.find("train.recompute: auto takes none: an update needs "), std::string::npos) << log;
+  EXPECT_EQ(log.find(" problems"), std::string::npos) << "what opening the run had said: " << log;
+}
+
+TEST_F(RecomputeAuto, OtherWordsAreRefused) {
+  const std::string message = message_of([&] { sft("most"); });
+  EXPECT_NE(message.find("train.recompute"), std::string::npos) << message;
+  EXPECT_NE(message.find("none, elementwise, mlp, full, auto"), std::string::npos) << message;
 }
 
 }  // namespace

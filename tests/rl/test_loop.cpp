@@ -231,6 +231,13 @@ TEST_F(Loop, ResumeFromAnotherRunsCheckpoint) {
   EXPECT_THROW(train(copy, (dir_ / "whole/checkpoints/step_2").string()), Error) << "a used directory";
 }
 
+TEST_F(Loop, ResumeUnderAnotherTierOfRecomputation) {
+  ASSERT_TRUE(train(config("whole", kGrpo)));
+  EXPECT_FALSE(train(config("other", kGrpo, {"train.recompute=full"}), "", [](int64_t step) { return step == 3; }));
+  ASSERT_TRUE(train(config("other", kGrpo, {"train.recompute=auto"}), "auto"));
+  expect_same_bits("other", "whole");
+}
+
 TEST_F(Loop, GoingBackMovesWhatCameLaterAside) {
   const RunConfig whole = config("whole", kSft);
   ASSERT_TRUE(train(whole));

@@ -184,7 +184,8 @@ TEST(RunDirectory, OnlyDecisiveKeysMustBeEqualOnResume) {
       EXPECT_NE(std::string(e.what()).find(was), std::string::npos) << e.what();
     }
   const std::vector<ConfigKey> values = config_keys(config(dir / "run"));
-  for (const char* free : {"run.output_dir", "run.device", "train.steps", "eval.every", "checkpoint.keep"})
+  for (const char* free :
+       {"run.output_dir", "run.device", "train.steps", "train.recompute", "eval.every", "checkpoint.keep"})
     EXPECT_FALSE(std::ranges::find(values, free, &ConfigKey::name)->decisive) << free;
 }
 
