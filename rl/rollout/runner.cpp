@@ -10,7 +10,8 @@
 namespace mantissa {
 namespace {
 
-constexpr int kIntsPerRow = 7;  // ids, positions, slots, lengths, counters x 3
+constexpr int kIntsPerRow = 7;       // ids, positions, slots, lengths, counters x 3
+constexpr int64_t kLeastWidth = 16;  // of the page table: exact attention takes 1,024 keys in one piece
 
 /// The smallest decode bucket for `rows`: eight sizes per power of two, so at most an eighth of the rows is padding.
 int64_t bucket_of(int64_t rows, int64_t max_batch) {
@@ -61,9 +62,13 @@ void Runner::reserve(int64_t pages, int64_t max_pages) {
           exec_.empty({2, pages, kAttentionTile, int64_t(heads.kv) * heads.size}, precision_.kv_cache));
     pages_ = pages;
   }
-  if (!table_.defined() || max_pages > table_.size(1)) {
+  if (!table_memory_ || max_pages > max_pages_) {
     forget_graphs();
-    table_ = exec_.zeros({max_batch_, max_pages}, Dtype::kI32);
+    table_ = {};
+    const size_t bytes = size_t(max_batch_ * max_pages) * sizeof(int32_t);
+    table_memory_ = exec_.backend().allocate(bytes);
+    exec_.backend().zero(table_memory_->data, bytes);
+    max_pages_ = max_pages;
   }
 }
 
@@ -73,7 +78,8 @@ void Runner::release() {
   windows_ = nullptr;
   cache_.layers.clear();
   table_ = {};
-  pages_ = 0;
+  table_memory_ = {};
+  max_pages_ = pages_ = 0;
 }
 
 void Runner::gather_by_unit(Comm& comm) {
@@ -93,7 +99,7 @@ void Runner::begin(SampleKeys keys, SamplingRule rule, bool routes) {
   records_ = routes && layers_ > 0;
   if (adapter_ != model_.adapter) forget_graphs();  // one put in another's place; new values in its buffers are none
   adapter_ = model_.adapter;
-  std::fill(rows_.begin(), rows_.end(), Row());
+  table_ = {};
 }
 
 /// Graphs hold addresses.
@@ -203,6 +209,7 @@ void Runner::prefill(const Plan& plan) {
 
 void Runner::decode(const Plan& plan) {
   copy_pages(plan);
+  widen_table(plan);
   update_table(plan);
   const int64_t rows = int64_t(plan.rows.size()), bucket = bucket_of(rows, max_batch_);
   host_.assign(size_t(kIntsPerRow * bucket), 0);
@@ -226,7 +233,7 @@ void Runner::decode(const Plan& plan) {
   Bucket& b = buckets_[bucket];
   if (!b.block.defined()) b.block = exec_.empty({kIntsPerRow * bucket}, Dtype::kI32);
   upload(b.block);
-  std::unique_ptr<Graph>& graph = b.graphs[rule_];  // rollout and evaluation take turns, each with its own
+  std::unique_ptr<Graph>& graph = b.graphs[{rule_, table_.size(1)}];
   const bool records = !windows_ && !model_.decoder->shares_experts();  // a graph holds no collectives
   if (replayed_ = bool(graph); replayed_) {
     graph->replay();
@@ -266,6 +273,16 @@ void Runner::copy_pages(const Plan& plan) {
   const Tensor block = upload(exec_.empty({2 * copies}, Dtype::kI32));
   for (Tensor& pages : cache_.layers)
     MANTISSA_RUN(exec_, kv_copy, pages, block.slice(0, copies), block.slice(copies, 2 * copies));
+}
+
+/// The table's width for these rows, never less than before. Under another width rows lie elsewhere: all are sent anew.
+void Runner::widen_table(const Plan& plan) {
+  int64_t most = kLeastWidth;
+  for (const Sequence* s : plan.rows) most = std::max(most, int64_t(s->pages.size()));
+  const int64_t width = std::min(max_pages_, int64_t(std::bit_ceil(uint64_t(most))));
+  if (table_.defined() && width <= table_.size(1)) return;
+  table_ = Tensor(table_memory_, 0, {max_batch_, width}, Dtype::kI32);
+  std::fill(rows_.begin(), rows_.end(), Row());
 }
 
 /// A row whose sequence stayed only sends the pages it gained. A page that a sequence owns is replaced at one moment,

@@ -6,7 +6,9 @@
 // rank makes its passes alone (gather_by_unit; nn/moe.h: the host has to know how many rows travel). The host sends one
 // block of int32 per step, and of the page table what changed, or all of it where much did; all else that differs
 // between steps (keys and values, the random key) is device data. Rows of guessed tokens read keys and values that the
-// rows before them write in the same step: a layer writes those of all rows before it attends.
+// rows before them write in the same step: a layer writes those of all rows before it attends. The page table is as
+// wide as the rows of this schedule have needed so far, in powers of two: attention is launched for as many keys as it
+// has room for.
 #pragma once
 
 #include <map>
@@ -58,6 +60,7 @@ class Runner {
   void prefill(const Plan& plan);
   void decode(const Plan& plan);
   void copy_pages(const Plan& plan);
+  void widen_table(const Plan& plan);
   void update_table(const Plan& plan);
   Tensor upload(Tensor block);
   void decode_step(const Tensor& block, int64_t bucket);
@@ -76,13 +79,20 @@ class Runner {
   Tensor key_;  // of the random numbers
   SamplingRule rule_;
   KvCache cache_;
-  int64_t pages_ = 0;
-  Tensor table_;           // [max_batch, max_pages] int32
-  std::vector<Row> rows_;  // [max_batch]
+  int64_t pages_ = 0, max_pages_ = 0;
+  std::shared_ptr<Storage> table_memory_;  // room for [max_batch, max_pages] int32
+  Tensor table_;                           // [max_batch, W] int32 there; undefined before a schedule's first step
+  std::vector<Row> rows_;                  // [max_batch]
+
+  struct Form {  // of a decode step; rollout and evaluation take turns, each with its own rule
+    SamplingRule rule;
+    int64_t width = 0;  // of table_
+    auto operator<=>(const Form&) const = default;
+  };
   struct Bucket {
-    Tensor block;  // of B rows: ids, positions, slots, lengths [B], counters [B,3]
-    std::map<SamplingRule, std::unique_ptr<Graph>> graphs;  // of decode_step, on cache_ and table_
-    bool rehearsed = false;                                 // on this cache: one step tells what all take
+    Tensor block;                                   // of B rows: ids, positions, slots, lengths [B], counters [B,3]
+    std::map<Form, std::unique_ptr<Graph>> graphs;  // of decode_step, on cache_ and table_
+    bool rehearsed = false;                         // on this cache: one step tells what all take
   };
   void forget_graphs();
   std::shared_ptr<const Adapter> adapter_;  // that the graphs read, held so that no other takes its place in memory

@@ -117,6 +117,22 @@ TEST_F(EngineTest, LogprobsEqualTheTrainingPath) {
   }
 }
 
+/// One starts within the 16 pages that the page table is wide at first, and needs a 17th; others need a few.
+TEST_F(EngineTest, RowsThatOutgrowThePageTableKeepTheirBits) {
+  config_.max_positions = 2048;
+  RandomStream random(3, 2);
+  Prompt& longest = prompts_[0];
+  while (longest.ids.size() < 1010) longest.ids.push_back(int32_t(random.below(61)));
+  RolloutConfig config;
+  config.max_batch = 5;
+  Engine engine(model(Dtype::kF16), config, precision(Dtype::kF16));
+  options_.stop = StopRule(std::vector<int32_t>{});
+  for (int i = 0; i < 2; ++i) {  // the second begins narrow again
+    const Results got = engine.generate(requests_, options_);
+    expect_same(score(Dtype::kF16, got), got);
+  }
+}
+
 /// Two of three experts in each layer.
 class EngineRoutes : public EngineTest {
  protected:
