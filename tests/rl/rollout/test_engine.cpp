@@ -117,14 +117,17 @@ TEST_F(EngineTest, LogprobsEqualTheTrainingPath) {
   }
 }
 
-/// One starts within the 16 pages that the page table is wide at first, and needs a 17th; others need a few.
+/// One row needs a 17th page, where the page table was wide enough for 16; so many others need nothing then that only
+/// what changed is sent.
 TEST_F(EngineTest, RowsThatOutgrowThePageTableKeepTheirBits) {
   config_.max_positions = 2048;
   RandomStream random(3, 2);
   Prompt& longest = prompts_[0];
   while (longest.ids.size() < 1010) longest.ids.push_back(int32_t(random.below(61)));
+  requests_ = {{&longest, 1, 0}, {&prompts_[3], 600, 0}};
   RolloutConfig config;
-  config.max_batch = 5;
+  config.max_batch = 601;
+  config.cache_tokens = 700 * kAttentionTile;
   Engine engine(model(Dtype::kF16), config, precision(Dtype::kF16));
   options_.stop = StopRule(std::vector<int32_t>{});
   for (int i = 0; i < 2; ++i) {  // the second begins narrow again
