@@ -6,6 +6,7 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
+#include "core/comm/failure.h"
 #include "core/file.h"
 #include "core/hash.h"
 #include "core/registry.h"
@@ -179,7 +180,7 @@ std::string in_stage(Comm& comm, const std::function<std::string()>& share) {
   }
   const std::vector<std::string> errors = comm.gather_aside(error);
   for (size_t r = 0; r < errors.size(); ++r)
-    check(errors[r].empty(), comm.size() > 1 ? str("rank ", r, ": ") : std::string(), errors[r]);
+    if (!errors[r].empty()) throw RankFailed(int(r), errors[r]);
   return comm.gather_aside(said)[0];
 }
 

@@ -60,8 +60,8 @@ inline constexpr ParamBuffer ParamSet::*kCheckpointBuffers[] = {&ParamSet::maste
 /// Writes step_<state.step> under `root` (made when missing), then deletes those up to it that `keep` does not name.
 /// Every process of `comm` calls it with layout and kCheckpointBuffers of its parts, in one thread each, which need not
 /// be the main one (Comm::gather_aside); root, state, record and keep are those of the main process, whose file system
-/// all must see. Throws on all, when all are done, Error naming the file and what the system said (disk full, not
-/// writable); earlier checkpoints are then still there, one of this very step is not.
+/// all must see. Throws on all, when all are done, RankFailed naming the rank, the file and what the system said (disk
+/// full, not writable); earlier checkpoints are then still there, one of this very step is not.
 void write_checkpoint(const std::filesystem::path& root, const CheckpointState& state, const StepState& record,
                       const ParamSet& parts, Comm& comm, const Keep& keep);
 /// write_checkpoint of what a run has at this moment. CheckpointWriter does it while training goes on.

@@ -252,11 +252,13 @@ int run_as_rank(const std::optional<Place>& place, const std::string& device, co
   set_log_rank(place->rank, place->launcher != "mantissa");
   std::unique_ptr<Mesh> mesh = Mesh::join(*place);
   Watchdog watchdog(*mesh);
+  // Outlives a failure: checkpoints are still written through it, and others wait for them.
+  std::unique_ptr<Comm> comm;
   int code = 1;
   try {
     mesh->activity()->phase("start-up");
     Backend& backend = open_device(device, place->local_rank);
-    const std::unique_ptr<Comm> comm = make_comm(backend, std::move(mesh));
+    comm = make_comm(backend, std::move(mesh));
     log_info(str("ranks: ", comm->description(), ", started by ", place->launcher));
     code = body(*comm);
     comm->activity().phase("end");

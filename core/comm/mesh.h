@@ -14,19 +14,13 @@
 #include <vector>
 
 #include "core/comm/activity.h"
+#include "core/comm/failure.h"
 #include "core/comm/handout.h"
 #include "core/comm/meeting.h"
 #include "core/comm/place.h"
 #include "core/comm/socket.h"
 
 namespace mantissa {
-
-/// A rank closed its connection: it ended, or its machine did.
-class PeerLost : public Error {
- public:
-  PeerLost(int rank, const std::string& text) : Error(text), rank(rank) {}
-  int rank;
-};
 
 class Mesh {
  public:

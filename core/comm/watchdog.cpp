@@ -55,18 +55,19 @@ struct Watchdog::Peer {
 };
 
 Watchdog::Watchdog(Mesh& mesh, WatchdogOptions options)
-    : rank_(mesh.rank()), activity_(mesh.activity()), options_(std::move(options)), name_(mesh.name(mesh.rank())) {
+    : rank_(mesh.rank()), activity_(mesh.activity()), options_(std::move(options)) {
   if (!options_.say) options_.say = say_on_stderr;
   if (!options_.end) options_.end = ::_exit;
   std::vector<Socket> sockets = mesh.take_heartbeats();
   const Deadline now = Clock::now();
   moved_ = now;
-  const auto host = [&](int rank) { return mesh.name(rank).substr(mesh.name(rank).rfind(' ') + 1); };
+  for (int r = 0; r < mesh.size(); ++r) names_.push_back(mesh.name(r));
+  const auto host = [&](int rank) { return names_[size_t(rank)].substr(names_[size_t(rank)].rfind(' ') + 1); };
   for (size_t i = 0; i < sockets.size(); ++i) {
     if (!sockets[i]) continue;
     auto peer = std::make_unique<Peer>();
     peer->rank = int(i);
-    peer->name = mesh.name(int(i));
+    peer->name = names_[i];
     peer->socket = std::move(sockets[i]);
     peer->heard = now;
     set_text(peer->last.phase, "start");
@@ -115,8 +116,10 @@ void Watchdog::fail(const std::exception& error) {
   if (dynamic_cast<const PeerLost*>(&error))
     ended_.wait_for(lock, options_.silence + kReplyTime, [&] { return over_.load(); });
   if (over_) return;
-  const Activity::Snapshot own = activity_->read();
-  failure_ = str(name_, " failed in ", place_of(own.phase, own.collective), ": ", error.what());
+  const auto* told = dynamic_cast<const RankFailed*>(&error);
+  const Activity::Snapshot own = activity_->read();  // of one that told, too: it was there not long ago
+  failure_ = str(names_[size_t(told ? told->rank : rank_)], " failed in ", place_of(own.phase, own.collective), ": ",
+                 error.what());
   std::replace(failure_.begin(), failure_.end(), '\n', ' ');
   wake();
   ended_.wait(lock, [&] { return over_.load(); });

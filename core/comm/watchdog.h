@@ -20,6 +20,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/comm/failure.h"
 #include "core/comm/mesh.h"
 
 namespace mantissa {
@@ -44,8 +45,9 @@ class Watchdog {
 
   /// Says farewell: from here on this rank may end without alarming the others. Call it after a last barrier.
   void leave();
-  /// This rank cannot go on: its process ends here, and with it all. After PeerLost it waits for the message that names
-  /// the one who was lost. Returns only where options.end does.
+  /// This rank cannot go on: its process ends here, and with it all. After RankFailed the message names the rank that
+  /// failed; after PeerLost it waits for the message that names the one who was lost. Returns only where options.end
+  /// does.
   void fail(const std::exception& error);
 
  private:
@@ -64,7 +66,7 @@ class Watchdog {
   const int rank_;
   const std::shared_ptr<Activity> activity_;
   WatchdogOptions options_;
-  const std::string name_;
+  std::vector<std::string> names_;                 // of all ranks
   std::vector<std::unique_ptr<Peer>> peers_;       // on rank 0 all others, elsewhere rank 0
   bool speaks_ = false, first_elsewhere_ = false;  // when rank 0 is lost; with its whole machine
   uint64_t movement_ = 0;                          // changes of all ranks, and when they last grew
@@ -75,7 +77,7 @@ class Watchdog {
   std::condition_variable ended_;
   bool leaving_ = false;
   std::atomic<bool> over_ = false;
-  std::string failure_;  // of this rank, to be told
+  std::string failure_;  // that ends this rank, to be told
   std::thread thread_;
 };
 

@@ -139,6 +139,16 @@ TEST_F(CheckpointWriterTest, SeveralProcessesWriteAtOnceWhileTheyTrain) {
       }
 }
 
+/// The rank that failed, and why, as body was told.
+std::string failure_of(const std::function<void()>& body) {
+  try {
+    body();
+  } catch (const RankFailed& e) {
+    return str(e.rank, ": ", e.what());
+  }
+  return "nothing failed";
+}
+
 TEST_F(CheckpointWriterTest, WhatFailsOnOneProcessAllAreTold) {
   write_file(dir_ / "in_the_way", "");
   const auto errors = run_ranks(2, [&](Comm& comm) {
@@ -146,8 +156,8 @@ TEST_F(CheckpointWriterTest, WhatFailsOnOneProcessAllAreTold) {
     ParamSet parts = p.model->params;
     CheckpointWriter writer(true);
     writer.save(dir_ / "in_the_way", state(1), parts, *p.optimizer, {});
-    const std::string first = message_of([&] { writer.finish(); });
-    EXPECT_NE(first.find("rank 0: "), std::string::npos) << first;
+    const std::string first = failure_of([&] { writer.finish(); });
+    EXPECT_TRUE(first.starts_with("0: ")) << first;
     EXPECT_NE(first.find("in_the_way"), std::string::npos) << first;
 
     if (comm.rank() == 1) {  // in the stage in which all write
@@ -155,8 +165,8 @@ TEST_F(CheckpointWriterTest, WhatFailsOnOneProcessAllAreTold) {
       for (const char* name : {"twice", "twice"}) parts.layout.add(parts.layout.add_unit("u"), name, {1}, true);
       parts.layout.finish(2);
     }
-    const std::string second = message_of([&] { write_checkpoint(dir_ / "written", state(1), {}, parts, comm, {}); });
-    EXPECT_NE(second.find("rank 1: "), std::string::npos) << second;
+    const std::string second = failure_of([&] { write_checkpoint(dir_ / "written", state(1), {}, parts, comm, {}); });
+    EXPECT_TRUE(second.starts_with("1: ")) << second;
     EXPECT_NE(second.find("two tensors are called \"twice\""), std::string::npos) << second;
   });
   EXPECT_EQ(errors, std::vector<std::string>(2));

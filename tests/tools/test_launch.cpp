@@ -85,6 +85,13 @@ class Ranks : public Programs {
     EXPECT_EQ(r.err.find("[rank"), std::string::npos) << "only rank 0 speaks: " << r.err;
   }
 
+  /// What stands before a command so that one of its ranks, process $rank, is struck once two steps are done.
+  std::string striking(const std::string& name, int rank, const std::string& blow) const {
+    return "sh -c '\"$0\" \"$@\" & for i in $(seq 300); do sleep 0.1; test $(cat " + path(name + "/metrics.jsonl") +
+           " 2>/dev/null | wc -l) -ge 2 && break; done; number=" + std::to_string(rank) +
+           "; rank=$(pgrep -P $! | sed -n $((number + 1))p); " + blow + "; wait $!' ";
+  }
+
   std::vector<std::map<std::string, double>> lines(const std::string& name, const std::string& file) const {
     std::vector<std::map<std::string, double>> all;
     std::ifstream in(dir_ / name / file);
@@ -183,10 +190,7 @@ TEST_F(Ranks, AnOverflowOnOneSkipsTheStepOnAll) {
 }
 
 TEST_F(Ranks, OneRankKilledEndsAll) {
-  // The shell finds a child of the launcher and kills it once two steps are done.
-  const std::string script = "sh -c '\"$0\" \"$@\" & for i in $(seq 300); do sleep 0.1; test $(cat " +
-                             path("run/metrics.jsonl") +
-                             " 2>/dev/null | wc -l) -ge 2 && break; done; kill -9 $(pgrep -P $! | tail -1); wait $!' ";
+  const std::string script = striking("run", 1, "kill -9 $rank");
   for (const std::vector<std::string>& kind :
        {std::vector<std::string>{}, {"model.path=builtin:arithmetic_moe", "distributed.experts=2"}}) {
     const auto with = [&](std::vector<std::string> more) {
@@ -203,6 +207,40 @@ TEST_F(Ranks, OneRankKilledEndsAll) {
     train("run", 2, with({"--resume", "auto", "train.steps=4"}));
     std::filesystem::remove_all(path("run"));
   }
+}
+
+TEST_F(Ranks, TheRankThatFailsIsNamed) {
+  const std::string small = "prlimit --pid $rank --fsize=65536", full = "prlimit --pid $rank --as=65536";
+  // Once there is the file, workers of one rank end and cannot be started again.
+  const std::string gone = path("gone"), asked = "os.path.exists('" + gone + "' + os.environ['RANK'])";
+  write("reward.py", "import os\nif " + asked + ": raise OSError\ndef reward(response, row):\n  if " + asked +
+                         ": os._exit(1)\n  return 0.5 * (len(response) % 3)\n");
+  struct Case {
+    std::string blow;
+    std::vector<std::string> more, said;
+  };
+  const std::vector<Case> cases = {
+      {small, {}, {".safetensors", "File too large"}},
+      {small, {"checkpoint.background=false"}, {"phase checkpoint", ".safetensors", "File too large"}},
+      {full, {}, {}},
+      {"touch " + gone + "$number",
+       {"reward.kind=python", "reward.path=" + path("reward.py:reward"), "reward.workers=1"},
+       {"phase reward", "reward.path"}}};
+  for (const Case& c : cases)
+    for (const int rank : {0, 1}) {
+      SCOPED_TRACE(c.blow + str(", rank ", rank));
+      std::vector<std::string> more = c.more;
+      more.insert(more.end(), {"train.steps=100000", "eval.every=0"});
+      const Result r = run("trainer", arguments("run", 2, more), striking("run", rank, c.blow));
+      EXPECT_EQ(r.code, 1) << r.err;
+      const size_t at = r.err.find("error: ");
+      ASSERT_NE(at, std::string::npos) << r.err;
+      EXPECT_EQ(r.err.find(str("error: rank ", rank, " (pid ")), at) << r.err;
+      EXPECT_EQ(r.err.find("error: ", at + 1), std::string::npos) << r.err;
+      for (const std::string& part : c.said) EXPECT_NE(r.err.find(part, at), std::string::npos) << part << r.err;
+      std::filesystem::remove_all(path("run"));
+      std::filesystem::remove(gone + std::to_string(rank));
+    }
 }
 
 TEST_F(Ranks, AFailureIsSaidOnce) {

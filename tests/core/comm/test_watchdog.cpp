@@ -173,6 +173,23 @@ TEST(Watchdog, AFailureOfAllIsToldOnce) {
   EXPECT_EQ(count_of(said, "error: "), 1u) << said;
 }
 
+TEST(Watchdog, WhoIsToldOfAFailureNamesTheRankThatFailed) {
+  for (const int victim : {0, 1, 2}) {
+    SCOPED_TRACE(victim);
+    Processes ranks(3, [victim](Comm& comm) {
+      comm.activity().phase("checkpoint");
+      if (comm.rank() != victim) throw RankFailed(victim, "disk full");
+      comm.barrier();  // it knows as well, and has not come to say it
+    });
+    for (size_t r = 0; r < 3; ++r) EXPECT_NE(ranks.status(r), 0);
+    const std::string said = ranks.said();
+    EXPECT_EQ(count_of(said, "error: "), 1u) << said;
+    EXPECT_NE(said.find(str("error: rank ", victim, " (pid ", ranks.pids[size_t(victim)], " on ")), std::string::npos)
+        << said;
+    EXPECT_NE(said.find("failed in phase checkpoint, collective none yet: disk full\n"), std::string::npos) << said;
+  }
+}
+
 TEST(Watchdog, IdleRanksAlarmNobody) {
   // One rank does nothing for several times the silence allowed; then all are stopped at once, as by a terminal.
   Processes ranks(2, [](Comm& comm) {
