@@ -35,8 +35,9 @@ void weight_gradients(Tape& tape, const Tensor& dy, const Saved& x, const Slot& 
     tape.close_sink(bias, std::move(dbias));
   }
   if (w) {
-    Tensor dw = tape.open_sink(w);
-    MANTISSA_RUN(exec, matmul, dw, dy, x.get(), Trans::kTN, true);
+    bool accumulate;
+    Tensor dw = tape.open_sink(w, accumulate);
+    MANTISSA_RUN(exec, matmul, dw, dy, x.get(), Trans::kTN, accumulate);
     tape.close_sink(w, std::move(dw));
   }
 }
@@ -126,16 +127,17 @@ Tensor spread(Exec& exec, const Tensor& b, const Update& update, int64_t outputs
   return out;
 }
 
-/// db_p += dy_p^T . u_p, all parts by one product of which only their blocks are kept.
-void low_rank_weight_gradient(Exec& exec, Tensor& db, const Tensor& dy, const Tensor& u, const Update& update) {
+/// db_p = dy_p^T . u_p (+ db_p when accumulate), all parts by one product of which only their blocks are kept.
+void low_rank_weight_gradient(Exec& exec, Tensor& db, const Tensor& dy, const Tensor& u, const Update& update,
+                              bool accumulate) {
   if (db.size(0) == dy.size(1) && update.parts.size() == 1)
-    return MANTISSA_RUN(exec, matmul, db, dy, u, Trans::kTN, true);
+    return MANTISSA_RUN(exec, matmul, db, dy, u, Trans::kTN, accumulate);
   Tensor all = exec.empty({dy.size(1), u.size(1)}, db.dtype());
   MANTISSA_RUN(exec, matmul, all, dy, u, Trans::kTN, false);
   update.for_parts([&](const ColumnRange& part, int64_t row, int64_t column) {
-    Tensor own = exec.empty({part.size(), update.rank}, db.dtype()), sum = db.slice(row, row + part.size());
+    Tensor sum = db.slice(row, row + part.size()), own = accumulate ? exec.empty(sum.shape(), sum.dtype()) : sum;
     MANTISSA_RUN(exec, copy_columns, own, 0, all.slice(part.begin, part.end), column, update.rank);
-    MANTISSA_RUN(exec, binary, sum, sum, own, Binary::kAdd);
+    if (accumulate) MANTISSA_RUN(exec, binary, sum, sum, own, Binary::kAdd);
   });
 }
 
@@ -177,15 +179,16 @@ Var linear_low_rank(Tape& tape, const Var& x, const Var& w, const Var& bias, con
     Exec& exec = tape.exec();
     const Tensor& dy = douts[0];
     weight_gradients(tape, dy, xs, w_slot, bias_slot);
+    bool accumulate;
     if (b_slot) {
-      Tensor db = tape.open_sink(b_slot);
-      low_rank_weight_gradient(exec, db, dy, u, update);
+      Tensor db = tape.open_sink(b_slot, accumulate);
+      low_rank_weight_gradient(exec, db, dy, u, update, accumulate);
       tape.close_sink(b_slot, std::move(db));
     }
     const Tensor du = scaled_product(exec, dy, spread(exec, bs.get(), update, dy.size(1)), Trans::kNN, update.scale);
     if (a_slot) {
-      Tensor da = tape.open_sink(a_slot);
-      MANTISSA_RUN(exec, matmul, da, du, inputs.get(), Trans::kTN, true);
+      Tensor da = tape.open_sink(a_slot, accumulate);
+      MANTISSA_RUN(exec, matmul, da, du, inputs.get(), Trans::kTN, accumulate);
       tape.close_sink(a_slot, std::move(da));
     }
     if (own_input) tape.add_grad(own_input, product(exec, du, as.get()));

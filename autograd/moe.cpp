@@ -85,8 +85,9 @@ Routing route(Tape& tape, const Var& x, const Var& w, int64_t slots, bool normal
     Tensor dlogits = exec.empty(logits.shape(), wide);
     MANTISSA_RUN(exec, route_bwd, dlogits, douts[0], logits, weights, experts, normalise);
     if (w_slot) {
-      Tensor dw = tape.open_sink(w_slot);
-      MANTISSA_RUN(exec, matmul, dw, dlogits, cast_to(exec, xs.get(), wide), Trans::kTN, true);
+      bool accumulate;
+      Tensor dw = tape.open_sink(w_slot, accumulate);
+      MANTISSA_RUN(exec, matmul, dw, dlogits, cast_to(exec, xs.get(), wide), Trans::kTN, accumulate);
       tape.close_sink(w_slot, std::move(dw));
     }
     if (x_slot) {
@@ -129,7 +130,7 @@ Var grouped_linear(Tape& tape, const Var& x, const Var& w, const Routes& routes)
         " experts: got shape ", w.shape());
   const auto forward = [&exec = tape.exec(), count, offsets = routes.offsets](const Tensor& x, const Tensor& w) {
     Tensor y = exec.empty({x.size(0), w.size(0) / count}, x.dtype());
-    MANTISSA_RUN(exec, grouped_matmul, y, x, w, offsets, Trans::kNT);
+    MANTISSA_RUN(exec, grouped_matmul, y, x, w, offsets, Trans::kNT, false);
     return y;
   };
   Tensor y = forward(x.value(), w.value());
@@ -139,13 +140,14 @@ Var grouped_linear(Tape& tape, const Var& x, const Var& w, const Routes& routes)
   auto gradient = [&tape, xs, ws, offsets = routes.offsets, x_slot = x.slot(), w_slot = w.slot()](auto douts) {
     Exec& exec = tape.exec();
     if (w_slot) {
-      Tensor dw = tape.open_sink(w_slot);
-      MANTISSA_RUN(exec, grouped_matmul, dw, douts[0], xs.get(), offsets, Trans::kTN);
+      bool accumulate;
+      Tensor dw = tape.open_sink(w_slot, accumulate);
+      MANTISSA_RUN(exec, grouped_matmul, dw, douts[0], xs.get(), offsets, Trans::kTN, accumulate);
       tape.close_sink(w_slot, std::move(dw));
     }
     if (x_slot) {
       Tensor dx = exec.empty(x_slot->shape, x_slot->dtype);
-      MANTISSA_RUN(exec, grouped_matmul, dx, douts[0], ws.get(), offsets, Trans::kNN);
+      MANTISSA_RUN(exec, grouped_matmul, dx, douts[0], ws.get(), offsets, Trans::kNN, false);
       tape.add_grad(x_slot, std::move(dx));
     }
   };

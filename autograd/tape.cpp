@@ -3,7 +3,7 @@
 namespace mantissa {
 namespace {
 
-Slot make_slot(const Tensor& value, Tensor sink = {}) {
+Slot make_slot(const Tensor& value, Sink sink = {}) {
   return std::make_shared<GradSlot>(GradSlot{value.shape(), value.dtype(), std::move(sink), {}});
 }
 
@@ -24,12 +24,13 @@ Var Tape::leaf(Tensor value) {
   return v;
 }
 
-Var Tape::param(Tensor value, Tensor sink) {
+Var Tape::param(Tensor value, Sink sink) {
   Var v(std::move(value));
   if (!recording_ || !sink.defined()) return v;
-  check(sink.shape() == v.shape() && sink.dtype() == accumulator_of(v.dtype()), "[param] the gradient of a ",
+  const Tensor& sum = sink.sum;
+  check(sum.shape() == v.shape() && sum.dtype() == accumulator_of(v.dtype()), "[param] the gradient of a ",
         name_of(v.dtype()), " parameter ", v.shape(), " needs a view of that shape in ",
-        name_of(accumulator_of(v.dtype())), ": got ", name_of(sink.dtype()), " ", sink.shape());
+        name_of(accumulator_of(v.dtype())), ": got ", name_of(sum.dtype()), " ", sum.shape());
   v.slot_ = make_slot(v.value_, std::move(sink));
   return v;
 }
@@ -88,7 +89,8 @@ void Tape::add_grad(const Slot& slot, Tensor grad) {
         name_of(slot->dtype), " ", slot->shape, ": got ", name_of(grad.dtype()), " ", grad.shape());
   observe(playing_, true, grad, slot->sink.defined());
   if (slot->sink.defined()) {
-    MANTISSA_RUN(exec_, binary, slot->sink, slot->sink, grad, Binary::kAdd);
+    Tensor sum = open_sink(slot);
+    MANTISSA_RUN(exec_, binary, sum, sum, grad, Binary::kAdd);
   } else if (!slot->grad.defined()) {
     slot->grad = std::move(grad);
   } else {
@@ -99,9 +101,19 @@ void Tape::add_grad(const Slot& slot, Tensor grad) {
   }
 }
 
-Tensor Tape::open_sink(const Slot& slot) {
+Tensor Tape::open_sink(const Slot& slot, bool& accumulate) {
+  accumulate = false;
   if (!slot) return {};
-  return slot->sink.defined() ? slot->sink : exec_.zeros(slot->shape, accumulator_of(slot->dtype));
+  if (!slot->sink.defined()) return exec_.empty(slot->shape, accumulator_of(slot->dtype));
+  accumulate = !slot->sink.fresh || !std::exchange(*slot->sink.fresh, false);
+  return slot->sink.sum;
+}
+
+Tensor Tape::open_sink(const Slot& slot) {
+  bool accumulate;
+  const Tensor sum = open_sink(slot, accumulate);
+  if (sum.defined() && !accumulate) exec_.backend().zero(sum.raw(), sum.bytes());
+  return sum;
 }
 
 void Tape::close_sink(const Slot& slot, Tensor sum) {

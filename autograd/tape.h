@@ -10,7 +10,9 @@
 // and it lives until the last record that reads it has played.
 //
 // Gradients. An activation's gradient has the activation's type. A parameter's gradient adds straight into the fp32
-// view that was given with it (its sink), across micro-batches, until someone clears it.
+// view that was given with it (its sink), across micro-batches. What adds up begins at zeros, or in a fresh sink, where
+// the first gradient is written: to the same bits (but that a product below fp32's smallest number leaves its sign on
+// the zero), and memory is neither cleared nor read for it.
 #pragma once
 
 #include <functional>
@@ -33,12 +35,22 @@ enum class Recompute : uint8_t {
   kFull,         // keep each layer's input only (checkpoint())
 };
 
+/// Where a parameter's gradient adds up: a view of the parameter's shape in fp32 (fp64 of fp64 values). Undefined: the
+/// parameter is frozen.
+struct Sink {
+  Sink() = default;
+  Sink(Tensor sum, std::shared_ptr<bool> fresh = nullptr) : sum(std::move(sum)), fresh(std::move(fresh)) {}
+  bool defined() const { return sum.defined(); }
+  Tensor sum;
+  std::shared_ptr<bool> fresh;  // true: nothing has come yet, and what lies in sum means nothing; null: false
+};
+
 /// Where a Var's gradient goes. Records hold slots, never Vars, so that no record keeps a value alive that its gradient
 /// does not read.
 struct GradSlot {
   Shape shape;
   Dtype dtype;
-  Tensor sink;  // parameters: the fp32 (fp64) view gradients add into
+  Sink sink;    // parameters
   Tensor grad;  // everything else: what has arrived so far
 };
 using Slot = std::shared_ptr<GradSlot>;
@@ -126,9 +138,9 @@ class Tape {
 
   /// An input whose gradient is wanted and kept in Var::grad().
   Var leaf(Tensor value);
-  /// A parameter: its gradient is added to `sink` (fp32, or fp64 for fp64 values; same shape). An undefined sink means
-  /// frozen. The same parameter may be made and used any number of times (tied embedding): all uses add.
-  Var param(Tensor value, Tensor sink);
+  /// A parameter: its gradient is added to `sink`, or written to it while it is fresh. The same parameter may be made
+  /// and used any number of times (tied embedding): all uses add.
+  Var param(Tensor value, Sink sink);
 
   // ---- for ops ------------------------------------------------------------------------------------------------------
   /// True when a gradient record is needed for an op with these inputs (undefined ones count as constants).
@@ -147,8 +159,12 @@ class Tape {
   /// parameter's goes to its sink. No-op for a null slot.
   void add_grad(const Slot& slot, Tensor grad);
   /// For kernels that add to a gradient in fp32 (fp64): open_sink gives the tensor to add to, the parameter's sink or a
-  /// zeroed temporary (undefined for a null slot); close_sink hands it back after the kernel ran.
+  /// temporary, zeros where nothing has come yet (undefined for a null slot); close_sink hands it back after the kernel
+  /// ran.
   Tensor open_sink(const Slot& slot);
+  /// The same for kernels that write as well as add: `accumulate` says which. If it is false the tensor means nothing
+  /// until the kernel has written all of it.
+  Tensor open_sink(const Slot& slot, bool& accumulate);
   void close_sink(const Slot& slot, Tensor sum);
 
   // ---- for callers --------------------------------------------------------------------------------------------------

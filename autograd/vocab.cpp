@@ -146,7 +146,8 @@ TokenLogprobs token_logprobs(Tape& tape, const Var& hidden, const Var& w, const 
         LogitsChunk buffers =
             kept.defined() ? LogitsChunk(exec, kept, dtype) : LogitsChunk(exec, chunk, weight.size(0), dtype);
         Tensor dh = hidden_slot ? exec.empty(h.shape(), dtype) : Tensor();
-        Tensor dw = tape.open_sink(w_slot);
+        bool accumulate = true;
+        Tensor dw = tokens > 0 ? tape.open_sink(w_slot, accumulate) : tape.open_sink(w_slot);
         for (int64_t t = 0; t < tokens; t += chunk) {
           const int64_t end = std::min(t + chunk, tokens);
           const Tensor chunk_h = h.slice(t, end);
@@ -159,7 +160,7 @@ TokenLogprobs token_logprobs(Tape& tape, const Var& hidden, const Var& w, const 
             Tensor chunk_dh = dh.slice(t, end);
             MANTISSA_RUN(exec, matmul, chunk_dh, dlogits, weight, Trans::kNN, false);
           }
-          if (dw.defined()) MANTISSA_RUN(exec, matmul, dw, dlogits, chunk_h, Trans::kTN, true);
+          if (dw.defined()) MANTISSA_RUN(exec, matmul, dw, dlogits, chunk_h, Trans::kTN, accumulate || t > 0);
         }
         tape.close_sink(w_slot, std::move(dw));
         if (hidden_slot) tape.add_grad(hidden_slot, cast_to(exec, dh, hidden_slot->dtype));

@@ -230,9 +230,10 @@ struct Kernels {
   /// offsets[E+1]; tokens[R]: the row that a grouped row is a copy of; rows[T,K]: the grouped row of each slot.
   void (*group_rows)(Exec&, Tensor& offsets, Tensor& tokens, Tensor& rows, const Tensor& experts);
   /// One matmul an expert: a's (kTN: a's and b's) grouped rows with the expert's own N of the weight's E N rows.
-  /// kNT c[R,N] = a[R,K] . w[E N,K]^T; kNN c[R,K] = a[R,N] . w[E N,K]; kTN c[E N,K] += a[R,N]^T . b[R,K], where an
-  /// expert without rows adds nothing.
-  void (*grouped_matmul)(Exec&, Tensor& c, const Tensor& a, const Tensor& b, const Tensor& offsets, Trans trans);
+  /// kNT c[R,N] = a[R,K] . w[E N,K]^T; kNN c[R,K] = a[R,N] . w[E N,K]; kTN c[E N,K] = a[R,N]^T . b[R,K] (+ c when
+  /// accumulate, which is kTN's alone), 0 for an expert without rows.
+  void (*grouped_matmul)(Exec&, Tensor& c, const Tensor& a, const Tensor& b, const Tensor& offsets, Trans trans,
+                         bool accumulate);
   /// out[T,C] = sum over slots j, ascending, of weights[T,K] (undefined: 1) times row rows[t,j] of in[R,C]: one FMA
   /// chain in fp32 (fp64), one rounding.
   void (*combine_rows)(Exec&, Tensor& out, const Tensor& in, const Tensor& weights, const Tensor& rows);

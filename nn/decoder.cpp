@@ -14,13 +14,13 @@ namespace {
 Var param(const ForwardContext& ctx, ParamId id) {
   if (!id.valid()) return {};
   if (ctx.windows) return ctx.tape->param(ctx.windows->weight(id), ctx.grads ? ctx.windows->gradient(id) : Tensor());
-  return ctx.tape->param(ctx.weights()[id], ctx.grads && !ctx.adapter ? (*ctx.grads)[id] : Tensor());
+  return ctx.tape->param(ctx.weights()[id], ctx.grads && !ctx.adapter ? ctx.grads->sink(id) : Sink());
 }
 
 Var adapter_param(const ForwardContext& ctx, ParamId id) {
   const ParamSet& set = ctx.adapter->params;
   const ParamBuffer& values = ctx.rollout ? set.for_rollout() : set.compute;
-  return ctx.tape->param(values[id], ctx.grads ? (*ctx.grads)[id] : Tensor());
+  return ctx.tape->param(values[id], ctx.grads ? ctx.grads->sink(id) : Sink());
 }
 
 /// The part of one layer: `index` counts those with experts.

@@ -132,6 +132,12 @@ void Optimizer::zero_grad() {
     params_.reduced = ParamBuffer(exec_, params_.layout, Dtype::kF32, params_.shard);
   Tensor grad = (parts ? params_.reduced : params_.grad).flat();
   MANTISSA_RUN(exec_, fill, grad, 0.0);
+  params_.grad.set_fresh(false);
+}
+
+void Optimizer::renew_grad() {
+  if (params_.in_parts()) return zero_grad();
+  params_.grad.set_fresh(true);
 }
 
 void Optimizer::release_grad() {

@@ -85,6 +85,8 @@ class Optimizer {
   const Tensor& state() const { return state_; }
   /// Sets all gradients to zero.
   void zero_grad();
+  /// The same for the passes that follow, whose first gradients are written; what gets none is cleared before the sums.
+  void renew_grad();
   /// Of a set in parts: gives the memory of gradients back until zero_grad().
   void release_grad();
   /// In the last backward before a step: the gradients of `unit` of the set and of all units after it are whole, and

@@ -106,8 +106,10 @@ ParamBuffer::ParamBuffer(Exec& exec, const ParamLayout& layout, Dtype dtype, Sha
               : Tensor(exec.backend().allocate_host(size_t(size.numel()) * size_of(dtype)), 0, size, dtype);
   for (size_t unit = 0; unit + 1 < begin.size(); ++unit) units_.push_back(flat_.slice(begin[unit], begin[unit + 1]));
   if (!shard.whole()) return;
-  for (const ParamInfo& p : layout.params())
+  for (const ParamInfo& p : layout.params()) {
     views_.push_back(flat_.slice(p.offset, p.offset + p.shape.numel()).view(p.shape));
+    fresh_.push_back(std::make_shared<bool>(false));
+  }
 }
 
 ParamBuffer::ParamBuffer(const ParamBuffer& whole, const ParamLayout& layout, Shard shard) : shard_(shard) {
@@ -117,6 +119,16 @@ ParamBuffer::ParamBuffer(const ParamBuffer& whole, const ParamLayout& layout, Sh
 const Tensor& ParamBuffer::operator[](ParamId id) const {
   check(shard_.whole(), "[params] a buffer of parts has no whole parameters");
   return views_[size_t(id.index)];
+}
+
+void ParamBuffer::set_fresh(bool fresh) const {
+  for (const std::shared_ptr<bool>& own : fresh_) *own = fresh;
+}
+
+void ParamBuffer::clear_fresh(const ParamLayout& layout, int unit) const {
+  for (size_t i = 0; i < fresh_.size(); ++i)
+    if (layout.params()[i].unit == unit && std::exchange(*fresh_[i], false))
+      flat_.backend().zero(views_[i].raw(), views_[i].bytes());
 }
 
 Tensor ParamBuffer::part(const ParamLayout& layout, int index, Shard of) const {

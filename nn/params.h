@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "autograd/tape.h"
 #include "core/backend.h"
 
 namespace mantissa {
@@ -125,6 +126,12 @@ class ParamBuffer {
   Tensor part(const ParamLayout& layout, int unit, Shard shard) const;
   /// Of a whole buffer.
   const Tensor& operator[](ParamId id) const;
+  /// Of a whole buffer of gradients: where a parameter's add up (autograd/tape.h).
+  Sink sink(ParamId id) const { return {(*this)[id], fresh_[size_t(id.index)]}; }
+  /// Makes all its sinks fresh, or says that none is.
+  void set_fresh(bool fresh) const;
+  /// Clears those sinks of a unit that are fresh still.
+  void clear_fresh(const ParamLayout& layout, int unit) const;
   /// Its elements of a parameter's rows [begin, end): all of them, or those that are here.
   Tensor rows(const ParamLayout& layout, ParamId id, int64_t begin, int64_t end) const;
   /// True where this buffer has some element of a parameter's rows [begin, end).
@@ -136,6 +143,7 @@ class ParamBuffer {
   Shard shard_;
   Tensor flat_;
   std::vector<Tensor> units_, views_;
+  std::vector<std::shared_ptr<bool>> fresh_;  // by parameter; copies share them, as they share the memory
 };
 
 /// The parameters of one model as far as they exist here: layout, copies to compute with, and, of what is trained, the

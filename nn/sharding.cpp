@@ -12,10 +12,11 @@ Comm& comm_of(Comm& all, const ParamSet& params, int unit) {
 }
 
 void GradientSum::begin(int unit) {
-  if (params_.shard.whole() || params_.in_parts()) return;
+  if (params_.in_parts()) return;
   if (begun_ < 0) begun_ = params_.layout.units();
   while (begun_ > unit) {
-    --begun_;
+    params_.grad.clear_fresh(params_.layout, --begun_);
+    if (params_.shard.whole()) continue;
     last_ = std::max(
         last_, comm_of(comm_, params_, begun_)
                    .reduce_scatter(exec_, params_.reduced.unit(begun_), params_.grad.unit(begun_), Order::kOverlapped));

@@ -20,7 +20,8 @@ class GradientSum {
  public:
   GradientSum(Exec& exec, Comm& comm, const ParamSet& params) : exec_(exec), comm_(comm), params_(params) {}
 
-  /// The gradients of `unit` and all units after it are whole on this process: what has not begun of them begins.
+  /// The gradients of `unit` and all units after it are whole on this process, zeros where none has come: what has not
+  /// begun of them begins.
   /// Nothing may write them from here to finish(). Processes may come here at different units, in the order of units.
   void begin(int unit);
   /// Begins the rest; later work on the exec's stream has the sums. The next sum begins anew.

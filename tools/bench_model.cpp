@@ -58,7 +58,7 @@ void Bench::time_training(bool update) {
   }
   const ParamBuffer grads = states ? trained.grad : ParamBuffer(exec_, trained.layout, Dtype::kF32);
   const auto pass = [&](bool overlap) {
-    if (update) optimizer->zero_grad();
+    if (update) optimizer->renew_grad();
     options.whole_from = {};
     if (update && overlap) options.whole_from = [&](int unit) { optimizer->begin_sum(unit); };
     {

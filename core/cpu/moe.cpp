@@ -188,17 +188,18 @@ void group_rows(Exec& exec, Tensor& offsets, Tensor& tokens, Tensor& rows, const
   }
 }
 
-void grouped_matmul(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, const Tensor& offsets, Trans trans) {
+void grouped_matmul(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, const Tensor& offsets, Trans trans,
+                    bool accumulate) {
   const int64_t count = offsets.numel() - 1;
   const int32_t* bounds = offsets.data<int32_t>();
   const bool wgrad = trans == Trans::kTN;
   const int64_t weight_rows = (wgrad ? c : b).size(0) / count;
   for (int64_t e = 0; e < count; ++e) {
-    if (bounds[e] == bounds[e + 1]) continue;
+    if (bounds[e] == bounds[e + 1] && (!wgrad || accumulate)) continue;
     const auto grouped = [&](const Tensor& t) { return t.slice(bounds[e], bounds[e + 1]); };
     const auto weight = [&](const Tensor& t) { return t.slice(e * weight_rows, (e + 1) * weight_rows); };
     Tensor out = wgrad ? weight(c) : grouped(c);
-    exec.kernels().matmul(exec, out, grouped(a), wgrad ? grouped(b) : weight(b), trans, wgrad);
+    exec.kernels().matmul(exec, out, grouped(a), wgrad ? grouped(b) : weight(b), trans, accumulate);
   }
 }
 

@@ -11,8 +11,13 @@ constexpr int kPeerParts = 4;
 /// With fewer rows an expert, on average, forward products are bound by the weights they read.
 constexpr int64_t kFewRowsEach = 64;
 
-void grouped_matmul(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, const Tensor& offsets, Trans trans) {
-  if (c.numel() == 0 || a.numel() == 0) return;
+void grouped_matmul(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, const Tensor& offsets, Trans trans,
+                    bool accumulate) {
+  if (c.numel() == 0) return;
+  if (a.numel() == 0) {
+    if (trans == Trans::kTN && !accumulate) MANTISSA_RUN(exec, fill, c, 0.0);
+    return;
+  }
   const int64_t experts = offsets.numel() - 1;
   const Tensor& weight = trans == Trans::kTN ? c : b;
   const GroupedProduct p{.rows = a.size(0),
@@ -20,6 +25,7 @@ void grouped_matmul(Exec& exec, Tensor& c, const Tensor& a, const Tensor& b, con
                          .k = weight.size(1),
                          .experts = int(experts),
                          .trans = trans,
+                         .accumulate = accumulate,
                          .type = a.dtype(),
                          .offsets = offsets.data<int32_t>(),
                          .a = a.raw(),

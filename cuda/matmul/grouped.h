@@ -14,11 +14,12 @@ namespace mantissa::cuda_kernels {
 /// R grouped rows; an expert's weight is [n, k].
 ///   kNT  c[R,n] = a[R,k] . b[E n,k]^T
 ///   kNN  c[R,k] = a[R,n] . b[E n,k]
-///   kTN  c[E n,k] += a[R,n]^T . b[R,k], c fp32
+///   kTN  c[E n,k] = a[R,n]^T . b[R,k] (+ c when accumulate), c fp32
 struct GroupedProduct {
   int64_t rows, n, k;
   int experts;
   Trans trans;
+  bool accumulate;
   Dtype type;
   const int32_t* offsets;  // [E+1], on the device
   const void *a, *b;

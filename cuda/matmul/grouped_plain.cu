@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(kThreads) grouped_plain_kernel(GroupedProduct 
   if (p.trans == Trans::kTN) {
     const int expert = blockIdx.z, begin = p.offsets[expert];
     depth = p.offsets[expert + 1] - begin;
-    if (depth == 0) return;
+    if (depth == 0 && p.accumulate) return;
     left = {a + begin * p.n, 1, p.n, int(p.n)};
     right = {b + begin * p.k, 1, p.k, int(p.k)};
     c = static_cast<Out*>(p.c) + expert * p.n * p.k;
@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(kThreads) grouped_plain_kernel(GroupedProduct 
       const int row = first_row + at.x, column = first_column + at.y;
       if (row >= left.rows || column >= right.rows) continue;
       Out* to = c + int64_t(row) * right.rows + column;
-      *to = p.trans == Trans::kTN ? from_float<Out>(to_float(*to) + total[j][i]) : from_float<Out>(total[j][i]);
+      *to = from_float<Out>(p.accumulate ? to_float(*to) + total[j][i] : total[j][i]);
     }
 }
 

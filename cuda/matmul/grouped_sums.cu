@@ -2,7 +2,7 @@
 // two warpgroups; both operands lie with the summed dimension across the boxes. What a tile sums is added where c lies,
 // once for each element and by an instruction that nothing waits for: a warpgroup goes on with the pieces of its next
 // tile, which are there, and the bits do not depend on what runs beside it. (Such an addition takes fp32 numbers below
-// 2^-126 for zero.)
+// 2^-126 for zero.) Where nothing is to be added to, the same numbers are written, and zeros for experts without rows.
 #include "cuda/matmul/grouped.cuh"
 #include "cuda/matmul/tiles.cuh"
 
@@ -34,9 +34,15 @@ __device__ __forceinline__ void clear_rows(uint32_t from, int first, int group) 
   asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "n"(kGroupThreads) : "memory");
 }
 
-/// c += a warp's sums: 16 rows from `row` on of all columns of the tile.
-__device__ __forceinline__ void add_sums(float* c, const SumForm::Sums& sums, int row, int column, int rows,
-                                         int columns) {
+/// What adding to zero leaves.
+__device__ __forceinline__ float added_to_zero(float x) {
+  asm("add.ftz.f32 %0, %0, 0f00000000;" : "+f"(x));
+  return x;
+}
+
+/// c = a warp's sums (+ c when accumulate): 16 rows from `row` on of all columns of the tile.
+__device__ __forceinline__ void put_sums(float* c, const SumForm::Sums& sums, int row, int column, int rows,
+                                         int columns, bool accumulate) {
   using F = SumForm;
   constexpr int kBlocks = F::kUnit / 8;  // of eight columns, of an instruction
   const int lane = threadIdx.x % kWarp;
@@ -48,8 +54,11 @@ __device__ __forceinline__ void add_sums(float* c, const SumForm::Sums& sums, in
 #pragma unroll
     for (int block = 0; block < F::kColumns / 8; ++block) {
       const float* s = &sums[block / kBlocks][block % kBlocks * 4 + 2 * half];
-      if (column + block * 8 < columns)
+      if (column + block * 8 >= columns) continue;
+      if (accumulate)
         asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(to + block * 8), "f"(s[0]), "f"(s[1]) : "memory");
+      else
+        *reinterpret_cast<float2*>(to + block * 8) = {added_to_zero(s[0]), added_to_zero(s[1])};
     }
   }
 }
@@ -60,7 +69,7 @@ __device__ __forceinline__ void add_sums(float* c, const SumForm::Sums& sums, in
 template <class T>
 __global__ void __launch_bounds__(SumForm::kThreads, 1)
     grouped_sum_kernel(float* c, const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap b,
-                       const int32_t* offsets, int experts, int n, int k) {
+                       const int32_t* offsets, int experts, int n, int k, bool accumulate) {
 #if __CUDA_ARCH_FEAT_SM90_ALL
   using F = SumForm;
   extern __shared__ uint4 shared[];
@@ -109,12 +118,29 @@ __global__ void __launch_bounds__(SumForm::kThreads, 1)
                 sums[unit], columns_operand(from + group * F::kBox + step * 16 * kBoxRow, F::kBox),
                 columns_operand(from + F::kRowBytes + unit * F::kUnit * kBoxRow + step * 16 * kBoxRow, F::kBox));
       });
-      add_sums(c + int64_t(walk.expert) * n * k, sums, at.x * F::kRows + warp * 16, at.y * F::kColumns, n, k);
+      put_sums(c + int64_t(walk.expert) * n * k, sums, at.x * F::kRows + warp * 16, at.y * F::kColumns, n, k,
+               accumulate);
     }
   }
 #elif defined(__CUDA_ARCH__)
   __trap();  // not built for sm_90a: has_box_copies() should have said no
 #endif
+}
+
+constexpr int kClearThreads = 256, kClearBlocks = 64;
+
+/// Grid (kClearBlocks, experts): zeros for those without rows, `size` groups of four numbers each.
+__global__ void __launch_bounds__(kClearThreads) clear_absent_kernel(float4* c, const int32_t* offsets, int64_t size) {
+  const int expert = blockIdx.y;
+  if (offsets[expert] < offsets[expert + 1]) return;
+  for (int64_t i = blockIdx.x * kClearThreads + threadIdx.x; i < size; i += kClearBlocks * kClearThreads)
+    c[expert * size + i] = {0.0f, 0.0f, 0.0f, 0.0f};
+}
+
+void clear_absent(Exec& exec, const GroupedProduct& p) {
+  clear_absent_kernel<<<dim3(kClearBlocks, unsigned(p.experts)), kClearThreads, 0, stream(exec)>>>(
+      static_cast<float4*>(p.c), p.offsets, p.n * p.k / 4);
+  MANTISSA_LAUNCH_CHECK();
 }
 
 template <class T>
@@ -125,13 +151,14 @@ void launch(Exec& exec, const GroupedProduct& p) {
   MANTISSA_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, F::kShared));
   const int64_t tiles = ((p.n + F::kRows - 1) / F::kRows) * ((p.k + F::kColumns - 1) / F::kColumns);
   kernel<<<resident_blocks(exec, std::min<int64_t>(p.rows, p.experts) * tiles), F::kThreads, F::kShared,
-           stream(exec)>>>(static_cast<float*>(p.c), a, b, p.offsets, p.experts, int(p.n), int(p.k));
+           stream(exec)>>>(static_cast<float*>(p.c), a, b, p.offsets, p.experts, int(p.n), int(p.k), p.accumulate);
   MANTISSA_LAUNCH_CHECK();
 }
 
 }  // namespace
 
 void run_grouped_sums(Exec& exec, const GroupedProduct& p) {
+  if (!p.accumulate) clear_absent(exec, p);
   p.type == Dtype::kF16 ? launch<__half>(exec, p) : launch<__nv_bfloat16>(exec, p);
 }
 

@@ -181,7 +181,7 @@ UpdateReport Trainer::update(MiniBatch& mini, const Loss& loss, OldLogprobs old,
     dropout_key_ = key_tensor(
         exec_.backend(), {mix64(options_.seed ^ kDropoutSeed), uint64_t(now.adam_step) + uint64_t(now.skips_total)});
   }
-  optimizer_.zero_grad();
+  optimizer_.renew_grad();
   const auto sum = [this](int unit) { optimizer_.begin_sum(unit); };
   const Pass backward{.backward = true, .whole_from = options_.overlap ? sum : WholeFrom()};
   pass(mini, backward, [&](size_t i, const WholeFrom& whole_from) {
@@ -239,7 +239,7 @@ std::string Trainer::find_overflow(MiniBatch& mini, const Loss& loss, OldLogprob
   StepState then = now;
   then.loss_scale = float(loss_scale);
   optimizer_.write_state(then);
-  optimizer_.zero_grad();
+  optimizer_.renew_grad();
   NonFiniteReport found;
   pass(mini, {.backward = true}, [&](size_t i, const WholeFrom&) {
     if (found.found && !together()) return;  // else others need this rank to the end

@@ -119,6 +119,36 @@ TEST(Tape, AParameterInAnOpWithoutAccumulatingKernelAddsToo) {
   EXPECT_EQ(host(sink), (std::vector<float>{105, 207}));
 }
 
+TEST(Tape, TheFirstGradientOfAFreshSinkIsWritten) {
+  Exec exec(cpu());
+  const Tensor w = uniform(exec, {5, 4}, Dtype::kF32, 1), x = uniform(exec, {3, 4}, Dtype::kF32, 2);
+  // Each parameter is used twice. A linear layer can write; a product of elements only adds.
+  const auto play = [&](const Sink& matrix, const Sink& vector) {
+    Tape tape(exec, true);
+    const auto use = [&](int64_t rows) {
+      const Var y = ops::linear(tape, Var(x.slice(0, rows)), tape.param(w, matrix));
+      const Var z = ops::mul(tape, tape.param(vec({2, 3}), vector), Var(vec({5, 7})));
+      return ops::add(tape, ops::sum(tape, y), ops::sum(tape, z));
+    };
+    tape.backward(ops::add(tape, use(1), use(3)));
+  };
+  const auto stale = [&](Shape shape) {
+    Tensor t = exec.empty(shape, Dtype::kF32);
+    MANTISSA_RUN(exec, fill, t, double(NAN));
+    return Sink(t, std::make_shared<bool>(true));
+  };
+  const Tensor zeros = exec.zeros({5, 4}, Dtype::kF32), none = exec.zeros({2}, Dtype::kF32);
+  const Sink matrix = stale({5, 4}), vector = stale({2});
+  for (int pass = 0; pass < 2; ++pass) {  // the second adds to the first
+    play(zeros, none);
+    play(matrix, vector);
+    EXPECT_EQ(host(matrix.sum), host(zeros));
+    EXPECT_EQ(host(vector.sum), host(none));
+    EXPECT_FALSE(*matrix.fresh || *vector.fresh);
+  }
+  EXPECT_EQ(host(none), (std::vector<float>{20, 28}));
+}
+
 TEST(Tape, WithoutRecordingNothingIsKept) {
   Exec exec(cpu());
   Tape tape(exec, false);

@@ -209,7 +209,7 @@ class CudaGrouped : public CudaMoe {
   Tensor grouped(const Tensor& a, const Tensor& b, const Tensor& offsets, Trans trans, const Shape& shape,
                  const Tensor& start = {}) {
     Tensor c = start.defined() ? start : poisoned(shape, a.dtype());
-    MANTISSA_RUN(gpu(), grouped_matmul, c, a, b, offsets, trans);
+    MANTISSA_RUN(gpu(), grouped_matmul, c, a, b, offsets, trans, start.defined());
     return c;
   }
 };
@@ -228,11 +228,11 @@ TEST_F(CudaGrouped, ProductsAndGradientsAreNearTheCpu) {
           return 3e-6 * (1.0 + double(terms) / 8) * size / bound;
         };
         Tensor y = host.empty(p.dy.shape(), dtype), dx = host.empty(p.x.shape(), dtype);
-        MANTISSA_RUN(host, grouped_matmul, y, p.x, p.w, p.offsets, Trans::kNT);
-        MANTISSA_RUN(host, grouped_matmul, dx, p.dy, p.w, p.offsets, Trans::kNN);
+        MANTISSA_RUN(host, grouped_matmul, y, p.x, p.w, p.offsets, Trans::kNT, false);
+        MANTISSA_RUN(host, grouped_matmul, dx, p.dy, p.w, p.offsets, Trans::kNN, false);
         Tensor dw = random(p.w.shape(), Dtype::kF32, 4);
         const Tensor start = up(dw);
-        MANTISSA_RUN(host, grouped_matmul, dw, p.dy, p.x, p.offsets, Trans::kTN);
+        MANTISSA_RUN(host, grouped_matmul, dw, p.dy, p.x, p.offsets, Trans::kTN, true);
         const Tensor x = up(p.x), w = up(p.w), dy = up(p.dy), offsets = up(p.offsets);
         expect_close(grouped(x, w, offsets, Trans::kNT, y.shape()), y, unit, floor(c.k, 0.1, unit));
         expect_close(grouped(dy, w, offsets, Trans::kNN, dx.shape()), dx, unit, floor(c.n, 0.1, unit));
@@ -319,7 +319,7 @@ TEST_F(CudaGrouped, GradientsOfWeightsAreExactSums) {
                    dy = whole({bounds.back(), c.n}, dtype, 2);
       Tensor dw = whole({int64_t(c.counts.size()) * c.n, c.k}, Dtype::kF32, 3);
       const Tensor start = up(dw);
-      MANTISSA_RUN(host, grouped_matmul, dw, dy, x, offsets, Trans::kTN);
+      MANTISSA_RUN(host, grouped_matmul, dw, dy, x, offsets, Trans::kTN, true);
       const std::vector<float> got = floats(grouped(up(dy), up(x), up(offsets), Trans::kTN, dw.shape(), start)),
                                want = floats(dw);
       const auto differs = std::mismatch(got.begin(), got.end(), want.begin());
@@ -328,6 +328,25 @@ TEST_F(CudaGrouped, GradientsOfWeightsAreExactSums) {
       ADD_FAILURE() << "expert " << row / c.n << " of " << c.counts[size_t(row / c.n)] << " rows, row " << row % c.n
                     << ", column " << at % c.k << ": " << *differs.first << ", expected " << *differs.second;
     }
+}
+
+/// Experts without rows among them, and no rows at all.
+TEST_F(CudaGrouped, WrittenGradientsHaveTheBitsOfThoseAddedToZeros) {
+  std::vector<GroupedCase> cases = grouped_cases();
+  cases.push_back({136, 200, {0, 0, 0}});
+  for (const GroupedCase& c : cases)
+    for (const Dtype dtype : kTypes)
+      for (const Match match : {Match::kExact, Match::kPeer}) {
+        SCOPED_TRACE(str("n ", c.n, " k ", c.k, " E ", c.counts.size(), " ", name_of(dtype), " match ", int(match)));
+        gpu().match = match;
+        const Problem p = problem(c, dtype);
+        const Tensor x = up(p.x), dy = up(p.dy), offsets = up(p.offsets);
+        const Tensor added = grouped(dy, x, offsets, Trans::kTN, p.w.shape(), gpu().zeros(p.w.shape(), Dtype::kF32));
+        Tensor written = poisoned(p.w.shape(), Dtype::kF32);
+        MANTISSA_RUN(gpu(), grouped_matmul, written, dy, x, offsets, Trans::kTN, false);
+        expect_same_bits(written, added);
+        if (HasFailure()) return;
+      }
 }
 
 TEST_F(CudaGrouped, RepeatsItsBitsAndIsRecorded) {
@@ -347,7 +366,7 @@ TEST_F(CudaGrouped, RepeatsItsBitsAndIsRecorded) {
   const auto body = [&] {
     MANTISSA_RUN(gpu(), group_rows, bounds, tokens, rows, experts);
     MANTISSA_RUN(gpu(), gather_rows, gathered, inputs, tokens);
-    MANTISSA_RUN(gpu(), grouped_matmul, out, gathered, w, bounds, Trans::kNT);
+    MANTISSA_RUN(gpu(), grouped_matmul, out, gathered, w, bounds, Trans::kNT, false);
     MANTISSA_RUN(gpu(), combine_rows, combined, out, Tensor(), rows);
   };
   body();

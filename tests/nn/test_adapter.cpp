@@ -95,6 +95,28 @@ TEST(Adapters, AFreshOneChangesNoBit) {
   }
 }
 
+/// Of several parts of a matrix, of one, of all.
+TEST(Adapters, GradientsThatAreWrittenHaveTheBitsOfThoseAddedToZeros) {
+  for (const Strings& names : {Strings{"all-linear"}, Strings{"q_proj", "v_proj", "up_proj"}, Strings{"o_proj"}}) {
+    const AdapterConfig config{.rank = 3, .alpha = 12, .targets = parse_targets(names, "test")};
+    const auto model = model_of(Dtype::kF16, &config);
+    fill_b(*model);
+    const ParamLayout& layout = model->adapter->params.layout;
+    Exec exec(cpu());
+    const ParamBuffer added(exec, layout, Dtype::kF32), written(exec, layout, Dtype::kF32);
+    for (size_t p = 0; p < layout.params().size(); ++p) {
+      Tensor stale = written[ParamId{int(p)}];
+      MANTISSA_RUN(exec, fill, stale, double(NAN));
+    }
+    written.set_fresh(true);
+    for (int pass = 0; pass < 2; ++pass) {  // the second adds
+      score(*model, &added);
+      score(*model, &written);
+      EXPECT_EQ(to_host<float>(written.flat()), to_host<float>(added.flat())) << names[0] << ", pass " << pass;
+    }
+  }
+}
+
 TEST(Adapters, GradientsAgreeWithDifferencesInFp64) {
   for (const Strings& names : {Strings{"all-linear"}, Strings{"q_proj", "v_proj", "up_proj"}}) {
     const AdapterConfig config{

@@ -78,15 +78,21 @@ struct Scored {
 };
 
 /// Log-probs of the packed sequences and the gradient of their mean negative. `whole_from` as in ForwardContext, with
-/// the gradients so far.
+/// the gradients so far; `fresh`: they are written over what is not a number.
 Scored score(Model& model, const Packed& packed, Dtype residual, bool backward, Recompute recompute = Recompute::kNone,
-             Observer observer = {}, const std::function<void(int, const ParamBuffer&)>& whole_from = {}) {
+             Observer observer = {}, const std::function<void(int, const ParamBuffer&)>& whole_from = {},
+             bool fresh = false) {
   Backend& backend = model.params.compute.flat().backend();
   Exec exec(backend);
   Tape tape(exec, backward, recompute);
   if (observer) tape.set_observer(std::move(observer));
   Scored out;
   if (backward) out.grads = ParamBuffer(exec, model.params.layout, Dtype::kF32);
+  for (size_t i = 0; i < model.params.layout.params().size() && fresh; ++i) {
+    Tensor stale = out.grads[ParamId{int(i)}];
+    MANTISSA_RUN(exec, fill, stale, double(NAN));
+  }
+  if (fresh) out.grads.set_fresh(true);
   ForwardContext ctx;
   ctx.tape = &tape;
   ctx.params = &model.params;
@@ -105,6 +111,8 @@ Scored score(Model& model, const Packed& packed, Dtype residual, bool backward, 
   out.logprobs = to_host_float(logprobs.value());
   out.loss = to_host_float(loss.value())[0];
   if (backward) tape.backward(loss);
+  for (int unit = 0; unit < model.params.layout.units() && fresh; ++unit)
+    out.grads.clear_fresh(model.params.layout, unit);
   return out;
 }
 
@@ -177,6 +185,23 @@ TEST(Decoder, RecomputeTiersGiveTheSameBits) {
   expect_recompute_keeps_bits(cpu(), kModels);
 }
 
+void expect_written_like_added(Backend& backend) {
+  for (const char* name : kModels) {
+    const Safetensors golden(kGolden / name / "golden.safetensors");
+    const Packed packed(read_ints(golden, "input_ids"), 2);
+    for (const Dtype dtype : {Dtype::kF32, Dtype::kF16}) {
+      const auto model = load_model((kGolden / name).string(), backend, dtype, false);
+      const auto gradients = [&](bool fresh) {
+        return to_host_float(score(*model, packed, Dtype::kF32, true, Recompute::kNone, {}, {}, fresh).grads.flat());
+      };
+      EXPECT_EQ(gradients(true), gradients(false)) << name << " " << name_of(dtype);
+    }
+  }
+}
+TEST(Decoder, GradientsThatAreWrittenHaveTheBitsOfThoseAddedToZeros) {
+  expect_written_like_added(cpu());
+}
+
 TEST(Decoder, UnitsAreWholeWhenBackwardSaysSo) {
   for (const char* name : kModels) {
     const Safetensors golden(kGolden / name / "golden.safetensors");
@@ -207,6 +232,9 @@ TEST_F(CudaDecoder, AgreesWithTransformers) {
 }
 TEST_F(CudaDecoder, RecomputeTiersGiveTheSameBits) {
   expect_recompute_keeps_bits(gpu().backend(), kModels);
+}
+TEST_F(CudaDecoder, GradientsThatAreWrittenHaveTheBitsOfThoseAddedToZeros) {
+  expect_written_like_added(gpu().backend());
 }
 
 /// Prefill of a prompt and decode steps after it, two sequences of different length in one batch with an

@@ -71,7 +71,7 @@ class ShardedProcess {
 
   /// The mean loss over all sequences; gradients are left in params.grad.
   double forward_backward(uint64_t step) {
-    optimizer->zero_grad();
+    begin_gradients();
     double loss = 0;
     const int ranks = comm_.size(), rounds = (sequences + ranks - 1) / ranks;
     const bool together = windows || model->decoder->shares_experts();
@@ -105,6 +105,7 @@ class ShardedProcess {
   int sequences = kSequences;
   Recompute recompute = Recompute::kNone;
   bool overlap = false;
+  bool renew = false;      // gradients are written where they can be, over what is not a number
   std::vector<int> begun;  // what backward called whole_from with
   Exec exec{cpu()};
   std::unique_ptr<Model> model;
@@ -113,6 +114,15 @@ class ShardedProcess {
   double last_loss = 0;
 
  private:
+  void begin_gradients() {
+    if (!renew) return optimizer->zero_grad();
+    const ParamBuffer& grad = model->params.grad;
+    for (size_t i = 0; i < model->params.layout.params().size() && grad.defined(); ++i) {
+      Tensor stale = grad[ParamId{int(i)}];
+      MANTISSA_RUN(exec, fill, stale, double(NAN));
+    }
+    optimizer->renew_grad();
+  }
   ForwardContext context(Tape& tape, bool last) {
     ForwardContext ctx;
     ctx.tape = &tape;
