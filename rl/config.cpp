@@ -119,7 +119,7 @@ void RunConfig::validate() const {
         "data.answer_key: required by reward.kind math, got an empty string");
   check(is_device_name(run.device), "run.device: must be auto, cpu, cuda or cuda:N, got \"", run.device, '"');
   check(distributed.gpus == "auto" || is_number(distributed.gpus),
-        "distributed.gpus: must be auto or a number of at least 1, got \"", distributed.gpus, '"');
+        "distributed.gpus: must be auto or a number between 1 and 4096, got \"", distributed.gpus, '"');
   validate_lora(*this);
   check(moe.replay == "none" || train.mode == "grpo", "moe.replay: must be none in sft, which has no rollout, got ",
         moe.replay);

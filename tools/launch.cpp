@@ -213,7 +213,7 @@ int count_ranks(const std::string& gpus, const std::string& device, const std::s
   int n = 0;
   const auto [end, error] = std::from_chars(gpus.data(), gpus.data() + gpus.size(), n);
   check(error == std::errc() && end == gpus.data() + gpus.size() && n >= 1 && n <= 4096, key,
-        ": must be auto or a number of at least 1, got \"", gpus, "\"");
+        ": must be auto or a number between 1 and 4096, got \"", gpus, "\"");
   const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
   check(n == 1 || device == "cpu" || n <= devices || (devices == 0 && device == "auto"), key, ": asked for ", n,
         " GPUs, this machine has ", devices, visible ? str(" (CUDA_VISIBLE_DEVICES=", visible, ")") : std::string());

@@ -87,6 +87,16 @@ TEST_F(Estimate, OfAnAdapterIsWithinATenth) {
   expect_within_a_tenth({"lora.rank=16", "lora.alpha=32"});
 }
 
+TEST_F(Estimate, OfAnAdapterToGoOnFromIsWithinATenth) {
+  measured(config({"lora.rank=16", "checkpoint.export_model=true"}));
+  for (const char* from : {"adapter", "checkpoints/step_1"}) {
+    const fs::path kept = dir_ / "step_1";  // the name that a checkpoint must have
+    fs::remove_all(kept);
+    fs::copy(dir_ / "run" / from, kept, fs::copy_options::recursive);
+    expect_within_a_tenth({"lora.init=" + kept.string(), "train.recompute=auto", "checkpoint.export_model=true"});
+  }
+}
+
 TEST_F(Estimate, OfStateOnTheHostIsWithinATenthWhereTheDeviceIsTheHost) {
   expect_within_a_tenth({"distributed.offload=optimizer"});
 }
