@@ -234,10 +234,15 @@ MemoryEstimate Rehearsed::measure() {
 
 }  // namespace
 
+size_t capacity_of(const Backend& device, int ranks) {
+  return device.memory().capacity / (device.name() == "cpu" ? size_t(ranks) : 1);
+}
+
 MemoryEstimate estimate_memory(const RunConfig& config, const EstimateOptions& options) {
   constexpr size_t kUsualGpu = 80'000'000'000;
   const Backend* like = options.like;
-  const size_t capacity = options.capacity > 0 ? options.capacity : like ? like->memory().capacity : kUsualGpu;
+  const size_t known = like ? capacity_of(*like, options.ranks) : kUsualGpu;
+  const size_t capacity = options.capacity > 0 ? options.capacity : known;
   Rehearsal device(like ? like->name() : "cuda", capacity);
   return Rehearsed(config, options, device).measure();
 }

@@ -46,10 +46,13 @@ struct MemoryEstimate {
   std::string choice() const;
 };
 
+/// Bytes that one of `ranks` may take of its device: ranks on the CPU, of one machine, have its memory together.
+size_t capacity_of(const Backend& device, int ranks);
+
 struct EstimateOptions {
   int ranks = 1;
   const Backend* like = nullptr;  // the device to rehearse; null: a GPU that is not there
-  size_t capacity = 0;            // bytes it is taken to have; 0: what `like` has, or 80 GB
+  size_t capacity = 0;            // bytes it is taken to have; 0: capacity_of `like`, or 80 GB
   int64_t response_length = 0;    // mean, in tokens, where it is known; 0: rollout.max_new_tokens
 };
 

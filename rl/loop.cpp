@@ -357,7 +357,7 @@ bool train(Run& run, const std::function<bool()>& stop) {
   const bool begins = run.step == 0 && run.saved_step != 0;  // a checkpoint of step 0 follows the evaluation
   if (config.train.chooses_recompute() && run.step < config.train.steps) {
     const Backend& device = run.exec.backend();
-    run.trainer->set_recompute(choose_recompute(config, device, device.memory().capacity, run.comm));
+    run.trainer->set_recompute(choose_recompute(config, device, capacity_of(device, run.comm.size()), run.comm));
   }
   if (begins && config.eval.before_training && !run.eval_sets.empty()) evaluate(run);
   SelfTest self_test(run);

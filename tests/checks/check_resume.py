@@ -84,7 +84,9 @@ def compare(alone, killed, steps):
             sys.exit(f"{name} differs from line {at + 1}; {len(left)} and {len(right)} lines")
         same += len(left)
     files = [f"checkpoints/step_{steps}/{name}.safetensors" for name in ["master", "adam_m", "adam_v"]]
-    for name in files + ["model/model.safetensors"]:
+    exports = ["model/model.safetensors", "adapter/adapter_model.safetensors"]
+    files += [name for name in exports if (alone / name).exists()]
+    for name in files:
         if (alone / name).read_bytes() != (killed / name).read_bytes():
             sys.exit(f"{name} differs")
     states = [json.loads((path / f"checkpoints/step_{steps}/state.json").read_text()) for path in (alone, killed)]
@@ -94,7 +96,7 @@ def compare(alone, killed, steps):
         state["texts"].pop("measured_choices", None)
     if states[0] != states[1]:
         sys.exit(f"state.json differs: {states[0]} and {states[1]}")
-    print(f"same bits: {same} lines, {len(files) + 1} files of tensors, scaler and counters")
+    print(f"same bits: {same} lines, {len(files)} files of tensors, scaler and counters")
 
 
 def main():

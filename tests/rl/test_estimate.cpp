@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/registry.h"
+#include "core/rehearsal.h"
 #include "rl/run.h"
 #include "tests/support/message.h"
 #include "tests/support/ranks.h"
@@ -212,6 +213,22 @@ TEST_F(RecomputeAuto, OneTierForAllRanksThatFitsIntoTheSmallestDevice) {
             Strings(2));
   EXPECT_EQ(taken[0], Recompute::kElementwise);
   EXPECT_EQ(taken[1], Recompute::kElementwise);
+}
+
+TEST_F(RecomputeAuto, RanksOnTheCpuHaveItsMemoryTogether) {
+  const size_t all = cpu().memory().capacity;
+  EXPECT_EQ(estimate_memory(sft("auto"), {.ranks = 4, .like = &cpu()}).capacity, all / 4);
+  EXPECT_EQ(capacity_of(Rehearsal("cuda", 1000), 4), 1000u) << "of a GPU each";
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(run_ranks(2,
+                      [&](Comm& comm) {
+                        mantissa::Run run(sft("auto"), {}, comm);
+                        train(run, [] { return false; });
+                      }),
+            Strings(2));
+  const std::string log = testing::internal::GetCapturedStderr();
+  const std::string half = estimate_memory(sft("auto"), {.ranks = 2, .like = &cpu()}).choice();
+  EXPECT_NE(log.find(half), std::string::npos) << half << log;
 }
 
 TEST_F(RecomputeAuto, ARunTakesItWhenItBegins) {
