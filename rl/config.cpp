@@ -57,7 +57,11 @@ namespace {
 
 void validate_lora(const RunConfig& c) {
   parse_targets(c.lora.targets, "lora.targets");
+  check(c.lora.active() || c.lora.rollout == "adapter",
+        "lora.rollout: must be adapter where there is none to merge (lora.rank: 0), got ", c.lora.rollout);
   if (!c.lora.active()) return;
+  check(!c.lora.merged() || c.train.mode == "grpo",
+        "lora.rollout: must be adapter in sft, whose evaluations compute as training does, got ", c.lora.rollout);
   check(c.distributed.shard == "optimizer",
         "distributed.shard: must be optimizer with an adapter (lora.rank), whose frozen weights every rank holds, got ",
         c.distributed.shard);

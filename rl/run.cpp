@@ -67,7 +67,8 @@ void Run::start_workers() const {
 void Run::check_same_config() const {
   const std::vector<std::string> configs = comm.gather(format_run_config(config));
   for (size_t r = 1; r < configs.size(); ++r)
-    if (configs[r] != configs[0]) throw RankFailed(int(r), "was started with another config than rank 0");
+    if (configs[r] != configs[0])
+      throw RankFailed(int(r), str("rank ", r, " was started with another config than rank 0"));
 }
 
 /// The first rank's directory says what the run goes on from; all read it.

@@ -159,6 +159,9 @@ TEST(Configs, LoraIsRefusedWhereItWouldNotBeWhatItSays) {
   refused({"lora.dropout=0.1"}, "lora.dropout: must be 0 in grpo", "0.1");
   refused({"lora.rollout=merged", "precision.match=exact"}, "lora.rollout", "merged");
   refused({"lora.rollout=merged_in_place", "precision.rollout=fp32"}, "merged_in_place", "fp16 and fp32");
+  refused({"lora.rollout=merged", "train.mode=sft", "train.mini_batch_size=64"}, "must be adapter in sft",
+          "got merged");
+  EXPECT_NE(refusal({"lora.rollout=merged"}).find("lora.rank: 0), got merged"), std::string::npos);
 }
 
 }  // namespace
