@@ -13,16 +13,6 @@ namespace {
 
 constexpr Sharding kParts = Sharding::kParameters;
 
-void expect_same(const Outcome& a, const Outcome& b) {
-  EXPECT_EQ(a.losses, b.losses);
-  EXPECT_EQ(a.norms, b.norms);
-  EXPECT_EQ(a.gradient, b.gradient);
-  EXPECT_EQ(a.master, b.master);
-  EXPECT_EQ(a.m, b.m);
-  EXPECT_EQ(a.v, b.v);
-  EXPECT_EQ(a.compute, b.compute);
-}
-
 TEST(ParamWindows, TrainWithTheBitsOfWholeWeights) {
   // One sequence for each process, so that its gradient is one addend in both.
   for (const bool tied : {false, true})

@@ -130,11 +130,7 @@ TEST(Sharding, StateInHostMemoryGivesTheSameBits) {
         Outcome near = train(comm, compute, true), far = train(comm, compute, true, Placement::kHost);
         if (comm.main()) device = std::move(near), host = std::move(far);
       });
-      EXPECT_EQ(host.losses, device.losses);
-      EXPECT_EQ(host.compute, device.compute);
-      EXPECT_EQ(host.master, device.master);
-      EXPECT_EQ(host.m, device.m);
-      EXPECT_EQ(host.v, device.v);
+      expect_same(host, device);
     }
 }
 

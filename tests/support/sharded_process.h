@@ -182,6 +182,16 @@ struct Outcome {
   std::vector<float> gradient, master, m, v, compute;
 };
 
+inline void expect_same(const Outcome& a, const Outcome& b) {
+  EXPECT_EQ(a.losses, b.losses);
+  EXPECT_EQ(a.norms, b.norms);
+  EXPECT_EQ(a.gradient, b.gradient);
+  EXPECT_EQ(a.master, b.master);
+  EXPECT_EQ(a.m, b.m);
+  EXPECT_EQ(a.v, b.v);
+  EXPECT_EQ(a.compute, b.compute);
+}
+
 /// Of a process that was not used before.
 inline Outcome train(ShardedProcess& p, Comm& comm) {
   const ParamSet& set = p.model->params;
