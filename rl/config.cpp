@@ -9,14 +9,15 @@
 namespace mantissa {
 namespace {
 
-/// A number of at least 1.
-bool is_number(std::string_view text) {
-  return !text.empty() && text.size() < 6 && text.find_first_not_of("0123456789") == text.npos && text[0] != '0';
+/// A number between 1 and `most`.
+bool is_number(const std::string& text, int most) {
+  return !text.empty() && text.size() < 6 && text.find_first_not_of("0123456789") == text.npos && text[0] != '0' &&
+         std::stoi(text) <= most;
 }
 
-bool is_device_name(std::string_view name) {
+bool is_device_name(const std::string& name) {
   return name == "auto" || name == "cpu" || name == "cuda" ||
-         (name.starts_with("cuda:") && (is_number(name.substr(5)) || name == "cuda:0"));
+         (name.starts_with("cuda:") && (is_number(name.substr(5), 99999) || name == "cuda:0"));
 }
 
 }  // namespace
@@ -122,7 +123,7 @@ void RunConfig::validate() const {
   check(!data.answer_key.empty() || !reward.has_kind("math") || (train.mode == "sft" && eval.files.empty()),
         "data.answer_key: required by reward.kind math, got an empty string");
   check(is_device_name(run.device), "run.device: must be auto, cpu, cuda or cuda:N, got \"", run.device, '"');
-  check(distributed.gpus == "auto" || is_number(distributed.gpus),
+  check(distributed.gpus == "auto" || is_number(distributed.gpus, 4096),
         "distributed.gpus: must be auto or a number between 1 and 4096, got \"", distributed.gpus, '"');
   validate_lora(*this);
   check(moe.replay == "none" || train.mode == "grpo", "moe.replay: must be none in sft, which has no rollout, got ",

@@ -89,6 +89,12 @@ TEST(Configs, OverridesAreTextUntilTheKeySaysOtherwise) {
     EXPECT_NE(refusal({"train.steps=" + number}).find("train.steps must be an integer"), std::string::npos) << number;
 }
 
+TEST(Configs, RanksAreCountedByANumberOrAuto) {
+  for (const std::string number : {"0", "-1", "1.5", "5000", "x"})
+    EXPECT_NE(refusal({"distributed.gpus=" + number}).find("between 1 and 4096, got \"" + number), std::string::npos);
+  EXPECT_EQ(refusal({"distributed.gpus=4096"}), "");
+}
+
 TEST(Configs, NullKeepsTheDefaultAndOneDocumentIsRead) {
   const RunConfig config = with({}, "data:\n  system: null\n  prompt_key: ~\ntrain:\n  steps:\n");
   EXPECT_EQ(config.data.prompt_key, RunConfig().data.prompt_key);
