@@ -49,27 +49,19 @@ __global__ void __launch_bounds__(kBlock)
   const int lane = threadIdx.x % kGroup;
   const int64_t row = blockIdx.x * int64_t(kBlock / kGroup) + threadIdx.x / kGroup;
   if (row >= rows) return;  // a whole group leaves
-  const auto column_of = [&](int p) { return (p * kGroup + lane) * kPack; };
-  // Loads come before the first store, behind which they would wait for one another, as far as there are registers.
-  constexpr bool kAllFirst = kParts <= 4;
-  float v[kParts][kPack], b[kParts][kPack], weight[kParts][kPack];
-  const auto load_terms = [&](int p) {
-    load_part(v[p], x + row * width, column_of(p), width, wide);
-    if (addend.b) load_part(b[p], addend.b + row * width, column_of(p), width, wide);
-  };
-#pragma unroll
-  for (int p = 0; kAllFirst && p < kParts; ++p) {
-    load_terms(p);
-    load_part(weight[p], w, column_of(p), width, wide);
-  }
+  const X* in = x + row * width;
+  float v[kParts][kPack];
   float squares = 0.0f;
 #pragma unroll
   for (int p = 0; p < kParts; ++p) {
-    if (!kAllFirst) load_terms(p);
+    const int column = (p * kGroup + lane) * kPack;
+    load_part(v[p], in, column, width, wide);
     if (addend.b) {
+      float b[kPack];
+      load_part(b, addend.b + row * width, column, width, wide);
 #pragma unroll
-      for (int j = 0; j < kPack; ++j) v[p][j] = rounded<X>(v[p][j] + b[p][j]);
-      store_part(addend.sum + row * width, v[p], column_of(p), width, wide);
+      for (int j = 0; j < kPack; ++j) v[p][j] = rounded<X>(v[p][j] + b[j]);
+      store_part(addend.sum + row * width, v[p], column, width, wide);
     }
 #pragma unroll
     for (int j = 0; j < kPack; ++j) squares = fmaf(v[p][j], v[p][j], squares);
@@ -82,10 +74,12 @@ __global__ void __launch_bounds__(kBlock)
   if (lane == 0) rstd[row] = r;
 #pragma unroll
   for (int p = 0; p < kParts; ++p) {
-    if (!kAllFirst) load_part(weight[p], w, column_of(p), width, wide);
+    const int column = (p * kGroup + lane) * kPack;
+    float weight[kPack];
+    load_part(weight, w, column, width, wide);
 #pragma unroll
-    for (int j = 0; j < kPack; ++j) v[p][j] = v[p][j] * r * weight[p][j];
-    store_part(y + row * width, v[p], column_of(p), width, wide);
+    for (int j = 0; j < kPack; ++j) v[p][j] = v[p][j] * r * weight[j];
+    store_part(y + row * width, v[p], column, width, wide);
   }
 }
 

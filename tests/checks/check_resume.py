@@ -85,7 +85,10 @@ def compare(alone, killed, steps):
         same += len(left)
     files = [f"checkpoints/step_{steps}/{name}.safetensors" for name in ["master", "adam_m", "adam_v"]]
     exports = ["model/model.safetensors", "adapter/adapter_model.safetensors"]
-    files += [name for name in exports if (alone / name).exists()]
+    exported = [name for name in exports if (alone / name).exists()]
+    if not exported:
+        sys.exit("the run that was left alone exported neither a model nor an adapter")
+    files += exported
     for name in files:
         if (alone / name).read_bytes() != (killed / name).read_bytes():
             sys.exit(f"{name} differs")
