@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The scripts that read runs, on a run made here: the dashboard's page and server, log_to.py with a tracker that only
-remembers, plot.py --story, to_jsonl.py with a package `datasets` that knows one data set. Needs nothing but Python 3; the trackers
-themselves are tried where they are installed: check_scripts.py --trackers. So is `datasets`, on a data set on disk.
+remembers, plot.py --story, to_jsonl.py with a package `datasets` that knows one data set; and with --bin FOLDER, of the programs,
+bench_cluster.sh on two CPU processes. Needs nothing but Python 3; the trackers themselves are tried where they are installed:
+check_scripts.py --trackers. So is `datasets`, on a data set on disk.
 """
 
 import json
@@ -210,6 +211,23 @@ def check_hub(here):
         assert (here / "o.jsonl").read_text() == f'{{"answer": {answer}}}\n' * 2
 
 
+def check_bench_cluster(here, bin):
+    def bench(out, *options, **environment):
+        return subprocess.run([TOOLS / "bench_cluster.sh", *options, bin, out], capture_output=True, text=True,
+                              env={**os.environ, "DEVICE": "cpu", "RANKS": "2", **environment})
+
+    done = bench(here / "cluster", "--steps", "1", OFFLOAD="1")
+    assert done.returncode == 0 and "the same in one_gpu, strong" in done.stdout, done.stdout + done.stderr
+    updates = [json.loads(line) for line in (here / "cluster" / "bench.jsonl").read_text().splitlines()]
+    assert {u["name"] for u in updates if u["bench"] == "update"} == {"1.5B on 1", "1.5B on 2", "14B"}, updates
+    assert {path.parent.name for path in (here / "cluster").glob("*/metrics.jsonl")} == {
+        "one_gpu", "strong", "weak", "dense14b", "qwen3_30b_a3b"}
+    cut = bench(here / "cut", "--only", "grpo", LIMIT="0")
+    assert cut.returncode == 1 and "FAILED: strong (no time was left)" in cut.stdout, cut.stdout + cut.stderr
+    refused = bench(here / "no", "--only", "grpo,comms")
+    assert refused.returncode == 1 and 'no part is called "comms"' in refused.stderr, refused.stderr
+
+
 def main():
     with tempfile.TemporaryDirectory() as folder:
         here = pathlib.Path(folder)
@@ -221,13 +239,15 @@ def main():
         check_plot(here)
         check_to_jsonl(here)
         check_hub(here)
+        if "--bin" in sys.argv:
+            check_bench_cluster(here, sys.argv[sys.argv.index("--bin") + 1])
         if "--trackers" in sys.argv:
             (here / "short").mkdir()
             for name in ("metrics.jsonl", "eval.jsonl", "config.yaml"):
                 text = (here / "run" / name).read_text().splitlines(True)
                 (here / "short" / name).write_text("".join(text[:5]))
             check_trackers(here)
-    print("the scripts that read runs do what they say")
+    print("the scripts do what they say")
 
 
 if __name__ == "__main__":
