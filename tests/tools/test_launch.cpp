@@ -150,6 +150,51 @@ TEST_F(Ranks, ARunOnSeveralIsTheRunOnOne) {
   expect_near("one", "three", 1e-6);
 }
 
+TEST_F(Ranks, EightMakeTheRunOfOne) {
+  train("one", 1);
+  train("eight", 8);  // five groups: three ranks have none
+  expect_near("one", "eight", 1e-6);
+}
+
+TEST_F(Ranks, EightSampleTheBitsOfOneHoweverTheModelIsSharedOut) {
+  // One update a step, so that the first step's loss is a sum of the same terms in another order.
+  const std::vector<std::string> common = {"precision.train=fp16",     "precision.rollout=fp16",
+                                           "precision.match=exact",    "train.prompts_per_step=12",
+                                           "train.mini_batch_size=48", "train.micro_batch_tokens=128"};
+  struct Layout {
+    std::string name, model;
+    int ranks;
+    std::vector<std::string> more;
+  };
+  const std::vector<Layout> layouts = {
+      {"one", "arithmetic", 1, {}},
+      {"eight", "arithmetic", 8, {}},
+      {"parts", "arithmetic", 8, {"distributed.shard=parameters", "distributed.offload=optimizer"}},
+      {"experts_one", "arithmetic_moe", 1, {}},
+      {"experts_two_rows", "arithmetic_moe", 8, {"distributed.experts=4"}},
+      {"experts_one_each", "arithmetic_moe", 8, {"distributed.experts=8"}}};
+  std::map<std::string, std::map<std::string, double>> one;  // by model
+  for (const Layout& layout : layouts) {
+    SCOPED_TRACE(layout.name);
+    std::vector<std::string> words = common;
+    words.push_back("model.path=builtin:" + layout.model);
+    words.insert(words.end(), layout.more.begin(), layout.more.end());
+    train(layout.name, layout.ranks, words);
+    const auto metrics = lines(layout.name, "metrics.jsonl");
+    ASSERT_EQ(metrics.size(), 2u);
+    for (const auto& step : metrics) {
+      EXPECT_GT(step.at("exact/checked_tokens"), 0);
+      EXPECT_EQ(step.at("exact/differing_tokens"), 0);
+      EXPECT_EQ(step.at("scaler/skipped"), 0);
+    }
+    const auto& first = one.try_emplace(layout.model, metrics[0]).first->second;
+    for (const char* same : {"rollout/digest", "critic/score/mean", "response_length/mean", "exact/checked_tokens"})
+      EXPECT_EQ(metrics[0].at(same), first.at(same)) << same;
+    EXPECT_NEAR(metrics[0].at("actor/pg_loss"), first.at("actor/pg_loss"), 1e-8);
+    EXPECT_NEAR(metrics[0].at("actor/grad_norm"), first.at("actor/grad_norm"), 1e-3 * first.at("actor/grad_norm"));
+  }
+}
+
 TEST_F(Ranks, SumsBesideBackwardAreThoseAfterIt) {
   const std::vector<std::string> small = {"train.micro_batch_tokens=64", "precision.train=fp16",
                                           "precision.rollout=fp16"};
