@@ -61,8 +61,8 @@ def reward(response, record): return float(zlib.crc32(response.encode()) % 2)
 PY
 sanity=("$bin/trainer" --config configs/paper/sanity_grpo_fp16.yaml run.device="$device"
   data.files=builtin/arithmetic/train.jsonl data.template=none data.max_prompt_tokens=64 reward.kind=python
-  reward.path="$out/reward.py" reward.format=free algorithm.overlong=keep eval.every=0 eval.files= checkpoint.every=0
-  checkpoint.at_end=false checkpoint.export_model=false logging.tensorboard=false)
+  reward.path="$out/reward.py" reward.workers=4 reward.format=free algorithm.overlong=keep eval.every=0 eval.files=
+  checkpoint.every=0 checkpoint.at_end=false checkpoint.export_model=false logging.tensorboard=false)
 
 part() { [[ ,$parts, == *,$1,* ]]; }
 note() { printf '%3d s  %s\n' "$SECONDS" "$*"; }
