@@ -88,6 +88,16 @@ AdapterConfig LoraConfig::adapter() const {
   return {.rank = rank, .alpha = alpha, .targets = parse_targets(targets, "lora.targets")};
 }
 
+void LoraConfig::check_agrees(const AdapterConfig& found) const {
+  const LoraConfig unset;
+  check(rank == unset.rank || rank == found.rank, "lora.rank: must be 0 or that of ", init, ", ", found.rank, "; got ",
+        rank);
+  check(alpha == unset.alpha || alpha == found.alpha, "lora.alpha: must be ", unset.alpha, " or that of ", init, ", ",
+        found.alpha, "; got ", alpha);
+  check(targets == unset.targets || parse_targets(targets, "lora.targets") == found.targets, "lora.targets: must be ",
+        join(unset.targets), " or those of ", init, ", ", join(found.targets), "; got ", join(targets));
+}
+
 Adapter::Adapter(const ModelConfig& model, AdapterConfig of, int world_size) : config(std::move(of)) {
   const int64_t padded = config.padded_rank();
   ParamLayout& layout = params.layout;

@@ -66,6 +66,8 @@ struct LoraConfig {
   bool active() const { return rank > 0 || from_directory(); }
   bool merged() const { return active() && rollout != "adapter"; }
   AdapterConfig adapter() const;
+  /// Throws Error where rank, alpha or targets are set and `found`, the adapter to go on from, has others.
+  void check_agrees(const AdapterConfig& found) const;
 };
 
 /// Parameters of one projection's update; no parts: it has none.

@@ -58,16 +58,10 @@ namespace {
 
 void validate_lora(const RunConfig& c) {
   parse_targets(c.lora.targets, "lora.targets");
-  check(c.lora.active() || c.lora.rollout == "adapter",
-        "lora.rollout: must be adapter where there is none to merge (lora.rank: 0), got ", c.lora.rollout);
   if (!c.lora.active()) return;
-  check(!c.lora.merged() || c.train.mode == "grpo",
-        "lora.rollout: must be adapter in sft, whose evaluations compute as training does, got ", c.lora.rollout);
   check(c.distributed.shard == "optimizer",
         "distributed.shard: must be optimizer with an adapter (lora.rank), whose frozen weights every rank holds, got ",
         c.distributed.shard);
-  check(c.lora.dropout == 0 || c.train.mode == "sft", "lora.dropout: must be 0 in grpo, whose rollouts have none, got ",
-        c.lora.dropout);
   check(
       !c.lora.merged() || c.precision.match != "exact",
       "lora.rollout: under precision.match: exact it must be adapter, which alone gives rollouts the bits of training, "
@@ -89,8 +83,8 @@ void RunConfig::validate() const {
   check(!run.name.empty() || !run.output_dir.empty(), "run.name: required when run.output_dir is empty");
   check(!data.files.empty(), "data.files: at least one file is required");
   check(eval.every == 0 || !eval.files.empty(), "eval.files: required when eval.every is not 0, got none");
-  check(distributed.gather == "auto" || distributed.shard == "parameters", "distributed.gather: must be auto where ",
-        "weights are whole (distributed.shard: optimizer), got ", distributed.gather);
+  check(!eval.before_training || !eval.files.empty(),
+        "eval.files: required when eval.before_training is true, got none");
   if (train.mode == "grpo") {
     const int64_t sequences = train.prompts_per_step * rollout.n;
     check(sequences % train.mini_batch_size == 0,
@@ -110,6 +104,8 @@ void RunConfig::validate() const {
     check(train.mode == "grpo", "train.stop: belongs to train.mode grpo");
     check(std::ranges::count(kStopConditions, name) > 0, "train.stop: no condition is called \"", name,
           "\"; there are ", join({std::begin(kStopConditions), std::end(kStopConditions)}));
+    check(name != "far_from_reference" || algorithm.kl_coef > 0,
+          "train.stop: far_from_reference needs a reference model, which algorithm.kl_coef: 0 leaves out");
   }
   const bool of_evaluation = checkpoint.best.starts_with("val-");
   check(checkpoint.best.empty() || find_metric(checkpoint.best) != nullptr, "checkpoint.best: no metric is called \"",
@@ -126,12 +122,6 @@ void RunConfig::validate() const {
   check(distributed.gpus == "auto" || is_number(distributed.gpus, 4096),
         "distributed.gpus: must be auto or a number between 1 and 4096, got \"", distributed.gpus, '"');
   validate_lora(*this);
-  check(moe.replay == "none" || train.mode == "grpo", "moe.replay: must be none in sft, which has no rollout, got ",
-        moe.replay);
-  check(
-      moe.replay == "none" || precision.match != "exact",
-      "moe.replay: must be none under precision.match: exact, where rollout and training choose the same experts, got ",
-      moe.replay);
   precision.validate();
   reward.validate();
 }

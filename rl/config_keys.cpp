@@ -20,6 +20,9 @@ names the line and the nearest key. On the command line `section.key=value` goes
 Paths (`model.path`, `data.files`, `eval.files`, `run.output_dir` and programs that a reward runs) are relative to the directory that
 the trainer is started in, wherever the config lies; `~` is not expanded.
 
+A key that is set and would not be read is refused where the run has nothing of what it asks for (`lora.alpha` without `lora.rank`),
+and named in the log where it only shapes what another key switches off (`algorithm.kl_estimator` with `algorithm.kl_coef: 0`).
+
 A run that is resumed must find its keys as they were, but for those marked *free on resume*.
 )";
 

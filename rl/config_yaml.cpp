@@ -10,6 +10,7 @@
 #include "core/text.h"
 #include "rl/config_keys.h"
 #include "rl/logging/log.h"
+#include "rl/unread_keys.h"
 
 namespace mantissa {
 namespace {
@@ -315,6 +316,7 @@ RunConfig parse_run_config(const std::string& yaml, const std::string& where,
   }
   try {
     config.validate();
+    refuse_unread_keys(config);
   } catch (const Error& e) {
     fail(where, ": ", e.what());
   }

@@ -24,6 +24,7 @@
 #include "rl/selftest.h"
 #include "rl/train/first_difference.h"
 #include "rl/train/mismatch.h"
+#include "rl/unread_keys.h"
 
 namespace mantissa {
 namespace {
@@ -354,6 +355,7 @@ std::string why_idle(const Metrics& metrics) {
 
 bool train(Run& run, const std::function<bool()>& stop) {
   const RunConfig& config = run.config;
+  for (const std::string& text : unread_keys(config, run.match)) log_info(text);
   const bool begins = run.step == 0 && run.saved_step != 0;  // a checkpoint of step 0 follows the evaluation
   if (config.train.chooses_recompute() && run.step < config.train.steps) {
     const Backend& device = run.exec.backend();

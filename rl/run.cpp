@@ -127,8 +127,7 @@ void Run::open_adapter() {
   const Shard shard{comm.rank(), comm.size()};
   if (lora.from_directory()) {
     load_adapter(*model, lora.init, true, shard, config.distributed.placement());
-    check(lora.rank == 0 || lora.rank == model->adapter->config.rank, "lora.rank: must be 0 or that of ", lora.init,
-          ", ", model->adapter->config.rank, "; got ", lora.rank);
+    lora.check_agrees(model->adapter->config);
   } else {
     add_adapter(*model, lora.adapter(), true, shard, config.distributed.placement());
     draw_adapter(*model, lora.init, uint64_t(config.run.seed));

@@ -52,6 +52,8 @@ void AlgorithmConfig::validate(int64_t n) const {
   check((overlong == "soft_punish") == (overlong_buffer > 0),
         "algorithm.overlong_buffer: must be above 0 with overlong soft_punish and belongs to nothing else, got ",
         overlong_buffer, " with ", overlong);
+  check(overlong == "soft_punish" || overlong_penalty == 1,
+        "algorithm.overlong_penalty: belongs to overlong soft_punish, got ", overlong_penalty, " with ", overlong);
   check(dual_clip == 0 || policy_loss == "grpo", "algorithm.dual_clip: belongs to policy_loss grpo, got ", dual_clip,
         " with ", policy_loss);
   check(dual_clip == 0 || dual_clip > 1 + clip_high,

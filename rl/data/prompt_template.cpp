@@ -44,6 +44,8 @@ PromptTemplate::PromptTemplate(const DataConfig& config, const TokenizerFiles& f
       system_(config.system),
       chat_(chat_of(config, files)),
       text_(text_of(config.prompt_template)) {
+  check(config.chat_template == "auto" || kind_ == "chat", "data.chat_template: only template chat has a form, got ",
+        config.chat_template, " with data.template ", kind_);
   check(system_.empty() || kind_ == "chat",
         "data.system: only template chat has a place for a system message, got data.template ", kind_);
 }

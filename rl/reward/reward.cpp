@@ -1,11 +1,13 @@
 #include "rl/reward/reward.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "core/error.h"
+#include "core/text.h"
 #include "rl/reward/code.h"
 #include "rl/reward/command.h"
 #include "rl/reward/math/compare.h"
@@ -41,13 +43,21 @@ void RewardConfig::fields(Fields& f) {
 
 void RewardConfig::validate() const {
   check(kind != "command" || !command.empty(), "reward.command: required by reward.kind command");
-  check(format == "free" || kind == "math" || kind == "exact", "reward.format: ", format,
-        " belongs to reward.kind math and exact, got kind ", kind);
-  check(command.empty() || kind == "command" || kind == "code",
-        "reward.command: belongs to reward.kind command and code, got kind ", kind);
-  check(batch == 1 || kind == "command", "reward.batch: belongs to reward.kind command, got kind ", kind);
   check(kind != "python" || !path.empty(), "reward.path: required by reward.kind python");
-  check(path.empty() || kind == "python", "reward.path: belongs to reward.kind python, got kind ", kind);
+  const RewardConfig unset;
+  const auto belongs = [&](const char* key, const auto& value, const auto& without, std::vector<std::string> kinds) {
+    check(value == without || std::ranges::count(kinds, kind) > 0, "reward.", key, ": belongs to reward.kind ",
+          join(kinds, " and "), ", got ", value, " with kind ", kind);
+  };
+  belongs("format", format, unset.format, {"math", "exact"});
+  belongs("boxed_only", std::string(boxed_only ? "true" : "false"), "false", {"math", "exact", "format"});
+  belongs("command", command, unset.command, {"command", "code"});
+  belongs("batch", batch, unset.batch, {"command"});
+  belongs("path", path, unset.path, {"python"});
+  belongs("python", python, unset.python, {"python"});
+  belongs("workers", workers, unset.workers, {"python"});
+  belongs("timeout_s", timeout_s, unset.timeout_s, {"command", "code", "python"});
+  belongs("memory_mb", memory_mb, unset.memory_mb, {"command", "code", "python"});
 }
 
 const char* status_name(Grade::Status status) {

@@ -109,8 +109,15 @@ TEST_F(Lora, LeavesAnAdapterThatTheNextRunGoesOnFrom) {
               to_host_float(read->adapter->params.compute.flat()));
     EXPECT_TRUE(mantissa::train(run, [] { return false; }));
   }
-  EXPECT_NE(message_of([&] { train("x", {"lora.init=" + adapter("first"), "lora.rank=8"}); }).find("lora.rank"),
-            std::string::npos);
+  const auto refused = [&](const std::string& key) {
+    return message_of([&] { mantissa::Run(config("x", {"lora.init=" + adapter("first"), key}), {}); });
+  };
+  const std::string there = adapter("first") + ", ";
+  EXPECT_EQ(refused("lora.rank=8"), "lora.rank: must be 0 or that of " + there + "5; got 8");
+  EXPECT_EQ(refused("lora.alpha=20"), "lora.alpha: must be 16 or that of " + there + "10; got 20");
+  EXPECT_EQ(refused("lora.targets=[q_proj,o_proj]"),
+            "lora.targets: must be all-linear or those of " + there +
+                "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; got q_proj, o_proj");
   const std::string checkpoint = (dir_ / "first/checkpoints/step_3").string();
   EXPECT_NE(message_of([&] { load_model(checkpoint, cpu(), Dtype::kF16, false); }).find("by --adapter"),
             std::string::npos);

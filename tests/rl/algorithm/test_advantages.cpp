@@ -155,6 +155,9 @@ TEST(AlgorithmConfig, RefusesCombinationsThatSayTwoThings) {
             "algorithm.overlong_buffer: must be above 0 with overlong soft_punish and belongs to nothing "
             "else, got 8 "
             "with zero_reward");
+  EXPECT_EQ(error([](C& c) { c.overlong_penalty = 2, c.overlong = "mask"; }),
+            "algorithm.overlong_penalty: belongs to overlong soft_punish, got 2 with mask");
+  EXPECT_EQ(error([](C& c) { c.overlong_penalty = 2, c.overlong = "soft_punish", c.overlong_buffer = 8; }), "");
   EXPECT_EQ(error([](C& c) { c.dual_clip = 3, c.policy_loss = "gspo"; }),
             "algorithm.dual_clip: belongs to policy_loss grpo, got 3 with gspo");
   EXPECT_EQ(error([](C& c) { c.dual_clip = 1.1; }),

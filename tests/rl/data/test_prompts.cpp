@@ -178,6 +178,10 @@ TEST_F(Data, TemplatesOfOnesOwn) {
   config_.prompt_template = "none";
   config_.system = "S";
   EXPECT_NE(error_of(line).find("data.system: only template chat"), std::string::npos) << error_of(line);
+  config_.system = "";
+  EXPECT_EQ(error_of(line), "");
+  config_.chat_template = "qwen3";
+  EXPECT_EQ(error_of(line), "data.chat_template: only template chat has a form, got qwen3 with data.template none");
 }
 
 TEST_F(Data, AProblemMayBeAConversation) {
@@ -198,6 +202,7 @@ TEST_F(Data, AProblemMayBeAConversation) {
   EXPECT_NE(error(R"([{"role": "user"}])").find("message 0 must be {"), std::string::npos);
   config_.system = "";
   config_.prompt_template = "none";
+  config_.chat_template = "auto";
   EXPECT_NE(error("[" + turns).find("bad.jsonl:1: a problem that is a list of messages needs data.template chat"),
             std::string::npos);
 }

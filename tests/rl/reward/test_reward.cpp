@@ -5,6 +5,8 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <set>
@@ -16,6 +18,7 @@
 #include "rl/reward/math/extract.h"
 #include "rl/reward/math/parser.h"
 #include "rl/reward/reward.h"
+#include "tests/support/message.h"
 
 namespace mantissa {
 namespace {
@@ -223,9 +226,37 @@ TEST(Verifier, StrictForms) {
        {"a </think> <answer> 42 </answer>", "a </think><answer>\\boxed{42}</answer>", "a </think> <answer>\\boxed{42}",
         "<answer>\\boxed{42}</answer>", "\\boxed{42} </think> <answer> so </answer> \\boxed{42}"})
     EXPECT_EQ(status("octothinker", response), Grade::Status::kNoAnswer) << response;
-  RewardConfig wrong;
-  wrong.kind = "code", wrong.format = "sanity";
-  EXPECT_THROW(wrong.validate(), Error);
+}
+
+TEST(RewardConfig, KeysBelongToKinds) {
+  struct Case {
+    std::function<void(RewardConfig&)> set;
+    std::string kinds, value;  // those that the key belongs to, as the message names them
+  };
+  using C = RewardConfig;
+  const std::map<std::string, Case> cases = {
+      {"format", {[](C& c) { c.format = "sanity"; }, "math and exact", "sanity"}},
+      {"boxed_only", {[](C& c) { c.boxed_only = true; }, "math and exact and format", "true"}},
+      {"batch", {[](C& c) { c.batch = 2; }, "command", "2"}},
+      {"python", {[](C& c) { c.python = "mine"; }, "python", "mine"}},
+      {"workers", {[](C& c) { c.workers = 2; }, "python", "2"}},
+      {"timeout_s", {[](C& c) { c.timeout_s = 2; }, "command and code and python", "2"}},
+      {"memory_mb", {[](C& c) { c.memory_mb = 64; }, "command and code and python", "64"}},
+      {"command", {[](C& c) { c.command = "true"; }, "command and code", "true"}},
+      {"path", {[](C& c) { c.path = "r.py"; }, "python", "r.py"}}};
+  for (const auto& [key, c] : cases)
+    for (const std::string kind : {"math", "exact", "format", "command", "code", "python"}) {
+      RewardConfig config;
+      config.kind = kind;
+      if (kind == "command") config.command = "cat";
+      if (kind == "python") config.path = "x.py";
+      c.set(config);
+      const bool belongs = (" " + c.kinds + " ").find(" " + kind + " ") != std::string::npos;
+      EXPECT_EQ(message_of([&] { config.validate(); }), belongs ? ""
+                                                                : str("reward.", key, ": belongs to reward.kind ",
+                                                                      c.kinds, ", got ", c.value, " with kind ", kind))
+          << key << " " << kind;
+    }
 }
 
 TEST(Verifier, PublicCases) {

@@ -1,0 +1,130 @@
+#include "rl/unread_keys.h"
+
+#include "core/text.h"
+#include "rl/config_keys.h"
+
+namespace mantissa {
+namespace {
+
+/// Where `unread` holds, the run does not read these keys; "algorithm." stands for a section.
+struct Rule {
+  bool unread;
+  std::vector<std::string> keys;
+  std::string why;
+};
+
+/// Whether the run draws responses at all.
+bool samples(const RunConfig& c) {
+  return c.train.mode == "grpo" || (!c.eval.files.empty() && (c.eval.every > 0 || c.eval.before_training));
+}
+
+std::vector<Rule> refusals(const RunConfig& c) {
+  const bool sft = c.train.mode == "sft", adapter = c.lora.active();
+  return {
+      {!adapter,
+       {"lora.alpha", "lora.targets", "lora.dropout", "lora.init", "lora.rollout"},
+       "where there is no adapter (lora.rank: 0)"},
+      {!sft, {"lora.dropout"}, "in grpo, whose rollouts have none"},
+      {sft, {"lora.rollout"}, "in sft, whose evaluations compute as training does"},
+      {sft, {"moe.replay"}, "in sft, which has no rollout"},
+      {c.precision.match == "exact",
+       {"moe.replay"},
+       "under precision.match: exact, where rollout and training choose the same experts"},
+      {c.distributed.shard == "optimizer",
+       {"distributed.gather"},
+       "where weights are whole (distributed.shard: optimizer)"},
+      {!samples(c), {"distributed.gather", "rollout.draft"}, "in sft without evaluations, which samples nothing"},
+      {c.train.inject_overflow_step <= 0,
+       {"train.inject_overflow_parameter"},
+       "where none is injected (train.inject_overflow_step)"},
+  };
+}
+
+std::vector<Rule> notices(const RunConfig& c, Match match) {
+  const bool sft = c.train.mode == "sft", evaluates = samples(c);
+  const AlgorithmConfig& a = c.algorithm;
+  const std::string& scaler = c.scaler.mode;
+  return {
+      {!evaluates,
+       {"rollout.", "reward.", "algorithm.", "logging.samples", "precision.match", "precision.on_difference",
+        "exact.check"},
+       "in sft without evaluations, which samples nothing"},
+      {sft && evaluates,
+       {"rollout.n", "rollout.temperature", "rollout.top_p", "rollout.top_k", "reward.max_failed_steps", "algorithm.",
+        "logging.samples", "precision.on_difference", "exact.check"},
+       "in sft, which samples in evaluations alone"},
+      {!sft, {"data.response_format", "data.strip_calculator_marks"}, "in grpo, which reads no solutions"},
+      {!sft && match != Match::kExact,
+       {"exact.check", "precision.on_difference"},
+       str("under precision.match: ", name_of(match))},
+      {!sft && a.kl_coef == 0, {"algorithm.kl_estimator"}, "with algorithm.kl_coef: 0"},
+      {!sft && a.correction == "none",
+       {"algorithm.correction_ratio", "algorithm.correction_high"},
+       "with algorithm.correction: none"},
+      {!sft && a.policy_loss == "pg",
+       {"algorithm.clip_low", "algorithm.clip_high"},
+       "with algorithm.policy_loss: pg, which clips nothing"},
+      {!sft && !a.dynamic_sampling, {"algorithm.max_gen_batches"}, "without algorithm.dynamic_sampling"},
+      {evaluates && c.rollout.sampling.stop.empty(), {"rollout.keep_stop"}, "without rollout.stop"},
+      {evaluates && c.rollout.cache_tokens > 0, {"rollout.memory_fraction"}, "with rollout.cache_tokens"},
+      {c.optim.schedule == "constant", {"optim.min_lr_ratio"}, "with optim.schedule: constant"},
+      {scaler == "off", {"scaler.init_scale"}, "with scaler.mode: off"},
+      {scaler == "off" || scaler == "static",
+       {"scaler.growth_factor", "scaler.backoff_factor", "scaler.growth_interval", "scaler.min_scale"},
+       "with scaler.mode: " + scaler},
+      {c.eval.every == 0 && !c.eval.before_training,
+       {"eval.files"},
+       "with eval.every: 0 and eval.before_training: false"},
+  };
+}
+
+struct SetKey {
+  std::string name, default_text, text;
+};
+
+/// The keys whose value is not the default.
+std::vector<SetKey> set_keys(const RunConfig& config) {
+  RunConfig defaults;
+  for (const auto& [name, reward] : config.reward.named) defaults.reward.named[name];
+  const std::vector<ConfigKey> before = config_keys(defaults), now = config_keys(config);
+  std::vector<SetKey> keys;
+  for (size_t i = 0; i < now.size(); ++i)
+    if (now[i].text != before[i].text) keys.push_back({now[i].name, before[i].text, now[i].text});
+  return keys;
+}
+
+bool covers(const std::string& rule, const std::string& key) {
+  return rule.ends_with('.') ? key.starts_with(rule) : key == rule;
+}
+
+/// Those of the keys that a rule says are not read, in its order.
+std::vector<SetKey> caught(const Rule& rule, const std::vector<SetKey>& keys) {
+  std::vector<SetKey> found;
+  if (!rule.unread) return found;
+  for (const std::string& name : rule.keys)
+    for (const SetKey& key : keys)
+      if (covers(name, key.name)) found.push_back(key);
+  return found;
+}
+
+}  // namespace
+
+void refuse_unread_keys(const RunConfig& config) {
+  const std::vector<SetKey> keys = set_keys(config);
+  for (const Rule& rule : refusals(config))
+    for (const SetKey& key : caught(rule, keys))
+      fail(key.name, ": must be ", key.default_text, " ", rule.why, ", got ", key.text);
+}
+
+std::vector<std::string> unread_keys(const RunConfig& config, Match match) {
+  const std::vector<SetKey> keys = set_keys(config);
+  std::vector<std::string> lines;
+  for (const Rule& rule : notices(config, match)) {
+    std::vector<std::string> names;
+    for (const SetKey& key : caught(rule, keys)) names.push_back(key.name);
+    if (!names.empty()) lines.push_back(str(join(names), ": without effect ", rule.why));
+  }
+  return lines;
+}
+
+}  // namespace mantissa

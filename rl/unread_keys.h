@@ -1,0 +1,24 @@
+// Keys that a run does not read. Nothing that was set is ignored in silence: a value other than the default is either
+// refused, where it asks for something that such a run does not have, or named in a notice, where it only shapes what
+// another key switches off, so that one override can do that (algorithm.correction=none over a config that sets
+// correction_high).
+//
+// Left alone is what configs share by design: the types of section precision and the numbers of the loss scale under
+// scaler.mode: auto (a config becomes its BF16 twin by overriding precision.*), section distributed on one rank, how to
+// sample in section eval where nothing is evaluated.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "rl/config.h"
+
+namespace mantissa {
+
+/// Throws Error for the first key that asks for what the run does not have: the key, its default, why, the value.
+void refuse_unread_keys(const RunConfig& config);
+/// Notices of the other keys that are set and not read, a line for each cause. `match` is what became of
+/// precision.match.
+std::vector<std::string> unread_keys(const RunConfig& config, Match match);
+
+}  // namespace mantissa

@@ -1,0 +1,174 @@
+// Keys that a run does not read: each rule with values that it lets pass and values that it does not.
+#include "rl/unread_keys.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "tests/support/message.h"
+
+namespace mantissa {
+namespace {
+
+using Strings = std::vector<std::string>;
+
+const Strings kSft = {"train.mode=sft", "train.mini_batch_size=64"};
+const Strings kEvaluates = {"eval.files=e", "eval.every=5"};
+
+Strings operator+(Strings list, const Strings& more) {
+  list.insert(list.end(), more.begin(), more.end());
+  return list;
+}
+
+RunConfig config_of(const Strings& overrides) {
+  return parse_run_config("run: {}", "F", Strings{"model.path=m", "data.files=f"} + overrides);
+}
+std::string refusal(const Strings& overrides) {
+  return message_of([&] { config_of(overrides); });
+}
+/// The notices of a run under fast.
+Strings said(const Strings& overrides, Match match = Match::kFast) {
+  return unread_keys(config_of(overrides), match);
+}
+
+TEST(UnreadKeys, ShippedConfigsHaveNone) {
+  int files = 0;
+  for (const auto& entry :
+       std::filesystem::recursive_directory_iterator(std::filesystem::path(MANTISSA_SOURCE_DIR) / "configs")) {
+    if (entry.path().extension() != ".yaml") continue;
+    for (const Match match : {Match::kExact, Match::kFast})
+      EXPECT_EQ(unread_keys(load_run_config(entry.path(), {}), match), Strings{}) << entry.path();
+    ++files;
+  }
+  EXPECT_GE(files, 30);
+}
+
+TEST(UnreadKeys, WhatTheRunHasNotIsRefused) {
+  struct Case {
+    Strings overrides;
+    std::string message;  // behind "F: "; empty: it passes
+  };
+  const std::string no_adapter = " where there is no adapter (lora.rank: 0), got ",
+                    nothing = " in sft without evaluations, which samples nothing, got ";
+  const Strings parts = {"distributed.shard=parameters", "distributed.gather=unit"};
+  const std::vector<Case> cases = {
+      {{"lora.alpha=32"}, "lora.alpha: must be 16" + no_adapter + "32"},
+      {{"lora.alpha=32", "lora.rank=8"}, ""},
+      {{"lora.alpha=16"}, ""},
+      {{"lora.targets=q_proj"}, "lora.targets: must be [all-linear]" + no_adapter + "[q_proj]"},
+      {{"lora.targets=q_proj", "lora.init=some/adapter"}, ""},
+      {{"lora.init=gaussian"}, "lora.init: must be \"kaiming\"" + no_adapter + "\"gaussian\""},
+      {{"lora.init=gaussian", "lora.rank=8"}, ""},
+      {{"lora.rollout=merged"}, "lora.rollout: must be adapter" + no_adapter + "merged"},
+      {{"lora.rollout=merged", "lora.rank=8"}, ""},
+      {kSft + Strings{"lora.dropout=0.1"}, "lora.dropout: must be 0" + no_adapter + "0.1"},
+      {kSft + Strings{"lora.dropout=0.1", "lora.rank=8"}, ""},
+      {{"lora.dropout=0.1", "lora.rank=8"}, "lora.dropout: must be 0 in grpo, whose rollouts have none, got 0.1"},
+      {kSft + Strings{"lora.rollout=merged", "lora.rank=8"},
+       "lora.rollout: must be adapter in sft, whose evaluations compute as training does, got merged"},
+      {kSft + Strings{"moe.replay=rollout"}, "moe.replay: must be none in sft, which has no rollout, got rollout"},
+      {{"moe.replay=rollout", "precision.match=exact"},
+       "moe.replay: must be none under precision.match: exact, where rollout and training choose the same experts, got "
+       "rollout"},
+      {{"moe.replay=rollout"}, ""},
+      {{"distributed.gather=unit"},
+       "distributed.gather: must be auto where weights are whole (distributed.shard: optimizer), got unit"},
+      {parts, ""},
+      {kSft + parts, "distributed.gather: must be auto" + nothing + "unit"},
+      {kSft + parts + kEvaluates, ""},
+      {kSft + Strings{"rollout.draft=history"}, "rollout.draft: must be none" + nothing + "history"},
+      {kSft + Strings{"rollout.draft=history", "eval.files=e"}, "rollout.draft: must be none" + nothing + "history"},
+      {kSft + Strings{"rollout.draft=history", "eval.files=e", "eval.before_training=true"}, ""},
+      {kSft + Strings{"rollout.draft=history"} + kEvaluates, ""},
+      {{"rollout.draft=history"}, ""},
+      {{"train.inject_overflow_parameter=embedding.weight"},
+       "train.inject_overflow_parameter: must be \"layers.0.down.weight\" where none is injected "
+       "(train.inject_overflow_step), got \"embedding.weight\""},
+      {{"train.inject_overflow_parameter=embedding.weight", "train.inject_overflow_step=1"}, ""},
+      {{"eval.before_training=true"}, "eval.files: required when eval.before_training is true, got none"},
+      {{"eval.before_training=true", "eval.files=e"}, ""},
+      {{"train.stop=far_from_reference"},
+       "train.stop: far_from_reference needs a reference model, which algorithm.kl_coef: 0 leaves out"},
+      {{"train.stop=far_from_reference", "algorithm.kl_coef=0.01"}, ""},
+  };
+  for (const Case& c : cases)
+    EXPECT_EQ(refusal(c.overrides), c.message.empty() ? "" : "F: " + c.message) << testing::PrintToString(c.overrides);
+}
+
+TEST(UnreadKeys, WhatAnotherKeySwitchesOffIsSaid) {
+  struct Case {
+    Strings off, on;  // on: what makes a run read the keys
+    std::string line;
+  };
+  const Strings fast = {"exact.check=all", "precision.on_difference=warn"};
+  const std::vector<Case> cases = {
+      {{"data.response_format={answer}", "data.strip_calculator_marks=true"},
+       kSft,
+       "data.response_format, data.strip_calculator_marks: without effect in grpo, which reads no solutions"},
+      {{"algorithm.kl_estimator=k1"},
+       {"algorithm.kl_coef=0.1"},
+       "algorithm.kl_estimator: without effect with algorithm.kl_coef: 0"},
+      {{"algorithm.correction_high=3", "algorithm.correction_ratio=old_over_rollout"},
+       {"algorithm.correction=token_tis"},
+       "algorithm.correction_ratio, algorithm.correction_high: without effect with algorithm.correction: none"},
+      {{"algorithm.max_gen_batches=3"},
+       {"algorithm.dynamic_sampling=true"},
+       "algorithm.max_gen_batches: without effect without algorithm.dynamic_sampling"},
+      {{"rollout.keep_stop=false"}, {"rollout.stop=x"}, "rollout.keep_stop: without effect without rollout.stop"},
+      {{"optim.min_lr_ratio=0.1"},
+       {"optim.schedule=cosine"},
+       "optim.min_lr_ratio: without effect with optim.schedule: constant"},
+      {{"eval.files=e"},
+       {"eval.every=2"},
+       "eval.files: without effect with eval.every: 0 and eval.before_training: false"},
+      {{"eval.files=e"},
+       {"eval.before_training=true"},
+       "eval.files: without effect with eval.every: 0 and eval.before_training: false"},
+  };
+  for (const Case& c : cases) {
+    EXPECT_EQ(said(c.off), Strings{c.line});
+    EXPECT_EQ(said(c.off + c.on), Strings{}) << c.line;
+  }
+  EXPECT_EQ(said({"algorithm.clip_high=0.28", "algorithm.policy_loss=pg"}),
+            Strings{"algorithm.clip_high: without effect with algorithm.policy_loss: pg, which clips nothing"});
+  for (const char* loss : {"grpo", "gspo", "cispo", "dppo"})
+    EXPECT_EQ(said({"algorithm.clip_high=0.28", str("algorithm.policy_loss=", loss)}), Strings{}) << loss;
+  EXPECT_EQ(said({"rollout.memory_fraction=0.3", "rollout.cache_tokens=4096"}),
+            Strings{"rollout.memory_fraction: without effect with rollout.cache_tokens"});
+  EXPECT_EQ(said({"rollout.memory_fraction=0.3"}), Strings{});
+  EXPECT_EQ(said(fast), Strings{"exact.check, precision.on_difference: without effect under precision.match: fast"});
+  EXPECT_EQ(said(fast, Match::kPeer).size(), 1u);
+  EXPECT_EQ(said(fast, Match::kExact), Strings{});
+}
+
+TEST(UnreadKeys, TheScalersNumbersAreReadUnderItsMode) {
+  const Strings set = {"scaler.init_scale=1024", "scaler.growth_interval=50"};
+  EXPECT_EQ(said(set + Strings{"scaler.mode=off"}),
+            (Strings{"scaler.init_scale: without effect with scaler.mode: off",
+                     "scaler.growth_interval: without effect with scaler.mode: off"}));
+  EXPECT_EQ(said(set + Strings{"scaler.mode=static"}),
+            Strings{"scaler.growth_interval: without effect with scaler.mode: static"});
+  for (const char* mode : {"auto", "dynamic"})  // auto in BF16: a twin of the FP16 config
+    EXPECT_EQ(said(set + Strings{str("scaler.mode=", mode), "precision.train=bf16", "precision.rollout=bf16"}),
+              Strings{});
+}
+
+TEST(UnreadKeys, AWarmStartSaysWhatItHasNoUseFor) {
+  const Strings set = {"rollout.temperature=0.9",     "rollout.max_new_tokens=64", "algorithm.kl_coef=0.01",
+                       "reward.answer.kind=exact",    "logging.samples=2",         "exact.check=all",
+                       "precision.on_difference=warn"};
+  EXPECT_EQ(said(kSft + set + Strings{"precision.match=fast"}),
+            Strings{"rollout.temperature, rollout.max_new_tokens, reward.answer.kind, algorithm.kl_coef, "
+                    "logging.samples, precision.match, precision.on_difference, exact.check: without effect in sft "
+                    "without evaluations, which samples nothing"});
+  EXPECT_EQ(said(kSft + kEvaluates + set + Strings{"precision.match=fast"}),
+            Strings{"rollout.temperature, algorithm.kl_coef, logging.samples, precision.on_difference, exact.check: "
+                    "without effect in sft, which samples in evaluations alone"});
+  // What configs share: types, and how to sample in evaluations.
+  EXPECT_EQ(said(kSft + Strings{"precision.rollout=bf16", "precision.kv_cache=fp32", "eval.n=4", "eval.top_p=1"}),
+            Strings{});
+  EXPECT_EQ(said(set, Match::kExact), Strings{});
+}
+
+}  // namespace
+}  // namespace mantissa
