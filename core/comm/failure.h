@@ -1,4 +1,5 @@
 // What a rank throws because of another one: its message must name that one, not whoever noticed first (watchdog.h).
+// Anything else that all ranks throw alike is taken for a fault of the run, and no rank is named.
 #pragma once
 
 #include <string>

@@ -15,8 +15,10 @@ namespace {
 using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 
-constexpr auto kReplyTime = 3s;  // for rank 0 to take up a failure
-constexpr auto kDrainTime = 1s;  // for the others to read why they end
+constexpr auto kReplyTime = 3s;      // for rank 0 to take up a failure
+constexpr auto kAgreeTime = 1500ms;  // for all to fail in the same way
+constexpr size_t kCompared = 700;    // characters of their words: what a heartbeat always has room for
+constexpr auto kDrainTime = 1s;      // for the others to read why they end
 enum Kind : int32_t { kAlive, kFarewell, kFailed, kEnd };
 
 template <size_t N>
@@ -39,7 +41,7 @@ void say_on_stderr(const std::string& text) {
 
 /// One heartbeat. Of fixed size, so that the thread allocates nothing while memory is being pinned or runs out.
 struct Watchdog::Beat {
-  int32_t kind = kAlive, padding = 0;
+  int32_t kind = kAlive, cause = 0;  // of Failure
   uint64_t changes = 0;
   char phase[96] = {}, collective[96] = {}, text[1024] = {};
 };
@@ -103,7 +105,7 @@ void Watchdog::leave() {
 
 bool Watchdog::failed() {
   const std::lock_guard lock(mutex_);
-  return !failure_.empty();
+  return !failure_.text.empty();
 }
 
 void Watchdog::wake() {
@@ -118,9 +120,10 @@ void Watchdog::fail(const std::exception& error) {
   if (over_) return;
   const auto* told = dynamic_cast<const RankFailed*>(&error);
   const Activity::Snapshot own = activity_->read();  // of one that told, too: it was there not long ago
-  failure_ = str(names_[size_t(told ? told->rank : rank_)], " failed in ", place_of(own.phase, own.collective), ": ",
-                 error.what());
-  std::replace(failure_.begin(), failure_.end(), '\n', ' ');
+  const std::string who =
+      str(names_[size_t(told ? told->rank : rank_)], " failed in ", place_of(own.phase, own.collective), ": ");
+  failure_ = {who + error.what(), told ? 0 : who.size()};
+  std::replace(failure_.text.begin(), failure_.text.end(), '\n', ' ');
   wake();
   ended_.wait(lock, [&] { return over_.load(); });
 }
@@ -144,18 +147,19 @@ void Watchdog::run() {
     for (const auto& peer : peers_)
       if (!over_) read(*peer, now);
     if (over_) return;
-    std::string failure;
+    Failure failure;
     {
       const std::lock_guard lock(mutex_);
-      if (leaving_) return send(kFarewell);
+      if (leaving_ && failures_.empty()) return send(kFarewell);
       failure = failure_;
     }
-    if (!failure.empty()) {
-      if (rank_ == 0) return finish(1, failure, true);
-      if (told == Deadline{}) told = now, send(kFailed, failure);
-      if (now - told > kReplyTime) return finish(1, failure, true);
-      continue;
+    if (!failure.text.empty() && told == Deadline{}) {
+      told = now;
+      rank_ == 0 ? hear_failure(failure) : send(kFailed, failure);
+      if (over_) return;
     }
+    if (!failures_.empty() && now > decide_) return finish_failed(failures_[0].text);
+    if (!failure.text.empty() && now - told > kReplyTime) return finish_failed(failure.text);
     if (woken || now >= next) {
       next = now + options_.period;
       send(kAlive);
@@ -189,7 +193,7 @@ void Watchdog::hear(Peer& peer, const Beat& beat) {
       peer.gone = true;
       break;
     case kFailed:
-      finish(kEndedWithOthers, beat.text, true);
+      hear_failure({beat.text, std::min(size_t(beat.cause), std::strlen(beat.text))});
       break;
     case kEnd:
       finish(failed() ? 1 : kEndedWithOthers, {}, false);
@@ -199,15 +203,29 @@ void Watchdog::hear(Peer& peer, const Beat& beat) {
   }
 }
 
+/// On rank 0. As long as all who fail say the same, the rest is given a moment to say it, too.
+void Watchdog::hear_failure(Failure failure) {
+  if (failures_.empty()) decide_ = deadline_in(kAgreeTime);
+  failures_.push_back(std::move(failure));
+  const auto words = [](const Failure& f) { return f.text.substr(f.cause); };
+  const Failure &first = failures_.front(), &last = failures_.back();
+  const bool alike = last.cause > 0 && words(last).substr(0, kCompared) == words(first).substr(0, kCompared);
+  if (!alike)
+    finish_failed(first.text);
+  else if (failures_.size() == names_.size())
+    finish_failed(words(first));
+}
+
 /// Sends to all who are still there. A full connection is left alone: its reader is being watched.
-void Watchdog::send(int32_t kind, const std::string& text) {
+void Watchdog::send(int32_t kind, const Failure& failure) {
   Beat beat;
   beat.kind = kind;
   const Activity::Snapshot own = activity_->read();
   beat.changes = own.changes;
   set_text(beat.phase, own.phase);
   set_text(beat.collective, own.collective);
-  set_text(beat.text, text);
+  set_text(beat.text, failure.text);
+  beat.cause = int32_t(failure.cause);
   for (const auto& peer : peers_) {
     if (peer->gone) continue;
     try {
@@ -218,6 +236,7 @@ void Watchdog::send(int32_t kind, const std::string& text) {
 }
 
 void Watchdog::verdict(const Peer& peer, const std::string& what, bool speak) {
+  if (!failures_.empty()) return finish_failed(failures_[0].text);
   finish(kEndedWithOthers,
          str(peer.name, " ", what, " in ", place_of(peer.last.phase, peer.last.collective), "; all ranks end"),
          rank_ == 0 || speak);

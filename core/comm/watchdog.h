@@ -7,7 +7,8 @@
 //   fail()                                   it threw: out of memory, bad input, a full disk
 //
 // Rank 0 speaks (another rank where rank 0 is the one that was lost), names rank, phase and collective, and tells the
-// others, whose processes end without a word.
+// others, whose processes end without a word. What all ranks fail with, in the same words and within a moment, as they
+// do over a file that is missing, is said as one rank alone says it.
 #pragma once
 
 #include <atomic>
@@ -53,12 +54,19 @@ class Watchdog {
  private:
   struct Beat;
   struct Peer;
+  /// What a rank ends with. Its own words begin at `cause`; 0: they are of another one.
+  struct Failure {
+    std::string text;
+    size_t cause;
+  };
   void run();
   void read(Peer& peer, Deadline now);
   void hear(Peer& peer, const Beat& beat);
-  void send(int32_t kind, const std::string& text = {});
+  void hear_failure(Failure failure);
+  void send(int32_t kind, const Failure& failure = {});
   void verdict(const Peer& peer, const std::string& what, bool speak);
   void finish(int code, const std::string& text, bool speak);
+  void finish_failed(const std::string& text) { finish(failed() ? 1 : kEndedWithOthers, text, true); }
   void warn_motionless(Deadline now);
   void wake();
   bool failed();
@@ -71,13 +79,15 @@ class Watchdog {
   bool speaks_ = false, first_elsewhere_ = false;  // when rank 0 is lost; with its whole machine
   uint64_t movement_ = 0;                          // changes of all ranks, and when they last grew
   Deadline moved_;
+  std::vector<Failure> failures_;  // that rank 0 has heard of, its own among them
+  Deadline decide_;                // when it waits for no more of them
   Socket wake_;
 
   std::mutex mutex_;
   std::condition_variable ended_;
   bool leaving_ = false;
   std::atomic<bool> over_ = false;
-  std::string failure_;  // that ends this rank, to be told
+  Failure failure_;  // that ends this rank, to be told
   std::thread thread_;
 };
 

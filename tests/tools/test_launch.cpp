@@ -289,9 +289,23 @@ TEST_F(Ranks, TheRankThatFailsIsNamed) {
     }
 }
 
-TEST_F(Ranks, AFailureIsSaidOnce) {
-  const std::vector<std::string> words = arguments("run", 2, {"model.path=nowhere"});
-  expect_error("trainer", words, {"failed in phase", "nowhere"});
+TEST_F(Ranks, WhatIsWrongWithTheRunIsSaidAsOnOneRank) {
+  write("no_answer.jsonl", "{\"problem\": \"1+2=\"}\n");
+  for (const std::string& fault : {std::string("model.path=nowhere"), std::string("data.files=nowhere.jsonl"),
+                                   std::string("data.chat_template=qwen3"), "eval.files=" + path("no_answer.jsonl")}) {
+    SCOPED_TRACE(fault);
+    std::string lines[2];
+    for (const int ranks : {1, 2}) {
+      const Result r = run("trainer", arguments("run", ranks, {fault}));
+      EXPECT_EQ(r.code, 1) << r.err;
+      const size_t at = r.err.find("error: ");
+      ASSERT_NE(at, std::string::npos) << r.err;
+      lines[ranks - 1] = r.err.substr(at);
+      EXPECT_EQ(r.err.find("[rank"), std::string::npos) << r.err;
+      std::filesystem::remove_all(path("run"));
+    }
+    EXPECT_EQ(lines[0], lines[1]);
+  }
 }
 
 TEST_F(Ranks, AStopSignalSavesOnce) {

@@ -167,10 +167,35 @@ TEST(Watchdog, AFailureIsToldOnceByName) {
 }
 
 TEST(Watchdog, AFailureOfAllIsToldOnce) {
-  Processes ranks(3, [](Comm&) { fail("the file has no end"); });
-  for (size_t r = 0; r < 3; ++r) EXPECT_NE(ranks.status(r), 0);
-  const std::string said = ranks.said();
-  EXPECT_EQ(count_of(said, "error: "), 1u) << said;
+  // In the words of one rank, however long they are and whoever comes last, as where files are far away.
+  for (const std::string& words : {std::string("the file:\nhas no end"), std::string(3000, 'x')})
+    for (const int last : {0, 1, 2}) {
+      SCOPED_TRACE(last);
+      Processes ranks(3, [&](Comm& comm) {
+        if (comm.rank() == last) std::this_thread::sleep_for(500ms);
+        fail(words);
+      });
+      for (size_t r = 0; r < 3; ++r) EXPECT_NE(ranks.status(r), 0);
+      const std::string said = ranks.said();
+      EXPECT_EQ(count_of(said, "error: "), 1u) << said;
+      const std::string line = words[0] == 'x' ? words.substr(0, 700) : "the file: has no end\n";
+      EXPECT_TRUE(said.starts_with("error: " + line)) << said;
+    }
+}
+
+TEST(Watchdog, AFailureOfSomeNamesOne) {
+  // Two of three fail alike; all fail, and one otherwise.
+  for (const bool third : {false, true}) {
+    Processes ranks(3, [third](Comm& comm) {
+      if (third && comm.rank() == 2) fail("none are left");
+      if (comm.rank() < 2) fail("the file has no end");
+      comm.barrier();
+    });
+    for (size_t r = 0; r < 3; ++r) EXPECT_NE(ranks.status(r), 0);
+    const std::string said = ranks.said();
+    EXPECT_EQ(count_of(said, "error: "), 1u) << said;
+    EXPECT_EQ(count_of(said, "error: rank "), 1u) << said;
+  }
 }
 
 TEST(Watchdog, WhoIsToldOfAFailureNamesTheRankThatFailed) {
