@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <cmath>
 #include <iostream>
+#include <map>
 
 #include "core/error.h"
 #include "core/text.h"
@@ -15,6 +16,7 @@ struct Arguments::Impl {
   std::string program;
   CLI::Option* last = nullptr;
   std::vector<std::function<void()>> rules;  // checked after parsing
+  std::map<std::string, std::string> hints;  // by flag and word, see not_here
 };
 
 namespace {
@@ -75,10 +77,15 @@ void Arguments::choice(const char* key, std::string& value, const std::vector<st
   if (skipped_.contains(key)) return;
   const std::string list = join(choices, "|");
   impl_->last = impl_->app.add_option(flag_of(key), value, help.text)->type_name(list);
-  impl_->rules.push_back([flag = flag_of(key), &value, choices, list] {
+  impl_->rules.push_back([flag = flag_of(key), &value, choices, list, &hints = impl_->hints] {
+    const auto hint = hints.find(flag + " " + value);
     check(std::find(choices.begin(), choices.end(), value) != choices.end(), flag, " must be one of ", list, ": got \"",
-          value, "\"");
+          value, "\"", hint == hints.end() ? "" : "; " + hint->second);
   });
+}
+
+void Arguments::not_here(const std::string& word, const std::string& why) {
+  impl_->hints[impl_->last->get_name() + " " + word] = why;
 }
 
 void Arguments::field(const char* key, std::vector<std::string>& value, const Help& help) {

@@ -31,6 +31,8 @@ class Arguments final : public Fields {
     config.fields(*this);
     skipped_.clear();
   }
+  /// Of the choice declared last: why `word`, which the config's key of that name takes, is none here; ends the error.
+  void not_here(const std::string& word, const std::string& why);
   /// Words without a flag.
   void words(const char* name, std::vector<std::string>& value, const char* help);
   /// The option declared last must be given.

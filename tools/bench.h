@@ -38,7 +38,11 @@ struct BenchFlags {
     args.field("steps", steps, "decode steps that are timed; new tokens of a rollout's sample", between(1, 1 << 20));
     args.field("n", n, "samples per prompt (rollout)", between(1, 1 << 16));
     args.field("repeat", repeat, "timed repetitions of everything else", between(1, 1 << 20));
-    args.choice("recompute", recompute, {"none", "elementwise", "mlp", "full"}, "what backward makes again (train)");
+    args.choice("recompute", recompute, {"none", "elementwise", "mlp", "full"},
+                "what backward makes again (train, update)");
+    args.not_here("auto",
+                  "auto chooses by the config and the data of a run, which a measurement does not have: trainer "
+                  "--config F --estimate train.recompute=auto says which one a run takes");
     args.choice("match", match, {"exact", "fast"}, "rollout and training bit for bit, or the fastest kernels");
     args.field("deterministic", deterministic, "the kernels of train.deterministic: the same bits in every run");
     args.field("gpus", gpus, "processes that work together, one a GPU; auto: as many as there are");

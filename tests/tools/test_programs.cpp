@@ -61,6 +61,9 @@ TEST_F(Programs, BadCommandLines) {
   expect_error("generate", {"--model", model(), "--prompt", "1+1=", "--device", "tpu"}, {"--device", "tpu"});
   expect_error("bench", {"fly"}, {"\"fly\""});
   expect_error("bench", {"train"}, {"--model"});
+  const std::string tiers = "--recompute must be one of none|elementwise|mlp|full: got ";
+  expect_error("bench", {"train", "--recompute", "auto"}, {tiers + "\"auto\"; auto chooses by", "--estimate"});
+  expect_error("bench", {"train", "--recompute", "most"}, {tiers + "\"most\"\n"});
   expect_error("evaluate", {"--model", model(), "--data", "x", "--keep", "0.8:0.2", "--output", path("o")},
                {"--keep", "0.8:0.2"});
   expect_error("evaluate", {"--model", model(), "--data", "x", "--keep", "0.2:0.8"}, {"--output"});
