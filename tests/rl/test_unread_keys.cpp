@@ -31,13 +31,19 @@ Strings said(const Strings& overrides, Match match = Match::kFast) {
   return unread_keys(config_of(overrides), match);
 }
 
+const char* const kNothingToCorrect =
+    "algorithm.correction: without effect under precision.match: exact, where the rollout's log-probs are training's "
+    "and every weight is 1";
+
 TEST(UnreadKeys, ShippedConfigsHaveNone) {
   int files = 0;
   for (const auto& entry :
        std::filesystem::recursive_directory_iterator(std::filesystem::path(MANTISSA_SOURCE_DIR) / "configs")) {
     if (entry.path().extension() != ".yaml") continue;
-    for (const Match match : {Match::kExact, Match::kFast})
-      EXPECT_EQ(unread_keys(load_run_config(entry.path(), {}), match), Strings{}) << entry.path();
+    const RunConfig config = load_run_config(entry.path(), {});
+    const bool corrects = config.algorithm.correction != "none" && config.algorithm.policy_loss != "pg";
+    EXPECT_EQ(unread_keys(config, Match::kFast), Strings{}) << entry.path();
+    EXPECT_EQ(unread_keys(config, Match::kExact), corrects ? Strings{kNothingToCorrect} : Strings{}) << entry.path();
     ++files;
   }
   EXPECT_GE(files, 30);
@@ -133,6 +139,13 @@ TEST(UnreadKeys, WhatAnotherKeySwitchesOffIsSaid) {
             Strings{"algorithm.clip_high: without effect with algorithm.policy_loss: pg, which clips nothing"});
   for (const char* loss : {"grpo", "gspo", "cispo", "dppo"})
     EXPECT_EQ(said({"algorithm.clip_high=0.28", str("algorithm.policy_loss=", loss)}), Strings{}) << loss;
+  for (const char* correction : {"token_is", "token_tis", "token_mis", "seq_is", "seq_tis", "seq_mis", "geo_mis"}) {
+    const Strings corrects = {str("algorithm.correction=", correction)};
+    EXPECT_EQ(said(corrects, Match::kExact), Strings{kNothingToCorrect});
+    for (const Match match : {Match::kFast, Match::kPeer}) EXPECT_EQ(said(corrects, match), Strings{});
+    EXPECT_EQ(said(corrects + Strings{"algorithm.policy_loss=pg"}, Match::kExact), Strings{});
+    EXPECT_EQ(said(corrects + Strings{"algorithm.correction_high=0.5"}, Match::kExact), Strings{});
+  }
   EXPECT_EQ(said({"rollout.memory_fraction=0.3", "rollout.cache_tokens=4096"}),
             Strings{"rollout.memory_fraction: without effect with rollout.cache_tokens"});
   EXPECT_EQ(said({"rollout.memory_fraction=0.3"}), Strings{});
