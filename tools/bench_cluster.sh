@@ -103,7 +103,8 @@ place() { # `offload`: what makes the run by `words` fit; an error where nothing
     offload=distributed.offload=${offload/1/optimizer}
     text=$("${sanity[@]}" "${words[@]}" "$offload" run.output_dir="$out/estimate" --estimate 2>&1) ||
       { fail "$text"; return 1; }
-    grep -q 'does not fit' <<< "$text" || awk -v n="$ranks" -v have="$have" '/^in host memory/ {h = 1} h && /^  / {s += $NF}
+    grep -q 'does not fit' <<< "$text" && continue
+    awk -v n="$ranks" -v have="$have" '/^in host memory/ {h = 1} h && /^  / {s += $NF}
       END {exit !(s * n * 1e9 < have)}' <<< "$text" && return
   done
   return 1

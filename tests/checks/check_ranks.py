@@ -18,64 +18,30 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
-from check_resume import ROOT, compare
+from check_resume import ROOT, Run, compare
+from check_resume import command as resume_command
 
 LIMIT = 30.0  # seconds in which all ranks must have ended
 
 
 def command(args, output):
-    words = [str(args.bin / "trainer"), "--config", str(ROOT / "configs/grpo_fp16.yaml"), "--resume", "auto"]
-    words += [f"run.output_dir={output}", f"train.steps={args.steps}", "checkpoint.every=2"]
-    words += [f"distributed.gpus={args.ranks}", f"run.device={args.device}"]
-    return words + args.overrides
+    return [*resume_command(args, output), f"distributed.gpus={args.ranks}", f"run.device={args.device}"]
 
 
-class Run:
-    """A run under way: its log, line by line, and its processes."""
-
-    def __init__(self, args, output):
-        environment = dict(os.environ, MANTISSA_PHASES="1")
-        self.process = subprocess.Popen(command(args, output), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-        self.lines, self.changed = [], threading.Condition()
-        self.reader = threading.Thread(target=self.read, daemon=True)
-        self.reader.start()
-
-    def read(self):
-        for line in self.process.stderr:
-            with self.changed:
-                self.lines.append(line)
-                self.changed.notify_all()
-        with self.changed:
-            self.changed.notify_all()
-
-    def phases(self):
-        return [line for line in self.lines if " phase: " in line]
-
-    def wait_phases(self, count):
-        """False when the run has ended before."""
-        with self.changed:
-            self.changed.wait_for(lambda: len(self.phases()) >= count or self.process.poll() is not None, timeout=600)
-            return len(self.phases()) >= count
-
-    def ranks(self):
-        """Processes of the ranks, by rank."""
-        found = {}
-        for path in pathlib.Path("/proc").glob("[0-9]*"):
-            try:
-                parent = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
-                if parent == self.process.pid:
-                    variables = (path / "environ").read_bytes().split(b"\0")
-                    found[int(next(v[5:] for v in variables if v.startswith(b"RANK=")))] = int(path.name)
-            except (OSError, StopIteration, IndexError):
-                continue
-        return found
-
-    def log(self):
-        self.reader.join(5)
-        return "".join(self.lines)
+def ranks_of(run):
+    """Processes of the ranks, by rank."""
+    found = {}
+    for path in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            if parent == run.process.pid:
+                variables = (path / "environ").read_bytes().split(b"\0")
+                found[int(next(v[5:] for v in variables if v.startswith(b"RANK=")))] = int(path.name)
+        except (OSError, StopIteration, IndexError):
+            continue
+    return found
 
 
 def gone(pid):
@@ -86,7 +52,7 @@ def gone(pid):
 
 
 def strike(run, dice, kinds):
-    ranks = run.ranks()
+    ranks = ranks_of(run)
     kind = dice.choice(kinds)
     if kind == "launcher":
         os.kill(run.process.pid, signal.SIGKILL)
@@ -131,29 +97,24 @@ def main():
     dice = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as place:
         alone, struck = pathlib.Path(place) / "alone", pathlib.Path(place) / "struck"
-        run = Run(args, alone)
-        if run.process.wait():
-            sys.exit(f"the run that is left alone failed: {run.log()[-2000:]}")
-        phases = len(run.phases())
+        phases = Run(command(args, alone)).wait()
         print(f"alone: {args.steps} steps, {phases} phases", flush=True)
         rounds = 0
         while rounds < args.rounds:
-            run = Run(args, struck)
+            run = Run(command(args, struck))
             if not run.wait_phases(dice.randint(1, max(2, phases // 4))):
-                if run.process.wait():
-                    sys.exit(f"failed by itself: {run.log()[-2000:]}")
+                run.wait()
                 compare(alone, struck, args.steps)
                 shutil.rmtree(struck)
                 continue
             time.sleep(dice.uniform(0, 0.3))
-            phase = run.phases()[-1].split(" phase: ")[1].strip()
-            if run.process.poll() is not None or not run.ranks():
+            phase = run.phases()[-1]
+            if run.process.poll() is not None or not ranks_of(run):
                 continue
             kind, rank, ranks = strike(run, dice, args.kinds.split(","))
             check_end(run, kind, rank, ranks, phase)
             rounds += 1
-        if subprocess.run(command(args, struck), cwd=ROOT, stderr=subprocess.DEVNULL).returncode:
-            sys.exit("the last run failed")
+        Run(command(args, struck)).wait()
         compare(alone, struck, args.steps)
 
 

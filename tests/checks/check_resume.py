@@ -2,14 +2,16 @@
 """Kills a training run at random moments and compares where it ends with a run that was left alone.
 
 The real trainer on the embedded model: one run to the end, one that gets SIGKILL at --kills random moments and goes on
-each time with --resume auto. Final weights, optimizer, model and metrics must be the same bits; seconds and memory
+each time with --resume auto. A kill waits for a phase that the run reports (MANTISSA_PHASES), drawn at random, and a
+little longer, so that it falls into the work however long starting up takes. Final weights, optimizer, model and metrics must be the same bits; seconds and memory
 (timing_s/*, perf/*) are exempt, and how drafts did (draft/*), whose history a resumed run has not. Ends with exit code
 1 and the first difference when they are not.
 
-  tests/checks/check_resume.py [--kills 10] [--steps 40] [--seed 1] [section.key=value ...]
+  tests/checks/check_resume.py [--kills 10] [--steps 40] [--seed 1] [--bin build/bin] [section.key=value ...]
 """
 import argparse
 import json
+import os
 import pathlib
 import random
 import shutil
@@ -17,16 +19,15 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def command(args, output, resume):
-    words = [str(ROOT / "build/bin/trainer"), "--config", str(ROOT / "configs/grpo_fp16.yaml")]
-    words += ["--resume", "auto"] if resume else []
-    words += [f"run.output_dir={output}", f"train.steps={args.steps}", "checkpoint.every=2"]
-    return words + args.overrides
+def command(args, output):
+    words = [str(args.bin / "trainer"), "--config", str(ROOT / "configs/grpo_fp16.yaml"), "--resume", "auto"]
+    return words + [f"run.output_dir={output}", f"train.steps={args.steps}", "checkpoint.every=2"] + args.overrides
 
 
 def lines_of(path):
@@ -35,43 +36,65 @@ def lines_of(path):
     return [{k: v for k, v in json.loads(line).items() if not k.startswith(exempt)} for line in lines]
 
 
-def step_now(output):
-    path = output / "metrics.jsonl"
-    return path.read_text().count("\n") if path.exists() else 0
+class Run:
+    """A run under way: its log, line by line."""
+
+    def __init__(self, words):
+        environment = dict(os.environ, MANTISSA_PHASES="1")
+        self.process = subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+        self.lines, self.changed = [], threading.Condition()
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self):
+        for line in self.process.stderr:
+            with self.changed:
+                self.lines.append(line)
+                self.changed.notify_all()
+        with self.changed:
+            self.changed.notify_all()
+
+    def phases(self):
+        return [line.split(" phase: ")[1].strip() for line in self.lines if " phase: " in line]
+
+    def wait_phases(self, count):
+        """False when the run has ended before."""
+        with self.changed:
+            self.changed.wait_for(lambda: len(self.phases()) >= count or self.process.poll() is not None, timeout=600)
+            return len(self.phases()) >= count
+
+    def log(self):
+        self.reader.join(5)
+        return "".join(self.lines)
+
+    def wait(self):
+        """Its phases, once it has ended by itself as it should."""
+        if self.process.wait():
+            sys.exit(f"failed by itself: {self.log()[-2000:]}")
+        self.reader.join(5)
+        return len(self.phases())
 
 
-def run_alone(args, output):
-    start = time.monotonic()
-    run = subprocess.run(command(args, output, False), cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    if run.returncode:
-        sys.exit(f"the run that is left alone failed: {run.stderr.strip().splitlines()[-1:]}")
-    return time.monotonic() - start
-
-
-def run_killed(args, alone, killed, seconds):
-    """Kills fall anywhere in the time of a few steps, starting up and saving included. A run that completes is compared,
-    and another one takes the kills that are left."""
+def run_killed(args, alone, killed, phases):
+    """A run that completes before its kill is compared, and another one takes the kills that are left."""
     dice = random.Random(args.seed)
-    log = killed.parent / "stderr"
     kills = 0
     while kills < args.kills:
-        with open(log, "w") as stderr:
-            process = subprocess.Popen(command(args, killed, True), cwd=ROOT, stderr=stderr)
-            try:
-                code = process.wait(timeout=dice.uniform(0.05, 2 * seconds / args.kills))
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                code = process.wait()
-        if code == 0:
+        run = Run(command(args, killed))
+        if not run.wait_phases(dice.randint(1, max(2, 2 * phases // args.kills))):
+            run.wait()
             compare(alone, killed, args.steps)
             shutil.rmtree(killed)
             continue
-        if code != -signal.SIGKILL:
-            sys.exit(f"ended with code {code}: {log.read_text()[-500:]}")
+        time.sleep(dice.uniform(0, 0.3))
+        run.process.kill()
+        if run.process.wait() != -signal.SIGKILL:
+            continue  # it ended a moment before
         kills += 1
         saved = sorted(path.name for path in (killed / "checkpoints").glob("*"))
-        print(f"kill {kills}: metrics of {step_now(killed)} steps, checkpoints {' '.join(saved) or 'none'}", flush=True)
-    subprocess.run(command(args, killed, True), cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+        run.log()
+        print(f"kill {kills} in {run.phases()[-1]}: checkpoints {' '.join(saved) or 'none'}", flush=True)
+    Run(command(args, killed)).wait()
     compare(alone, killed, args.steps)
 
 
@@ -107,13 +130,14 @@ def main():
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "build/bin")
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         alone, killed = pathlib.Path(place) / "alone", pathlib.Path(place) / "killed"
-        seconds = run_alone(args, alone)
-        print(f"alone: {args.steps} steps in {seconds:.1f} s", flush=True)
-        run_killed(args, alone, killed, seconds)
+        phases = Run(command(args, alone)).wait()
+        print(f"alone: {args.steps} steps, {phases} phases", flush=True)
+        run_killed(args, alone, killed, phases)
 
 
 if __name__ == "__main__":
