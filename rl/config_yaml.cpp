@@ -2,11 +2,11 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <set>
 
 #include "core/file.h"
+#include "core/number.h"
 #include "core/text.h"
 #include "rl/config_keys.h"
 #include "rl/logging/log.h"
@@ -24,14 +24,6 @@ struct Source {
   std::string where;
   bool literal = false;
 };
-
-/// Numbers in decimal, a sign and leading zeros allowed: 010 is ten. False for anything else.
-template <class T>
-bool read_number(std::string_view text, T& value) {
-  if (text.starts_with('+') && !text.starts_with("+-")) text.remove_prefix(1);
-  const auto read = std::from_chars(text.data(), text.data() + text.size(), value);
-  return read.ec == std::errc() && read.ptr == text.data() + text.size();
-}
 
 /// The items of an override "[a, 'b, c']": all that stands between commas, or between quotes as YAML reads them.
 std::vector<std::string> read_list(std::string_view text, const std::string& place) {

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "core/error.h"
+#include "core/number.h"
 #include "core/text.h"
 
 namespace mantissa {
@@ -46,6 +47,18 @@ void Arguments::field(const char* key, bool& value, const Help& help) {
 
 namespace {
 
+/// An option whose value is read as that of a config's key is.
+template <class T>
+CLI::Option* add_number(CLI::App& app, const std::string& flag, T& value, const Help& help, Range range) {
+  const auto read = [flag, &value, range](const CLI::results_t& given) {
+    const char* kind = std::is_same_v<T, int64_t> ? "an integer " : "a number ";
+    check(read_number(given.back(), value), flag, " must be ", kind, rule_of<T>(range), ": got \"", given.back(), '"');
+    return true;
+  };
+  CLI::Option* option = app.add_option(flag, read, help.text)->default_str(shortest(value));
+  return option->type_name(std::is_same_v<T, int64_t> ? "INTEGER" : "NUMBER");
+}
+
 template <class T>
 std::function<void()> range_rule(const std::string& flag, const T& value, Range range) {
   return [flag, &value, range] {
@@ -58,13 +71,13 @@ std::function<void()> range_rule(const std::string& flag, const T& value, Range 
 
 void Arguments::field(const char* key, int64_t& value, const Help& help, Range range) {
   if (skipped_.contains(key)) return;
-  impl_->last = impl_->app.add_option(flag_of(key), value, help.text)->type_name("INTEGER");
+  impl_->last = add_number(impl_->app, flag_of(key), value, help, range);
   impl_->rules.push_back(range_rule(flag_of(key), value, range));
 }
 
 void Arguments::field(const char* key, double& value, const Help& help, Range range) {
   if (skipped_.contains(key)) return;
-  impl_->last = impl_->app.add_option(flag_of(key), value, help.text)->type_name("NUMBER");
+  impl_->last = add_number(impl_->app, flag_of(key), value, help, range);
   impl_->rules.push_back(range_rule(flag_of(key), value, range));
 }
 

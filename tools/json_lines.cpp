@@ -40,7 +40,8 @@ JsonLines::JsonLines(const std::string& path) : impl_(std::make_unique<Impl>()) 
   check_content(path, "JSON lines");
   impl_->file.open(path, std::ios::binary);
   impl_->in = &impl_->file;
-  check(impl_->file.good() && impl_->file.peek() != EOF, path, ": cannot be read, or is empty");
+  check(impl_->file.good(), path, ": cannot be read");
+  check(impl_->file.peek() != EOF, path, ": is empty; wanted are JSON lines");
 }
 
 JsonLines::~JsonLines() = default;

@@ -61,6 +61,11 @@ TEST_F(Programs, BadCommandLines) {
   expect_error("generate", {"--model", model(), "--prompt", "1+1=", "--device", "tpu"}, {"--device", "tpu"});
   expect_error("bench", {"fly"}, {"\"fly\""});
   expect_error("bench", {"train"}, {"--model"});
+  for (const char* limit : {"", "0x10", "1e3", "3.7", "many", "99999999999999999999"})
+    expect_error("evaluate", {"--model", model(), "--data", "x", "--limit", limit},
+                 {std::string("--limit must be an integer at least 0: got \"") + limit + "\""});
+  expect_error("generate", {"--model", model(), "--prompt", "1+1=", "--temperature", "warm"},
+               {"--temperature must be a number between 0 and 100: got \"warm\""});
   const std::string tiers = "--recompute must be one of none|elementwise|mlp|full: got ";
   expect_error("bench", {"train", "--recompute", "auto"}, {tiers + "\"auto\"; auto chooses by", "--estimate"});
   expect_error("bench", {"train", "--recompute", "most"}, {tiers + "\"most\"\n"});
