@@ -85,6 +85,8 @@ RunConfig load_run_config(const std::string& path, const std::vector<std::string
 /// The same from text (tests, fuzzing); `where` names it in messages.
 RunConfig parse_run_config(const std::string& yaml, const std::string& where,
                            const std::vector<std::string>& overrides);
+/// That of a checkpoint, which an earlier version may have written: what this one asks keys to agree on is not asked.
+RunConfig parse_saved_config(const std::string& yaml, const std::string& where);
 /// The resolved config as YAML, every key with its value, readable by load_run_config.
 std::string format_run_config(RunConfig config);
 

@@ -107,9 +107,12 @@ class SectionReader : public Fields {
   /// Throws when a key of the section was not asked for.
   void finish() const {
     for (const auto& [key, source] : values_)
-      if (std::find(known_.begin(), known_.end(), key) == known_.end())
+      if (std::find(known_.begin(), known_.end(), key) == known_.end()) {
+        check(section_ != "reward" || maps().empty() || key.find('.') != std::string::npos, source.where, ": reward.",
+              key, " stands beside rewards that have names (", join(maps()), "): must be inside one of them");
         fail(source.where, ": unknown key \"", section_, ".", key, "\"; the nearest known key is \"", nearest_of(key),
              "\" (trainer --keys lists all of them)");
+      }
   }
 
  private:
@@ -278,10 +281,8 @@ void read_lora(Values& values) {
   }
 }
 
-}  // namespace
-
-RunConfig parse_run_config(const std::string& yaml, const std::string& where,
-                           const std::vector<std::string>& overrides) {
+/// Every key by itself is as it must be; what keys ask of each other is not looked at.
+RunConfig read_config(const std::string& yaml, const std::string& where, const std::vector<std::string>& overrides) {
   RunConfig config;
   try {
     Values values = read_values(yaml, where);
@@ -306,6 +307,14 @@ RunConfig parse_run_config(const std::string& yaml, const std::string& where,
   } catch (const YAML::Exception& e) {
     fail(where, ": not valid YAML: ", e.what());
   }
+  return config;
+}
+
+}  // namespace
+
+RunConfig parse_run_config(const std::string& yaml, const std::string& where,
+                           const std::vector<std::string>& overrides) {
+  const RunConfig config = read_config(yaml, where, overrides);
   try {
     config.validate();
     refuse_unread_keys(config);
@@ -313,6 +322,10 @@ RunConfig parse_run_config(const std::string& yaml, const std::string& where,
     fail(where, ": ", e.what());
   }
   return config;
+}
+
+RunConfig parse_saved_config(const std::string& yaml, const std::string& where) {
+  return read_config(yaml, where, {});
 }
 
 RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides) {

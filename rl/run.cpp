@@ -326,7 +326,7 @@ void Run::compare_match(const CheckpointState& state, const fs::path& checkpoint
   if (it != state.texts.end()) {
     saved = it->second;
   } else {
-    const RunConfig earlier = parse_run_config(state.config, (checkpoint / "config.yaml").string(), {});
+    const RunConfig earlier = parse_saved_config(state.config, (checkpoint / "config.yaml").string());
     if ((earlier.precision.match == "peer") != (match == Match::kPeer)) saved = earlier.precision.match;
   }
   check(saved == name_of(match), checkpoint.string(), ": was made under precision.match: ", saved, ", this run is ",

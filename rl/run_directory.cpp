@@ -1,7 +1,9 @@
 #include "rl/run_directory.h"
 
-#include "rl/config_keys.h"
+#include <algorithm>
+
 #include "rl/logging/log.h"
+#include "rl/unread_keys.h"
 
 namespace mantissa {
 namespace {
@@ -86,17 +88,22 @@ void RunDirectory::check_deletable() const {
 void RunDirectory::compare_configs() const {
   const CheckpointState state = read_checkpoint_state(*checkpoint_);
   const std::string where = (*checkpoint_ / "config.yaml").string();
-  const std::vector<ConfigKey> saved = config_keys(parse_run_config(state.config, where, {})),
-                               now = config_keys(config_);
-  for (size_t i = 0; i < now.size(); ++i) {
-    if (saved[i].text == now[i].text) continue;
-    check(!now[i].decisive, checkpoint_->string(), ": was made under another config: ", now[i].name, ": ",
-          saved[i].text, ", now ", now[i].name, ": ", now[i].text);
-    if (now[i].name == "train.steps" && config_.optim.schedule != "constant")
-      log_warning(str("train.steps was ", saved[i].text, ", now ", now[i].text,
-                      ": from here on the learning rate follows the ", config_.optim.schedule,
-                      " schedule of the new length"));
-  }
+  const std::vector<ConfigKey> saved = effective_keys(parse_saved_config(state.config, where)),
+                               now = effective_keys(config_);
+  const auto text_in = [](const std::vector<ConfigKey>& keys, const std::string& name) {
+    const auto key = std::ranges::find(keys, name, &ConfigKey::name);  // those of named rewards are not in all configs
+    return key == keys.end() ? "not there" : key->text;
+  };
+  for (const auto* keys : {&saved, &now})
+    for (const ConfigKey& key : *keys) {
+      const std::string was = text_in(saved, key.name), is = text_in(now, key.name);
+      check(was == is || !key.decisive, checkpoint_->string(), ": was made under another config: ", key.name, ": ", was,
+            ", now ", key.name, ": ", is);
+    }
+  const std::string was = text_in(saved, "train.steps"), is = text_in(now, "train.steps");
+  if (was != is && config_.optim.schedule != "constant")
+    log_warning(str("train.steps was ", was, ", now ", is, ": from here on the learning rate follows the ",
+                    config_.optim.schedule, " schedule of the new length"));
 }
 
 void RunDirectory::clear() const {

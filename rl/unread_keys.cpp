@@ -1,7 +1,8 @@
 #include "rl/unread_keys.h"
 
+#include <algorithm>
+
 #include "core/text.h"
-#include "rl/config_keys.h"
 
 namespace mantissa {
 namespace {
@@ -53,7 +54,9 @@ std::vector<Rule> notices(const RunConfig& c, Match match) {
        {"rollout.n", "rollout.temperature", "rollout.top_p", "rollout.top_k", "reward.max_failed_steps", "algorithm.",
         "logging.samples", "precision.on_difference", "exact.check"},
        "in sft, which samples in evaluations alone"},
-      {!sft, {"data.response_format", "data.strip_calculator_marks"}, "in grpo, which reads no solutions"},
+      {!sft,
+       {"data.solution_key", "data.response_format", "data.strip_calculator_marks"},
+       "in grpo, which reads no solutions"},
       {!sft && match != Match::kExact,
        {"exact.check", "precision.on_difference"},
        str("under precision.match: ", name_of(match))},
@@ -85,11 +88,16 @@ struct SetKey {
   std::string name, default_text, text;
 };
 
-/// The keys whose value is not the default.
-std::vector<SetKey> set_keys(const RunConfig& config) {
+/// config_keys of a config that sets nothing, with rewards of the same names.
+std::vector<ConfigKey> default_keys(const RunConfig& config) {
   RunConfig defaults;
   for (const auto& [name, reward] : config.reward.named) defaults.reward.named[name];
-  const std::vector<ConfigKey> before = config_keys(defaults), now = config_keys(config);
+  return config_keys(defaults);
+}
+
+/// The keys whose value is not the default.
+std::vector<SetKey> set_keys(const RunConfig& config) {
+  const std::vector<ConfigKey> before = default_keys(config), now = config_keys(config);
   std::vector<SetKey> keys;
   for (size_t i = 0; i < now.size(); ++i)
     if (now[i].text != before[i].text) keys.push_back({now[i].name, before[i].text, now[i].text});
@@ -117,6 +125,21 @@ void refuse_unread_keys(const RunConfig& config) {
   for (const Rule& rule : refusals(config))
     for (const SetKey& key : caught(rule, keys))
       fail(key.name, ": must be ", key.default_text, " ", rule.why, ", got ", key.text);
+}
+
+std::vector<ConfigKey> effective_keys(const RunConfig& config) {
+  std::vector<Rule> rules = refusals(config);
+  rules.push_back({true, config.reward.misplaced(), {}});
+  rules.push_back({config.algorithm.overlong != "soft_punish", {"algorithm.overlong_penalty"}, {}});
+  rules.push_back({config.data.prompt_template != "chat", {"data.chat_template"}, {}});
+  rules.push_back({config.lora.from_directory(), {"lora.rank", "lora.alpha", "lora.targets"}, {}});
+  const std::vector<ConfigKey> defaults = default_keys(config);
+  std::vector<ConfigKey> keys = config_keys(config);
+  for (size_t i = 0; i < keys.size(); ++i)
+    for (const Rule& rule : rules)
+      if (rule.unread && std::ranges::any_of(rule.keys, [&](const auto& name) { return covers(name, keys[i].name); }))
+        keys[i].text = defaults[i].text;
+  return keys;
 }
 
 std::vector<std::string> unread_keys(const RunConfig& config, Match match) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "rl/config.h"
+#include "rl/config_keys.h"
 
 namespace mantissa {
 
@@ -20,5 +21,9 @@ void refuse_unread_keys(const RunConfig& config);
 /// Notices of the other keys that are set and not read, a line for each cause. `match` is what became of
 /// precision.match.
 std::vector<std::string> unread_keys(const RunConfig& config, Match match);
+
+/// config_keys, but those that are refused have their defaults, and those that an adapter's directory replaces: what a
+/// run is like, also where a version that refused less let them stand.
+std::vector<ConfigKey> effective_keys(const RunConfig& config);
 
 }  // namespace mantissa

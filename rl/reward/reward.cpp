@@ -16,6 +16,35 @@
 #include "rl/reward/math/text.h"
 
 namespace mantissa {
+namespace {
+
+/// A key that some kinds read, and its value.
+struct OfKinds {
+  std::string key, value;
+  std::vector<std::string> kinds;
+};
+
+/// Those that are set and that this kind does not read.
+std::vector<OfKinds> misplaced_in(const RewardConfig& c) {
+  const RewardConfig unset;
+  std::vector<OfKinds> found;
+  const auto belongs = [&](const char* key, const auto& value, const auto& without, std::vector<std::string> kinds) {
+    if (value != without && std::ranges::count(kinds, c.kind) == 0)
+      found.push_back({str("reward.", key), str(value), std::move(kinds)});
+  };
+  belongs("format", c.format, unset.format, {"math", "exact"});
+  belongs("boxed_only", std::string(c.boxed_only ? "true" : "false"), "false", {"math", "exact", "format"});
+  belongs("command", c.command, unset.command, {"command", "code"});
+  belongs("batch", c.batch, unset.batch, {"command"});
+  belongs("path", c.path, unset.path, {"python"});
+  belongs("python", c.python, unset.python, {"python"});
+  belongs("workers", c.workers, unset.workers, {"python"});
+  belongs("timeout_s", c.timeout_s, unset.timeout_s, {"command", "code", "python"});
+  belongs("memory_mb", c.memory_mb, unset.memory_mb, {"command", "code", "python"});
+  return found;
+}
+
+}  // namespace
 
 void RewardConfig::fields(Fields& f) {
   f.choice("kind", kind, {"math", "exact", "format", "command", "code", "python"},
@@ -44,20 +73,17 @@ void RewardConfig::fields(Fields& f) {
 void RewardConfig::validate() const {
   check(kind != "command" || !command.empty(), "reward.command: required by reward.kind command");
   check(kind != "python" || !path.empty(), "reward.path: required by reward.kind python");
-  const RewardConfig unset;
-  const auto belongs = [&](const char* key, const auto& value, const auto& without, std::vector<std::string> kinds) {
-    check(value == without || std::ranges::count(kinds, kind) > 0, "reward.", key, ": belongs to reward.kind ",
-          join(kinds, " and "), ", got ", value, " with kind ", kind);
-  };
-  belongs("format", format, unset.format, {"math", "exact"});
-  belongs("boxed_only", std::string(boxed_only ? "true" : "false"), "false", {"math", "exact", "format"});
-  belongs("command", command, unset.command, {"command", "code"});
-  belongs("batch", batch, unset.batch, {"command"});
-  belongs("path", path, unset.path, {"python"});
-  belongs("python", python, unset.python, {"python"});
-  belongs("workers", workers, unset.workers, {"python"});
-  belongs("timeout_s", timeout_s, unset.timeout_s, {"command", "code", "python"});
-  belongs("memory_mb", memory_mb, unset.memory_mb, {"command", "code", "python"});
+  for (const OfKinds& m : misplaced_in(*this)) {
+    const std::vector<std::string> first(m.kinds.begin(), m.kinds.end() - 1);
+    fail(m.key, ": belongs to reward.kind ", join(first), first.empty() ? "" : " and ", m.kinds.back(), ", got ",
+         m.value, " with kind ", kind);
+  }
+}
+
+std::vector<std::string> RewardConfig::misplaced() const {
+  std::vector<std::string> keys;
+  for (const OfKinds& m : misplaced_in(*this)) keys.push_back(m.key);
+  return keys;
 }
 
 const char* status_name(Grade::Status status) {

@@ -35,6 +35,8 @@ struct RewardConfig {
   /// Where the standard error of a user's verifier goes; empty: to ours. No key: a run keeps it in its directory.
   std::string log_file = {};
   void fields(Fields& f);
+  /// The keys that are set and belong to other kinds, which validate() refuses: "reward.batch".
+  std::vector<std::string> misplaced() const;
   /// Throws Error where a key is missing that the kind needs, or is set that belongs to other kinds.
   void validate() const;
 };

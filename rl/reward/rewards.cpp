@@ -60,6 +60,14 @@ void RewardsConfig::validate() const {
     }
 }
 
+std::vector<std::string> RewardsConfig::misplaced() const {
+  if (named.empty()) return one.misplaced();
+  std::vector<std::string> keys;
+  for (const auto& [name, r] : named)
+    for (const std::string& key : r.reward.misplaced()) keys.push_back("reward." + name + key.substr(key.find('.')));
+  return keys;
+}
+
 bool RewardsConfig::has_kind(const std::string& kind) const {
   bool any = false;
   each([&](const RewardConfig& reward) { any |= reward.kind == kind; });

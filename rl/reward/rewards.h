@@ -38,6 +38,8 @@ struct RewardsConfig {
   /// Reads the keys of NAME where there are some, else those of one reward.
   void fields(Fields& f);
   void validate() const;
+  /// RewardConfig::misplaced of all, those of NAME as "reward.NAME.batch".
+  std::vector<std::string> misplaced() const;
   /// The first reward_notice of its rewards.
   std::string notice() const;
   /// Calls f(reward) for each of them.

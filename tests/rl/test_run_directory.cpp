@@ -183,10 +183,33 @@ TEST(RunDirectory, OnlyDecisiveKeysMustBeEqualOnResume) {
     } catch (const Error& e) {
       EXPECT_NE(std::string(e.what()).find(was), std::string::npos) << e.what();
     }
+  for (const char* name : {"reward.a.kind", "reward.b.kind"}) try {  // keys that one of both has not
+      start({str(name, "=math")});
+      ADD_FAILURE() << name << " must be refused";
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find("config: reward.kind: math, now reward.kind: not there"), std::string::npos)
+          << e.what();
+    }
   const std::vector<ConfigKey> values = config_keys(config(dir / "run"));
   for (const char* free :
        {"run.output_dir", "run.device", "train.steps", "train.recompute", "eval.every", "checkpoint.keep"})
     EXPECT_FALSE(std::ranges::find(values, free, &ConfigKey::name)->decisive) << free;
+}
+
+TEST(RunDirectory, GoesOnFromARunThatSetWhatNothingRead) {
+  // Earlier versions let such keys stand; this one refuses them in the config that the run goes on under.
+  TempDir dir;
+  const std::vector<std::string> overrides = {"optim.lr=1e-4", "train.steps=1"};
+  RunConfig earlier = config(dir / "run", overrides);
+  earlier.lora.alpha = 32, earlier.reward.one.timeout_s = 30;
+  EXPECT_THROW(parse_run_config(format_run_config(earlier), "F", {}), Error);
+  {
+    mantissa::Run run(earlier, {});
+    train(run, [] { return false; });
+  }
+  EXPECT_EQ(mantissa::Run(config(dir / "run", overrides), StartOptions{.resume = "auto"}).step, 1);
+  EXPECT_THROW(mantissa::Run(config(dir / "run", {"train.steps=1", "optim.lr=2e-4"}), StartOptions{.resume = "auto"}),
+               Error);
 }
 
 /// The events of a file, with both checksums checked.

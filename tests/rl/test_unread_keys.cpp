@@ -108,9 +108,9 @@ TEST(UnreadKeys, WhatAnotherKeySwitchesOffIsSaid) {
   };
   const Strings fast = {"exact.check=all", "precision.on_difference=warn"};
   const std::vector<Case> cases = {
-      {{"data.response_format={answer}", "data.strip_calculator_marks=true"},
+      {{"data.solution_key=worked", "data.response_format={answer}", "data.strip_calculator_marks=true"},
        kSft,
-       "data.response_format, data.strip_calculator_marks: without effect in grpo, which reads no solutions"},
+       "data.solution_key, data.response_format, data.strip_calculator_marks: without effect in grpo, which reads no solutions"},
       {{"algorithm.kl_estimator=k1"},
        {"algorithm.kl_coef=0.1"},
        "algorithm.kl_estimator: without effect with algorithm.kl_coef: 0"},
@@ -152,6 +152,35 @@ TEST(UnreadKeys, WhatAnotherKeySwitchesOffIsSaid) {
   EXPECT_EQ(said(fast), Strings{"exact.check, precision.on_difference: without effect under precision.match: fast"});
   EXPECT_EQ(said(fast, Match::kPeer).size(), 1u);
   EXPECT_EQ(said(fast, Match::kExact), Strings{});
+}
+
+TEST(UnreadKeys, AKeyBesideNamedRewardsIsTold) {
+  EXPECT_EQ(refusal({"reward.a.kind=math", "reward.b.kind=format", "reward.kind=exact"}),
+            "override reward.kind=exact: reward.kind stands beside rewards that have names (a, b): must be inside one "
+            "of them");
+  EXPECT_EQ(refusal({"reward.a.kind=math", "reward.a.timeout_s=5"}),
+            "F: reward.a: reward.timeout_s: belongs to reward.kind command, code and python, got 5 with kind math");
+}
+
+TEST(UnreadKeys, EffectiveKeysLeaveOutWhatNothingReads) {
+  const auto texts = [](const RunConfig& config) {
+    Strings all;
+    for (const ConfigKey& key : effective_keys(config)) all.push_back(key.name + ": " + key.text);
+    return all;
+  };
+  for (const Strings& base : {Strings{}, Strings{"reward.a.kind=math", "reward.b.kind=python", "reward.b.path=p"}}) {
+    RunConfig config = config_of(base);
+    const Strings unset = texts(config);
+    config.lora.alpha = 32, config.lora.targets = {"q_proj"}, config.data.chat_template = "qwen3";
+    config.algorithm.overlong_penalty = 2, config.distributed.gather = "whole";
+    (base.empty() ? config.reward.one : config.reward.named["a"].reward).timeout_s = 5;
+    EXPECT_EQ(texts(config), unset);
+    config.lora.rank = 8;
+    EXPECT_NE(texts(config), unset) << "an adapter reads its keys";
+  }
+  const Strings goes_on = {"lora.init=/an/adapter"};
+  EXPECT_EQ(texts(config_of(goes_on)), texts(config_of(goes_on + Strings{"lora.rank=8", "lora.alpha=32"})));
+  EXPECT_NE(texts(config_of({})), texts(config_of({"optim.lr=1e-3"})));
 }
 
 TEST(UnreadKeys, TheScalersNumbersAreReadUnderItsMode) {

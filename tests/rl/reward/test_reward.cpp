@@ -236,12 +236,12 @@ TEST(RewardConfig, KeysBelongToKinds) {
   using C = RewardConfig;
   const std::map<std::string, Case> cases = {
       {"format", {[](C& c) { c.format = "sanity"; }, "math and exact", "sanity"}},
-      {"boxed_only", {[](C& c) { c.boxed_only = true; }, "math and exact and format", "true"}},
+      {"boxed_only", {[](C& c) { c.boxed_only = true; }, "math, exact and format", "true"}},
       {"batch", {[](C& c) { c.batch = 2; }, "command", "2"}},
       {"python", {[](C& c) { c.python = "mine"; }, "python", "mine"}},
       {"workers", {[](C& c) { c.workers = 2; }, "python", "2"}},
-      {"timeout_s", {[](C& c) { c.timeout_s = 2; }, "command and code and python", "2"}},
-      {"memory_mb", {[](C& c) { c.memory_mb = 64; }, "command and code and python", "64"}},
+      {"timeout_s", {[](C& c) { c.timeout_s = 2; }, "command, code and python", "2"}},
+      {"memory_mb", {[](C& c) { c.memory_mb = 64; }, "command, code and python", "64"}},
       {"command", {[](C& c) { c.command = "true"; }, "command and code", "true"}},
       {"path", {[](C& c) { c.path = "r.py"; }, "python", "r.py"}}};
   for (const auto& [key, c] : cases)
@@ -251,7 +251,7 @@ TEST(RewardConfig, KeysBelongToKinds) {
       if (kind == "command") config.command = "cat";
       if (kind == "python") config.path = "x.py";
       c.set(config);
-      const bool belongs = (" " + c.kinds + " ").find(" " + kind + " ") != std::string::npos;
+      const bool belongs = c.kinds.find(kind) != std::string::npos;
       EXPECT_EQ(message_of([&] { config.validate(); }), belongs ? ""
                                                                 : str("reward.", key, ": belongs to reward.kind ",
                                                                       c.kinds, ", got ", c.value, " with kind ", kind))

@@ -49,7 +49,8 @@ TEST(Rewards, ErrorsNameTheKey) {
       << error_of("reward:\n  a: {kind: maths}\n");
   EXPECT_NE(error_of("reward:\n  a: {kind: command}\n").find("reward.a: reward.command: required"), std::string::npos);
   EXPECT_NE(error_of("reward:\n  a: {kidn: math}\n").find("\"reward.a.kind\""), std::string::npos);
-  EXPECT_NE(error_of("reward:\n  kind: math\n  a: {kind: math}\n").find("unknown key \"reward.kind\""),
+  EXPECT_NE(error_of("reward:\n  kind: math\n  a: {kind: math}\n")
+                .find("line 4: reward.kind stands beside rewards that have names (a)"),
             std::string::npos);
   EXPECT_NE(error_of("optim:\n  lr: {a: 1}\n").find("unknown key \"optim.lr.a\""), std::string::npos);
 }
