@@ -25,6 +25,21 @@ Var record_rope(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& p
   });
 }
 
+void check_cache(const Tensor& pages, const Tensor& slots, int64_t rows, Heads heads) {
+  check_index("rope_kv", "slots", slots, rows);
+  check_rank("rope_kv", "pages", pages, 4);
+  check_shape("rope_kv", "pages", pages, {2, pages.size(1), kAttentionTile, int64_t(heads.kv) * heads.size});
+}
+
+void check_decode(const Tape& tape, const Tensor& qkv, const Tensor& table, const Tensor& lengths, Heads heads) {
+  check(!tape.recording(), "[attention_decode] a tape that records cannot read a cache");
+  check_heads("attention_decode", qkv, heads);
+  const int64_t rows = qkv.size(0);
+  check_index("attention_decode", "lengths", lengths, rows);
+  check_rank("attention_decode", "table", table, 2);
+  check_shape("attention_decode", "table", table, {rows, table.size(1)});
+}
+
 }  // namespace
 
 Var rope(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& positions, Heads heads) {
@@ -37,9 +52,7 @@ Var rope(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& position
 Var rope_kv(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& positions, Heads heads, Tensor& pages,
             const Tensor& slots) {
   check_rope(qkv.value(), table, positions, heads);
-  check_index("rope_kv", "slots", slots, qkv.value().size(0));
-  check_rank("rope_kv", "pages", pages, 4);
-  check_shape("rope_kv", "pages", pages, {2, pages.size(1), kAttentionTile, int64_t(heads.kv) * heads.size});
+  check_cache(pages, slots, qkv.value().size(0), heads);
   Tensor y = tape.exec().empty(qkv.shape(), qkv.dtype());
   MANTISSA_RUN(tape.exec(), rope_kv, y, pages, qkv.value(), table, positions, slots, heads);
   return record_rope(tape, qkv, table, positions, heads, std::move(y));
@@ -66,14 +79,22 @@ Var attention(Tape& tape, const Var& qkv, const Tensor& offsets, Heads heads, in
 
 Var attention_decode(Tape& tape, const Var& qkv, const Tensor& pages, const Tensor& table, const Tensor& lengths,
                      Heads heads) {
-  check(!tape.recording(), "[attention_decode] a tape that records cannot read a cache");
-  check_heads("attention_decode", qkv.value(), heads);
-  const int64_t rows = qkv.value().size(0);
-  check_index("attention_decode", "lengths", lengths, rows);
-  check_rank("attention_decode", "table", table, 2);
-  check_shape("attention_decode", "table", table, {rows, table.size(1)});
-  Tensor y = tape.exec().empty({rows, int64_t(heads.query) * heads.size}, qkv.dtype());
+  check_decode(tape, qkv.value(), table, lengths, heads);
+  Tensor y = tape.exec().empty({qkv.value().size(0), int64_t(heads.query) * heads.size}, qkv.dtype());
   MANTISSA_RUN(tape.exec(), attention_decode, y, qkv.value(), pages, table, lengths, heads);
+  return tape.constant("attention_decode", std::move(y));
+}
+
+Var rope_attention_decode(Tape& tape, const Var& qkv, const Tensor& angles, const Tensor& positions, Heads heads,
+                          Tensor& pages, const Tensor& slots, const Tensor& table, const Tensor& lengths) {
+  const Tensor& rows = qkv.value();
+  check_rope(rows, angles, positions, heads);
+  check_cache(pages, slots, rows.size(0), heads);
+  check_decode(tape, rows, table, lengths, heads);
+  Tensor y = tape.exec().empty({rows.size(0), int64_t(heads.query) * heads.size}, qkv.dtype());
+  Tensor room = tape.exec().empty(qkv.shape(), qkv.dtype());
+  MANTISSA_RUN(tape.exec(), rope_attention_decode, y, pages, room, rows, angles, positions, slots, table, lengths,
+               heads);
   return tape.constant("attention_decode", std::move(y));
 }
 

@@ -60,6 +60,9 @@ Var attention(Tape& tape, const Var& qkv, const Tensor& offsets, Heads heads, in
 /// gradient: the tape must not record.
 Var attention_decode(Tape& tape, const Var& qkv, const Tensor& pages, const Tensor& table, const Tensor& lengths,
                      Heads heads);
+/// attention_decode of what rope_kv makes, where no row reads what another one writes: rotated rows are seen nowhere.
+Var rope_attention_decode(Tape& tape, const Var& qkv, const Tensor& angles, const Tensor& positions, Heads heads,
+                          Tensor& pages, const Tensor& slots, const Tensor& table, const Tensor& lengths);
 
 // ---- experts (moe.cpp) ----------------------------------------------------------------------------------------------
 /// Where the T rows of a layer go: E experts, K slots a row, R = T K grouped rows (core/kernels.h, "experts"). Indices

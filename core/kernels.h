@@ -209,6 +209,13 @@ struct Kernels {
   /// qkv's type; elsewhere equal within rounding.
   void (*attention_decode)(Exec&, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table,
                            const Tensor& lengths, Heads heads);
+  /// rope_kv and attention_decode of its result, where no row reads what another one writes. slots[b] is the place of
+  /// the last of the lengths[b] keys of row b, negative where there are none. `rotated`, of qkv's shape, is room for
+  /// the result of rope_kv, of which nothing need be left. On a device the kernel ahead may write qkv, and nothing else
+  /// that is read here.
+  void (*rope_attention_decode)(Exec&, Tensor& out, Tensor& pages, Tensor& rotated, const Tensor& qkv,
+                                const Tensor& angles, const Tensor& positions, const Tensor& slots, const Tensor& table,
+                                const Tensor& lengths, Heads heads);
 
   // ---- experts ------------------------------------------------------------------------------------------------------
   // E experts, K slots of a row (the experts it goes to), R = T K grouped rows: those of expert 0 first, in the order

@@ -76,15 +76,15 @@ Kernels silent_kernels() {
   auto& [fill, cast, binary, unary, add_bias, bias_bwd, swiglu_fwd, swiglu_bwd, sum, segment_sum, segment_expand,
          gather_rows, scatter_rows, copy_columns, dropout, find_nonfinite, find_difference, product, product_bias,
          low_rank, scaled, two, rms_norm_fwd, add_rms_norm_fwd, rms_norm_bwd, qk_norm_fwd, qk_norm_bwd, rope, rope_kv,
-         attention_fwd, attention_back, kv_write, kv_copy, attention_decode, route, route_bwd, route_given, same_routes,
-         group_rows, grouped_matmul, combine_rows, combine_rows_bwd, embedding_fwd, embedding_bwd, logprob_fwd,
-         logprob_bwd, sample, grad_stats, step_decide, adamw] = k;
+         attention_fwd, attention_back, kv_write, kv_copy, attention_decode, rope_attention_decode, route, route_bwd,
+         route_given, same_routes, group_rows, grouped_matmul, combine_rows, combine_rows_bwd, embedding_fwd,
+         embedding_bwd, logprob_fwd, logprob_bwd, sample, grad_stats, step_decide, adamw] = k;
   [](auto&... entry) { (silence(entry), ...); }(
       fill, cast, binary, unary, add_bias, bias_bwd, swiglu_fwd, swiglu_bwd, sum, segment_sum, segment_expand,
       gather_rows, scatter_rows, copy_columns, dropout, find_nonfinite, find_difference, rms_norm_fwd, add_rms_norm_fwd,
-      rms_norm_bwd, qk_norm_fwd, qk_norm_bwd, rope, rope_kv, attention_fwd, kv_write, kv_copy, attention_decode, route,
-      route_bwd, route_given, same_routes, group_rows, grouped_matmul, combine_rows, combine_rows_bwd, embedding_fwd,
-      embedding_bwd, logprob_fwd, logprob_bwd, sample, grad_stats, step_decide, adamw);
+      rms_norm_bwd, qk_norm_fwd, qk_norm_bwd, rope, rope_kv, attention_fwd, kv_write, kv_copy, attention_decode,
+      rope_attention_decode, route, route_bwd, route_given, same_routes, group_rows, grouped_matmul, combine_rows,
+      combine_rows_bwd, embedding_fwd, embedding_bwd, logprob_fwd, logprob_bwd, sample, grad_stats, step_decide, adamw);
   product = matmul;
   product_bias = matmul_bias;
   low_rank = low_rank_by_matmul;

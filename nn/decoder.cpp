@@ -251,6 +251,9 @@ Var Decoder::attention(const ForwardContext& ctx, int index, const Var& projecte
   if (config_.qk_norm)
     qkv = ops::qk_norm(tape, qkv, param(ctx, ids.q_norm), param(ctx, ids.k_norm), heads, config_.norm_eps);
   const AttentionInputs& in = ctx.attention;
+  if (in.distinct)
+    return ops::rope_attention_decode(tape, qkv, rope_table_, ctx.positions, heads, in.cache->layers[size_t(index)],
+                                      in.slots, in.table, in.lengths);
   if (!in.cache)
     qkv = ops::rope(tape, qkv, rope_table_, ctx.positions, heads);
   else

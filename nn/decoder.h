@@ -30,9 +30,10 @@ struct AttentionInputs {
   Tensor offsets;       // [S+1] int32: where sequences begin; undefined: one row each
   int64_t longest = 0;  // no sequence has more rows; 0: not known
   KvCache* cache = nullptr;
-  Tensor slots;    // [T] int32 cache slots, see kv_write
-  Tensor table;    // [S,max_pages] int32; undefined: keys are the rows' own
-  Tensor lengths;  // [S] int32: keys of each sequence, those of its rows included
+  Tensor slots;           // [T] int32 cache slots, see kv_write
+  Tensor table;           // [S,max_pages] int32; undefined: keys are the rows' own
+  Tensor lengths;         // [S] int32: keys of each sequence, those of its rows included
+  bool distinct = false;  // decode: no row reads what another one writes in this pass
 };
 
 /// What one forward pass works on. T tokens packed back to back.

@@ -278,6 +278,13 @@ void rope_kv(Exec& exec, Tensor& out, Tensor& pages, const Tensor& qkv, const Te
   MANTISSA_RUN(exec, kv_write, pages, out, slots, heads);
 }
 
+void rope_attention_decode(Exec& exec, Tensor& out, Tensor& pages, Tensor& rotated, const Tensor& qkv,
+                           const Tensor& angles, const Tensor& positions, const Tensor& slots, const Tensor& table,
+                           const Tensor& lengths, Heads heads) {
+  MANTISSA_RUN(exec, rope_kv, rotated, pages, qkv, angles, positions, slots, heads);
+  MANTISSA_RUN(exec, attention_decode, out, rotated, pages, table, lengths, heads);
+}
+
 void kv_copy(Exec&, Tensor& pages, const Tensor& from, const Tensor& to) {
   const size_t plane = pages.bytes() / 2, page = plane / size_t(pages.size(1));
   char* memory = static_cast<char*>(pages.raw());
@@ -303,6 +310,7 @@ void register_attention(Kernels& table) {
   MANTISSA_ENTER(table.kv_write, kv_write);
   table.kv_copy = kv_copy;
   MANTISSA_ENTER(table.attention_decode, attention_decode);
+  table.rope_attention_decode = rope_attention_decode;
   register_attention_backward(table);
 }
 

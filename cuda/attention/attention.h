@@ -26,12 +26,20 @@ bool cudnn_attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv
 bool cudnn_attention_bwd(Exec& exec, Tensor& dqkv, const Tensor& dout, const Tensor& qkv, const Tensor& out,
                          const Tensor& lse, const Tensor& offsets, int64_t longest, Heads heads);
 
+/// Decode's new tokens, one a row, whose keys and values are not in the cache yet (Kernels::rope_attention_decode).
+/// angles null: qkv comes rotated, and the cache is complete.
+struct NewTokens {
+  const float* angles = nullptr;  // [positions, D/2, 2]
+  const int32_t *positions = nullptr, *slots = nullptr;
+};
+
 /// The bits of Match::kExact (exact.cuh), forward and decode alike; false, and nothing launched, where the definition
-/// has no kernel: other types than fp16 and bf16, other head sizes than has_exact_attention's, a cache of another type.
+/// has no kernel: other types than fp16 and bf16, other head sizes than has_exact_attention's, a cache of another type;
+/// and where new tokens are faster served by rope_kv and attention_decode, one after the other.
 bool exact_attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets,
                          int64_t longest, Heads heads);
 bool exact_attention_decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table,
-                            const Tensor& lengths, Heads heads);
+                            const Tensor& lengths, Heads heads, const NewTokens& fresh = {});
 bool has_exact_attention(int head_size);
 
 void attention_decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table,

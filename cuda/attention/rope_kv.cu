@@ -2,7 +2,7 @@
 // Legend: T tokens, H/G/D heads, P pages. qkv[T,(H+2G)D], pages[2,P,kAttentionTile,GD].
 #include "cuda/attention/attention.h"
 
-#include "cuda/common.cuh"
+#include "cuda/attention/rope.cuh"
 
 namespace mantissa::cuda_kernels {
 namespace {
@@ -53,9 +53,8 @@ __global__ void __launch_bounds__(kThreads)
   load_floats(angle, table + (int64_t(positions[t]) * half + i) * 2);
 #pragma unroll
   for (int j = 0; j < N; ++j) {
-    const float a = x1[j], b = x2[j], c = angle[2 * j], s = inverse ? -angle[2 * j + 1] : angle[2 * j + 1];
-    x1[j] = rounded<T>(fmaf(a, c, -(b * s)));
-    x2[j] = rounded<T>(fmaf(b, c, a * s));
+    const float sine = angle[2 * j + 1];
+    rotate<T>(x1[j], x2[j], angle[2 * j], inverse ? -sine : sine);
   }
   store_floats(out + at, x1);
   store_floats(out + at + half, x2);
@@ -107,6 +106,17 @@ void rope_kv(Exec& exec, Tensor& out, Tensor& pages, const Tensor& qkv, const Te
         },
         "rope_kv");
   });
+}
+
+void rope_attention_decode(Exec& exec, Tensor& out, Tensor& pages, Tensor& rotated, const Tensor& qkv,
+                           const Tensor& angles, const Tensor& positions, const Tensor& slots, const Tensor& table,
+                           const Tensor& lengths, Heads heads) {
+  if (qkv.numel() == 0) return;
+  const NewTokens fresh{angles.data<float>(), positions.data<int32_t>(), slots.data<int32_t>()};
+  if (exec.match == Match::kExact && exact_attention_decode(exec, out, qkv, pages, table, lengths, heads, fresh))
+    return;
+  rope_kv(exec, rotated, pages, qkv, angles, positions, slots, heads);
+  attention_decode(exec, out, rotated, pages, table, lengths, heads);
 }
 
 /// One thread moves kVector keys or values of one token.
@@ -182,6 +192,7 @@ void register_attention(Kernels& table) {
   table.kv_write = kv_write;
   table.kv_copy = kv_copy;
   table.attention_decode = attention_decode;
+  table.rope_attention_decode = rope_attention_decode;
 }
 
 }  // namespace mantissa::cuda_kernels

@@ -7,6 +7,7 @@
 #include "cuda/bulk.cuh"
 #include "cuda/matmul/exact.cuh"
 #include "cuda/matmul/segments.cuh"
+#include "cuda/overlap.cuh"
 
 namespace mantissa::cuda_kernels {
 namespace {
@@ -143,6 +144,7 @@ __global__ void __launch_bounds__(F::kThreads)
                   const __grid_constant__ Segments segments, int64_t c_stride, float scale, MadeU made) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ uint4 shared[];
+  let_next_begin();
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
   const bool makes = int(blockIdx.x) < made.blocks;
   const int block = makes ? blockIdx.x : blockIdx.x - made.blocks;

@@ -233,12 +233,13 @@ void Runner::decode(const Plan& plan) {
   Bucket& b = buckets_[bucket];
   if (!b.block.defined()) b.block = exec_.empty({kIntsPerRow * bucket}, Dtype::kI32);
   upload(b.block);
-  std::unique_ptr<Graph>& graph = b.graphs[{rule_, table_.size(1)}];
+  const bool distinct = std::all_of(plan.ahead.begin(), plan.ahead.end(), [](int32_t ahead) { return ahead == 0; });
+  std::unique_ptr<Graph>& graph = b.graphs[{rule_, table_.size(1), distinct}];
   const bool records = !windows_ && !model_.decoder->shares_experts();  // a graph holds no collectives
   if (replayed_ = bool(graph); replayed_) {
     graph->replay();
   } else if (records || !std::exchange(b.rehearsed, is_rehearsal(exec_.backend()))) {
-    const auto step = [&] { decode_step(b.block, bucket); };
+    const auto step = [&] { decode_step(b.block, bucket, distinct); };
     step();
     if (records) graph = exec_.backend().capture(exec_, step);
   }
@@ -251,7 +252,7 @@ Tensor Runner::chosen(int64_t bucket) const {
   return chosen_ ? Tensor(chosen_, 0, {layers_, bucket, model_.config.experts.per_token}, Dtype::kI32) : Tensor();
 }
 
-void Runner::decode_step(const Tensor& block, int64_t bucket) {
+void Runner::decode_step(const Tensor& block, int64_t bucket, bool distinct) {
   Tape tape(exec_, false);
   ForwardContext ctx = context(tape);
   ctx.ids = block.slice(0, bucket);
@@ -259,6 +260,7 @@ void Runner::decode_step(const Tensor& block, int64_t bucket) {
   ctx.attention.slots = block.slice(2 * bucket, 3 * bucket);
   ctx.attention.lengths = block.slice(3 * bucket, 4 * bucket);
   ctx.attention.table = table_.slice(0, bucket);
+  ctx.attention.distinct = distinct;
   ctx.routes.chosen = chosen(bucket);
   const Tensor hidden = model_.decoder->forward(ctx).value();
   const Tensor logits = model_.decoder->logits(ctx, hidden, precision_.lm_head);

@@ -6,9 +6,9 @@
 // rank makes its passes alone (gather_by_unit; nn/moe.h: the host has to know how many rows travel). The host sends one
 // block of int32 per step, and of the page table what changed, or all of it where much did; all else that differs
 // between steps (keys and values, the random key) is device data. Rows of guessed tokens read keys and values that the
-// rows before them write in the same step: a layer writes those of all rows before it attends. The page table is as
-// wide as the rows of this schedule have needed so far, in powers of two: attention is launched for as many keys as it
-// has room for.
+// rows before them write in the same step: a layer then writes those of all rows before it attends, else each row's
+// beside its attention. The page table is as wide as the rows of this schedule have needed so far, in powers of two:
+// attention is launched for as many keys as it has room for.
 #pragma once
 
 #include <map>
@@ -63,7 +63,7 @@ class Runner {
   void widen_table(const Plan& plan);
   void update_table(const Plan& plan);
   Tensor upload(Tensor block);
-  void decode_step(const Tensor& block, int64_t bucket);
+  void decode_step(const Tensor& block, int64_t bucket, bool distinct);
   void draw(const Tensor& logits, const Tensor& counters);
   void fetch(int64_t drawn, int64_t rows);
   Tensor chosen(int64_t bucket) const;
@@ -86,7 +86,8 @@ class Runner {
 
   struct Form {  // of a decode step; rollout and evaluation take turns, each with its own rule
     SamplingRule rule;
-    int64_t width = 0;  // of table_
+    int64_t width = 0;      // of table_
+    bool distinct = false;  // no two rows are of one sequence
     auto operator<=>(const Form&) const = default;
   };
   struct Bucket {

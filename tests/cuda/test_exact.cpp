@@ -1,6 +1,7 @@
 // Match::kExact on CUDA: a row of a forward product and of attention has the bits that it has alone, in any batch and
 // with every kernel that may serve, and a library's algorithm that gives other bits is found out.
 #include <algorithm>
+#include <numeric>
 #include <sstream>
 
 #include "core/registry.h"
@@ -87,6 +88,34 @@ class CudaExact : public CudaFixture<::testing::TestWithParam<Dtype>> {
     MANTISSA_RUN(gpu(), attention_fwd, out, lse, s.qkv, s.offsets, s.longest, heads);
     if (lse_out) *lse_out = lse;
     return out;
+  }
+  /// attention_decode of positions `rows` of sequence i, as rows of one step, against `want`, packed attention.
+  void expect_decode(const Sequences& s, size_t i, const std::vector<int32_t>& rows, Heads heads, const Tensor& want) {
+    const int n = s.lengths[i];
+    const int64_t width = int64_t(heads.kv) * heads.size, most = (s.longest + kAttentionTile - 1) / kAttentionTile;
+    // Pages in reverse, full of large stale values; all rows read the same ones, as several query rows of a sequence.
+    Tensor pages = host.empty({2, most + 2, kAttentionTile, width}, GetParam());
+    std::memset(pages.raw(), 0x7b, pages.bytes());
+    Tensor device_pages = up(pages);
+    std::vector<int32_t> slots, table, lengths;
+    for (int t = 0; t < n; ++t)
+      slots.push_back(int32_t((most + 1 - t / kAttentionTile) * kAttentionTile + t % kAttentionTile));
+    const Tensor own = s.qkv.slice(s.begin[i], s.begin[i] + n);
+    MANTISSA_RUN(gpu(), kv_write, device_pages, own, up(ints(slots)), heads);
+    for (const int32_t t : rows) {
+      lengths.push_back(t + 1);
+      for (int64_t page = 0; page < most; ++page) table.push_back(int32_t(most + 1 - page));
+    }
+    const int64_t count = int64_t(rows.size());
+    Tensor queries = gpu().empty({count, heads.row()}, GetParam()),
+           some = gpu().empty({count, want.size(1)}, GetParam());
+    const Tensor index = up(ints(rows));
+    MANTISSA_RUN(gpu(), gather_rows, queries, own, index);
+    MANTISSA_RUN(gpu(), gather_rows, some, want.slice(s.begin[i], s.begin[i] + n), index);
+    Tensor got = poisoned(some.shape(), GetParam());
+    MANTISSA_RUN(gpu(), attention_decode, got, queries, device_pages, up(ints(table, {count, most})), up(ints(lengths)),
+                 heads);
+    expect_same_bits(got, some);
   }
 };
 INSTANTIATE_TEST_SUITE_P(All, CudaExact, ::testing::Values(Dtype::kF16, Dtype::kBF16), type_of_case);
@@ -302,37 +331,27 @@ TEST_P(CudaExact, DecodeIsPackedAttentionBitForBit) {
     SCOPED_TRACE(str(heads.query, "/", heads.kv, "/", heads.size));
     const Sequences s = sequences({1, 2, 63, 64, 65, 129, 1000, 1024, 1025, 2049, 4096}, heads);
     const Tensor want = packed(s, heads);
-    const int64_t width = int64_t(heads.kv) * heads.size, most = (s.longest + kAttentionTile - 1) / kAttentionTile;
     for (size_t i = 0; i < s.lengths.size(); ++i) {
       const int n = s.lengths[i];
-      // Pages in reverse, full of large stale values; all positions of the sequence are rows over the same pages, as
-      // the rows of one step, or as several query rows of one sequence.
-      Tensor pages = host.empty({2, most + 2, kAttentionTile, width}, GetParam());
-      std::memset(pages.raw(), 0x7b, pages.bytes());
-      Tensor device_pages = up(pages);
-      std::vector<int32_t> slots, table, lengths, rows;
-      for (int t = 0; t < n; ++t)
-        slots.push_back(int32_t((most + 1 - t / kAttentionTile) * kAttentionTile + t % kAttentionTile));
-      const Tensor own = s.qkv.slice(s.begin[i], s.begin[i] + n);
-      MANTISSA_RUN(gpu(), kv_write, device_pages, own, up(ints(slots)), heads);
+      std::vector<int32_t> rows;
       for (int t = 0; t < n; t += n > 200 ? 61 : 1) rows.push_back(t);
       if (rows.back() != n - 1) rows.push_back(n - 1);
-      for (const int32_t t : rows) {
-        lengths.push_back(t + 1);
-        for (int64_t page = 0; page < most; ++page) table.push_back(int32_t(most + 1 - page));
-      }
-      const int64_t count = int64_t(rows.size());
-      Tensor queries = gpu().empty({count, heads.row()}, GetParam()),
-             some = gpu().empty({count, want.size(1)}, GetParam());
-      const Tensor index = up(ints(rows));
-      MANTISSA_RUN(gpu(), gather_rows, queries, own, index);
-      MANTISSA_RUN(gpu(), gather_rows, some, want.slice(s.begin[i], s.begin[i] + n), index);
-      Tensor got = poisoned(some.shape(), GetParam());
-      MANTISSA_RUN(gpu(), attention_decode, got, queries, device_pages, up(ints(table, {count, most})),
-                   up(ints(lengths)), heads);
       SCOPED_TRACE(str("length ", n));
-      expect_same_bits(got, some);
+      expect_decode(s, i, rows, heads, want);
     }
+  }
+}
+
+/// Of few rows the last block of each folds the segments, of so many that blocks wait for their turn a kernel.
+TEST_P(CudaExact, SoIsDecodeOfFewRowsAndOfManyWithSeveralSegments) {
+  for (const Heads heads : {Heads{12, 2, 128}, {9, 3, 64}, {16, 1, 80}, {20, 1, 64}}) {
+    SCOPED_TRACE(str(heads.query, "/", heads.kv, "/", heads.size));
+    const Sequences s = sequences({4096}, heads);
+    const Tensor want = packed(s, heads);
+    std::vector<int32_t> all(4096);
+    std::iota(all.begin(), all.end(), 0);
+    for (const int32_t t : {1023, 1024, 2500, 4095}) expect_decode(s, 0, {t}, heads, want);
+    expect_decode(s, 0, all, heads, want);
   }
 }
 

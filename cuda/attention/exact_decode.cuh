@@ -1,0 +1,185 @@
+// What a block of exact decode works on, and its query heads as rows of products. cuda/attention/exact_decode.cu says
+// how the kernel works.
+//
+// Legend: B rows, H/G/D heads, P pages.
+#pragma once
+
+#include "cuda/attention/attention.h"
+#include "cuda/attention/exact.cuh"
+
+namespace mantissa::cuda_kernels::exact {
+
+constexpr int kHeads = 16;  // rows of a product
+
+__host__ __device__ constexpr int segments_of(int keys) {
+  return (keys + kSegment - 1) / kSegment;
+}
+
+template <class T>
+struct Task {
+  T* out;
+  float* part;          // [B, segments, H, D] outputs of segments
+  float2* part_weight;  // [B, segments, H] maximum and sum
+  unsigned* ended;      // [B, blocks of a row]: segments that are aside; zero before and after; null: fold_kernel folds
+  const T* qkv;
+  T* pages;
+  const int32_t *table, *lengths;
+  NewTokens fresh;
+  Heads heads;
+  int64_t plane;  // elements from keys to values
+  int max_pages, segments;
+  float c;
+};
+
+/// What the warps of a block exchange: the heads' maxima in a tile; queries that they rotated, and later P of a tile,
+/// in rows 16 bytes further apart than they are long; the new token's key and value, until their tile comes.
+template <class T, int kSize>
+struct Exchange {
+  static constexpr int kRow = (kSize > kTile ? kSize : kTile) + 8;
+  float tops[kWarps][kHeads];
+  alignas(16) T rows[kHeads * kRow];
+  Pack<T> token[2][kSize / 8];
+};
+
+/// What a block works on: a segment of row b, and heads [first_head, first_head + heads_here) of kv head `group`.
+struct Place {
+  int b, group, first_head, heads_here, length, from, until;
+  bool first_of_group;
+  int new_key;  // which of the segment's keys is the row's new one; -1: none
+
+  template <class T>
+  __device__ Place(const Task<T>& task, int keys) : b(blockIdx.z), length(keys) {
+    const int ratio = task.heads.query / task.heads.kv, tiles = (ratio + kHeads - 1) / kHeads;
+    const int in_group = blockIdx.y % tiles * kHeads;
+    group = blockIdx.y / tiles;
+    heads_here = min(kHeads, ratio - in_group);
+    first_head = group * ratio + in_group;
+    from = blockIdx.x * kSegment;
+    until = min(length, from + kSegment);
+    first_of_group = in_group == 0;
+    new_key = task.fresh.angles && until == length ? length - 1 - from : -1;
+  }
+  __device__ int tiles() const { return (until - from + kTile - 1) / kTile; }
+  __device__ int valid(int tile) const { return until - from - tile * kTile; }
+};
+
+/// The heads of a block as rows of products: lane (g, t) holds rows g and g + 8. A warp has 16 keys of a tile for the
+/// scores, and blocks of 16 dimensions for the outputs: its own and every kWarps further.
+template <class T, int kSize>
+struct Rows {
+  using Keys = KeyTile<kSize>;
+  using Shared = Exchange<T, kSize>;
+  static constexpr int kSteps = kSize / 16, kOwn = (kSteps + kWarps - 1) / kWarps;
+
+  uint32_t q[kSteps][4];
+  float o[2 * kOwn][4] = {}, l[4] = {}, high[2] = {-INFINITY, -INFINITY};
+  float p[2][4];  // scores of this warp's keys
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+
+  __device__ __forceinline__ void load_queries(const T* query, int heads) {
+#pragma unroll
+    for (int k = 0; k < kSteps; ++k)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int r = g + i % 2 * 8;
+        q[k][i] = r < heads ? *reinterpret_cast<const uint32_t*>(query + r * kSize + 16 * k + i / 2 * 8 + 2 * t) : 0u;
+      }
+  }
+
+  /// Those that take_new_row() left.
+  __device__ __forceinline__ void load_queries(const Shared& exchange) {
+#pragma unroll
+    for (int k = 0; k < kSteps; ++k)
+      load_matrices(q[k], shared_address(exchange.rows + (lane % 16) * Shared::kRow + 16 * k + lane / 16 * 8));
+  }
+
+  /// Scores of this warp's keys, of which `valid` are there, and their maxima for the others.
+  __device__ __forceinline__ void score(uint32_t keys, int valid, Shared& exchange) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) p[0][j] = p[1][j] = 0;
+#pragma unroll
+    for (int k = 0; k < kSteps; ++k) {
+      uint32_t a[4];
+      Keys::load_keys(a, keys, 16 * warp, k);
+      mma<T>(p[0], q[k], a[0], a[1]);
+      mma<T>(p[1], q[k], a[2], a[3]);
+    }
+#pragma unroll
+    for (int n = 0; n < 2; ++n)
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        if (8 * n + 2 * t + j % 2 >= valid) p[n][j] = -INFINITY;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float top = max_of_row(fmaxf(fmaxf(p[0][2 * r], p[0][2 * r + 1]), fmaxf(p[1][2 * r], p[1][2 * r + 1])));
+      if (t == 0) exchange.tops[warp][g + 8 * r] = top;
+    }
+  }
+
+  /// The new maxima, what was added up so far in their terms, and this warp's part of P.
+  __device__ __forceinline__ void weigh(float c, Shared& exchange) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float now = high[r];
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) now = fmaxf(now, exchange.tops[w][g + 8 * r]);
+      const float factor = power_of_two((high[r] - now) * c), base = now * c;
+      high[r] = now;
+      l[2 * r] *= factor;
+#pragma unroll
+      for (int n = 0; n < 2 * kOwn; ++n) {
+        o[n][2 * r] *= factor;
+        o[n][2 * r + 1] *= factor;
+      }
+#pragma unroll
+      for (int n = 0; n < 2; ++n)
+        *reinterpret_cast<uint32_t*>(exchange.rows + (g + 8 * r) * Shared::kRow + 16 * warp + 8 * n + 2 * t) =
+            pack_two<T>(power_of_two(fmaf(p[n][2 * r], c, -base)), power_of_two(fmaf(p[n][2 * r + 1], c, -base)));
+    }
+  }
+
+  __device__ __forceinline__ void add_values(uint32_t values, const Shared& exchange) {
+#pragma unroll
+    for (int k = 0; k < kTile / 16; ++k) {
+      uint32_t a[4];
+      load_matrices(a, shared_address(exchange.rows + (lane % 16) * Shared::kRow + 16 * k + lane / 16 * 8));
+      mma<T>(l, a, ones<T>(), ones<T>());  // every column is the same sum
+#pragma unroll
+      for (int n = 0; n < kOwn; ++n) {
+        if (kSteps % kWarps != 0 && warp + n * kWarps >= kSteps) break;
+        uint32_t v[4];
+        Keys::load_values(v, values, 16 * k, warp + n * kWarps);
+        mma<T>(o[2 * n], a, v[0], v[1]);
+        mma<T>(o[2 * n + 1], a, v[2], v[3]);
+      }
+    }
+    l[1] = l[0];
+    l[3] = l[2];
+  }
+
+  /// To the output where the row has one segment, else aside for the fold.
+  __device__ __forceinline__ void store(const Task<T>& task, const Place& at) const {
+    const bool single = at.length <= kSegment;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int h = g + 8 * r;
+      if (h >= at.heads_here) continue;
+      const int64_t head = at.first_head + h, row = int64_t(at.b) * task.heads.query + head;
+      const int64_t slot = (int64_t(at.b) * task.segments + blockIdx.x) * task.heads.query + head;
+      if (!single && t == 0 && warp == 0) task.part_weight[slot] = make_float2(high[r], l[2 * r]);
+      const float inverse = 1.0f / l[2 * r];
+#pragma unroll
+      for (int n = 0; n < 2 * kOwn; ++n) {
+        const int d = 16 * (warp + n / 2 * kWarps) + n % 2 * 8 + 2 * t;
+        if (d >= kSize) break;
+        const float x = o[n][2 * r], y = o[n][2 * r + 1];
+        if (single)
+          *reinterpret_cast<uint32_t*>(task.out + row * kSize + d) = pack_two<T>(x * inverse, y * inverse);
+        else
+          *reinterpret_cast<float2*>(task.part + slot * kSize + d) = make_float2(x, y);
+      }
+    }
+  }
+};
+
+}  // namespace mantissa::cuda_kernels::exact
