@@ -55,6 +55,10 @@ __device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap& map, in
       "l"(&map), "r"(k), "r"(row), "r"(barrier)
       : "memory");
 }
+/// Brings it into the second-level cache.
+__device__ __forceinline__ void prefetch_box(const CUtensorMap& map, int k, int row) {
+  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(&map), "r"(k), "r"(row) : "memory");
+}
 
 /// The same of one of several matrices (box_map of `count`).
 __device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap& map, int k, int row, int matrix,

@@ -2,6 +2,7 @@
 //   y = xhat w,   dx = rstd (w dy - xhat mean(w dy xhat)),   dw += sum over rows of dy xhat.
 // A row is read once and kept in registers. Weight gradients add up over blocks of kRowBlock rows in order, then over
 // the blocks. Legend: T rows, C width, H query heads, G key/value heads, D head size.
+#include "cuda/overlap.cuh"
 #include "cuda/sums.cuh"
 
 namespace mantissa::cuda_kernels {
@@ -46,6 +47,8 @@ template <int kGroup, int kParts, class X, class Y>
 __global__ void __launch_bounds__(kBlock)
     rms_norm_fwd_kernel(Y* y, float* rstd, const X* x, Addend<X, Y> addend, const Y* w, int64_t rows, int width,
                         float eps, bool wide) {
+  let_next_begin();
+  await_previous();
   const int lane = threadIdx.x % kGroup;
   const int64_t row = blockIdx.x * int64_t(kBlock / kGroup) + threadIdx.x / kGroup;
   if (row >= rows) return;  // a whole group leaves
@@ -100,11 +103,10 @@ void norm_fwd(Exec& exec, Tensor& y, Tensor& rstd, const Tensor& x, const Tensor
         y.dtype(),
         [&]<class Y>(std::type_identity<Y>) {
           const auto launch = [&]<int kGroup, int kParts>() {
-            rms_norm_fwd_kernel<kGroup, kParts><<<blocks(rows, kBlock / kGroup), kBlock, 0, stream(exec)>>>(
-                elements<Y>(y), elements<float>(rstd), elements<X>(x),
-                adds ? Addend<X, Y>{elements<Y>(b), elements<X>(sum)} : Addend<X, Y>{}, elements<Y>(w), rows,
-                int(width), float(eps), wide);
-            MANTISSA_LAUNCH_CHECK();
+            launch_early(exec, rms_norm_fwd_kernel<kGroup, kParts, X, Y>, blocks(rows, kBlock / kGroup), kBlock, 0,
+                         elements<Y>(y), elements<float>(rstd), elements<X>(x),
+                         adds ? Addend<X, Y>{elements<Y>(b), elements<X>(sum)} : Addend<X, Y>{}, elements<Y>(w), rows,
+                         int(width), float(eps), wide);
           };
           if (width <= 1 * kWarp * kPack)
             launch.template operator()<kWarp, 1>();

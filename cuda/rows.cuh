@@ -3,7 +3,7 @@
 
 #include <limits>
 
-#include "cuda/common.cuh"
+#include "cuda/overlap.cuh"
 
 namespace mantissa::cuda_kernels {
 
@@ -12,6 +12,7 @@ inline constexpr int kThreads = 256;
 /// Threads walk packs of N elements of [rows, width] in order; f(row, column) handles one.
 template <int N, class F>
 __global__ void __launch_bounds__(kThreads) map_rows(int64_t packs, uint32_t packs_per_row, F f) {
+  let_next_begin();
   const int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x;
   if (i >= packs) return;
   int64_t row;

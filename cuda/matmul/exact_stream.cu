@@ -1,7 +1,8 @@
 // Exact products of few rows (cuda/matmul/exact.h), at the speed of memory. The chain over k cannot be cut, so what is
 // kept short is the traffic into a multiprocessor, and what waits is never the chain: a block has kRows rows of a and
 // kColumns of b and streams both through a ring in shared memory. One warp fills the ring by tensor copies; the others
-// multiply, each 16 rows by all columns of the block.
+// multiply, each 16 rows by all columns of the block. A kernel begins while the one ahead of it still runs, and has its
+// first part of b brought near meanwhile.
 //
 // Legend: c[M,N] = a[M,K] . b[N,K]^T. A box is 64 elements of some rows, a piece kBoxes of them along k.
 #include "cuda/bulk.cuh"
@@ -58,10 +59,14 @@ struct Pieces {
   }
 };
 
-/// One thread fills the ring.
+/// One thread fills the ring. Until the kernel ahead has ended it asks for b in the second-level cache alone, where a
+/// later write is seen.
 template <class F>
 __device__ void fill_ring(const Ring& ring, const Operands& operands, const Pieces& pieces, const Segment& segment,
                           int first_row, int first_column, const MadeU& made, bool makes) {
+  for (int k = 0; k < min(operands.depth[0], F::kStages * kPiece); k += kBoxDepth)
+    prefetch_box(makes ? operands.down : operands.b[0], k, first_column);
+  await_previous();
   for (int i = 0; i < pieces.count; ++i) {
     if (i == pieces.first && made.blocks > 0) await_progress(made.progress + blockIdx.y, made.blocks, made.users);
     const int stage = i % F::kStages, boxes = pieces.boxes(i), second = pieces.second(i);
@@ -207,10 +212,9 @@ void launch(Exec& exec, const ChainedProduct& chained) {
   visit_product(p, [&]<class T, class Out>() {
     auto* kernel = stream_kernel<F, T, Out>;
     MANTISSA_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, F::kShared));
-    kernel<<<dim3(made.blocks + segments.blocks, blocks(p.rows, F::kRows)), F::kThreads, F::kShared, stream(exec)>>>(
-        static_cast<Out*>(p.c), operands, static_cast<const Out*>(p.bias), int(p.rows), segments, p.c_stride,
-        chained.scale, made);
-    MANTISSA_LAUNCH_CHECK();
+    launch_early(exec, kernel, dim3(made.blocks + segments.blocks, blocks(p.rows, F::kRows)), F::kThreads, F::kShared,
+                 static_cast<Out*>(p.c), operands, static_cast<const Out*>(p.bias), int(p.rows), segments, p.c_stride,
+                 chained.scale, made);
   });
 }
 
