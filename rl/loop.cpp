@@ -356,6 +356,8 @@ std::string why_idle(const Metrics& metrics) {
 bool train(Run& run, const std::function<bool()>& stop) {
   const RunConfig& config = run.config;
   for (const std::string& text : unread_keys(config, run.match)) log_info(text);
+  if (run.step > 0 && run.step >= config.train.steps)
+    log_info(str("step ", run.step, " is made and train.steps is ", config.train.steps, ": nothing is left to train"));
   const bool begins = run.step == 0 && run.saved_step != 0;  // a checkpoint of step 0 follows the evaluation
   if (config.train.chooses_recompute() && run.step < config.train.steps) {
     const Backend& device = run.exec.backend();

@@ -217,7 +217,7 @@ for name, step in (("strong", -1), ("weak", 0)):
         one, all = pairs[step]
         ratio = one["timing_s/step"] / all["timing_s/step"]
         print(f"{name} scaling, step {one['step']:.0f}: " + (f"{ratio:.2f} times as fast as one GPU" if name == "strong" else
-              f"{ratio:.3f} of the time of one GPU, with {ranks} times the prompts"))
+              f"{ratio:.3f} of one GPU's speed for each, with {ranks} times the prompts"))
 layouts = [name for name in runs if name.startswith(("on_", "all_to", "one_to", "by_unit", "sockets"))]
 same = True
 for group in (["one_gpu", "strong"], layouts):  # the same prompts and settings

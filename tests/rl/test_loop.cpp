@@ -302,6 +302,16 @@ TEST_F(Loop, AnotherLengthOfAScheduleIsSaid) {
       << log;
 }
 
+TEST_F(Loop, AResumedRunThatIsCompleteSaysSo) {
+  ASSERT_TRUE(train(config("run", kSft)));
+  for (const std::string steps : {"4", "5", "6"}) {  // it made 5
+    ::testing::internal::CaptureStderr();
+    ASSERT_TRUE(train(config("run", kSft, {"train.steps=" + steps}), "auto"));
+    const std::string log = ::testing::internal::GetCapturedStderr(), said = "train.steps is " + steps;
+    EXPECT_EQ(log.find(said + ": nothing is left to train") != std::string::npos, steps != "6") << log;
+  }
+}
+
 // ---- overflow ---------------------------------------------------------------------------------------------
 
 TEST_F(Loop, InjectedOverflowIsNamedSkippedAndOvercome) {
