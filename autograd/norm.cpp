@@ -22,7 +22,8 @@ Var record_norm(Tape& tape, const Var& x, const Var& w, double eps, Tensor y, co
         const Tensor& x = xs.get();
         Tensor dx = tape.exec().empty(x.shape(), x.dtype());
         Tensor dw = tape.open_sink(w_slot);
-        MANTISSA_RUN(tape.exec(), rms_norm_bwd, dx, dw, douts[0], x, ws.get(), rstd);
+        const Tensor before = tape.take_grad(x_slot);  // of a residual stream: what came past this norm
+        MANTISSA_RUN(tape.exec(), rms_norm_bwd, dx, dw, douts[0], x, ws.get(), rstd, before);
         tape.close_sink(w_slot, std::move(dw));
         tape.add_grad(x_slot, std::move(dx));
       });

@@ -101,6 +101,10 @@ void Tape::add_grad(const Slot& slot, Tensor grad) {
   }
 }
 
+Tensor Tape::take_grad(const Slot& slot) {
+  return slot ? std::exchange(slot->grad, {}) : Tensor();
+}
+
 Tensor Tape::open_sink(const Slot& slot, bool& accumulate) {
   accumulate = false;
   if (!slot) return {};

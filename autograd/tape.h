@@ -99,9 +99,9 @@ class Saved {
   std::shared_ptr<detail::Recipe> recipe_;
 };
 
-/// Called with each op's outputs (forward) and each gradient handed back by an op (backward; for a parameter the sink
-/// after the addition) when an observer is set. autograd/nonfinite.h has one that finds the first non-finite tensor of
-/// a step.
+/// Called with each op's outputs (forward) and each gradient handed back by an op (backward; what take_grad gave it
+/// included, for a parameter the sink after the addition) when an observer is set. autograd/nonfinite.h has one that
+/// finds the first non-finite tensor of a step.
 struct Observation {
   std::string_view scope;  // "layers.3.mlp"
   std::string_view op;     // "swiglu"
@@ -158,6 +158,10 @@ class Tape {
   /// Hands back a gradient of the slot's type and shape: the first one is kept, later ones are added to it; a
   /// parameter's goes to its sink. No-op for a null slot.
   void add_grad(const Slot& slot, Tensor grad);
+  /// For kernels that add what came before on their way: takes what add_grad has kept for the slot so far; undefined
+  /// where there is nothing, of a parameter and of a null slot. The op hands back round(taken + its own gradient) by
+  /// add_grad, and does not write to what it took: others may hold it.
+  Tensor take_grad(const Slot& slot);
   /// For kernels that add to a gradient in fp32 (fp64): open_sink gives the tensor to add to, the parameter's sink or a
   /// temporary, zeros where nothing has come yet (undefined for a null slot); close_sink hands it back after the kernel
   /// ran.

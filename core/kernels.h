@@ -175,9 +175,11 @@ struct Kernels {
   /// sum = round(a + b) in a's type, then y, rstd = its norm, in one pass: the bits of `binary` and rms_norm_fwd.
   void (*add_rms_norm_fwd)(Exec&, Tensor& sum, Tensor& y, Tensor& rstd, const Tensor& a, const Tensor& b,
                            const Tensor& w, double eps);
-  /// dx = rstd (w dy - xhat mean(w dy xhat)), dw[C] fp32 += column sums of dy xhat; dw (dqw, dkw) undefined: frozen.
+  /// dx[T,C] = rstd (w dy - xhat mean(w dy xhat)) in x's type, dw[C] fp32 += column sums of dy xhat, where
+  /// xhat = x * rstd; dw (dqw, dkw) undefined: frozen. `before` is the gradient that x has from elsewhere, of dx's
+  /// shape and type, not its memory; undefined: none. Else dx = round(before + round(dx)), the bits of `binary` after.
   void (*rms_norm_bwd)(Exec&, Tensor& dx, Tensor& dw, const Tensor& dy, const Tensor& x, const Tensor& w,
-                       const Tensor& rstd);  // xhat = x * rstd; dx is overwritten
+                       const Tensor& rstd, const Tensor& before);
   /// The same over each query and key head of qkv rows (Qwen3): qw[D], kw[D], rstd[T,H+G]; values are copied.
   void (*qk_norm_fwd)(Exec&, Tensor& out, Tensor& rstd, const Tensor& qkv, const Tensor& qw, const Tensor& kw,
                       Heads heads, double eps);

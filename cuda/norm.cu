@@ -133,23 +133,25 @@ void add_rms_norm_fwd(Exec& exec, Tensor& sum, Tensor& y, Tensor& rstd, const Te
 }
 
 /// One block works through kRowBlock rows; its threads keep the weight gradients of their columns in registers.
+/// `before`, where it is given, is read with the rest of the row: its loads do not wait for the sum.
 template <int kParts, class X, class Y>
 __global__ void __launch_bounds__(kBlock)
-    rms_norm_bwd_kernel(X* dx, float* dw_partials, const Y* dy, const X* x, const Y* w, const float* rstd, int64_t rows,
-                        int width, bool wide) {
+    rms_norm_bwd_kernel(X* dx, float* dw_partials, const Y* dy, const X* x, const Y* w, const float* rstd,
+                        const X* before, int64_t rows, int width, bool wide) {
   float weight[kParts][kPack], dw[kParts][kPack] = {};
 #pragma unroll
   for (int p = 0; p < kParts; ++p) load_part(weight[p], w, (p * kBlock + int(threadIdx.x)) * kPack, width, wide);
   const int64_t first = blockIdx.x * int64_t(kRowBlock), end = min(rows, first + kRowBlock);
   for (int64_t row = first; row < end; ++row) {
     const float r = rstd[row];
-    float v[kParts][kPack], d[kParts][kPack];
+    float v[kParts][kPack], d[kParts][kPack], b[kParts][kPack];
     float dot = 0.0f;
 #pragma unroll
     for (int p = 0; p < kParts; ++p) {
       const int column = (p * kBlock + int(threadIdx.x)) * kPack;
       load_part(v[p], x + row * width, column, width, wide);
       load_part(d[p], dy + row * width, column, width, wide);
+      if (before) load_part(b[p], before + row * width, column, width, wide);
 #pragma unroll
       for (int j = 0; j < kPack; ++j) {
         v[p][j] *= r;
@@ -162,7 +164,10 @@ __global__ void __launch_bounds__(kBlock)
 #pragma unroll
     for (int p = 0; p < kParts; ++p) {
 #pragma unroll
-      for (int j = 0; j < kPack; ++j) v[p][j] = r * (d[p][j] - v[p][j] * mean);
+      for (int j = 0; j < kPack; ++j) {
+        v[p][j] = r * (d[p][j] - v[p][j] * mean);
+        if (before) v[p][j] = b[p][j] + rounded<X>(v[p][j]);
+      }
       store_part(dx + row * width, v[p], (p * kBlock + int(threadIdx.x)) * kPack, width, wide);
     }
   }
@@ -177,23 +182,27 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 void rms_norm_bwd(Exec& exec, Tensor& dx, Tensor& dw, const Tensor& dy, const Tensor& x, const Tensor& w,
-                  const Tensor& rstd) {
+                  const Tensor& rstd, const Tensor& before) {
   const int64_t width = x.size(-1), rows = x.rows();
   check(width <= kMaxWidth, "[rms_norm_bwd] rows have at most ", kMaxWidth, " elements on cuda: got ", width);
   check(dx.dtype() == x.dtype() && dy.dtype() == w.dtype(), "[rms_norm_bwd] dx must have x's type and dy w's type");
+  const bool adds = before.defined();
+  check(!adds || before.dtype() == x.dtype(), "[rms_norm_bwd] before must have x's type ", name_of(x.dtype()), ": got ",
+        name_of(before.dtype()));
   if (rows == 0 || width == 0) return;
   const int64_t row_blocks = (rows + kRowBlock - 1) / kRowBlock;
   Scratch scratch(exec);
   float* partials = dw.defined() ? scratch.take<float>(row_blocks * width) : nullptr;
-  const bool wide = width % kPack == 0 && aligned({x.raw(), w.raw(), dy.raw(), dx.raw()});
+  const bool wide =
+      width % kPack == 0 && aligned({x.raw(), w.raw(), dy.raw(), dx.raw()}) && (!adds || aligned({before.raw()}));
   visit_float(x.dtype(), [&]<class X>(std::type_identity<X>) {
     visit_float(
         w.dtype(),
         [&]<class Y>(std::type_identity<Y>) {
           const auto launch = [&]<int kParts>() {
             rms_norm_bwd_kernel<kParts><<<unsigned(row_blocks), kBlock, 0, stream(exec)>>>(
-                elements<X>(dx), partials, elements<Y>(dy), elements<X>(x), elements<Y>(w), elements<float>(rstd), rows,
-                int(width), wide);
+                elements<X>(dx), partials, elements<Y>(dy), elements<X>(x), elements<Y>(w), elements<float>(rstd),
+                adds ? elements<X>(before) : nullptr, rows, int(width), wide);
             MANTISSA_LAUNCH_CHECK();
           };
           if (width <= 1 * kBlock * kPack)

@@ -67,8 +67,18 @@ void rms_norm_fwd(Exec& exec, Tensor& y, Tensor& rstd, const Tensor& x, const Te
       x);
 }
 
+/// Row t of sum, which is rounded already, += that of b.
+template <class C>
+void add_row_of(const Tensor& b, const Tensor& sum, int64_t t, int64_t width, C* buffer) {
+  const C* left = widen(b, t * width, width, buffer);
+  const C* right = widen(sum, t * width, width, buffer + width);
+  C* out = target(sum, t * width, buffer);
+  transform(width, [](auto u, auto v) HWY_ATTR { return u + v; }, out, left, right);
+  narrow(sum, t * width, width, out);
+}
+
 void rms_norm_bwd(Exec& exec, Tensor& dx, Tensor& dw, const Tensor& dy, const Tensor& x, const Tensor& w,
-                  const Tensor& rstd) {
+                  const Tensor& rstd, const Tensor& before) {
   const int64_t width = x.size(-1);
   with_compute(
       [&](auto tag) HWY_ATTR {
@@ -85,6 +95,7 @@ void rms_norm_bwd(Exec& exec, Tensor& dx, Tensor& dw, const Tensor& dy, const Te
           C* out = target(dx, t * width, buffer + 2 * width);
           normalize_bwd(out, grad, in, weight, r[t], width);
           narrow(dx, t * width, width, out);
+          if (before.defined()) add_row_of(before, dx, t, width, buffer);
         };
         if (dw.defined())
           sum_rows(exec, x.rows(), width, dw.data<C>(), add_row);

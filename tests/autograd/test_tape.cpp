@@ -56,6 +56,40 @@ TEST(Tape, AGradientSharedByTwoInputsIsNotWrittenThroughEither) {
   EXPECT_EQ(host(b.grad()), (std::vector<float>{1, 1}));
 }
 
+TEST(Tape, ANormAddsWhatItsInputHasFromElsewhere) {
+  // x's gradient comes from the norm and from what is recorded before and after it, which plays after and before it. A
+  // cast between x and the norm keeps the tape's own addition.
+  Exec exec(cpu());
+  constexpr int64_t kRows = 5, kWidth = 37;
+  const Shape shape{kRows, kWidth};
+  const Tensor x = uniform(exec, shape, Dtype::kF16, 1), w = uniform(exec, {kWidth}, Dtype::kF16, 2);
+  const auto gradients = [&](int earlier, int later, int norms, bool apart) {
+    Tape tape(exec, true);
+    const Var leaf = tape.leaf(x), weight = tape.leaf(w);
+    std::vector<Var> roots;
+    std::vector<Tensor> douts;
+    const auto use = [&](const Var& v) {
+      roots.push_back(v);
+      douts.push_back(uniform(exec, shape, Dtype::kF16, 10 + douts.size()));
+    };
+    for (int i = 0; i < earlier; ++i) use(ops::affine(tape, leaf, 3 + i));
+    for (int i = 0; i < norms; ++i)
+      use(ops::rms_norm(tape, apart ? ops::cast(tape, ops::cast(tape, leaf, Dtype::kF32), Dtype::kF16) : leaf, weight,
+                        1e-5));
+    for (int i = 0; i < later; ++i) use(ops::affine(tape, leaf, 7 + i));
+    use(leaf);  // the caller's tensor: it must not be written to
+    const std::vector<char> given = bits(douts.back());
+    tape.backward(roots, douts);
+    EXPECT_EQ(bits(douts.back()), given);
+    return std::pair(bits(leaf.grad()), bits(weight.grad()));
+  };
+  for (int earlier : {0, 1, 2})
+    for (int later : {0, 1, 2})
+      for (int norms : {1, 2})
+        EXPECT_EQ(gradients(earlier, later, norms, false), gradients(earlier, later, norms, true))
+            << earlier << " uses before " << norms << " norms, " << later << " after";
+}
+
 TEST(Tape, ParameterGradientsAddInTheirSinkAcrossUsesAndTapes) {
   Exec exec(cpu());
   const Tensor w = uniform(exec, {5, 4}, Dtype::kF16, 1);
@@ -201,7 +235,11 @@ class CountingBackend : public Backend {
       ++matmuls;
       cpu().kernels().matmul(e, c, a, b, trans, accumulate);
     };
-    swiglus = norms = matmuls = 0;
+    kernels_.binary = [](Exec& e, Tensor& out, const Tensor& a, const Tensor& b, Binary op) {
+      additions += op == Binary::kAdd;
+      cpu().kernels().binary(e, out, a, b, op);
+    };
+    swiglus = norms = matmuls = additions = 0;
   }
   const std::string& name() const override { return cpu().name(); }
   const Kernels& kernels() const override { return kernels_; }
@@ -215,7 +253,7 @@ class CountingBackend : public Backend {
   void reset_peak() override { cpu().reset_peak(); }
   std::string description() const override { return "counting"; }
 
-  static inline int swiglus, norms, matmuls;
+  static inline int swiglus, norms, matmuls, additions;
 
  private:
   Kernels kernels_;
@@ -315,6 +353,18 @@ TEST(Tape, ValuesAreRemadeAtMostOnce) {
     EXPECT_EQ(CountingBackend::swiglus, expected[tier][0] * kLayers) << tier;
     EXPECT_EQ(CountingBackend::norms, expected[tier][1] * kLayers) << tier;
     EXPECT_EQ(CountingBackend::matmuls, expected[tier][2] * kLayers) << tier;
+  }
+}
+
+TEST(Tape, AResidualStreamsGradientsCostNoAddition) {
+  CountingBackend backend;
+  Exec exec(backend);
+  Stack stack(exec, Dtype::kF16);
+  for (const Recompute tier : kTiers) {
+    CountingBackend::additions = 0;
+    stack.run(tier);
+    const int forwards = tier == Recompute::kFull ? 2 : 1;
+    EXPECT_EQ(CountingBackend::additions, forwards * Stack::kLayers + 1) << int(tier);  // and that of mul(h, h)
   }
 }
 

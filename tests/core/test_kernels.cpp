@@ -525,7 +525,7 @@ TEST_F(KernelTest, BitsDependOnNeitherThreadsNorInstructionSet) {
            rstd = exec_.empty({rows}, Dtype::kF32), dw = exec_.zeros({width}, Dtype::kF32),
            dbias = exec_.zeros({width}, Dtype::kF32), total = exec_.empty({1}, Dtype::kF32);
     MANTISSA_RUN(exec_, rms_norm_fwd, y, rstd, x, w, 1e-6);
-    MANTISSA_RUN(exec_, rms_norm_bwd, dx, dw, dy, x, w, rstd);
+    MANTISSA_RUN(exec_, rms_norm_bwd, dx, dw, dy, x, w, rstd, y);
     MANTISSA_RUN(exec_, bias_bwd, dbias, dy);
     MANTISSA_RUN(exec_, sum, total, x);
     const Heads heads{2, 1, 8};

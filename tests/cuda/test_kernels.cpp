@@ -232,16 +232,46 @@ TEST_F(CudaKernels, RmsNorm) {
         const double unit = unit_of(wide);
         close({rows, width}, wide, {dy, x, w, rstd}, 2.1 * unit + 1e-5, 4.0, [&](Exec& e, Tensor& out, const auto& in) {
           Tensor none;
-          MANTISSA_RUN(e, rms_norm_bwd, out, none, in[0], in[1], in[2], in[3]);
+          MANTISSA_RUN(e, rms_norm_bwd, out, none, in[0], in[1], in[2], in[3], Tensor());
         });
         close(
             {width}, Dtype::kF32, {dy, x, w, rstd}, 1e-5, double(std::sqrt(rows)),
             [&](Exec& e, Tensor& dw, const auto& in) {
               Tensor dx = e.empty({rows, width}, wide);
-              MANTISSA_RUN(e, rms_norm_bwd, dx, dw, in[0], in[1], in[2], in[3]);
+              MANTISSA_RUN(e, rms_norm_bwd, dx, dw, in[0], in[1], in[2], in[3], Tensor());
             },
             random({width}, Dtype::kF32, 4));
       }
+}
+
+TEST_F(CudaKernels, ANormsGradientAddsWhatCameBefore) {
+  for (auto [rows, width] : {std::pair<int64_t, int64_t>{1, 1},
+                             {5, 33},
+                             {67, 576},
+                             {40, 1536},
+                             {33, 2050},
+                             {7, 3584},
+                             {9, 4099},
+                             {3, 5120},
+                             {3, 9000},
+                             {3, 9001}})
+    for (Dtype dtype : kTypes)
+      for (Dtype wide : kTypes)
+        for (int64_t first : {0, 1}) {  // a part of another tensor may start anywhere
+          const Tensor x = up(random({rows, width}, wide, 1, 2.0f)), w = up(random({width}, dtype, 2)),
+                       dy = up(random({rows, width}, dtype, 3)),
+                       before =
+                           up(random({rows * width + 1}, wide, 4)).slice(first, first + rows * width).view(x.shape());
+          Tensor y = poisoned({rows, width}, dtype), rstd = poisoned({rows}, Dtype::kF32);
+          MANTISSA_RUN(gpu(), rms_norm_fwd, y, rstd, x, w, 1e-5);
+          Tensor dx = poisoned(x.shape(), wide), apart = poisoned(x.shape(), wide),
+                 dw = gpu().zeros({width}, Dtype::kF32), dw_apart = gpu().zeros({width}, Dtype::kF32);
+          MANTISSA_RUN(gpu(), rms_norm_bwd, dx, dw, dy, x, w, rstd, before);
+          MANTISSA_RUN(gpu(), rms_norm_bwd, apart, dw_apart, dy, x, w, rstd, Tensor());
+          MANTISSA_RUN(gpu(), binary, apart, before, apart, Binary::kAdd);
+          expect_same_bits(dx, apart);
+          expect_same_bits(dw, dw_apart);
+        }
 }
 
 TEST_F(CudaKernels, QkNorm) {
