@@ -177,7 +177,8 @@ __global__ void __launch_bounds__(kThreads, kStages == kFewTiles && kSize <= 64 
     rows.load_queries(exchange);
     if (new_tile >= 0 && new_tile < kStages - 1) place_token();
   } else {
-    rows.load_queries(task.qkv + at.b * row_of(task.heads) + int64_t(at.first_head) * kSize, at.heads_here);
+    load_query_rows(rows.q, task.qkv + at.b * row_of(task.heads) + int64_t(at.first_head) * kSize, kSize,
+                    at.heads_here);
   }
   int32_t id = ids[kStages - 1];
   for (int i = 0; i < at.tiles(); ++i) {

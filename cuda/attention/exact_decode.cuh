@@ -76,17 +76,7 @@ struct Rows {
   float p[2][4];  // scores of this warp's keys
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
 
-  __device__ __forceinline__ void load_queries(const T* query, int heads) {
-#pragma unroll
-    for (int k = 0; k < kSteps; ++k)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int r = g + i % 2 * 8;
-        q[k][i] = r < heads ? *reinterpret_cast<const uint32_t*>(query + r * kSize + 16 * k + i / 2 * 8 + 2 * t) : 0u;
-      }
-  }
-
-  /// Those that take_new_row() left.
+  /// The queries that take_new_row() left.
   __device__ __forceinline__ void load_queries(const Shared& exchange) {
 #pragma unroll
     for (int k = 0; k < kSteps; ++k)

@@ -23,17 +23,6 @@ struct Rows {
   float o[kSize / 8][4] = {}, l[4] = {};
   float high[2] = {-INFINITY, -INFINITY};
 
-  __device__ __forceinline__ void load_queries(const T* from, int64_t row, int valid) {
-    const int g = threadIdx.x % kWarp / 4, t = threadIdx.x % 4;
-#pragma unroll
-    for (int k = 0; k < kSteps; ++k)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int r = g + i % 2 * 8;
-        q[k][i] = r < valid ? *reinterpret_cast<const uint32_t*>(from + r * row + 16 * k + i / 2 * 8 + 2 * t) : 0u;
-      }
-  }
-
   /// One tile. Row g sees the keys up to `last_seen` + g of the tile; kTile or more: all of them.
   __device__ __forceinline__ void add_tile(uint32_t keys, uint32_t values, int last_seen, float c) {
     const int g = threadIdx.x % kWarp / 4, t = threadIdx.x % 4;
@@ -123,7 +112,7 @@ __global__ void __launch_bounds__(kThreads)
   commit_copies();
   Rows<T, kSize> rows;
   const int valid = tile.rows - 16 * warp;
-  rows.load_queries(in + int64_t(tile.first + 16 * warp) * row + int64_t(head) * kSize, row, valid);
+  load_query_rows(rows.q, in + int64_t(tile.first + 16 * warp) * row + int64_t(head) * kSize, row, valid);
   const int count = tile.first / kTile + 1;
   float high[2], sum[2];  // of the segments folded so far
   bool folded = false;
