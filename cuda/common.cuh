@@ -56,13 +56,22 @@ template <class T>
 __device__ __forceinline__ Pack<T> load_pack(const T* p) {
   return *reinterpret_cast<const Pack<T>*>(p);
 }
+/// To global memory. By an instruction of its own: the compiler splits an assignment into stores of 2 and 4 bytes.
 template <class T>
 __device__ __forceinline__ void store_pack(T* p, const Pack<T>& pack) {
+  uint4 words;
+  memcpy(&words, &pack, sizeof words);
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "r"(words.x),
+               "r"(words.y), "r"(words.z), "r"(words.w)
+               : "memory");
+}
+template <class T>
+__device__ __forceinline__ void store_shared(T* p, const Pack<T>& pack) {
   *reinterpret_cast<Pack<T>*>(p) = pack;
 }
 
-/// N consecutive elements as floats and back, by one access of 16 or 8 bytes or several of 16 where N elements fill
-/// them (p aligned to min(16, N elements)), else one by one.
+/// N consecutive elements as floats and back (to global memory), by one access of 16 or 8 bytes or several of 16 where
+/// N elements fill them (p aligned to min(16, N elements)), else one by one.
 template <int N, class T>
 __device__ __forceinline__ void load_floats(float (&x)[N], const T* p) {
   if constexpr (N % Pack<T>::kSize == 0) {
@@ -97,11 +106,17 @@ __device__ __forceinline__ void store_floats(T* p, const float (&x)[N]) {
     T* v = reinterpret_cast<T*>(&words);
 #pragma unroll
     for (int i = 0; i < N; ++i) v[i] = from_float<T>(x[i]);
-    *reinterpret_cast<uint2*>(p) = words;
+    asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(p)), "r"(words.x), "r"(words.y)
+                 : "memory");
   } else {
 #pragma unroll
     for (int i = 0; i < N; ++i) p[i] = from_float<T>(x[i]);
   }
+}
+template <int N>
+__device__ __forceinline__ void store_shared(float* p, const float (&x)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; i += 4) store_shared(p + i, Pack<float>{{x[i], x[i + 1], x[i + 2], x[i + 3]}});
 }
 
 // ---- reductions -----------------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kThreads) plain_kernel(const __grid_constant__
       for (int i = threadIdx.x; i < count * vectors; i += kThreads) {
         float x[8];
         load_floats(x, from + i / vectors * cell + i % vectors * 8);
-        store_floats(rows + i / vectors * row_size + i % vectors * 8, x);
+        store_shared(rows + i / vectors * row_size + i % vectors * 8, x);
       }
     };
     __syncthreads();

@@ -125,7 +125,7 @@ __device__ __forceinline__ void take_new_token(const Task<T>& task, const Place&
                       at.new_key >= 0};
   T* cell = at.first_of_group && slot >= 0 ? task.pages + (int64_t(slot) * heads.kv + at.group) * kSize : nullptr;
   for (int i = at.heads_here * kPieces + threadIdx.x; i < kHeads * kPieces; i += kThreads)
-    store_pack(exchange.rows + i / kPieces * kRow + i % kPieces * 8, Pack<T>{});
+    store_shared(exchange.rows + i / kPieces * kRow + i % kPieces * 8, Pack<T>{});
   take_new_row<T, kSize, kThreads, kRow>(exchange.rows, row, [&](bool value, int piece, const Pack<T>& x) {
     exchange.token[value][piece] = x;
     if (cell) store_pack(cell + (value ? task.plane : 0) + 8 * piece, x);

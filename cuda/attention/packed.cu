@@ -37,7 +37,7 @@ __device__ void load_tile(float* tile, const T* in, int64_t stride, int rows, in
     const int r = i / vectors, d = i % vectors * kVector;
     float x[kVector] = {};
     if (r < rows) load_floats(x, in + r * stride + d);
-    store_floats(tile + r * padded(size) + d, x);
+    store_shared(tile + r * padded(size) + d, x);
   }
 }
 

@@ -32,7 +32,7 @@ struct NewRow {
   bool with_key;
 };
 
-/// The heads, rotated, as rows of `queries`, which lie kStride elements apart; put(of the value?, piece, elements) gets
+/// The heads, rotated, as rows of `queries` in shared memory, which lie kStride elements apart; put(of the value?, piece, elements) gets
 /// the rotated key and the value in pieces of 8. By the whole block, which needs a barrier behind it. Waits for the
 /// kernel ahead, which made the row.
 template <class T, int kSize, int kThreads, int kStride, class F>
@@ -61,8 +61,8 @@ __device__ __forceinline__ void take_new_row(T* queries, const NewRow<T>& row, F
       second.v[j] = from_float<T>(b[j]);
     }
     if (head < row.heads) {
-      store_pack(queries + head * kStride + 8 * piece, first);
-      store_pack(queries + head * kStride + 8 * piece + kSize / 2, second);
+      store_shared(queries + head * kStride + 8 * piece, first);
+      store_shared(queries + head * kStride + 8 * piece + kSize / 2, second);
     } else {
       put(false, piece, first);
       put(false, piece + kPairs, second);
