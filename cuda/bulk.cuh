@@ -22,6 +22,13 @@ __device__ __forceinline__ void init_barrier(uint32_t barrier, int count) {
 __device__ __forceinline__ void fence_barriers() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
+/// True in one lane of a whole warp: a choice of which the compiler knows that it is one, unlike `lane == 0`, for which it
+/// puts a loop around every copy.
+__device__ __forceinline__ bool elected() {
+  uint32_t chosen;
+  asm volatile("{\n .reg .pred one;\n elect.sync _|one, 0xffffffff;\n selp.u32 %0, 1, 0, one;\n}\n" : "=r"(chosen));
+  return chosen;
+}
 /// This thread arrives, and so many bytes are to come.
 __device__ __forceinline__ void expect_bytes(uint32_t barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");

@@ -1,4 +1,4 @@
-// Hopper's products of a warpgroup: 64 rows by 16 to 128 columns, both operands in boxes of shared memory
+// Hopper's products of a warpgroup: 64 rows by 16, 24, 32, 48, 64 or 128 columns, both operands in boxes of shared memory
 // (cuda/bulk.cuh), sums in registers. A step is 16 of k, and steps ascend: the bits are those of mma.sync m16n8k16.
 //
 // Lane 4 g + t of warp w has of sums[4 j + i] row 16 w + g + 8 (i / 2), column 8 j + 2 t + i % 2.
@@ -37,9 +37,13 @@ __device__ __forceinline__ void wait_groups() {
 
 #define MANTISSA_SUMS_8(x) \
   "+f"(x[0]), "+f"(x[1]), "+f"(x[2]), "+f"(x[3]), "+f"(x[4]), "+f"(x[5]), "+f"(x[6]), "+f"(x[7])
+#define MANTISSA_SUMS_12(x) MANTISSA_SUMS_8(x), "+f"(x[8]), "+f"(x[9]), "+f"(x[10]), "+f"(x[11])
 #define MANTISSA_SUMS_16(x)                                                                                    \
   MANTISSA_SUMS_8(x), "+f"(x[8]), "+f"(x[9]), "+f"(x[10]), "+f"(x[11]), "+f"(x[12]), "+f"(x[13]), "+f"(x[14]), \
       "+f"(x[15])
+#define MANTISSA_SUMS_24(x)                                                                                       \
+  MANTISSA_SUMS_16(x), "+f"(x[16]), "+f"(x[17]), "+f"(x[18]), "+f"(x[19]), "+f"(x[20]), "+f"(x[21]), "+f"(x[22]), \
+      "+f"(x[23])
 #define MANTISSA_SUMS_32(x)                                                                                   \
   "+f"(x[0]), "+f"(x[1]), "+f"(x[2]), "+f"(x[3]), "+f"(x[4]), "+f"(x[5]), "+f"(x[6]), "+f"(x[7]), "+f"(x[8]), \
       "+f"(x[9]), "+f"(x[10]), "+f"(x[11]), "+f"(x[12]), "+f"(x[13]), "+f"(x[14]), "+f"(x[15]), "+f"(x[16]),  \
@@ -53,9 +57,16 @@ __device__ __forceinline__ void wait_groups() {
       "+f"(x[63])
 #define MANTISSA_WGMMA_16(type) \
   "wgmma.mma_async.sync.aligned.m64n16k16.f32." type "." type " {%0,%1,%2,%3,%4,%5,%6,%7}, %8, %9, 1, 1, 1, %10, %11;"
+#define MANTISSA_WGMMA_24(type)                               \
+  "wgmma.mma_async.sync.aligned.m64n24k16.f32." type "." type \
+  " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11}, %12, %13, 1, 1, 1, %14, %15;"
 #define MANTISSA_WGMMA_32(type)                               \
   "wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type \
   " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, %16, %17, 1, 1, 1, %18, %19;"
+#define MANTISSA_WGMMA_48(type)                                                                                        \
+  "wgmma.mma_async.sync.aligned.m64n48k16.f32." type "." type                                                          \
+  " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23}, %24, %25, 1, 1, 1, %26, " \
+  "%27;"
 #define MANTISSA_WGMMA_64(type)                                     \
   "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type       \
   " {"                                                              \
@@ -77,15 +88,23 @@ template <class T, bool kByColumns, bool kLeftByColumns = false, int kSums>
 __device__ __forceinline__ void group_mma(float (&sums)[kSums], uint64_t a, uint64_t b) {
   constexpr bool kHalf = std::is_same_v<T, __half>;
   constexpr int kA = kLeftByColumns, kB = kByColumns;
-  static_assert(kSums == 8 || kSums == 16 || kSums == 32 || kSums == 64);
+  static_assert(kSums == 8 || kSums == 12 || kSums == 16 || kSums == 24 || kSums == 32 || kSums == 64);
   if constexpr (kSums == 8 && kHalf)
     asm volatile(MANTISSA_WGMMA_16("f16") : MANTISSA_SUMS_8(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
   else if constexpr (kSums == 8)
     asm volatile(MANTISSA_WGMMA_16("bf16") : MANTISSA_SUMS_8(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
+  else if constexpr (kSums == 12 && kHalf)
+    asm volatile(MANTISSA_WGMMA_24("f16") : MANTISSA_SUMS_12(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
+  else if constexpr (kSums == 12)
+    asm volatile(MANTISSA_WGMMA_24("bf16") : MANTISSA_SUMS_12(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
   else if constexpr (kSums == 16 && kHalf)
     asm volatile(MANTISSA_WGMMA_32("f16") : MANTISSA_SUMS_16(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
   else if constexpr (kSums == 16)
     asm volatile(MANTISSA_WGMMA_32("bf16") : MANTISSA_SUMS_16(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
+  else if constexpr (kSums == 24 && kHalf)
+    asm volatile(MANTISSA_WGMMA_48("f16") : MANTISSA_SUMS_24(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
+  else if constexpr (kSums == 24)
+    asm volatile(MANTISSA_WGMMA_48("bf16") : MANTISSA_SUMS_24(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
   else if constexpr (kSums == 32 && kHalf)
     asm volatile(MANTISSA_WGMMA_64("f16") : MANTISSA_SUMS_32(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
   else if constexpr (kSums == 32)
@@ -96,11 +115,15 @@ __device__ __forceinline__ void group_mma(float (&sums)[kSums], uint64_t a, uint
     asm volatile(MANTISSA_WGMMA_128("bf16") : MANTISSA_SUMS_64(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
 }
 #undef MANTISSA_WGMMA_16
+#undef MANTISSA_WGMMA_24
 #undef MANTISSA_WGMMA_32
+#undef MANTISSA_WGMMA_48
 #undef MANTISSA_WGMMA_64
 #undef MANTISSA_WGMMA_128
 #undef MANTISSA_SUMS_8
+#undef MANTISSA_SUMS_12
 #undef MANTISSA_SUMS_16
+#undef MANTISSA_SUMS_24
 #undef MANTISSA_SUMS_32
 #undef MANTISSA_SUMS_64
 

@@ -37,5 +37,7 @@ void repair_product(Exec& exec, const ExactProduct& p, const unsigned long long*
 /// Rows of numbers at random, exponents over 2^-8 .. 2^2, whose second half repeats the first, negated where `negated`.
 /// A product of a negated and a plain operand is zero but for the rounding on the way: the mark of an order of sums.
 void fill_cancelling(Exec& exec, void* data, int64_t rows, int64_t depth, Dtype type, bool negated);
+/// A kernel of some microseconds that lets the one behind it begin early, as it stands before most products of a step.
+void run_short_kernel(Exec& exec);
 
 }  // namespace mantissa::cuda_kernels

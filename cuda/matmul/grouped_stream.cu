@@ -32,7 +32,8 @@ __global__ void __launch_bounds__(F::kThreads, 1)
   if (group == F::kGroups) {
     for (int tile = blockIdx.x; walk.find(tile); tile += gridDim.x) {
       const int row = walk.begin + walk.tile % walk.down * F::kRows, column = walk.tile / walk.down * F::kColumns;
-      for (int piece = 0; piece < pieces && lane == 0; ++piece) {
+      const bool fills = elected();
+      for (int piece = 0; piece < pieces && fills; ++piece) {
         ring.open();
         copy_box(ring.at(), b, piece * kBoxDepth, column, walk.expert, ring.filled());
         copy_box(ring.at() + F::kWeightBytes, a, piece * kBoxDepth, row, ring.filled());

@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(SumForm::kThreads, 1)
 #if __CUDA_ARCH_FEAT_SM90_ALL
   using F = SumForm;
   extern __shared__ uint4 shared[];
-  const int group = threadIdx.x / kGroupThreads, warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const int group = threadIdx.x / kGroupThreads, warp = threadIdx.x / kWarp;
   const uint32_t stages = (shared_address(shared) + kBoxAlignment - 1) / kBoxAlignment * kBoxAlignment;
   StageRing<F::kStages, F::kStage> ring(stages, stages + F::kStages * F::kStage, F::kGroups);
   const TileOrder order{(n + F::kRows - 1) / F::kRows, (k + F::kColumns - 1) / F::kColumns};
@@ -84,7 +84,8 @@ __global__ void __launch_bounds__(SumForm::kThreads, 1)
     if (warp != 4 * F::kGroups) return;
     for (int tile = blockIdx.x; walk.find(tile); tile += gridDim.x) {
       const int2 at = place_of(walk.tile, order);
-      for (int row = walk.begin; row < walk.end && lane == 0; row += kBoxDepth) {
+      const bool fills = elected();
+      for (int row = walk.begin; row < walk.end && fills; row += kBoxDepth) {
         ring.open();
 #pragma unroll
         for (int box = 0; box < F::kBoxes; ++box) {

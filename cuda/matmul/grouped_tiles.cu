@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(Form::kThreads, 1)
 #if __CUDA_ARCH_FEAT_SM90_ALL
   using F = Form;
   extern __shared__ uint4 shared[];
-  const int group = threadIdx.x / kGroupThreads, warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const int group = threadIdx.x / kGroupThreads, warp = threadIdx.x / kWarp;
   const uint32_t stages = (shared_address(shared) + kBoxAlignment - 1) / kBoxAlignment * kBoxAlignment;
   char* staging = reinterpret_cast<char*>(shared) + (stages - shared_address(shared)) + F::kStages * F::kStage;
   StageRing<F::kStages, F::kStage> ring(stages, shared_address(staging + 4 * F::kGroups * kTileStaging), F::kGroups);
@@ -31,7 +31,8 @@ __global__ void __launch_bounds__(Form::kThreads, 1)
     for (int tile = blockIdx.x; walk.find(tile); tile += gridDim.x) {
       const int2 at = place_of(walk.tile, {walk.down, across});
       const int row = walk.begin + at.x * F::kRows, column = at.y * F::kColumns;
-      for (int piece = 0; piece < pieces && lane == 0; ++piece) {
+      const bool fills = elected();
+      for (int piece = 0; piece < pieces && fills; ++piece) {
         const int k = piece * kBoxDepth;
         ring.open();
         copy_box(ring.at(), a, k, row, ring.filled());

@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(F::kThreads, 1)
                 const __grid_constant__ Segments segments, int64_t c_stride, float scale, TileOrder order, bool whole) {
 #if __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ uint4 shared[];
-  const int group = threadIdx.x / kGroupThreads, warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const int group = threadIdx.x / kGroupThreads, warp = threadIdx.x / kWarp;
   const uint32_t ring = (shared_address(shared) + kBoxAlignment - 1) / kBoxAlignment * kBoxAlignment;
   char* staging = reinterpret_cast<char*>(shared) + (ring - shared_address(shared)) + F::kStages * F::kStage;
   const uint32_t full = shared_address(staging + 4 * F::kGroups * kTileStaging), empty = full + 8 * F::kStages;
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(F::kThreads, 1)
 
   if (group == F::kGroups) {
     if constexpr (F::kGroups == 2) lower_registers<40>();
-    if (warp != 4 * F::kGroups || lane != 0) return;
+    if (warp != 4 * F::kGroups || !elected()) return;
     for (int tile = blockIdx.x; tile < order.count(); tile += gridDim.x) {
       const int2 at = place_of(tile, order);
       const Segment& segment = segments.of(at.y);
