@@ -1,6 +1,7 @@
 // Paged decode by the definition of exact.cuh: one query row a sequence against the pages of its cache, with the bits
 // of the packed kernel. A block has one segment of 1,024 keys of a row and up to 16 query heads of one kv head. Of a
-// row with several segments the block that ends last folds them, or, where blocks wait for their turn, a second kernel.
+// row with several segments the block that ends last folds them, or, where blocks wait for their turn, a second kernel;
+// where there are rows enough to fill the device, a block has all of a row's segments and folds them as they end.
 // New tokens (rope_attention_decode) are rotated by the blocks that need them: queries by all, the key by those of the
 // row's last segment, the first of which stores it with the value. Older keys come from the cache while the kernel
 // ahead, which makes qkv, still runs.
@@ -22,6 +23,8 @@ namespace {
 constexpr int kFewTiles = 2;
 template <int kSize>
 constexpr int kManyTiles = kSize <= 64 ? 5 : 3;
+/// Segments that one block may have: the block of a long row must not be what all others wait for.
+constexpr int kMostWhole = 5;
 
 /// Starts the copies of a tile, page `id`, but for the new key, with zeros beyond the row's end. A group of copies even
 /// past the last tile, so that counting stays simple.
@@ -132,8 +135,8 @@ __device__ __forceinline__ void take_new_token(const Task<T>& task, const Place&
   });
 }
 
-/// Block (segment, kv head and 16 of its query heads, row).
-template <class T, int kSize, int kStages>
+/// Block (segment, kv head and 16 of its query heads, row). kWhole: all segments of a row, if there are several.
+template <class T, int kSize, int kStages, bool kWhole>
 __global__ void __launch_bounds__(kThreads, kStages == kFewTiles && kSize <= 64 ? 5 : 1)
     decode_kernel(const __grid_constant__ Task<T> task) {
   using Keys = KeyTile<kSize>;
@@ -194,11 +197,18 @@ __global__ void __launch_bounds__(kThreads, kStages == kFewTiles && kSize <= 64 
     rows.weigh(task.c, exchange);
     __syncthreads();
     rows.add_values(keys + Keys::kBytes, exchange);
+    if (kWhole && (i + 1) % (kSegment / kTile) == 0 && i + 1 < at.tiles()) rows.end_segment(task.c);
+  }
+  if (kWhole && rows.folded) {
+    rows.end_segment(task.c);
+    rows.take_totals();
   }
   rows.store(task, at);
-  if (!task.ended || at.length <= kSegment || !last_to_end(task, at)) return;
-  for (int element = threadIdx.x * 4; element < at.heads_here * kSize; element += kThreads * 4)
-    fold_segments<T, kSize>(task, at.b, segments_of(at.length), at.first_head + element / kSize, element % kSize);
+  if constexpr (!kWhole) {
+    if (!task.ended || at.length <= kSegment || !last_to_end(task, at)) return;
+    for (int element = threadIdx.x * 4; element < at.heads_here * kSize; element += kThreads * 4)
+      fold_segments<T, kSize>(task, at.b, segments_of(at.length), at.first_head + element / kSize, element % kSize);
+  }
 }
 
 /// At least `count` zeros that stay so between launches. A graph keeps the address: what was given out is kept.
@@ -246,19 +256,20 @@ bool decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, con
     };
     // Where blocks wait for their turn, what each does for a new token or for the fold costs more than a kernel of its
     // own.
-    const bool waits = rows * segments * batch > at_once(kFewTiles);
+    const bool whole = segments > 1 && segments <= kMostWhole && rows * batch >= at_once(kManyTiles<kSize>);
+    const bool waits = rows * (whole ? 1 : segments) * batch > at_once(kFewTiles);
     served = !fresh.angles || !waits;
     if (!served) return;
-    if (segments > 1) {
+    if (segments > 1 && !whole) {
       task.part = scratch.take<float>(batch * segments * heads.query * heads.size);
       task.part_weight = scratch.take<float2>(batch * segments * heads.query);
       if (!waits) task.ended = counters(exec, batch * rows);
     }
     const auto launch = [&]<int kTiles>(std::integral_constant<int, kTiles>) {
       constexpr int kShared = kTiles * 2 * KeyTile<kSize>::kBytes;
-      auto* kernel = decode_kernel<T, kSize, kTiles>;
+      auto* kernel = whole ? decode_kernel<T, kSize, kTiles, true> : decode_kernel<T, kSize, kTiles, false>;
       MANTISSA_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
-      const dim3 grid(segments, unsigned(rows), unsigned(batch));
+      const dim3 grid(whole ? 1 : segments, unsigned(rows), unsigned(batch));
       if (fresh.angles) return launch_early(exec, kernel, grid, kThreads, kShared, task);
       kernel<<<grid, kThreads, kShared, stream(exec)>>>(task);
       MANTISSA_LAUNCH_CHECK();
@@ -270,7 +281,7 @@ bool decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, con
       launch(std::integral_constant<int, kManyTiles<kSize>>());
     else
       launch(std::integral_constant<int, kFewTiles>());
-    if (segments == 1 || !waits) return;
+    if (segments == 1 || whole || !waits) return;
     const dim3 grid(blocks(int64_t(heads.query) * kSize / 4, kThreads), unsigned(batch));
     fold_kernel<T, kSize><<<grid, kThreads, 0, stream(exec)>>>(task);
     MANTISSA_LAUNCH_CHECK();

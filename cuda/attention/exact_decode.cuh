@@ -41,7 +41,8 @@ struct Exchange {
   Pack<T> token[2][kSize / 8];
 };
 
-/// What a block works on: a segment of row b, and heads [first_head, first_head + heads_here) of kv head `group`.
+/// What a block works on: a segment of row b, or in a grid without segments all of it, and heads [first_head,
+/// first_head + heads_here) of kv head `group`.
 struct Place {
   int b, group, first_head, heads_here, length, from, until;
   bool first_of_group;
@@ -55,7 +56,7 @@ struct Place {
     heads_here = min(kHeads, ratio - in_group);
     first_head = group * ratio + in_group;
     from = blockIdx.x * kSegment;
-    until = min(length, from + kSegment);
+    until = gridDim.x > 1 ? min(length, from + kSegment) : length;
     first_of_group = in_group == 0;
     new_key = task.fresh.angles && until == length ? length - 1 - from : -1;
   }
@@ -72,7 +73,9 @@ struct Rows {
   static constexpr int kSteps = kSize / 16, kOwn = (kSteps + kWarps - 1) / kWarps;
 
   uint32_t q[kSteps][4];
-  float o[2 * kOwn][4] = {}, l[4] = {}, high[2] = {-INFINITY, -INFINITY};
+  float o[2 * kOwn][4] = {}, l[4] = {}, high[2] = {-INFINITY, -INFINITY};  // of a segment
+  float total_o[2 * kOwn][4], total_l[2], total_high[2];                   // of the segments folded so far
+  bool folded = false;
   float p[2][4];  // scores of this warp's keys
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
 
@@ -147,9 +150,42 @@ struct Rows {
     l[3] = l[2];
   }
 
-  /// To the output where the row has one segment, else aside for the fold.
+  /// A segment ends: it is folded into those before it, and the next begins anew.
+  __device__ __forceinline__ void end_segment(float c) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const bool first = !folded;
+      const Fold fold(first ? high[r] : total_high[r], first ? l[2 * r] : total_l[r], high[r], l[2 * r], c);
+      total_high[r] = first ? high[r] : fold.top;
+      total_l[r] = first ? l[2 * r] : fold.sum;
+#pragma unroll
+      for (int n = 0; n < 2 * kOwn; ++n)
+#pragma unroll
+        for (int j = 2 * r; j < 2 * r + 2; ++j) {
+          total_o[n][j] = first ? o[n][j] : fold(total_o[n][j], o[n][j]);
+          o[n][j] = 0;
+        }
+      high[r] = -INFINITY;
+      l[2 * r] = l[2 * r + 1] = 0;
+    }
+    folded = true;
+  }
+  /// After the last segment of a row with several: the sums of all of them.
+  __device__ __forceinline__ void take_totals() {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      high[r] = total_high[r];
+      l[2 * r] = total_l[r];
+#pragma unroll
+      for (int n = 0; n < 2 * kOwn; ++n)
+#pragma unroll
+        for (int j = 2 * r; j < 2 * r + 2; ++j) o[n][j] = total_o[n][j];
+    }
+  }
+
+  /// To the output where the block has seen all of the row, else aside for the fold.
   __device__ __forceinline__ void store(const Task<T>& task, const Place& at) const {
-    const bool single = at.length <= kSegment;
+    const bool single = gridDim.x == 1 || at.length <= kSegment;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int h = g + 8 * r;

@@ -347,13 +347,16 @@ TEST_P(CudaExact, DecodeIsPackedAttentionBitForBit) {
   }
 }
 
-/// Of few rows the last block of each folds the segments, of so many that blocks wait for their turn a kernel.
+/// Of few rows the last block of each folds the segments; of so many that they fill the device each block its own, up to
+/// five, and of more segments a kernel.
 TEST_P(CudaExact, SoIsDecodeOfFewRowsAndOfManyWithSeveralSegments) {
-  for (const Heads heads : {Heads{12, 2, 128}, {9, 3, 64}, {16, 1, 80}, {20, 1, 64}}) {
-    SCOPED_TRACE(str(heads.query, "/", heads.kv, "/", heads.size));
-    const Sequences s = sequences({4096}, heads);
+  const std::pair<Heads, int> cases[] = {
+      {{12, 2, 128}, 4096}, {{9, 3, 64}, 4096}, {{16, 1, 80}, 4096}, {{20, 1, 64}, 4096}, {{12, 2, 128}, 5500}};
+  for (const auto& [heads, length] : cases) {
+    SCOPED_TRACE(str(heads.query, "/", heads.kv, "/", heads.size, ", length ", length));
+    const Sequences s = sequences({length}, heads);
     const Tensor want = packed(s, heads);
-    std::vector<int32_t> all(4096);
+    std::vector<int32_t> all(size_t(length), 0);
     std::iota(all.begin(), all.end(), 0);
     for (const int32_t t : {1023, 1024, 2500, 4095}) expect_decode(s, 0, {t}, heads, want);
     expect_decode(s, 0, all, heads, want);
