@@ -34,6 +34,12 @@ template <int kPending>
 __device__ __forceinline__ void wait_groups() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
+/// Sums are read behind this, not before: it stands behind the wait for their group.
+template <int kSums>
+__device__ __forceinline__ void settle(float (&sums)[kSums]) {
+#pragma unroll
+  for (int i = 0; i < kSums; ++i) asm volatile("" : "+f"(sums[i])::"memory");
+}
 
 #define MANTISSA_SUMS_8(x) \
   "+f"(x[0]), "+f"(x[1]), "+f"(x[2]), "+f"(x[3]), "+f"(x[4]), "+f"(x[5]), "+f"(x[6]), "+f"(x[7])
@@ -114,6 +120,47 @@ __device__ __forceinline__ void group_mma(float (&sums)[kSums], uint64_t a, uint
   else
     asm volatile(MANTISSA_WGMMA_128("bf16") : MANTISSA_SUMS_64(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
 }
+
+#define MANTISSA_WGMMA_A_64(type)                                   \
+  "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type       \
+  " {"                                                              \
+  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"          \
+  "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31" \
+  "}, {%32,%33,%34,%35}, %36, 1, 1, 1, 1;"
+#define MANTISSA_WGMMA_A_128(type)                                   \
+  "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type       \
+  " {"                                                               \
+  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"           \
+  "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31," \
+  "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," \
+  "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"  \
+  "}, {%64,%65,%66,%67}, %68, 1, 1, 1, 1;"
+
+/// The same with a in registers, as mma.sync m16n8k16 has it of the warp's 16 rows, and b a columns_operand. They are
+/// read until the group is over.
+template <class T, int kSums>
+__device__ __forceinline__ void group_mma(float (&sums)[kSums], const uint32_t (&a)[4], uint64_t b) {
+  constexpr bool kHalf = std::is_same_v<T, __half>;
+  static_assert(kSums == 32 || kSums == 64);
+  if constexpr (kSums == 32 && kHalf)
+    asm volatile(MANTISSA_WGMMA_A_64("f16")
+                 : MANTISSA_SUMS_32(sums)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  else if constexpr (kSums == 32)
+    asm volatile(MANTISSA_WGMMA_A_64("bf16")
+                 : MANTISSA_SUMS_32(sums)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  else if constexpr (kHalf)
+    asm volatile(MANTISSA_WGMMA_A_128("f16")
+                 : MANTISSA_SUMS_64(sums)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  else
+    asm volatile(MANTISSA_WGMMA_A_128("bf16")
+                 : MANTISSA_SUMS_64(sums)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+#undef MANTISSA_WGMMA_A_64
+#undef MANTISSA_WGMMA_A_128
 #undef MANTISSA_WGMMA_16
 #undef MANTISSA_WGMMA_24
 #undef MANTISSA_WGMMA_32

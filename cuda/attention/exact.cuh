@@ -121,4 +121,9 @@ bool visit_head_size(int size, F&& f) {
   }
 }
 
+/// Packed attention by warpgroups (exact_groups.cu). several: a sequence may have more than one segment. False where it
+/// has no kernel: other devices than Hopper, other head sizes than 64 and 128.
+bool group_attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets, bool several,
+                         Heads heads);
+
 }  // namespace mantissa::cuda_kernels::exact

@@ -1,5 +1,6 @@
 // Causal attention over packed sequences by the definition of exact.cuh: training forward and prefill. A block has 64
-// query rows of one head, each warp 16 of them; keys and values stream through shared memory two tiles deep.
+// query rows of one head, each warp 16 of them; keys and values stream through shared memory two tiles deep. On Hopper
+// heads of 64 and 128 have a kernel of their own (exact_groups.cu).
 //
 // Legend: T tokens, H/G/D heads; qkv rows are (H+2G)D wide, out[T,HD], lse[T,H].
 #include "cuda/attention/attention.h"
@@ -185,9 +186,11 @@ void launch(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tenso
 
 bool exact_attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets,
                          int64_t longest, Heads heads) {
+  const bool several = longest > exact::kSegment || longest <= 0;  // 0: not known
   const auto run = [&]<class T>(std::type_identity<T>) {
+    if (exact::group_attention_fwd(exec, out, lse, qkv, offsets, several, heads)) return true;
     return exact::visit_head_size(heads.size, [&]<int kSize>(std::integral_constant<int, kSize>) {
-      if (longest > exact::kSegment || longest <= 0)  // 0: not known
+      if (several)
         exact::launch<T, kSize, true>(exec, out, lse, qkv, offsets, heads);
       else
         exact::launch<T, kSize, false>(exec, out, lse, qkv, offsets, heads);

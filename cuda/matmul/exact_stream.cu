@@ -13,13 +13,14 @@
 namespace mantissa::cuda_kernels {
 namespace {
 
-constexpr int kRing = 208 << 10;  // bytes of shared memory that a ring may take
+constexpr int kAlone = 208 << 10;   // bytes of the ring of a block that has a multiprocessor to itself
+constexpr int kOfThree = 64 << 10;  // and of one that shares it with two others
 constexpr int kMostStages = 8;
 constexpr int kGroupWarps = kGroupThreads / kWarp, kThreads = kGroupThreads + 2 * kWarp;
 
 /// Rows and columns of a block, and boxes of a piece. A warpgroup multiplies 64 rows: those past kRows are whatever lies
 /// behind in shared memory, and go nowhere.
-template <int kRowsOf, int kColumnsOf, int kBoxesOf>
+template <int kRowsOf, int kColumnsOf, int kBoxesOf, int kRing = kAlone>
 struct Form {
   static constexpr int kRows = kRowsOf, kColumns = kColumnsOf, kBoxes = kBoxesOf;
   static constexpr int kPiece = kBoxes * kBoxDepth;  // elements of k of a stage
@@ -131,8 +132,7 @@ __device__ void multiply(float (&sums)[F::kColumns / 2], const Ring& ring, const
     if (i > 0 && threadIdx.x % kWarp == 0) arrive(ring.empty + (i - 1) % F::kStages * 8);
   }
   wait_groups<0>();
-#pragma unroll
-  for (float& sum : sums) asm volatile("" : "+f"(sum));  // read only now
+  settle(sums);
 }
 
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL
@@ -217,9 +217,9 @@ void launch(Exec& exec, const ChainedProduct& chained) {
 }
 
 using Launch = void (*)(Exec&, const ChainedProduct&);
-constexpr Launch kForms[] = {launch<Form<16, 16, 4>>, launch<Form<32, 24, 4>>, launch<Form<32, 32, 4>>,
-                             launch<Form<64, 16, 4>>, launch<Form<64, 24, 4>>, launch<Form<64, 48, 2>>,
-                             launch<Form<64, 64, 2>>};
+constexpr Launch kForms[] = {launch<Form<16, 16, 4>>, launch<Form<32, 24, 4>>,          launch<Form<32, 32, 4>>,
+                             launch<Form<64, 16, 4>>, launch<Form<64, 24, 4>>,          launch<Form<64, 48, 2>>,
+                             launch<Form<64, 64, 2>>, launch<Form<64, 64, 1, kOfThree>>};
 
 }  // namespace
 
