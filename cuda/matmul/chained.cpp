@@ -8,7 +8,6 @@
 
 #include "cuda/device.h"
 #include "cuda/matmul/exact_choice.h"
-#include "cuda/matmul/library.h"
 
 namespace mantissa::cuda_kernels {
 namespace {
@@ -51,14 +50,16 @@ class Forms {
     if (const auto known = chosen_.find(key); known != chosen_.end() && form_serves(p, known->second))
       return known->second;
     if (cuda::capturing(exec)) return stream_forms() + (f.rows <= kFewRows ? 0 : 1);
-    int best = stream_forms();
-    float best_ms = std::numeric_limits<float>::infinity();
+    std::vector<int> forms;
+    std::vector<std::function<void()>> ways;
     for (int form = 0; form < stream_forms() + tile_forms(); ++form) {
       if (!form_serves(p, form)) continue;
-      const float ms = measure(exec, 3, [&] { run_form(exec, p, form); });
-      if (ms < best_ms) best_ms = ms, best = form;
+      run_form(exec, p, form);  // so that what it runs in its turn is chosen
+      forms.push_back(form);
+      ways.push_back([&exec, &p, form] { run_form(exec, p, form); });
     }
-    return chosen_[key] = best;
+    const std::vector<float> ms = measure_in_turn(exec, ways);
+    return chosen_[key] = forms[size_t(std::min_element(ms.begin(), ms.end()) - ms.begin())];
   }
 
  private:

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 #include <limits>
+#include <memory>
 
 #include "cuda/device.h"
 
@@ -15,8 +16,7 @@ using cuda::stream;
 constexpr int kCandidates = 8;
 /// For few rows the library offers algorithms that are slow or split K; those that it has for so many serve them, too.
 constexpr int64_t kNeighbours[] = {128, 256};
-/// The fastest at first sight are measured in turn, so many times, each time with nothing of theirs in the cache and
-/// behind another kernel.
+/// So many are measured as in a step, the fastest at first sight.
 constexpr int kFinalists = 6;
 constexpr int kRounds = 7;
 /// Times this near each other are equal.
@@ -73,6 +73,20 @@ std::vector<Choice> all_choices(Exec& exec, const LibraryPlan& plan, const Produ
 }
 
 }  // namespace
+
+std::vector<float> measure_in_turn(Exec& exec, const std::vector<std::function<void()>>& ways) {
+  ColdCache cache(exec);
+  std::vector<float> best(ways.size(), std::numeric_limits<float>::infinity());
+  for (int round = 0; round < kRounds; ++round)
+    for (size_t i = 0; i < ways.size(); ++i) {
+      cache.clear();
+      best[i] = std::min(best[i], milliseconds(exec, [&] {
+                           run_short_kernel(exec);
+                           ways[i]();
+                         }));
+    }
+  return best;
+}
 
 ExactProduct exact_of(const Product& p) {
   return {.rows = p.rows,
@@ -157,36 +171,31 @@ void Checks::start(const LibraryPlan& plan, Verdicts& verdicts, int place) {
 // ---- the choice -----------------------------------------------------------------------------------------------------
 
 Choice fastest_exact(Exec& exec, const Product& p, Checks& checks) {
-  LibraryPlan plan(p);
-  const std::vector<Choice> all = all_choices(exec, plan, p);
-  const auto ready = [&](const Choice& c) { return !c.algorithm || plan.take(*c.algorithm); };
-  const auto run = [&](const Choice& c) {
-    return [&] { c.algorithm ? plan.launch(exec, p, p.c) : run_exact_kernel(exec, exact_of(p), c.kernel); };
-  };
-
+  const std::vector<Choice> all = all_choices(exec, LibraryPlan(p), p);
+  std::vector<std::unique_ptr<LibraryPlan>> plans(all.size());
+  std::vector<std::function<void()>> runs(all.size());
   std::vector<std::pair<float, size_t>> order;  // by a first look, without regard to bits
-  for (size_t i = 0; i < all.size(); ++i)
-    if (ready(all[i])) order.emplace_back(measure(exec, 3, run(all[i])), i);
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (all[i].algorithm) {
+      plans[i] = std::make_unique<LibraryPlan>(p);
+      if (!plans[i]->take(*all[i].algorithm)) continue;
+      runs[i] = [&exec, &p, plan = plans[i].get()] { plan->launch(exec, p, p.c); };
+    } else {
+      runs[i] = [&exec, &p, kernel = all[i].kernel] { run_exact_kernel(exec, exact_of(p), kernel); };
+    }
+    order.emplace_back(measure(exec, 3, runs[i]), i);
+  }
   std::sort(order.begin(), order.end());
   std::vector<size_t> finalists;
   for (const auto& [ms, i] : order) {
     if (finalists.size() == kFinalists) break;
-    if (ready(all[i]) && (!all[i].algorithm || checks.pass(plan))) finalists.push_back(i);
+    if (!plans[i] || checks.pass(*plans[i])) finalists.push_back(i);
   }
   if (finalists.empty()) return {{}, exact_kernel_for(exec, exact_of(p))};
   std::sort(finalists.begin(), finalists.end());
-
-  ColdCache cache(exec);
-  std::vector<float> best(finalists.size(), std::numeric_limits<float>::infinity());
-  for (int round = 0; round < kRounds; ++round)
-    for (size_t i = 0; i < finalists.size(); ++i) {
-      if (!ready(all[finalists[i]])) continue;
-      cache.clear();
-      best[i] = std::min(best[i], milliseconds(exec, [&] {
-                           run_short_kernel(exec);
-                           run(all[finalists[i]])();
-                         }));
-    }
+  std::vector<std::function<void()>> ways;
+  for (const size_t i : finalists) ways.push_back(runs[i]);
+  const std::vector<float> best = measure_in_turn(exec, ways);
   const float fastest = *std::min_element(best.begin(), best.end());
   size_t first = 0;
   while (best[first] > fastest * kTie) ++first;
