@@ -1,4 +1,4 @@
-// Hopper's products of a warpgroup: 64 rows by 16, 24, 32, 48, 64 or 128 columns, both operands in boxes of shared memory
+// Hopper's products of a warpgroup: 64 rows by 16, 24, 32, 48, 64 or 128 columns, operands in boxes of shared memory
 // (cuda/bulk.cuh), sums in registers. A step is 16 of k, and steps ascend: the bits are those of mma.sync m16n8k16.
 //
 // Lane 4 g + t of warp w has of sums[4 j + i] row 16 w + g + 8 (i / 2), column 8 j + 2 t + i % 2.

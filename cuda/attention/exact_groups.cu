@@ -1,6 +1,6 @@
-// The packed kernel of exact attention for Hopper and heads of 64 and 128, with the bits of exact_packed.cu: products by
-// warpgroups, 64 query rows of a head each, two to a block. One warp has keys and values copied into a ring in shared
-// memory. While a tile's values are multiplied, the weights of the next tile are computed.
+// The packed kernel of exact attention for Hopper and heads of 64 and 128, with the bits of exact_packed.cu: products
+// by warpgroups, 64 query rows of a head each, two to a block. One warp has keys and values copied into a ring in
+// shared memory. While a tile's values are multiplied, the weights of the next tile are computed.
 //
 // Legend: T tokens, H/G/D heads; qkv rows are (H+2G)D wide, out[T,HD], lse[T,H].
 #include "cuda/attention/attention.h"
@@ -59,8 +59,8 @@ __device__ __forceinline__ void copy_part(uint32_t to, const CUtensorMap& qkv, i
     copy_box(to + box * kBoxBytes, qkv, column + box * kBoxDepth, token, barrier);
 }
 
-/// By one warp: queries of `groups` groups, then `count` tiles of keys and values. Values past the sequence's end become
-/// zero: what lies there is another's, and need not be finite.
+/// By one warp: queries of `groups` groups, then `count` tiles of keys and values. Values past the sequence's end
+/// become zero: what lies there is another's, and need not be finite.
 template <class F>
 __device__ void fill(const Room<F>& room, const CUtensorMap& qkv, const Tile& tile, int groups, int count,
                      const int (&columns)[3]) {

@@ -32,9 +32,9 @@ struct NewRow {
   bool with_key;
 };
 
-/// The heads, rotated, as rows of `queries` in shared memory, which lie kStride elements apart; put(of the value?, piece, elements) gets
-/// the rotated key and the value in pieces of 8. By the whole block, which needs a barrier behind it. Waits for the
-/// kernel ahead, which made the row.
+/// The heads, rotated, as rows of `queries` in shared memory, which lie kStride elements apart; put(of the value?,
+/// piece, elements) gets the rotated key and the value in pieces of 8. By the whole block, which needs a barrier behind
+/// it. Waits for the kernel ahead, which made the row.
 template <class T, int kSize, int kThreads, int kStride, class F>
 __device__ __forceinline__ void take_new_row(T* queries, const NewRow<T>& row, F put) {
   constexpr int kPieces = kSize / 8, kPairs = kPieces / 2;  // a thread turns a piece and that half a head further

@@ -16,14 +16,13 @@ namespace {
 constexpr int kAlone = 208 << 10;   // bytes of the ring of a block that has a multiprocessor to itself
 constexpr int kOfThree = 64 << 10;  // and of one that shares it with two others
 constexpr int kMostStages = 8;
-constexpr int kGroupWarps = kGroupThreads / kWarp, kThreads = kGroupThreads + 2 * kWarp;
+[[maybe_unused]] constexpr int kGroupWarps = kGroupThreads / kWarp, kThreads = kGroupThreads + 2 * kWarp;
 
-/// Rows and columns of a block, and boxes of a piece. A warpgroup multiplies 64 rows: those past kRows are whatever lies
-/// behind in shared memory, and go nowhere.
+/// Rows and columns of a block, and boxes of a piece. A warpgroup multiplies 64 rows: those past kRows are whatever
+/// lies behind in shared memory, and go nowhere.
 template <int kRowsOf, int kColumnsOf, int kBoxesOf, int kRing = kAlone>
 struct Form {
   static constexpr int kRows = kRowsOf, kColumns = kColumnsOf, kBoxes = kBoxesOf;
-  static constexpr int kPiece = kBoxes * kBoxDepth;  // elements of k of a stage
   static constexpr int kFromA = kBoxes * kRows * kBoxRow, kFromB = kBoxes * kColumns * kBoxRow,
                        kStage = kFromA + kFromB;
   static constexpr int kStages = kRing / kStage < kMostStages ? kRing / kStage : kMostStages;
@@ -31,6 +30,9 @@ struct Form {
   static constexpr int kShared = kStages * (kStage + 2 * 8) + kPast + kBoxAlignment;
   static_assert(kRows % 8 == 0 && kColumns % 8 == 0);  // the swizzle repeats every eight rows
 };
+
+template <class F>
+constexpr int kPiece = F::kBoxes * kBoxDepth;  // elements of k of a stage
 
 /// Boxes of the operands of a product and of the one that goes on where it ends.
 struct Operands {
@@ -53,10 +55,10 @@ struct Pieces {
 
   __device__ Pieces(const Operands& operands, bool both)
       : depth{operands.depth[0], operands.depth[1]},
-        first((depth[0] + F::kPiece - 1) / F::kPiece),
-        count(first + (both ? (depth[1] + F::kPiece - 1) / F::kPiece : 0)) {}
+        first((depth[0] + kPiece<F> - 1) / kPiece<F>),
+        count(first + (both ? (depth[1] + kPiece<F> - 1) / kPiece<F> : 0)) {}
   __device__ __forceinline__ bool second(int piece) const { return piece >= first; }
-  __device__ __forceinline__ int begin(int piece) const { return (piece - (second(piece) ? first : 0)) * F::kPiece; }
+  __device__ __forceinline__ int begin(int piece) const { return (piece - (second(piece) ? first : 0)) * kPiece<F>; }
   /// Boxes along k: the last piece of a product may have fewer.
   __device__ __forceinline__ int boxes(int piece) const {
     return min(F::kBoxes, (depth[second(piece)] - begin(piece) + kBoxDepth - 1) / kBoxDepth);
@@ -79,12 +81,12 @@ __device__ __forceinline__ void fill(const Ring& ring, uint32_t to, const Pieces
   }
 }
 
-/// By one thread. Until the kernel ahead has ended it asks for b in the second-level cache alone, where a later write is
-/// seen.
+/// By one thread. Until the kernel ahead has ended it asks for b in the second-level cache alone, where a later write
+/// is seen.
 template <class F>
 __device__ void fill_b(const Ring& ring, const CUtensorMap (&maps)[2], const Pieces<F>& pieces, const Segment& segment,
                        int first_column) {
-  for (int k = 0; k < min(pieces.depth[0], F::kStages * F::kPiece); k += kBoxDepth)
+  for (int k = 0; k < min(pieces.depth[0], F::kStages * kPiece<F>); k += kBoxDepth)
     prefetch_box(maps[0], k, first_column);
   await_previous();
   fill<F, F::kColumns>(ring, ring.stages, pieces, maps, [&](int i) {

@@ -98,7 +98,8 @@ int64_t Engine::Impl::make_pool(std::span<const Request> requests, const Generat
     if (kv_cache_limit == 0 || kv_cache_limit > free / runner.page_bytes()) {
       limit = int64_t(double(free) * memory_fraction) / runner.page_bytes();
       found = str("rollout.cache_tokens is 0 (automatic) and rollout.memory_fraction = ", memory_fraction,
-                  " of the free memory (", free, " bytes) holds ", limit * kAttentionTile);
+                  " of the free memory (", free, " bytes: of ", memory.capacity, " are taken ", taken, ") holds ",
+                  limit * kAttentionTile);
     }
     if (kv_cache_limit == 0) kv_cache_limit = limit;
     const int64_t rows = options.next ? std::min(max_batch, options.at_once + most - 1) : max_batch;

@@ -347,8 +347,8 @@ TEST_P(CudaExact, DecodeIsPackedAttentionBitForBit) {
   }
 }
 
-/// Of few rows the last block of each folds the segments; of so many that they fill the device each block its own, up to
-/// five, and of more segments a kernel.
+/// Of few rows the last block of each folds the segments; of so many that they fill the device each block its own, up
+/// to five, and of more segments a kernel.
 TEST_P(CudaExact, SoIsDecodeOfFewRowsAndOfManyWithSeveralSegments) {
   const std::pair<Heads, int> cases[] = {
       {{12, 2, 128}, 4096}, {{9, 3, 64}, 4096}, {{16, 1, 80}, 4096}, {{20, 1, 64}, 4096}, {{12, 2, 128}, 5500}};
