@@ -129,7 +129,8 @@ class CudaBackend : public Device {
     facts_ = {.sms = properties.multiProcessorCount,
               .shared_per_block = properties.sharedMemPerBlockOptin,
               .major = properties.major,
-              .minor = properties.minor};
+              .minor = properties.minor,
+              .can_begin_early = cuda::waits_for_kernels_ahead()};
     MANTISSA_CUDA(cudaStreamCreateWithFlags(&main_, cudaStreamNonBlocking));
     pool_ = std::make_shared<CachingAllocator>("tensors", properties.totalGlobalMem);
     graph_pool_ = std::make_shared<CachingAllocator>("graphs", properties.totalGlobalMem);

@@ -22,8 +22,8 @@ __device__ __forceinline__ void init_barrier(uint32_t barrier, int count) {
 __device__ __forceinline__ void fence_barriers() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
-/// True in one lane of a whole warp: a choice of which the compiler knows that it is one, unlike `lane == 0`, for which
-/// it puts a loop around every copy.
+/// True in exactly one lane of a whole warp, always the same. The compiler knows that it is one; for lane 0 it puts
+/// a loop around every copy.
 __device__ __forceinline__ bool elected() {
   uint32_t chosen;
   asm volatile("{\n .reg .pred one;\n elect.sync _|one, 0xffffffff;\n selp.u32 %0, 1, 0, one;\n}\n" : "=r"(chosen));

@@ -26,6 +26,12 @@ bool capturing(const Exec& exec) {
   return device_of(exec).capturing();
 }
 
+bool waits_for_kernels_ahead() {
+  cudaFuncAttributes attributes;
+  MANTISSA_CUDA(cudaFuncGetAttributes(&attributes, nothing));
+  return attributes.ptxVersion >= 90;
+}
+
 std::string missing_device_code() {
   cudaFuncAttributes attributes;
   const cudaError_t error = cudaFuncGetAttributes(&attributes, nothing);

@@ -24,6 +24,8 @@ struct DeviceFacts {
   int sms = 0;
   size_t shared_per_block = 0;  // with opt-in
   int major = 0, minor = 0;
+  bool can_begin_early =
+      false;  // kernels of this build wait for those ahead of them where they must (cuda/overlap.cuh)
 };
 
 /// The backend as kernels see it; CudaBackend (backend.cpp) is the one there is.
@@ -45,6 +47,9 @@ const DeviceFacts& device_facts(const Exec& exec);
 /// True while the main stream records a graph: nothing may be measured or read back.
 bool capturing(const Exec& exec);
 
+/// Whether this build's code for the current device knows how a kernel waits for those ahead of it: compiled for Hopper
+/// or later, not made from what was compiled for older devices.
+bool waits_for_kernels_ahead();
 /// Empty when this build has code for the current device, else what it has code for.
 std::string missing_device_code();
 

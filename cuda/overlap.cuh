@@ -32,7 +32,7 @@ void launch_early(const Exec& exec, void (*kernel)(Parameters...), dim3 grid, in
   config.dynamicSmemBytes = shared;
   config.stream = stream(exec);
   config.attrs = &early;
-  config.numAttrs = device_facts(exec).major >= 9 ? 1 : 0;
+  config.numAttrs = device_facts(exec).can_begin_early ? 1 : 0;
   MANTISSA_CUDA(cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 

@@ -1,5 +1,6 @@
 // Hopper's products of a warpgroup: 64 rows by 16, 24, 32, 48, 64 or 128 columns, operands in boxes of shared memory
-// (cuda/bulk.cuh), sums in registers. A step is 16 of k, and steps ascend: the bits are those of mma.sync m16n8k16.
+// (cuda/bulk.cuh) or the left one in registers, sums in registers. A step is 16 of k, and steps ascend: the bits are
+// those of mma.sync m16n8k16.
 //
 // Lane 4 g + t of warp w has of sums[4 j + i] row 16 w + g + 8 (i / 2), column 8 j + 2 t + i % 2.
 #pragma once
@@ -136,8 +137,8 @@ __device__ __forceinline__ void group_mma(float (&sums)[kSums], uint64_t a, uint
   "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"  \
   "}, {%64,%65,%66,%67}, %68, 1, 1, 1, 1;"
 
-/// The same with a in registers, as mma.sync m16n8k16 has it of the warp's 16 rows, and b a columns_operand. They are
-/// read until the group is over.
+/// The same with a in registers, as mma.sync m16n8k16 has it of the warp's 16 rows, and b a columns_operand. The
+/// registers of a must not change until the group is over.
 template <class T, int kSums>
 __device__ __forceinline__ void group_mma(float (&sums)[kSums], const uint32_t (&a)[4], uint64_t b) {
   constexpr bool kHalf = std::is_same_v<T, __half>;

@@ -83,6 +83,9 @@ void RunConfig::validate() const {
   check(!run.name.empty() || !run.output_dir.empty(), "run.name: required when run.output_dir is empty");
   check(!data.files.empty(), "data.files: at least one file is required");
   check(eval.every == 0 || !eval.files.empty(), "eval.files: required when eval.every is not 0, got none");
+  for (size_t i = 0; i < eval.files.size(); ++i)
+    check(std::find(eval.files.begin(), eval.files.begin() + int(i), eval.files[i]) == eval.files.begin() + int(i),
+          "eval.files: \"", eval.files[i], "\" is named twice");
   check(!eval.before_training || !eval.files.empty(),
         "eval.files: required when eval.before_training is true, got none");
   if (train.mode == "grpo") {

@@ -217,6 +217,10 @@ int count_ranks(const std::string& gpus, const std::string& device, const std::s
   const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
   check(n == 1 || device == "cpu" || n <= devices || (devices == 0 && device == "auto"), key, ": asked for ", n,
         " GPUs, this machine has ", devices, visible ? str(" (CUDA_VISIBLE_DEVICES=", visible, ")") : std::string());
+  if (devices == 0) {  // each is a process that computes
+    const int cores = int(std::max(1u, std::thread::hardware_concurrency())), most = std::max(16, 8 * cores);
+    check(n <= most, key, ": on a CPU at most ", most, " processes on the ", cores, " cores of this machine, got ", n);
+  }
   check(n == 1 || device.find(':') == std::string::npos, "device ", device, " is one device, ", key, " asks for ", n,
         "; use cuda, and CUDA_VISIBLE_DEVICES to choose among them");
   return n;

@@ -1,6 +1,7 @@
 #include "tools/mismatch_cells.h"
 
 #include <algorithm>
+#include <set>
 
 #include "core/error.h"
 #include "core/text.h"
@@ -35,6 +36,7 @@ const std::vector<Axis>& axes() {
 
 std::vector<Cell> make_cells(const Cell& base, const std::vector<std::string>& matrix) {
   std::vector<Cell> cells{base};
+  std::set<std::string> seen;
   for (const std::string& text : matrix) {
     const size_t equals = text.find('=');
     const std::string name = text.substr(0, equals);
@@ -43,15 +45,22 @@ std::vector<Cell> make_cells(const Cell& base, const std::vector<std::string>& m
     for (const Axis& a : axes()) names.push_back(a.name);
     check(equals != std::string::npos && axis != axes().end(), "--matrix takes AXIS=VALUE[,VALUE...] with AXIS one of ",
           join(names), ": got \"", text, "\"");
+    check(seen.insert(name).second, "--matrix ", name, ": is there twice, the second time in \"", text, "\"");
+    const std::vector<std::string> values = split(text.substr(equals + 1), ',');
+    for (size_t i = 0; i < values.size(); ++i) {
+      check(std::find(axis->values.begin(), axis->values.end(), values[i]) != axis->values.end(), "--matrix ", name,
+            " takes ", join(axis->values), ": got \"", values[i], "\" in \"", text, "\"");
+      check(std::count(values.begin(), values.begin() + int(i), values[i]) == 0, "--matrix ", name, ": \"", values[i],
+            "\" is there twice in \"", text, "\"");
+    }
     std::vector<Cell> product;
     for (const Cell& cell : cells)
-      for (const std::string& value : split(text.substr(equals + 1), ',')) {
-        check(std::find(axis->values.begin(), axis->values.end(), value) != axis->values.end(), "--matrix ", name,
-              " takes ", join(axis->values), ": got \"", value, "\" in \"", text, "\"");
-        axis->set(product.emplace_back(cell), value);
-      }
+      for (const std::string& value : values) axis->set(product.emplace_back(cell), value);
     cells = std::move(product);
   }
+  for (const char* side : {"rollout", "train"})
+    check(!seen.contains("precision") || !seen.contains(side),
+          "--matrix precision: is that of rollout and training, and ", side, " is there, too");
   return cells;
 }
 

@@ -99,6 +99,7 @@ int trainer_main(int argc, char** argv) {
   }
   check(!config_path.empty(), "trainer: --config is required");
   check(start.resume.empty() || !start.overwrite, "--resume and --overwrite exclude each other");
+  check(response_length == 0 || estimate, "--response-length ", response_length, ": belongs to --estimate");
 
   if (!adapter.empty()) overrides.push_back("lora.init=" + adapter);
   const RunConfig config = load_run_config(config_path, overrides);

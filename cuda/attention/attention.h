@@ -1,7 +1,7 @@
 // Inside the attention family: who implements what. rope_kv.cu has what happens around attention and registers the
 // family; the packed forward and backward exist twice, as own kernels (packed.cu for every shape and type, tensor.cu
 // where tensor cores serve) and through cuDNN (cudnn.cpp: 16-bit types). Under Match::kExact forward and decode have
-// one definition instead (exact.cuh; exact_packed.cu, exact_decode.cu); the backward stays the same.
+// one definition instead (exact.cuh; exact_packed.cu, exact_groups.cu, exact_decode.cu); the backward stays the same.
 #pragma once
 
 #include "core/kernels.h"

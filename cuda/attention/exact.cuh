@@ -1,4 +1,4 @@
-// The one definition of attention under Match::kExact, shared by its packed and its decode kernel. A query's keys, from
+// The one definition of attention under Match::kExact, shared by its packed and decode kernels. A query's keys, from
 // key 0 on, come in tiles of kAttentionTile, and tiles in segments of kSegment keys:
 //
 //   scores    s = q.k, dimensions ascending, 16 a step, in one fp32 accumulator

@@ -18,8 +18,8 @@ struct ExactProduct {
   void* c;
 };
 
-/// Own kernels. Number 0 takes every shape and alignment, slowly. The others stream tiles and want K in multiples of 16
-/// and rows on 16 bytes; a larger number has larger tiles.
+/// Own kernels. Number 0 takes every shape and alignment, slowly. The others stream tiles and want K in multiples of 8
+/// and rows on 16 bytes.
 int exact_kernels();
 bool exact_kernel_serves(Exec& exec, const ExactProduct& p, int kernel);
 void run_exact_kernel(Exec& exec, const ExactProduct& p, int kernel);

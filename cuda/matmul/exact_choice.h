@@ -22,8 +22,8 @@ struct Choice {
 
 ExactProduct exact_of(const Product& p);
 
-/// Least milliseconds of each of several ways to one result, as they would take them in a step: in turn, each time with
-/// nothing of theirs in the cache, and behind another kernel, whose time is in it. Waits for the device.
+/// Least milliseconds of each of several ways to one result, nearly as they would take them in a step: in turn, each
+/// time with nothing of theirs in the cache, and behind another kernel, whose time is in it. Waits for the device.
 std::vector<float> measure_in_turn(Exec& exec, const std::vector<std::function<void()>>& ways);
 
 /// Results of checks that nobody waits for: numbers of differing elements, counted on the device and sent to the host.

@@ -75,9 +75,13 @@ AdapterConfig config_of(const fs::path& directory, const Json& json) {
   try {
     refuse_others(json, where);
     check(json.contains("r"), where, ": r is missing");
+    const Json alpha = json.value("lora_alpha", Json(8.0)), stabilized = json.value("use_rslora", Json(false));
+    check(json.at("r").is_number_integer(), where, ": r must be an integer, got ", json.at("r").dump());
+    check(alpha.is_number(), where, ": lora_alpha must be a number, got ", alpha.dump());
+    check(stabilized.is_boolean(), where, ": use_rslora must be true or false, got ", stabilized.dump());
     config.rank = json.at("r").get<int64_t>();
-    config.alpha = json.value("lora_alpha", 8.0);
-    config.rank_stabilized = json.value("use_rslora", false);
+    config.alpha = alpha.get<double>();
+    config.rank_stabilized = stabilized.get<bool>();
     if (is_checkpoint(directory)) config.targets = json.at("target_modules").get<std::vector<std::string>>();
   } catch (const Json::exception& e) {
     fail(where, ": ", e.what());

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <optional>
 
+#include "core/rehearsal.h"
 #include "rl/rollout/runner.h"
 #include "rl/rollout/scheduler.h"
 
@@ -98,9 +99,10 @@ int64_t Engine::Impl::make_pool(std::span<const Request> requests, const Generat
     if (kv_cache_limit == 0 || kv_cache_limit > free / runner.page_bytes()) {
       limit = int64_t(double(free) * memory_fraction) / runner.page_bytes();
       found = str("rollout.cache_tokens is 0 (automatic) and rollout.memory_fraction = ", memory_fraction,
-                  " of the free memory (", free, " bytes: of ", memory.capacity, " are taken ", taken, ") holds ",
+                  " of the free memory (", free, " bytes; ", taken, " of ", memory.capacity, " are in use) holds ",
                   limit * kAttentionTile);
     }
+    if (is_rehearsal(exec.backend())) limit = std::max(limit, longest);  // of what does not fit, too, there is a count
     if (kv_cache_limit == 0) kv_cache_limit = limit;
     const int64_t rows = options.next ? std::min(max_batch, options.at_once + most - 1) : max_batch;
     const int64_t wanted = std::min({all, rows * longest, kMaxPages});

@@ -192,6 +192,13 @@ TEST_F(RecomputeAuto, TakesTheFirstTierThatFits) {
   EXPECT_EQ(estimate("mlp", 1000).choice(), "") << "there was nothing to choose";
 }
 
+TEST_F(RecomputeAuto, WhatDoesNotFitIsCountedWithTheLeastCache) {
+  const MemoryEstimate e =
+      estimate_memory(config({"rollout.cache_tokens=0"}), {.like = &cpu(), .capacity = size_t(1000)});
+  EXPECT_GT(e.peak, 1'000'000u);
+  EXPECT_NE(e.text().find("GB: does not fit"), std::string::npos) << e.text();
+}
+
 TEST_F(RecomputeAuto, CountsWhatAnUpdateNeedsNotWhatARolloutDoes) {
   // Of weights in parts the KV cache is there for rollouts alone.
   const RunConfig c = config({"train.recompute=auto", "distributed.shard=parameters", "rollout.cache_tokens=262144"});

@@ -93,6 +93,7 @@ TEST(UnreadKeys, WhatTheRunHasNotIsRefused) {
       {{"train.inject_overflow_parameter=embedding.weight", "train.inject_overflow_step=1"}, ""},
       {{"eval.before_training=true"}, "eval.files: required when eval.before_training is true, got none"},
       {{"eval.before_training=true", "eval.files=e"}, ""},
+      {{"eval.before_training=true", "eval.files=[e,f,e]"}, "eval.files: \"e\" is named twice"},
       {{"train.stop=far_from_reference"},
        "train.stop: far_from_reference needs a reference model, which algorithm.kl_coef: 0 leaves out"},
       {{"train.stop=far_from_reference", "algorithm.kl_coef=0.01"}, ""},

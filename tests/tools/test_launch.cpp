@@ -57,6 +57,7 @@ TEST_F(Launch, ALauncherOfOneProcessCountsAsNone) {
 TEST_F(Launch, BadNumbersOfRanks) {
   expect_error("bench", {"comm", "--gpus", "none"}, {"--gpus", "auto or a number", "\"none\""});
   expect_error("bench", {"comm", "--gpus", "5000", "--device", "cpu"}, {"--gpus", "between 1 and 4096", "\"5000\""});
+  expect_error("bench", {"comm", "--gpus", "4096", "--device", "cpu"}, {"--gpus", "on a CPU at most", "got 4096"});
   expect_error("bench", {"comm", "--gpus", "2", "--device", "cuda"}, {"--gpus", "asked for 2 GPUs", "has 0"});
   expect_error("bench", {"comm"}, {"WORLD_SIZE", "\"x\""}, "export RANK=0 WORLD_SIZE=x;");
 }

@@ -399,6 +399,12 @@ TEST_F(Programs, MismatchMeasuresAMatrix) {
   expect_error("mismatch", {"--model", model(), "--data", data, "--matrix", "head=fp16"},
                {"--matrix", "lm_head", "head=fp16"});
   expect_error("mismatch", {"--model", model(), "--data", data, "--matrix", "train=fp16,fp8"}, {"train", "fp8"});
+  expect_error("mismatch", {"--model", model(), "--data", data, "--matrix", "precision=fp16,bf16,fp16"},
+               {"precision", "\"fp16\" is there twice"});
+  expect_error("mismatch", {"--model", model(), "--data", data, "--matrix", "precision=fp16", "precision=bf16"},
+               {"precision: is there twice", "precision=bf16"});
+  expect_error("mismatch", {"--model", model(), "--data", data, "--matrix", "precision=fp16", "train=bf16"},
+               {"precision: is that of rollout and training", "train"});
   expect_error("mismatch", {"--model", model(), "--data", data, "--precision", "fp32", "--lm-head", "bf16"},
                {"precision.lm_head", "bf16", "fp32"});
 }
