@@ -1,5 +1,6 @@
 #include "tools/json_lines.h"
 
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -23,6 +24,7 @@ struct JsonLines::Impl {
   std::ifstream file;
   std::istream* in = nullptr;
   int64_t number = 0;
+  bool any = false;  // objects so far
   std::string line, where;
   json object;
 
@@ -37,6 +39,7 @@ JsonLines::JsonLines(const std::string& path) : impl_(std::make_unique<Impl>()) 
   impl_->path = path;
   impl_->in = &std::cin;
   if (path == "-") return;
+  check(!std::filesystem::is_directory(path), path, ": is a directory; wanted are JSON lines");
   check_content(path, "JSON lines");
   impl_->file.open(path, std::ios::binary);
   impl_->in = &impl_->file;
@@ -50,12 +53,16 @@ bool JsonLines::next() {
   Impl& s = *impl_;
   do {
     s.where = str(s.path, ':', ++s.number);
-    if (!read_line(*s.in, s.line, kMaxLine, s.where)) return false;
+    if (!read_line(*s.in, s.line, kMaxLine, s.where)) {
+      check(s.any || s.path == "-", s.path, ": has blank lines only; wanted are JSON lines");
+      return false;
+    }
   } while (s.line.find_first_not_of(" \t\r") == std::string::npos);
   s.object = json::parse(s.line, nullptr, false);
   check(!s.object.is_discarded(), s.where, ": not valid JSON", json_lines_hint(s.line));
   check(s.object.is_object(), s.where, ": must be a JSON object: got a ", s.object.type_name(),
         json_lines_hint(s.line));
+  s.any = true;
   return true;
 }
 

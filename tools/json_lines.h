@@ -18,7 +18,8 @@ class JsonLines {
   explicit JsonLines(const std::string& path);
   ~JsonLines();
 
-  /// Moves to the next object; false at the end. Blank lines are skipped; anything but an object throws.
+  /// Moves to the next object; false at the end. Blank lines are skipped; anything but an object throws, and so does a
+  /// file of blank lines alone.
   bool next();
   /// "file:line" of the current object.
   const std::string& where() const;

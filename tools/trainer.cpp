@@ -113,10 +113,9 @@ int trainer_main(int argc, char** argv) {
     std::cout << estimate_of(config, response_length).text();
     return 0;
   }
+  const int ranks = place ? 1 : count_ranks(config.distributed.gpus, config.run.device, "distributed.gpus");
   if (speaks && !(place && place->launcher == "mantissa")) say_what_runs(config);
-  if (!place)
-    if (const int ranks = count_ranks(config.distributed.gpus, config.run.device, "distributed.gpus"); ranks > 1)
-      return launch_ranks(ranks, argc, argv);
+  if (ranks > 1) return launch_ranks(ranks, argc, argv);
   std::signal(SIGINT, on_signal);
   std::signal(SIGTERM, on_signal);
   std::signal(SIGPIPE, SIG_IGN);  // `trainer | tee`: the signal ends tee first, and the run has still to save
