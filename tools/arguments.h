@@ -24,11 +24,13 @@ class Arguments final : public Fields {
   void choice(const char* key, std::string& value, const std::vector<std::string>& choices, const Help& help) override;
   void field(const char* key, std::vector<std::string>& value, const Help& help) override;
 
-  /// All fields of a config struct but `skipped` ones.
+  /// All fields of section `name` of a config but `skipped` ones.
   template <class Config>
-  void section(Config& config, std::set<std::string> skipped = {}) {
+  void section(const std::string& name, Config& config, std::set<std::string> skipped = {}) {
+    section_ = name;
     skipped_ = std::move(skipped);
     config.fields(*this);
+    section_.clear();
     skipped_.clear();
   }
   /// Of the choice declared last: why `word`, which the config's key of that name takes, is none here; ends the error.
@@ -44,9 +46,17 @@ class Arguments final : public Fields {
   bool given(const std::string& key) const;
 
  private:
+  /// False for a field that has no flag here.
+  bool has_flag(const char* key) const;
+
   struct Impl;
   std::unique_ptr<Impl> impl_;
+  std::string section_;
   std::set<std::string> skipped_;
 };
+
+/// A message that may name keys of a config, with the flags that stand for them on this process's command line:
+/// "rollout.max_batch" becomes "--max-batch" where a section "rollout" has been declared.
+std::string with_flags(std::string message);
 
 }  // namespace mantissa

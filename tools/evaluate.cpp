@@ -39,9 +39,9 @@ struct EvaluateFlags {
     model.fields(args);
     args.field("data", data.files, "JSON lines of problems; each file is a set");
     args.required();
-    args.section(data, kTrainingDataKeys);
-    args.section(rollout);
-    args.section(reward, {"max_failed_steps"});
+    args.section("data", data, kTrainingDataKeys);
+    args.section("rollout", rollout);
+    args.section("reward", reward, {"max_failed_steps"});
     args.field("seed", seed, "of the random numbers", at_least(0));
     args.field("keep", keep, "LOW:HIGH, ends included: write problems with such a pass rate to --output");
     args.field("output", output, "file of --keep: their lines of the data, unchanged");

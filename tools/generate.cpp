@@ -70,8 +70,8 @@ int generate_main(int argc, char** argv) {
   args.field("input", input, "JSON lines of prompts; - is standard input");
   std::set<std::string> unused = kTrainingDataKeys;
   unused.insert({"answer_key", "limit", "max_prompt_tokens", "overlong_prompts"});
-  args.section(data, unused);
-  args.section(rollout);
+  args.section("data", data, unused);
+  args.section("rollout", rollout);
   args.field("seed", seed, "of the random numbers", at_least(0));
   args.field("json", as_json, "a line of JSON for each sample, with its ids and log-probs");
   if (!args.parse(argc, argv)) return 0;

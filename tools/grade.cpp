@@ -37,7 +37,7 @@ int grade_main(int argc, char** argv) {
       "object \"record\" as well, where the line has one.");
   args.field("input", input, "JSON lines; - is standard input");
   args.required();
-  args.section(reward, {"max_failed_steps"});
+  args.section("reward", reward, {"max_failed_steps"});
   if (!args.parse(argc, argv)) return 0;
   reward.validate();
   if (const std::string notice = reward_notice(reward); !notice.empty()) log_warning(notice);

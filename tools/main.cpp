@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "core/notice.h"
 #include "rl/logging/log.h"
+#include "tools/arguments.h"
 #include "tools/programs.h"
 
 namespace mantissa {
@@ -52,7 +53,7 @@ const Program* find_program(std::string_view name) {
 }
 
 int run(int argc, char** argv) {
-  set_notice_sink(log_warning);
+  set_notice_sink([](const std::string& text) { log_warning(with_flags(text)); });
   const std::string called = argc > 0 ? std::filesystem::path(argv[0]).filename().string() : "mantissa";
   const Program* program = find_program(called);
   if (!program) {
@@ -89,7 +90,7 @@ int main(int argc, char** argv) {
     mantissa::check(bool(std::cout.flush()), "standard output cannot be written");
     return code;
   } catch (const std::exception& e) {
-    std::string text = e.what();
+    std::string text = mantissa::with_flags(e.what());
     std::replace(text.begin(), text.end(), '\n', ' ');
     std::cout.flush();
     std::cerr << "error: " << text << std::endl;

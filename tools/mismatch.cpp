@@ -42,18 +42,25 @@ struct MismatchFlags {
     args.field("matrix", matrix,
                "AXIS=VALUE[,VALUE...]: all combinations; AXIS is precision (rollout and train alike), rollout, "
                "train, kv_cache, lm_head, residual or match");
-    args.section(base.precision, {"train", "rollout", "on_difference"});
+    args.section("precision", base.precision, {"train", "rollout", "on_difference"});
     args.field("data", data.files, "JSON lines of problems");
     args.required();
     std::set<std::string> unused = kTrainingDataKeys;
     unused.insert("answer_key");
-    args.section(data, unused);
-    args.section(rollout);
+    args.section("data", data, unused);
+    args.section("rollout", rollout);
     args.field("batch_tokens", batch_tokens, "tokens packed into one scoring pass", between(1, 1 << 24));
     args.field("seed", seed, "of the random numbers", at_least(0));
     args.field("points", points, "file for one line a sequence: log-probs of both sides");
     args.field("table", table, "file for the results as tables in Markdown");
     if (!args.parse(argc, argv)) return false;
+    const std::pair<std::string, std::string> flags[] = {{"precision", "precision"}, {"train", "train-precision"},
+                                                         {"kv_cache", "kv-cache"},   {"lm_head", "lm-head"},
+                                                         {"residual", "residual"},   {"match", "match"}};
+    for (const auto& [axis, flag] : flags)
+      for (const std::string& text : matrix)
+        check(!text.starts_with(axis + '=') || !args.given(flag), "--matrix ", axis, " and --", flag,
+              " exclude each other");
     base.precision.rollout = model.precision;
     base.precision.train = train == "auto" ? model.precision : train;
     std::vector<std::string> inputs = data.files;

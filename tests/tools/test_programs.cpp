@@ -342,7 +342,7 @@ TEST_F(Programs, GradeByAProgram) {
   EXPECT_EQ(value_of(r.lines()[0], "reward"), "0.75");
   EXPECT_EQ(value_of(r.lines()[0], "extracted"), "\"half\"");
   EXPECT_EQ(value_of(r.lines()[1], "status"), "\"timeout\"");
-  expect_error("grade", {"--input", input, "--kind", "command"}, {"reward.command", "required"});
+  expect_error("grade", {"--input", input, "--kind", "command"}, {"--command", "required"});
 }
 
 TEST_F(Programs, MismatchIsZeroWithTheSameRoundingAndKernels) {
@@ -407,8 +407,10 @@ TEST_F(Programs, MismatchMeasuresAMatrix) {
                {"precision: is there twice", "precision=bf16"});
   expect_error("mismatch", {"--model", model(), "--data", data, "--matrix", "precision=fp16", "train=bf16"},
                {"precision: is that of rollout and training", "train"});
+  expect_error("mismatch", {"--model", model(), "--data", data, "--precision", "bf16", "--matrix", "precision=fp16"},
+               {"--matrix precision and --precision exclude each other"});
   expect_error("mismatch", {"--model", model(), "--data", data, "--precision", "fp32", "--lm-head", "bf16"},
-               {"precision.lm_head", "bf16", "fp32"});
+               {"--lm-head", "bf16", "fp32"});
 }
 
 TEST_F(Programs, BenchPrintsItsFields) {
