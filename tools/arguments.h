@@ -46,7 +46,7 @@ class Arguments final : public Fields {
   bool given(const std::string& key) const;
 
  private:
-  /// False for a field that has no flag here.
+  /// False for a field that has no flag here; of others with_flags() knows the key from now on.
   bool has_flag(const char* key) const;
 
   struct Impl;
