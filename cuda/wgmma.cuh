@@ -42,132 +42,86 @@ __device__ __forceinline__ void settle(float (&sums)[kSums]) {
   for (int i = 0; i < kSums; ++i) asm volatile("" : "+f"(sums[i])::"memory");
 }
 
+// Sums as operands of an instruction, and the places that they take in its text.
 #define MANTISSA_SUMS_8(x) \
   "+f"(x[0]), "+f"(x[1]), "+f"(x[2]), "+f"(x[3]), "+f"(x[4]), "+f"(x[5]), "+f"(x[6]), "+f"(x[7])
 #define MANTISSA_SUMS_12(x) MANTISSA_SUMS_8(x), "+f"(x[8]), "+f"(x[9]), "+f"(x[10]), "+f"(x[11])
-#define MANTISSA_SUMS_16(x)                                                                                    \
-  MANTISSA_SUMS_8(x), "+f"(x[8]), "+f"(x[9]), "+f"(x[10]), "+f"(x[11]), "+f"(x[12]), "+f"(x[13]), "+f"(x[14]), \
-      "+f"(x[15])
+#define MANTISSA_SUMS_16(x) MANTISSA_SUMS_12(x), "+f"(x[12]), "+f"(x[13]), "+f"(x[14]), "+f"(x[15])
 #define MANTISSA_SUMS_24(x)                                                                                       \
   MANTISSA_SUMS_16(x), "+f"(x[16]), "+f"(x[17]), "+f"(x[18]), "+f"(x[19]), "+f"(x[20]), "+f"(x[21]), "+f"(x[22]), \
       "+f"(x[23])
-#define MANTISSA_SUMS_32(x)                                                                                   \
-  "+f"(x[0]), "+f"(x[1]), "+f"(x[2]), "+f"(x[3]), "+f"(x[4]), "+f"(x[5]), "+f"(x[6]), "+f"(x[7]), "+f"(x[8]), \
-      "+f"(x[9]), "+f"(x[10]), "+f"(x[11]), "+f"(x[12]), "+f"(x[13]), "+f"(x[14]), "+f"(x[15]), "+f"(x[16]),  \
-      "+f"(x[17]), "+f"(x[18]), "+f"(x[19]), "+f"(x[20]), "+f"(x[21]), "+f"(x[22]), "+f"(x[23]), "+f"(x[24]), \
-      "+f"(x[25]), "+f"(x[26]), "+f"(x[27]), "+f"(x[28]), "+f"(x[29]), "+f"(x[30]), "+f"(x[31])
+#define MANTISSA_SUMS_32(x)                                                                                       \
+  MANTISSA_SUMS_24(x), "+f"(x[24]), "+f"(x[25]), "+f"(x[26]), "+f"(x[27]), "+f"(x[28]), "+f"(x[29]), "+f"(x[30]), \
+      "+f"(x[31])
 #define MANTISSA_SUMS_64(x)                                                                                       \
   MANTISSA_SUMS_32(x), "+f"(x[32]), "+f"(x[33]), "+f"(x[34]), "+f"(x[35]), "+f"(x[36]), "+f"(x[37]), "+f"(x[38]), \
       "+f"(x[39]), "+f"(x[40]), "+f"(x[41]), "+f"(x[42]), "+f"(x[43]), "+f"(x[44]), "+f"(x[45]), "+f"(x[46]),     \
       "+f"(x[47]), "+f"(x[48]), "+f"(x[49]), "+f"(x[50]), "+f"(x[51]), "+f"(x[52]), "+f"(x[53]), "+f"(x[54]),     \
       "+f"(x[55]), "+f"(x[56]), "+f"(x[57]), "+f"(x[58]), "+f"(x[59]), "+f"(x[60]), "+f"(x[61]), "+f"(x[62]),     \
       "+f"(x[63])
-#define MANTISSA_WGMMA_16(type) \
-  "wgmma.mma_async.sync.aligned.m64n16k16.f32." type "." type " {%0,%1,%2,%3,%4,%5,%6,%7}, %8, %9, 1, 1, 1, %10, %11;"
-#define MANTISSA_WGMMA_24(type)                               \
-  "wgmma.mma_async.sync.aligned.m64n24k16.f32." type "." type \
-  " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11}, %12, %13, 1, 1, 1, %14, %15;"
-#define MANTISSA_WGMMA_32(type)                               \
-  "wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type \
-  " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, %16, %17, 1, 1, 1, %18, %19;"
-#define MANTISSA_WGMMA_48(type)                                                                                        \
-  "wgmma.mma_async.sync.aligned.m64n48k16.f32." type "." type                                                          \
-  " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23}, %24, %25, 1, 1, 1, %26, " \
-  "%27;"
-#define MANTISSA_WGMMA_64(type)                                     \
-  "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type       \
-  " {"                                                              \
-  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"          \
-  "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31" \
-  "}, %32, %33, 1, 1, 1, %34, %35;"
-#define MANTISSA_WGMMA_128(type)                                     \
-  "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type       \
-  " {"                                                               \
-  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"           \
-  "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31," \
-  "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," \
-  "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"  \
-  "}, %64, %65, 1, 1, 1, %66, %67;"
+#define MANTISSA_PLACES_8 "%0,%1,%2,%3,%4,%5,%6,%7"
+#define MANTISSA_PLACES_12 MANTISSA_PLACES_8 ",%8,%9,%10,%11"
+#define MANTISSA_PLACES_16 MANTISSA_PLACES_12 ",%12,%13,%14,%15"
+#define MANTISSA_PLACES_24 MANTISSA_PLACES_16 ",%16,%17,%18,%19,%20,%21,%22,%23"
+#define MANTISSA_PLACES_32 MANTISSA_PLACES_24 ",%24,%25,%26,%27,%28,%29,%30,%31"
+#define MANTISSA_PLACES_64 \
+  MANTISSA_PLACES_32       \
+      ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define MANTISSA_MULTIPLY_AS(type, columns, n, rest, ...)                                                    \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type "." type " {" MANTISSA_PLACES_##n \
+               "}, " rest                                                                                    \
+               : MANTISSA_SUMS_##n(sums)                                                                     \
+               : __VA_ARGS__)
+/// n sums += a . b, by as many columns; `rest` of the text: places of what follows, a and b first.
+#define MANTISSA_MULTIPLY(columns, n, rest, ...)                \
+  if constexpr (std::is_same_v<T, __half>)                      \
+    MANTISSA_MULTIPLY_AS("f16", columns, n, rest, __VA_ARGS__); \
+  else                                                          \
+    MANTISSA_MULTIPLY_AS("bf16", columns, n, rest, __VA_ARGS__)
 
 /// sums += a . b of 16 steps of k, from where the descriptors point; 2 columns a sum. kByColumns: b is a
 /// columns_operand; kLeftByColumns: a is one.
 template <class T, bool kByColumns, bool kLeftByColumns = false, int kSums>
 __device__ __forceinline__ void group_mma(float (&sums)[kSums], uint64_t a, uint64_t b) {
-  constexpr bool kHalf = std::is_same_v<T, __half>;
-  constexpr int kA = kLeftByColumns, kB = kByColumns;
   static_assert(kSums == 8 || kSums == 12 || kSums == 16 || kSums == 24 || kSums == 32 || kSums == 64);
-  if constexpr (kSums == 8 && kHalf)
-    asm volatile(MANTISSA_WGMMA_16("f16") : MANTISSA_SUMS_8(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
-  else if constexpr (kSums == 8)
-    asm volatile(MANTISSA_WGMMA_16("bf16") : MANTISSA_SUMS_8(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
-  else if constexpr (kSums == 12 && kHalf)
-    asm volatile(MANTISSA_WGMMA_24("f16") : MANTISSA_SUMS_12(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
-  else if constexpr (kSums == 12)
-    asm volatile(MANTISSA_WGMMA_24("bf16") : MANTISSA_SUMS_12(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
-  else if constexpr (kSums == 16 && kHalf)
-    asm volatile(MANTISSA_WGMMA_32("f16") : MANTISSA_SUMS_16(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
-  else if constexpr (kSums == 16)
-    asm volatile(MANTISSA_WGMMA_32("bf16") : MANTISSA_SUMS_16(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
-  else if constexpr (kSums == 24 && kHalf)
-    asm volatile(MANTISSA_WGMMA_48("f16") : MANTISSA_SUMS_24(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
-  else if constexpr (kSums == 24)
-    asm volatile(MANTISSA_WGMMA_48("bf16") : MANTISSA_SUMS_24(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
-  else if constexpr (kSums == 32 && kHalf)
-    asm volatile(MANTISSA_WGMMA_64("f16") : MANTISSA_SUMS_32(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
-  else if constexpr (kSums == 32)
-    asm volatile(MANTISSA_WGMMA_64("bf16") : MANTISSA_SUMS_32(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
-  else if constexpr (kHalf)
-    asm volatile(MANTISSA_WGMMA_128("f16") : MANTISSA_SUMS_64(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
-  else
-    asm volatile(MANTISSA_WGMMA_128("bf16") : MANTISSA_SUMS_64(sums) : "l"(a), "l"(b), "n"(kA), "n"(kB));
+#define MANTISSA_OPERANDS "l"(a), "l"(b), "n"(int(kLeftByColumns)), "n"(int(kByColumns))
+  if constexpr (kSums == 8) {
+    MANTISSA_MULTIPLY("16", 8, "%8, %9, 1, 1, 1, %10, %11;", MANTISSA_OPERANDS);
+  } else if constexpr (kSums == 12) {
+    MANTISSA_MULTIPLY("24", 12, "%12, %13, 1, 1, 1, %14, %15;", MANTISSA_OPERANDS);
+  } else if constexpr (kSums == 16) {
+    MANTISSA_MULTIPLY("32", 16, "%16, %17, 1, 1, 1, %18, %19;", MANTISSA_OPERANDS);
+  } else if constexpr (kSums == 24) {
+    MANTISSA_MULTIPLY("48", 24, "%24, %25, 1, 1, 1, %26, %27;", MANTISSA_OPERANDS);
+  } else if constexpr (kSums == 32) {
+    MANTISSA_MULTIPLY("64", 32, "%32, %33, 1, 1, 1, %34, %35;", MANTISSA_OPERANDS);
+  } else {
+    MANTISSA_MULTIPLY("128", 64, "%64, %65, 1, 1, 1, %66, %67;", MANTISSA_OPERANDS);
+  }
+#undef MANTISSA_OPERANDS
 }
-
-#define MANTISSA_WGMMA_A_64(type)                                   \
-  "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type       \
-  " {"                                                              \
-  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"          \
-  "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31" \
-  "}, {%32,%33,%34,%35}, %36, 1, 1, 1, 1;"
-#define MANTISSA_WGMMA_A_128(type)                                   \
-  "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type       \
-  " {"                                                               \
-  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"           \
-  "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31," \
-  "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," \
-  "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"  \
-  "}, {%64,%65,%66,%67}, %68, 1, 1, 1, 1;"
 
 /// The same with a in registers, as mma.sync m16n8k16 has it of the warp's 16 rows, and b a columns_operand. The
 /// registers of a must not change until the group is over.
 template <class T, int kSums>
 __device__ __forceinline__ void group_mma(float (&sums)[kSums], const uint32_t (&a)[4], uint64_t b) {
-  constexpr bool kHalf = std::is_same_v<T, __half>;
   static_assert(kSums == 32 || kSums == 64);
-  if constexpr (kSums == 32 && kHalf)
-    asm volatile(MANTISSA_WGMMA_A_64("f16")
-                 : MANTISSA_SUMS_32(sums)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-  else if constexpr (kSums == 32)
-    asm volatile(MANTISSA_WGMMA_A_64("bf16")
-                 : MANTISSA_SUMS_32(sums)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-  else if constexpr (kHalf)
-    asm volatile(MANTISSA_WGMMA_A_128("f16")
-                 : MANTISSA_SUMS_64(sums)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-  else
-    asm volatile(MANTISSA_WGMMA_A_128("bf16")
-                 : MANTISSA_SUMS_64(sums)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+#define MANTISSA_OPERANDS "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)
+  if constexpr (kSums == 32) {
+    MANTISSA_MULTIPLY("64", 32, "{%32,%33,%34,%35}, %36, 1, 1, 1, 1;", MANTISSA_OPERANDS);
+  } else {
+    MANTISSA_MULTIPLY("128", 64, "{%64,%65,%66,%67}, %68, 1, 1, 1, 1;", MANTISSA_OPERANDS);
+  }
+#undef MANTISSA_OPERANDS
 }
-#undef MANTISSA_WGMMA_A_64
-#undef MANTISSA_WGMMA_A_128
-#undef MANTISSA_WGMMA_16
-#undef MANTISSA_WGMMA_24
-#undef MANTISSA_WGMMA_32
-#undef MANTISSA_WGMMA_48
-#undef MANTISSA_WGMMA_64
-#undef MANTISSA_WGMMA_128
+#undef MANTISSA_MULTIPLY
+#undef MANTISSA_MULTIPLY_AS
+#undef MANTISSA_PLACES_8
+#undef MANTISSA_PLACES_12
+#undef MANTISSA_PLACES_16
+#undef MANTISSA_PLACES_24
+#undef MANTISSA_PLACES_32
+#undef MANTISSA_PLACES_64
 #undef MANTISSA_SUMS_8
 #undef MANTISSA_SUMS_12
 #undef MANTISSA_SUMS_16

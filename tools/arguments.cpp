@@ -2,10 +2,10 @@
 #include "tools/arguments.h"
 
 #include <CLI/CLI.hpp>
-#include <cctype>
 #include <cmath>
 #include <iostream>
 #include <map>
+#include <regex>
 
 #include "core/error.h"
 #include "core/number.h"
@@ -28,7 +28,7 @@ std::string flag_of(std::string key) {
   return "--" + key;
 }
 
-/// Flags by the keys of a config that they stand for.
+/// Flags by the keys of a config that they stand for, these as patterns.
 std::map<std::string, std::string>& flags_by_key() {
   static std::map<std::string, std::string> all;
   return all;
@@ -37,20 +37,14 @@ std::map<std::string, std::string>& flags_by_key() {
 }  // namespace
 
 std::string with_flags(std::string message) {
-  const auto in_name = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '.'; };
-  for (const auto& [key, flag] : flags_by_key())
-    for (size_t at = message.find(key); at != std::string::npos; at = message.find(key, at + 1)) {
-      const size_t end = at + key.size();
-      const bool goes_on = end < message.size() && in_name(message[end]) &&
-                           !(message[end] == '.' && (end + 1 == message.size() || !in_name(message[end + 1])));
-      if ((at == 0 || !in_name(message[at - 1])) && !goes_on) message.replace(at, key.size(), flag);
-    }
+  for (const auto& [key, flag] : flags_by_key())  // whole keys: neither the end nor the beginning of a longer one
+    message = std::regex_replace(message, std::regex("(^|[^\\w.])" + key + "(?!\\w|\\.\\w)"), "$1" + flag);
   return message;
 }
 
-bool Arguments::has_flag(const char* key) const {
+bool Arguments::declare(const char* key) const {
   if (skipped_.contains(key)) return false;
-  if (!section_.empty()) flags_by_key()[section_ + '.' + key] = flag_of(key);
+  if (!section_.empty()) flags_by_key()[section_ + "\\." + key] = flag_of(key);
   return true;
 }
 
@@ -65,7 +59,7 @@ Arguments::Arguments(const std::string& program, const std::string& help) : impl
 Arguments::~Arguments() = default;
 
 void Arguments::field(const char* key, bool& value, const Help& help) {
-  if (!has_flag(key)) return;
+  if (!declare(key)) return;
   const std::string flag = flag_of(key);
   impl_->last = impl_->app.add_flag(flag + ",!--no" + flag.substr(1), value, help.text);
 }
@@ -95,24 +89,24 @@ std::function<void()> range_rule(const std::string& flag, const T& value, Range 
 }  // namespace
 
 void Arguments::field(const char* key, int64_t& value, const Help& help, Range range) {
-  if (!has_flag(key)) return;
+  if (!declare(key)) return;
   impl_->last = add_number(impl_->app, flag_of(key), value, help, range);
   impl_->rules.push_back(range_rule(flag_of(key), value, range));
 }
 
 void Arguments::field(const char* key, double& value, const Help& help, Range range) {
-  if (!has_flag(key)) return;
+  if (!declare(key)) return;
   impl_->last = add_number(impl_->app, flag_of(key), value, help, range);
   impl_->rules.push_back(range_rule(flag_of(key), value, range));
 }
 
 void Arguments::field(const char* key, std::string& value, const Help& help) {
-  if (!has_flag(key)) return;
+  if (!declare(key)) return;
   impl_->last = impl_->app.add_option(flag_of(key), value, help.text)->type_name("TEXT");
 }
 
 void Arguments::choice(const char* key, std::string& value, const std::vector<std::string>& choices, const Help& help) {
-  if (!has_flag(key)) return;
+  if (!declare(key)) return;
   const std::string list = join(choices, "|");
   impl_->last = impl_->app.add_option(flag_of(key), value, help.text)->type_name(list);
   impl_->rules.push_back([flag = flag_of(key), &value, choices, list, &hints = impl_->hints] {
@@ -127,7 +121,7 @@ void Arguments::not_here(const std::string& word, const std::string& why) {
 }
 
 void Arguments::field(const char* key, std::vector<std::string>& value, const Help& help) {
-  if (!has_flag(key)) return;
+  if (!declare(key)) return;
   impl_->last = impl_->app.add_option(flag_of(key), value, help.text)->type_name("TEXT")->default_str("");
 }
 

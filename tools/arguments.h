@@ -47,7 +47,7 @@ class Arguments final : public Fields {
 
  private:
   /// False for a field that has no flag here; of others with_flags() knows the key from now on.
-  bool has_flag(const char* key) const;
+  bool declare(const char* key) const;
 
   struct Impl;
   std::unique_ptr<Impl> impl_;

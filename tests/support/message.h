@@ -1,6 +1,9 @@
 // The message of an error that a test provokes.
 #pragma once
 
+#include <gtest/gtest.h>
+
+#include <initializer_list>
 #include <string>
 
 #include "core/error.h"
@@ -16,6 +19,11 @@ std::string message_of(F&& f) {
     return e.what();
   }
   return "";
+}
+
+inline void expect_message(const std::string& message, std::initializer_list<const char*> parts) {
+  for (const char* part : parts)
+    EXPECT_NE(message.find(part), std::string::npos) << "\"" << message << "\" lacks \"" << part << "\"";
 }
 
 }  // namespace mantissa
