@@ -66,7 +66,7 @@ __device__ __forceinline__ void settle(float (&sums)[kSums]) {
 #define MANTISSA_PLACES_32 MANTISSA_PLACES_24 ",%24,%25,%26,%27,%28,%29,%30,%31"
 #define MANTISSA_PLACES_64 \
   MANTISSA_PLACES_32       \
-      ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+  ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 #define MANTISSA_MULTIPLY_AS(type, columns, n, rest, ...)                                                    \
   asm volatile("wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type "." type " {" MANTISSA_PLACES_##n \
                "}, " rest                                                                                    \
