@@ -1,4 +1,4 @@
-// Hopper's products of a warpgroup: 64 rows by 16, 24, 32, 48, 64 or 128 columns, operands in boxes of shared memory
+// Hopper's products of a warpgroup: 64 rows by 16 to 168 columns, operands in boxes of shared memory
 // (cuda/bulk.cuh) or the left one in registers, sums in registers. A step is 16 of k, and steps ascend: the bits are
 // those of mma.sync m16n8k16.
 //
@@ -50,23 +50,33 @@ __device__ __forceinline__ void settle(float (&sums)[kSums]) {
 #define MANTISSA_SUMS_24(x)                                                                                       \
   MANTISSA_SUMS_16(x), "+f"(x[16]), "+f"(x[17]), "+f"(x[18]), "+f"(x[19]), "+f"(x[20]), "+f"(x[21]), "+f"(x[22]), \
       "+f"(x[23])
+#define MANTISSA_SUMS_28(x) MANTISSA_SUMS_24(x), "+f"(x[24]), "+f"(x[25]), "+f"(x[26]), "+f"(x[27])
 #define MANTISSA_SUMS_32(x)                                                                                       \
   MANTISSA_SUMS_24(x), "+f"(x[24]), "+f"(x[25]), "+f"(x[26]), "+f"(x[27]), "+f"(x[28]), "+f"(x[29]), "+f"(x[30]), \
       "+f"(x[31])
-#define MANTISSA_SUMS_64(x)                                                                                       \
+#define MANTISSA_SUMS_48(x)                                                                                       \
   MANTISSA_SUMS_32(x), "+f"(x[32]), "+f"(x[33]), "+f"(x[34]), "+f"(x[35]), "+f"(x[36]), "+f"(x[37]), "+f"(x[38]), \
       "+f"(x[39]), "+f"(x[40]), "+f"(x[41]), "+f"(x[42]), "+f"(x[43]), "+f"(x[44]), "+f"(x[45]), "+f"(x[46]),     \
-      "+f"(x[47]), "+f"(x[48]), "+f"(x[49]), "+f"(x[50]), "+f"(x[51]), "+f"(x[52]), "+f"(x[53]), "+f"(x[54]),     \
+      "+f"(x[47])
+#define MANTISSA_SUMS_64(x)                                                                                       \
+  MANTISSA_SUMS_48(x), "+f"(x[48]), "+f"(x[49]), "+f"(x[50]), "+f"(x[51]), "+f"(x[52]), "+f"(x[53]), "+f"(x[54]), \
       "+f"(x[55]), "+f"(x[56]), "+f"(x[57]), "+f"(x[58]), "+f"(x[59]), "+f"(x[60]), "+f"(x[61]), "+f"(x[62]),     \
       "+f"(x[63])
+#define MANTISSA_SUMS_68(x) MANTISSA_SUMS_64(x), "+f"(x[64]), "+f"(x[65]), "+f"(x[66]), "+f"(x[67])
+#define MANTISSA_SUMS_84(x)                                                                                       \
+  MANTISSA_SUMS_68(x), "+f"(x[68]), "+f"(x[69]), "+f"(x[70]), "+f"(x[71]), "+f"(x[72]), "+f"(x[73]), "+f"(x[74]), \
+      "+f"(x[75]), "+f"(x[76]), "+f"(x[77]), "+f"(x[78]), "+f"(x[79]), "+f"(x[80]), "+f"(x[81]), "+f"(x[82]),     \
+      "+f"(x[83])
 #define MANTISSA_PLACES_8 "%0,%1,%2,%3,%4,%5,%6,%7"
 #define MANTISSA_PLACES_12 MANTISSA_PLACES_8 ",%8,%9,%10,%11"
 #define MANTISSA_PLACES_16 MANTISSA_PLACES_12 ",%12,%13,%14,%15"
 #define MANTISSA_PLACES_24 MANTISSA_PLACES_16 ",%16,%17,%18,%19,%20,%21,%22,%23"
+#define MANTISSA_PLACES_28 MANTISSA_PLACES_24 ",%24,%25,%26,%27"
 #define MANTISSA_PLACES_32 MANTISSA_PLACES_24 ",%24,%25,%26,%27,%28,%29,%30,%31"
-#define MANTISSA_PLACES_64 \
-  MANTISSA_PLACES_32       \
-  ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define MANTISSA_PLACES_48 MANTISSA_PLACES_32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
+#define MANTISSA_PLACES_64 MANTISSA_PLACES_48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define MANTISSA_PLACES_68 MANTISSA_PLACES_64 ",%64,%65,%66,%67"
+#define MANTISSA_PLACES_84 MANTISSA_PLACES_68 ",%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83"
 #define MANTISSA_MULTIPLY_AS(type, columns, n, rest, ...)                                                    \
   asm volatile("wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type "." type " {" MANTISSA_PLACES_##n \
                "}, " rest                                                                                    \
@@ -83,7 +93,6 @@ __device__ __forceinline__ void settle(float (&sums)[kSums]) {
 /// columns_operand; kLeftByColumns: a is one.
 template <class T, bool kByColumns, bool kLeftByColumns = false, int kSums>
 __device__ __forceinline__ void group_mma(float (&sums)[kSums], uint64_t a, uint64_t b) {
-  static_assert(kSums == 8 || kSums == 12 || kSums == 16 || kSums == 24 || kSums == 32 || kSums == 64);
 #define MANTISSA_OPERANDS "l"(a), "l"(b), "n"(int(kLeftByColumns)), "n"(int(kByColumns))
   if constexpr (kSums == 8) {
     MANTISSA_MULTIPLY("16", 8, "%8, %9, 1, 1, 1, %10, %11;", MANTISSA_OPERANDS);
@@ -93,24 +102,43 @@ __device__ __forceinline__ void group_mma(float (&sums)[kSums], uint64_t a, uint
     MANTISSA_MULTIPLY("32", 16, "%16, %17, 1, 1, 1, %18, %19;", MANTISSA_OPERANDS);
   } else if constexpr (kSums == 24) {
     MANTISSA_MULTIPLY("48", 24, "%24, %25, 1, 1, 1, %26, %27;", MANTISSA_OPERANDS);
+  } else if constexpr (kSums == 28) {
+    MANTISSA_MULTIPLY("56", 28, "%28, %29, 1, 1, 1, %30, %31;", MANTISSA_OPERANDS);
   } else if constexpr (kSums == 32) {
     MANTISSA_MULTIPLY("64", 32, "%32, %33, 1, 1, 1, %34, %35;", MANTISSA_OPERANDS);
-  } else {
+  } else if constexpr (kSums == 48) {
+    MANTISSA_MULTIPLY("96", 48, "%48, %49, 1, 1, 1, %50, %51;", MANTISSA_OPERANDS);
+  } else if constexpr (kSums == 64) {
     MANTISSA_MULTIPLY("128", 64, "%64, %65, 1, 1, 1, %66, %67;", MANTISSA_OPERANDS);
+  } else if constexpr (kSums == 68) {
+    MANTISSA_MULTIPLY("136", 68, "%68, %69, 1, 1, 1, %70, %71;", MANTISSA_OPERANDS);
+  } else if constexpr (kSums == 84) {
+    MANTISSA_MULTIPLY("168", 84, "%84, %85, 1, 1, 1, %86, %87;", MANTISSA_OPERANDS);
+  } else {
+    static_assert(kSums < 0, "a width without an instruction here");
   }
 #undef MANTISSA_OPERANDS
 }
 
-/// The same with a in registers, as mma.sync m16n8k16 has it of the warp's 16 rows, and b a columns_operand. The
-/// registers of a must not change until the group is over.
-template <class T, int kSums>
+/// The same with a in registers, as mma.sync m16n8k16 has it of the warp's 16 rows. The registers of a must not change
+/// until the group is over.
+template <class T, bool kByColumns, int kSums>
 __device__ __forceinline__ void group_mma(float (&sums)[kSums], const uint32_t (&a)[4], uint64_t b) {
-  static_assert(kSums == 32 || kSums == 64);
-#define MANTISSA_OPERANDS "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)
-  if constexpr (kSums == 32) {
-    MANTISSA_MULTIPLY("64", 32, "{%32,%33,%34,%35}, %36, 1, 1, 1, 1;", MANTISSA_OPERANDS);
+#define MANTISSA_OPERANDS "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(int(kByColumns))
+  if constexpr (kSums == 8) {
+    MANTISSA_MULTIPLY("16", 8, "{%8,%9,%10,%11}, %12, 1, 1, 1, %13;", MANTISSA_OPERANDS);
+  } else if constexpr (kSums == 12) {
+    MANTISSA_MULTIPLY("24", 12, "{%12,%13,%14,%15}, %16, 1, 1, 1, %17;", MANTISSA_OPERANDS);
+  } else if constexpr (kSums == 16) {
+    MANTISSA_MULTIPLY("32", 16, "{%16,%17,%18,%19}, %20, 1, 1, 1, %21;", MANTISSA_OPERANDS);
+  } else if constexpr (kSums == 32) {
+    MANTISSA_MULTIPLY("64", 32, "{%32,%33,%34,%35}, %36, 1, 1, 1, %37;", MANTISSA_OPERANDS);
+  } else if constexpr (kSums == 64) {
+    MANTISSA_MULTIPLY("128", 64, "{%64,%65,%66,%67}, %68, 1, 1, 1, %69;", MANTISSA_OPERANDS);
+  } else if constexpr (kSums == 68) {
+    MANTISSA_MULTIPLY("136", 68, "{%68,%69,%70,%71}, %72, 1, 1, 1, %73;", MANTISSA_OPERANDS);
   } else {
-    MANTISSA_MULTIPLY("128", 64, "{%64,%65,%66,%67}, %68, 1, 1, 1, 1;", MANTISSA_OPERANDS);
+    static_assert(kSums < 0, "a width without an instruction here");
   }
 #undef MANTISSA_OPERANDS
 }
@@ -120,14 +148,22 @@ __device__ __forceinline__ void group_mma(float (&sums)[kSums], const uint32_t (
 #undef MANTISSA_PLACES_12
 #undef MANTISSA_PLACES_16
 #undef MANTISSA_PLACES_24
+#undef MANTISSA_PLACES_28
 #undef MANTISSA_PLACES_32
+#undef MANTISSA_PLACES_48
 #undef MANTISSA_PLACES_64
+#undef MANTISSA_PLACES_68
+#undef MANTISSA_PLACES_84
 #undef MANTISSA_SUMS_8
 #undef MANTISSA_SUMS_12
 #undef MANTISSA_SUMS_16
 #undef MANTISSA_SUMS_24
+#undef MANTISSA_SUMS_28
 #undef MANTISSA_SUMS_32
+#undef MANTISSA_SUMS_48
 #undef MANTISSA_SUMS_64
+#undef MANTISSA_SUMS_68
+#undef MANTISSA_SUMS_84
 
 /// Registers of each thread of the calling warpgroup from now on: more, or fewer.
 template <int kRegisters>

@@ -154,7 +154,8 @@ struct GroupRows {
   __device__ __forceinline__ void add_values(uint32_t values) {
     begin_group();
 #pragma unroll
-    for (int k = 0; k < kTile / 16; ++k) group_mma<T>(o, p[k], columns_operand(values + 16 * k * kBoxRow, kBoxBytes));
+    for (int k = 0; k < kTile / 16; ++k)
+      group_mma<T, true>(o, p[k], columns_operand(values + 16 * k * kBoxRow, kBoxBytes));
     commit_group();
   }
   __device__ __forceinline__ void begin_segment() {

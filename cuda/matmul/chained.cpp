@@ -35,8 +35,7 @@ void run_form(Exec& exec, const ChainedProduct& p, int form) {
   run_tiles(exec, p, form - stream_forms());
 }
 bool form_serves(const ChainedProduct& p, int form) {
-  return form >= stream_forms() ||
-         (p.trans == Trans::kNT && p.first.rows <= kFewRows && (!p.down || p.first.type == p.first.out_type));
+  return form >= stream_forms() || stream_serves(p, form);
 }
 
 class Forms {

@@ -45,6 +45,7 @@ void run_chained_product(Exec& exec, const ChainedProduct& p);
 /// The kernels, in forms that differ in their tiles and in nothing else: kNT of few rows (exact_stream.cu), and any
 /// (tiles.cu).
 int stream_forms();
+bool stream_serves(const ChainedProduct& p, int form);
 void run_stream(Exec& exec, const ChainedProduct& p, int form);
 int tile_forms();
 void run_tiles(Exec& exec, const ChainedProduct& p, int form);

@@ -400,43 +400,50 @@ TEST_P(CudaNewTokens, SoHaveManyRows) {
   }
 }
 
-/// As in a step: behind the product that makes qkv, with a reader of the output behind it, recorded and replayed.
+/// As in a step: behind the product that makes qkv, with a reader of the output behind it, recorded and replayed. The
+/// few rows rotate their tokens themselves; the many have it done by a kernel that is still running when they begin.
 TEST_P(CudaNewTokens, SoHaveTheyInAGraphBehindAProduct) {
   const Heads heads{9, 3, 64};
-  Step s = step(heads, {300, 1, 64, 0, 900, 130}, GetParam());
-  Tensor x = up(random({6, 576}, GetParam(), 24));
-  const Tensor qkv_weight = up(random({heads.row(), 576}, GetParam(), 25, 0.05f));
-  const Tensor o_weight = up(random({576, 576}, GetParam(), 26, 0.05f));
-  Tensor pages = up(s.pages), room = poisoned(s.qkv.shape(), GetParam());
-  Tensor out = poisoned({6, 576}, GetParam()), y = poisoned({6, 576}, GetParam());
-  const auto step_together = [&] {
-    for (int layer = 0; layer < 8; ++layer) {
-      MANTISSA_RUN(gpu(), matmul, s.qkv, x, qkv_weight, Trans::kNT, false);
-      MANTISSA_RUN(gpu(), rope_attention_decode, out, pages, room, s.qkv, s.angles, s.positions, s.slots, s.table,
-                   s.lengths, heads);
-      MANTISSA_RUN(gpu(), matmul, x, out, o_weight, Trans::kNT, false);
+  std::vector<int32_t> many;
+  for (int i = 0; i < 500; ++i) many.push_back(i * 331 % 1500);
+  for (const std::vector<int32_t>& lengths : {std::vector<int32_t>{300, 1, 64, 0, 900, 130}, many}) {
+    const int64_t rows = int64_t(lengths.size());
+    SCOPED_TRACE(str(rows, " rows"));
+    Step s = step(heads, lengths, GetParam());
+    Tensor x = up(random({rows, 576}, GetParam(), 24));
+    const Tensor qkv_weight = up(random({heads.row(), 576}, GetParam(), 25, 0.05f));
+    const Tensor o_weight = up(random({576, 576}, GetParam(), 26, 0.05f));
+    Tensor pages = up(s.pages), room = poisoned(s.qkv.shape(), GetParam());
+    Tensor out = poisoned({rows, 576}, GetParam()), y = poisoned({rows, 576}, GetParam());
+    const auto step_together = [&] {
+      for (int layer = 0; layer < 8; ++layer) {
+        MANTISSA_RUN(gpu(), matmul, s.qkv, x, qkv_weight, Trans::kNT, false);
+        MANTISSA_RUN(gpu(), rope_attention_decode, out, pages, room, s.qkv, s.angles, s.positions, s.slots, s.table,
+                     s.lengths, heads);
+        MANTISSA_RUN(gpu(), matmul, x, out, o_weight, Trans::kNT, false);
+      }
+      MANTISSA_RUN(gpu(), matmul, y, x, o_weight, Trans::kNT, false);
+    };
+    const Tensor first = down(x);
+    step_together();
+    const auto graph = gpu().backend().capture(gpu(), step_together);
+    for (int i = 0; i < 20; ++i) {
+      gpu().backend().copy_from_host(x.raw(), first.raw(), first.bytes());
+      gpu().backend().copy_from_host(pages.raw(), s.pages.raw(), s.pages.bytes());
+      graph->replay();
     }
-    MANTISSA_RUN(gpu(), matmul, y, x, o_weight, Trans::kNT, false);
-  };
-  const Tensor first = down(x);
-  step_together();
-  const auto graph = gpu().backend().capture(gpu(), step_together);
-  for (int i = 0; i < 20; ++i) {
-    gpu().backend().copy_from_host(x.raw(), first.raw(), first.bytes());
-    gpu().backend().copy_from_host(pages.raw(), s.pages.raw(), s.pages.bytes());
-    graph->replay();
+    Tensor want_x = up(first), want = poisoned(out.shape(), GetParam());
+    Tensor want_pages = up(s.pages);
+    for (int layer = 0; layer < 8; ++layer) {
+      MANTISSA_RUN(gpu(), matmul, s.qkv, want_x, qkv_weight, Trans::kNT, false);
+      MANTISSA_RUN(gpu(), rope_kv, room, want_pages, s.qkv, s.angles, s.positions, s.slots, heads);
+      MANTISSA_RUN(gpu(), attention_decode, want, room, want_pages, s.table, s.lengths, heads);
+      MANTISSA_RUN(gpu(), matmul, want_x, want, o_weight, Trans::kNT, false);
+    }
+    expect_same_bits(x, want_x);
+    expect_same_bits(out, want);
+    expect_same_bits(pages, want_pages);
   }
-  Tensor want_x = up(first), want = poisoned(out.shape(), GetParam());
-  Tensor want_pages = up(s.pages);
-  for (int layer = 0; layer < 8; ++layer) {
-    MANTISSA_RUN(gpu(), matmul, s.qkv, want_x, qkv_weight, Trans::kNT, false);
-    MANTISSA_RUN(gpu(), rope_kv, room, want_pages, s.qkv, s.angles, s.positions, s.slots, heads);
-    MANTISSA_RUN(gpu(), attention_decode, want, room, want_pages, s.table, s.lengths, heads);
-    MANTISSA_RUN(gpu(), matmul, want_x, want, o_weight, Trans::kNT, false);
-  }
-  expect_same_bits(x, want_x);
-  expect_same_bits(out, want);
-  expect_same_bits(pages, want_pages);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Match::kExact on CUDA: a row of a forward product and of attention has the bits that it has alone, in any batch and
 // with every kernel that may serve, and a library's algorithm that gives other bits is found out.
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <sstream>
 
@@ -252,20 +253,21 @@ TEST_P(CudaExact, OwnKernelsAgreeAndUnknownOnesAreReplaced) {
                                              {64, 1536, 8960},
                                              {33, 50, 640},
                                              {200, 64, 8},
-                                             {250, 500, 576}}) {
+                                             {250, 500, 576},
+                                             {64, 274, 136}}) {
     const Tensor a = noise({rows, depth}, GetParam(), 4), b = noise({columns, depth}, GetParam(), 5);
     const Tensor want = product(a, b);
     std::vector<std::string> words = only_choice(head);
     ASSERT_EQ(words.size(), kKeyWords + 9);
-    for (int kernel = 0; kernel < 10; ++kernel) {
+    for (int kernel = 0; kernel < 11; ++kernel) {
       SCOPED_TRACE(str("M ", rows, " N ", columns, " K ", depth, " kernel ", kernel));
       words[kKeyWords] = str(kernel);
       for (size_t i = kKeyWords + 1; i < words.size(); ++i) words[i] = "0";
       const std::string forged = with_choice(head, joined(words));
       gpu().backend().restore_measured_choices(forged);
       expect_same_bits(product(a, b), want);
-      EXPECT_EQ(gpu().backend().measured_choices() == forged, kernel < 9)
-          << "there are eight kernels and the plain one";
+      EXPECT_EQ(gpu().backend().measured_choices() == forged, kernel < 10)
+          << "there are nine kernels and the plain one";
     }
     gpu().backend().restore_measured_choices(head);
   }
@@ -363,19 +365,31 @@ TEST_P(CudaExact, SoIsDecodeOfFewRowsAndOfManyWithSeveralSegments) {
   }
 }
 
+/// The neighbours' numbers may be anything: once they are infinite.
 TEST_P(CudaExact, PackedAttentionDoesNotDependOnThePacking) {
-  const Heads heads{6, 2, 64};
-  const Sequences s = sequences({70, 1, 1500, 64, 200}, heads);
-  Tensor lse;
-  const Tensor want = packed(s, heads, &lse);
-  for (size_t i = 0; i < s.lengths.size(); ++i) {
-    const int begin = s.begin[i], end = begin + s.lengths[i];
-    Sequences alone{s.qkv.slice(begin, end), up(ints({0, s.lengths[i]})), {s.lengths[i]}, {0}, s.lengths[i]};
-    Tensor own_lse;
-    expect_same_bits(packed(alone, heads, &own_lse), want.slice(begin, end));
-    expect_same_bits(own_lse, lse.slice(begin, end));
-    alone.longest = 5000;  // a bound may be loose
-    expect_same_bits(packed(alone, heads), want.slice(begin, end));
+  for (const Heads heads : {Heads{6, 2, 64}, {12, 2, 128}, {4, 2, 32}}) {
+    SCOPED_TRACE(str(heads.query, "/", heads.kv, "/", heads.size));
+    const Sequences s = sequences({70, 1, 1500, 64, 200}, heads);
+    Tensor lse;
+    const Tensor want = packed(s, heads, &lse);
+    for (size_t i = 0; i < s.lengths.size(); ++i) {
+      SCOPED_TRACE(str("sequence ", i));
+      const int begin = s.begin[i], end = begin + s.lengths[i];
+      Sequences alone{s.qkv.slice(begin, end), up(ints({0, s.lengths[i]})), {s.lengths[i]}, {0}, s.lengths[i]};
+      Tensor own_lse;
+      expect_same_bits(packed(alone, heads, &own_lse), want.slice(begin, end));
+      expect_same_bits(own_lse, lse.slice(begin, end));
+      alone.longest = 5000;  // a bound may be loose
+      expect_same_bits(packed(alone, heads), want.slice(begin, end));
+
+      Sequences among = s;
+      among.qkv = gpu().empty(s.qkv.shape(), GetParam());
+      MANTISSA_RUN(gpu(), fill, among.qkv, std::numeric_limits<double>::infinity());
+      Tensor own = among.qkv.slice(begin, end);
+      gpu().backend().copy(own.raw(), alone.qkv.raw(), own.bytes());
+      expect_same_bits(packed(among, heads, &own_lse).slice(begin, end), want.slice(begin, end));
+      expect_same_bits(own_lse.slice(begin, end), lse.slice(begin, end));
+    }
   }
 }
 
