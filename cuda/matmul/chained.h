@@ -18,7 +18,7 @@ struct ChainedProduct {
   Trans trans = Trans::kNT;               // kNT: b [N,K], v [columns of all parts, R]; kNN: b [K,N], v [R,N]
   int64_t rank = 0;                       // R, of a part; 0: there is no second product
   const void *u = nullptr, *v = nullptr;  // u [M, P R]
-  std::vector<ColumnRange> parts = {};    // kNN: one, of all columns
+  std::vector<ColumnRange> parts = {};    // none empty; kNN: one, of all columns
   float scale = 1.0f;                     // of the sums, before the bias
   const void* down = nullptr;             // [P R, K]: u is made by the same kernel, round(down_scale a . down^T)
   float down_scale = 1.0f;
@@ -42,8 +42,8 @@ bool has_chained_products(const cuda::DeviceFacts& device);
 bool chained_product_serves(Exec& exec, const ChainedProduct& p);
 void run_chained_product(Exec& exec, const ChainedProduct& p);
 
-/// The kernels, in forms that differ in their tiles and in nothing else: kNT of few rows (exact_stream.cu), and any
-/// (tiles.cu).
+/// The kernels, in forms that differ in their tiles and in who makes u: kNT of few rows (exact_stream.cu), which serve
+/// some products only, and any (tiles.cu). Of finite u all have the same bits.
 int stream_forms();
 bool stream_serves(const ChainedProduct& p, int form);
 void run_stream(Exec& exec, const ChainedProduct& p, int form);

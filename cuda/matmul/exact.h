@@ -18,6 +18,9 @@ struct ExactProduct {
   void* c;
 };
 
+/// Own kernels are worth measuring up to so many rows.
+inline constexpr int64_t kFewRows = 256;
+
 /// Own kernels. Number 0 takes every shape and alignment, slowly. The others stream tiles and want K in multiples of 8
 /// and rows on 16 bytes.
 int exact_kernels();

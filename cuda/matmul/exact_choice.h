@@ -11,9 +11,6 @@
 
 namespace mantissa::cuda_kernels {
 
-/// Own kernels are worth measuring up to so many rows.
-inline constexpr int64_t kFewRows = 256;
-
 /// An algorithm of the library, or the number of an own kernel.
 struct Choice {
   std::optional<cublasLtMatmulAlgo_t> algorithm;

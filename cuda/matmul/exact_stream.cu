@@ -8,7 +8,6 @@
 //
 // Legend: c[M,N] = a[M,K] . b[N,K]^T. A box is 64 elements of some rows, a piece kBoxes of them along k.
 #include "cuda/matmul/exact.cuh"
-#include "cuda/matmul/exact_choice.h"
 #include "cuda/matmul/segments.cuh"
 #include "cuda/overlap.cuh"
 #include "cuda/wgmma.cuh"
@@ -29,9 +28,10 @@ struct Form {
   static constexpr int kFromA = kBoxes * kRows * kBoxRow, kFromB = kBoxes * kWidth * kBoxRow, kStage = kFromA + kFromB;
   static constexpr int kStages = kRing / kStage < kMostStages ? kRing / kStage : kMostStages;
   static constexpr int kPast = (kGroupRows - kRows) * kBoxRow;  // bytes read behind the last stage
-  static constexpr int kV = kU > 0 ? kColumns* kBoxRow : 0;     // bytes of v
-  static constexpr int kShared = kStages * (kStage + 2 * 8) + kV + 8 + kPast + kBoxAlignment;
+  static constexpr int kV = (kU > 0) * kColumns * kBoxRow;      // bytes of v
+  static constexpr int kShared = kStages * (kStage + 2 * 8) + kV + 8 + kPast + kBoxAlignment;  // the 8: v's barrier
   static_assert(kRows % 8 == 0 && kColumns % 8 == 0);  // the swizzle repeats every eight rows
+  static_assert(kU % 16 == 0 && kU <= kBoxDepth && kStages >= 2 && kShared <= 227 << 10);
 };
 
 template <class F>
@@ -153,10 +153,11 @@ __device__ void multiply(float (&sums)[F::kWidth / 2], const Ring& ring, const P
 }
 
 /// By a warpgroup, behind multiply(): the second product, by the u that it has made. store_u(row of the block, column,
-/// two elements) is told of all of it.
+/// two elements) is told of its columns below the rank.
 template <class F, class T, class Store>
 __device__ void add_by_own_u(float (&all)[F::kWidth / 2], const Ring& ring, int rank, float scale, Store store_u) {
   const int lane = threadIdx.x % kWarp, row = threadIdx.x / kWarp * 16 + lane / 4;
+  // The first of them, which are the block's columns.
   float(&sums)[F::kColumns / 2] = reinterpret_cast<float(&)[F::kColumns / 2]>(all);
   uint32_t left[F::kU / 16][4];  // sums of a product lie as the left operand of the next one
 #pragma unroll
@@ -271,19 +272,23 @@ void launch(Exec& exec, const ChainedProduct& chained) {
   if (chained.down)
     operands.down[0] = box_map(chained.down, p.type, made.columns, p.depth, F::kU > 0 ? F::kU : F::kColumns);
   visit_product(p, [&]<class T, class Out>() {
-    auto* kernel = stream_kernel<F, T, Out>;
-    MANTISSA_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, F::kShared));
-    launch_early(exec, kernel, dim3(made.blocks + segments.blocks, blocks(p.rows, F::kRows)), kThreads, F::kShared,
-                 static_cast<Out*>(p.c), operands, static_cast<const Out*>(p.bias), int(p.rows), segments, p.c_stride,
-                 chained.scale, made);
+    if constexpr (F::kU == 0 || std::is_same_v<T, Out>) {  // stream_serves() asks for it
+      auto* kernel = stream_kernel<F, T, Out>;
+      MANTISSA_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, F::kShared));
+      launch_early(exec, kernel, dim3(made.blocks + segments.blocks, blocks(p.rows, F::kRows)), kThreads, F::kShared,
+                   static_cast<Out*>(p.c), operands, static_cast<const Out*>(p.bias), int(p.rows), segments, p.c_stride,
+                   chained.scale, made);
+    }
   });
 }
 
 using Launch = void (*)(Exec&, const ChainedProduct&);
-constexpr Launch kForms[] = {launch<Form<16, 16, 4>>, launch<Form<32, 24, 4>>,  launch<Form<32, 32, 4>>,
-                             launch<Form<64, 16, 4>>, launch<Form<64, 24, 4>>,  launch<Form<64, 48, 2>>,
-                             launch<Form<64, 64, 2>>, launch<Form<64, 136, 1>>, launch<Form<64, 64, 1, kOfThree>>};
-/// Those that make their own u, of so many columns at most.
+/// Their numbers lie in checkpoints: new ones go last.
+constexpr Launch kForms[] = {launch<Form<16, 16, 4>>, launch<Form<32, 24, 4>>,           launch<Form<32, 32, 4>>,
+                             launch<Form<64, 16, 4>>, launch<Form<64, 24, 4>>,           launch<Form<64, 48, 2>>,
+                             launch<Form<64, 64, 2>>, launch<Form<64, 64, 1, kOfThree>>, launch<Form<64, 136, 1>>};
+/// Those that make their own u: of so many columns, in one box of v, and for so few rows, since all blocks of some rows
+/// make the same u.
 constexpr int kOwnRank = 32, kOwnRows = 2 * kGroupRows;
 constexpr Launch kOwnU[] = {launch<Form<16, 16, 2, kAlone, kOwnRank>>, launch<Form<32, 24, 2, kAlone, kOwnRank>>,
                             launch<Form<64, 16, 2, kAlone, kOwnRank>>, launch<Form<64, 24, 2, kAlone, kOwnRank>>,

@@ -7,6 +7,9 @@
 
 #include "core/registry.h"
 #include "tests/support/cuda_pair.h"
+#ifdef MANTISSA_WITH_CUDA
+#include "cuda/matmul/chained.h"
+#endif
 
 namespace mantissa {
 namespace {
@@ -118,6 +121,41 @@ class CudaExact : public CudaFixture<::testing::TestWithParam<Dtype>> {
                  heads);
     expect_same_bits(got, some);
   }
+#ifdef MANTISSA_WITH_CUDA
+  /// Each form of few rows that serves, whatever is the fastest: c and u. Where u is given, `term` has no `down`.
+  void expect_every_form(const Tensor& a, const Tensor& b, const Tensor& bias, const LowRankTerm& term,
+                         const Tensor& want_u, const Tensor& want) {
+    using namespace cuda_kernels;
+    const Tensor c = gpu().empty(want.shape(), want.dtype()), u = gpu().empty(want_u.shape(), want_u.dtype());
+    ChainedProduct p{.first = {.rows = a.size(0),
+                               .columns = b.size(0),
+                               .depth = a.size(1),
+                               .type = a.dtype(),
+                               .out_type = c.dtype(),
+                               .c_stride = b.size(0),
+                               .a = a.raw(),
+                               .b = b.raw(),
+                               .bias = bias.defined() ? bias.raw() : nullptr,
+                               .c = c.raw()},
+                     .rank = term.up.size(1),
+                     .u = u.raw(),
+                     .v = term.up.raw(),
+                     .parts = term.parts,
+                     .down = term.down.defined() ? term.down.raw() : nullptr,
+                     .down_scale = float(term.scale)};
+    if (!p.down) gpu().backend().copy(u.raw(), want_u.raw(), u.bytes());
+    for (int form = 0; form < stream_forms(); ++form) {
+      if (!stream_serves(p, form)) continue;
+      SCOPED_TRACE(str("form ", form, p.down ? ", u made" : ", u given"));
+      Tensor poison = c, made = u;
+      MANTISSA_RUN(gpu(), fill, poison, 77.0);
+      if (p.down) MANTISSA_RUN(gpu(), fill, made, 77.0);
+      run_stream(gpu(), p, form);
+      expect_same_bits(u, want_u);
+      expect_same_bits(c, want);
+    }
+  }
+#endif
 };
 INSTANTIATE_TEST_SUITE_P(All, CudaExact, ::testing::Values(Dtype::kF16, Dtype::kBF16), type_of_case);
 
@@ -143,7 +181,9 @@ TEST_P(CudaExact, TwoProductsInOneChainAreTheProductOfTheJoinedOperands) {
       {576, 1536, 16, {{0, 576}}, false, {1, 33, 64, 512, 3000}},
       {2048, 1536, 48, {{0, 1536}, {1792, 2048}}, true, {5, 100, 700}},
       {3072, 576, 32, {{0, 1536}, {1536, 3072}}, false, {64, 1024}},
-      {136, 80, 128, {{8, 104}}, false, {3, 300}}};
+      {136, 80, 128, {{8, 104}}, false, {3, 300}},
+      {137, 72, 8, {{1, 50}, {51, 90}}, true, {1, 17, 65, 128, 200}},
+      {411, 200, 24, {{0, 411}}, true, {33, 64, 100}}};
   for (const ChainedCase& c : cases) {
     int64_t updated = 0;
     for (const ColumnRange& part : c.parts) updated += part.size();
@@ -177,6 +217,10 @@ TEST_P(CudaExact, TwoProductsInOneChainAreTheProductOfTheJoinedOperands) {
         LowRankTerm given{own_u, {}, v, c.parts};
         MANTISSA_RUN(gpu(), matmul_low_rank, got, inputs, b, bias, given);
         expect_same_bits(got, want.slice(first, first + rows));
+#ifdef MANTISSA_WITH_CUDA
+        for (const Tensor& down : {Tensor(), down_rows})
+          expect_every_form(inputs, b, bias, {own_u, down, v, c.parts, kScale}, own_u, want.slice(first, first + rows));
+#endif
         for (int time = 0; time < 2; ++time) {  // measured, then by what was chosen
           Tensor again = poisoned({rows, c.columns}, GetParam());
           LowRankTerm made{poisoned({rows, inner}, GetParam()), down_rows, v, c.parts, kScale};
@@ -248,15 +292,24 @@ constexpr size_t kKeyWords = 14;  // of a choice's line; then the own kernel or 
 
 TEST_P(CudaExact, OwnKernelsAgreeAndUnknownOnesAreReplaced) {
   const std::string head = no_choices();
-  for (const auto& [rows, columns, depth] : {std::array<int64_t, 3>{70, 130, 72},
-                                             {1, 24, 1536},
-                                             {64, 1536, 8960},
-                                             {33, 50, 640},
-                                             {200, 64, 8},
-                                             {250, 500, 576},
-                                             {64, 274, 136}}) {
+  struct Case {
+    int64_t rows, columns, depth;
+    bool bias = false;
+    Dtype out = Dtype::kF64;  // as the operands
+  };
+  for (const auto& [rows, columns, depth, biased, out] : {Case{70, 130, 72},
+                                                          {1, 24, 1536},
+                                                          {64, 1536, 8960},
+                                                          {33, 50, 640},
+                                                          {200, 64, 8},
+                                                          {250, 500, 576},
+                                                          {64, 274, 136},
+                                                          {40, 275, 136, true},
+                                                          {65, 131, 72, false, Dtype::kF32},
+                                                          {20, 138, 264, true, Dtype::kF32}}) {
     const Tensor a = noise({rows, depth}, GetParam(), 4), b = noise({columns, depth}, GetParam(), 5);
-    const Tensor want = product(a, b);
+    const Tensor bias = biased ? noise({columns}, out == Dtype::kF32 ? out : GetParam(), 6) : Tensor();
+    const Tensor want = product(a, b, bias, out);
     std::vector<std::string> words = only_choice(head);
     ASSERT_EQ(words.size(), kKeyWords + 9);
     for (int kernel = 0; kernel < 11; ++kernel) {
@@ -265,7 +318,7 @@ TEST_P(CudaExact, OwnKernelsAgreeAndUnknownOnesAreReplaced) {
       for (size_t i = kKeyWords + 1; i < words.size(); ++i) words[i] = "0";
       const std::string forged = with_choice(head, joined(words));
       gpu().backend().restore_measured_choices(forged);
-      expect_same_bits(product(a, b), want);
+      expect_same_bits(product(a, b, bias, out), want);
       EXPECT_EQ(gpu().backend().measured_choices() == forged, kernel < 10)
           << "there are nine kernels and the plain one";
     }
