@@ -50,6 +50,10 @@ double AdapterConfig::scale() const {
   return alpha / (rank_stabilized ? std::sqrt(double(rank)) : double(rank));
 }
 
+std::string AdapterConfig::text() const {
+  return str("rank ", rank, ", alpha ", alpha, rank_stabilized ? " (rank-stabilized)" : "", " on ", join(targets));
+}
+
 void AdapterConfig::validate(const std::string& source) const {
   check(rank >= 1 && rank <= kMaxRank, source, ": the rank must be between 1 and ", kMaxRank, ", got ", rank);
   check(std::isfinite(alpha) && alpha >= 0, source, ": alpha must be at least 0, got ", alpha);
@@ -96,6 +100,13 @@ void LoraConfig::check_agrees(const AdapterConfig& found) const {
         found.alpha, "; got ", alpha);
   check(targets == unset.targets || parse_targets(targets, "lora.targets") == found.targets, "lora.targets: must be ",
         join(unset.targets), " or those of ", init, ", ", join(found.targets), "; got ", join(targets));
+}
+
+void LoraConfig::adopt(const AdapterConfig& found) {
+  check_agrees(found);
+  rank = found.rank;
+  alpha = found.alpha;
+  targets = found.targets;
 }
 
 Adapter::Adapter(const ModelConfig& model, AdapterConfig of, int world_size) : config(std::move(of)) {

@@ -43,6 +43,8 @@ struct AdapterConfig {
 
   /// alpha / rank, or alpha / sqrt(rank).
   double scale() const;
+  /// "rank 8, alpha 32 on q_proj, v_proj", for logs and messages.
+  std::string text() const;
   int64_t padded_rank() const { return (rank + 15) / 16 * 16; }
   /// Throws Error naming `source` (a file, or "lora"), the key, the rule and the value.
   void validate(const std::string& source) const;
@@ -68,6 +70,8 @@ struct LoraConfig {
   AdapterConfig adapter() const;
   /// Throws Error where rank, alpha or targets are set and `found`, the adapter to go on from, has others.
   void check_agrees(const AdapterConfig& found) const;
+  /// check_agrees, and has rank, alpha and targets of `found` from then on.
+  void adopt(const AdapterConfig& found);
 };
 
 /// Parameters of one projection's update; no parts: it has none.

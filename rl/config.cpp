@@ -58,6 +58,7 @@ namespace {
 
 void validate_lora(const RunConfig& c) {
   parse_targets(c.lora.targets, "lora.targets");
+  check(!c.lora.init.empty(), "lora.init: must be kaiming, gaussian or an adapter to go on from, got an empty string");
   if (!c.lora.active()) return;
   check(c.distributed.shard == "optimizer",
         "distributed.shard: must be optimizer with an adapter (lora.rank), whose frozen weights every rank holds, got ",

@@ -80,9 +80,10 @@ struct RunConfig {
 };
 
 /// Reads a file and applies overrides "section.key=value". Errors name file, line (or the override), key, rule and
-/// value; an unknown key comes with the nearest known one.
+/// value; an unknown key comes with the nearest known one. Where lora.init is an adapter, section lora has its rank,
+/// alpha and targets; other ones that are set are an error.
 RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides);
-/// The same from text (tests, fuzzing); `where` names it in messages.
+/// The same from text (tests, fuzzing), but for the adapter, which is not read; `where` names it in messages.
 RunConfig parse_run_config(const std::string& yaml, const std::string& where,
                            const std::vector<std::string>& overrides);
 /// That of a checkpoint, which an earlier version may have written: what this one asks keys to agree on is not asked.

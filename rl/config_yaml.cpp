@@ -8,6 +8,7 @@
 #include "core/file.h"
 #include "core/number.h"
 #include "core/text.h"
+#include "nn/formats/peft.h"
 #include "rl/config_keys.h"
 #include "rl/logging/log.h"
 #include "rl/unread_keys.h"
@@ -329,7 +330,9 @@ RunConfig parse_saved_config(const std::string& yaml, const std::string& where) 
 }
 
 RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides) {
-  return parse_run_config(read_file(path, kConfigLimit), path, overrides);
+  RunConfig config = parse_run_config(read_file(path, kConfigLimit), path, overrides);
+  if (config.lora.from_directory()) config.lora.adopt(read_adapter_config(config.lora.init));
+  return config;
 }
 
 std::string format_run_config(RunConfig config) {

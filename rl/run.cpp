@@ -133,8 +133,7 @@ void Run::open_adapter() {
     draw_adapter(*model, lora.init, uint64_t(config.run.seed));
   }
   model->adapter->merged = !sft() && lora.merged();
-  const AdapterConfig& adapter = model->adapter->config;
-  log_info(str("adapter of rank ", adapter.rank, ", alpha ", adapter.alpha, " on ", join(adapter.targets), ": ",
+  log_info(str("adapter of ", model->adapter->config.text(), lora.from_directory() ? ", from " + lora.init : "", ": ",
                model->adapter->params.layout.numel(), " parameters are trained, ", model->params.layout.whole().numel(),
                " stay as they are",
                config.algorithm.kl_coef > 0 && !sft() ? "; the KL reference is the model without an adapter" : ""));

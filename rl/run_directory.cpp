@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "nn/formats/peft.h"
 #include "rl/logging/log.h"
 #include "rl/unread_keys.h"
 
@@ -100,6 +101,11 @@ void RunDirectory::compare_configs() const {
       check(was == is || !key.decisive, checkpoint_->string(), ": was made under another config: ", key.name, ": ", was,
             ", now ", key.name, ": ", is);
     }
+  if (config_.lora.from_directory()) {  // effective_keys leaves out what the adapter says
+    const AdapterConfig was = read_adapter_config(*checkpoint_), is = read_adapter_config(config_.lora.init);
+    check(was == is, checkpoint_->string(), ": was made with an adapter of ", was.text(), ", now that of lora.init, ",
+          config_.lora.init, ", is of ", is.text());
+  }
   const std::string was = text_in(saved, "train.steps"), is = text_in(now, "train.steps");
   if (was != is && config_.optim.schedule != "constant")
     log_warning(str("train.steps was ", was, ", now ", is, ": from here on the learning rate follows the ",

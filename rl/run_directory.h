@@ -42,7 +42,7 @@ class RunDirectory {
  public:
   /// Makes the directory, holds it, and decides what the run starts from. Throws Error where it is used, held, not
   /// writable, or holds files that no run wrote; and where the checkpoint was made under a config that differs in a key
-  /// that decides bits (core/fields.h: decisive).
+  /// that decides bits (core/fields.h: decisive), or with another adapter than lora.init is now.
   RunDirectory(const RunConfig& config, const StartOptions& start);
 
   const std::filesystem::path& path() const { return path_; }

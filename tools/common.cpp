@@ -33,8 +33,7 @@ std::unique_ptr<Model> ModelFlags::load(Shard shard, Sharding sharding) const {
                " million parameters in ", precision, " on ", where.description()));
   if (adapter.empty()) return loaded;
   load_adapter(*loaded, adapter);
-  log_info(
-      str(adapter, ": adapter of rank ", loaded->adapter->config.rank, " on ", join(loaded->adapter->config.targets)));
+  log_info(str(adapter, ": adapter of ", loaded->adapter->config.text()));
   return loaded;
 }
 

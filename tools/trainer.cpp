@@ -60,6 +60,15 @@ void say_what_runs(const RunConfig& c) {
   log_info("every key with its value: " + c.output_dir() + "/config.yaml");
 }
 
+/// --adapter as an override of lora.init.
+std::string init_override(const std::string& adapter, const std::vector<std::string>& overrides) {
+  check(LoraConfig{.init = adapter}.from_directory(), "--adapter: must be the directory of an adapter, got ", adapter);
+  for (const std::string& text : overrides)
+    check(!text.starts_with("lora.init="), "--adapter ", adapter, ": stands for lora.init, and ", text,
+          " is given, too: keep one of both");
+  return "lora.init=" + adapter;
+}
+
 /// Of the config's device, be it there or not.
 MemoryEstimate estimate_of(const RunConfig& config, int64_t response_length) {
   const std::string &device = config.run.device, &gpus = config.distributed.gpus;
@@ -101,7 +110,7 @@ int trainer_main(int argc, char** argv) {
   check(start.resume.empty() || !start.overwrite, "--resume and --overwrite exclude each other");
   check(response_length == 0 || estimate, "--response-length ", response_length, ": belongs to --estimate");
 
-  if (!adapter.empty()) overrides.push_back("lora.init=" + adapter);
+  if (!adapter.empty()) overrides.push_back(init_override(adapter, overrides));
   const RunConfig config = load_run_config(config_path, overrides);
   const std::optional<Place> place = own_place();
   speaks = !place || place->rank == 0;

@@ -123,6 +123,34 @@ TEST_F(Lora, LeavesAnAdapterThatTheNextRunGoesOnFrom) {
             std::string::npos);
 }
 
+TEST_F(Lora, AConfigSaysWhatItsAdapterIs) {
+  ASSERT_TRUE(train("first", {"lora.targets=[q_proj,v_proj]", "train.steps=1"}));
+  const fs::path file = dir_ / "run.yaml";
+  write_file(file, "model: {path: m}\ndata: {files: f}\nlora: {init: " + adapter("first") + "}\n");
+  const RunConfig config = load_run_config(file, {});
+  EXPECT_EQ(config.lora.adapter(), read_adapter_config(adapter("first")));
+  EXPECT_EQ(config.lora.alpha, 10);
+  write_file(file, format_run_config(config));
+  EXPECT_EQ(format_run_config(load_run_config(file, {})), format_run_config(config)) << "ready to run again";
+  expect_message(message_of([&] { load_run_config(file, {"lora.alpha=20"}); }), {"lora.alpha", ", 10; got 20"});
+  expect_message(message_of([&] { load_run_config(file, {"lora.init=gausian"}); }), {"gausian: holds no adapter"});
+  expect_message(message_of([&] { load_run_config(file, {"lora.init="}); }), {"lora.init", "got an empty string"});
+}
+
+TEST_F(Lora, ResumingBesideAnotherAdapterIsRefused) {
+  ASSERT_TRUE(train("first", {"train.steps=1"}));
+  const Strings goes_on{"lora.init=" + adapter("first"), "lora.rank=0", "lora.alpha=16", "train.steps=2"};
+  EXPECT_FALSE(train("run", goes_on, "", [](int64_t step) { return step == 1; }));
+  const fs::path file = fs::path(adapter("first")) / "adapter_config.json";
+  const std::string text = read_file(file);
+  write_file(file, std::regex_replace(text, std::regex("\"lora_alpha\": 10.0"), "\"lora_alpha\": 40.0"));
+  expect_message(
+      message_of([&] { train("run", goes_on, "auto"); }),
+      {"step_1: was made with an adapter of rank 5, alpha 10 on q_proj", "lora.init", "rank 5, alpha 40 on"});
+  write_file(file, text);
+  EXPECT_TRUE(train("run", goes_on, "auto"));
+}
+
 TEST_F(Lora, TheReferenceIsTheModelWithoutAnAdapter) {
   const Strings kl{"algorithm.kl_coef=0.01", "train.mini_batch_size=16", "train.steps=2"};
   const std::string log = log_of([&] { ASSERT_TRUE(train("fresh", kl)); });

@@ -74,6 +74,17 @@ TEST_F(Programs, BadCommandLines) {
   expect_error("evaluate", {"--model", model(), "--data", "x", "--keep", "0.2:0.8"}, {"--output"});
 }
 
+TEST_F(Programs, TheTrainersFlagsDoNotContradictEachOther) {
+  const std::string config = write("run.yaml", "model: {path: m}\ndata: {files: f}\n");
+  const auto refused = [&](std::vector<std::string> more, const std::vector<std::string>& parts) {
+    more.insert(more.begin(), {"--config", config});
+    expect_error("trainer", more, parts);
+  };
+  refused({"--adapter", "one", "lora.init=two"}, {"--adapter one", "lora.init=two", "keep one of both"});
+  refused({"--adapter", "kaiming"}, {"--adapter: must be the directory of an adapter, got kaiming"});
+  refused({"--resume", "auto", "--overwrite"}, {"exclude each other"});
+}
+
 TEST_F(Programs, ScoreEqualsTheGoldenLogProbs) {
   const Safetensors golden(fs::path(kQwen3) / "golden.safetensors");
   const int64_t rows = golden.shape("input_ids")[0], length = golden.shape("input_ids")[1];
