@@ -131,6 +131,12 @@ fs::path replaceable(const fs::path& path) {
   return error ? path : path.parent_path() / target;
 }
 
+void check_vacant(const fs::path& path) {
+  std::error_code error;
+  check(!fs::exists(path, error) || (fs::is_directory(path, error) && fs::is_empty(path, error)), path.string(),
+        " exists already and is not an empty directory; nothing was written");
+}
+
 AtomicFile::AtomicFile(const fs::path& path) : path_(replaceable(path)), partial_(partial_of(path_)) {
   fd_ = ::open(partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (fd_ < 0) fail_system("create", partial_);
@@ -172,9 +178,8 @@ void AtomicFile::commit() {
 AtomicDirectory::AtomicDirectory(fs::path path) : path_(std::move(path)) {
   if (!path_.has_filename()) path_ = path_.parent_path();  // "runs/x/" names the same directory as "runs/x"
   partial_ = partial_of(path_);
+  check_vacant(path_);
   std::error_code error;
-  check(!fs::exists(path_, error) || (fs::is_directory(path_, error) && fs::is_empty(path_, error)), path_.string(),
-        " exists already and is not an empty directory; nothing was written");
   fs::remove_all(partial_, error);
   fs::create_directories(partial_, error);
   check(!error, "cannot create ", partial_.string(), ": ", error.message());

@@ -27,6 +27,9 @@ bool read_line(std::istream& in, std::string& line, size_t limit, const std::str
 /// The file that a write to `path` replaces: the path itself, or what it links to. Throws for a directory or device.
 std::filesystem::path replaceable(const std::filesystem::path& path);
 
+/// Throws where a directory cannot be made at `path` since something else than an empty one is there.
+void check_vacant(const std::filesystem::path& path);
+
 /// A read-only memory map of a whole regular file.
 class MappedFile {
  public:

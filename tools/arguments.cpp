@@ -133,6 +133,10 @@ void Arguments::required() {
   impl_->last->required();
 }
 
+void Arguments::not_empty() {
+  impl_->last->check([](const std::string& text) { return std::string(text.empty() ? "must not be empty" : ""); });
+}
+
 bool Arguments::given(const std::string& key) const {
   return impl_->app.count(flag_of(key)) > 0;
 }

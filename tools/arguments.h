@@ -39,6 +39,8 @@ class Arguments final : public Fields {
   void words(const char* name, std::vector<std::string>& value, const char* help);
   /// The option declared last must be given.
   void required();
+  /// The option declared last takes no empty text, which is what a shell makes of a variable that is not set.
+  void not_empty();
 
   /// Reads the command line. False when --help or --version was asked for and printed. Throws Error naming the option.
   bool parse(int argc, char** argv);

@@ -3,7 +3,10 @@
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
+#include <map>
 
+#include "core/content.h"
+#include "core/file.h"
 #include "core/text.h"
 #include "nn/formats/peft.h"
 #include "rl/logging/log.h"
@@ -11,7 +14,30 @@
 namespace mantissa {
 namespace {
 
+namespace fs = std::filesystem;
+
 constexpr std::chrono::seconds kProgressInterval{10};
+constexpr std::string_view kRandomModel = "random:";
+
+/// A file that is there is replaced by one of its kind alone.
+void check_file_output(const char* flag, const std::string& path, OutputKind kind) {
+  struct Form {
+    const char* name;
+    std::string_view first;  // bytes, from `at` on
+    size_t at = 0;
+  };
+  static const std::map<OutputKind, Form> kForms = {{OutputKind::kJsonLines, {"JSON lines", "{"}},
+                                                    {OutputKind::kTables, {"tables in Markdown", "|"}},
+                                                    {OutputKind::kGguf, {"a GGUF file", "GGUF"}},
+                                                    {OutputKind::kSafetensors, {"a safetensors file", "{", 8}}};
+  const AtomicFile probe(path);  // fails early where nothing can be written
+  const auto form = kForms.find(kind);
+  const std::string head = head_of(path);
+  if (form == kForms.end() || head.empty()) return;
+  const auto& [name, first, at] = form->second;
+  check(head.size() > at && std::string_view(head).substr(at).starts_with(first), flag, " ", path,
+        ": is there and not ", name, ", which would replace it; delete it or choose another name");
+}
 
 }  // namespace
 
@@ -21,6 +47,7 @@ void ModelFlags::fields(Arguments& args) {
   args.required();
   args.field("adapter", adapter,
              "low-rank updates of the model: a PEFT directory, or RUN/checkpoints/step_N of a run that trained them");
+  args.not_empty();
   args.choice("device", device, {"auto", "cpu", "cuda"}, "auto takes a GPU when there is one");
   args.choice("precision", precision, {"fp16", "bf16", "fp32"}, "type of weights and activations");
 }
@@ -91,17 +118,27 @@ GenerateOptions generate_options(const Engine& engine, const RolloutConfig& roll
           .cancelled = progress};
 }
 
-void check_outputs(const std::vector<std::pair<const char*, std::string>>& outputs, std::vector<std::string> inputs) {
-  namespace fs = std::filesystem;
+void check_outputs(const std::vector<Output>& outputs, std::vector<std::string> inputs) {
   inputs.push_back("/dev/stdout");
-  for (const auto& [flag, path] : outputs) {
+  for (const auto& [flag, path, kind] : outputs) {
     if (path.empty()) continue;
     for (const std::string& other : inputs) {
+      if (other.empty()) continue;
+      const std::string read = other.starts_with(kRandomModel) ? other.substr(kRandomModel.size()) : other;
       std::error_code ignored;
-      check(fs::weakly_canonical(path, ignored) != fs::weakly_canonical(other, ignored) &&
-                !fs::equivalent(path, other, ignored),
-            flag, " ", path, ": is also ", other, ", which this command reads or writes");
+      const fs::path at = fs::weakly_canonical(fs::absolute(path), ignored),
+                     there = fs::weakly_canonical(fs::absolute(read), ignored);
+      const bool same = at.empty() ? path == read : at == there;  // empty: a pipe, say
+      check(!same && !fs::equivalent(path, read, ignored), flag, " ", path, ": is also ", other,
+            ", which this command reads or writes");
+      const fs::path inside = at.lexically_relative(there);
+      check(!file_exists(path) || inside.empty() || *inside.begin() == "..", flag, " ", path, ": is a file of ", other,
+            ", which this command reads; choose another name");
     }
+    if (kind == OutputKind::kDirectory)
+      check_vacant(path);
+    else
+      check_file_output(flag, path, kind);
     inputs.push_back(path);
   }
 }

@@ -35,9 +35,17 @@ GenerateOptions generate_options(const Engine& engine, const RolloutConfig& roll
 /// of config.json alone.
 StopRule stop_rule(const Model& model, const Tokenizer* tokenizer, const SamplingConfig& sampling);
 
-/// Throws where a file that is to be written (flag and path; empty: none) is one that is read, another one that is
-/// written, or standard output.
-void check_outputs(const std::vector<std::pair<const char*, std::string>>& outputs, std::vector<std::string> inputs);
+/// What a program writes, told by its first bytes where it replaces what is there.
+enum class OutputKind : uint8_t { kJsonLines, kTables, kGguf, kSafetensors, kAppended, kDirectory };
+struct Output {
+  const char* flag;
+  std::string path;  // empty: none
+  OutputKind kind;
+};
+/// Throws where an output is also read (a file or directory of `inputs`, of which some may be empty; a file in such a
+/// directory), written twice, or standard output; where it would replace a file of another kind or a directory with
+/// something in it; and where nothing can be written. To be called before any work is done.
+void check_outputs(const std::vector<Output>& outputs, std::vector<std::string> inputs);
 
 /// "stop", "length", "stop_string".
 const char* finish_name(Finish finish);

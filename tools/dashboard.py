@@ -115,6 +115,8 @@ def main():
     parser.add_argument("--port", type=int, default=8265, help="0: any that is free")
     parser.add_argument("--export", metavar="FILE.html", help="write the page with its data, and end")
     args = parser.parse_args()
+    if args.export is not None and not args.export.lower().endswith((".html", ".htm")):
+        parser.error(f"--export must end in .html, got {args.export}")  # no name of what is read
     for path in args.runs:
         if not os.path.isdir(path):
             sys.exit(f"dashboard: {path}: must be a run directory")

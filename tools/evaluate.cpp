@@ -44,16 +44,21 @@ struct EvaluateFlags {
     args.section("reward", reward, {"max_failed_steps"});
     args.field("seed", seed, "of the random numbers", at_least(0));
     args.field("keep", keep, "LOW:HIGH, ends included: write problems with such a pass rate to --output");
+    args.not_empty();
     args.field("output", output, "file of --keep: their lines of the data, unchanged");
+    args.not_empty();
     args.field("dump", dump, "file for one line a problem: responses, extracted answers, rewards");
+    args.not_empty();
     args.field("resume", resume, "carry on with the problems that --dump does not hold yet");
     if (!args.parse(argc, argv)) return false;
     reward.validate();
     check(keep.empty() == output.empty(), "evaluate: --keep and --output belong together");
     check(!resume || !dump.empty(), "evaluate: --resume needs the --dump of the evaluation to carry on");
+    for (const std::string& file : data.files)
+      check(std::ranges::count(data.files, file) == 1, "--data: \"", file, "\" is named twice");
     std::vector<std::string> inputs = data.files;
-    inputs.push_back(model.model);
-    check_outputs({{"--output", output}, {"--dump", dump}}, inputs);
+    inputs.insert(inputs.end(), {model.model, model.adapter, data.prompt_template, reward.path});
+    check_outputs({{"--output", output, OutputKind::kJsonLines}, {"--dump", dump, OutputKind::kAppended}}, inputs);
     return true;
   }
 };

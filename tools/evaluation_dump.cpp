@@ -9,6 +9,7 @@ namespace mantissa {
 namespace {
 
 constexpr size_t kLargestDump = size_t(4) << 30;
+constexpr std::string_view kFirst = "{\"set\": ";
 
 /// The keys and values of a config section as text.
 class SettingsText final : public Fields {
@@ -55,7 +56,11 @@ EvaluationDump::EvaluationDump(const std::string& path, bool resume) : path_(pat
   check(resume || none || size == 0, "--dump ", path,
         ": holds an earlier evaluation; --resume carries it on, delete it to start anew");
   int64_t whole = 0;  // less the line that it was killed in
-  if (resume && file_exists(path)) whole = int64_t(read_file(path, kLargestDump).rfind('\n')) + 1;
+  if (resume && file_exists(path)) {
+    const std::string text = read_file(path, kLargestDump), head = text.substr(0, kFirst.size());
+    check(kFirst.starts_with(head), "--dump ", path, ": is not what --dump writes, whose lines begin with ", kFirst);
+    whole = int64_t(text.rfind('\n')) + 1;
+  }
   file_.emplace(path, whole);
   if (whole > 0) read();
 }

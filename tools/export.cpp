@@ -87,9 +87,11 @@ int export_main(int argc, char** argv) {
   args.field("model", path, "Hugging Face directory, .gguf file, RUN/checkpoints/step_N or builtin:NAME");
   args.required();
   args.field("adapter", adapter, "PEFT directory, or RUN/checkpoints/step_N of a run that trained an adapter");
+  args.not_empty();
   args.field("merge", merged, "add the adapter to the weights; says how far that moves log-probs");
   args.field("output", output, "a directory that is new or empty, or FILE.gguf");
   args.required();
+  args.not_empty();
   args.choice("type", type, {"f32", "f16", "bf16", "q8_0", "q4_0"},
               "of the weights; q8_0 and q4_0 (8.5 and 4.5 bits) for GGUF alone");
   if (!args.parse(argc, argv)) return 0;
@@ -97,7 +99,9 @@ int export_main(int argc, char** argv) {
   check(gguf || !type.starts_with('q'), "--type ", type, ": only a .gguf file can hold it, got --output ", output);
   check(!merged || !adapter.empty(), "--merge: needs --adapter");
   check(merged || adapter.empty() || !gguf, "--adapter without --merge writes a PEFT directory, got --output ", output);
-  check_outputs({{"--output", output}}, {path, adapter});
+  check(merged || adapter.empty() || !args.given("type"), "--type ", type,
+        ": is that of a model's weights; an adapter without --merge is written in fp32");
+  check_outputs({{"--output", output, gguf ? OutputKind::kGguf : OutputKind::kDirectory}}, {path, adapter});
 
   const Dtype dtype = type == "f32" ? Dtype::kF32 : type == "bf16" ? Dtype::kBF16 : Dtype::kF16;
   const std::unique_ptr<Model> model = load_model(path, cpu(), Dtype::kF32, false);

@@ -68,6 +68,7 @@ int generate_main(int argc, char** argv) {
   flags.fields(args);
   args.field("prompt", prompt, "the prompt");
   args.field("input", input, "JSON lines of prompts; - is standard input");
+  args.not_empty();
   std::set<std::string> unused = kTrainingDataKeys;
   unused.insert({"answer_key", "limit", "max_prompt_tokens", "overlong_prompts"});
   args.section("data", data, unused);

@@ -36,11 +36,12 @@ int grade_main(int argc, char** argv) {
       "Compares each line's response \"pred\" with the gold answer \"gold\". A verifier of your own gets the "
       "object \"record\" as well, where the line has one.");
   args.field("input", input, "JSON lines; - is standard input");
+  args.not_empty();
   args.required();
   args.section("reward", reward, {"max_failed_steps"});
   if (!args.parse(argc, argv)) return 0;
   reward.validate();
-  if (const std::string notice = reward_notice(reward); !notice.empty()) log_warning(notice);
+  if (const std::string notice = reward_notice(reward); !notice.empty()) log_warning(with_flags(notice));
 
   // A Python function or a batch takes many at a time; the others answer line by line, as a pipe expects.
   const size_t together = reward.kind == "python" ? 256 : size_t(reward.batch);

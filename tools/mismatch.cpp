@@ -52,7 +52,9 @@ struct MismatchFlags {
     args.field("batch_tokens", batch_tokens, "tokens packed into one scoring pass", between(1, 1 << 24));
     args.field("seed", seed, "of the random numbers", at_least(0));
     args.field("points", points, "file for one line a sequence: log-probs of both sides");
+    args.not_empty();
     args.field("table", table, "file for the results as tables in Markdown");
+    args.not_empty();
     if (!args.parse(argc, argv)) return false;
     const std::pair<std::string, std::string> flags[] = {{"precision", "precision"}, {"train", "train-precision"},
                                                          {"kv_cache", "kv-cache"},   {"lm_head", "lm-head"},
@@ -64,9 +66,8 @@ struct MismatchFlags {
     base.precision.rollout = model.precision;
     base.precision.train = train == "auto" ? model.precision : train;
     std::vector<std::string> inputs = data.files;
-    inputs.push_back(model.model);
-    inputs.push_back(model.adapter);
-    check_outputs({{"--points", points}, {"--table", table}}, inputs);
+    inputs.insert(inputs.end(), {model.model, model.adapter, data.prompt_template});
+    check_outputs({{"--points", points, OutputKind::kJsonLines}, {"--table", table, OutputKind::kTables}}, inputs);
     return true;
   }
 };

@@ -294,6 +294,8 @@ def main():
     args = parser.parse_args()
     if bool(args.runs) == bool(args.mismatch):
         parser.error("takes runs, or --mismatch with a file of points")
+    if args.out is not None and not args.out.lower().endswith((".svg", ".png")):
+        parser.error(f"--out must end in .svg or .png, got {args.out}")  # no name of what is read
     if args.mismatch:
         columns, size, names = 3, (380, 270), []
         charts = mismatch_charts(args.mismatch, columns)

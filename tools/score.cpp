@@ -153,17 +153,18 @@ int score_main(int argc, char** argv) {
                  "Log-probs of each line {\"ids\": [...]} as {\"logprobs\": [...]}: position t scores ids[t+1].");
   flags.fields(args);
   args.field("input", input, "JSON lines; - is standard input");
+  args.not_empty();
   args.required();
   args.field("grads", grads,
              "also write d(mean NLL over all scored tokens)/d(parameter), fp32, under Hugging Face names to this "
              ".safetensors file; with --adapter those of the adapter, under PEFT's names");
+  args.not_empty();
   args.field("batch_tokens", batch_tokens, "tokens packed into one pass", between(1, 1 << 24));
   args.field("head_chunk", head_chunk, "tokens whose logits exist at once; 0 chooses for the device",
              between(0, 1 << 24));
   if (!args.parse(argc, argv)) return 0;
 
-  check_outputs({{"--grads", grads}}, {input, flags.model, flags.adapter});
-  if (!grads.empty()) replaceable(grads);  // an impossible place costs no pass
+  check_outputs({{"--grads", grads, OutputKind::kSafetensors}}, {input, flags.model, flags.adapter});
   const std::vector<ScoreLine> lines = read_lines(input);
   const std::unique_ptr<Model> model = flags.load();
   check_lines(lines, model->config);

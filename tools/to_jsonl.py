@@ -158,6 +158,8 @@ def main():
     args = parser.parse_args()
     if args.limit is not None and args.limit < 1:
         parser.error(f"--limit must be at least 1, got {args.limit}")
+    if any(os.path.exists(args.output) and os.path.exists(path) and os.path.samefile(args.output, path) for path in args.inputs):
+        parser.error(f"--output {args.output} is also an input")
     wanted = [key.split("=", 1) if "=" in key else (key, key) for key in args.keys or []]
     partial = args.output + ".partial"
     try:

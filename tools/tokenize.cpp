@@ -13,6 +13,7 @@ int tokenize_main(int argc, char** argv) {
   args.field("model", model, "Hugging Face directory, .gguf file or builtin:NAME");
   args.required();
   args.field("input", input, "JSON lines; - is standard input");
+  args.not_empty();
   args.required();
   if (!args.parse(argc, argv)) return 0;
 

@@ -91,8 +91,10 @@ int trainer_main(int argc, char** argv) {
   bool print_only = false, estimate = false, keys = false;
   arguments.field("config", config_path, "YAML file, see configs/");
   arguments.field("adapter", adapter, "the adapter to go on from, as lora.init=DIR: a PEFT directory or a checkpoint");
+  arguments.not_empty();
   arguments.field("resume", start.resume,
                   "auto: from the last checkpoint of the output directory; or a checkpoint directory");
+  arguments.not_empty();
   arguments.field("overwrite", start.overwrite,
                   "start anew in a used output directory, deleting the earlier run's files");
   arguments.field("print_config", print_only, "print the resolved config and exit");

@@ -27,6 +27,12 @@ def run(script, *arguments, **environment):
     return done.stdout
 
 
+def refused(script, *arguments):
+    done = subprocess.run([sys.executable, str(TOOLS / script), *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode, done.stdout
+    return done.stderr
+
+
 def write_lines(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
@@ -125,6 +131,12 @@ def check_plot(here):
     assert "0.000 before, 0.833 after step 2500" in out and "scaler/scale is 65536 in all steps" in out, out
     svg = (here / "x.svg").read_text(encoding="utf-8")
     assert "and then this" in svg and "right" in svg and "wrong" in svg and "Loss scale" not in svg
+    metrics = here / "run" / "metrics.jsonl"
+    before = metrics.read_text()
+    assert "--out must end in .svg or .png" in refused("plot.py", here / "run", "--out", metrics)
+    assert "--export must end in .html" in refused("dashboard.py", here / "run", "--export", metrics)
+    assert "is also an input" in refused("to_jsonl.py", metrics, "--output", metrics, "--keys", "step")
+    assert metrics.read_text() == before
 
 
 def check_to_jsonl(here):

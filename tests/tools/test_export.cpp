@@ -114,6 +114,17 @@ TEST_F(Export, RefusesWhatItCannotWrite) {
   expect_error("export", {"--model", model(), "--output", path("x.gguf"), "--type", "q3"}, {"--type", "q3"});
   expect_error("export", {"--model", model(), "--output", model()}, {"--output", "which this command reads"});
   expect_error("export", {"--model", path("none"), "--output", path("x.gguf")}, {"none", "does not exist"});
+  // Before anything is read: the model is not there.
+  write("mine.gguf", "mine");
+  expect_error("export", {"--model", path("none"), "--output", path("mine.gguf")}, {"mine.gguf", "not a GGUF file"});
+  expect_error("export", {"--model", path("none"), "--output", path("")}, {"not an empty directory"});
+  expect_error("export", {"--model", path("none"), "--output", path("no/x.gguf")}, {"cannot create", "no/x.gguf"});
+  expect_error("export", {"--model", path("none"), "--output", ""}, {"--output: must not be empty"});
+  expect_error("export", {"--model", model(), "--adapter", "a", "--output", path("x"), "--type", "bf16"},
+               {"--type bf16", "fp32"});
+  EXPECT_EQ(read_file(path("mine.gguf")), "mine");
+  for (const char* what : {"made", "replaced"})
+    EXPECT_EQ(run("export", {"--model", model(), "--output", path("x.gguf")}).code, 0) << what;
 }
 
 }  // namespace

@@ -72,6 +72,9 @@ TEST_F(Programs, BadCommandLines) {
   expect_error("evaluate", {"--model", model(), "--data", "x", "--keep", "0.8:0.2", "--output", path("o")},
                {"--keep", "0.8:0.2"});
   expect_error("evaluate", {"--model", model(), "--data", "x", "--keep", "0.2:0.8"}, {"--output"});
+  expect_error("evaluate", {"--model", model(), "--data", "x", "y", "x"}, {"--data: \"x\" is named twice"});
+  for (const char* program : {"generate", "score", "evaluate", "mismatch", "export", "trainer"})
+    expect_error(program, {"--adapter", ""}, {"--adapter: must not be empty"});
 }
 
 TEST_F(Programs, TheTrainersFlagsDoNotContradictEachOther) {
@@ -82,6 +85,7 @@ TEST_F(Programs, TheTrainersFlagsDoNotContradictEachOther) {
   };
   refused({"--adapter", "one", "lora.init=two"}, {"--adapter one", "lora.init=two", "keep one of both"});
   refused({"--adapter", "kaiming"}, {"--adapter: must be the directory of an adapter, got kaiming"});
+  refused({"--resume", ""}, {"--resume: must not be empty"});
   refused({"--resume", "auto", "--overwrite"}, {"exclude each other"});
 }
 
@@ -319,6 +323,26 @@ TEST_F(Programs, OutputsReplaceNeitherInputsNorWhatIsNoRegularFile) {
     EXPECT_EQ(run("evaluate", with({"--keep", "0:1", "--output", path("out.jsonl")})).code, 0);
     EXPECT_TRUE(fs::is_symlink(path("out.jsonl"))) << "a link stays, what it names is " << what;
     EXPECT_EQ(read_file(path("kept.jsonl")), text);
+  }
+
+  fs::copy(model(), path("model"));
+  const std::string weights = read_file(path("model/model.safetensors"));
+  const std::string ids = write("ids.jsonl", "{\"ids\": [16, 13]}\n");
+  expect_error("score", {"--model", path("model"), "--input", ids, "--grads", path("model/model.safetensors")},
+               {"--grads", "is a file of", "which this command reads"});
+  EXPECT_EQ(read_file(path("model/model.safetensors")), weights);
+  const std::string notes = write("notes", "mine");
+  expect_error("evaluate", with({"--keep", "0:1", "--output", notes}), {"--output", "notes", "not JSON lines"});
+  expect_error("mismatch", with({"--points", notes}), {"--points", "notes", "not JSON lines"});
+  expect_error("mismatch", with({"--table", notes}), {"--table", "notes", "not tables in Markdown"});
+  expect_error("score", {"--model", model(), "--input", ids, "--grads", notes}, {"--grads", "not a safetensors file"});
+  expect_error("evaluate", with({"--dump", notes, "--resume"}), {"--dump", "notes", "is not what --dump writes"});
+  EXPECT_EQ(read_file(notes), "mine");
+  expect_error("evaluate", with({"--keep", "0:1", "--output", path("new"), "--dump", path("./new")}),
+               {"--dump", "reads or writes"});
+  for (const char* what : {"made", "replaced"}) {
+    EXPECT_EQ(run("score", {"--model", model(), "--input", ids, "--grads", path("grads")}).code, 0) << what;
+    EXPECT_EQ(run("mismatch", with({"--points", path("p"), "--table", path("t")})).code, 0) << what;
   }
 
   const std::string dump = write("dump.jsonl", "finished\n");
