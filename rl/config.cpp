@@ -56,6 +56,26 @@ void DistributedConfig::fields(Fields& f) {
 
 namespace {
 
+/// checkpoint.best is a metric of a set of eval.files, of as many samples as are drawn.
+void validate_best(const RunConfig& c) {
+  const std::string& best = c.checkpoint.best;
+  check(best.empty() || find_metric(best) != nullptr, "checkpoint.best: no metric is called \"", best,
+        "\"; docs/tour.md lists them");
+  const bool of_evaluation = best.starts_with("val-");
+  check(best.empty() || of_evaluation || c.checkpoint.every > 0, "checkpoint.best: ", best,
+        " is looked at where checkpoints are written, which needs checkpoint.every");
+  if (!of_evaluation) return;
+  check(c.eval.every > 0, "checkpoint.best: ", best,
+        " is a metric of evaluations, which need eval.every and eval.files");
+  const std::vector<std::string> sets = set_names(c.eval.files);
+  const std::string of_set = best.substr(best.find('/') + 1);
+  check(std::ranges::any_of(sets, [&](const std::string& set) { return of_set.starts_with(set + "/"); }),
+        "checkpoint.best: ", best, " is of none of the sets of eval.files: ", join(sets));
+  const size_t at = best.rfind('@');
+  check(at == best.npos || (best.substr(at) + "/").starts_with(str('@', c.eval.n, '/')), "checkpoint.best: ", best,
+        " must be a metric @", c.eval.n, ", the samples of a problem (eval.n)");
+}
+
 void validate_lora(const RunConfig& c) {
   parse_targets(c.lora.targets, "lora.targets");
   check(!c.lora.init.empty(), "lora.init: must be kaiming, gaussian or an adapter to go on from, got an empty string");
@@ -111,13 +131,7 @@ void RunConfig::validate() const {
     check(name != "far_from_reference" || algorithm.kl_coef > 0,
           "train.stop: far_from_reference needs a reference model, which algorithm.kl_coef: 0 leaves out");
   }
-  const bool of_evaluation = checkpoint.best.starts_with("val-");
-  check(checkpoint.best.empty() || find_metric(checkpoint.best) != nullptr, "checkpoint.best: no metric is called \"",
-        checkpoint.best, "\"; docs/tour.md lists them");
-  check(!of_evaluation || eval.every > 0, "checkpoint.best: ", checkpoint.best,
-        " is a metric of evaluations, which need eval.every and eval.files");
-  check(checkpoint.best.empty() || of_evaluation || checkpoint.every > 0, "checkpoint.best: ", checkpoint.best,
-        " is looked at where checkpoints are written, which needs checkpoint.every");
+  validate_best(*this);
   check(eval.temperature == 0 || eval.temperature >= kMinTemperature,
         "eval.temperature: must be 0 (greedy) or at least ", kMinTemperature, ", got ", eval.temperature);
   check(!data.answer_key.empty() || !reward.has_kind("math") || (train.mode == "sft" && eval.files.empty()),

@@ -60,6 +60,13 @@ void say_what_runs(const RunConfig& c) {
   log_info("every key with its value: " + c.output_dir() + "/config.yaml");
 }
 
+/// A launcher's processes are the ranks, whatever distributed.gpus says.
+void say_whose_ranks(const std::string& gpus, const Place& place) {
+  if (gpus != "1" && gpus != "auto" && gpus != std::to_string(place.local_size))
+    log_info(str("distributed.gpus: without effect under ", place.launcher, ", whose ", place.size,
+                 " processes are the ranks; got ", gpus));
+}
+
 /// --adapter as an override of lora.init.
 std::string init_override(const std::string& adapter, const std::vector<std::string>& overrides) {
   check(LoraConfig{.init = adapter}.from_directory(), "--adapter: must be the directory of an adapter, got ", adapter);
@@ -104,6 +111,7 @@ int trainer_main(int argc, char** argv) {
   arguments.field("keys", keys, "print the keys that begin with the words given (optim rollout.n), or all; and exit");
   arguments.words("overrides", overrides, "section.key=value, applied over the file");
   if (!arguments.parse(argc, argv)) return 0;
+  check(int(print_only) + int(estimate) + int(keys) <= 1, "--print-config, --estimate and --keys exclude each other");
   if (keys) {
     std::cout << describe_keys(overrides);
     return 0;
@@ -126,6 +134,7 @@ int trainer_main(int argc, char** argv) {
   }
   const int ranks = place ? 1 : count_ranks(config.distributed.gpus, config.run.device, "distributed.gpus");
   if (speaks && !(place && place->launcher == "mantissa")) say_what_runs(config);
+  if (speaks && place && place->launcher != "mantissa") say_whose_ranks(config.distributed.gpus, *place);
   if (ranks > 1) return launch_ranks(ranks, argc, argv);
   std::signal(SIGINT, on_signal);
   std::signal(SIGTERM, on_signal);

@@ -233,6 +233,14 @@ TEST(HealthConfig, NamesAreChecked) {
   EXPECT_NE(refusal({"checkpoint.best=critic/score/mean"}).find("checkpoint.every"), std::string::npos);
   EXPECT_NE(refusal({"checkpoint.best=score"}).find("no metric is called"), std::string::npos);
   EXPECT_EQ(refusal({"checkpoint.best=critic/score/mean", "checkpoint.every=2"}), "");
+  const auto best = [&](const std::string& metric) {
+    return refusal({"eval.every=2", "eval.files=[a/x.jsonl,a/y.jsonl]", "eval.n=4", "checkpoint.best=" + metric});
+  };
+  for (const char* metric : {"val-core/y/acc/mean@4", "val-aux/x/acc/maj@4/low", "val-aux/x/reward/mean"})
+    EXPECT_EQ(best(metric), "") << metric;
+  EXPECT_NE(best("val-core/z/acc/mean@4").find("is of none of the sets of eval.files: x, y"), std::string::npos);
+  for (const char* metric : {"val-core/x/acc/mean@2", "val-core/x/acc/mean@42", "val-aux/x/acc/mean@1/high"})
+    EXPECT_NE(best(metric).find("must be a metric @4"), std::string::npos) << best(metric);
 }
 
 }  // namespace

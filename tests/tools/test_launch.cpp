@@ -47,6 +47,17 @@ TEST_F(Launch, RanksMayComeFromAnotherLauncher) {
   EXPECT_EQ(read_file(path("other")), "");
 }
 
+TEST_F(Launch, ALaunchersProcessesAreTheRanksWhateverTheConfigSays) {
+  // The other rank never comes, so the run is ended; what it says before that is the test.
+  const std::string config = write("run.yaml", "model: {path: m}\ndata: {files: f}\ndistributed: {gpus: 4}\n");
+  const Result r = run("trainer", {"--config", config, "run.output_dir=" + path("run"), "run.device=cpu"},
+                       "export RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29743; timeout -s KILL 2 ");
+  EXPECT_NE(
+      r.err.find("distributed.gpus: without effect under RANK, WORLD_SIZE, whose 2 processes are the ranks; got 4"),
+      std::string::npos)
+      << r.err;
+}
+
 TEST_F(Launch, ALauncherOfOneProcessCountsAsNone) {
   const Result r = run("bench", {"comm", "--gpus", "2", "--repeat", "1", "--device", "cpu"},
                        "export RANK=0 WORLD_SIZE=1 LOCAL_RANK=0 MASTER_ADDR=127.0.0.1 MASTER_PORT=29742;");

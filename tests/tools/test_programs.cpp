@@ -87,6 +87,7 @@ TEST_F(Programs, TheTrainersFlagsDoNotContradictEachOther) {
   refused({"--adapter", "kaiming"}, {"--adapter: must be the directory of an adapter, got kaiming"});
   refused({"--resume", ""}, {"--resume: must not be empty"});
   refused({"--resume", "auto", "--overwrite"}, {"exclude each other"});
+  refused({"--estimate", "--print-config"}, {"exclude each other"});
 }
 
 TEST_F(Programs, ScoreEqualsTheGoldenLogProbs) {
