@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <optional>
 
+#include "core/notice.h"
 #include "core/rehearsal.h"
 #include "rl/rollout/runner.h"
 #include "rl/rollout/scheduler.h"
@@ -230,10 +232,15 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
   stats.peak_pages = scheduler.pool().peak_used();
 
   std::vector<std::vector<Completion>> completions(requests.size());
+  int64_t overflowed = 0;
   for (Sequence& s : scheduler.sequences()) {
+    overflowed += !std::ranges::all_of(s.completion.rollout_logprobs, [](float x) { return std::isfinite(x); });
     if (options.stop.has_text()) s.completion.text = options.stop.text(s.completion);
     completions[size_t(s.request)].push_back(std::move(s.completion));
   }
+  if (overflowed > 0)
+    notice(str(overflowed, " of ", stats.sequences, " samples have log-probs that are not finite: the forward pass ",
+               "overflowed in ", name_of(e.model.params.for_rollout().dtype()), ", and what they say means nothing"));
   return completions;
 }
 

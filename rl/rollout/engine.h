@@ -73,7 +73,8 @@ class Engine {
   /// results do not depend on batch composition, order, preemption or max_batch; elsewhere (where a product's bits
   /// depend on its number of rows) they repeat for the same requests, options, max_batch and kv_cache_limit(). Errors
   /// name the request: an empty prompt, an id outside the vocabulary, a prompt that leaves no position for a response,
-  /// a cache too small for one sequence (rollout.cache_tokens, and what it needs).
+  /// a cache too small for one sequence (rollout.cache_tokens, and what it needs). A notice counts samples whose
+  /// log-probs are not finite.
   std::vector<std::vector<Completion>> generate(std::span<const Request> requests, const GenerateOptions& options);
   const EngineStats& stats() const;
   /// True where a sample's bits do not depend on what is sampled beside it.

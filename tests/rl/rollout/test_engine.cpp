@@ -8,6 +8,7 @@
 #include <cmath>
 #include <set>
 
+#include "core/notice.h"
 #include "tests/support/engine_test.h"
 
 namespace mantissa {
@@ -67,6 +68,18 @@ TEST_F(EngineTest, TheScheduleDoesNotDependOnEarlierRolloutsOrFreeMemory) {
   } catch (const Error& e) {
     EXPECT_NE(std::string(e.what()).find("the limit that the first rollout set is 64"), std::string::npos) << e.what();
   }
+}
+
+TEST_F(EngineTest, SaysWhereTheForwardPassOverflowed) {
+  std::string said;
+  set_notice_sink([&](const std::string& text) { said = text; });
+  run(Dtype::kF32, requests_, options_, precision(Dtype::kF32));
+  EXPECT_EQ(said, "");
+  const Model& overflows = model(Dtype::kF32);
+  overflows.params.compute[overflows.decoder->params().final_norm].data<float>()[0] = INFINITY;
+  run(Dtype::kF32, requests_, options_, precision(Dtype::kF32));
+  set_notice_sink({});
+  expect_message(said, {"18 of 18 samples", "not finite", "overflowed in fp32"});
 }
 
 TEST_F(EngineTest, SaysHowManyPagesWantOfMemoryTook) {
