@@ -159,8 +159,9 @@ class SectionReader : public Fields {
           ", got ", shortest(value));
   }
 
-  /// The keys of a named reward ("a.kind" of section reward) are those of the plain one.
+  /// The keys of a named reward ("a.kind" of section reward) are those of the plain one; elsewhere a map is no value.
   std::string nearest_of(const std::string& key) const {
+    if (section_ != "reward") return nearest_key(section_ + "." + key.substr(0, key.find('.')));
     const size_t name = key.find('.') + 1;
     std::string nearest = nearest_key(section_ + "." + key.substr(name));
     if (nearest.starts_with(section_ + ".")) nearest.insert(section_.size() + 1, key, 0, name);

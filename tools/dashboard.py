@@ -117,6 +117,8 @@ def main():
     args = parser.parse_args()
     if args.export is not None and not args.export.lower().endswith((".html", ".htm")):
         parser.error(f"--export must end in .html, got {args.export}")  # no name of what is read
+    if not 0 <= args.port <= 65535:
+        parser.error(f"--port must be between 0 and 65535, got {args.port}")
     for path in args.runs:
         if not os.path.isdir(path):
             sys.exit(f"dashboard: {path}: must be a run directory")
@@ -124,8 +126,11 @@ def main():
     if not any(run.metrics.rows for run in data.runs if data.stamp()):
         print("dashboard: no metrics yet", file=sys.stderr)
     if args.export:
-        with open(args.export, "wb") as file:
-            file.write(page(data.snapshot(MOST_SAMPLES // 4), False))
+        try:
+            with open(args.export, "wb") as file:
+                file.write(page(data.snapshot(MOST_SAMPLES // 4), False))
+        except OSError as error:
+            sys.exit(f"dashboard: {args.export}: cannot be written: {error.strerror}")
         print(f"report: {args.export}")
         return
     try:

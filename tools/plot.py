@@ -294,6 +294,10 @@ def main():
     args = parser.parse_args()
     if bool(args.runs) == bool(args.mismatch):
         parser.error("takes runs, or --mismatch with a file of points")
+    if args.mismatch and (args.terminal or args.story or args.next):
+        parser.error("--terminal, --story and --next are of runs, not of --mismatch")
+    if args.mismatch and not os.path.isfile(args.mismatch):
+        sys.exit(f"plot: {args.mismatch}: no such file")
     if args.out is not None and not args.out.lower().endswith((".svg", ".png")):
         parser.error(f"--out must end in .svg or .png, got {args.out}")  # no name of what is read
     if args.mismatch:

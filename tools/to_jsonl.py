@@ -161,6 +161,9 @@ def main():
     if any(os.path.exists(args.output) and os.path.exists(path) and os.path.samefile(args.output, path) for path in args.inputs):
         parser.error(f"--output {args.output} is also an input")
     wanted = [key.split("=", 1) if "=" in key else (key, key) for key in args.keys or []]
+    names = [new for _, new in wanted]
+    if twice := [new for new in names if names.count(new) > 1]:
+        parser.error(f"--keys gives the name {twice[0]} twice")
     partial = args.output + ".partial"
     try:
         count = write(args, wanted, partial)

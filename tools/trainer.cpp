@@ -78,6 +78,9 @@ std::string init_override(const std::string& adapter, const std::vector<std::str
 
 /// Of the config's device, be it there or not.
 MemoryEstimate estimate_of(const RunConfig& config, int64_t response_length) {
+  const int64_t most = config.train.mode == "sft" ? 0 : config.rollout.sampling.max_new_tokens;
+  check(response_length <= most, "--response-length: must be at most ", most, ", ",
+        most ? "rollout.max_new_tokens" : "in sft, whose responses are in the data", "; got ", response_length);
   const std::string &device = config.run.device, &gpus = config.distributed.gpus;
   const bool absent = device.starts_with("cuda") && visible_devices() == 0;
   const int ranks = gpus == "auto" ? std::max(1, visible_devices()) : std::stoi(gpus);

@@ -135,6 +135,11 @@ def check_plot(here):
     before = metrics.read_text()
     assert "--out must end in .svg or .png" in refused("plot.py", here / "run", "--out", metrics)
     assert "--export must end in .html" in refused("dashboard.py", here / "run", "--export", metrics)
+    assert "cannot be written" in refused("dashboard.py", here / "run", "--export", here / "no" / "x.html")
+    assert "--port must be between" in refused("dashboard.py", here / "run", "--port", "70000")
+    assert "no such file" in refused("plot.py", "--mismatch", here / "no.jsonl")
+    assert "are of runs" in refused("plot.py", "--mismatch", metrics, "--story")
+    assert "the name x twice" in refused("to_jsonl.py", metrics, "--output", here / "x.jsonl", "--keys", "step=x", "seed=x")
     assert "is also an input" in refused("to_jsonl.py", metrics, "--output", metrics, "--keys", "step")
     assert metrics.read_text() == before
 

@@ -95,6 +95,8 @@ TEST(ConfigKeys, AnUnknownKeyIsAnsweredWithTheKnownOne) {
   EXPECT_NE(error_of("optim:\n  learning_rate: 1\n")
                 .find("run.yaml line 2: unknown key \"optim.learning_rate\"; the nearest known key is \"optim.lr\""),
             std::string::npos);
+  EXPECT_NE(error_of("eval: {files: {a: b}}\n").find("key \"eval.files.a\"; the nearest known key is \"eval.files\""),
+            std::string::npos);
   EXPECT_NE(error_of("run: {}\n", {"training.max_steps=3"}).find("is \"train.steps\""), std::string::npos);
 }
 

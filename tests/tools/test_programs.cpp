@@ -88,6 +88,10 @@ TEST_F(Programs, TheTrainersFlagsDoNotContradictEachOther) {
   refused({"--resume", ""}, {"--resume: must not be empty"});
   refused({"--resume", "auto", "--overwrite"}, {"exclude each other"});
   refused({"--estimate", "--print-config"}, {"exclude each other"});
+  refused({"--estimate", "--response-length", "9", "rollout.max_new_tokens=8"},
+          {"--response-length: must be at most 8, rollout.max_new_tokens; got 9"});
+  refused({"--estimate", "--response-length", "9", "train.mode=sft", "train.mini_batch_size=64"},
+          {"--response-length: must be at most 0, in sft", "got 9"});
 }
 
 TEST_F(Programs, ScoreEqualsTheGoldenLogProbs) {
