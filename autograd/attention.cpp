@@ -78,10 +78,11 @@ Var attention(Tape& tape, const Var& qkv, const Tensor& offsets, Heads heads, in
 }
 
 Var attention_decode(Tape& tape, const Var& qkv, const Tensor& pages, const Tensor& table, const Tensor& lengths,
-                     Heads heads) {
+                     const Tensor& ahead, Heads heads) {
   check_decode(tape, qkv.value(), table, lengths, heads);
+  if (ahead.defined()) check_index("attention_decode", "ahead", ahead, qkv.value().size(0));
   Tensor y = tape.exec().empty({qkv.value().size(0), int64_t(heads.query) * heads.size}, qkv.dtype());
-  MANTISSA_RUN(tape.exec(), attention_decode, y, qkv.value(), pages, table, lengths, heads);
+  MANTISSA_RUN(tape.exec(), attention_decode, y, qkv.value(), pages, table, lengths, ahead, heads);
   return tape.constant("attention_decode", std::move(y));
 }
 

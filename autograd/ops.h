@@ -56,10 +56,10 @@ Var rope_kv(Tape& tape, const Var& qkv, const Tensor& table, const Tensor& posit
 /// output and log-sum-exp. No sequence is longer than `longest` (0: not known, T is taken); a device plans its launches
 /// by that number. Errors: a head size that is no multiple of 8, query heads that G does not divide.
 Var attention(Tape& tape, const Var& qkv, const Tensor& offsets, Heads heads, int64_t longest = 0);
-/// One row a sequence against its keys in the cache: pages, table[S,max_pages] and lengths[S] as in core/kernels.h. No
-/// gradient: the tape must not record.
+/// Rows against the keys of their sequences in the cache: pages, table[B,max_pages], lengths[B] and ahead[B] as in
+/// core/kernels.h. No gradient: the tape must not record.
 Var attention_decode(Tape& tape, const Var& qkv, const Tensor& pages, const Tensor& table, const Tensor& lengths,
-                     Heads heads);
+                     const Tensor& ahead, Heads heads);
 /// attention_decode of what rope_kv makes, where no row reads what another one writes: rotated rows are seen nowhere.
 Var rope_attention_decode(Tape& tape, const Var& qkv, const Tensor& angles, const Tensor& positions, Heads heads,
                           Tensor& pages, const Tensor& slots, const Tensor& table, const Tensor& lengths);

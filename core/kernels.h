@@ -208,9 +208,11 @@ struct Kernels {
   void (*kv_copy)(Exec&, Tensor& pages, const Tensor& from, const Tensor& to);
   /// One query row per sequence against its cached keys: table[B,max_pages] int32, lengths[B] int32 (keys to read, the
   /// current token included; 0 = inactive row, output zero). On the CPU bit-equal to attention_fwd when the cache has
-  /// qkv's type; elsewhere equal within rounding.
+  /// qkv's type; elsewhere equal within rounding. `ahead`[B] int32, undefined where all are 0: of the rows right before
+  /// row b so many are of its sequence, with the same row of the table and one key less each (guesses; a device may
+  /// read their keys once).
   void (*attention_decode)(Exec&, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table,
-                           const Tensor& lengths, Heads heads);
+                           const Tensor& lengths, const Tensor& ahead, Heads heads);
   /// rope_kv and attention_decode of its result, where no row reads what another one writes. slots[b] is the place of
   /// the last of the lengths[b] keys of row b, negative where there are none. `rotated`, of qkv's shape, is room for
   /// the result of rope_kv, of which nothing need be left. On a device the kernel ahead may write qkv, and nothing else

@@ -251,7 +251,7 @@ Var Decoder::attention(const ForwardContext& ctx, int index, const Var& projecte
   if (config_.qk_norm)
     qkv = ops::qk_norm(tape, qkv, param(ctx, ids.q_norm), param(ctx, ids.k_norm), heads, config_.norm_eps);
   const AttentionInputs& in = ctx.attention;
-  if (in.distinct)
+  if (in.table.defined() && !in.ahead.defined())
     return ops::rope_attention_decode(tape, qkv, rope_table_, ctx.positions, heads, in.cache->layers[size_t(index)],
                                       in.slots, in.table, in.lengths);
   if (!in.cache)
@@ -259,7 +259,7 @@ Var Decoder::attention(const ForwardContext& ctx, int index, const Var& projecte
   else
     qkv = ops::rope_kv(tape, qkv, rope_table_, ctx.positions, heads, in.cache->layers[size_t(index)], in.slots);
   if (in.table.defined())
-    return ops::attention_decode(tape, qkv, in.cache->layers[size_t(index)], in.table, in.lengths, heads);
+    return ops::attention_decode(tape, qkv, in.cache->layers[size_t(index)], in.table, in.lengths, in.ahead, heads);
   return ops::attention(tape, qkv, in.offsets, heads, in.longest);
 }
 

@@ -26,14 +26,15 @@ struct KvCache {
 ///   packed    offsets                         the rows' own (training, scoring)
 ///   prefill   offsets, cache, slots           the rows' own, stored for later
 ///   decode    cache, slots, table, lengths    the cache's, one row a sequence
+///   guesses   the same, ahead                 the cache's, a row for the newest token and one for each guess behind it
 struct AttentionInputs {
   Tensor offsets;       // [S+1] int32: where sequences begin; undefined: one row each
   int64_t longest = 0;  // no sequence has more rows; 0: not known
   KvCache* cache = nullptr;
-  Tensor slots;           // [T] int32 cache slots, see kv_write
-  Tensor table;           // [S,max_pages] int32; undefined: keys are the rows' own
-  Tensor lengths;         // [S] int32: keys of each sequence, those of its rows included
-  bool distinct = false;  // decode: no row reads what another one writes in this pass
+  Tensor slots;    // [T] int32 cache slots, see kv_write
+  Tensor table;    // [S,max_pages] int32; undefined: keys are the rows' own
+  Tensor lengths;  // [S] int32: keys of each sequence, those of its rows included
+  Tensor ahead;    // [T] int32, see Kernels::attention_decode
 };
 
 /// What one forward pass works on. T tokens packed back to back.

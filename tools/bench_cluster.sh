@@ -5,12 +5,14 @@
 #     train     1.5B shape, 8 x 2048 a GPU: forward, backward, sum over GPUs, AdamW, on 1, 2, 4, ... and all
 #     grpo      sanity config, 64 x 8 answers of 3,072 tokens: on one GPU, on all, and on all with 64 prompts for each
 #     dense14b  Qwen3-14B's shape in parts, all weights trained: the update alone, and a GRPO step
-#     moe30b    Qwen3-30B-A3B's shape, experts shared out: GRPO steps, decode and update; 12 layers where 48 do not fit
+#     moe30b    Qwen3-30B-A3B's shape, experts shared out: GRPO steps, decode and update; 12 layers where 48 with all their
+#               states do not fit the GPUs
 #     comm, update (SmolLM2, and other ways to sum), offload, runs (embedded model: on 1, 2, 4, ... and all, resumed, over
 #     sockets), kills
-# Models have random weights, and rewards are a hash of the answer. Masters and moments go to host memory where a GPU
-# cannot hold them by `trainer --estimate` (OFFLOAD=1: always). GRPO runs make N steps (default 2), but those of 14B and of
-# 64 prompts a GPU one. The first step of a run also chooses plans and records graphs; ratios are of steps of one number.
+# Models have random weights, and rewards are a hash of the answer. Masters and moments of 14B go to host memory where the
+# GPUs cannot hold them by `trainer --estimate` (OFFLOAD=1: always, and those of 30B). GRPO runs make N steps (default 2),
+# but those of 14B and of 64 prompts a GPU one. The first step of a run also chooses plans and records graphs; ratios are
+# of steps of one number.
 # BIN: folder of the programs, default build/bin. JSON lines and logs go to the folder OUT, new or empty (default: one in
 # runs/), as they come, and a table last. What has not ended after LIMIT seconds (default 525) is cut off and has failed.
 # MANTISSA_NCCL names the folder of libnccl.so.2 where it is not found by itself. RANKS=N takes N of the GPUs.
@@ -95,11 +97,11 @@ grpo() { # NAME SECONDS STEPS -- a run by `words`; its log is OUT/NAME.log
   within "$2" "${sanity[@]}" "${words[@]}" train.steps="$3" run.output_dir="$out/$1" > "$out/$1.log" 2>&1 ||
     fail "$1 ($(tail -1 "$out/$1.log"))"
 }
-place() { # `offload`: what makes the run by `words` fit; an error where nothing does
+place() { # OFFLOAD... -- `offload`: the first of these by which the run by `words` fits; an error where none does
   local text have
   have=$({ awk '/^MemAvailable/ {print $2 * 1024}' /proc/meminfo; cat /sys/fs/cgroup/memory.max 2> /dev/null; } |
     grep -v max | sort -g | head -1)
-  for offload in ${OFFLOAD:-none} optimizer; do
+  for offload in "$@"; do
     offload=distributed.offload=${offload/1/optimizer}
     text=$("${sanity[@]}" "${words[@]}" "$offload" run.output_dir="$out/estimate" --estimate 2>&1) ||
       { fail "$text"; return 1; }
@@ -125,7 +127,7 @@ fi
 if part dense14b; then
   shape qwen3_14b "$ranks" $prompts_14b $((8 * prompts_14b)) $short
   words+=(distributed.shard=parameters train.recompute=full rollout.cache_tokens=131072)
-  if place; then
+  if place ${OFFLOAD:-none} optimizer; then
     words+=("$offload")
     grpo dense14b 150 1
     [[ $offload == *optimizer ]] && dense+=" --offload"
@@ -139,7 +141,7 @@ if part moe30b; then
   for model in qwen3_30b_a3b qwen3_30b_a3b_12_layers; do
     shape $model "$ranks" $((16 * ranks)) $((128 * ranks)) $short
     words+=(distributed.experts="$ranks" train.recompute=full rollout.cache_tokens=140000)
-    place && { words+=("$offload"); grpo $model 150 "$steps"; break; }
+    place ${OFFLOAD:-none} && { words+=("$offload"); grpo $model 150 "$steps"; break; }
     note "$model fits neither $ranks GPUs nor them and the host's memory"
   done
 fi

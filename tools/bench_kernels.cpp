@@ -58,8 +58,9 @@ void Bench::attention() {
   Tensor decoded = exec_.empty({b, width}, dtype_);
   const double bytes = double(b * flags_.context * 2 * kv) * double(size_of(dtype_));
   const double ideal = 1000.0 * bytes / copy_ceiling();
-  report("attention_decode", str("B=", b, ",context=", flags_.context, shape),
-         time([&] { MANTISSA_RUN(exec_, attention_decode, decoded, row, pages, device_table, device_lengths, heads); }),
+  report("attention_decode", str("B=", b, ",context=", flags_.context, shape), time([&] {
+           MANTISSA_RUN(exec_, attention_decode, decoded, row, pages, device_table, device_lengths, {}, heads);
+         }),
          double(b), ideal);
 }
 

@@ -1,5 +1,7 @@
 // export: a model in another format: a Hugging Face directory or a GGUF file, with tokenizer and chat template; or an
 // adapter as a PEFT directory, or added to its model.
+#include <strings.h>
+
 #include <cmath>
 
 #include "core/registry.h"
@@ -95,7 +97,9 @@ int export_main(int argc, char** argv) {
   args.choice("type", type, {"f32", "f16", "bf16", "q8_0", "q4_0"},
               "of the weights; q8_0 and q4_0 (8.5 and 4.5 bits) for GGUF alone");
   if (!args.parse(argc, argv)) return 0;
-  const bool gguf = std::filesystem::path(output).extension() == ".gguf";
+  const std::string extension = std::filesystem::path(output).extension();
+  const bool gguf = extension == ".gguf";
+  check(gguf || strcasecmp(extension.c_str(), ".gguf") != 0, "--output ", output, ": a GGUF file's name ends in .gguf");
   check(gguf || !type.starts_with('q'), "--type ", type, ": only a .gguf file can hold it, got --output ", output);
   check(!merged || !adapter.empty(), "--merge: needs --adapter");
   check(merged || adapter.empty() || !gguf, "--adapter without --merge writes a PEFT directory, got --output ", output);

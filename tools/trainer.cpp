@@ -139,12 +139,12 @@ int trainer_main(int argc, char** argv) {
   if (speaks && !(place && place->launcher == "mantissa")) say_what_runs(config);
   if (speaks && place && place->launcher != "mantissa") say_whose_ranks(config.distributed.gpus, *place);
   if (ranks > 1) return launch_ranks(ranks, argc, argv);
-  std::signal(SIGINT, on_signal);
-  std::signal(SIGTERM, on_signal);
   std::signal(SIGPIPE, SIG_IGN);  // `trainer | tee`: the signal ends tee first, and the run has still to save
-  if (std::signal(SIGHUP, on_signal) == SIG_IGN) std::signal(SIGHUP, SIG_IGN);  // nohup
-  std::optional<Run> run;  // outlives a failure: other ranks may still wait for what this one's device has to do
+  std::optional<Run> run;         // outlives a failure: other ranks may still wait for what this one's device has to do
   return run_as_rank(place, config.run.device, [&](Comm& comm) {
+    std::signal(SIGINT, on_signal);
+    std::signal(SIGTERM, on_signal);
+    if (std::signal(SIGHUP, on_signal) == SIG_IGN) std::signal(SIGHUP, SIG_IGN);  // nohup
     run.emplace(config, start, comm);
     log_info("device " + run->exec.backend().description() + "; output in " + config.output_dir());
     const bool complete = train(*run, [] { return stop_requested_ns.load() != 0; });

@@ -255,7 +255,7 @@ void kv_write(Exec&, Tensor& pages, const Tensor& qkv, const Tensor& slots, Head
 }
 
 void attention_decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table,
-                      const Tensor& lengths, Heads heads) {
+                      const Tensor& lengths, const Tensor&, Heads heads) {
   dispatch_floating(qkv.dtype(), [&](auto query) HWY_ATTR {
     dispatch_floating(pages.dtype(), [&](auto cache) HWY_ATTR {
       attention::decode<typename decltype(query)::type, typename decltype(cache)::type>(exec, out, qkv, pages, table,
@@ -282,7 +282,7 @@ void rope_attention_decode(Exec& exec, Tensor& out, Tensor& pages, Tensor& rotat
                            const Tensor& angles, const Tensor& positions, const Tensor& slots, const Tensor& table,
                            const Tensor& lengths, Heads heads) {
   MANTISSA_RUN(exec, rope_kv, rotated, pages, qkv, angles, positions, slots, heads);
-  MANTISSA_RUN(exec, attention_decode, out, rotated, pages, table, lengths, heads);
+  MANTISSA_RUN(exec, attention_decode, out, rotated, pages, table, lengths, {}, heads);
 }
 
 void kv_copy(Exec&, Tensor& pages, const Tensor& from, const Tensor& to) {

@@ -39,10 +39,10 @@ struct NewTokens {
 bool exact_attention_fwd(Exec& exec, Tensor& out, Tensor& lse, const Tensor& qkv, const Tensor& offsets,
                          int64_t longest, Heads heads);
 bool exact_attention_decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table,
-                            const Tensor& lengths, Heads heads, const NewTokens& fresh = {});
+                            const Tensor& lengths, const Tensor& ahead, Heads heads, const NewTokens& fresh = {});
 bool has_exact_attention(int head_size);
 
 void attention_decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table,
-                      const Tensor& lengths, Heads heads);
+                      const Tensor& lengths, const Tensor& ahead, Heads heads);
 
 }  // namespace mantissa::cuda_kernels

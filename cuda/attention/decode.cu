@@ -214,9 +214,10 @@ void run(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, const 
 }  // namespace decode
 
 void attention_decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table,
-                      const Tensor& lengths, Heads heads) {
+                      const Tensor& lengths, const Tensor& ahead, Heads heads) {
   if (qkv.size(0) == 0) return;
-  if (exec.match == Match::kExact && exact_attention_decode(exec, out, qkv, pages, table, lengths, heads)) return;
+  if (exec.match == Match::kExact && exact_attention_decode(exec, out, qkv, pages, table, lengths, ahead, heads))
+    return;
   visit_float(qkv.dtype(), [&]<class T>(std::type_identity<T>) {
     visit_float(
         pages.dtype(),

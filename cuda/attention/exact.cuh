@@ -62,17 +62,17 @@ __device__ __forceinline__ float max_of_row(float x) {
   return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
 }
 
-/// 16 query rows, `stride` elements apart, as the first operand of products: lane (g, t) gets of rows g and g + 8 what
-/// mma<T> wants; zeros from row `valid` on.
-template <class T, int kSteps>
-__device__ __forceinline__ void load_query_rows(uint32_t (&q)[kSteps][4], const T* from, int64_t stride, int valid) {
+/// 16 query rows, row(r) each, as the first operand of products: lane (g, t) gets of rows g and g + 8 what mma<T>
+/// wants; zeros from row `valid` on.
+template <int kSteps, class Row>
+__device__ __forceinline__ void load_query_rows(uint32_t (&q)[kSteps][4], int valid, Row&& row) {
   const int g = threadIdx.x % kWarp / 4, t = threadIdx.x % 4;
 #pragma unroll
   for (int k = 0; k < kSteps; ++k)
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int r = g + i % 2 * 8;
-      q[k][i] = r < valid ? *reinterpret_cast<const uint32_t*>(from + r * stride + 16 * k + i / 2 * 8 + 2 * t) : 0u;
+      q[k][i] = r < valid ? *reinterpret_cast<const uint32_t*>(row(r) + 16 * k + i / 2 * 8 + 2 * t) : 0u;
     }
 }
 

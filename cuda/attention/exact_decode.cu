@@ -1,5 +1,6 @@
-// Paged decode by the definition of exact.cuh: one query row a sequence against the pages of its cache, with the bits
-// of the packed kernel. A block has one segment of 1,024 keys of a row and up to 16 query heads of one kv head. Of a
+// Paged decode by the definition of exact.cuh: query rows against the pages of their sequences, with the bits of the
+// packed kernel. A block has one segment of 1,024 keys of a row and up to 16 query heads of one kv head; where rows of
+// one sequence follow each other (guesses), as many of them as have 16 heads, so that keys are read once for all. Of a
 // row with several segments the block that ends last folds them, or, where blocks wait for their turn, a second kernel;
 // where there are rows enough to fill the device, a block has all of a row's segments and folds them as they end.
 // New tokens (rope_attention_decode) are rotated by the blocks that need them: queries by all, the key by those of the
@@ -155,7 +156,9 @@ __global__ void __launch_bounds__(kThreads, kStages == kFewTiles && kSize <= 64 
     position = load_now(task.fresh.positions + blockIdx.z);
     slot = load_now(task.fresh.slots + blockIdx.z);
   }
-  const Place at(task, length);
+  const int together = rows_together(task, blockIdx.z, length);
+  if (together == 0) return;
+  const Place at(task, length, together);
   if (at.length <= 0 && blockIdx.x == 0) {
     await_previous();  // which may read what lay here
     T* out = task.out + (int64_t(at.b) * task.heads.query + at.first_head) * kSize;
@@ -166,7 +169,7 @@ __global__ void __launch_bounds__(kThreads, kStages == kFewTiles && kSize <= 64 
 #pragma unroll
   for (int i = 0; i < kStages - 1; ++i) start_tile<T, kSize, kStages>(task, at, stages, i, ids[i]);
 
-  Rows<T, kSize> rows;
+  Rows<T, kSize> rows(at);
   const int new_tile = at.new_key < 0 ? -1 : at.new_key / kTile;
   const auto place_token = [&] {  // in its tile
     if (threadIdx.x >= 2 * Keys::kPieces) return;
@@ -180,8 +183,9 @@ __global__ void __launch_bounds__(kThreads, kStages == kFewTiles && kSize <= 64 
     rows.load_queries(exchange);
     if (new_tile >= 0 && new_tile < kStages - 1) place_token();
   } else {
-    load_query_rows(rows.q, task.qkv + at.b * row_of(task.heads) + int64_t(at.first_head) * kSize, kSize,
-                    at.heads_here);
+    load_query_rows(rows.q, at.heads(), [&](int h) {
+      return task.qkv + (at.b + at.row_of(h)) * row_of(task.heads) + int64_t(at.head_of(h)) * kSize;
+    });
   }
   int32_t id = ids[kStages - 1];
   for (int i = 0; i < at.tiles(); ++i) {
@@ -206,8 +210,10 @@ __global__ void __launch_bounds__(kThreads, kStages == kFewTiles && kSize <= 64 
   rows.store(task, at);
   if constexpr (!kWhole) {
     if (!task.ended || at.length <= kSegment || !last_to_end(task, at)) return;
-    for (int element = threadIdx.x * 4; element < at.heads_here * kSize; element += kThreads * 4)
-      fold_segments<T, kSize>(task, at.b, segments_of(at.length), at.first_head + element / kSize, element % kSize);
+    for (int element = threadIdx.x * 4; element < at.heads() * kSize; element += kThreads * 4) {
+      const int h = element / kSize;
+      fold_segments<T, kSize>(task, at.b + at.row_of(h), segments_of(at.length), at.head_of(h), element % kSize);
+    }
   }
 }
 
@@ -226,7 +232,7 @@ unsigned* counters(Exec& exec, int64_t count) {
 
 template <class T>
 bool decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table, const Tensor& lengths,
-            Heads heads, const NewTokens& fresh) {
+            const Tensor& ahead, Heads heads, const NewTokens& fresh) {
   const int64_t batch = qkv.size(0);
   const int ratio = heads.query / heads.kv, max_pages = int(table.size(1));
   const int segments = std::max(1, segments_of(max_pages * kTile));
@@ -240,6 +246,7 @@ bool decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, con
                elements<T>(pages),
                table.data<int32_t>(),
                lengths.data<int32_t>(),
+               ahead.defined() ? ahead.data<int32_t>() : nullptr,
                fresh,
                heads,
                pages.numel() / 2,
@@ -293,11 +300,12 @@ bool decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, con
 }  // namespace exact
 
 bool exact_attention_decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table,
-                            const Tensor& lengths, Heads heads, const NewTokens& fresh) {
+                            const Tensor& lengths, const Tensor& ahead, Heads heads, const NewTokens& fresh) {
   if (pages.dtype() != qkv.dtype()) return false;
-  if (qkv.dtype() == Dtype::kF16) return exact::decode<__half>(exec, out, qkv, pages, table, lengths, heads, fresh);
+  if (qkv.dtype() == Dtype::kF16)
+    return exact::decode<__half>(exec, out, qkv, pages, table, lengths, ahead, heads, fresh);
   if (qkv.dtype() == Dtype::kBF16)
-    return exact::decode<__nv_bfloat16>(exec, out, qkv, pages, table, lengths, heads, fresh);
+    return exact::decode<__nv_bfloat16>(exec, out, qkv, pages, table, lengths, ahead, heads, fresh);
   return false;
 }
 

@@ -9,7 +9,7 @@
 
 namespace mantissa::cuda_kernels::exact {
 
-constexpr int kHeads = 16;  // rows of a product
+constexpr int kHeads = 16;  // rows of a product: query heads, of one row or of several of a sequence
 
 __host__ __device__ constexpr int segments_of(int keys) {
   return (keys + kSegment - 1) / kSegment;
@@ -24,6 +24,7 @@ struct Task {
   const T* qkv;
   T* pages;
   const int32_t *table, *lengths;
+  const int32_t* ahead;  // null: each row has blocks of its own
   NewTokens fresh;
   Heads heads;
   int64_t plane;  // elements from keys to values
@@ -41,17 +42,33 @@ struct Exchange {
   Pack<T> token[2][kSize / 8];
 };
 
-/// What a block works on: a segment of row b, or in a grid without segments all of it, and heads [first_head,
-/// first_head + heads_here) of kv head `group`.
+/// How many rows block row b works on, with `length` keys: itself and those of its sequence right behind it, as far as
+/// their heads fit a product and they have as many segments; 0 where b is among those of a row before it. Every row has
+/// a key in each segment then, and a mask is all that tells them apart. All threads of a warp call it.
+template <class T>
+__device__ __forceinline__ int rows_together(const Task<T>& task, int b, int length) {
+  const int most = kHeads / (task.heads.query / task.heads.kv);
+  if (!task.ahead || most <= 1) return 1;
+  const int ahead = task.ahead[b];
+  if (ahead % most != 0 && segments_of(length) == segments_of(length - 1)) return 0;
+  const int i = threadIdx.x % kWarp;
+  const bool joins = ahead % most + i < most && b + i < int(gridDim.z) && task.ahead[b + i] == ahead + i &&
+                     segments_of(length + i) == segments_of(length);
+  return __ffs(~__ballot_sync(0xffffffffu, joins)) - 1;
+}
+
+/// What a block works on: a segment of rows [b, b + rows), or in a grid without segments all of it, and heads
+/// [first_head, first_head + heads_here) of kv head `group`. Row b has `first_length` keys, each further row one more.
 struct Place {
-  int b, group, first_head, heads_here, length, from, until;
+  int b, rows, group, ratio, first_head, heads_here, first_length, length, from, until;
   bool first_of_group;
   int new_key;  // which of the segment's keys is the row's new one; -1: none
 
   template <class T>
-  __device__ Place(const Task<T>& task, int keys) : b(blockIdx.z), length(keys) {
-    const int ratio = task.heads.query / task.heads.kv, tiles = (ratio + kHeads - 1) / kHeads;
-    const int in_group = blockIdx.y % tiles * kHeads;
+  __device__ Place(const Task<T>& task, int keys, int rows_here)
+      : b(blockIdx.z), rows(rows_here), first_length(keys), length(keys + rows_here - 1) {
+    ratio = task.heads.query / task.heads.kv;
+    const int tiles = (ratio + kHeads - 1) / kHeads, in_group = blockIdx.y % tiles * kHeads;
     group = blockIdx.y / tiles;
     heads_here = min(kHeads, ratio - in_group);
     first_head = group * ratio + in_group;
@@ -62,6 +79,10 @@ struct Place {
   }
   __device__ int tiles() const { return (until - from + kTile - 1) / kTile; }
   __device__ int valid(int tile) const { return until - from - tile * kTile; }
+  /// Of the product's row h: its row of the batch, counted from b, and its query head.
+  __device__ int row_of(int h) const { return rows == 1 ? 0 : h / ratio; }
+  __device__ int head_of(int h) const { return first_head + h - row_of(h) * ratio; }
+  __device__ int heads() const { return rows * heads_here; }
 };
 
 /// The heads of a block as rows of products: lane (g, t) holds rows g and g + 8. A warp has 16 keys of a tile for the
@@ -77,8 +98,13 @@ struct Rows {
   float total_o[2 * kOwn][4], total_l[2], total_high[2];                   // of the segments folded so far
   bool folded = false;
   float p[2][4];  // scores of this warp's keys
+  int behind[2];  // how many of the block's last keys a row does not see
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
 
+  __device__ __forceinline__ explicit Rows(const Place& at) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) behind[r] = max(0, at.rows - 1 - at.row_of(g + 8 * r));
+  }
   /// The queries that take_new_row() left.
   __device__ __forceinline__ void load_queries(const Shared& exchange) {
 #pragma unroll
@@ -101,7 +127,7 @@ struct Rows {
     for (int n = 0; n < 2; ++n)
 #pragma unroll
       for (int j = 0; j < 4; ++j)
-        if (8 * n + 2 * t + j % 2 >= valid) p[n][j] = -INFINITY;
+        if (8 * n + 2 * t + j % 2 >= valid - behind[j / 2]) p[n][j] = -INFINITY;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const float top = max_of_row(fmaxf(fmaxf(p[0][2 * r], p[0][2 * r + 1]), fmaxf(p[1][2 * r], p[1][2 * r + 1])));
@@ -189,9 +215,9 @@ struct Rows {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int h = g + 8 * r;
-      if (h >= at.heads_here) continue;
-      const int64_t head = at.first_head + h, row = int64_t(at.b) * task.heads.query + head;
-      const int64_t slot = (int64_t(at.b) * task.segments + blockIdx.x) * task.heads.query + head;
+      if (h >= at.heads()) continue;
+      const int64_t b = at.b + at.row_of(h), head = at.head_of(h), row = b * task.heads.query + head;
+      const int64_t slot = (b * task.segments + blockIdx.x) * task.heads.query + head;
       if (!single && t == 0 && warp == 0) task.part_weight[slot] = make_float2(high[r], l[2 * r]);
       const float inverse = 1.0f / l[2 * r];
 #pragma unroll

@@ -113,7 +113,8 @@ __global__ void __launch_bounds__(kThreads)
   commit_copies();
   Rows<T, kSize> rows;
   const int valid = tile.rows - 16 * warp;
-  load_query_rows(rows.q, in + int64_t(tile.first + 16 * warp) * row + int64_t(head) * kSize, row, valid);
+  load_query_rows(rows.q, valid,
+                  [&](int r) { return in + int64_t(tile.first + 16 * warp + r) * row + int64_t(head) * kSize; });
   const int count = tile.first / kTile + 1;
   float high[2], sum[2];  // of the segments folded so far
   bool folded = false;

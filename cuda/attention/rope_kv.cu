@@ -113,10 +113,10 @@ void rope_attention_decode(Exec& exec, Tensor& out, Tensor& pages, Tensor& rotat
                            const Tensor& lengths, Heads heads) {
   if (qkv.numel() == 0) return;
   const NewTokens fresh{angles.data<float>(), positions.data<int32_t>(), slots.data<int32_t>()};
-  if (exec.match == Match::kExact && exact_attention_decode(exec, out, qkv, pages, table, lengths, heads, fresh))
+  if (exec.match == Match::kExact && exact_attention_decode(exec, out, qkv, pages, table, lengths, {}, heads, fresh))
     return;
   rope_kv(exec, rotated, pages, qkv, angles, positions, slots, heads);
-  attention_decode(exec, out, rotated, pages, table, lengths, heads);
+  attention_decode(exec, out, rotated, pages, table, lengths, {}, heads);
 }
 
 /// One thread moves kVector keys or values of one token.

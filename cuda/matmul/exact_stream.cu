@@ -65,7 +65,8 @@ struct Pieces {
   __device__ __forceinline__ int begin(int piece) const { return (piece - (second(piece) ? first : 0)) * kPiece<F>; }
   /// Boxes along k: the last piece of a product may have fewer.
   __device__ __forceinline__ int boxes(int piece) const {
-    return min(F::kBoxes, (depth[second(piece)] - begin(piece) + kBoxDepth - 1) / kBoxDepth);
+    const int ends = second(piece) ? depth[1] : depth[0];  // an index known late would put them into memory
+    return min(F::kBoxes, (ends - begin(piece) + kBoxDepth - 1) / kBoxDepth);
   }
 };
 
@@ -226,6 +227,7 @@ __global__ void __launch_bounds__(kThreads)
       };
       if (chained) add_by_own_u<F, T>(sums, ring, operands.depth[1], made.scale, store_u);
     }
+    const bool in_pairs = (uintptr_t(c + first_column) | uintptr_t(c_stride * sizeof(Out))) % (2 * sizeof(Out)) == 0;
 #pragma unroll
     for (int i = 0; i < F::kColumns / 2; i += 2) {
       const int down = 16 * warp + g + i % 4 / 2 * 8, row = first_row + down, column = first_column + i / 4 * 8 + 2 * t;
@@ -237,7 +239,7 @@ __global__ void __launch_bounds__(kThreads)
       }
       Out* to = c + row * c_stride + column;
       const Out* own_bias = bias ? bias + column : nullptr;
-      if (column + 1 < columns && uintptr_t(to) % (2 * sizeof(Out)) == 0) {
+      if (in_pairs && column + 1 < columns) {
         store_two_sums(to, scale * sums[i], scale * sums[i + 1], own_bias);
         continue;
       }
@@ -263,7 +265,7 @@ void launch(Exec& exec, const ChainedProduct& chained) {
                     {},
                     {int(p.depth), int(chained.rank)}};
   if (chained.rank > 0) {
-    operands.a[1] = box_map(chained.u, p.type, p.rows, chained.u_columns(), F::kRows);
+    if (F::kU == 0) operands.a[1] = box_map(chained.u, p.type, p.rows, chained.u_columns(), F::kRows);
     operands.b[1] = box_map(chained.v, p.type, chained.v_rows(), chained.rank, F::kColumns);
   }
   const Segments segments = segments_of(p.columns, chained.parts, chained.rank, F::kColumns);

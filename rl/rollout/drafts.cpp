@@ -12,6 +12,7 @@ namespace {
 constexpr size_t kContext = 16;                // tokens before a place that are compared
 constexpr int kLooks = 64;                     // places that are looked at, the latest first
 constexpr int32_t kEnd = -1;                   // behind a text; no token
+constexpr double kShared = 16;                 // rows that cost what rows share, as long as nothing is known
 constexpr size_t kTexts = 16;                  // of a prompt
 constexpr int64_t kTokens = int64_t(1) << 25;  // of all texts
 
@@ -35,25 +36,51 @@ std::vector<int32_t> last_tokens(const Prompt& prompt, std::span<const int32_t> 
 
 }  // namespace
 
-void StepCost::add(int64_t rows, double seconds) {
-  constexpr double kKept = 0.995;  // of the weight of what was seen before
-  const double r = double(rows);
-  steps_ = kKept * steps_ + 1;
-  rows_ = kKept * rows_ + r;
-  seconds_ = kKept * seconds_ + seconds;
-  rows_rows_ = kKept * rows_rows_ + r * r;
-  rows_seconds_ = kKept * rows_seconds_ + r * seconds;
+struct Drafts::Past {
+  std::deque<std::vector<int32_t>> texts;  // the prompt's last tokens and a response, the oldest first
+  size_t indexed = 0;                      // texts that are in what follows
+  std::vector<int32_t> tokens;             // of texts, one after the other, each with a kEnd behind it
+  std::vector<int32_t> earlier;            // of each token: the last one before it with the same hash; none: -1
+  std::vector<int32_t> latest;             // by the hash of a token and the one before it
+  int64_t used = 0;                        // the rollout that last asked
+
+  void index();
+};
+
+Drafts::Drafts() = default;
+Drafts::~Drafts() = default;
+
+void StepCost::add(int64_t running, int64_t guesses, double seconds) {
+  constexpr double kKept = 0.995, kGuessesKept = 0.9;  // of the weight of what was seen before
+  for (double* sum : {&steps_, &rows_, &seconds_, &rows_rows_, &rows_seconds_}) *sum *= kKept;
+  if (guesses > 0) {
+    if (!timed()) return;
+    guesses_ = kGuessesKept * guesses_ + double(guesses);
+    guess_seconds_ = kGuessesKept * guess_seconds_ + seconds - step(running);
+    ++with_guesses_;
+    return;
+  }
+  const double r = double(running);
+  steps_ += 1;
+  rows_ += r;
+  seconds_ += seconds;
+  rows_rows_ += r * r;
+  rows_seconds_ += r * seconds;
 }
 
-double StepCost::shared_rows() const {
-  const double spread = steps_ * rows_rows_ - rows_ * rows_;  // steps^2 times the variance of rows
-  if (steps_ < 16 || spread < steps_ * rows_) return kLeast;
-  const double per_row = (steps_ * rows_seconds_ - rows_ * seconds_) / spread;
-  const double shared = (seconds_ - per_row * rows_) / steps_;
-  return per_row * kMost <= shared ? kMost : std::max(kLeast, shared / per_row);
+double StepCost::step(int64_t running) const {
+  if (!timed()) return double(running) + kShared;
+  const double mean = seconds_ / steps_, spread = steps_ * rows_rows_ - rows_ * rows_;  // steps^2 times its variance
+  if (spread < steps_ * rows_) return mean;                                             // too little to tell a slope
+  const double slope = std::max(0.0, (steps_ * rows_seconds_ - rows_ * seconds_) / spread);
+  return std::max(mean + slope * (double(running) - rows_ / steps_), mean / 8);
 }
 
-Drafts::Past& Drafts::past_of(const Prompt& prompt) {
+double StepCost::guess(int64_t running) const {
+  return with_guesses_ > 0 ? std::max(0.0, guess_seconds_ / guesses_) : step(running) / (double(running) + kShared);
+}
+
+Drafts::Past& Drafts::of(const Prompt& prompt) {
   Past& past = prompts_[hash_of(prompt.ids)];
   past.used = rollouts_;
   return past;
@@ -82,35 +109,35 @@ void Drafts::add(const Prompt& prompt, std::span<const int32_t> response) {
   std::vector<int32_t> text = last_tokens(prompt, {}, kContext);
   text.insert(text.end(), response.begin(), response.end());
   tokens_ += int64_t(text.size());
-  past_of(prompt).texts.push_back(std::move(text));
+  of(prompt).texts.push_back(std::move(text));
 }
 
 /// Takes in the texts that are new. There are about as many hashes as tokens, so that few places share one by chance.
-void Drafts::index(Past& past) {
-  size_t total = past.tokens.size();
-  for (size_t i = past.indexed; i < past.texts.size(); ++i) total += past.texts[i].size() + 1;
-  if (total > past.latest.size()) {
-    past.latest.assign(std::bit_ceil(std::max<size_t>(256, total)), -1);
-    past.tokens.clear();
-    past.earlier.clear();
-    past.indexed = 0;
+void Drafts::Past::index() {
+  if (indexed == texts.size()) return;
+  size_t total = tokens.size();
+  for (size_t i = indexed; i < texts.size(); ++i) total += texts[i].size() + 1;
+  if (total > latest.size()) {
+    latest.assign(std::bit_ceil(std::max<size_t>(256, total)), -1);
+    tokens.clear();
+    earlier.clear();
+    indexed = 0;
   }
-  for (; past.indexed < past.texts.size(); ++past.indexed) {
+  for (; indexed < texts.size(); ++indexed) {
     int32_t before = kEnd;
-    for (const int32_t token : past.texts[past.indexed]) {
-      int32_t& latest = past.latest[place_of(before, token, past.latest.size())];
-      past.earlier.push_back(std::exchange(latest, int32_t(past.tokens.size())));
-      past.tokens.push_back(before = token);
+    for (const int32_t token : texts[indexed]) {
+      earlier.push_back(std::exchange(latest[place_of(before, token, latest.size())], int32_t(tokens.size())));
+      tokens.push_back(before = token);
     }
-    past.tokens.push_back(kEnd);
-    past.earlier.push_back(-1);
+    tokens.push_back(kEnd);
+    earlier.push_back(-1);
   }
 }
 
-std::vector<int32_t> Drafts::propose(const Prompt& prompt, std::span<const int32_t> response, int64_t most) {
-  Past& past = past_of(prompt);
+std::vector<int32_t> Drafts::propose(Past& past, const Prompt& prompt, std::span<const int32_t> response,
+                                     int64_t most) {
   if (past.texts.empty()) return {};
-  if (past.indexed < past.texts.size()) index(past);
+  past.index();
   const std::vector<int32_t> last = last_tokens(prompt, response, kContext);
   if (last.size() < 2) return {};
   const std::vector<int32_t>& tokens = past.tokens;
@@ -131,14 +158,23 @@ std::vector<int32_t> Drafts::propose(const Prompt& prompt, std::span<const int32
 }
 
 int64_t Drafts::worth(int64_t running) const {
-  const double gain = cost_.shared_rows() / double(running) + 1;
-  double right = 1;
+  const double step = cost_.step(running), each = cost_.guess(running) * double(running);
+  double right = 1, tokens = 1, best = 1 / step;
   int64_t count = 0;
-  for (; count < kMost; ++count) {
-    right *= guesses_[size_t(count)].right / guesses_[size_t(count)].made;
-    if (right * gain <= 1) break;
+  for (int64_t k = 1; k <= kMost; ++k) {
+    right *= guesses_[size_t(k - 1)].right / guesses_[size_t(k - 1)].made;
+    tokens += right;
+    const double rate = tokens / (step + each * double(k));
+    if (rate > best) best = rate, count = k;
   }
   return count;
+}
+
+int64_t Drafts::choose(int64_t running) {
+  constexpr int64_t kFew = 4, kSoon = 8, kSeldom = 64;
+  const int64_t pays = worth(running);
+  if (!cost_.timed() || ++choices_ % (cost_.with_guesses() < kFew ? kSoon : kSeldom) != 0) return pays;
+  return pays > 0 ? 0 : 1;
 }
 
 void Drafts::learn(int64_t guessed, int64_t right) {

@@ -4,11 +4,12 @@
 // save a step each. Where a row's bits do not depend on the batch (exact), tokens and log-probs are the same bits as
 // without. This is speculative decoding (arXiv 2211.17192) that looks guesses up instead of asking a second model.
 //
-// How many guesses are worth their rows. A step of r rows takes a + b r seconds, of which a is for the weights and the
-// launches, which rows share. With n sequences a token by itself costs a / n + b, and a guess that is right with
-// probability p saves p of one for a row, b. So it pays where p (f / n + 1) > 1, f = a / b: the number of rows that
-// cost as much as what they share. Both p and f are measured as rollouts go (f where decode steps are recorded and
-// replayed, whose times are even).
+// How many guesses are worth their rows. A step of n sequences takes T seconds and each guess c more; of k guesses a
+// sequence the i-th helps with probability p_i, that of all up to it being right. So n (1 + p_1 + ... + p_k) tokens
+// come in T + c n k seconds, and k is what makes most of them a second. c is much less than T / n where sequences are
+// long: a guess reads the keys with the row before it. T, c and p are measured as rollouts go (times where decode steps
+// are recorded and replayed, and so are even); now and then a step does what does not seem to pay, so that they stay
+// true.
 #pragma once
 
 #include <array>
@@ -22,18 +23,22 @@
 
 namespace mantissa {
 
-/// f of the above, by least squares over the last few hundred steps.
+/// T and c of the above.
 class StepCost {
  public:
-  void add(int64_t rows, double seconds);
-  /// From kLeast to kMost; kLeast until steps of different sizes have been timed. It is about what a CPU has: times
-  /// that say less, for a device reads its weights once for many rows, are those of other work on it.
-  double shared_rows() const;
-
-  static constexpr double kLeast = 16, kMost = 4096;
+  void add(int64_t running, int64_t guesses, double seconds);
+  /// T, by least squares over the last few hundred steps without guesses; before there was one, in units of a row,
+  /// where 16 cost what rows share (about what a CPU has).
+  double step(int64_t running) const;
+  /// c, of the last few steps with guesses; before there was one, what a row costs likewise.
+  double guess(int64_t running) const;
+  bool timed() const { return steps_ > 0; }
+  int64_t with_guesses() const { return with_guesses_; }
 
  private:
   double steps_ = 0, rows_ = 0, seconds_ = 0, rows_rows_ = 0, rows_seconds_ = 0;  // sums, the older the less they count
+  double guesses_ = 0, guess_seconds_ = 0;                                        // likewise
+  int64_t with_guesses_ = 0;
 };
 
 class Drafts {
@@ -41,34 +46,32 @@ class Drafts {
   /// Most guesses of a sequence in a step.
   static constexpr int64_t kMost = 16;
 
+  /// Earlier responses to a prompt.
+  struct Past;
+
+  Drafts();
+  ~Drafts();
   /// A new rollout. Of each prompt the last responses are kept, and of all prompts those asked for last, within bounds.
   void begin();
+  /// Those to this prompt; good until the next rollout.
+  Past& of(const Prompt& prompt);
   void add(const Prompt& prompt, std::span<const int32_t> response);
   /// Up to `most` tokens that followed the place in earlier texts which has most of the last tokens of prompt and
   /// response before it, two at least; of equal places the latest. None where no text has them.
-  std::vector<int32_t> propose(const Prompt& prompt, std::span<const int32_t> response, int64_t most);
+  std::vector<int32_t> propose(Past& past, const Prompt& prompt, std::span<const int32_t> response, int64_t most);
 
   /// How many guesses of a sequence pay while `running` run, 0 to kMost.
   int64_t worth(int64_t running) const;
+  /// How many to make in the next step: what pays; where steps are timed, now and then none, or one where none does.
+  int64_t choose(int64_t running);
   /// Of the guesses of a sequence in a step so many were right.
   void learn(int64_t guessed, int64_t right);
-  /// What a step took.
-  void learn_cost(int64_t rows, double seconds) { cost_.add(rows, seconds); }
+  /// What a step took, of so many sequences with so many guesses in all.
+  void learn_cost(int64_t running, int64_t guesses, double seconds) { cost_.add(running, guesses, seconds); }
 
  private:
-  struct Past {
-    std::deque<std::vector<int32_t>> texts;  // the prompt's last tokens and a response, the oldest first
-    size_t indexed = 0;                      // texts that are in what follows
-    std::vector<int32_t> tokens;             // of texts, one after the other, each with a kEnd behind it
-    std::vector<int32_t> earlier;            // of each token: the last one before it with the same hash; none: -1
-    std::vector<int32_t> latest;             // by the hash of a token and the one before it
-    int64_t used = 0;                        // the rollout that last asked
-  };
-  Past& past_of(const Prompt& prompt);
-  static void index(Past& past);
-
   std::unordered_map<uint64_t, Past> prompts_;  // by the hash of their tokens
-  int64_t rollouts_ = 0, tokens_ = 0;
+  int64_t rollouts_ = 0, tokens_ = 0, choices_ = 0;
   StepCost cost_;
   struct Guesses {
     double made = 8, right = 6;  // the older the less they count; at first most of them are taken to be right

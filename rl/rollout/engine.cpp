@@ -214,9 +214,11 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
     }
     const auto start = std::chrono::steady_clock::now();
     e.runner.run(*plan);
-    if (e.drafts && e.runner.replayed())
-      e.drafts->learn_cost(int64_t(plan->rows.size()),
+    if (e.drafts && e.runner.replayed()) {
+      const int64_t running = std::count(plan->ahead.begin(), plan->ahead.end(), 0);
+      e.drafts->learn_cost(running, int64_t(plan->rows.size()) - running,
                            std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    }
     scheduler.accept(e.runner.tokens(), e.runner.logprobs(), e.runner.routes());
     stats.finished = scheduler.finished();
     for (const Plan::Prefill& p : plan->prefills) stats.prefill_tokens += p.length;

@@ -10,7 +10,7 @@
 namespace mantissa {
 namespace {
 
-constexpr int kIntsPerRow = 7;       // ids, positions, slots, lengths, counters x 3
+constexpr int kIntsPerRow = 8;       // ids, positions, slots, lengths, ahead, counters x 3
 constexpr int64_t kLeastWidth = 16;  // of the page table: exact attention takes 1,024 keys in one piece
 
 /// The smallest decode bucket for `rows`: eight sizes per power of two, so at most an eighth of the rows is padding.
@@ -217,16 +217,17 @@ void Runner::decode(const Plan& plan) {
   int32_t* positions = ids + bucket;
   int32_t* slots = positions + bucket;
   int32_t* lengths = slots + bucket;
-  int32_t* counters = lengths + bucket;
+  int32_t* ahead = lengths + bucket;
+  int32_t* counters = ahead + bucket;
   for (int64_t i = 0; i < rows; ++i) {
     const Sequence& s = *plan.rows[size_t(i)];
-    const int32_t ahead = plan.ahead[size_t(i)];
-    const int64_t position = s.cached + ahead;
+    ahead[i] = plan.ahead[size_t(i)];
+    const int64_t position = s.cached + ahead[i];
     ids[i] = s.token(position);
     positions[i] = int32_t(position);
     slots[i] = slot_of(s, position);
     lengths[i] = int32_t(position + 1);
-    write_counters(counters + 3 * i, s, ahead);
+    write_counters(counters + 3 * i, s, ahead[i]);
   }
   std::fill(slots + rows, slots + bucket, -1);
 
@@ -260,11 +261,11 @@ void Runner::decode_step(const Tensor& block, int64_t bucket, bool distinct) {
   ctx.attention.slots = block.slice(2 * bucket, 3 * bucket);
   ctx.attention.lengths = block.slice(3 * bucket, 4 * bucket);
   ctx.attention.table = table_.slice(0, bucket);
-  ctx.attention.distinct = distinct;
+  if (!distinct) ctx.attention.ahead = block.slice(4 * bucket, 5 * bucket);
   ctx.routes.chosen = chosen(bucket);
   const Tensor hidden = model_.decoder->forward(ctx).value();
   const Tensor logits = model_.decoder->logits(ctx, hidden, precision_.lm_head);
-  draw(logits, block.slice(4 * bucket, kIntsPerRow * bucket).view({bucket, 3}));
+  draw(logits, block.slice(5 * bucket, kIntsPerRow * bucket).view({bucket, 3}));
 }
 
 void Runner::copy_pages(const Plan& plan) {

@@ -91,7 +91,7 @@ class Runner {
     auto operator<=>(const Form&) const = default;
   };
   struct Bucket {
-    Tensor block;                                   // of B rows: ids, positions, slots, lengths [B], counters [B,3]
+    Tensor block;  // of B rows: ids, positions, slots, lengths, ahead [B], counters [B,3]
     std::map<Form, std::unique_ptr<Graph>> graphs;  // of decode_step, on cache_ and table_
     bool rehearsed = false;                         // on this cache: one step tells what all take
   };

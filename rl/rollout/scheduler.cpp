@@ -110,7 +110,7 @@ void Scheduler::plan_decode() {
     }
   }
   int64_t left = int64_t(running_.size()), room = limits_.drafts ? limits_.max_batch - left : 0;
-  const int64_t worth = room > 0 ? limits_.drafts->worth(left) : 0;
+  const int64_t worth = room > 0 ? limits_.drafts->choose(left) : 0;
   for (Sequence* s : running_) {
     if (worth > 0 && room > 0) make_draft(*s, std::min(worth, (room + left - 1) / left));
     room -= int64_t(s->draft.size());
@@ -126,7 +126,8 @@ void Scheduler::plan_decode() {
 void Scheduler::make_draft(Sequence& s, int64_t most) {
   most = std::min({most, s.draft_length, s.limit - int64_t(s.completion.ids.size()) - 1});
   if (most <= 0 || s.cached + 1 != s.length()) return;
-  s.draft = limits_.drafts->propose(*s.prompt, s.completion.ids, most);
+  if (!s.past) s.past = &limits_.drafts->of(*s.prompt);
+  s.draft = limits_.drafts->propose(*s.past, *s.prompt, s.completion.ids, most);
   while (pages_of(s.cached + 1 + int64_t(s.draft.size())) > int64_t(s.pages.size())) {
     if (pool_.free() > reserve())
       s.pages.push_back(pool_.allocate());

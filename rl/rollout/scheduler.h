@@ -40,15 +40,16 @@ struct Sequence {
   const Prompt* prompt = nullptr;
   int request = 0;  // index of the request it answers, and which of its samples
   int index = 0;
-  int sample = 0;              // key of the random numbers
-  int64_t limit = 0;           // most tokens to generate
-  Completion completion;       // generated so far
-  TokenRoutes::Bytes routes;   // of the response's tokens so far, where they are recorded
-  std::vector<int32_t> pages;  // page i holds keys and values of tokens [i * kAttentionTile, (i+1) * kAttentionTile)
-  int64_t cached = 0;          // tokens whose keys and values are in the pages
-  int64_t arrival = 0;         // lower is older
-  int64_t admission = 0;       // changes whenever a prefill gives it new pages; no two sequences share one
-  std::vector<int32_t> draft;  // guesses of the planned step, behind the last token
+  int sample = 0;                // key of the random numbers
+  int64_t limit = 0;             // most tokens to generate
+  Completion completion;         // generated so far
+  TokenRoutes::Bytes routes;     // of the response's tokens so far, where they are recorded
+  std::vector<int32_t> pages;    // page i holds keys and values of tokens [i * kAttentionTile, (i+1) * kAttentionTile)
+  int64_t cached = 0;            // tokens whose keys and values are in the pages
+  int64_t arrival = 0;           // lower is older
+  int64_t admission = 0;         // changes whenever a prefill gives it new pages; no two sequences share one
+  Drafts::Past* past = nullptr;  // of its prompt, once asked for
+  std::vector<int32_t> draft;    // guesses of the planned step, behind the last token
   int64_t draft_length = Drafts::kMost / 2;  // worth making in a step, by how the last ones did
 
   int64_t length() const { return int64_t(prompt->ids.size() + completion.ids.size()); }

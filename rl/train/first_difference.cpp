@@ -87,7 +87,6 @@ Trace rollout_trace(Exec& exec, const Model& model, const std::vector<int32_t>& 
     } else {
       ctx.attention.table = table_tensor;
       ctx.attention.lengths = upload(exec, {int32_t(end)});
-      ctx.attention.distinct = true;
     }
     model.decoder->forward(ctx);
     begin = end;

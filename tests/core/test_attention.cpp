@@ -265,7 +265,7 @@ TEST_P(AttentionTypes, DecodeEqualsPackedForward) {
         if (length)
           std::memcpy(want.slice(b, b + 1).raw(), packed.out.slice(t, t + 1).raw(), want.slice(b, b + 1).bytes());
       }
-      MANTISSA_RUN(exec, attention_decode, out, rows, cache.pages, cache.table, ints(lengths), c.heads);
+      MANTISSA_RUN(exec, attention_decode, out, rows, cache.pages, cache.table, ints(lengths), {}, c.heads);
       EXPECT_EQ(bytes_of(out), bytes_of(want)) << "back " << back;  // inactive rows are zero in both
     }
   }
@@ -280,7 +280,7 @@ TEST_P(AttentionTypes, PeerRoundingStaysNearAndDiffersIn16Bits) {
   exec.match = Match::kPeer;
   const Packed peer = run_packed(exec, qkv, lengths, heads);
   Tensor out = exec.empty({1, heads.query * heads.size}, GetParam());
-  MANTISSA_RUN(exec, attention_decode, out, qkv.slice(299, 300), cache.pages, cache.table, ints({300}), heads);
+  MANTISSA_RUN(exec, attention_decode, out, qkv.slice(299, 300), cache.pages, cache.table, ints({300}), {}, heads);
   const double unit = GetParam() == Dtype::kBF16 ? 0x1p-7 : GetParam() == Dtype::kF16 ? 0x1p-10 : 1e-6;
   expect_close(doubles(exec, peer.out), doubles(exec, same.out), unit, 1.0);
   expect_close(doubles(exec, out), doubles(exec, same.out.slice(299, 300)), unit, 1.0);
@@ -298,7 +298,7 @@ TEST(Attention, DecodeReadsANarrowerCache) {
   const Packed packed = run_packed(exec, qkv, lengths, heads);
   const Cache cache = fill_cache(exec, qkv, lengths, heads, Dtype::kF16);
   Tensor out = exec.empty({1, heads.query * heads.size}, Dtype::kF32);
-  MANTISSA_RUN(exec, attention_decode, out, qkv.slice(99, 100), cache.pages, cache.table, ints({100}), heads);
+  MANTISSA_RUN(exec, attention_decode, out, qkv.slice(99, 100), cache.pages, cache.table, ints({100}), {}, heads);
   expect_close(doubles(exec, out), doubles(exec, packed.out.slice(99, 100)), 2e-3, 1.0);
 }
 

@@ -91,12 +91,13 @@ class CudaAttention : public CudaFixture<::testing::TestWithParam<Dtype>> {
   }
   Tensor decode_gpu(const Tensor& rows, const Cache& cache, const std::vector<int32_t>& lengths, Heads heads) {
     Tensor out = poisoned({rows.size(0), heads.query * heads.size}, rows.dtype());
-    MANTISSA_RUN(gpu(), attention_decode, out, up(rows), up(cache.pages), up(cache.table), up(ints(lengths)), heads);
+    MANTISSA_RUN(gpu(), attention_decode, out, up(rows), up(cache.pages), up(cache.table), up(ints(lengths)), {},
+                 heads);
     return out;
   }
   Tensor decode_host(const Tensor& rows, const Cache& cache, const std::vector<int32_t>& lengths, Heads heads) {
     Tensor out = host.empty({rows.size(0), heads.query * heads.size}, rows.dtype());
-    MANTISSA_RUN(host, attention_decode, out, rows, cache.pages, cache.table, ints(lengths), heads);
+    MANTISSA_RUN(host, attention_decode, out, rows, cache.pages, cache.table, ints(lengths), {}, heads);
     return out;
   }
 };
@@ -273,7 +274,7 @@ TEST_P(CudaAttention, DecodeReplaysFromAGraph) {
   const Cache cache = fill_cache(qkv, lengths, heads, GetParam());
   const Tensor rows = up(random({2, heads.row()}, GetParam(), 20)), pages = up(cache.pages), table = up(cache.table);
   Tensor reads = up(ints({1500, 70})), out = poisoned({2, heads.query * heads.size}, GetParam());
-  const auto step = [&] { MANTISSA_RUN(gpu(), attention_decode, out, rows, pages, table, reads, heads); };
+  const auto step = [&] { MANTISSA_RUN(gpu(), attention_decode, out, rows, pages, table, reads, {}, heads); };
   step();
   const auto graph = gpu().backend().capture(gpu(), step);
   ASSERT_NE(graph, nullptr);
@@ -328,7 +329,7 @@ class CudaNewTokens : public CudaAttention {
     Made made{poisoned({s.qkv.size(0), s.heads.query * s.heads.size}, GetParam()), up(s.pages)};
     Tensor rotated = poisoned(s.qkv.shape(), GetParam());
     MANTISSA_RUN(gpu(), rope_kv, rotated, made.pages, s.qkv, s.angles, s.positions, s.slots, s.heads);
-    MANTISSA_RUN(gpu(), attention_decode, made.out, rotated, made.pages, s.table, s.lengths, s.heads);
+    MANTISSA_RUN(gpu(), attention_decode, made.out, rotated, made.pages, s.table, s.lengths, {}, s.heads);
     return made;
   }
   Made together(const Step& s) {
@@ -437,7 +438,7 @@ TEST_P(CudaNewTokens, SoHaveTheyInAGraphBehindAProduct) {
     for (int layer = 0; layer < 8; ++layer) {
       MANTISSA_RUN(gpu(), matmul, s.qkv, want_x, qkv_weight, Trans::kNT, false);
       MANTISSA_RUN(gpu(), rope_kv, room, want_pages, s.qkv, s.angles, s.positions, s.slots, heads);
-      MANTISSA_RUN(gpu(), attention_decode, want, room, want_pages, s.table, s.lengths, heads);
+      MANTISSA_RUN(gpu(), attention_decode, want, room, want_pages, s.table, s.lengths, {}, heads);
       MANTISSA_RUN(gpu(), matmul, want_x, want, o_weight, Trans::kNT, false);
     }
     expect_same_bits(x, want_x);

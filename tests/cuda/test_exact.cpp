@@ -90,7 +90,8 @@ class CudaExact : public CudaFixture<::testing::TestWithParam<Dtype>> {
     if (lse_out) *lse_out = lse;
     return out;
   }
-  /// attention_decode of positions `rows` of sequence i, as rows of one step, against `want`, packed attention.
+  /// attention_decode of positions `rows` of sequence i, as rows of one step, against `want`, packed attention; once
+  /// each by itself and once those that follow each other as a token and guesses behind it.
   void expect_decode(const Sequences& s, size_t i, const std::vector<int32_t>& rows, Heads heads, const Tensor& want) {
     const int n = s.lengths[i];
     const int64_t width = int64_t(heads.kv) * heads.size, most = (s.longest + kAttentionTile - 1) / kAttentionTile;
@@ -98,12 +99,13 @@ class CudaExact : public CudaFixture<::testing::TestWithParam<Dtype>> {
     Tensor pages = host.empty({2, most + 2, kAttentionTile, width}, GetParam());
     std::memset(pages.raw(), 0x7b, pages.bytes());
     Tensor device_pages = up(pages);
-    std::vector<int32_t> slots, table, lengths;
+    std::vector<int32_t> slots, table, lengths, ahead;
     for (int t = 0; t < n; ++t)
       slots.push_back(int32_t((most + 1 - t / kAttentionTile) * kAttentionTile + t % kAttentionTile));
     const Tensor own = s.qkv.slice(s.begin[i], s.begin[i] + n);
     MANTISSA_RUN(gpu(), kv_write, device_pages, own, up(ints(slots)), heads);
     for (const int32_t t : rows) {
+      ahead.push_back(!lengths.empty() && lengths.back() == t ? ahead.back() + 1 : 0);
       lengths.push_back(t + 1);
       for (int64_t page = 0; page < most; ++page) table.push_back(int32_t(most + 1 - page));
     }
@@ -113,10 +115,12 @@ class CudaExact : public CudaFixture<::testing::TestWithParam<Dtype>> {
     const Tensor index = up(ints(rows));
     MANTISSA_RUN(gpu(), gather_rows, queries, own, index);
     MANTISSA_RUN(gpu(), gather_rows, some, want.slice(s.begin[i], s.begin[i] + n), index);
-    Tensor got = poisoned(some.shape(), GetParam());
-    MANTISSA_RUN(gpu(), attention_decode, got, queries, device_pages, up(ints(table, {count, most})), up(ints(lengths)),
-                 heads);
-    expect_same_bits(got, some);
+    for (const Tensor& guesses : {Tensor(), up(ints(ahead))}) {
+      Tensor got = poisoned(some.shape(), GetParam());
+      MANTISSA_RUN(gpu(), attention_decode, got, queries, device_pages, up(ints(table, {count, most})),
+                   up(ints(lengths)), guesses, heads);
+      expect_same_bits(got, some);
+    }
   }
 };
 INSTANTIATE_TEST_SUITE_P(All, CudaExact, ::testing::Values(Dtype::kF16, Dtype::kBF16), type_of_case);
@@ -149,7 +153,10 @@ TEST_P(CudaExact, TwoProductsInOneChainAreTheProductOfTheJoinedOperands) {
   for (const ChainedCase& c : cases) {
     int64_t updated = 0;
     for (const ColumnRange& part : c.parts) updated += part.size();
-    const int64_t most = c.rows.back(), inner = int64_t(c.parts.size()) * c.rank, joined = c.depth + inner;
+    // Every chain is padded by zeros to whole steps of 16.
+    const auto padded = [](int64_t n) { return (n + 15) / 16 * 16; };
+    const int64_t most = c.rows.back(), inner = int64_t(c.parts.size()) * c.rank, depth = padded(c.depth),
+                  joined = depth + int64_t(c.parts.size()) * padded(c.rank);
     const Tensor a = up(random({most, c.depth}, GetParam(), 1)),
                  down_rows = up(random({inner, c.depth}, GetParam(), 2, 0.1f));
     const Tensor sums = product(a, down_rows, {}, Dtype::kF32);
@@ -159,16 +166,17 @@ TEST_P(CudaExact, TwoProductsInOneChainAreTheProductOfTheJoinedOperands) {
                  v = up(random({updated, c.rank}, GetParam(), 4, 0.1f));
     const Tensor bias = c.bias ? noise({c.columns}, GetParam(), 5) : Tensor();
 
-    Tensor left = gpu().empty({most, joined}, GetParam()), right = gpu().zeros({c.columns, joined}, GetParam());
+    Tensor left = gpu().zeros({most, joined}, GetParam()), right = gpu().zeros({c.columns, joined}, GetParam());
     MANTISSA_RUN(gpu(), copy_columns, left, 0, a, 0, c.depth);
-    MANTISSA_RUN(gpu(), copy_columns, left, c.depth, u, 0, inner);
     MANTISSA_RUN(gpu(), copy_columns, right, 0, b, 0, c.depth);
-    int64_t row = 0, column = c.depth;
+    int64_t row = 0, column = depth, of_u = 0;
     for (const ColumnRange& part : c.parts) {
+      MANTISSA_RUN(gpu(), copy_columns, left, column, u, of_u, c.rank);
       Tensor rows = right.slice(part.begin, part.end);
       MANTISSA_RUN(gpu(), copy_columns, rows, column, v.slice(row, row + part.size()), 0, c.rank);
       row += part.size();
-      column += c.rank;
+      column += padded(c.rank);
+      of_u += c.rank;
     }
     const Tensor want = product(left, right, bias);
     for (const int64_t rows : c.rows) {
@@ -373,6 +381,24 @@ TEST_P(CudaExact, SoIsDecodeOfFewRowsAndOfManyWithSeveralSegments) {
     std::iota(all.begin(), all.end(), 0);
     for (const int32_t t : {1023, 1024, 2500, 4095}) expect_decode(s, 0, {t}, heads, want);
     expect_decode(s, 0, all, heads, want);
+  }
+}
+
+/// In runs of up to 17 rows that begin anywhere in a tile, and end in the next segment.
+TEST_P(CudaExact, AndOfATokenWithGuessesBehindIt) {
+  for (const Heads heads : {Heads{12, 2, 128}, {9, 3, 64}, {14, 2, 64}, {8, 8, 32}, {16, 4, 96}}) {
+    SCOPED_TRACE(str(heads.query, "/", heads.kv, "/", heads.size));
+    const Sequences s = sequences({2200}, heads);
+    const Tensor want = packed(s, heads);
+    std::vector<int32_t> rows;
+    int count = 1;
+    for (const int begin : {0, 5, 60, 128, 700, 1010, 1023, 1500, 2040, 2047, 2180}) {
+      for (int i = 0; i < count; ++i) rows.push_back(begin + i);
+      count = count % 17 + 4;
+    }
+    expect_decode(s, 0, rows, heads, want);
+    for (const int32_t first : {1022, 1023, 1024, 2046})
+      expect_decode(s, 0, {first, first + 1, first + 2}, heads, want);
   }
 }
 

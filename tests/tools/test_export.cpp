@@ -113,6 +113,7 @@ TEST_F(Export, RefusesWhatItCannotWrite) {
   expect_error("export", {"--model", model(), "--output", path("hf"), "--type", "q4_0"}, {"q4_0", ".gguf"});
   expect_error("export", {"--model", model(), "--output", path("x.gguf"), "--type", "q3"}, {"--type", "q3"});
   expect_error("export", {"--model", model(), "--output", model()}, {"--output", "which this command reads"});
+  expect_error("export", {"--model", model(), "--output", path("x.GGUF")}, {"--output", "x.GGUF", "ends in .gguf"});
   expect_error("export", {"--model", path("none"), "--output", path("x.gguf")}, {"none", "does not exist"});
   // Before anything is read: the model is not there.
   write("mine.gguf", "mine");

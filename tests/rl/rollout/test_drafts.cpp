@@ -20,17 +20,18 @@ TEST(Drafts, GuessWhatFollowedTheLongestMatch) {
   const Prompt prompt = prompt_of({1, 2, 3}), other = prompt_of({1, 2, 4});
   Drafts drafts;
   drafts.begin();
-  EXPECT_EQ(drafts.propose(prompt, Ids{7, 8}, 4), Ids());
+  EXPECT_EQ(drafts.propose(drafts.of(prompt), prompt, Ids{7, 8}, 4), Ids());
   drafts.add(prompt, Ids{7, 8, 9, 10, 11, 12});
   drafts.add(prompt, Ids{5, 8, 9, 20, 21});
-  EXPECT_EQ(drafts.propose(prompt, {}, 2), (Ids{5, 8}));                  // behind the prompt: the latest
-  EXPECT_EQ(drafts.propose(prompt, Ids{7}, 9), (Ids{8, 9, 10, 11, 12}));  // to the end of that text
-  EXPECT_EQ(drafts.propose(prompt, Ids{7, 8, 9}, 2), (Ids{10, 11}));      // longer than the later one
-  EXPECT_EQ(drafts.propose(prompt, Ids{6, 8, 9}, 2), (Ids{20, 21}));      // as long: the latest
-  EXPECT_EQ(drafts.propose(prompt, Ids{6, 6, 9}, 2), Ids());              // one token is no match
-  EXPECT_EQ(drafts.propose(prompt, Ids{20, 21}, 2), Ids());               // nothing followed
-  EXPECT_EQ(drafts.propose(prompt, Ids{11, 12, 1, 2}, 2), (Ids{3, 5}));   // texts begin with the prompt
-  EXPECT_EQ(drafts.propose(other, Ids{7, 8}, 2), Ids());
+  EXPECT_EQ(drafts.propose(drafts.of(prompt), prompt, {}, 2), (Ids{5, 8}));  // behind the prompt: the latest
+  EXPECT_EQ(drafts.propose(drafts.of(prompt), prompt, Ids{7}, 9), (Ids{8, 9, 10, 11, 12}));  // to the end of that text
+  EXPECT_EQ(drafts.propose(drafts.of(prompt), prompt, Ids{7, 8, 9}, 2), (Ids{10, 11}));  // longer than the later one
+  EXPECT_EQ(drafts.propose(drafts.of(prompt), prompt, Ids{6, 8, 9}, 2), (Ids{20, 21}));  // as long: the latest
+  EXPECT_EQ(drafts.propose(drafts.of(prompt), prompt, Ids{6, 6, 9}, 2), Ids());          // one token is no match
+  EXPECT_EQ(drafts.propose(drafts.of(prompt), prompt, Ids{20, 21}, 2), Ids());           // nothing followed
+  EXPECT_EQ(drafts.propose(drafts.of(prompt), prompt, Ids{11, 12, 1, 2}, 2),
+            (Ids{3, 5}));  // texts begin with the prompt
+  EXPECT_EQ(drafts.propose(drafts.of(other), other, Ids{7, 8}, 2), Ids());
 }
 
 // Against a search through all texts.
@@ -60,7 +61,7 @@ TEST(Drafts, FindAmongManyTexts) {
             ++equal;
           if (equal > longest) longest = equal, want = Ids(texts[i].begin() + std::ptrdiff_t(end), texts[i].end());
         }
-      const Ids got = drafts.propose(prompt, asked, 100);
+      const Ids got = drafts.propose(drafts.of(prompt), prompt, asked, 100);
       // The search looks at the latest places only; where it finds one, what follows is what followed there.
       if (longest <= 3 && got != want) {
         EXPECT_FALSE(got.empty());
@@ -79,24 +80,57 @@ TEST(Drafts, GuessMoreWhereRowsAreCheapAndGuessesRight) {
   EXPECT_EQ(drafts.worth(32), 16);
   for (int i = 0; i < 8000; ++i) drafts.learn(4, 1);  // the first is right, the second not any more
   EXPECT_EQ(drafts.worth(32), 1);
-  for (int i = 0; i < 200; ++i) drafts.learn_cost(64 + i, 1.0 + (64 + i) / 1000.0);  // rows cost next to nothing
+  for (int i = 0; i < 20; ++i) {
+    drafts.learn_cost(32, 0, 1e-3);
+    drafts.learn_cost(32, 32, 1.001e-3);  // guesses cost next to nothing
+  }
   EXPECT_GT(drafts.worth(32), 1);
+  for (int i = 0; i < 100; ++i) drafts.learn_cost(32, 32, 3e-3);  // three steps for at most two tokens
+  EXPECT_EQ(drafts.worth(32), 0);
 }
 
-TEST(StepCost, FindsHowManyRowsCostWhatAllShare) {
+// Where none pays, some are made all the same; where they pay, some steps have none.
+TEST(Drafts, LookAgainNowAndThen) {
+  Drafts drafts;
+  const auto guesses_of = [&](int steps) {
+    int with = 0;
+    for (int i = 0; i < steps; ++i) with += drafts.choose(512) > 0;
+    return with;
+  };
+  EXPECT_EQ(guesses_of(1000), 0);  // no step has been timed
+  drafts.learn_cost(512, 0, 10e-3);
+  EXPECT_EQ(guesses_of(80), 10);
+  for (int i = 0; i < 4; ++i) drafts.learn_cost(512, 512, 25e-3);
+  EXPECT_EQ(guesses_of(640), 10);
+  for (int i = 0; i < 40; ++i) drafts.learn_cost(512, 512, 12e-3);  // a token more for a fifth of a step
+  EXPECT_EQ(guesses_of(640), 630);
+}
+
+TEST(StepCost, TellsStepsFromGuesses) {
   StepCost cost;
   RandomStream random(1, 1);
-  for (int i = 0; i < 10; ++i) cost.add(64, 1.3e-3);
-  EXPECT_EQ(cost.shared_rows(), StepCost::kLeast);
-  for (int i = 0; i < 1000; ++i) {
-    const int64_t rows = 1 + random.below(512);
-    cost.add(rows, (1.2e-3 + 2e-6 * double(rows)) * (1 + 0.02 * random.normal()));
+  EXPECT_FALSE(cost.timed());
+  EXPECT_EQ(cost.step(64), 80);
+  EXPECT_EQ(cost.guess(64), 1);
+  cost.add(64, 64, 1.0);  // says nothing as long as it is not known what the step takes without
+  EXPECT_EQ(cost.with_guesses(), 0);
+  for (int i = 0; i < 10; ++i) cost.add(64, 0, 1.3e-3);
+  EXPECT_DOUBLE_EQ(cost.step(64), 1.3e-3);
+  EXPECT_DOUBLE_EQ(cost.step(8), 1.3e-3);  // steps of one size have no slope
+  EXPECT_DOUBLE_EQ(cost.guess(64), 1.3e-3 / 80);
+  for (int i = 0; i < 2000; ++i) {
+    const int64_t running = 1 + random.below(512), guesses = i % 2 * running;
+    cost.add(running, guesses,
+             (1.2e-3 + 8e-6 * double(running) + 2e-6 * double(guesses)) * (1 + 0.01 * random.normal()));
   }
-  EXPECT_NEAR(cost.shared_rows(), 600, 40);
-  for (int i = 0; i < 5000; ++i) cost.add(1 + i % 500, 1e-3);  // what was seen long ago is forgotten
-  EXPECT_EQ(cost.shared_rows(), StepCost::kMost);
-  for (int i = 0; i < 5000; ++i) cost.add(1 + i % 500, 1e-3 * (i % 500));  // nothing is shared, or so it seems
-  EXPECT_EQ(cost.shared_rows(), StepCost::kLeast);
+  EXPECT_NEAR(cost.step(500), 5.2e-3, 1e-4);
+  EXPECT_NEAR(cost.step(10), 1.28e-3, 1e-4);
+  EXPECT_NEAR(cost.guess(500), 2e-6, 5e-7);
+  for (int i = 0; i < 2000; ++i) cost.add(1 + i % 500, i % 2, 1e-3);  // what was seen long ago is forgotten
+  EXPECT_NEAR(cost.step(500), 1e-3, 1e-5);
+  EXPECT_LT(cost.guess(500), 1e-5);
+  for (int i = 0; i < 100; ++i) cost.add(250, 250, 0.5e-3);  // noise: nothing is negative
+  EXPECT_EQ(cost.guess(500), 0);
 }
 
 }  // namespace
