@@ -98,12 +98,12 @@ struct Rows {
   float total_o[2 * kOwn][4], total_l[2], total_high[2];                   // of the segments folded so far
   bool folded = false;
   float p[2][4];  // scores of this warp's keys
-  int behind[2];  // how many of the block's last keys a row does not see
+  int behind[2];  // how many of the block's last keys a row does not see, those of rows behind it
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
 
   __device__ __forceinline__ explicit Rows(const Place& at) {
 #pragma unroll
-    for (int r = 0; r < 2; ++r) behind[r] = max(0, at.rows - 1 - at.row_of(g + 8 * r));
+    for (int r = 0; r < 2; ++r) behind[r] = at.until < at.length ? 0 : max(0, at.rows - 1 - at.row_of(g + 8 * r));
   }
   /// The queries that take_new_row() left.
   __device__ __forceinline__ void load_queries(const Shared& exchange) {
