@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/kernels.h"
+#include "core/notice.h"
 
 namespace mantissa {
 
@@ -31,14 +32,23 @@ bool records_routes(const ModelConfig& model) {
 void RolloutConfig::fields(Fields& f) {
   f.field("n", n, "samples per prompt", between(1, 65536));
   sampling.fields(f);
-  f.field("max_batch", max_batch, "sequences decoded together", between(1, 65536));
+  f.field("max_batch", max_batch, "sequences decoded together, guesses (draft) included", between(1, 65536));
   f.field("cache_tokens", cache_tokens,
           "size of the KV cache in tokens; 0 chooses it from the requests and free memory", between(0, INT32_MAX));
   f.field("memory_fraction", memory_fraction, "share of the free memory that a chosen KV cache may take",
           between(0.01, 0.95));
-  f.choice("draft", draft, {"none", "history"},
-           not_decisive("history: guess tokens from earlier responses to the prompt and compute them together; only "
-                        "under exact, where the bits are the same as without"));
+  f.choice(
+      "draft", draft, {"none", "history"},
+      not_decisive("history: guess tokens from earlier responses to the prompt and compute them together; only "
+                   "under exact, where the bits are the same as without; none where precision.match: auto is fast"));
+}
+
+RolloutConfig RolloutConfig::under(Match match) const {
+  RolloutConfig config = *this;
+  if (match == Match::kExact || draft == "none") return config;
+  notice("rollout.draft: none, since " + draft + " needs precision.match: exact, and auto is fast here");
+  config.draft = "none";
+  return config;
 }
 
 }  // namespace mantissa

@@ -32,7 +32,7 @@ struct SamplingConfig {
 struct RolloutConfig {
   int64_t n = 8;  // samples per prompt
   SamplingConfig sampling;
-  int64_t max_batch = 256;  // sequences decoded together
+  int64_t max_batch = 256;  // sequences decoded together, guesses included
   /// Size of the KV cache in tokens. 0: what the requests need at most (max_batch sequences of full length), within
   /// memory_fraction of the device memory that is free when the first rollout starts. The cache stays, and so does that
   /// limit (Engine::kv_cache_limit); the rest is for the activations of training.
@@ -40,6 +40,8 @@ struct RolloutConfig {
   double memory_fraction = 0.5;
   std::string draft = "none";  // none, history: see rl/rollout/drafts.h
   void fields(Fields& f);
+  /// As it is under the mode that precision.match: auto came to: one that is not exact has no guesses, with a notice.
+  RolloutConfig under(Match match) const;
 };
 
 /// Whether rollouts of a model can record its routes, a byte for an expert: it has layers with experts, and at most

@@ -219,14 +219,18 @@ TEST_F(Exact, IsRefusedByNameWhereItCannotBeHad) {
   EXPECT_NE(refused({exact, "precision.rollout=bf16"}).find("precision.train is fp16 and precision.rollout is bf16"),
             std::string::npos);
   EXPECT_NE(refused({exact, "precision.kv_cache=bf16"}).find("precision.kv_cache is bf16"), std::string::npos);
+  EXPECT_NE(refused({"precision.match=fast", "rollout.draft=history"}).find("rollout.draft: history needs"),
+            std::string::npos);
 
   ::testing::internal::CaptureStderr();
-  const mantissa::Run mixed(config("mixed", {"precision.rollout=bf16"}), {});
+  const mantissa::Run mixed(config("mixed", {"precision.rollout=bf16", "rollout.draft=history"}), {});
   EXPECT_EQ(mixed.match, Match::kFast);
   const std::string log = ::testing::internal::GetCapturedStderr();
   EXPECT_NE(log.find("precision.match: fast, since precision.train is fp16 and precision.rollout is bf16"),
             std::string::npos)
       << log;
+  EXPECT_NE(log.find("rollout.draft: none, since history needs precision.match: exact, and auto is fast here"),
+            std::string::npos);
   EXPECT_EQ(mantissa::Run(config("plain"), StartOptions{}).match, Match::kExact);
 }
 

@@ -186,8 +186,8 @@ inline void EngineTest::expect_routes_of_training(Dtype dtype, const Results& re
     }
 }
 
-/// Twice the same rollout with drafts: in the second one all responses are repetitions. On a device what steps take says
-/// how many guesses are made, a few at least.
+/// Twice the same rollout with drafts: in the second one all responses are repetitions. On a device what steps take
+/// says how many guesses are made, a few at least.
 inline void EngineTest::expect_drafts_to_keep_bits(Dtype dtype) {
   const Results without = run(dtype, requests_, options_, precision(dtype));
   const EngineStats plain = stats_;
