@@ -191,6 +191,9 @@ class CudaBackend : public Device {
     if (free < total / 16)
       pool_->release_unused();  // graphs' memory is their own, and nothing is freed while recording
     const std::shared_ptr<Storage> scratch = exec.scratch();
+    // What the same step found out when it ran before must be known: a plan whose check is under way has no place in a
+    // graph (cuda/matmul/exact_products.cpp), and the kernel in its place is slow.
+    MANTISSA_CUDA(cudaStreamSynchronize(main_));
     MANTISSA_CUDA(cudaStreamBeginCapture(main_, cudaStreamCaptureModeRelaxed));
     capturing_ = true;
     std::exception_ptr failure;
