@@ -58,15 +58,15 @@ __device__ __forceinline__ int rows_together(const Task<T>& task, int b, int len
 }
 
 /// What a block works on: a segment of rows [b, b + rows), or in a grid without segments all of it, and heads
-/// [first_head, first_head + heads_here) of kv head `group`. Row b has `first_length` keys, each further row one more.
+/// [first_head, first_head + heads_here) of kv head `group`. Row b has `keys`, each further row one more, the last `length`.
 struct Place {
-  int b, rows, group, ratio, first_head, heads_here, first_length, length, from, until;
+  int b, rows, group, ratio, first_head, heads_here, length, from, until;
   bool first_of_group;
   int new_key;  // which of the segment's keys is the row's new one; -1: none
 
   template <class T>
   __device__ Place(const Task<T>& task, int keys, int rows_here)
-      : b(blockIdx.z), rows(rows_here), first_length(keys), length(keys + rows_here - 1) {
+      : b(blockIdx.z), rows(rows_here), length(keys + rows_here - 1) {
     ratio = task.heads.query / task.heads.kv;
     const int tiles = (ratio + kHeads - 1) / kHeads, in_group = blockIdx.y % tiles * kHeads;
     group = blockIdx.y / tiles;

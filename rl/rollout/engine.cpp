@@ -205,6 +205,8 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
                  options.record_routes);
   Comm& ranks = e.in_step ? *e.in_step : e.model.decoder->expert_ranks();
   const auto somebody = [&](bool has_work) { return ranks.reduce({double(has_work)}, Reduce::kMax)[0] > 0; };
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point began = Clock::now();
   const Plan* plan = &scheduler.next();
   for (; somebody(plan->kind != Plan::Kind::kDone); take(), plan = &scheduler.next()) {
     if (options.cancelled && options.cancelled()) throw Interrupted("generation was cancelled");
@@ -212,14 +214,15 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
       e.runner.join();
       continue;
     }
-    const auto start = std::chrono::steady_clock::now();
     e.runner.run(*plan);
-    if (e.drafts && e.runner.replayed()) {
+    scheduler.accept(e.runner.tokens(), e.runner.logprobs(), e.runner.routes());
+    const Clock::time_point ended = Clock::now();
+    if (e.drafts && e.runner.replayed()) {  // guesses are looked for in the planning
       const int64_t running = std::count(plan->ahead.begin(), plan->ahead.end(), 0);
       e.drafts->learn_cost(running, int64_t(plan->rows.size()) - running,
-                           std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+                           std::chrono::duration<double>(ended - began).count());
     }
-    scheduler.accept(e.runner.tokens(), e.runner.logprobs(), e.runner.routes());
+    began = ended;
     stats.finished = scheduler.finished();
     for (const Plan::Prefill& p : plan->prefills) stats.prefill_tokens += p.length;
     if (plan->kind == Plan::Kind::kDecode) {
