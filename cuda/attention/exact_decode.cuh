@@ -58,7 +58,8 @@ __device__ __forceinline__ int rows_together(const Task<T>& task, int b, int len
 }
 
 /// What a block works on: a segment of rows [b, b + rows), or in a grid without segments all of it, and heads
-/// [first_head, first_head + heads_here) of kv head `group`. Row b has `keys`, each further row one more, the last `length`.
+/// [first_head, first_head + heads_here) of kv head `group`. Each row has one key more than the one before it, the last
+/// has `length`.
 struct Place {
   int b, rows, group, ratio, first_head, heads_here, length, from, until;
   bool first_of_group;
