@@ -1,6 +1,7 @@
 #include "rl/config.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <iterator>
 
 #include "core/text.h"
@@ -102,7 +103,10 @@ void validate_lora(const RunConfig& c) {
 void RunConfig::validate() const {
   check(!model.path.empty(), "model.path: required, got an empty string");
   check(!run.name.empty() || !run.output_dir.empty(), "run.name: required when run.output_dir is empty");
+  for (const std::filesystem::path& part : std::filesystem::path(run.name))
+    check(part != "." && part != "..", "run.name: names a directory under runs/, got ", run.name);
   check(!data.files.empty(), "data.files: at least one file is required");
+  if (train.mode == "sft") data.check_response_format();
   check(eval.every == 0 || !eval.files.empty(), "eval.files: required when eval.every is not 0, got none");
   for (size_t i = 0; i < eval.files.size(); ++i)
     check(std::find(eval.files.begin(), eval.files.begin() + int(i), eval.files[i]) == eval.files.begin() + int(i),

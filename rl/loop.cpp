@@ -148,7 +148,7 @@ std::vector<RolloutGroup> collect(Run& run, Metrics& metrics) {
     run.idle.start();
     std::vector<RolloutGroup> next = rollout(run, rounds++, metrics);
     reward(run, next, stats, metrics);
-    if (run.config.rollout.draft != "none") add_counters(metrics, draft_counters(run.engine->stats()), run.comm);
+    if (run.engine->guesses()) add_counters(metrics, draft_counters(run.engine->stats()), run.comm);
     digest = rollout_digest(next, digest);
     if (algorithm.dynamic_sampling) dropped += drop_without_spread(next, &RolloutSample::score);
     std::move(next.begin(), next.end(), std::back_inserter(groups));

@@ -39,6 +39,13 @@ Match PrecisionConfig::resolve_match(const Backend& backend, const ModelConfig& 
   return Match::kFast;
 }
 
+RolloutConfig under_auto(Match match, RolloutConfig rollout) {
+  if (match == Match::kExact || rollout.draft == "none") return rollout;
+  log_info(str("rollout.draft: none, since ", rollout.draft, " needs precision.match: exact, and auto is fast here"));
+  rollout.draft = "none";
+  return rollout;
+}
+
 const char* name_of(Match match) {
   return match == Match::kExact ? "exact" : match == Match::kFast ? "fast" : "peer";
 }

@@ -34,6 +34,9 @@ struct PrecisionConfig {
   Match resolve_match(const Backend& backend, const ModelConfig& model, const Adapter* adapter = nullptr) const;
 };
 
+/// `rollout` where precision.match: auto came to `match`: one that is not exact has no guesses, which the log says.
+RolloutConfig under_auto(Match match, RolloutConfig rollout);
+
 /// "exact", "fast", "peer".
 const char* name_of(Match match);
 

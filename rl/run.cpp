@@ -245,7 +245,7 @@ void Run::open_training() {
                                  .replay_routes = config.moe.resolve(model->config, match, config.model.path),
                                  .overlap = config.distributed.overlap});
   if (!sft() || !eval_sets.empty())
-    engine.emplace(*model, config.precision.match == "auto" ? config.rollout.under(match) : config.rollout,
+    engine.emplace(*model, config.precision.match == "auto" ? under_auto(match, config.rollout) : config.rollout,
                    config.precision.engine(match), config.train.deterministic);
   exec.match = match == Match::kExact ? Match::kExact : Match::kFast;
 }

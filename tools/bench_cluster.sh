@@ -33,11 +33,15 @@ while [[ ${1:-} == -* ]]; do
   shift 2 || refuse "$1 needs a value"
 done
 for word in ${parts//,/ }; do [[ $known == *,$word,* ]] || refuse "--only: no part is called \"$word\" (--help)"; done
-[[ $steps =~ ^[1-9][0-9]*$ ]] || refuse "--steps: must be a number from 1, got \"$steps\""
+[[ ${parts//,/} ]] || refuse "--only: names no part (--help)"
+for number in "--steps=$steps" "RANKS=${RANKS:-1}" "LIMIT=${LIMIT:-1}"; do
+  [[ ${number#*=} =~ ^[1-9][0-9]*$ ]] || refuse "${number%%=*}: must be a number from 1, got \"${number#*=}\""
+done
+(($# <= 2)) || refuse "BIN and OUT are all it takes, got $*"
 bin=$(realpath "${1:-build/bin}") out=${2:-runs/bench_cluster_$(date +%Y%m%d_%H%M%S)} device=${DEVICE:-cuda} failed=0
 [[ -x $bin/bench ]] || refuse "$bin/bench is missing; build first (README.md)"
 export MANTISSA_BUILTIN=${MANTISSA_BUILTIN:-$PWD/builtin}
-ranks=${RANKS:-$(nvidia-smi -L | wc -l)}
+ranks=${RANKS:-$(nvidia-smi -L 2> /dev/null | wc -l)}
 ((ranks > 0)) || refuse "there is no GPU"
 counts=$(for ((n = 1; n < ranks; n *= 2)); do echo $n; done; echo "$ranks")
 qwen="random:configs/bench/qwen2_1_5b.json --sequences 8 --length 2048 --recompute mlp"  # all states fit 80 GB
@@ -142,7 +146,7 @@ if part moe30b; then
     shape $model "$ranks" $((16 * ranks)) $((128 * ranks)) $short
     words+=(distributed.experts="$ranks" train.recompute=full rollout.cache_tokens=140000)
     place ${OFFLOAD:-none} && { words+=("$offload"); grpo $model 150 "$steps"; break; }
-    note "$model fits neither $ranks GPUs nor them and the host's memory"
+    note "$model does not fit $ranks GPUs (OFFLOAD=1: with masters and moments in the host's memory)"
   done
 fi
 if part comm; then

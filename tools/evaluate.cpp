@@ -143,7 +143,8 @@ class Evaluation {
   }
 
   void run() {
-    Engine engine(*model_, flags_.rollout, flags_.model.engine(*model_));
+    const EnginePrecision precision = flags_.model.engine(*model_);
+    Engine engine(*model_, under_auto(precision.match, flags_.rollout), precision);
     std::vector<ProblemResult> all;
     for (ProblemSet& set : sets_) {
       JsonObject line = evaluate(engine, set);

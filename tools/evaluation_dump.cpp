@@ -40,7 +40,7 @@ class SettingsText final : public Fields {
 
 std::string settings_of(const ModelFlags& flags, RolloutConfig rollout, RewardConfig reward,
                         const std::vector<Prompt>& prompts, int64_t seed) {
-  SettingsText text({"max_batch", "cache_tokens", "memory_fraction"});
+  SettingsText text({"max_batch", "cache_tokens", "memory_fraction", "draft"});
   rollout.fields(text);
   reward.fields(text);
   char digits[17];

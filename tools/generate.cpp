@@ -86,7 +86,8 @@ int generate_main(int argc, char** argv) {
   const std::vector<Prompt> prompts =
       args.given("prompt") ? std::vector{reader.from_text(prompt, 0, "--prompt")} : reader.from_file(input);
 
-  Engine engine(*model, rollout, flags.engine(*model));
+  const EnginePrecision precision = flags.engine(*model);
+  Engine engine(*model, under_auto(precision.match, rollout), precision);
   const auto options = generate_options(engine, rollout, stop_rule(*model, tokenizer.get(), rollout.sampling), seed);
   const auto completions = engine.generate(requests_for(prompts, rollout.n), options);
 

@@ -149,7 +149,7 @@ class Mismatch {
     const std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(*model_);
     if (prompts_.empty())
       prompts_ = make_prompts(flags_.data, *tokenizer, model_->tokenizer, model_->config.max_positions, false).prompts;
-    const RolloutConfig& side = flags_.rollout;
+    const RolloutConfig side = cell.precision.match == "auto" ? under_auto(match_, flags_.rollout) : flags_.rollout;
     Engine engine(*model_, side, cell.precision.engine(match_));
     log_info(str(prompts_.size(), " prompts, ", side.n, " samples each, on ", exec_.backend().description()));
     it->second = engine.generate(

@@ -49,18 +49,24 @@ MEAN_OF = 10  # steps in the bold line of the reward, and in the accuracy that i
 
 
 def read_lines(path, need="step"):
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = file.read().split("\n")
+    except ValueError as error:  # no UTF-8
+        sys.exit(f"plot: {path}: must be lines of JSON: {error}")
     rows = []
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError:
-                sys.exit(f"plot: {path}:{number}: every line must be a JSON object: got {line.strip()[:60]}")
-            if not isinstance(row, dict) or need not in row:
-                sys.exit(f"plot: {path}:{number}: every line must be an object with a {need}: got {line.strip()[:60]}")
-            rows.append(row)
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            if number == len(lines):  # no newline yet: of a run that goes on, or was killed
+                break
+            sys.exit(f"plot: {path}:{number}: every line must be a JSON object: got {line.strip()[:60]}")
+        if not isinstance(row, dict) or need not in row:
+            sys.exit(f"plot: {path}:{number}: every line must be an object with a {need}: got {line.strip()[:60]}")
+        rows.append(row)
     return rows
 
 
@@ -243,6 +249,8 @@ def mismatch_charts(path, columns):
     groups = {}
     for row in read_lines(path, "log_ratio"):
         groups.setdefault(tuple(cell_value(row, key) for key in CELL), []).append(row)
+    if not groups:
+        sys.exit(f"plot: {path}: must hold the points that mismatch --points writes, got none")
     cells = list(groups)
     ratios = [row["log_ratio"] for rows in groups.values() for row in rows]
     lengths = [row["length"] for rows in groups.values() for row in rows]

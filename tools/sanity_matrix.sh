@@ -22,7 +22,12 @@ while (($# > 0)); do
     *) sed -n '2,8s/^# \{0,1\}//p' "$0"; [[ $1 == -h || $1 == --help ]]; exit ;;
   esac
 done
-((jobs > 0)) || { echo "sanity_matrix: --jobs must be at least 1: got $jobs" >&2; exit 1; }
+for option in steps seed jobs; do
+  [[ ${!option} =~ ^[0-9]+$ ]] || { echo "sanity_matrix: --$option must be a number: got ${!option}" >&2; exit 1; }
+done
+for option in steps jobs; do
+  ((10#${!option} > 0)) || { echo "sanity_matrix: --$option must be at least 1: got ${!option}" >&2; exit 1; }
+done
 [[ -x build/bin/trainer ]] || { echo "sanity_matrix: build/bin/trainer is missing; build first (README.md)" >&2; exit 1; }
 
 pg="algorithm.policy_loss=pg"

@@ -37,9 +37,13 @@ def parquet(path):
 
 
 def lines(path):
-    with open(path, encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8-sig", newline="") as file:
         if path.endswith(".csv"):
             rows = csv.DictReader(file, strict=True)
+            if not rows.fieldnames:
+                raise ValueError("must begin with a line of column names, got an empty file")
+            if twice := [name for name in rows.fieldnames if rows.fieldnames.count(name) > 1]:
+                raise ValueError(f"line 1 names the column {twice[0]} twice")
             for row in rows:
                 if None in row or None in row.values():
                     raise ValueError(f"line {rows.line_num} must have {len(rows.fieldnames)} columns as the first has")
@@ -84,10 +88,7 @@ def hub(name, keys):
         sys.exit(f"to_jsonl: hf:{name}: {(str(e) or type(e).__name__).splitlines()[0]}{hint}")
 
 
-def records(source, keys):
-    if source.startswith("hf:"):
-        yield from hub(source[3:], keys)
-        return
+def files_of(source):
     if not os.path.exists(source):
         sys.exit(f"to_jsonl: {source}: no such file or folder")
     paths = [source]
@@ -95,7 +96,14 @@ def records(source, keys):
         paths = sorted(os.path.join(f, n) for f, _, names in os.walk(source) for n in names if n.endswith(KINDS))
     if not paths or not paths[0].endswith(KINDS):
         sys.exit(f"to_jsonl: {source}: must be {', '.join(KINDS)} or a folder of them")
-    for path in paths:
+    return paths
+
+
+def records(source, keys):
+    if source.startswith("hf:"):
+        yield from hub(source[3:], keys)
+        return
+    for path in files_of(source):
         try:
             yield from parquet(path) if path.endswith(".parquet") else lines(path)
         except (ValueError, OSError, csv.Error) as e:  # what the readers say of a damaged file
@@ -158,7 +166,10 @@ def main():
     args = parser.parse_args()
     if args.limit is not None and args.limit < 1:
         parser.error(f"--limit must be at least 1, got {args.limit}")
-    if any(os.path.exists(args.output) and os.path.exists(path) and os.path.samefile(args.output, path) for path in args.inputs):
+    if not args.output.endswith((".jsonl", ".json")):
+        parser.error(f"--output must end in .jsonl, got {args.output}")
+    inputs = [path for source in args.inputs if not source.startswith("hf:") for path in files_of(source)]
+    if os.path.exists(args.output) and any(os.path.samefile(args.output, path) for path in inputs):
         parser.error(f"--output {args.output} is also an input")
     wanted = [key.split("=", 1) if "=" in key else (key, key) for key in args.keys or []]
     names = [new for _, new in wanted]

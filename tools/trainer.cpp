@@ -28,7 +28,8 @@ std::atomic<int64_t> stop_requested_ns{0};  // 0: not yet
 std::atomic<int> stop_signal{0};
 std::atomic<bool> speaks{true};  // of several ranks one says what all do
 
-/// The first SIGINT, SIGTERM or SIGHUP lets the step finish and saves; a later one ends the program as usual.
+/// The first SIGINT, SIGTERM or SIGHUP lets the step finish and saves; a later one ends the program as usual. So from
+/// the moment on when the ranks have met: before it there is nothing to save, and one that waits ends.
 void on_signal(int number) {
   const int saved_errno = errno;
   stop_signal = number;

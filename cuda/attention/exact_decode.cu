@@ -1,6 +1,6 @@
 // Paged decode by the definition of exact.cuh: query rows against the pages of their sequences, with the bits of the
 // packed kernel. A block has one segment of 1,024 keys of a row and up to 16 query heads of one kv head; where rows of
-// one sequence follow each other (guesses), as many of them as have 16 heads, so that keys are read once for all. Of a
+// one sequence follow each other (guesses), as many of them as 16 heads allow, and keys are read once for all. Of a
 // row with several segments the block that ends last folds them, or, where blocks wait for their turn, a second kernel;
 // where there are rows enough to fill the device, a block has all of a row's segments and folds them as they end.
 // New tokens (rope_attention_decode) are rotated by the blocks that need them: queries by all, the key by those of the

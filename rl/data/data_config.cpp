@@ -1,5 +1,10 @@
 #include "rl/data/data_config.h"
 
+#include <algorithm>
+#include <iterator>
+#include <string_view>
+
+#include "core/error.h"
 #include "rl/text/chat.h"
 
 namespace mantissa {
@@ -26,6 +31,24 @@ void DataConfig::fields(Fields& f) {
   f.field("shuffle", shuffle, "a new order each epoch");
   f.field("strip_calculator_marks", strip_calculator_marks, "remove GSM8K's <<...>> from solutions");
   f.field("response_format", response_format, "sft target made of {problem}, {solution}, {answer}");
+}
+
+void DataConfig::check_response_format() const {
+  constexpr std::string_view kMarks[] = {"{problem}", "{solution}", "{answer}"};
+  constexpr std::string_view kLetters = "abcdefghijklmnopqrstuvwxyz_";
+  constexpr std::string_view kRule = "data.response_format: must be made of {problem}, {solution} and {answer}, ";
+  const std::string_view format = response_format;
+  bool marked = false;
+  for (size_t i = format.find('{'); i != format.npos; i = format.find('{', i + 1)) {
+    const size_t end = format.find_first_not_of(kLetters, i + 1);
+    if (end == format.npos || format[end] != '}' || end == i + 1) continue;
+    const std::string_view word = format.substr(i, end + 1 - i);
+    const bool known = std::ranges::find(kMarks, word) != std::end(kMarks);
+    const bool of_macro = i > 0 && kLetters.find(format[i - 1]) != kLetters.npos;  // \text{or}
+    check(known || of_macro, kRule, "got ", word, " in \"", format, '"');
+    marked |= known;
+  }
+  check(marked, kRule, "has none in \"", format, '"');
 }
 
 }  // namespace mantissa

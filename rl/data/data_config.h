@@ -25,6 +25,8 @@ struct DataConfig {
   bool strip_calculator_marks = false;
   std::string response_format = "{solution}";
   void fields(Fields& f);
+  /// Throws Error where response_format has another word in braces, or none of its own.
+  void check_response_format() const;
 };
 
 }  // namespace mantissa

@@ -9,7 +9,7 @@ constexpr MetricInfo kTable[] = {
 
     {"rollout/digest", "1", "48 bits of a hash of all sampled ids and log-prob bits: equal for the same rollouts"},
     {"draft/proposed", "tokens",
-     "tokens that drafts guessed and the rollout computed ahead (rollout.draft; not the same after a resume, nor with several ranks from run to run, since it goes by what was sampled here before)"},
+     "tokens that drafts guessed and the rollout computed ahead (rollout.draft; not the same from run to run, since it goes by what was sampled here before and by what steps took)"},
     {"draft/accepted", "tokens", "those that were drawn: each saved a decode step of its sequence"},
     {"critic/score/mean", "reward", "mean reward of the step's samples as graded"},
     {"critic/score/max", "reward", "highest of them"},

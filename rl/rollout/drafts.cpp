@@ -51,29 +51,19 @@ Drafts::Drafts() = default;
 Drafts::~Drafts() = default;
 
 void StepCost::add(int64_t running, int64_t guesses, double seconds) {
-  constexpr double kKept = 0.995, kGuessesKept = 0.9;  // of the weight of what was seen before
-  for (double* sum : {&steps_, &rows_, &seconds_, &rows_rows_, &rows_seconds_}) *sum *= kKept;
-  if (guesses > 0) {
-    if (!timed()) return;
+  constexpr double kKept = 0.5, kGuessesKept = 0.9;  // of the weight of what was seen before
+  if (guesses == 0) {
+    steps_ = kKept * steps_ + 1;
+    seconds_ = kKept * seconds_ + seconds;
+  } else if (timed()) {
     guesses_ = kGuessesKept * guesses_ + double(guesses);
     guess_seconds_ = kGuessesKept * guess_seconds_ + seconds - step(running);
     ++with_guesses_;
-    return;
   }
-  const double r = double(running);
-  steps_ += 1;
-  rows_ += r;
-  seconds_ += seconds;
-  rows_rows_ += r * r;
-  rows_seconds_ += r * seconds;
 }
 
 double StepCost::step(int64_t running) const {
-  if (!timed()) return double(running) + kShared;
-  const double mean = seconds_ / steps_, spread = steps_ * rows_rows_ - rows_ * rows_;  // steps^2 times its variance
-  if (spread < steps_ * rows_) return mean;                                             // too little to tell a slope
-  const double slope = std::max(0.0, (steps_ * rows_seconds_ - rows_ * seconds_) / spread);
-  return std::max(mean + slope * (double(running) - rows_ / steps_), mean / 8);
+  return timed() ? seconds_ / steps_ : double(running) + kShared;
 }
 
 double StepCost::guess(int64_t running) const {
@@ -88,6 +78,7 @@ Drafts::Past& Drafts::of(const Prompt& prompt) {
 
 void Drafts::begin() {
   ++rollouts_;
+  choices_ = 0;
   const auto forget = [&](Past& past, size_t keep) {
     while (past.texts.size() > keep) {
       tokens_ -= int64_t(past.texts.front().size());
@@ -172,8 +163,10 @@ int64_t Drafts::worth(int64_t running) const {
 
 int64_t Drafts::choose(int64_t running) {
   constexpr int64_t kFew = 4, kSoon = 8, kSeldom = 64;
+  const int64_t choice = choices_++, every = cost_.with_guesses() < kFew ? kSoon : kSeldom;
+  if (choice == 0) return 0;
   const int64_t pays = worth(running);
-  if (!cost_.timed() || ++choices_ % (cost_.with_guesses() < kFew ? kSoon : kSeldom) != 0) return pays;
+  if (!cost_.timed() || choice % every != 0) return pays;
   return pays > 0 ? 0 : 1;
 }
 

@@ -8,8 +8,9 @@
 // sequence the i-th helps with probability p_i, that of all up to it being right. So n (1 + p_1 + ... + p_k) tokens
 // come in T + c n k seconds, and k is what makes most of them a second. c is much less than T / n where sequences are
 // long: a guess reads the keys with the row before it. T, c and p are measured as rollouts go (times where decode steps
-// are recorded and replayed, and so are even); now and then a step does what does not seem to pay, so that they stay
-// true.
+// are recorded and replayed, and so are even). T grows with the responses, so it is that of the last few steps without
+// guesses, of which there is one now and then, and the first of each rollout; and where guesses do not seem to pay,
+// some are made now and then.
 #pragma once
 
 #include <array>
@@ -27,17 +28,17 @@ namespace mantissa {
 class StepCost {
  public:
   void add(int64_t running, int64_t guesses, double seconds);
-  /// T, by least squares over the last few hundred steps without guesses; before there was one, in units of a row,
-  /// where 16 cost what rows share (about what a CPU has).
+  /// T, of the last few steps without guesses; before there was one, in units of a row, where 16 cost what rows share
+  /// (about what a CPU has).
   double step(int64_t running) const;
-  /// c, of the last few steps with guesses; before there was one, what a row costs likewise.
+  /// c, of the last few steps with guesses, as far as they took longer than T; before there was one, what a row costs.
   double guess(int64_t running) const;
   bool timed() const { return steps_ > 0; }
   int64_t with_guesses() const { return with_guesses_; }
 
  private:
-  double steps_ = 0, rows_ = 0, seconds_ = 0, rows_rows_ = 0, rows_seconds_ = 0;  // sums, the older the less they count
-  double guesses_ = 0, guess_seconds_ = 0;                                        // likewise
+  double steps_ = 0, seconds_ = 0;          // sums, the older the less they count
+  double guesses_ = 0, guess_seconds_ = 0;  // likewise
   int64_t with_guesses_ = 0;
 };
 
@@ -62,7 +63,8 @@ class Drafts {
 
   /// How many guesses of a sequence pay while `running` run, 0 to kMost.
   int64_t worth(int64_t running) const;
-  /// How many to make in the next step: what pays; where steps are timed, now and then none, or one where none does.
+  /// How many to make in the next step: in the first of a rollout none, then what pays; where steps are timed, now and
+  /// then none, or one where none does.
   int64_t choose(int64_t running);
   /// Of the guesses of a sequence in a step so many were right.
   void learn(int64_t guessed, int64_t right);

@@ -132,6 +132,10 @@ const EngineStats& Engine::stats() const {
   return impl_->stats;
 }
 
+bool Engine::guesses() const {
+  return impl_->drafts.has_value();
+}
+
 bool Engine::exact() const {
   return impl_->precision.match == Match::kExact;
 }
@@ -206,23 +210,26 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
   Comm& ranks = e.in_step ? *e.in_step : e.model.decoder->expert_ranks();
   const auto somebody = [&](bool has_work) { return ranks.reduce({double(has_work)}, Reduce::kMax)[0] > 0; };
   using Clock = std::chrono::steady_clock;
-  Clock::time_point began = Clock::now();
-  const Plan* plan = &scheduler.next();
-  for (; somebody(plan->kind != Plan::Kind::kDone); take(), plan = &scheduler.next()) {
+  const auto seconds_since = [](Clock::time_point time) {
+    return std::chrono::duration<double>(Clock::now() - time).count();
+  };
+  for (;; take()) {
+    const Clock::time_point asked = Clock::now();
+    const Plan* plan = &scheduler.next();
+    const double planning = seconds_since(asked);  // guesses are looked for there
+    if (!somebody(plan->kind != Plan::Kind::kDone)) break;
     if (options.cancelled && options.cancelled()) throw Interrupted("generation was cancelled");
     if (plan->kind == Plan::Kind::kDone) {
       e.runner.join();
       continue;
     }
+    const Clock::time_point began = Clock::now();
     e.runner.run(*plan);
     scheduler.accept(e.runner.tokens(), e.runner.logprobs(), e.runner.routes());
-    const Clock::time_point ended = Clock::now();
-    if (e.drafts && e.runner.replayed()) {  // guesses are looked for in the planning
+    if (e.drafts && e.runner.replayed()) {
       const int64_t running = std::count(plan->ahead.begin(), plan->ahead.end(), 0);
-      e.drafts->learn_cost(running, int64_t(plan->rows.size()) - running,
-                           std::chrono::duration<double>(ended - began).count());
+      e.drafts->learn_cost(running, int64_t(plan->rows.size()) - running, planning + seconds_since(began));
     }
-    began = ended;
     stats.finished = scheduler.finished();
     for (const Plan::Prefill& p : plan->prefills) stats.prefill_tokens += p.length;
     if (plan->kind == Plan::Kind::kDecode) {

@@ -79,6 +79,8 @@ class Engine {
   const EngineStats& stats() const;
   /// True where a sample's bits do not depend on what is sampled beside it.
   bool exact() const;
+  /// Whether tokens are guessed (rollout.draft).
+  bool guesses() const;
   /// Most pages that the cache may have with rollout.cache_tokens = 0, set by the first generate() from the free
   /// memory; 0: not set yet. A later generate() that no longer finds this memory takes its share of what is left
   /// (EngineStats::lost_pages). A resumed run sets what its checkpoint says.

@@ -4,7 +4,6 @@
 
 #include "core/error.h"
 #include "core/kernels.h"
-#include "core/notice.h"
 
 namespace mantissa {
 
@@ -41,14 +40,6 @@ void RolloutConfig::fields(Fields& f) {
       "draft", draft, {"none", "history"},
       not_decisive("history: guess tokens from earlier responses to the prompt and compute them together; only "
                    "under exact, where the bits are the same as without; none where precision.match: auto is fast"));
-}
-
-RolloutConfig RolloutConfig::under(Match match) const {
-  RolloutConfig config = *this;
-  if (match == Match::kExact || draft == "none") return config;
-  notice("rollout.draft: none, since " + draft + " needs precision.match: exact, and auto is fast here");
-  config.draft = "none";
-  return config;
 }
 
 }  // namespace mantissa

@@ -40,8 +40,6 @@ struct RolloutConfig {
   double memory_fraction = 0.5;
   std::string draft = "none";  // none, history: see rl/rollout/drafts.h
   void fields(Fields& f);
-  /// As it is under the mode that precision.match: auto came to: one that is not exact has no guesses, with a notice.
-  RolloutConfig under(Match match) const;
 };
 
 /// Whether rollouts of a model can record its routes, a byte for an expert: it has layers with experts, and at most

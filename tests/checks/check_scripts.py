@@ -141,6 +141,14 @@ def check_plot(here):
     assert "are of runs" in refused("plot.py", "--mismatch", metrics, "--story")
     assert "the name x twice" in refused("to_jsonl.py", metrics, "--output", here / "x.jsonl", "--keys", "step=x", "seed=x")
     assert "is also an input" in refused("to_jsonl.py", metrics, "--output", metrics, "--keys", "step")
+    assert "is also an input" in refused("to_jsonl.py", here / "run", "--output", metrics, "--keys", "step")
+    assert "must end in .jsonl" in refused("to_jsonl.py", metrics, "--output", here / "x.txt")
+    (here / "bytes.jsonl").write_bytes(b"\xff\n")
+    assert "must be lines of JSON" in refused("plot.py", here / "bytes.jsonl")
+    (here / "empty.jsonl").write_text("")
+    assert "got none" in refused("plot.py", "--mismatch", here / "empty.jsonl")
+    (here / "cut.jsonl").write_text('{"step": 1, "critic/score/mean": 0.5}\n{"step": 2, "critic/score/mean": 0.7}\n{"step": 3, "cri')
+    run("plot.py", here / "cut.jsonl", "--out", here / "cut.svg")
     assert metrics.read_text() == before
 
 
@@ -148,17 +156,22 @@ def check_to_jsonl(here):
     (here / "a.csv").write_text("q,a,rest\n1+1?,2,x\n")
     (here / "b.json").write_text('[{"q": "2+2?", "a": 4, "m": {"gold": "vier"}}]')
     run("to_jsonl.py", here / "a.csv", here / "b.json", "--output", here / "o.jsonl", "--keys", "q=problem", "a=answer")
+    (here / "bom.csv").write_bytes(b"\xef\xbb\xbfq,a\n1,2\n")
+    run("to_jsonl.py", here / "bom.csv", "--output", here / "bom.jsonl")
+    assert json.loads((here / "bom.jsonl").read_text()) == {"q": "1", "a": "2"}
     rows = [json.loads(line) for line in (here / "o.jsonl").read_text().splitlines()]
     assert rows == [{"problem": "1+1?", "answer": "2"}, {"problem": "2+2?", "answer": 4}], rows
     run("to_jsonl.py", here / "b.json", "--output", here / "o.jsonl", "--keys", "m.gold=answer")
     assert json.loads((here / "o.jsonl").read_text()) == {"answer": "vier"}
-    failed = subprocess.run([sys.executable, str(TOOLS / "to_jsonl.py"), here / "b.json", "--output", here / "o", "--keys", "z"],
+    failed = subprocess.run([sys.executable, str(TOOLS / "to_jsonl.py"), here / "b.json", "--output", here / "o.jsonl", "--keys", "z"],
                             capture_output=True, text=True)
     assert failed.returncode == 1 and "record 1: there is no key z; the record has q, a, m" in failed.stderr, failed.stderr
     for name, text, said in [("d.jsonl", '{"a": 1}\n{"a":\n', "line 2"), ("d.json", "[1", "Expecting"),
-                             ("d.csv", "a,b\n1,2\n3\n", "line 3 must have 2 columns")]:
+                             ("d.csv", "a,b\n1,2\n3\n", "line 3 must have 2 columns"),
+                             ("twice.csv", "a,b,a\n1,2,3\n", "line 1 names the column a twice"),
+                             ("empty.csv", "", "must begin with a line of column names")]:
         (here / name).write_text(text)
-        failed = subprocess.run([sys.executable, str(TOOLS / "to_jsonl.py"), here / name, "--output", here / "o2"],
+        failed = subprocess.run([sys.executable, str(TOOLS / "to_jsonl.py"), here / name, "--output", here / "o2.jsonl"],
                                 capture_output=True, text=True)
         assert failed.returncode == 1 and f"{here / name}: " in failed.stderr and said in failed.stderr, failed.stderr
         assert not list(here.glob("o2*")), "nothing half-written stays"

@@ -384,7 +384,7 @@ TEST_P(CudaExact, SoIsDecodeOfFewRowsAndOfManyWithSeveralSegments) {
   }
 }
 
-/// In runs of up to 17 rows that begin anywhere in a tile, and end in the next segment.
+/// In runs of 1 to 20 rows that begin anywhere in a tile; some end in the next segment.
 TEST_P(CudaExact, AndOfATokenWithGuessesBehindIt) {
   for (const Heads heads : {Heads{12, 2, 128}, {9, 3, 64}, {14, 2, 64}, {8, 8, 32}, {16, 4, 96}}) {
     SCOPED_TRACE(str(heads.query, "/", heads.kv, "/", heads.size));

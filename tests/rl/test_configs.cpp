@@ -146,6 +146,22 @@ TEST(Configs, EarlierNamesOfLoraAreRead) {
             std::string::npos);
 }
 
+TEST(Configs, NamesAndFormatsThatWouldNotBeWhatTheySay) {
+  for (const std::string name : {".", "..", "../x", "a/../b"})
+    EXPECT_NE(refusal({"run.name=" + name}).find("run.name: names a directory under runs/, got " + name),
+              std::string::npos)
+        << name;
+  EXPECT_EQ(with({"run.name=a/b..c"}).run.name, "a/b..c");
+  const auto format = [](const std::string& text) {
+    return refusal({"train.mode=sft", "train.mini_batch_size=64", "data.response_format=" + text});
+  };
+  EXPECT_NE(format("{soluton} #### {answer}").find("made of {problem}, {solution} and {answer}, got {soluton}"),
+            std::string::npos);
+  EXPECT_NE(format("no mark").find("has none in \"no mark\""), std::string::npos);
+  for (const std::string text : {"{solution} \\boxed{{answer}}", "\\text{or} {x: {problem}} {} {answer}"})
+    EXPECT_EQ(format(text), "") << text;
+}
+
 TEST(Configs, LoraIsRefusedWhereItWouldNotBeWhatItSays) {
   EXPECT_EQ(with({"lora.rank=8", "lora.targets=[v_proj,q_proj]"}).lora.adapter().targets,
             (std::vector<std::string>{"q_proj", "v_proj"}));

@@ -260,6 +260,9 @@ TEST_F(Loop, GoingBackMovesWhatCameLaterAside) {
   EXPECT_TRUE(fs::exists(dir_ / "back/aside/after_step_2_2/checkpoints/step_3"));
   ASSERT_TRUE(train(back, "auto"));
   expect_same_bits("back", "whole");
+  for (const char* name : {"back/checkpoints", "back/model"}) fs::remove_all(dir_ / name);
+  EXPECT_THROW(train(back, "auto"), Error) << "what lies aside would be deleted";
+  EXPECT_TRUE(fs::exists(aside / "checkpoints/step_5"));
 }
 
 TEST_F(Loop, AFinishedModelWithoutCheckpointsIsKept) {

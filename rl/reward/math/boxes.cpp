@@ -10,8 +10,9 @@ namespace {
 constexpr size_t kNone = std::string_view::npos;
 constexpr size_t kLookBack = 400;  // how far before a box its formula may begin
 
-/// The content of a box whose macro ends at `open`: a braced group, or one character after blanks ("\boxed 5").
-bool read_box(std::string_view text, size_t begin, size_t open, Box& box) {
+/// The content of a box whose macro ends at `open`: a braced group, or one character after blanks ("\boxed 5"). Boxes
+/// that are known, the first last, have braces in pairs and are passed over.
+bool read_box(std::string_view text, size_t begin, size_t open, const std::vector<Box>& known, Box& box) {
   size_t i = open;
   while (i < text.size() && is_blank(text[i])) ++i;
   if (i == text.size()) return false;
@@ -23,8 +24,11 @@ bool read_box(std::string_view text, size_t begin, size_t open, Box& box) {
     return end > i;
   }
   int depth = 0;
+  size_t next = known.size();
   for (size_t j = i; j < text.size(); ++j) {
-    if (text[j] == '\\' && j + 1 < text.size() && (text[j + 1] == '{' || text[j + 1] == '}')) {
+    if (next > 0 && j == known[next - 1].begin) {
+      j = known[--next].end - 1;
+    } else if (text[j] == '\\' && j + 1 < text.size() && (text[j + 1] == '{' || text[j + 1] == '}')) {
       ++j;
     } else if (text[j] == '{') {
       ++depth;
@@ -129,14 +133,14 @@ std::vector<Box> last_boxes(std::string_view text, size_t limit) {
   size_t before = text.size();
   int unclosed = 0;  // bounds the work on a text of open boxes
   while (boxes.size() < limit && before > 0 && unclosed < 8) {
-    size_t at = kNone, length = 0;
-    for (std::string_view macro : {"\\boxed", "\\fbox", "\\framebox"}) {
-      size_t found = text.rfind(macro, before - 1);
-      if (found != kNone && (at == kNone || found > at)) at = found, length = macro.size();
-    }
-    if (at == kNone) break;
+    size_t at = before, length = 0;
+    while (length == 0 && at > 0)
+      if (text[--at] == '\\')
+        for (std::string_view macro : {"\\boxed", "\\fbox", "\\framebox"})
+          if (text.substr(at).starts_with(macro)) length = macro.size();
+    if (length == 0) break;
     Box box;
-    if (read_box(text, at, at + length, box)) {
+    if (read_box(text, at, at + length, boxes, box)) {
       // A box around those just found replaces them: the outer content is the answer.
       while (!boxes.empty() && box.end > boxes.back().begin) boxes.pop_back();
       boxes.push_back(box);

@@ -67,6 +67,12 @@ TEST(Extraction, FindsTheLastAnswer) {
   EXPECT_EQ(extract_answer("\\boxed{1} and $\\boxed{2}$").text, "1, 2");
   EXPECT_EQ(extract_answer("\\boxed{1} so that \\boxed{2}").text, "2");
   EXPECT_FALSE(extract_answer("the answer is 3", true).found);
+
+  std::string nested;  // as fast as any other text of its length
+  for (int i = 0; i < 200000; ++i) nested += "\\boxed{";
+  nested += "1 " + std::string(200000, '}');
+  EXPECT_EQ(extract_answer(nested).text.size(), nested.size() - 8);
+  EXPECT_EQ(extract_answer("\\boxed{\\boxed{1} \\fbox{2 \\boxed{3}} 4}").text, "\\boxed{1} \\fbox{2 \\boxed{3}} 4");
 }
 
 TEST(Verifier, EqualAnswers) {
