@@ -208,10 +208,10 @@ struct Kernels {
   void (*kv_copy)(Exec&, Tensor& pages, const Tensor& from, const Tensor& to);
   /// Query rows against the cached keys of their sequences: table[B,max_pages] int32, lengths[B] int32 (keys to read,
   /// the current token included; 0 = inactive row, output zero). On the CPU bit-equal to attention_fwd when the cache
-  /// has qkv's type; elsewhere equal within rounding. `ahead`[B] int32, undefined where all are 0 (so are inactive rows):
-  /// of the rows right before row b so many are of its sequence, from its first row on, with the same row of the table
-  /// and one key less each. These are guesses, whose keys a device may read once for all, and whose values, which must
-  /// be finite, it may multiply by 0 for a row that does not see them.
+  /// has qkv's type; elsewhere equal within rounding. `ahead`[B] int32, undefined where all are 0 (as inactive rows
+  /// are): of the rows right before row b so many are of its sequence, from its first row on, with the same row of the
+  /// table and one key less each. These are guesses, whose keys a device may read once for all, and whose values, which
+  /// must be finite, it may multiply by 0 for a row that does not see them.
   void (*attention_decode)(Exec&, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table,
                            const Tensor& lengths, const Tensor& ahead, Heads heads);
   /// rope_kv and attention_decode of its result, where no row reads what another one writes. slots[b] is the place of

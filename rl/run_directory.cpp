@@ -43,9 +43,10 @@ void RunDirectory::choose_start(const StartOptions& start) {
     check(!file_exists(model()) && !file_exists(adapter()), path_.string(),
           ": holds the model of a finished run and no checkpoint to resume from; use --overwrite to start anew, or "
           "another run.output_dir");
-    check(!file_exists(path_ / "aside"), (path_ / "aside").string(),
-          ": holds what a run went back from, and there is no checkpoint to resume from; use --overwrite to start anew, "
-          "or another run.output_dir");
+    check(
+        !file_exists(path_ / "aside"), (path_ / "aside").string(),
+        ": holds what a run went back from, and there is no checkpoint to resume from; use --overwrite to start anew, "
+        "or another run.output_dir");
     log_info("no checkpoint in " + checkpoints().string() + ": starting anew");
     return;
   }
