@@ -34,9 +34,10 @@ while [[ ${1:-} == -* ]]; do
 done
 for word in ${parts//,/ }; do [[ $known == *,$word,* ]] || refuse "--only: no part is called \"$word\" (--help)"; done
 [[ ${parts//,/} ]] || refuse "--only: names no part (--help)"
-for number in "--steps=$steps" "RANKS=${RANKS:-1}" "LIMIT=${LIMIT:-1}"; do
+for number in "--steps=$steps" "RANKS=${RANKS:-1}"; do
   [[ ${number#*=} =~ ^[1-9][0-9]*$ ]] || refuse "${number%%=*}: must be a number from 1, got \"${number#*=}\""
 done
+[[ ${LIMIT:-0} =~ ^(0|[1-9][0-9]*)$ ]] || refuse "LIMIT: must be a number of seconds, got \"$LIMIT\""
 (($# <= 2)) || refuse "BIN and OUT are all it takes, got $*"
 bin=$(realpath "${1:-build/bin}") out=${2:-runs/bench_cluster_$(date +%Y%m%d_%H%M%S)} device=${DEVICE:-cuda} failed=0
 [[ -x $bin/bench ]] || refuse "$bin/bench is missing; build first (README.md)"
