@@ -10,8 +10,8 @@ namespace {
 constexpr size_t kNone = std::string_view::npos;
 constexpr size_t kLookBack = 400;  // how far before a box its formula may begin
 
-/// The content of a box whose macro ends at `open`: a braced group, or one character after blanks ("\boxed 5"). Boxes
-/// that are known, the first last, have braces in pairs and are passed over.
+/// The content of a box whose macro ends at `open`: a braced group, or one character after blanks ("\boxed 5"). Of the
+/// boxes that are known, the first last, those of a group are passed over.
 bool read_box(std::string_view text, size_t begin, size_t open, const std::vector<Box>& known, Box& box) {
   size_t i = open;
   while (i < text.size() && is_blank(text[i])) ++i;
@@ -27,7 +27,9 @@ bool read_box(std::string_view text, size_t begin, size_t open, const std::vecto
   size_t next = known.size();
   for (size_t j = i; j < text.size(); ++j) {
     if (next > 0 && j == known[next - 1].begin) {
-      j = known[--next].end - 1;
+      const Box& inner = known[--next];
+      const bool group = size_t(inner.content.data() - text.data()) + inner.content.size() < inner.end;
+      if (group) j = inner.end - 1;
     } else if (text[j] == '\\' && j + 1 < text.size() && (text[j + 1] == '{' || text[j + 1] == '}')) {
       ++j;
     } else if (text[j] == '{') {

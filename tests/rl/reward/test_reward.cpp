@@ -72,6 +72,7 @@ TEST(Extraction, FindsTheLastAnswer) {
   for (int i = 0; i < 200000; ++i) nested += "\\boxed{";
   nested += "1 " + std::string(200000, '}');
   EXPECT_EQ(extract_answer(nested).text.size(), nested.size() - 8);
+  EXPECT_EQ(extract_answer("\\boxed{a \\fbox }x{1} b}").text, "a \\fbox") << "a box without braces of its own";
   EXPECT_EQ(extract_answer("\\boxed{\\boxed{1} \\fbox{2 \\boxed{3}} 4}").text, "\\boxed{1} \\fbox{2 \\boxed{3}} 4");
 }
 
