@@ -4,6 +4,7 @@
 #include <chrono>
 #include <map>
 #include <optional>
+#include <utility>
 
 #include "core/file.h"
 #include "nn/formats/peft.h"
@@ -118,9 +119,9 @@ class Mismatch {
       const auto start = std::chrono::steady_clock::now();
       use_model(cell.precision);
       match_ = cell.precision.resolve_match(exec_.backend(), model_->config, model_->adapter.get());
-      cell.precision.match = name_of(match_);
+      const std::string asked = std::exchange(cell.precision.match, name_of(match_));
       exec_.match = match_ == Match::kExact ? Match::kExact : Match::kFast;
-      const LogprobSides sides = score(cell, rollout(cell));
+      const LogprobSides sides = score(cell, rollout(cell, asked));
       Measured& m = measured.emplace_back(measure(cell, sides));
       m.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       print_line(m, on);
@@ -142,14 +143,14 @@ class Mismatch {
     loaded_ = types;
   }
 
-  /// The samples of a cell's rollout side, made once.
-  const Completions& rollout(const Cell& cell) {
+  /// The samples of a cell's rollout side, made once; `asked`: its match as it was given.
+  const Completions& rollout(const Cell& cell, const std::string& asked) {
     const auto [it, fresh] = rollouts_.try_emplace(cell.rollout_side());
     if (!fresh) return it->second;
     const std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(*model_);
     if (prompts_.empty())
       prompts_ = make_prompts(flags_.data, *tokenizer, model_->tokenizer, model_->config.max_positions, false).prompts;
-    const RolloutConfig side = cell.precision.match == "auto" ? under_auto(match_, flags_.rollout) : flags_.rollout;
+    const RolloutConfig side = asked == "auto" ? under_auto(match_, flags_.rollout) : flags_.rollout;
     Engine engine(*model_, side, cell.precision.engine(match_));
     log_info(str(prompts_.size(), " prompts, ", side.n, " samples each, on ", exec_.backend().description()));
     it->second = engine.generate(

@@ -200,8 +200,9 @@ inline void EngineTest::expect_drafts_to_keep_bits(Dtype dtype) {
     expect_same(engine.generate(requests_, options_), without);
     const EngineStats& stats = engine.stats();
     EXPECT_EQ(stats.decode_tokens, plain.decode_tokens);
-    if (max_batch < 2 * 18 || exec_.backend().name() != "cpu") continue;  // no row was free before the last sequences
+    if (max_batch < 2 * 18) continue;  // no row was free before the last sequences
     EXPECT_GT(stats.accepted, stats.drafted / 2);
+    if (exec_.backend().name() != "cpu") continue;
     EXPECT_GT(stats.accepted, 100);
     EXPECT_LT(stats.decode_steps, plain.decode_steps);
   }

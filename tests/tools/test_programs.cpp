@@ -284,7 +284,7 @@ TEST_F(Programs, EvaluateTakesSeveralSetsAndGoesOnAfterAKill) {
   size_t cut = 0;
   for (int line = 0; line < 8; ++line) cut = dump.find('\n', cut) + 1;
   write("cut.jsonl", dump.substr(0, cut + 20));
-  const Result rest = with({"--dump", path("cut.jsonl"), "--resume"});
+  const Result rest = with({"--dump", path("cut.jsonl"), "--resume", "--draft", "history"});  // the same bits
   ASSERT_EQ(rest.code, 0) << rest.err;
   EXPECT_EQ(read_file(path("cut.jsonl")), dump);
   for (size_t i = 0; i < 3; ++i)
@@ -301,6 +301,24 @@ TEST_F(Programs, EvaluateTakesSeveralSetsAndGoesOnAfterAKill) {
   other = flags;
   other.push_back("--resume");
   expect_error("evaluate", other, {"--resume", "--dump"});
+}
+
+TEST_F(Programs, DraftsAreLeftOutWhereAutoIsFast) {
+  const std::string data = write("data.jsonl", "{\"problem\": \"1+2=\", \"answer\": 3}\n");
+  const std::vector<std::string> flags = {"--model",          model(), "--data",  data,      "--n",     "2",
+                                          "--max-new-tokens", "4",     "--draft", "history", "--matrix"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), flags.begin(), flags.end());
+    return more;
+  };
+  const Result both = run("mismatch", with({"rollout=fp16,bf16"}));
+  EXPECT_EQ(both.code, 0) << both.err;
+  EXPECT_EQ(both.lines().size(), 2u);
+  const std::string said = "rollout.draft: none, since history needs precision.match: exact, and auto is fast here";
+  const size_t first = both.err.find(said);
+  EXPECT_NE(first, std::string::npos) << both.err;
+  EXPECT_EQ(both.err.find(said, first + 1), std::string::npos) << "once, of the second row";
+  expect_error("mismatch", with({"match=fast"}), {"--draft: history needs"});
 }
 
 TEST_F(Programs, OutputsReplaceNeitherInputsNorWhatIsNoRegularFile) {
