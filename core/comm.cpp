@@ -19,33 +19,34 @@ Comm::Ticket Comm::all_reduce(Exec& exec, const Tensor& t, Reduce op, Order orde
 
 namespace {
 
-/// The whole must be one part a rank, of the same type.
-void check_parts(const char* op, const Tensor& whole, const Tensor& part, int size) {
-  check(whole.dtype() == part.dtype() && whole.numel() == part.numel() * size, "[", op, "] ", size,
-        " ranks need a tensor of ", size, " equal parts: got ", whole.numel(), " ", name_of(whole.dtype()), " and ",
-        part.numel(), " ", name_of(part.dtype()));
-}
-
 void copy_part(Exec& exec, const Tensor& out, const Tensor& in) {
   if (!out.same_as(in)) exec.backend().copy(out.raw(), in.raw(), in.bytes());
 }
 
 }  // namespace
 
-Comm::Ticket Comm::reduce_scatter(Exec& exec, const Tensor& out, const Tensor& in, Order order) {
-  check_parts("reduce_scatter", in, out, size_);
-  if (out.numel() == 0) return 0;
-  if (size_ == 1) return copy_part(exec, out, in), 0;
-  begin("reduce_scatter", in.numel(), name_of(in.dtype()));
-  return do_reduce_scatter(exec, out, in, order);
+bool Comm::begin_pairs(Exec& exec, const char* name, std::vector<Pair>& pairs, Tensor Pair::*whole) {
+  int64_t elements = 0;
+  for (const Pair& pair : pairs) {
+    const Tensor &all = pair.*whole, &part = whole == &Pair::in ? pair.out : pair.in;
+    check(all.dtype() == part.dtype() && all.numel() == part.numel() * size_, "[", name, "] ", size_,
+          " ranks need a tensor of ", size_, " equal parts: got ", all.numel(), " ", name_of(all.dtype()), " and ",
+          part.numel(), " ", name_of(part.dtype()));
+    elements += all.numel();
+    if (size_ == 1 && all.numel() > 0) copy_part(exec, pair.out, pair.in);
+  }
+  if (size_ == 1 || elements == 0) return false;
+  std::erase_if(pairs, [](const Pair& pair) { return pair.out.numel() == 0; });
+  begin(name, elements, name_of(pairs[0].in.dtype()));
+  return true;
 }
 
-Comm::Ticket Comm::all_gather(Exec& exec, const Tensor& out, const Tensor& in, Order order) {
-  check_parts("all_gather", out, in, size_);
-  if (in.numel() == 0) return 0;
-  if (size_ == 1) return copy_part(exec, out, in), 0;
-  begin("all_gather", out.numel(), name_of(out.dtype()));
-  return do_all_gather(exec, out, in, order);
+Comm::Ticket Comm::reduce_scatter(Exec& exec, std::vector<Pair> pairs, Order order) {
+  return begin_pairs(exec, "reduce_scatter", pairs, &Pair::in) ? do_reduce_scatter(exec, pairs, order) : 0;
+}
+
+Comm::Ticket Comm::all_gather(Exec& exec, std::vector<Pair> pairs, Order order) {
+  return begin_pairs(exec, "all_gather", pairs, &Pair::out) ? do_all_gather(exec, pairs, order) : 0;
 }
 
 Comm::Ticket Comm::broadcast(Exec& exec, const Tensor& t, int root, Order order) {
@@ -134,8 +135,8 @@ class AgreeingComm : public Comm {
 
  private:
   Ticket do_all_reduce(Exec&, const Tensor&, Reduce, Order) override { return 0; }
-  Ticket do_reduce_scatter(Exec&, const Tensor&, const Tensor&, Order) override { return 0; }
-  Ticket do_all_gather(Exec&, const Tensor&, const Tensor&, Order) override { return 0; }
+  Ticket do_reduce_scatter(Exec&, const std::vector<Pair>&, Order) override { return 0; }
+  Ticket do_all_gather(Exec&, const std::vector<Pair>&, Order) override { return 0; }
   Ticket do_broadcast(Exec&, const Tensor&, int, Order) override { return 0; }
   Ticket do_all_to_all(Exec&, const Tensor&, std::span<const int64_t>, const Tensor&, std::span<const int64_t>,
                        Order) override {

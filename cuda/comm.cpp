@@ -209,7 +209,7 @@ class NcclComm : public Comm {
     std::memcpy(id.bytes, bytes.data(), sizeof id.bytes);
     Config config;
     const Result begun = library_.init(&handle_, size(), id, rank(), &config);
-    check(begun == kSuccess || begun == kInProgress, "[nccl] ncclCommInitRankConfig: ", text_of(begun));
+    check(taken(begun), "[nccl] ncclCommInitRankConfig: ", text_of(begun));
     settle("start", deadline_in(kStartTime));
     warm_up(!whole);  // rows of ranks alone exchange rows of tensors
   }
@@ -240,15 +240,20 @@ class NcclComm : public Comm {
                                  op == Reduce::kSum ? kSum : kMax, handle_, lane_->stream);
     });
   }
-  Ticket do_reduce_scatter(Exec& exec, const Tensor& out, const Tensor& in, Order order) override {
-    return launch(exec, "reduce_scatter", {out, in}, order, [&] {
-      return library_.reduce_scatter(in.raw(), out.raw(), size_t(out.numel()), type_of(in.dtype()), kSum, handle_,
-                                     lane_->stream);
+  Ticket do_reduce_scatter(Exec& exec, const std::vector<Pair>& pairs, Order order) override {
+    return launch(exec, "reduce_scatter", tensors_of(pairs), order, [&] {
+      return grouped(pairs, [&](const Pair& pair) {
+        return library_.reduce_scatter(pair.in.raw(), pair.out.raw(), size_t(pair.out.numel()),
+                                       type_of(pair.in.dtype()), kSum, handle_, lane_->stream);
+      });
     });
   }
-  Ticket do_all_gather(Exec& exec, const Tensor& out, const Tensor& in, Order order) override {
-    return launch(exec, "all_gather", {out, in}, order, [&] {
-      return library_.all_gather(in.raw(), out.raw(), size_t(in.numel()), type_of(in.dtype()), handle_, lane_->stream);
+  Ticket do_all_gather(Exec& exec, const std::vector<Pair>& pairs, Order order) override {
+    return launch(exec, "all_gather", tensors_of(pairs), order, [&] {
+      return grouped(pairs, [&](const Pair& pair) {
+        return library_.all_gather(pair.in.raw(), pair.out.raw(), size_t(pair.in.numel()), type_of(pair.in.dtype()),
+                                   handle_, lane_->stream);
+      });
     });
   }
   Ticket do_broadcast(Exec& exec, const Tensor& t, int root, Order order) override {
@@ -300,18 +305,30 @@ class NcclComm : public Comm {
           own.receive);
     if (own.send > 0)
       MANTISSA_CUDA(cudaMemcpyAsync(own.to, own.from, own.send, cudaMemcpyDeviceToDevice, lane_->stream));
+    return grouped(parts, [&](const Part& part) {
+      const int r = int(&part - parts.data());
+      if (r == rank()) return kSuccess;
+      Result result = kSuccess;
+      if (part.send > 0) result = library_.send(part.from, part.send, kBytes, r, handle_, lane_->stream);
+      if (part.receive > 0 && taken(result))
+        result = library_.receive(part.to, part.receive, kBytes, r, handle_, lane_->stream);
+      return result;
+    });
+  }
+
+  static bool taken(Result result) { return result == kSuccess || result == kInProgress; }
+  static std::vector<Tensor> tensors_of(const std::vector<Pair>& pairs) {
+    std::vector<Tensor> tensors;
+    for (const auto& [out, in] : pairs) tensors.insert(tensors.end(), {out, in});
+    return tensors;
+  }
+  /// The calls of all items begin as one, which costs the host what a single one does. The first error counts.
+  template <class Items, class Call>
+  Result grouped(const Items& items, const Call& call) {
     Result result = library_.group_start();
-    const auto add = [&](Result next) {
-      if (result == kSuccess || result == kInProgress) result = next;
-    };
-    for (int r = 0; r < size(); ++r) {
-      const Part& part = parts[size_t(r)];
-      if (r != rank() && part.send > 0) add(library_.send(part.from, part.send, kBytes, r, handle_, lane_->stream));
-      if (r != rank() && part.receive > 0)
-        add(library_.receive(part.to, part.receive, kBytes, r, handle_, lane_->stream));
-    }
-    add(library_.group_end());
-    return result;
+    for (auto item = items.begin(); item != items.end() && taken(result); ++item) result = call(*item);
+    const Result ended = library_.group_end();
+    return taken(result) ? ended : result;
   }
 
   /// The library makes its connections and their buffers at the first use of each: now, before a cache takes the memory
@@ -323,7 +340,7 @@ class NcclComm : public Comm {
     MANTISSA_CUDA(cudaMemsetAsync(memory, 0, whole * sizeof(float), lane_->stream));
     float* own = memory + part * size_t(rank());
     const auto run = [&](const char* name, Result begun) {
-      if (begun != kSuccess && begun != kInProgress) fail_call(name, begun);
+      if (!taken(begun)) fail_call(name, begun);
       settle(name, deadline_in(kStartTime));
     };
     run("all_reduce", library_.all_reduce(memory, memory, whole, kFloat32, kSum, handle_, lane_->stream));
@@ -348,7 +365,7 @@ class NcclComm : public Comm {
     MANTISSA_CUDA(cudaEventRecord(lane_->before, stream(exec)));
     MANTISSA_CUDA(cudaStreamWaitEvent(lane_->stream, lane_->before, 0));
     const Result begun = call();
-    if (begun != kSuccess && begun != kInProgress) fail_call(name, begun);
+    if (!taken(begun)) fail_call(name, begun);
     settle(name, Deadline::max());
     const Ticket ticket = ++lane_->tickets;
     MANTISSA_CUDA(cudaEventRecord(lane_->after[ticket % kEvents], lane_->stream));

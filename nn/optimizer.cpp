@@ -74,13 +74,13 @@ constexpr int64_t kPiece = int64_t(1) << 23;
 /// A copy of another type than the masters', from them.
 void refresh(Exec& exec, const ParamSet& params, const ParamBuffer& copy, Comm& comm) {
   if (!copy.defined() || copy.flat().same_as(params.master.flat())) return;
-  Comm::Ticket last = 0;
+  WeightGather gather(exec, comm, params);
   for (int unit = 0; unit < params.layout.units(); ++unit) {
     Tensor part = copy.part(params.layout, unit, params.shard);
     MANTISSA_RUN(exec, cast, part, staged(exec, params, params.master.unit(unit)));
-    last = std::max(last, gather_unit(exec, comm, params, copy, unit));
+    gather.begin(copy, unit);
   }
-  comm.wait(exec, last);
+  gather.finish();
 }
 
 }  // namespace
@@ -229,14 +229,11 @@ StepReport Optimizer::step() {
   comm_.all_reduce(exec_, not_finite_);
   MANTISSA_RUN(exec_, step_decide, state_, rule_, optim_.grad_clip);
   if (before_change_) before_change_();
-  Comm::Ticket last = 0;
+  WeightGather gather(exec_, comm_, params_);  // beside the next units' updates
   const auto done = [&](const Piece& p) {
     if (!p.last) return;
-    const auto gather = [&](const ParamBuffer& copy) {  // beside the next unit's update
-      last = std::max(last, gather_unit(exec_, comm_, params_, copy, p.unit));
-    };
-    gather(params_.compute);
-    if (params_.rollout.defined()) gather(params_.rollout);
+    gather.begin(params_.compute, p.unit);
+    if (params_.rollout.defined()) gather.begin(params_.rollout, p.unit);
   };
   if (params_.placement == Placement::kHost) {
     update_from_host(pieces(kPiece), done);
@@ -247,7 +244,7 @@ StepReport Optimizer::step() {
       done(p);
     }
   }
-  comm_.wait(exec_, last);
+  gather.finish();
 
   const StepState after = known_ = read_state();  // the one wait of an update
   StepReport report{after.overflow != 0, after.grad_norm,   before.lr,

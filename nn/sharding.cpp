@@ -1,6 +1,7 @@
 #include "nn/sharding.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/kernels.h"
 #include "core/registry.h"
@@ -11,28 +12,57 @@ Comm& comm_of(Comm& all, const ParamSet& params, int unit) {
   return params.layout.of_experts(unit) && params.shard.experts > 1 ? all.column() : all;
 }
 
+namespace {
+
+constexpr size_t kTogether = size_t(64) << 20;  // bytes of wholes that begin together
+
+}  // namespace
+
+void UnitCollectives::add(Comm& ranks, const Tensor& out, const Tensor& in) {
+  if (ranks_ != &ranks) begin();
+  ranks_ = &ranks;
+  waiting_.push_back({out, in});
+  bytes_ += std::max(out.bytes(), in.bytes());
+  if (bytes_ >= kTogether) begin();
+}
+
+void UnitCollectives::begin() {
+  if (waiting_.empty()) return;
+  last_ = std::max(last_, (ranks_->*kind_)(exec_, std::exchange(waiting_, {}), Order::kOverlapped));
+  bytes_ = 0;
+}
+
+void UnitCollectives::finish() {
+  begin();
+  all_.wait(exec_, std::exchange(last_, 0));
+}
+
+GradientSum::GradientSum(Exec& exec, Comm& comm, const ParamSet& params)
+    : comm_(comm), params_(params), sums_(exec, comm, &Comm::reduce_scatter) {}
+
 void GradientSum::begin(int unit) {
   if (params_.in_parts()) return;
   if (begun_ < 0) begun_ = params_.layout.units();
   while (begun_ > unit) {
     params_.grad.clear_fresh(params_.layout, --begun_);
-    if (params_.shard.whole()) continue;
-    last_ = std::max(
-        last_, comm_of(comm_, params_, begun_)
-                   .reduce_scatter(exec_, params_.reduced.unit(begun_), params_.grad.unit(begun_), Order::kOverlapped));
+    if (!params_.shard.whole())
+      sums_.add(comm_of(comm_, params_, begun_), params_.reduced.unit(begun_), params_.grad.unit(begun_));
   }
+  if (unit == 0) sums_.begin();
 }
 
 void GradientSum::finish() {
   begin(0);
-  comm_.wait(exec_, last_);
+  sums_.finish();
   begun_ = -1;
 }
 
-Comm::Ticket gather_unit(Exec& exec, Comm& comm, const ParamSet& params, const ParamBuffer& copy, int unit) {
-  if (params.shard.whole() || !copy.shard().whole()) return 0;
-  return comm_of(comm, params, unit)
-      .all_gather(exec, copy.unit(unit), copy.part(params.layout, unit, params.shard), Order::kOverlapped);
+WeightGather::WeightGather(Exec& exec, Comm& comm, const ParamSet& params)
+    : comm_(comm), params_(params), gathers_(exec, comm, &Comm::all_gather) {}
+
+void WeightGather::begin(const ParamBuffer& copy, int unit) {
+  if (params_.shard.whole() || !copy.shard().whole()) return;
+  gathers_.add(comm_of(comm_, params_, unit), copy.unit(unit), copy.part(params_.layout, unit, params_.shard));
 }
 
 namespace {
@@ -50,15 +80,15 @@ void cast_masters(Exec& exec, const ParamSet& params, const ParamBuffer& copy) {
 
 void gather_weights(Exec& exec, Comm& comm, const ParamSet& params, const ParamBuffer& whole) {
   const bool same = whole.dtype() == params.compute.dtype();
-  Comm::Ticket last = 0;
+  WeightGather gather(exec, comm, params);
   for (int unit = 0; unit < params.layout.units(); ++unit) {
     if (const Tensor part = whole.part(params.layout, unit, params.shard); same)
       exec.backend().copy(part.raw(), params.compute.unit(unit).raw(), part.bytes());
     else
       cast_master(exec, params, whole, unit);
-    last = std::max(last, gather_unit(exec, comm, params, whole, unit));
+    gather.begin(whole, unit);
   }
-  comm.wait(exec, last);
+  gather.finish();
 }
 
 Tensor staged(Exec& exec, const ParamSet& params, const Tensor& values) {

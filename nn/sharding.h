@@ -14,11 +14,37 @@ namespace mantissa {
 /// The processes that have a unit and share its parts, this one among them.
 Comm& comm_of(Comm& all, const ParamSet& params, int unit);
 
+/// Collectives of one kind, of one unit after the other, beside what the device does. Small units wait until there is
+/// some work together: to begin a collective costs the host more than a small model's unit costs the device.
+class UnitCollectives {
+ public:
+  using Kind = Comm::Ticket (Comm::*)(Exec&, std::vector<Comm::Pair>, Order);
+  /// `all`: the processes of the set.
+  UnitCollectives(Exec& exec, Comm& all, Kind kind) : exec_(exec), all_(all), kind_(kind) {}
+
+  /// A pair of a unit that `ranks` have. What is begun together depends on the units added alone, so it is the same on
+  /// all processes.
+  void add(Comm& ranks, const Tensor& out, const Tensor& in);
+  /// Begins what waits.
+  void begin();
+  /// Begins what waits; later work on the exec's stream has the results of all.
+  void finish();
+
+ private:
+  Exec& exec_;
+  Comm& all_;
+  const Kind kind_;
+  Comm* ranks_ = nullptr;  // of what waits
+  std::vector<Comm::Pair> waiting_;
+  size_t bytes_ = 0;
+  Comm::Ticket last_ = 0;
+};
+
 /// params.reduced = this process's parts of the sum of all processes' params.grad, in fp32. They may lie within grad,
 /// whose other parts then mean nothing.
 class GradientSum {
  public:
-  GradientSum(Exec& exec, Comm& comm, const ParamSet& params) : exec_(exec), comm_(comm), params_(params) {}
+  GradientSum(Exec& exec, Comm& comm, const ParamSet& params);
 
   /// The gradients of `unit` and all units after it are whole on this process, zeros where none has come: what has not
   /// begun of them begins.
@@ -28,16 +54,27 @@ class GradientSum {
   void finish();
 
  private:
-  Exec& exec_;
   Comm& comm_;
   const ParamSet& params_;
   int begun_ = -1;  // units from this one on are on their way; -1: none
-  Comm::Ticket last_ = 0;
+  UnitCollectives sums_;
 };
 
-/// `copy`, in which each process has written its own part of `unit`, becomes the same on all there, if it is a whole
-/// buffer; later work on the exec's stream has it after comm.wait of the highest ticket.
-Comm::Ticket gather_unit(Exec& exec, Comm& comm, const ParamSet& params, const ParamBuffer& copy, int unit);
+/// Makes units of copies the same on all processes, each of which has written its own part.
+class WeightGather {
+ public:
+  WeightGather(Exec& exec, Comm& comm, const ParamSet& params);
+  /// The parts of `unit` are written. `copy` is whole, else nothing is done.
+  void begin(const ParamBuffer& copy, int unit);
+  /// Later work on the exec's stream has all units.
+  void finish() { gathers_.finish(); }
+
+ private:
+  Comm& comm_;
+  const ParamSet& params_;
+  UnitCollectives gathers_;
+};
+
 /// This process's parts of `copy`, which is whole or of parts, = its masters, rounded once.
 void cast_masters(Exec& exec, const ParamSet& params, const ParamBuffer& copy);
 /// `whole` = the weights that training computes with: those of a set in parts put together, or, where the type is

@@ -62,18 +62,24 @@ class CpuComm : public Comm {
     return 0;
   }
 
-  Ticket do_reduce_scatter(Exec&, const Tensor& out, const Tensor& in, Order) override {
-    auto* data = static_cast<std::byte*>(in.raw());
-    const auto part = [&](int r) { return std::span(data + size_t(r) * out.bytes(), out.bytes()); };
-    reduce_own("reduce_scatter", in.dtype(), part, static_cast<std::byte*>(out.raw()), Reduce::kSum);
+  Ticket do_reduce_scatter(Exec&, const std::vector<Pair>& pairs, Order) override {
+    for (const auto& [out, in] : pairs) {
+      auto* data = static_cast<std::byte*>(in.raw());
+      const size_t bytes = out.bytes();
+      const auto part = [&](int r) { return std::span(data + size_t(r) * bytes, bytes); };
+      reduce_own("reduce_scatter", in.dtype(), part, static_cast<std::byte*>(out.raw()), Reduce::kSum);
+    }
     return 0;
   }
 
-  Ticket do_all_gather(Exec& exec, const Tensor& out, const Tensor& in, Order) override {
-    auto* data = static_cast<std::byte*>(out.raw());
-    const auto part = [&](int r) { return std::span(data + size_t(r) * in.bytes(), in.bytes()); };
-    exec.backend().copy(part(rank()).data(), in.raw(), in.bytes());
-    share_own("all_gather", part, part(rank()));
+  Ticket do_all_gather(Exec& exec, const std::vector<Pair>& pairs, Order) override {
+    for (const auto& [out, in] : pairs) {
+      auto* data = static_cast<std::byte*>(out.raw());
+      const size_t bytes = in.bytes();
+      const auto part = [&](int r) { return std::span(data + size_t(r) * bytes, bytes); };
+      exec.backend().copy(part(rank()).data(), in.raw(), bytes);
+      share_own("all_gather", part, part(rank()));
+    }
     return 0;
   }
 
