@@ -83,6 +83,21 @@ void check_collectives(int size, int64_t n) {
       EXPECT_EQ(wide(in_place[i]), wide(apart[i]));
     }
 
+    // Several at once, one of them empty.
+    const Tensor none = exec.empty({0}, in.dtype()), again = tensor_from<T>(cpu(), whole[rank], {n * size});
+    const Tensor first = exec.empty({n}, in.dtype()), second = exec.empty({n}, in.dtype());
+    const Tensor mine = tensor_from<T>(cpu(), all[rank], {n}), wide_one = exec.zeros({n * size}, in.dtype());
+    const Tensor wide_other = exec.zeros({n * size}, in.dtype());
+    comm.reduce_scatter(exec, {{first, again}, {none, none}, {second, again}});
+    EXPECT_EQ(to_host<T>(first), apart);
+    EXPECT_EQ(to_host<T>(second), apart);
+    comm.all_gather(exec, {{none, none}, {wide_one, mine}, {wide_other, first}});
+    const std::vector<T> one = to_host<T>(wide_one), other = to_host<T>(wide_other);
+    for (size_t i = 0; i < size_t(n * size); ++i) {
+      EXPECT_EQ(wide(one[i]), wide(all[i / size_t(n)][i % size_t(n)]));
+      EXPECT_EQ(wide(other[i]), wide(sum_of_ranks(whole, i)));
+    }
+
     const Tensor out = exec.zeros({n * size}, in.dtype());
     comm.wait(exec, comm.all_gather(exec, out, tensor_from<T>(cpu(), all[rank], {n}), Order::kOverlapped));
     const std::vector<T> gathered = to_host<T>(out);

@@ -68,6 +68,35 @@ TEST(Sharding, SumsBegunInBackwardHaveTheSameBits) {
       }
 }
 
+TEST(Sharding, SmallUnitsBeginTogether) {
+  const auto begun = [](Comm& comm) {  // collectives so far
+    const std::string last = comm.activity().read().collective;
+    const size_t number = last.rfind("number ");
+    return number == std::string::npos ? 0 : std::stoi(last.substr(number + 7));
+  };
+  on_ranks(2, [&](Comm& comm) {
+    Exec exec(cpu());
+    UnitCollectives sums(exec, comm, &Comm::reduce_scatter);
+    const Tensor small = exec.zeros({1 << 10}, Dtype::kF32), half = exec.zeros({1 << 9}, Dtype::kF32);
+    const int before = begun(comm);
+    for (int i = 0; i < 5; ++i) sums.add(comm, half, small);
+    EXPECT_EQ(begun(comm), before);
+    sums.begin();
+    EXPECT_EQ(begun(comm), before + 1);
+    sums.begin();  // nothing waits
+    EXPECT_EQ(begun(comm), before + 1);
+    const Tensor large = exec.zeros({1 << 24}, Dtype::kF32), part = exec.zeros({1 << 23}, Dtype::kF32);
+    sums.add(comm, part, large);  // 64 MB wait for nobody
+    EXPECT_EQ(begun(comm), before + 2);
+    comm.split(1);
+    sums.add(comm.column(), half, small);
+    EXPECT_EQ(begun(comm), before + 2);
+    sums.add(comm, half, small);  // of other ranks: what waits begins
+    sums.finish();
+    EXPECT_EQ(begun(comm), before + 3);  // the column counts its own
+  });
+}
+
 TEST(Sharding, GradientsAreSummedInFp64AsExactly) {
   const auto gradient = [](Comm& comm) {
     Exec exec(cpu());
