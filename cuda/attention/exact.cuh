@@ -44,15 +44,17 @@ struct KeyTile {
   static constexpr int kRow = kSize * 2 + 16;
   static constexpr int kBytes = kTile * kRow;
 
+  /// Where a piece of a row lies.
+  static __device__ __forceinline__ int at(int row, int piece) { return row * kRow + piece * 16; }
   /// Of scores: 16 keys from `row` on, dimensions from 16 k on; (r[0], r[1]) are 8 keys, (r[2], r[3]) the next.
   static __device__ __forceinline__ void load_keys(uint32_t (&r)[4], uint32_t tile, int row, int k) {
     const int lane = threadIdx.x % kWarp;
-    load_matrices(r, tile + (row + lane % 8 + lane / 16 * 8) * kRow + (2 * k + lane / 8 % 2) * 16);
+    load_matrices(r, tile + at(row + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
   }
   /// Of outputs: 16 values from `row` on, dimensions from 16 n on; (r[0], r[1]) are 8 of them, (r[2], r[3]) the next.
   static __device__ __forceinline__ void load_values(uint32_t (&r)[4], uint32_t tile, int row, int n) {
     const int lane = threadIdx.x % kWarp;
-    load_matrices_transposed(r, tile + (row + lane % 16) * kRow + (2 * n + lane / 16) * 16);
+    load_matrices_transposed(r, tile + at(row + lane % 16, 2 * n + lane / 16));
   }
 };
 

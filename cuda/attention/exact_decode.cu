@@ -12,7 +12,7 @@
 #include <mutex>
 
 #include "cuda/attention/attention.h"
-#include "cuda/attention/exact_decode.cuh"
+#include "cuda/attention/exact_decode_tiles.cuh"
 #include "cuda/attention/rope.cuh"
 
 namespace mantissa::cuda_kernels {
@@ -26,28 +26,6 @@ template <int kSize>
 constexpr int kManyTiles = kSize <= 64 ? 5 : 3;
 /// Segments that one block may have: the block of a long row must not be what all others wait for.
 constexpr int kMostWhole = 5;
-
-/// Starts the copies of a tile, page `id`, but for the new key, with zeros beyond the row's end. A group of copies even
-/// past the last tile, so that counting stays simple.
-template <class T, int kSize, int kStages>
-__device__ __forceinline__ void start_tile(const Task<T>& task, const Place& at, uint32_t stages, int i, int32_t id) {
-  using Keys = KeyTile<kSize>;
-  if (i < at.tiles()) {
-    const int64_t cell = int64_t(task.heads.kv) * kSize;
-    const T* page = task.pages + int64_t(id) * kTile * cell + int64_t(at.group) * kSize;
-    const uint32_t to = stages + i % kStages * 2 * Keys::kBytes;
-    const int valid = at.valid(i), new_row = at.new_key - i * kTile;
-#pragma unroll
-    for (int j = 0; j < kTile * Keys::kPieces / kThreads; ++j) {
-      const int piece = j * kThreads + threadIdx.x, r = piece / Keys::kPieces, c = piece % Keys::kPieces;
-      const T* row = page + r * cell + c * 8;
-      if (r == new_row) continue;
-      copy_async(to + r * Keys::kRow + c * 16, row, r < valid);
-      copy_async(to + Keys::kBytes + r * Keys::kRow + c * 16, row + task.plane, r < valid);
-    }
-  }
-  commit_copies();
-}
 
 /// A thread folds four elements of a head, from d on, over the `count` segments of row b, which lie aside.
 template <class T, int kSize>
@@ -137,10 +115,11 @@ __device__ __forceinline__ void take_new_token(const Task<T>& task, const Place&
 }
 
 /// Block (segment, kv head and 16 of its query heads, row). kWhole: all segments of a row, if there are several.
-template <class T, int kSize, int kStages, bool kWhole>
-__global__ void __launch_bounds__(kThreads, kStages == kFewTiles && kSize <= 64 ? 5 : 1)
+template <class T, int kSize, class Tiles, bool kWhole>
+__global__ void __launch_bounds__(kThreads, Tiles::kCount == kFewTiles && kSize <= 64 ? 5 : 1)
     decode_kernel(const __grid_constant__ Task<T> task) {
-  using Keys = KeyTile<kSize>;
+  using Keys = typename Tiles::Keys;
+  constexpr int kStages = Tiles::kCount;
   extern __shared__ uint4 shared[];
   __shared__ Exchange<T, kSize> exchange;
   let_next_begin();
@@ -165,23 +144,15 @@ __global__ void __launch_bounds__(kThreads, kStages == kFewTiles && kSize <= 64 
     for (int i = threadIdx.x; i < at.heads_here * kSize; i += kThreads) out[i] = from_float<T>(0.0f);
   }
   if (at.from >= at.until) return;
-  const uint32_t stages = shared_address(shared);
+  Tiles tiles(task, at, reinterpret_cast<char*>(shared));
 #pragma unroll
-  for (int i = 0; i < kStages - 1; ++i) start_tile<T, kSize, kStages>(task, at, stages, i, ids[i]);
+  for (int i = 0; i < kStages - 1; ++i) tiles.start(i, ids[i]);
 
-  Rows<T, kSize> rows(at);
-  const int new_tile = at.new_key < 0 ? -1 : at.new_key / kTile;
-  const auto place_token = [&] {  // in its tile
-    if (threadIdx.x >= 2 * Keys::kPieces) return;
-    const int value = threadIdx.x / Keys::kPieces, piece = threadIdx.x % Keys::kPieces;
-    char* to = reinterpret_cast<char*>(shared) + (new_tile % kStages * 2 + value) * Keys::kBytes;
-    *reinterpret_cast<Pack<T>*>(to + at.new_key % kTile * Keys::kRow + piece * 16) = exchange.token[value][piece];
-  };
+  Rows<T, kSize, Keys> rows(at);
   if (task.fresh.angles) {
     take_new_token<T, kSize>(task, at, exchange, position, slot);
     __syncthreads();
     rows.load_queries(exchange);
-    if (new_tile >= 0 && new_tile < kStages - 1) place_token();
   } else {
     load_query_rows(rows.q, at.heads(), [&](int h) {
       return task.qkv + (at.b + at.row_of(h)) * row_of(task.heads) + int64_t(at.head_of(h)) * kSize;
@@ -190,17 +161,19 @@ __global__ void __launch_bounds__(kThreads, kStages == kFewTiles && kSize <= 64 
   int32_t id = ids[kStages - 1];
   for (int i = 0; i < at.tiles(); ++i) {
     const int coming = i + kStages - 1;
-    wait_copies<kStages - 2>();
+    tiles.wait(i);
+    if (at.new_key >= 0 && i == at.new_key / kTile && threadIdx.x < 2 * Keys::kPieces) {
+      const int value = threadIdx.x / Keys::kPieces, piece = threadIdx.x % Keys::kPieces;
+      tiles.put(i, value, at.new_key % kTile, piece, exchange.token[value][piece]);
+    }
     __syncthreads();
-    start_tile<T, kSize, kStages>(task, at, stages, coming, id);
-    if (coming == new_tile) place_token();
+    tiles.start(coming, id);
     if (coming + 1 < at.tiles()) id = pages[coming + 1];
-    const uint32_t keys = stages + i % kStages * 2 * Keys::kBytes;
-    rows.score(keys, at.valid(i) - 16 * rows.warp, exchange);
+    rows.score(tiles.keys(i), at.valid(i) - 16 * rows.warp, exchange);
     __syncthreads();
     rows.weigh(task.c, exchange);
     __syncthreads();
-    rows.add_values(keys + Keys::kBytes, exchange);
+    rows.add_values(tiles.values(i), exchange);
     if (kWhole && (i + 1) % (kSegment / kTile) == 0 && i + 1 < at.tiles()) rows.end_segment(task.c);
   }
   if (kWhole && rows.folded) {
@@ -230,14 +203,58 @@ unsigned* counters(Exec& exec, int64_t count) {
   return static_cast<unsigned*>(own.back().raw());
 }
 
+/// Launches the kernels that this step needs, with tiles that come as Tiles says. False: new tokens are rotated and
+/// stored first.
+template <class T, int kSize, template <class, int, int> class Tiles>
+bool launch(Exec& exec, Task<T> task, int64_t batch) {
+  using Few = Tiles<T, kSize, kFewTiles>;
+  using Many = Tiles<T, kSize, kManyTiles<kSize>>;
+  const Heads& heads = task.heads;
+  const int64_t rows = heads.kv * ((heads.query / heads.kv + kHeads - 1) / kHeads), all = rows * batch;
+  // Blocks that run at once with so much memory for tiles.
+  const auto at_once = [&](int tiles) {
+    const size_t shared = size_t(tiles) + sizeof(Exchange<T, kSize>) + 1024;
+    return int64_t(device_facts(exec).sms) * int64_t(device_facts(exec).shared_per_block / shared);
+  };
+  const int64_t few = at_once(Few::kShared), many = at_once(Many::kShared);
+  // Where blocks wait for their turn, what each does for a new token or for the fold costs more than a kernel of its
+  // own.
+  const bool whole = task.segments > 1 && task.segments <= kMostWhole && all >= many;
+  const bool waits = (whole ? 1 : task.segments) * all > few;
+  if (task.fresh.angles && waits) return false;
+  Scratch scratch(exec);
+  if (task.segments > 1 && !whole) {
+    task.part = scratch.take<float>(batch * task.segments * heads.query * kSize);
+    task.part_weight = scratch.take<float2>(batch * task.segments * heads.query);
+    if (!waits) task.ended = counters(exec, all);
+  }
+  const auto launch = [&]<class Ring>(std::type_identity<Ring>) {
+    auto* kernel = whole ? decode_kernel<T, kSize, Ring, true> : decode_kernel<T, kSize, Ring, false>;
+    MANTISSA_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Ring::kShared));
+    const dim3 grid(whole ? 1 : task.segments, unsigned(rows), unsigned(batch));
+    if (task.fresh.angles) return launch_early(exec, kernel, grid, kThreads, Ring::kShared, task);
+    kernel<<<grid, kThreads, Ring::kShared, stream(exec)>>>(task);
+    MANTISSA_LAUNCH_CHECK();
+  };
+  // More tiles where all blocks run at once with them, too, and where wide heads make blocks wait for their turn in
+  // any case: then the last ones have a multiprocessor to themselves.
+  if (all <= many || (kSize > 64 && all > few))
+    launch(std::type_identity<Many>());
+  else
+    launch(std::type_identity<Few>());
+  if (task.segments == 1 || whole || !waits) return true;
+  const dim3 grid(blocks(int64_t(heads.query) * kSize / 4, kThreads), unsigned(batch));
+  fold_kernel<T, kSize><<<grid, kThreads, 0, stream(exec)>>>(task);
+  MANTISSA_LAUNCH_CHECK();
+  return true;
+}
+
 template <class T>
 bool decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, const Tensor& table, const Tensor& lengths,
             const Tensor& ahead, Heads heads, const NewTokens& fresh) {
-  const int64_t batch = qkv.size(0);
-  const int ratio = heads.query / heads.kv, max_pages = int(table.size(1));
-  const int segments = std::max(1, segments_of(max_pages * kTile));
+  const int64_t batch = qkv.size(0), plane = pages.numel() / 2, plane_rows = plane / (heads.kv * heads.size);
+  const int max_pages = int(table.size(1));
   check(batch <= 65535, "[attention_decode] at most 65535 rows, got ", batch, ": lower the decode batch");
-  Scratch scratch(exec);
   Task<T> task{elements<T>(out),
                nullptr,
                nullptr,
@@ -249,51 +266,23 @@ bool decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, con
                ahead.defined() ? ahead.data<int32_t>() : nullptr,
                fresh,
                heads,
-               pages.numel() / 2,
+               plane,
+               int(plane_rows),
                max_pages,
-               segments,
-               softmax_scale(heads) * kLog2e};
-  bool served = true;
-  const bool known = visit_head_size(heads.size, [&]<int kSize>(std::integral_constant<int, kSize>) {
-    const int64_t rows = heads.kv * ((ratio + kHeads - 1) / kHeads);
-    // Blocks that run at once with so many tiles.
-    const auto at_once = [&](int tiles) {
-      const size_t shared = size_t(tiles) * 2 * KeyTile<kSize>::kBytes + sizeof(Exchange<T, kSize>) + 1024;
-      return int64_t(device_facts(exec).sms) * int64_t(device_facts(exec).shared_per_block / shared);
-    };
-    // Where blocks wait for their turn, what each does for a new token or for the fold costs more than a kernel of its
-    // own.
-    const bool whole = segments > 1 && segments <= kMostWhole && rows * batch >= at_once(kManyTiles<kSize>);
-    const bool waits = rows * (whole ? 1 : segments) * batch > at_once(kFewTiles);
-    served = !fresh.angles || !waits;
-    if (!served) return;
-    if (segments > 1 && !whole) {
-      task.part = scratch.take<float>(batch * segments * heads.query * heads.size);
-      task.part_weight = scratch.take<float2>(batch * segments * heads.query);
-      if (!waits) task.ended = counters(exec, batch * rows);
-    }
-    const auto launch = [&]<int kTiles>(std::integral_constant<int, kTiles>) {
-      constexpr int kShared = kTiles * 2 * KeyTile<kSize>::kBytes;
-      auto* kernel = whole ? decode_kernel<T, kSize, kTiles, true> : decode_kernel<T, kSize, kTiles, false>;
-      MANTISSA_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
-      const dim3 grid(whole ? 1 : segments, unsigned(rows), unsigned(batch));
-      if (fresh.angles) return launch_early(exec, kernel, grid, kThreads, kShared, task);
-      kernel<<<grid, kThreads, kShared, stream(exec)>>>(task);
-      MANTISSA_LAUNCH_CHECK();
-    };
-    // More tiles where all blocks run at once with them, too, and where wide heads make blocks wait for their turn in
-    // any case: then the last ones have a multiprocessor to themselves.
-    const int64_t all = rows * batch;
-    if (all <= at_once(kManyTiles<kSize>) || (kSize > 64 && all > at_once(kFewTiles)))
-      launch(std::integral_constant<int, kManyTiles<kSize>>());
-    else
-      launch(std::integral_constant<int, kFewTiles>());
-    if (segments == 1 || whole || !waits) return;
-    const dim3 grid(blocks(int64_t(heads.query) * kSize / 4, kThreads), unsigned(batch));
-    fold_kernel<T, kSize><<<grid, kThreads, 0, stream(exec)>>>(task);
-    MANTISSA_LAUNCH_CHECK();
+               std::max(1, segments_of(max_pages * kTile)),
+               softmax_scale(heads) * kLog2e,
+               {}};
+  bool served = false;
+  visit_head_size(heads.size, [&]<int kSize>(std::integral_constant<int, kSize>) {
+    if constexpr (kSize % kBoxDepth == 0)
+      if (has_box_copies(device_facts(exec)) && 2 * plane_rows <= INT32_MAX && aligned({pages.raw()})) {
+        task.boxes = box_map(pages.raw(), pages.dtype(), 2 * plane_rows, heads.kv * kSize, kTile);
+        served = launch<T, kSize, BoxedTiles>(exec, task, batch);
+        return;
+      }
+    served = launch<T, kSize, CopiedTiles>(exec, task, batch);
   });
-  return known && served;
+  return served;
 }
 
 }  // namespace

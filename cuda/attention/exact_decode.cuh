@@ -6,6 +6,7 @@
 
 #include "cuda/attention/attention.h"
 #include "cuda/attention/exact.cuh"
+#include "cuda/bulk.cuh"
 
 namespace mantissa::cuda_kernels::exact {
 
@@ -27,9 +28,11 @@ struct Task {
   const int32_t* ahead;  // null: each row has blocks of its own
   NewTokens fresh;
   Heads heads;
-  int64_t plane;  // elements from keys to values
+  int64_t plane;   // elements from keys to values
+  int plane_rows;  // tokens from keys to values
   int max_pages, segments;
   float c;
+  CUtensorMap boxes;  // of pages, as rows of tokens; where tiles are copied in boxes
 };
 
 /// What the warps of a block exchange: the heads' maxima in a tile; queries that they rotated, and later P of a tile,
@@ -88,9 +91,8 @@ struct Place {
 
 /// The heads of a block as rows of products: lane (g, t) holds rows g and g + 8. A warp has 16 keys of a tile for the
 /// scores, and blocks of 16 dimensions for the outputs: its own and every kWarps further.
-template <class T, int kSize>
+template <class T, int kSize, class Keys>
 struct Rows {
-  using Keys = KeyTile<kSize>;
   using Shared = Exchange<T, kSize>;
   static constexpr int kSteps = kSize / 16, kOwn = (kSteps + kWarps - 1) / kWarps;
 
