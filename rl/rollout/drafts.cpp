@@ -12,7 +12,6 @@ namespace {
 constexpr size_t kContext = 16;                // tokens before a place that are compared
 constexpr int kLooks = 64;                     // places that are looked at, the latest first
 constexpr int32_t kEnd = -1;                   // behind a text; no token
-constexpr double kShared = 16;                 // rows that cost what rows share, as long as nothing is known
 constexpr size_t kTexts = 16;                  // of a prompt
 constexpr int64_t kTokens = int64_t(1) << 25;  // of all texts
 
@@ -50,24 +49,46 @@ struct Drafts::Past {
 Drafts::Drafts() = default;
 Drafts::~Drafts() = default;
 
-void StepCost::add(int64_t running, int64_t guesses, double seconds) {
-  constexpr double kKept = 0.5, kGuessesKept = 0.9;  // of the weight of what was seen before
-  if (guesses == 0) {
-    steps_ = kKept * steps_ + 1;
-    seconds_ = kKept * seconds_ + seconds;
-  } else if (timed()) {
-    guesses_ = kGuessesKept * guesses_ + double(guesses);
-    guess_seconds_ = kGuessesKept * guess_seconds_ + seconds - step(running);
-    ++with_guesses_;
+StepCost::Vector StepCost::features(int64_t rows, int64_t keys) {
+  return {1, double(rows) / kRowUnit, double(keys) / kKeyUnit};
+}
+
+void StepCost::add(int64_t rows, int64_t keys, double seconds) {
+  constexpr double kKept = 0.97;  // of the weight of what was seen before
+  constexpr double kInertia = 0.1;
+  const Vector x = features(rows, keys);
+  if (!std::exchange(timed_, true)) {
+    const double unit = seconds / of(rows, keys);
+    for (double& c : coefficients_) c *= unit;
+  }
+  for (size_t i = 0; i < x.size(); ++i) {
+    for (size_t j = 0; j < x.size(); ++j) products_[i][j] = kKept * products_[i][j] + x[i] * x[j];
+    seconds_[i] = kKept * seconds_[i] + x[i] * seconds;
+  }
+  // The normal equations, with kInertia on the diagonal for what coefficients were: positive definite.
+  std::array<Vector, 3> a = products_;
+  Vector& solved = coefficients_;
+  for (size_t i = 0; i < x.size(); ++i) {
+    a[i][i] += kInertia;
+    solved[i] = seconds_[i] + kInertia * solved[i];
+  }
+  for (size_t i = 0; i < x.size(); ++i)
+    for (size_t k = i + 1; k < x.size(); ++k) {
+      const double factor = a[k][i] / a[i][i];
+      for (size_t j = i; j < x.size(); ++j) a[k][j] -= factor * a[i][j];
+      solved[k] -= factor * solved[i];
+    }
+  for (size_t i = x.size(); i-- > 0;) {
+    for (size_t j = i + 1; j < x.size(); ++j) solved[i] -= a[i][j] * solved[j];
+    solved[i] /= a[i][i];
   }
 }
 
-double StepCost::step(int64_t running) const {
-  return timed() ? seconds_ / steps_ : double(running) + kShared;
-}
-
-double StepCost::guess(int64_t running) const {
-  return with_guesses_ > 0 ? std::max(0.0, guess_seconds_ / guesses_) : step(running) / (double(running) + kShared);
+double StepCost::of(int64_t rows, int64_t keys) const {
+  const Vector x = features(rows, keys);
+  double seconds = 0;
+  for (size_t i = 0; i < x.size(); ++i) seconds += std::max(0.0, coefficients_[i]) * x[i];
+  return seconds;
 }
 
 Drafts::Past& Drafts::of(const Prompt& prompt) {
@@ -148,25 +169,24 @@ std::vector<int32_t> Drafts::propose(Past& past, const Prompt& prompt, std::span
   return draft;
 }
 
-int64_t Drafts::worth(int64_t running) const {
-  const double step = cost_.step(running), each = cost_.guess(running) * double(running);
-  double right = 1, tokens = 1, best = 1 / step;
+int64_t Drafts::worth(int64_t running, int64_t keys) const {
+  double right = 1, tokens = 1, best = 1 / cost_.of(running, keys);
   int64_t count = 0;
   for (int64_t k = 1; k <= kMost; ++k) {
     right *= guesses_[size_t(k - 1)].right / guesses_[size_t(k - 1)].made;
     tokens += right;
-    const double rate = tokens / (step + each * double(k));
+    const double rate = tokens / cost_.of(running * (1 + k), keys);
     if (rate > best) best = rate, count = k;
   }
   return count;
 }
 
-int64_t Drafts::choose(int64_t running) {
-  constexpr int64_t kFew = 4, kSoon = 8, kSeldom = 64;
-  const int64_t choice = choices_++, every = cost_.with_guesses() < kFew ? kSoon : kSeldom;
+int64_t Drafts::choose(int64_t running, int64_t keys) {
+  constexpr int64_t kSeldom = 64;
+  const int64_t choice = choices_++;
   if (choice == 0) return 0;
-  const int64_t pays = worth(running);
-  if (!cost_.timed() || choice % every != 0) return pays;
+  const int64_t pays = worth(running, keys);
+  if (!cost_.timed() || choice % kSeldom != 0) return pays;
   return pays > 0 ? 0 : 1;
 }
 

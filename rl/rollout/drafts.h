@@ -4,13 +4,11 @@
 // save a step each. Where a row's bits do not depend on the batch (exact), tokens and log-probs are the same bits as
 // without. This is speculative decoding (arXiv 2211.17192) that looks guesses up instead of asking a second model.
 //
-// How many guesses are worth their rows. A step of n sequences takes T seconds and each guess c more; of k guesses a
-// sequence the i-th helps with probability p_i, that of all up to it being right. So n (1 + p_1 + ... + p_k) tokens
-// come in T + c n k seconds, and k is what makes most of them a second. c is much less than T / n where sequences are
-// long: a guess reads the keys with the row before it. T, c and p are measured as rollouts go (times where decode steps
-// are recorded and replayed, and so are even). T grows with the responses, so it is that of the last few steps without
-// guesses, of which there is one now and then, and the first of each rollout; and where guesses do not seem to pay,
-// some are made now and then.
+// How many guesses are worth their rows. A step of r rows whose sequences have K keys in all takes T(r, K) seconds; of k
+// guesses a sequence the i-th helps with probability p_i, that of all up to it being right. So n sequences get
+// n (1 + p_1 + ... + p_k) tokens in T(n (1 + k), K), and k is what makes most of them a second. T and p are measured as
+// rollouts go (T where decode steps are recorded and replayed, and so take even times). The first step of a rollout has
+// no guesses, and now and then one does without, or where they do not seem to pay, tries some.
 #pragma once
 
 #include <array>
@@ -24,22 +22,24 @@
 
 namespace mantissa {
 
-/// T and c of the above.
+/// T of the above: shared + row * r + key * K, by least squares over the last few dozen steps. A coefficient that they
+/// say nothing of stays as it was.
 class StepCost {
  public:
-  void add(int64_t running, int64_t guesses, double seconds);
-  /// T, of the last few steps without guesses; before there was one, in units of a row, where 16 cost what rows share
-  /// (about what a CPU has).
-  double step(int64_t running) const;
-  /// c, of the last few steps with guesses, as far as they took longer than T; before there was one, what a row costs.
-  double guess(int64_t running) const;
-  bool timed() const { return steps_ > 0; }
-  int64_t with_guesses() const { return with_guesses_; }
+  void add(int64_t rows, int64_t keys, double seconds);
+  /// Before a step was seen in units of a row, where 16 cost what rows share (about what a CPU has).
+  double of(int64_t rows, int64_t keys) const;
+  bool timed() const { return timed_; }
 
  private:
-  double steps_ = 0, seconds_ = 0;          // sums, the older the less they count
-  double guesses_ = 0, guess_seconds_ = 0;  // likewise
-  int64_t with_guesses_ = 0;
+  static constexpr double kRowUnit = 64, kKeyUnit = 65536;  // in which rows and keys are numbers of one size
+  using Vector = std::array<double, 3>;                     // for the three coefficients
+  static Vector features(int64_t rows, int64_t keys);
+
+  bool timed_ = false;
+  Vector coefficients_ = {16, kRowUnit, 0};
+  std::array<Vector, 3> products_{};  // of features, and of features and seconds: sums, the older the less they count
+  Vector seconds_{};
 };
 
 class Drafts {
@@ -61,15 +61,15 @@ class Drafts {
   /// response before it, two at least; of equal places the latest. None where no text has them.
   std::vector<int32_t> propose(Past& past, const Prompt& prompt, std::span<const int32_t> response, int64_t most);
 
-  /// How many guesses of a sequence pay while `running` run, 0 to kMost.
-  int64_t worth(int64_t running) const;
+  /// How many guesses of a sequence pay while `running` run that have so many keys in all, 0 to kMost.
+  int64_t worth(int64_t running, int64_t keys) const;
   /// How many to make in the next step: in the first of a rollout none, then what pays; where steps are timed, now and
   /// then none, or one where none does.
-  int64_t choose(int64_t running);
+  int64_t choose(int64_t running, int64_t keys);
   /// Of the guesses of a sequence in a step so many were right.
   void learn(int64_t guessed, int64_t right);
-  /// What a step took, of so many sequences with so many guesses in all.
-  void learn_cost(int64_t running, int64_t guesses, double seconds) { cost_.add(running, guesses, seconds); }
+  /// What a step took that had so many rows, of sequences with so many keys in all.
+  void learn_cost(int64_t rows, int64_t keys, double seconds) { cost_.add(rows, keys, seconds); }
 
  private:
   std::unordered_map<uint64_t, Past> prompts_;  // by the hash of their tokens

@@ -226,10 +226,8 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
     const Clock::time_point began = Clock::now();
     e.runner.run(*plan);
     scheduler.accept(e.runner.tokens(), e.runner.logprobs(), e.runner.routes());
-    if (e.drafts && e.runner.replayed()) {
-      const int64_t running = std::count(plan->ahead.begin(), plan->ahead.end(), 0);
-      e.drafts->learn_cost(running, int64_t(plan->rows.size()) - running, planning + seconds_since(began));
-    }
+    if (e.drafts && e.runner.replayed())
+      e.drafts->learn_cost(int64_t(plan->rows.size()), plan->keys, planning + seconds_since(began));
     stats.finished = scheduler.finished();
     for (const Plan::Prefill& p : plan->prefills) stats.prefill_tokens += p.length;
     if (plan->kind == Plan::Kind::kDecode) {

@@ -24,6 +24,7 @@ void Scheduler::add(const Prompt& prompt, int request, int n, int first_sample, 
 const Plan& Scheduler::next() {
   plan_.rows.clear();
   plan_.ahead.clear();
+  plan_.keys = 0;
   plan_.prefills.clear();
   plan_.copy_from.clear();
   plan_.copy_to.clear();
@@ -97,6 +98,7 @@ bool Scheduler::needs_page(const Sequence& s) const {
 void Scheduler::plan_decode() {
   make_room();
   for (Sequence* s : running_) {
+    plan_.keys += s->length();
     if (!needs_page(*s)) continue;
     const size_t page = size_t(s->cached / kAttentionTile);
     if (page == s->pages.size()) {
@@ -110,7 +112,7 @@ void Scheduler::plan_decode() {
     }
   }
   int64_t left = int64_t(running_.size()), room = limits_.drafts ? limits_.max_batch - left : 0;
-  const int64_t worth = room > 0 ? limits_.drafts->choose(left) : 0;
+  const int64_t worth = room > 0 ? limits_.drafts->choose(left, plan_.keys) : 0;
   for (Sequence* s : running_) {
     if (worth > 0 && room > 0) make_draft(*s, std::min(worth, (room + left - 1) / left));
     room -= int64_t(s->draft.size());

@@ -72,6 +72,7 @@ struct Plan {
   Kind kind = Kind::kDone;
   std::vector<Sequence*> rows;    // kDecode: a sequence as often as it has tokens to compute, one after the other
   std::vector<int32_t> ahead;     // kDecode: row i computes the token so many behind the first that is not cached
+  int64_t keys = 0;               // kDecode: tokens of all its sequences
   std::vector<Prefill> prefills;  // kPrefill
   std::vector<int32_t> copy_from,
       copy_to;  // kDecode: pages to copy before anything is written; targets are distinct
