@@ -30,7 +30,7 @@ namespace {
 
 /// Dimensions are counted from the innermost: width, rows, matrices.
 template <int kDimensions>
-CUtensorMap encode(const void* data, Dtype type, const int64_t (&sizes)[kDimensions], int box_rows) {
+CUtensorMap encode(const void* data, Dtype type, const int64_t (&sizes)[kDimensions], int box_rows, Read read) {
   cuuint64_t size[kDimensions], stride[kDimensions];  // bytes from one to the next, of the outer ones
   cuuint32_t box[kDimensions], step[kDimensions];
   cuuint64_t bytes = 2;
@@ -44,7 +44,8 @@ CUtensorMap encode(const void* data, Dtype type, const int64_t (&sizes)[kDimensi
   const CUresult result = encode_function()(
       &map, type == Dtype::kF16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, kDimensions,
       const_cast<void*>(data), size, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+      read == Read::kOnce ? CU_TENSOR_MAP_L2_PROMOTION_L2_128B : CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   check(result == CUDA_SUCCESS, "[matmul] cuTensorMapEncodeTiled failed with ", int(result), " for ", sizes[1],
         " rows of ", sizes[0]);
   return map;
@@ -52,11 +53,11 @@ CUtensorMap encode(const void* data, Dtype type, const int64_t (&sizes)[kDimensi
 
 }  // namespace
 
-CUtensorMap box_map(const void* data, Dtype type, int64_t rows, int64_t width, int box_rows) {
-  return encode<2>(data, type, {width, rows}, box_rows);
+CUtensorMap box_map(const void* data, Dtype type, int64_t rows, int64_t width, int box_rows, Read read) {
+  return encode<2>(data, type, {width, rows}, box_rows, read);
 }
-CUtensorMap box_map(const void* data, Dtype type, int64_t count, int64_t rows, int64_t width, int box_rows) {
-  return encode<3>(data, type, {width, rows, count}, box_rows);
+CUtensorMap box_map(const void* data, Dtype type, int64_t count, int64_t rows, int64_t width, int box_rows, Read read) {
+  return encode<3>(data, type, {width, rows, count}, box_rows, read);
 }
 
 }  // namespace mantissa::cuda

@@ -276,7 +276,7 @@ bool decode(Exec& exec, Tensor& out, const Tensor& qkv, const Tensor& pages, con
   visit_head_size(heads.size, [&]<int kSize>(std::integral_constant<int, kSize>) {
     if constexpr (kSize % kBoxDepth == 0)
       if (has_box_copies(device_facts(exec)) && 2 * plane_rows <= INT32_MAX && aligned({pages.raw()})) {
-        task.boxes = box_map(pages.raw(), pages.dtype(), 2 * plane_rows, heads.kv * kSize, kTile);
+        task.boxes = box_map(pages.raw(), pages.dtype(), 2 * plane_rows, heads.kv * kSize, kTile, Read::kOnce);
         served = launch<T, kSize, BoxedTiles>(exec, task, batch);
         return;
       }

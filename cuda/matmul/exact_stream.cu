@@ -261,7 +261,7 @@ template <class F>
 void launch(Exec& exec, const ChainedProduct& chained) {
   const ExactProduct& p = chained.first;
   Operands operands{{box_map(p.a, p.type, p.rows, p.depth, F::kRows)},
-                    {box_map(p.b, p.type, p.columns, p.depth, F::kColumns)},
+                    {box_map(p.b, p.type, p.columns, p.depth, F::kColumns, Read::kOnce)},
                     {},
                     {int(p.depth), int(chained.rank)}};
   if (chained.rank > 0) {

@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(F::kThreads, 1)
 template <class F, class T>
 void launch(Exec& exec, const GroupedProduct& p) {
   const CUtensorMap a = box_map(p.a, p.type, p.rows, p.k, F::kRows);
-  const CUtensorMap b = box_map(p.b, p.type, p.experts, p.n, p.k, F::kColumns);
+  const CUtensorMap b = box_map(p.b, p.type, p.experts, p.n, p.k, F::kColumns, Read::kOnce);
   auto* kernel = grouped_stream_kernel<F, T>;
   MANTISSA_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, F::kShared));
   const int64_t most = p.row_blocks(F::kRows) * ((p.n + F::kColumns - 1) / F::kColumns);
