@@ -350,6 +350,14 @@ class KeyWriter {
     key_ += c;
   }
 
+  /// Whether two letters stand side by side between i_ and the next '}'. Nested ones do not read the text again.
+  bool word_before_brace() {
+    if (brace_ < i_) brace_ = std::min(text_.find('}', i_), text_.size());
+    word_ = std::max(word_, i_);
+    while (word_ + 1 < brace_ && !(is_letter(text_[word_]) && is_letter(text_[word_ + 1]))) ++word_;
+    return word_ + 1 < brace_;
+  }
+
   void step() {
     const char c = text_[i_];
     if (c == '\\') {
@@ -364,6 +372,7 @@ class KeyWriter {
       if (c == '}' && !braces_.empty()) {
         const Brace brace = braces_.back();
         braces_.pop_back();
+        inside_words_ -= brace == Brace::kWords;
         if (brace != Brace::kOwn) {
           blank_ = true;
           ++i_;
@@ -378,10 +387,8 @@ class KeyWriter {
   void command() {
     if (const size_t length = length_of(kText)) {
       i_ += length;
-      const std::string_view content = text_.substr(i_, text_.substr(i_).find('}'));
-      bool word = false;
-      for (size_t k = 1; k < content.size(); ++k) word = word || (is_letter(content[k - 1]) && is_letter(content[k]));
-      braces_.push_back(word ? Brace::kWords : Brace::kLetters);
+      braces_.push_back(word_before_brace() ? Brace::kWords : Brace::kLetters);
+      inside_words_ += braces_.back() == Brace::kWords;
       blank_ = true;
     } else if (const size_t font = length_of(kFonts)) {
       i_ += font;
@@ -406,7 +413,7 @@ class KeyWriter {
     while (end < text_.size() && is_letter(text_[end])) ++end;
     const std::string_view run = text_.substr(i_, end - i_);
     bool fold = is_word(run);
-    if (!fold && std::find(braces_.begin(), braces_.end(), Brace::kWords) != braces_.end()) {
+    if (!fold && inside_words_ > 0) {
       short_words_ = true;
       if (fold_all_) add('\x01'), fold = true;
     }
@@ -419,6 +426,7 @@ class KeyWriter {
   std::string key_;
   bool fold_all_, blank_ = false, short_words_ = false;
   std::vector<Brace> braces_;
+  size_t inside_words_ = 0, brace_ = 0, word_ = 0;  // kWords of braces_; places of word_before_brace
 };
 
 }  // namespace

@@ -335,13 +335,17 @@ TEST(Verifier, HardTextsAreBounded) {
   for (int i = 0; i < 30; ++i) nested += "1\\frac{";
   for (int i = 0; i < 120; ++i) list += "\\sin " + std::to_string(i) + ", ";
   for (int i = 0; i < 120; ++i) product += "(x+" + std::to_string(i) + ")^{99}";
+  std::string texts, words;
+  for (int i = 0; i < 100000; ++i) texts += "\\text{", words += "\\text{at B ";
+  texts += "3" + std::string(100000, '}');
   std::string reversed;
   for (int i = 120; i-- > 0;) reversed += "\\sin " + std::to_string(i) + ", ";
   const auto start = std::chrono::steady_clock::now();
   for (const std::string& text :
-       {deep, boxes, tower, nested, list, product, reversed, std::string("9999999!"), std::string("2^{9999999}"),
-        std::string("0/0"), std::string("\\binom{3000}{1500}!"), std::string("1e99999999"), std::string(5000, '9'),
-        std::string(3000, '!'), std::string("\\pm\\pm\\pm\\pm\\pm\\pm\\pm 1"), std::string("\xff\xfe\x80")}) {
+       {deep, boxes, tower, nested, list, product, texts, words, reversed, std::string("9999999!"),
+        std::string("2^{9999999}"), std::string("0/0"), std::string("\\binom{3000}{1500}!"), std::string("1e99999999"),
+        std::string(5000, '9'), std::string(3000, '!'), std::string("\\pm\\pm\\pm\\pm\\pm\\pm\\pm 1"),
+        std::string("\xff\xfe\x80")}) {
     EXPECT_FALSE(grade({}, "\\boxed{" + text + "}", "4").correct);
     math_equal(text, list);
     math_equal("4", text);
