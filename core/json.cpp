@@ -1,5 +1,6 @@
 #include "core/json.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 
@@ -68,6 +69,28 @@ std::string json_number(double value) {
   char number[32] = "null";
   if (std::isfinite(value)) std::snprintf(number, sizeof number, "%.9g", value);
   return number;
+}
+
+std::string repeated_key(std::string_view json) {
+  std::vector<std::string_view> keys;  // of the objects around `at`, the outermost's first
+  std::vector<size_t> first;           // of each of these objects, where its keys begin
+  for (size_t at = 0; at < json.size(); ++at) {
+    if (json[at] == '"') {
+      const size_t begin = ++at;
+      while (at < json.size() && json[at] != '"') at += json[at] == '\\' ? 2 : 1;
+      const size_t next = std::min(json.find_first_not_of(" \t\r\n", at + 1), json.size());
+      if (next < json.size() && json[next] == ':') keys.push_back(json.substr(begin, at - begin));
+    } else if (json[at] == '{') {
+      first.push_back(keys.size());
+    } else if (json[at] == '}' && !first.empty()) {
+      const auto own = keys.begin() + std::ptrdiff_t(first.back());
+      std::sort(own, keys.end());
+      if (const auto twice = std::adjacent_find(own, keys.end()); twice != keys.end()) return std::string(*twice);
+      keys.erase(own, keys.end());
+      first.pop_back();
+    }
+  }
+  return "";
 }
 
 JsonObject& JsonObject::put(std::string_view key, const std::string& value) {

@@ -62,6 +62,8 @@ bool JsonLines::next() {
   check(!s.object.is_discarded(), s.where, ": not valid JSON", json_lines_hint(s.line));
   check(s.object.is_object(), s.where, ": must be a JSON object: got a ", s.object.type_name(),
         json_lines_hint(s.line));
+  const std::string twice = repeated_key(s.line);
+  check(twice.empty(), s.where, ": key \"", twice, "\" appears twice");
   s.any = true;
   return true;
 }

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/json.h"
 
 namespace mantissa {
 namespace {
@@ -73,10 +74,13 @@ class Object {
 Json parse(const std::string& text, const std::string& where) {
   try {
     // The callback refuses depths that no configuration has.
-    return Json::parse(text, [&](int depth, Json::parse_event_t, Json&) {
+    Json json = Json::parse(text, [&](int depth, Json::parse_event_t, Json&) {
       check(depth <= 64, where, ": nested too deeply");
       return true;
     });
+    const std::string twice = repeated_key(text);
+    check(twice.empty(), where, ": key \"", twice, "\" appears twice");
+    return json;
   } catch (const Json::exception& e) {
     fail(where, " is not valid JSON: ", e.what());
   }

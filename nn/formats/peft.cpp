@@ -6,6 +6,7 @@
 
 #include "core/content.h"
 #include "core/file.h"
+#include "core/json.h"
 #include "core/registry.h"
 #include "core/rehearsal.h"
 #include "core/text.h"
@@ -34,8 +35,11 @@ Json read_config(const fs::path& directory) {
         "; expected an adapter: a PEFT directory, or RUN/checkpoints/step_N of a run that trained one");
   check_content(path, "JSON");
   try {
-    Json json = Json::parse(read_file(path));
+    const std::string text = read_file(path);
+    Json json = Json::parse(text);
     check(json.is_object(), path.string(), ": must be a JSON object");
+    const std::string twice = repeated_key(text);
+    check(twice.empty(), path.string(), ": key \"", twice, "\" appears twice");
     return json;
   } catch (const Json::exception& e) {
     fail(path.string(), ": not valid JSON: ", e.what());

@@ -10,6 +10,8 @@
 #include "core/content.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/json.h"
+#include "core/notice.h"
 #include "core/random.h"
 #include "core/text.h"
 #include "rl/data/prompt_template.h"
@@ -112,6 +114,8 @@ Record read_record(const std::string& text, const DataConfig& config, std::strin
   const json line = json::parse(text, nullptr, false);
   check(!line.is_discarded(), where, ": not valid JSON", json_lines_hint(text));
   check(line.is_object(), where, ": must be a JSON object: got a ", line.type_name(), json_lines_hint(text));
+  const std::string twice = repeated_key(text);
+  check(twice.empty(), where, ": key \"", twice, "\" appears twice");
   Record record;
   if (line.contains(config.prompt_key) && line[config.prompt_key].is_array()) {
     record.messages = messages_of(line[config.prompt_key], str(where, ": \"", config.prompt_key, '"'));

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/json.h"
 
 namespace mantissa {
 
@@ -20,6 +21,8 @@ json parse(const std::string& text, const std::string& where) {
   if (text.empty()) return json::object();
   const json document = json::parse(text, nullptr, false);
   check(document.is_object(), where, ": must be a JSON object");
+  const std::string twice = repeated_key(text);
+  check(twice.empty(), where, ": key \"", twice, "\" appears twice");
   return document;
 }
 

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/json.h"
 #include "rl/text/unicode.h"
 
 namespace mantissa {
@@ -342,6 +343,8 @@ void parse_tokenizer_json(const std::string& text, const std::string& where, con
   } catch (const json::exception& e) {
     fail(where, ": not valid JSON: ", e.what());
   }
+  const std::string twice = repeated_key(text);
+  check(twice.empty(), where, ": key \"", twice, "\" appears twice");
   const Node root{&document, "", &where};
   root.must(document.is_object(), "must be an object");
   read_model(root.at("model"), spec.bpe);

@@ -196,6 +196,8 @@ TEST_F(Programs, TokenizeAndGrade) {
   EXPECT_EQ(value_of(grades.lines()[0], "extracted"), "\"0.5\"");
   EXPECT_EQ(value_of(grades.lines()[1], "correct"), "false");
   expect_error("grade", {"--input", write("h.jsonl", "{\"pred\": \"1\"}\n")}, {"h.jsonl:1", "\"gold\" is missing"});
+  expect_error("grade", {"--input", write("i.jsonl", R"({"pred": "1", "gold": "2", "gold": "1"})")},
+               {"i.jsonl:1: key \"gold\" appears twice"});
   expect_error("grade", {"--input", write("b.jsonl", "\n \n")}, {"b.jsonl", "blank lines only"});
   expect_error("grade", {"--input", path("")}, {"is a directory"});
 }

@@ -19,12 +19,13 @@ namespace fs = std::filesystem;
 
 const fs::path kGolden = fs::path(MANTISSA_SOURCE_DIR) / "tests" / "golden";
 
-/// A valid Llama config.json with `extra` members; a later member of the same name wins.
+/// A valid Llama config.json with `extra` members, which replace those of the same name.
 std::string config_with(const std::string& extra = "", const std::string& type = "llama") {
-  return R"({"model_type": ")" + type +
-         R"(", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-             "num_attention_heads": 4, "max_position_embeddings": 128)" +
-         (extra.empty() ? "" : ", ") + extra + "}";
+  auto json = nlohmann::json::parse(R"({"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48,
+      "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 128})");
+  json["model_type"] = type;
+  json.update(nlohmann::json::parse("{" + extra + "}"));
+  return json.dump();
 }
 
 ModelConfig parsed(const std::string& extra = "", const std::string& type = "llama") {
@@ -142,6 +143,8 @@ TEST(HfConfig, StopTokens) {
 
 TEST(HfConfig, RefusesWhatItDoesNotCompute) {
   expect_message(message_of([] { parsed("", "mixtral"); }), {"model_type", "mixtral", "qwen3"});
+  EXPECT_EQ(message_of([] { parse_hf_config(R"({"a": {"b": 1, "b": 1}})", "config.json"); }),
+            "config.json: key \"b\" appears twice");
   expect_refused(R"("hidden_act": "gelu")", {"hidden_act", "gelu"});
   expect_refused(R"("mlp_bias": true)", {"mlp_bias"});
   expect_refused(R"("quantization_config": {"quant_method": "gptq"})", {"quantization_config"});

@@ -120,6 +120,7 @@ TEST_F(Peft, WhatWouldComputeSomethingElseIsRefused) {
   refused("\"r\": 5", "\"r\": \"five\"", "adapter_config.json: r must be an integer, got \"five\"");
   refused("\"r\": 5", "\"r\": 1.5", "r must be an integer, got 1.5");
   refused("\"lora_alpha\": ", "\"lora_alpha\": null, \"x\": ", "lora_alpha must be a number, got null");
+  refused("\"use_rslora\": false", "\"use_rslora\": false, \"r\": 5", "adapter_config.json: key \"r\" appears twice");
   refused("\"use_rslora\": false", "\"use_rslora\": 1", "use_rslora must be true or false, got 1");
   refused("\"use_rslora\": false", "\"use_rslora\": false, \"modules_to_save\": null", "not refused");
 }

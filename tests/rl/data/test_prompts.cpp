@@ -120,6 +120,9 @@ TEST_F(Data, BadFilesNameTheLine) {
   EXPECT_NE(error_of("{\"problem\": 1, \"answer\": \"1\"}").find("bad.jsonl:1: \"problem\" must be a string"),
             std::string::npos);
   EXPECT_NE(error_of("{\"problem\": \"p\", \"answer\": [1]}").find("\"answer\" must be a string"), std::string::npos);
+  EXPECT_NE(error_of(good + R"({"problem": "p", "answer": "1", "answer": "2"})")
+                .find("bad.jsonl:2: key \"answer\" appears twice"),
+            std::string::npos);
   EXPECT_NE(error_of("").find("holds no record"), std::string::npos);
   EXPECT_NE(error_of(good, true).find("bad.jsonl:1: data.response_format needs {solution}"), std::string::npos);
   config_.files = {"/nonexistent.jsonl"};

@@ -139,6 +139,7 @@ TEST(Tokenizer, BadFilesNameThePath) {
     EXPECT_NE(text.find(part), std::string::npos) << text << "\nlacks " << part;
   };
   has(error_of("{"), "F: not valid JSON");
+  has(error_of(R"({"model": {"type": "BPE", "type": "BPE"}})"), "F: key \"type\" appears twice");
   has(error_of("[]"), "F: the document: must be an object");
   has(error_of("{}"), "\"model\" is missing");
   has(broken("/model/type", "Unigram"), "F: model.type: unknown model \"Unigram\"");
