@@ -23,6 +23,7 @@ namespace {
 
 constexpr const char* kBuiltin = "builtin:";
 constexpr const char* kRandom = "random:";
+constexpr const char* kKey = "model.path: \"";  // begins messages about the place itself
 
 /// Where builtin: models are: $MANTISSA_BUILTIN, beside an installed program, or in the source tree.
 fs::path builtin_root() {
@@ -38,8 +39,8 @@ fs::path resolve(const std::string& path) {
   if (!path.starts_with(kBuiltin)) return path;
   const std::string name = path.substr(std::string(kBuiltin).size());
   const fs::path root = builtin_root();
-  check(!name.empty() && name.find('/') == std::string::npos && name != ".." && file_exists(root / name), "model \"",
-        path, "\": there is no directory \"", name, "\" in ", root.string(),
+  check(!name.empty() && name.find('/') == std::string::npos && name != ".." && file_exists(root / name), kKey, path,
+        "\": there is no directory \"", name, "\" in ", root.string(),
         " (the environment variable MANTISSA_BUILTIN names another place)");
   return root / name;
 }
@@ -51,23 +52,22 @@ bool is_gguf(const fs::path& path) {
 
 /// `path` as a directory that holds a model, with a message for what it is instead.
 void check_directory(const fs::path& path) {
-  check(file_exists(path), "model \"", path.string(), "\" does not exist; expected a Hugging Face directory, a .gguf ",
+  check(file_exists(path), kKey, path.string(), "\" does not exist; expected a Hugging Face directory, a .gguf ",
         "file, a checkpoint RUN/checkpoints/step_N, builtin:NAME or random:CONFIG.json");
   std::error_code ignored;
   const std::string found = foreign_content(head_of(path));
   const bool part = path.extension() == ".safetensors" || path.extension() == ".json";
-  check(fs::is_directory(path, ignored), "model \"", path.string(),
-        "\" is neither a Hugging Face directory nor a GGUF file",
+  check(fs::is_directory(path, ignored), kKey, path.string(), "\" is neither a Hugging Face directory nor a GGUF file",
         !found.empty() ? ": it is " + found
         : part         ? ": name the directory that holds it"
                        : "");
   if (file_exists(path / "config.json")) return;
   for (const char* adapter : {"adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"})
-    check(!file_exists(path / adapter), "model \"", path.string(), "\" holds an adapter (", adapter,
+    check(!file_exists(path / adapter), kKey, path.string(), "\" holds an adapter (", adapter,
           ") and no model: name the base model here, and this one by --adapter");
   if (file_exists(path / "tokenizer.json")) return;
   for (const fs::directory_entry& entry : fs::directory_iterator(path, ignored))
-    check(!is_gguf(entry.path()), "model \"", path.string(),
+    check(!is_gguf(entry.path()), kKey, path.string(),
           "\" is no Hugging Face directory (it has no config.json): ", "name its file ",
           entry.path().filename().string(), " itself");
 }
@@ -134,6 +134,7 @@ std::unique_ptr<Model> open_model(const std::string& path, Backend& backend, Dty
                                   Shard shard, Placement placement, Sharding sharding) {
   if (path.starts_with(kRandom)) {
     const fs::path file = path.substr(std::string(kRandom).size());
+    check(file_exists(file), kKey, path, "\": there is no such file");
     auto model = random_model(parse_hf_config(read_file(file), file.string()), backend, compute, fp32_master, 0, shard,
                               placement, sharding);
     model->tokenizer = read_hf_tokenizer(file.parent_path());
@@ -141,12 +142,14 @@ std::unique_ptr<Model> open_model(const std::string& path, Backend& backend, Dty
   }
   const fs::path place = resolve(path);
   if (is_gguf(place)) {
+    check(file_exists(place), kKey, path, "\": there is no such file");
     GgufModel gguf = open_gguf(place.string());
     return from_source(*gguf.tensors, gguf.config, gguf.tokenizer, backend, compute, fp32_master, shard, placement,
                        sharding);
   }
   check_directory(place);
   if (is_checkpoint(place)) return from_checkpoint(place, backend, compute, fp32_master, shard, placement, sharding);
+  check(file_exists(place / "config.json"), kKey, path, "\" is no Hugging Face directory: it has no config.json");
   const ModelConfig config = read_hf_config(place);
   return from_source(*open_hf_weights(place), config, read_hf_tokenizer(place), backend, compute, fp32_master, shard,
                      placement, sharding);
@@ -179,7 +182,10 @@ TokenizerFiles load_tokenizer_files(const std::string& path) {
   if (path.starts_with(kRandom))
     return read_hf_tokenizer(fs::path(path.substr(std::string(kRandom).size())).parent_path());
   const fs::path place = resolve(path);
-  if (is_gguf(place)) return open_gguf(place.string()).tokenizer;
+  if (is_gguf(place)) {
+    check(file_exists(place), kKey, path, "\": there is no such file");
+    return open_gguf(place.string()).tokenizer;
+  }
   check_directory(place);
   return read_hf_tokenizer(place);
 }

@@ -332,7 +332,14 @@ RunConfig parse_saved_config(const std::string& yaml, const std::string& where) 
 
 RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides) {
   RunConfig config = parse_run_config(read_file(path, kConfigLimit), path, overrides);
-  if (config.lora.from_directory()) config.lora.adopt(read_adapter_config(config.lora.init));
+  if (!config.lora.from_directory()) return config;
+  AdapterConfig adapter;
+  try {
+    adapter = read_adapter_config(config.lora.init);
+  } catch (const Error& e) {
+    fail("lora.init: ", e.what());
+  }
+  config.lora.adopt(adapter);
   return config;
 }
 

@@ -125,6 +125,10 @@ void Arguments::field(const char* key, std::vector<std::string>& value, const He
   impl_->last = impl_->app.add_option(flag_of(key), value, help.text)->type_name("TEXT")->default_str("");
 }
 
+void Arguments::stands_for(const std::string& key) {
+  flags_by_key()[std::regex_replace(key, std::regex("\\."), "\\.")] = impl_->last->get_name();
+}
+
 void Arguments::words(const char* name, std::vector<std::string>& value, const char* help) {
   impl_->last = impl_->app.add_option(name, value, help)->type_name("");
 }

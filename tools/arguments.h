@@ -35,6 +35,8 @@ class Arguments final : public Fields {
   }
   /// Of the choice declared last: why `word`, which the config's key of that name takes, is none here; ends the error.
   void not_here(const std::string& word, const std::string& why);
+  /// The option declared last is what this key of a config is: messages that name the key name the flag then.
+  void stands_for(const std::string& key);
   /// Words without a flag.
   void words(const char* name, std::vector<std::string>& value, const char* help);
   /// The option declared last must be given.

@@ -28,6 +28,7 @@ struct BenchFlags {
   void fields(Arguments& args) {
     model.precision = "fp32";
     args.field("model", model.model, "Hugging Face directory, .gguf file, builtin:NAME or random:CONFIG.json");
+    args.stands_for("model.path");
     args.choice("device", model.device, {"auto", "cpu", "cuda"}, "auto takes a GPU when there is one");
     args.choice("precision", model.precision, {"fp16", "bf16", "fp32"}, "type of weights and activations");
     args.field("sequences", sequences, "packed sequences of train, attention and experts; prompts of rollout",

@@ -45,6 +45,7 @@ void ModelFlags::fields(Arguments& args) {
   args.field("model", model,
              "Hugging Face directory, .gguf file, RUN/checkpoints/step_N, builtin:NAME or random:CONFIG.json");
   args.required();
+  args.stands_for("model.path");
   args.field("adapter", adapter,
              "low-rank updates of the model: a PEFT directory, or RUN/checkpoints/step_N of a run that trained them");
   args.not_empty();
@@ -59,9 +60,18 @@ std::unique_ptr<Model> ModelFlags::load(Shard shard, Sharding sharding) const {
   log_info(str(model, ": ", loaded->config.architecture, ", ", loaded->params.layout.numel() / 1000000.0,
                " million parameters in ", precision, " on ", where.description()));
   if (adapter.empty()) return loaded;
-  load_adapter(*loaded, adapter);
+  put_adapter(*loaded, adapter);
   log_info(str(adapter, ": adapter of ", loaded->adapter->config.text()));
   return loaded;
+}
+
+void put_adapter(Model& model, const std::string& adapter) {
+  if (adapter.empty()) return;
+  try {
+    load_adapter(model, adapter);
+  } catch (const Error& e) {
+    fail("--adapter: ", e.what());
+  }
 }
 
 EnginePrecision ModelFlags::engine(const Model& loaded) const {

@@ -25,6 +25,9 @@ struct ModelFlags {
   std::unique_ptr<Model> load(Shard shard = {}, Sharding sharding = Sharding::kOptimizer) const;
 };
 
+/// Puts the adapter of --adapter, which errors name, on the model; none where it is empty.
+void put_adapter(Model& model, const std::string& adapter);
+
 /// "12 of 64 samples | eta 00:01:20", after so many seconds of a generation.
 std::string progress_line(const EngineStats& stats, double seconds);
 /// The options of a generation by `engine`: sampling and length of `rollout`, `stop`, seed. Says on stderr every ten

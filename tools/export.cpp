@@ -42,7 +42,7 @@ std::vector<float> logprobs_of(const Model& model, const Prompt& prompt, const s
 /// both sides in `dtype`. `model` is fp32.
 void merge(Model& model, const std::string& path, const std::string& adapter, Dtype dtype) {
   const std::unique_ptr<Model> pair = load_model(path, cpu(), dtype, false);
-  load_adapter(*pair, adapter);
+  put_adapter(*pair, adapter);
   Prompt prompt;
   prompt.ids = {model.config.bos_id >= 0        ? model.config.bos_id
                 : !model.config.eos_ids.empty() ? model.config.eos_ids.front()
@@ -88,6 +88,7 @@ int export_main(int argc, char** argv) {
       "adapter as a PEFT directory (fp32), or with --merge the model with the adapter added to its weights.");
   args.field("model", path, "Hugging Face directory, .gguf file, RUN/checkpoints/step_N or builtin:NAME");
   args.required();
+  args.stands_for("model.path");
   args.field("adapter", adapter, "PEFT directory, or RUN/checkpoints/step_N of a run that trained an adapter");
   args.not_empty();
   args.field("merge", merged, "add the adapter to the weights; says how far that moves log-probs");
@@ -109,7 +110,7 @@ int export_main(int argc, char** argv) {
 
   const Dtype dtype = type == "f32" ? Dtype::kF32 : type == "bf16" ? Dtype::kBF16 : Dtype::kF16;
   const std::unique_ptr<Model> model = load_model(path, cpu(), Dtype::kF32, false);
-  if (!adapter.empty()) load_adapter(*model, adapter);
+  put_adapter(*model, adapter);
   if (merged) merge(*model, path, adapter, dtype);
   if (model->adapter) {
     save_adapter(*model, output);

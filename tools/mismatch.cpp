@@ -81,7 +81,7 @@ std::unique_ptr<Model> load(const ModelFlags& flags, Exec& exec, const Precision
     model->params.rollout = ParamBuffer(exec, model->params.layout, rollout);
     refresh_copies(exec, model->params);
   }
-  if (!flags.adapter.empty()) load_adapter(*model, flags.adapter);
+  put_adapter(*model, flags.adapter);
   return model;
 }
 

@@ -12,6 +12,7 @@ int tokenize_main(int argc, char** argv) {
                  "\"decoded\"}. Needs no weights, only tokenizer.json (or a .gguf file).");
   args.field("model", model, "Hugging Face directory, .gguf file or builtin:NAME");
   args.required();
+  args.stands_for("model.path");
   args.field("input", input, "JSON lines; - is standard input");
   args.not_empty();
   args.required();

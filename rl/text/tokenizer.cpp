@@ -111,7 +111,8 @@ class StagedTokenizer final : public Tokenizer {
 
 std::unique_ptr<Tokenizer> Tokenizer::from_files(const TokenizerFiles& files) {
   check(!files.tokenizer_json.empty(), files.where, ": has no tokenizer (tokenizer.json)");
-  return std::make_unique<StagedTokenizer>(files.tokenizer_json, files.where, read_tokenizer_config(files));
+  return std::make_unique<StagedTokenizer>(files.tokenizer_json, files.where + ": tokenizer.json",
+                                           read_tokenizer_config(files));
 }
 
 std::unique_ptr<Tokenizer> Tokenizer::from_json(const std::string& tokenizer_json, const std::string& where) {

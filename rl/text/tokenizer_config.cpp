@@ -183,6 +183,7 @@ TokenizerConfig read_tokenizer_config(const TokenizerFiles& files) {
   for (const auto& [key, value] : unnamed.named.items()) specials.set(key, value, where + ": extra_special_tokens");
 
   TokenizerConfig out;
+  out.where = files.where;
   for (const Special& special : specials.list) out.named.emplace_back(special.name, special.token.content);
   for (size_t i = 0; i < unnamed.list.size(); ++i) {
     const json& value = unnamed.list[i];

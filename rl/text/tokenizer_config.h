@@ -21,6 +21,7 @@ struct TokenizerConfig {
   std::vector<AddedToken> added;
   /// Of added_tokens.json, before all others. Where tokenizer.json has a token of the same id, that one stands.
   std::vector<AddedToken> old;
+  std::string where;  // TokenizerFiles::where, for messages
 };
 
 /// Error with the file, key and rule for what is malformed; a file that is missing gives nothing.

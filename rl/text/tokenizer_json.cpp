@@ -322,15 +322,15 @@ void read_added_tokens(const Node& list, TokenizerSpec& spec) {
 
 /// The tokens of tokenizer_config.json: with an id they replace the flags of one that is there, without one they are
 /// added where tokenizer.json has none.
-void add_configured(const TokenizerConfig& config, const std::string& where, TokenizerSpec& spec) {
+void add_configured(const TokenizerConfig& config, TokenizerSpec& spec) {
   const std::vector<AddedToken> own = spec.added;
   const auto has = [&](const auto& same) { return std::any_of(own.begin(), own.end(), same); };
   for (const AddedToken& token : config.old)
     if (!has([&](const AddedToken& other) { return other.id == token.id; }))
-      add_token(token, token.id, where + ": added_tokens.json", spec);
+      add_token(token, token.id, config.where + ": added_tokens.json", spec);
   for (const AddedToken& token : config.added)
     if (token.id >= 0 || !has([&](const AddedToken& other) { return other.content == token.content; }))
-      add_token(token, token.id, where + ": tokenizer_config.json", spec);
+      add_token(token, token.id, config.where + ": tokenizer_config.json", spec);
 }
 
 }  // namespace
@@ -349,7 +349,7 @@ void parse_tokenizer_json(const std::string& text, const std::string& where, con
   root.must(document.is_object(), "must be an object");
   read_model(root.at("model"), spec.bpe);
   if (root.has("added_tokens")) read_added_tokens(root.at("added_tokens"), spec);
-  add_configured(config, where, spec);
+  add_configured(config, spec);
   if (root.has("normalizer")) read_normalizer(root.at("normalizer"), spec);
   if (root.has("pre_tokenizer")) read_pre_tokenizer(root.at("pre_tokenizer"), spec);
   if (root.has("post_processor")) read_post_processor(root.at("post_processor"), spec);

@@ -133,7 +133,8 @@ TEST_F(Lora, AConfigSaysWhatItsAdapterIs) {
   write_file(file, format_run_config(config));
   EXPECT_EQ(format_run_config(load_run_config(file, {})), format_run_config(config)) << "ready to run again";
   expect_message(message_of([&] { load_run_config(file, {"lora.alpha=20"}); }), {"lora.alpha", ", 10; got 20"});
-  expect_message(message_of([&] { load_run_config(file, {"lora.init=gausian"}); }), {"gausian: holds no adapter"});
+  expect_message(message_of([&] { load_run_config(file, {"lora.init=gausian"}); }),
+                 {"lora.init: gausian: holds no adapter"});
   expect_message(message_of([&] { load_run_config(file, {"lora.init="}); }), {"lora.init", "got an empty string"});
 }
 

@@ -161,7 +161,9 @@ TEST_F(Programs, ScoreRefusesBadLines) {
   refuses(longer + "]}\n", {"bad.jsonl:1", "max_position_embeddings", "5001"});
   expect_error("score", {"--model", kQwen3, "--input", path("none.jsonl")}, {"none.jsonl", "cannot be read"});
   expect_error("score", {"--model", path("none"), "--input", write("a", "{\"ids\": [1]}\n")},
-               {"none", "does not exist"});
+               {"--model: \"", "none", "does not exist"});
+  expect_error("score", {"--model", kQwen3, "--adapter", path("none"), "--input", path("a")},
+               {"--adapter: ", "none", "holds no adapter"});
   expect_error("score", {"--model", "builtin:../x", "--input", path("a")}, {"builtin"});
 }
 

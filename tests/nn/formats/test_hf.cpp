@@ -207,9 +207,12 @@ TEST(HfWeights, MissingUnusedAndMisshapenTensorsAreNamed) {
     d.write(dir / "ballast");
     expect_same_bits(load(dir / "ballast")->params.compute.flat(), load(kGolden / "qwen3")->params.compute.flat());
   }
-  expect_message(message_of([&] { load(dir / "nowhere"); }), {"nowhere", "does not exist"});
+  expect_message(message_of([&] { load(dir / "nowhere"); }), {"model.path: ", "nowhere", "does not exist"});
   fs::create_directories(dir / "empty");
-  expect_message(message_of([&] { load(dir / "empty"); }), {"config.json", "No such file"});
+  expect_message(message_of([&] { load(dir / "empty"); }), {"model.path", "empty", "has no config.json"});
+  for (const char* gone : {"gone.gguf", "random:gone.json"}) {
+    expect_message(message_of([&] { load(gone); }), {"model.path", gone, "no such file"});
+  }
   Directory("qwen3").write_config(dir / "no_weights");
   expect_message(message_of([&] { load(dir / "no_weights"); }), {"neither model.safetensors nor"});
   expect_message(message_of([] { load("builtin:../x"); }), {"builtin:../x", "MANTISSA_BUILTIN"});

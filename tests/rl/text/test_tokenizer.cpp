@@ -254,6 +254,12 @@ TEST(Tokenizer, TokensOfTheConfig) {
           "<y><a>"),
       (Ids{14, 5, 0, 6}));  // one name, one token
   EXPECT_THROW(ids("{", "a"), Error);
+  EXPECT_EQ(message_of([&] { ids(R"({"pad_token": "<x>", "pad_token": "<y>"})", "a"); }),
+            "M: tokenizer_config.json: key \"pad_token\" appears twice");
+  expect_message(message_of([&] { ids(R"({"added_tokens_decoder": {"2": {"content": "<y>"}}})", "a"); }),
+                 {"M: tokenizer_config.json: the added token"});
+  files.tokenizer_json = "{}";
+  EXPECT_EQ(message_of([&] { ids("", "a"); }), "M: tokenizer.json: the document: key \"model\" is missing");
 }
 
 /// tokenizer_config.json, special_tokens_map.json and added_tokens.json of random content against transformers
