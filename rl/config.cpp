@@ -108,9 +108,7 @@ void RunConfig::validate() const {
   check(!data.files.empty(), "data.files: at least one file is required");
   if (train.mode == "sft") data.check_response_format();
   check(eval.every == 0 || !eval.files.empty(), "eval.files: required when eval.every is not 0, got none");
-  for (size_t i = 0; i < eval.files.size(); ++i)
-    check(std::find(eval.files.begin(), eval.files.begin() + int(i), eval.files[i]) == eval.files.begin() + int(i),
-          "eval.files: \"", eval.files[i], "\" is named twice");
+  check(repeated_file(eval.files).empty(), "eval.files: ", repeated_file(eval.files));
   check(!eval.before_training || !eval.files.empty(),
         "eval.files: required when eval.before_training is true, got none");
   if (train.mode == "grpo") {

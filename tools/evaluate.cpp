@@ -54,8 +54,7 @@ struct EvaluateFlags {
     reward.validate();
     check(keep.empty() == output.empty(), "evaluate: --keep and --output belong together");
     check(!resume || !dump.empty(), "evaluate: --resume needs the --dump of the evaluation to carry on");
-    for (const std::string& file : data.files)
-      check(std::ranges::count(data.files, file) == 1, "--data: \"", file, "\" is named twice");
+    check(repeated_file(data.files).empty(), "--data: ", repeated_file(data.files));
     std::vector<std::string> inputs = data.files;
     inputs.insert(inputs.end(), {model.model, model.adapter, data.prompt_template, reward.path});
     check_outputs({{"--output", output, OutputKind::kJsonLines}, {"--dump", dump, OutputKind::kAppended}}, inputs);

@@ -46,6 +46,7 @@ struct MismatchFlags {
     args.section("precision", base.precision, {"train", "rollout", "on_difference"});
     args.field("data", data.files, "JSON lines of problems");
     args.required();
+    args.stands_for("data.files");
     std::set<std::string> unused = kTrainingDataKeys;
     unused.insert("answer_key");
     args.section("data", data, unused);

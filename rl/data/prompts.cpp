@@ -152,8 +152,21 @@ std::string response_of(const std::string& format, const Record& record) {
 
 }  // namespace
 
+std::string repeated_file(const std::vector<std::string>& files) {
+  for (size_t i = 0; i < files.size(); ++i)
+    for (size_t k = 0; k < i; ++k) {
+      std::error_code ignored;
+      if (files[i] == files[k]) return str('"', files[i], "\" is named twice");
+      if (std::filesystem::equivalent(files[i], files[k], ignored))
+        return str('"', files[i], "\" is the same file as \"", files[k], '"');
+    }
+  return "";
+}
+
 std::vector<Record> read_records(const DataConfig& config) {
   check(!config.files.empty(), "data.files must name at least one file");
+  if (const std::string again = repeated_file(config.files); !again.empty())
+    notice(str("data.files: ", again, ", so its problems count twice"));
   std::vector<Record> records;
   int64_t row = 0;
   for (const std::string& name : config.files) {

@@ -23,9 +23,14 @@ struct Record {
   std::string where;  // file:line
 };
 
+/// Of the first file that comes again, by whatever path: `"b" is named twice`, or `"./b" is the same file as "b"`.
+/// Empty where none does.
+std::string repeated_file(const std::vector<std::string>& files);
+
 /// The first `limit` records of the files (0: all). The problem is a string or a list of messages; the answer a string
 /// or an integer, needed unless answer_key is ""; the solution and data_source strings, "" where the key is missing.
-/// Blank lines are skipped. Errors name file and line; no record at all is an error.
+/// Blank lines are skipped. Errors name file and line; no record at all is an error, and a file that comes again has a
+/// notice.
 std::vector<Record> read_records(const DataConfig& config);
 
 struct PromptSet {

@@ -73,6 +73,9 @@ TEST_F(Programs, BadCommandLines) {
                {"--keep", "0.8:0.2"});
   expect_error("evaluate", {"--model", model(), "--data", "x", "--keep", "0.2:0.8"}, {"--output"});
   expect_error("evaluate", {"--model", model(), "--data", "x", "y", "x"}, {"--data: \"x\" is named twice"});
+  const std::string there = write("x", "");
+  expect_error("evaluate", {"--model", model(), "--data", there, dir_.path().string() + "/./x"},
+               {"--data: \"", "/./x\" is the same file as \"" + there + '"'});
   for (const char* program : {"generate", "score", "evaluate", "mismatch", "export", "trainer"})
     expect_error(program, {"--adapter", ""}, {"--adapter: must not be empty"});
 }

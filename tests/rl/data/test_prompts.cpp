@@ -10,6 +10,8 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/file.h"
+#include "core/notice.h"
 #include "rl/data/prompt_template.h"
 #include "tests/support/message.h"
 
@@ -110,6 +112,25 @@ TEST_F(Data, OverlongPrompts) {
   config_.overlong_prompts = "skip";
   config_.max_prompt_tokens = 1;
   EXPECT_NE(error_of(lines).find("every prompt is longer"), std::string::npos);
+}
+
+TEST_F(Data, AFileThatComesAgainIsSaid) {
+  const std::string a = file("a.jsonl", "{\"problem\": \"p\", \"answer\": \"1\"}\n"), b = file("b.jsonl", read_file(a));
+  const std::string again = (std::filesystem::path(a).parent_path() / "." / "a.jsonl").string();
+  std::vector<std::string> said;
+  set_notice_sink([&](const std::string& text) { said.push_back(text); });
+  config_.files = {a, b};
+  EXPECT_EQ(read_records(config_).size(), 2u);
+  EXPECT_TRUE(said.empty());
+  config_.files = {a, b, again};
+  EXPECT_EQ(read_records(config_).size(), 3u);
+  config_.files = {b, b};
+  EXPECT_EQ(read_records(config_).size(), 2u);
+  set_notice_sink({});
+  EXPECT_EQ(said, (std::vector<std::string>{
+                      str("data.files: \"", again, "\" is the same file as \"", a, "\", so its problems count twice"),
+                      str("data.files: \"", b, "\" is named twice, so its problems count twice")}));
+  EXPECT_EQ(repeated_file({"no/such", "no/other"}), "");
 }
 
 TEST_F(Data, BadFilesNameTheLine) {
