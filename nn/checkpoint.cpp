@@ -83,7 +83,7 @@ std::map<std::string, std::string> read_manifest(const fs::path& directory) {
   fail(path.string(), " is damaged: its last line does not match the lines before it");
 }
 
-void verify(const fs::path& directory, const std::map<std::string, std::string>& manifest, const char* name) {
+void verify(const fs::path& directory, const std::map<std::string, std::string>& manifest, const std::string& name) {
   const auto expected = manifest.find(name);
   check(expected != manifest.end(), (directory / kManifest).string(), " does not list ", name);
   const std::string found = manifest_line(directory / name);
@@ -342,6 +342,12 @@ void read_checkpoint_weights(const fs::path& directory, const ParamLayout& layou
   read_buffer(directory / kMasters, layout, buffer);
 }
 
+void verify_model_files(const fs::path& directory) {
+  const std::map<std::string, std::string> manifest = read_manifest(directory);
+  for (const auto& [file, line] : manifest)
+    if (file != kState && (file.ends_with(".json") || file.ends_with(".jinja"))) verify(directory, manifest, file);
+}
+
 CheckpointState read_checkpoint_state(const fs::path& directory) {
   return read_state(directory, read_manifest(directory)).state;
 }
@@ -349,7 +355,7 @@ CheckpointState read_checkpoint_state(const fs::path& directory) {
 CheckpointState load_checkpoint(const fs::path& directory, Exec& exec, ParamSet& params, Optimizer& optimizer) {
   const std::map<std::string, std::string> manifest = read_manifest(directory);
   Read read = read_state(directory, manifest);
-  for (const char* file : kBufferFiles) verify(directory, manifest, file);
+  for (const auto& [file, line] : manifest) verify(directory, manifest, file);
   for (size_t i = 0; i < std::size(kBufferFiles); ++i)
     read_buffer(directory / kBufferFiles[i], params.layout, params.*kCheckpointBuffers[i]);
   refresh_copies(exec, params, optimizer.comm());

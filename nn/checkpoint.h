@@ -81,6 +81,9 @@ void move_checkpoints_after(const std::filesystem::path& root, int64_t step, con
 CheckpointState read_checkpoint_state(const std::filesystem::path& directory);
 /// Whether a path is a checkpoint's directory, whole or damaged, or a link to one.
 bool is_checkpoint(const std::filesystem::path& directory);
+/// Throws Error naming the damaged file of those that make a checkpoint a model: config.json, the tokenizer's, an
+/// adapter's.
+void verify_model_files(const std::filesystem::path& directory);
 /// Fills `buffer` with the masters of a checkpoint, each value rounded once to the buffer's type. Throws Error naming
 /// the damaged file, or the parameter that does not fit.
 void read_checkpoint_weights(const std::filesystem::path& directory, const ParamLayout& layout,

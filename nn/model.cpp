@@ -112,6 +112,7 @@ std::unique_ptr<Model> from_checkpoint(const fs::path& place, Backend& backend, 
   check(file_exists(place / "config.json"), place.string(),
         ": this checkpoint was written by an earlier version, which did not make it a model; resume the run to save "
         "another");
+  verify_model_files(place);
   auto model = std::make_unique<Model>();
   model->config = read_hf_config(place);
   model->tokenizer = read_hf_tokenizer(place);
@@ -187,6 +188,7 @@ TokenizerFiles load_tokenizer_files(const std::string& path) {
     return open_gguf(place.string()).tokenizer;
   }
   check_directory(place);
+  if (is_checkpoint(place)) verify_model_files(place);
   return read_hf_tokenizer(place);
 }
 

@@ -147,6 +147,7 @@ void check_finite(Exec& exec, const ParamBuffer& buffer, const std::string& wher
 }  // namespace
 
 AdapterConfig read_adapter_config(const fs::path& directory) {
+  if (is_checkpoint(directory)) verify_model_files(directory);
   return config_of(directory, read_config(directory));
 }
 

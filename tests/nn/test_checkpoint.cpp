@@ -47,7 +47,11 @@ class Trained {
     }
   }
   CheckpointState state(int64_t step) const {
-    return {step, "run:\n  name: x\n", {{"cursor", 7 * step}, {"seed", -3}}, {{"data_hash", "ab\"c\n"}}};
+    return {step,
+            "run:\n  name: x\n",
+            {{"cursor", 7 * step}, {"seed", -3}},
+            {{"data_hash", "ab\"c\n"}},
+            {{"config.json", "{}\n"}}};
   }
   void save(const fs::path& root, int64_t step, const Keep& keep = {}) {
     save_checkpoint(root, state(step), params, *optimizer, keep);
@@ -166,7 +170,7 @@ TEST(Checkpoint, TheBestStaysBesideTheLast) {
 TEST(Checkpoint, DamageIsNamed) {
   Trained run(1);
   run.train(0, 3);
-  const char* files[] = {"state.json",         "config.yaml",        "master.safetensors",
+  const char* files[] = {"state.json",         "config.yaml",        "config.json", "master.safetensors",
                          "adam_m.safetensors", "adam_v.safetensors", "MANIFEST"};
   for (const char* file : files) {
     for (const bool truncate : {false, true}) {
@@ -185,6 +189,8 @@ TEST(Checkpoint, DamageIsNamed) {
           message_of([&] { load_checkpoint(dir / "step_3", other.exec, other.params, *other.optimizer); });
       EXPECT_NE(message.find(path.string() + " is damaged"), std::string::npos) << file << ": " << message;
       EXPECT_EQ(other.params.master.flat().data<float>()[0], before) << "nothing is loaded from a damaged one";
+      const bool of_model = file == std::string("config.json") || file == std::string("MANIFEST");
+      EXPECT_EQ(message_of([&] { verify_model_files(dir / "step_3"); }).empty(), !of_model) << file;
     }
     TempDir dir;
     run.save(dir.path(), 3);

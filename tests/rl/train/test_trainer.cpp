@@ -172,7 +172,8 @@ TEST_F(Trainer, ResumesOnlyWhatItLeft) {
   fs::rename(path("kept"), model());
 
   const std::string step = path("run/checkpoints/step_2");
-  for (const std::string file : {"master.safetensors", "adam_v.safetensors", "state.json", "config.yaml", "MANIFEST"}) {
+  for (const std::string file : {"master.safetensors", "adam_v.safetensors", "state.json", "config.yaml", "config.json",
+                                 "tokenizer.json", "MANIFEST"}) {
     const std::string whole = read_file(step + "/" + file);
     std::string flipped = whole;
     flipped[flipped.size() / 2] ^= 1;
