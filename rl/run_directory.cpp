@@ -16,6 +16,59 @@ constexpr const char* kWritten[] = {"metrics.jsonl", "sft.jsonl", "eval.jsonl", 
                                     "model",         "adapter",   "tensorboard", "aside",         "config.yaml"};
 constexpr const char* kConfigHead = "# mantissa ";
 
+/// Names of what runs write into the folders of kWritten, folders of theirs included; "*" stands for any text.
+constexpr std::string_view kInFolders[] = {"step_*",
+                                           "best",
+                                           "*.partial",
+                                           "state.json",
+                                           "config.yaml",
+                                           "MANIFEST",
+                                           "master.safetensors",
+                                           "adam_m.safetensors",
+                                           "adam_v.safetensors",
+                                           "base.bin",
+                                           "config.json",
+                                           "generation_config.json",
+                                           "tokenizer.json",
+                                           "tokenizer_config.json",
+                                           "added_tokens.json",
+                                           "special_tokens_map.json",
+                                           "chat_template.jinja",
+                                           "model.safetensors",
+                                           "model-*.safetensors",
+                                           "model.safetensors.index.json",
+                                           "adapter_config.json",
+                                           "adapter_model.safetensors",
+                                           "events.out.tfevents.*",
+                                           "after_step_*",
+                                           "metrics.jsonl",
+                                           "sft.jsonl",
+                                           "eval.jsonl",
+                                           "samples.jsonl",
+                                           "checkpoints",
+                                           "model",
+                                           "adapter"};
+
+bool is_of_runs(std::string_view name) {
+  return std::ranges::any_of(kInFolders, [&](std::string_view known) {
+    const size_t star = known.find('*');
+    if (star == known.npos) return name == known;
+    return name.size() >= known.size() - 1 && name.starts_with(known.substr(0, star)) &&
+           name.ends_with(known.substr(star + 1));
+  });
+}
+
+/// Throws where a folder that is to be deleted holds what no run writes; a file is no folder.
+void check_own(const fs::path& folder, const char* what) {
+  std::error_code error;
+  for (fs::recursive_directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
+    const std::string name = at->path().filename().string();
+    check(is_of_runs(name), at->path().string(), ": was not written by a run, and ", what, " would delete it with ",
+          folder.string(), "; move it away, or use another run.output_dir");
+    if (name.ends_with(".partial")) at.disable_recursion_pending();
+  }
+}
+
 bool is_empty_directory(const fs::path& path) {
   std::error_code ignored;
   return fs::is_directory(path, ignored) && fs::is_empty(path, ignored);
@@ -38,7 +91,10 @@ void RunDirectory::choose_start(const StartOptions& start) {
   if (start.resume == "auto") {
     clean_checkpoints(checkpoints());
     checkpoint_ = latest_checkpoint(checkpoints());
-    if (checkpoint_) return compare_configs();
+    if (checkpoint_) {
+      check_replaceable();
+      return compare_configs();
+    }
     check_deletable();
     check(!file_exists(model()) && !file_exists(adapter()), path_.string(),
           ": holds the model of a finished run and no checkpoint to resume from; use --overwrite to start anew, or "
@@ -55,7 +111,7 @@ void RunDirectory::choose_start(const StartOptions& start) {
     checkpoint_ = fs::canonical(start.resume);
     foreign_ = checkpoint_->parent_path() != fs::weakly_canonical(checkpoints());
     compare_configs();
-    if (!foreign_) return;
+    if (!foreign_) return check_replaceable();
   }
   start.overwrite ? check_deletable() : check_unused();
 }
@@ -80,12 +136,19 @@ void RunDirectory::check_deletable() const {
     check(file_exists(saved_config) && read_file(saved_config).starts_with(kConfigHead), doomed.string(),
           ": was not written by a run (whose config.yaml begins with \"", kConfigHead,
           "\"), so starting anew does not delete it; move it away, or use another run.output_dir");
+    check_own(doomed, "starting anew");
     for (const std::string& input : inputs) {
       const fs::path inside = fs::weakly_canonical(input).lexically_relative(fs::weakly_canonical(doomed));
       check(inside.empty() || *inside.begin() == "..", input, ": lies in ", doomed.string(),
             ", which starting anew deletes; use another run.output_dir");
     }
   }
+}
+
+/// A run that goes on writes its model anew.
+void RunDirectory::check_replaceable() const {
+  if (!config_.checkpoint.export_model) return;
+  for (const fs::path& old : {model(), adapter()}) check_own(old, "the run's end");
 }
 
 /// Refuses a checkpoint that was made under another config. A key that the checkpoint's version did not know yet had

@@ -32,7 +32,8 @@ struct StartOptions {
   /// none and no finished model either. Else a checkpoint directory: where it is one of the run's own, what came later
   /// (checkpoints, lines, the finished model) is moved to aside/after_step_N.
   std::string resume = {};
-  /// Start anew in a used output directory, deleting what the earlier run wrote.
+  /// Start anew in a used output directory, deleting what the earlier run wrote. A file that no run wrote in one of its
+  /// folders is an error.
   bool overwrite = false;
   /// Not null: the run is opened on it, without weights, workers and directory (rl/estimate.h).
   Backend* rehearsal = nullptr;
@@ -70,6 +71,7 @@ class RunDirectory {
   void choose_start(const StartOptions& start);
   void check_unused() const;
   void check_deletable() const;
+  void check_replaceable() const;
   void compare_configs() const;
   void clear() const;
   void move_aside(const CheckpointState& state) const;

@@ -200,6 +200,15 @@ TEST_F(Trainer, StartingAnewDeletesOnlyWhatARunWroteAndNoInput) {
   refuses({"--overwrite", "model.path=" + path("run/model")}, {path("run/model"), "starting anew deletes"});
   refuses({"--overwrite", "data.files=" + path("run/samples.jsonl")}, {"samples.jsonl", "starting anew deletes"});
   EXPECT_TRUE(fs::exists(path("run/model/model.safetensors")));
+  for (const std::string file :
+       {"run/model/model.gguf", "run/checkpoints/notes.txt", "run/checkpoints/step_2/old.bin"}) {
+    const std::string mine = write(file, "x");
+    refuses({"--overwrite"}, {mine + ": was not written by a run, and starting anew would delete it"});
+    EXPECT_TRUE(fs::exists(mine));
+    if (file.starts_with("run/model"))
+      refuses({"--resume", "auto"}, {mine + ": was not written by a run, and the run's end would delete it"});
+    fs::remove(mine);
+  }
   EXPECT_EQ(run("trainer", arguments({"--overwrite"})).code, 0);
 }
 
