@@ -48,6 +48,9 @@ PromptTemplate::PromptTemplate(const DataConfig& config, const TokenizerFiles& f
         config.chat_template, " with data.template ", kind_);
   check(system_.empty() || kind_ == "chat",
         "data.system: only template chat has a place for a system message, got data.template ", kind_);
+  const auto with = [&](const std::string& system) { return chat_.apply({{"system", system}, {"user", "?"}}); };
+  check(system_.empty() || with(system_) != with(system_ + "."), "data.system: the chat template of ", files.where,
+        " leaves system messages out, got \"", system_, '"');
 }
 
 std::string PromptTemplate::apply(const std::string& problem) const {

@@ -21,7 +21,7 @@ namespace mantissa {
 class PromptTemplate {
  public:
   /// `files`: the model's, read for template chat with chat_template auto. Throws Error where keys do not go together,
-  /// or where the text holds no {problem}.
+  /// where the text holds no {problem}, or where the chat template leaves data.system out.
   PromptTemplate(const DataConfig& config, const TokenizerFiles& files);
 
   std::string apply(const std::string& problem) const;

@@ -2,8 +2,10 @@
 #include "rl/text/chat.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "core/error.h"
 #include "rl/text/tokenizer_config.h"
@@ -145,6 +147,16 @@ std::pair<std::string, jinja::Value> option_of(const std::string& option) {
   return {option.substr(0, sign), value};
 }
 
+/// Whether `name` stands in the template as a word of its own, be it a variable or not: what does not is never read.
+bool names_variable(std::string_view text, std::string_view name) {
+  const auto of_word = [&](size_t at) {
+    return at < text.size() && (std::isalnum(static_cast<unsigned char>(text[at])) || text[at] == '_');
+  };
+  for (size_t at = text.find(name); at != text.npos; at = text.find(name, at + 1))
+    if ((at == 0 || !of_word(at - 1)) && !of_word(at + name.size())) return true;
+  return false;
+}
+
 /// What strftime_now tells: SOURCE_DATE_EPOCH, as for reproducible builds, or the time of the first question.
 std::time_t now() {
   static const std::time_t start = [] {
@@ -208,8 +220,12 @@ ChatTemplate ChatTemplate::of_model(const TokenizerFiles& files, const std::vect
   for (const auto& [name, token] : read_tokenizer_config(files).named) chat.variables_.set(name, token);
   for (const char* absent : {"tools", "documents"}) chat.variables_.set(absent, jinja::None());
   chat.variables_.set("add_generation_prompt", true);
+  std::set<std::string> given;
   for (const std::string& option : options) {
     const auto& [name, value] = option_of(option);
+    check(name != "messages" && names_variable(files.chat_template, name), "data.chat_template_kwargs: ", files.where,
+          ": the chat template reads no variable \"", name, "\" of yours, got \"", option, '"');
+    check(given.insert(name).second, "data.chat_template_kwargs: \"", name, "\" is given twice");
     chat.variables_.set(name, value);
   }
   return chat;

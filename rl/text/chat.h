@@ -40,7 +40,8 @@ class ChatTemplate {
  public:
   static ChatTemplate named(const std::string& name);
   /// Compiles files.chat_template. `options` are further variables, "enable_thinking=false": the value is JSON, or a
-  /// text where it is none. Error with the file, the line and what is wrong or not supported.
+  /// text where it is none. Error with the file, the line and what is wrong or not supported, and where the template
+  /// names no such variable.
   static ChatTemplate of_model(const TokenizerFiles& files, const std::vector<std::string>& options = {});
   /// As apply_chat_template. Error where the template cannot be rendered or refuses the conversation (raise_exception).
   std::string apply(const std::vector<ChatMessage>& messages) const;

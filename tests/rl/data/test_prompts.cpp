@@ -185,6 +185,12 @@ TEST_F(Data, TheModelsOwnFormTakesVariables) {
   config_.prompt_template = "chat";
   config_.chat_template_kwargs = {"enable_thinking=true"};
   EXPECT_EQ(PromptTemplate(config_, files).apply("Q"), "Q|on");
+  config_.system = "S";
+  EXPECT_EQ(PromptTemplate(config_, files).apply("Q"), "S|on");
+  files.where = "M";
+  files.chat_template = "{{ enable_thinking }}{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}";
+  EXPECT_EQ(message_of([&] { PromptTemplate(config_, files); }),
+            "data.system: the chat template of M leaves system messages out, got \"S\"");
 }
 
 TEST_F(Data, TemplatesOfOnesOwn) {
