@@ -14,6 +14,7 @@
 
 #include "core/random.h"
 #include "core/registry.h"
+#include "core/text.h"
 #include "nn/adapt.h"
 #include "tools/bench_comm.h"
 #include "tools/json_lines.h"
@@ -133,6 +134,37 @@ double Bench::copy_ceiling() {
   return copy_ceiling_;
 }
 
+namespace {
+
+/// Throws where a flag is given that none of the chosen measurements reads.
+void check_flags(const Arguments& args, const std::vector<std::string>& words) {
+  using Words = std::vector<std::string>;
+  const Words shaped = {"gemm", "attention", "experts", "train", "update", "rollout"}, training = {"train", "update"};
+  const std::pair<const char*, Words> readers[] = {
+      {"model", {"gemm", "attention", "experts", "train", "update", "decode", "rollout", "step"}},
+      {"sequences", shaped},
+      {"length", shaped},
+      {"batch", {"attention", "decode", "rollout"}},
+      {"context", {"attention", "decode"}},
+      {"steps", {"decode", "rollout"}},
+      {"n", {"rollout"}},
+      {"repeat", {"gemm", "attention", "experts", "train", "update", "rollout", "step", "comm"}},
+      {"recompute", training},
+      {"states", training},
+      {"overlap", {"update"}},
+      {"shard", {"update"}},
+      {"offload", {"train", "update", "rollout", "step"}},
+      {"lora-rank", {"train", "update", "decode", "rollout", "step"}}};
+  for (const auto& [flag, readable] : readers) {
+    const bool read =
+        std::ranges::any_of(words, [&](const auto& word) { return std::ranges::count(readable, word) > 0; });
+    check(read || !args.given(flag), "--", flag, ": belongs to bench ", join(readable), ", got bench ",
+          join(words, " "));
+  }
+}
+
+}  // namespace
+
 int bench_main(int argc, char** argv) {
   BenchFlags flags;
   std::vector<std::string> words;
@@ -157,6 +189,7 @@ int bench_main(int argc, char** argv) {
     check(word == "gemm" || word == "comm" || !flags.model.model.empty(), "bench ", word, ": --model is required");
     chosen.push_back(it->second);
   }
+  check_flags(args, words);
   const std::optional<Place> place = own_place();
   if (!place)
     if (const int ranks = count_ranks(flags.gpus, flags.model.device, "--gpus"); ranks > 1)

@@ -79,6 +79,22 @@ EnginePrecision ModelFlags::engine(const Model& loaded) const {
   return both.engine(both.resolve_match(*loaded.backend, loaded.config, loaded.adapter.get()));
 }
 
+void say_unread_flags(const Arguments& args, const std::vector<std::string>& flags, const std::string& why) {
+  std::vector<std::string> given;
+  for (const std::string& flag : flags)
+    if (args.given(flag)) given.push_back("--" + flag);
+  if (!given.empty()) log_info(str(join(given), ": without effect ", why));
+}
+
+void say_unread_flags(const Arguments& args, const RolloutConfig& rollout) {
+  if (rollout.sampling.temperature == 0)
+    say_unread_flags(args, {"top-p", "top-k", "seed"}, "with --temperature 0, which takes the likeliest token");
+  if (rollout.sampling.stop.empty()) say_unread_flags(args, {"keep-stop"}, "without --stop");
+  if (rollout.cache_tokens > 0) say_unread_flags(args, {"memory-fraction"}, "with --cache-tokens");
+  if (rollout.sampling.temperature == 0 && args.given("n") && rollout.n > 1)
+    log_info(str("--n ", rollout.n, ": all samples of a prompt are the same with --temperature 0"));
+}
+
 StopRule stop_rule(const Model& model, const Tokenizer* tokenizer, const SamplingConfig& sampling) {
   check(tokenizer || sampling.stop.empty(), "--stop needs a tokenizer, which ", model.tokenizer.where, " lacks");
   if (!tokenizer) return StopRule(model.config.eos_ids);

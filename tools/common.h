@@ -34,6 +34,11 @@ std::string progress_line(const EngineStats& stats, double seconds);
 /// seconds how far it is.
 GenerateOptions generate_options(const Engine& engine, const RolloutConfig& rollout, StopRule stop, int64_t seed);
 
+/// Says which of these flags are given, where they are without effect: "--top-k: without effect `why`".
+void say_unread_flags(const Arguments& args, const std::vector<std::string>& flags, const std::string& why);
+/// The same of a section `rollout`, whose flags switch each other off.
+void say_unread_flags(const Arguments& args, const RolloutConfig& rollout);
+
 /// The stop ids of a model and the strings of --stop. Without a tokenizer: no strings, and of the ids those
 /// of config.json alone.
 StopRule stop_rule(const Model& model, const Tokenizer* tokenizer, const SamplingConfig& sampling);

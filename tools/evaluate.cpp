@@ -51,6 +51,7 @@ struct EvaluateFlags {
     args.not_empty();
     args.field("resume", resume, "carry on with the problems that --dump does not hold yet");
     if (!args.parse(argc, argv)) return false;
+    say_unread_flags(args, rollout);
     reward.validate();
     check(keep.empty() == output.empty(), "evaluate: --keep and --output belong together");
     check(!resume || !dump.empty(), "evaluate: --resume needs the --dump of the evaluation to carry on");

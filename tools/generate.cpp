@@ -1,4 +1,5 @@
 // generate: prompts -> samples by the rollout engine, as text or as JSON lines.
+#include <algorithm>
 #include <iostream>
 
 #include "rl/data/prompt_template.h"
@@ -77,6 +78,8 @@ int generate_main(int argc, char** argv) {
   args.field("json", as_json, "a line of JSON for each sample, with its ids and log-probs");
   if (!args.parse(argc, argv)) return 0;
   check(args.given("prompt") != args.given("input"), "generate: give --prompt or --input, one of them");
+  check(args.given("input") || !args.given("prompt_key"), "--prompt-key: belongs to --input, got --prompt");
+  say_unread_flags(args, rollout);
 
   const std::unique_ptr<Model> model = flags.load();
   const bool has_tokenizer = !model->tokenizer.tokenizer_json.empty();
@@ -85,6 +88,10 @@ int generate_main(int argc, char** argv) {
   const PromptReader reader(data, tokenizer.get(), model->tokenizer);
   const std::vector<Prompt> prompts =
       args.given("prompt") ? std::vector{reader.from_text(prompt, 0, "--prompt")} : reader.from_file(input);
+
+  if (std::ranges::all_of(prompts, [](const Prompt& p) { return p.text.empty(); }))
+    say_unread_flags(args, {"template", "chat-template", "chat-template-kwargs", "system", "prompt-key"},
+                     "where every line has \"ids\"");
 
   const EnginePrecision precision = flags.engine(*model);
   Engine engine(*model, under_auto(precision.match, rollout), precision);

@@ -58,6 +58,7 @@ struct MismatchFlags {
     args.field("table", table, "file for the results as tables in Markdown");
     args.not_empty();
     if (!args.parse(argc, argv)) return false;
+    say_unread_flags(args, rollout);
     const std::pair<std::string, std::string> flags[] = {{"precision", "precision"}, {"train", "train-precision"},
                                                          {"kv_cache", "kv-cache"},   {"lm_head", "lm-head"},
                                                          {"residual", "residual"},   {"match", "match"}};

@@ -8,6 +8,7 @@
 
 #include "core/registry.h"
 #include "core/safetensors.h"
+#include "tests/support/message.h"
 #include "tests/support/programs.h"
 
 namespace mantissa {
@@ -237,6 +238,36 @@ TEST_F(Programs, GenerateStopsAtAString) {
   EXPECT_NE(cut.out.find("\", \"finish\": \"stop_string\""), std::string::npos) << cut.out;
   EXPECT_EQ(cut.out.find(",\", \"finish\""), std::string::npos) << cut.out;
   EXPECT_EQ(cut.out.substr(cut.out.find("\"ids\"")), kept.out.substr(kept.out.find("\"ids\"")));
+}
+
+TEST_F(Programs, FlagsThatOthersSwitchOffAreSaid) {
+  const std::string greedy = ": without effect with --temperature 0, which takes the likeliest token";
+  const auto said = [&](std::vector<std::string> flags) {
+    flags.insert(flags.begin(), {"--model", model(), "--prompt", "1+", "--max-new-tokens", "2"});
+    const Result r = run("generate", flags);
+    EXPECT_EQ(r.code, 0) << r.err;
+    return r.err;
+  };
+  EXPECT_EQ(said({"--temperature", "0"}).find("without effect"), std::string::npos);
+  EXPECT_EQ(said({"--top-p", "0.5", "--seed", "3", "--n", "2"}).find("without effect"), std::string::npos);
+  expect_message(said({"--temperature", "0", "--top-p", "0.5", "--seed", "3", "--n", "2", "--no-keep-stop",
+                       "--memory-fraction", "0.3", "--cache-tokens", "4096"}),
+                 {("--top-p, --seed" + greedy).c_str(), "--keep-stop: without effect without --stop",
+                  "--memory-fraction: without effect with --cache-tokens",
+                  "--n 2: all samples of a prompt are the same with --temperature 0"});
+  for (const auto& [lines, says] :
+       {std::pair("{\"ids\": [1]}\n", true), {"{\"ids\": [1]}\n{\"prompt\": \"1+\"}\n", false}}) {
+    const Result r = run("generate", {"--model", model(), "--input", write("ids.jsonl", lines), "--template",
+                                      "{problem}", "--max-new-tokens", "2"});
+    EXPECT_EQ(r.code, 0) << r.err;
+    EXPECT_EQ(r.err.find("--template: without effect where every line has \"ids\"") != r.err.npos, says) << r.err;
+  }
+  expect_error("generate", {"--model", model(), "--prompt", "1+", "--prompt-key", "p"},
+               {"--prompt-key: belongs to --input, got --prompt"});
+  expect_error("generate",
+               {"--model", "builtin:arithmetic", "--prompt", "1+", "--template", "chat", "--chat-template", "chatml",
+                "--chat-template-kwargs", "enable_thinking=false"},
+               {"--chat-template-kwargs are variables of the model's own form"});
 }
 
 TEST_F(Programs, EvaluateWritesDumpAndKeptProblems) {
@@ -489,6 +520,10 @@ TEST_F(Programs, BenchPrintsItsFields) {
                             "fraction", "peak_bytes"})
       EXPECT_NE(value_of(line, key), "missing") << key << " in " << line;
   expect_error("bench", {"train", "--model", random, "--length", "100000"}, {"--length", "max_position_embeddings"});
+  expect_error("bench", {"decode", "train", "--model", random, "--n", "4"},
+               {"--n: belongs to bench rollout, got bench decode train"});
+  expect_error("bench", {"step", "--model", random, "--no-overlap"}, {"--overlap: belongs to bench update, got"});
+  expect_error("bench", {"comm", "--model", random}, {"--model: belongs to bench gemm, attention", "got bench comm"});
 }
 
 }  // namespace
