@@ -66,6 +66,11 @@ struct RunConfig {
   DistributedConfig distributed;
 
   std::string output_dir() const { return run.output_dir.empty() ? "runs/" + run.name : run.output_dir; }
+  /// Optimizer steps that a training step plans; fewer are taken where groups are dropped or have no spread.
+  int64_t planned_updates() const {
+    const int64_t sequences = train.prompts_per_step * (train.mode == "sft" ? 1 : rollout.n);
+    return sequences / train.mini_batch_size * train.epochs;
+  }
   /// Rules between sections; throws Error naming the keys.
   void validate() const;
 

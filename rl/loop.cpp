@@ -234,7 +234,7 @@ void update(Run& run, std::vector<MiniBatch>& batches, OldLogprobs first, ExactC
   std::map<std::string, double> sums;
   const StepState before = run.optimizer->read_state();
   // The schedule goes by what was planned, less what overflowed.
-  const int64_t missed = run.step * run.planned_updates() - int64_t(before.skips_total) - before.adam_step;
+  const int64_t missed = run.step * run.config.planned_updates() - int64_t(before.skips_total) - before.adam_step;
   run.optimizer->set_missed(std::max<int64_t>(missed, 0));
   double norm_sum = 0.0, lr = NAN, scale = before.loss_scale;
   int64_t taken = 0, forwarded = 0, skipped = 0, empty = 0;

@@ -218,7 +218,8 @@ void Run::encode_solutions() {
 /// Optimizer, the copies of the weights, trainer and engine.
 void Run::open_training() {
   const Dtype train_dtype = config.precision.train_dtype(), rollout_dtype = config.precision.rollout_dtype();
-  optimizer.emplace(exec, model->trained(), config.optim, config.scaler, config.train.steps * planned_updates(), comm);
+  optimizer.emplace(exec, model->trained(), config.optim, config.scaler, config.train.steps * config.planned_updates(),
+                    comm);
   optimizer->before_change([this] { checkpoints.before_change(); });
   const bool second =
       model->adapter ? model->adapter->merged && config.lora.rollout == "merged" : rollout_dtype != train_dtype;

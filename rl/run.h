@@ -34,11 +34,6 @@ class Run {
   /// environment it is logged, too.
   void enter(const char* phase);
   bool sft() const { return config.train.mode == "sft"; }
-  /// Optimizer steps that a training step plans; fewer are taken where groups are dropped or have no spread.
-  int64_t planned_updates() const {
-    const int64_t sequences = config.train.prompts_per_step * (sft() ? 1 : config.rollout.n);
-    return sequences / config.train.mini_batch_size * config.train.epochs;
-  }
   /// The sequences of this step in a shuffled order, as mini-batches of packed micro-batches: those of this rank.
   std::vector<MiniBatch> pack(std::vector<TrainSequence> sequences, Packed packed) const;
   /// Of `algorithm`, or of the warm start; this object must outlive it.

@@ -19,6 +19,14 @@ bool samples(const RunConfig& c) {
   return c.train.mode == "grpo" || (!c.eval.files.empty() && (c.eval.every > 0 || c.eval.before_training));
 }
 
+/// Keys of the rewards whose grades cannot fail, that say what follows where all do.
+std::vector<std::string> failure_keys(const RewardsConfig& rewards) {
+  if (rewards.has_kind("command") || rewards.has_kind("code") || rewards.has_kind("python")) return {};
+  std::vector<std::string> keys = {"reward.max_failed_steps"};
+  for (const auto& [name, reward] : rewards.named) keys.push_back("reward." + name + ".max_failed_steps");
+  return keys;
+}
+
 std::vector<Rule> refusals(const RunConfig& c) {
   const bool sft = c.train.mode == "sft", adapter = c.lora.active();
   return {
@@ -41,11 +49,42 @@ std::vector<Rule> refusals(const RunConfig& c) {
   };
 }
 
+/// Of sections optim, scaler, eval and checkpoint.
+std::vector<Rule> notices_of_both_modes(const RunConfig& c) {
+  const std::string& scaler = c.scaler.mode;
+  const int64_t steps = c.train.steps, updates = steps * c.planned_updates();
+  return {
+      {c.optim.schedule == "constant", {"optim.min_lr_ratio"}, "with optim.schedule: constant"},
+      {c.optim.schedule != "constant" && c.optim.warmup_steps >= updates,
+       {"optim.schedule", "optim.min_lr_ratio"},
+       str("with optim.warmup_steps: ", c.optim.warmup_steps, ", which the ", updates,
+           " updates of the run do not end")},
+      {c.optim.lr == 0,
+       {"optim.schedule", "optim.warmup_steps", "optim.min_lr_ratio", "optim.beta1", "optim.beta2", "optim.eps",
+        "optim.weight_decay"},
+       "with optim.lr: 0, which moves no weight"},
+      {scaler == "off", {"scaler.init_scale"}, "with scaler.mode: off"},
+      {scaler == "off" || scaler == "static",
+       {"scaler.growth_factor", "scaler.backoff_factor", "scaler.growth_interval", "scaler.min_scale"},
+       "with scaler.mode: " + scaler},
+      {c.eval.every == 0 && !c.eval.before_training,
+       {"eval.files"},
+       "with eval.every: 0 and eval.before_training: false"},
+      {c.eval.every > steps, {"eval.every"}, str("with train.steps: ", steps)},
+      {samples(c) && c.eval.temperature == 0,
+       {"eval.n", "eval.top_p"},
+       "with eval.temperature: 0, which takes the likeliest token"},
+      {c.checkpoint.every > steps, {"checkpoint.every"}, str("with train.steps: ", steps)},
+      {c.checkpoint.every == 0 && !c.checkpoint.at_end && c.checkpoint.best.empty(),
+       {"checkpoint.keep", "checkpoint.background"},
+       "with checkpoint.every: 0 and checkpoint.at_end: false, unless the run is stopped"},
+  };
+}
+
 std::vector<Rule> notices(const RunConfig& c, Match match) {
   const bool sft = c.train.mode == "sft", evaluates = samples(c);
   const AlgorithmConfig& a = c.algorithm;
-  const std::string& scaler = c.scaler.mode;
-  return {
+  std::vector<Rule> rules = {
       {!evaluates,
        {"rollout.", "reward.", "algorithm.", "logging.samples", "precision.match", "precision.on_difference",
         "exact.check"},
@@ -60,6 +99,9 @@ std::vector<Rule> notices(const RunConfig& c, Match match) {
       {!sft && match != Match::kExact,
        {"exact.check", "precision.on_difference"},
        str("under precision.match: ", name_of(match))},
+      {sft && c.data.response_format.find("{solution}") == c.data.response_format.npos,
+       {"data.solution_key", "data.strip_calculator_marks"},
+       "with a data.response_format that has no {solution}"},
       {!sft && a.kl_coef == 0, {"algorithm.kl_estimator"}, "with algorithm.kl_coef: 0"},
       {!sft && a.correction == "none",
        {"algorithm.correction_ratio", "algorithm.correction_high"},
@@ -70,18 +112,19 @@ std::vector<Rule> notices(const RunConfig& c, Match match) {
       {!sft && a.policy_loss == "pg",
        {"algorithm.clip_low", "algorithm.clip_high"},
        "with algorithm.policy_loss: pg, which clips nothing"},
+      {!sft && a.policy_loss != "pg" && a.policy_loss != "dppo" && c.planned_updates() == 1,
+       {"algorithm.clip_low", "algorithm.clip_high", "algorithm.dual_clip"},
+       "where a step has one update (train.mini_batch_size, train.epochs), whose ratios are all 1"},
+      {!sft && (a.correction == "token_is" || a.correction == "seq_is"),
+       {"algorithm.correction_high"},
+       "but in metrics with algorithm.correction: " + a.correction + ", which bounds no weight"},
       {!sft && !a.dynamic_sampling, {"algorithm.max_gen_batches"}, "without algorithm.dynamic_sampling"},
       {evaluates && c.rollout.sampling.stop.empty(), {"rollout.keep_stop"}, "without rollout.stop"},
       {evaluates && c.rollout.cache_tokens > 0, {"rollout.memory_fraction"}, "with rollout.cache_tokens"},
-      {c.optim.schedule == "constant", {"optim.min_lr_ratio"}, "with optim.schedule: constant"},
-      {scaler == "off", {"scaler.init_scale"}, "with scaler.mode: off"},
-      {scaler == "off" || scaler == "static",
-       {"scaler.growth_factor", "scaler.backoff_factor", "scaler.growth_interval", "scaler.min_scale"},
-       "with scaler.mode: " + scaler},
-      {c.eval.every == 0 && !c.eval.before_training,
-       {"eval.files"},
-       "with eval.every: 0 and eval.before_training: false"},
+      {!sft, failure_keys(c.reward), "where no reward runs a program, whose grades alone can fail"},
   };
+  for (Rule& rule : notices_of_both_modes(c)) rules.push_back(std::move(rule));
+  return rules;
 }
 
 struct SetKey {

@@ -109,7 +109,7 @@ TEST(UnreadKeys, WhatAnotherKeySwitchesOffIsSaid) {
   };
   const Strings fast = {"exact.check=all", "precision.on_difference=warn"};
   const std::vector<Case> cases = {
-      {{"data.solution_key=worked", "data.response_format={answer}", "data.strip_calculator_marks=true"},
+      {{"data.solution_key=worked", "data.response_format=So {solution}", "data.strip_calculator_marks=true"},
        kSft,
        "data.solution_key, data.response_format, data.strip_calculator_marks: without effect in grpo, which reads no solutions"},
       {{"algorithm.kl_estimator=k1"},
@@ -131,6 +131,43 @@ TEST(UnreadKeys, WhatAnotherKeySwitchesOffIsSaid) {
       {{"eval.files=e"},
        {"eval.before_training=true"},
        "eval.files: without effect with eval.every: 0 and eval.before_training: false"},
+      {{"reward.max_failed_steps=5"},
+       {"reward.kind=command", "reward.command=c"},
+       "reward.max_failed_steps: without effect where no reward runs a program, whose grades alone can fail"},
+      {{"reward.a.kind=math", "reward.a.max_failed_steps=5"},
+       {"reward.b.kind=code"},
+       "reward.a.max_failed_steps: without effect where no reward runs a program, whose grades alone can fail"},
+      {kEvaluates + Strings{"eval.n=4", "eval.top_p=0.9", "eval.temperature=0"},
+       {"eval.temperature=0.5"},
+       "eval.n, eval.top_p: without effect with eval.temperature: 0, which takes the likeliest token"},
+      {{"eval.files=e", "eval.every=101"}, {"train.steps=101"}, "eval.every: without effect with train.steps: 100"},
+      {{"checkpoint.every=101"}, {"train.steps=101"}, "checkpoint.every: without effect with train.steps: 100"},
+      {{"checkpoint.keep=5", "checkpoint.background=false", "checkpoint.at_end=false"},
+       {"checkpoint.every=10"},
+       "checkpoint.keep, checkpoint.background: without effect with checkpoint.every: 0 and checkpoint.at_end: false, "
+       "unless the run is stopped"},
+      {{"optim.schedule=linear", "optim.min_lr_ratio=0.1", "optim.warmup_steps=400"},
+       {"train.steps=101"},
+       "optim.schedule, optim.min_lr_ratio: without effect with optim.warmup_steps: 400, which the 400 updates of the "
+       "run do not end"},
+      {{"optim.lr=0", "optim.weight_decay=0.1", "optim.warmup_steps=10"},
+       {"optim.lr=1e-5"},
+       "optim.warmup_steps, optim.weight_decay: without effect with optim.lr: 0, which moves no weight"},
+      {{"train.mini_batch_size=512", "algorithm.clip_high=0.28", "algorithm.dual_clip=3"},
+       {"train.mini_batch_size=256"},
+       "algorithm.clip_high, algorithm.dual_clip: without effect where a step has one update (train.mini_batch_size, "
+       "train.epochs), whose ratios are all 1"},
+      {{"train.mini_batch_size=512", "algorithm.clip_low=0.1"},
+       {"train.epochs=2"},
+       "algorithm.clip_low: without effect where a step has one update (train.mini_batch_size, train.epochs), whose "
+       "ratios are all 1"},
+      {kSft + Strings{"data.response_format={answer}", "data.solution_key=worked"},
+       {"data.response_format={solution}={answer}"},
+       "data.solution_key: without effect with a data.response_format that has no {solution}"},
+      {{"algorithm.correction=seq_is", "algorithm.correction_high=3"},
+       {"algorithm.correction=seq_tis"},
+       "algorithm.correction_high: without effect but in metrics with algorithm.correction: seq_is, which bounds no "
+       "weight"},
   };
   for (const Case& c : cases) {
     EXPECT_EQ(said(c.off), Strings{c.line});
@@ -145,7 +182,8 @@ TEST(UnreadKeys, WhatAnotherKeySwitchesOffIsSaid) {
     EXPECT_EQ(said(corrects, Match::kExact), Strings{kNothingToCorrect});
     for (const Match match : {Match::kFast, Match::kPeer}) EXPECT_EQ(said(corrects, match), Strings{});
     EXPECT_EQ(said(corrects + Strings{"algorithm.policy_loss=pg"}, Match::kExact), Strings{});
-    EXPECT_EQ(said(corrects + Strings{"algorithm.correction_high=0.5"}, Match::kExact), Strings{});
+    const bool bounds = !std::string(correction).ends_with("_is");
+    EXPECT_EQ(said(corrects + Strings{"algorithm.correction_high=0.5"}, Match::kExact).size(), bounds ? 0u : 1u);
   }
   EXPECT_EQ(said({"rollout.memory_fraction=0.3", "rollout.cache_tokens=4096"}),
             Strings{"rollout.memory_fraction: without effect with rollout.cache_tokens"});
