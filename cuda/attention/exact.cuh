@@ -36,26 +36,30 @@ __device__ __forceinline__ uint32_t ones() {
   return std::is_same_v<T, __half> ? 0x3c003c00u : 0x3f803f80u;
 }
 
-/// A tile of kTile rows of kSize elements in shared memory. Rows lie 16 bytes further apart than they are long: an odd
-/// number of 16-byte pieces, so that eight neighbouring rows lie in different banks at every head size.
-template <int kSize>
-struct KeyTile {
-  static constexpr int kPieces = kSize / 8;
-  static constexpr int kRow = kSize * 2 + 16;
-  static constexpr int kBytes = kTile * kRow;
-
-  /// Where a piece of a row lies.
-  static __device__ __forceinline__ int at(int row, int piece) { return row * kRow + piece * 16; }
+/// How a tile of keys or values in shared memory is read as an operand, wherever Layout::at(row, piece) says that 16
+/// bytes of a row lie.
+template <class Layout>
+struct TileReads {
   /// Of scores: 16 keys from `row` on, dimensions from 16 k on; (r[0], r[1]) are 8 keys, (r[2], r[3]) the next.
   static __device__ __forceinline__ void load_keys(uint32_t (&r)[4], uint32_t tile, int row, int k) {
     const int lane = threadIdx.x % kWarp;
-    load_matrices(r, tile + at(row + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
+    load_matrices(r, tile + Layout::at(row + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
   }
   /// Of outputs: 16 values from `row` on, dimensions from 16 n on; (r[0], r[1]) are 8 of them, (r[2], r[3]) the next.
   static __device__ __forceinline__ void load_values(uint32_t (&r)[4], uint32_t tile, int row, int n) {
     const int lane = threadIdx.x % kWarp;
-    load_matrices_transposed(r, tile + at(row + lane % 16, 2 * n + lane / 16));
+    load_matrices_transposed(r, tile + Layout::at(row + lane % 16, 2 * n + lane / 16));
   }
+};
+
+/// A tile of kTile rows of kSize elements. Rows lie 16 bytes further apart than they are long: an odd number of 16-byte
+/// pieces, so that eight neighbouring rows lie in different banks at every head size.
+template <int kSize>
+struct KeyTile : TileReads<KeyTile<kSize>> {
+  static constexpr int kPieces = kSize / 8;
+  static constexpr int kRow = kSize * 2 + 16;
+  static constexpr int kBytes = kTile * kRow;
+  static __device__ __forceinline__ int at(int row, int piece) { return row * kRow + piece * 16; }
 };
 
 /// The largest of a row's scores in a tile: its four lanes exchange theirs.
