@@ -85,8 +85,8 @@ __device__ __forceinline__ void publish_shared() {
 
 /// Whether device and driver can copy boxes.
 bool has_box_copies(const DeviceFacts& device);
-/// Of what is read once memory brings rows of a box, 128 bytes, of the rest twice as much at a time. Measured on an H200:
-/// keys and values come at 4.45 TB/s so, else at 4.15; products whose blocks share operands lose 4 %.
+/// Of what is read once memory brings rows of a box, 128 bytes, of the rest twice as much at a time. Measured on an
+/// H200: keys and values come at 4.45 TB/s so, else at 4.15; products whose blocks share operands lose 4 %.
 enum class Read : uint8_t { kOften, kOnce };
 /// Of a matrix whose rows of `width` 16-bit elements lie one after the other: boxes of 64 by `box_rows`. Rows and data
 /// lie on 16 bytes.

@@ -3,7 +3,7 @@
 // which brings the cache at 1.07 times the speed.
 #pragma once
 
-#include "cuda/attention/exact_decode.cuh"
+#include "cuda/attention/exact_decode_task.cuh"
 #include "cuda/bulk.cuh"
 
 namespace mantissa::cuda_kernels::exact {

@@ -4,8 +4,8 @@
 // save a step each. Where a row's bits do not depend on the batch (exact), tokens and log-probs are the same bits as
 // without. This is speculative decoding (arXiv 2211.17192) that looks guesses up instead of asking a second model.
 //
-// How many guesses are worth their rows. A step of r rows whose sequences have K keys in all takes T(r, K) seconds; of k
-// guesses a sequence the i-th helps with probability p_i, that of all up to it being right. So n sequences get
+// How many guesses are worth their rows. A step of r rows whose sequences have K keys in all takes T(r, K) seconds; of
+// k guesses a sequence the i-th helps with probability p_i, that of all up to it being right. So n sequences get
 // n (1 + p_1 + ... + p_k) tokens in T(n (1 + k), K), and k is what makes most of them a second. T and p are measured as
 // rollouts go (T where decode steps are recorded and replayed, and so take even times). The first step of a rollout has
 // no guesses, and now and then one does without, or where they do not seem to pay, tries some.

@@ -116,9 +116,9 @@ TEST(Drafts, LookAgainNowAndThen) {
   EXPECT_EQ(guesses_of(640), 630);
 }
 
-/// A step of r rows with K keys takes shared + row r + key K seconds. Guesses are right this often, one after the other,
-/// and there are some for a sequence from its token `known` on. Responses are `longest` tokens long, or, where they
-/// end by themselves, a tenth of what are left end in each 32 tokens.
+/// A step of r rows with K keys takes shared + row r + key K seconds. Guesses are right this often, one after the
+/// other, and there are some for a sequence from its token `known` on. Responses are `longest` tokens long, or, where
+/// they end by themselves, a tenth of what are left end in each 32 tokens.
 struct Device {
   double shared, row, key, right;
   int64_t sequences, most_rows, longest, known;
