@@ -46,7 +46,7 @@ CUtensorMap encode(const void* data, Dtype type, const int64_t (&sizes)[kDimensi
       const_cast<void*>(data), size, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
       read == Read::kOnce ? CU_TENSOR_MAP_L2_PROMOTION_L2_128B : CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  check(result == CUDA_SUCCESS, "[matmul] cuTensorMapEncodeTiled failed with ", int(result), " for ", sizes[1],
+  check(result == CUDA_SUCCESS, "[tensor map] cuTensorMapEncodeTiled failed with ", int(result), " for ", sizes[1],
         " rows of ", sizes[0]);
   return map;
 }

@@ -83,13 +83,20 @@ std::map<std::string, std::string> read_manifest(const fs::path& directory) {
   fail(path.string(), " is damaged: its last line does not match the lines before it");
 }
 
+/// Whether a file makes a checkpoint a model, and has no part of what is resumed.
+bool is_of_model(const std::string& name) {
+  return name != kState && (name.ends_with(".json") || name.ends_with(".jinja"));
+}
+
 void verify(const fs::path& directory, const std::map<std::string, std::string>& manifest, const std::string& name) {
   const auto expected = manifest.find(name);
   check(expected != manifest.end(), (directory / kManifest).string(), " does not list ", name);
   const std::string found = manifest_line(directory / name);
-  check(found == expected->second, (directory / name).string(), " is damaged (checksum, bytes, name): expected ",
+  check(found == expected->second, (directory / name).string(),
+        is_of_model(name) ? " is not as it was written" : " is damaged", " (checksum, bytes, name): expected ",
         expected->second.substr(0, expected->second.size() - 1), ", found ", found.substr(0, found.size() - 1),
-        "; delete ", directory.string(), " to resume from an earlier checkpoint");
+        is_of_model(name) ? "; put it back, and change it in an exported model"
+                          : str("; delete ", directory.string(), " to resume from an earlier checkpoint"));
 }
 
 // ---- directories ----------------------------------------------------------------------------------------------------
@@ -345,7 +352,7 @@ void read_checkpoint_weights(const fs::path& directory, const ParamLayout& layou
 void verify_model_files(const fs::path& directory) {
   const std::map<std::string, std::string> manifest = read_manifest(directory);
   for (const auto& [file, line] : manifest)
-    if (file != kState && (file.ends_with(".json") || file.ends_with(".jinja"))) verify(directory, manifest, file);
+    if (is_of_model(file)) verify(directory, manifest, file);
 }
 
 CheckpointState read_checkpoint_state(const fs::path& directory) {

@@ -108,7 +108,7 @@ void RunConfig::validate() const {
   check(!data.files.empty(), "data.files: at least one file is required");
   if (train.mode == "sft") data.check_response_format();
   check(eval.every == 0 || !eval.files.empty(), "eval.files: required when eval.every is not 0, got none");
-  check(repeated_file(eval.files).empty(), "eval.files: ", repeated_file(eval.files));
+  if (const std::string again = repeated_file(eval.files); !again.empty()) fail("eval.files: ", again);
   check(!eval.before_training || !eval.files.empty(),
         "eval.files: required when eval.before_training is true, got none");
   if (train.mode == "grpo") {

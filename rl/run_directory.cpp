@@ -111,7 +111,10 @@ void RunDirectory::choose_start(const StartOptions& start) {
     checkpoint_ = fs::canonical(start.resume);
     foreign_ = checkpoint_->parent_path() != fs::weakly_canonical(checkpoints());
     compare_configs();
-    if (!foreign_) return check_replaceable();
+    if (!foreign_) {  // what comes after it is moved aside, the model too
+      if (latest_checkpoint(checkpoints())->filename() == checkpoint_->filename()) check_replaceable();
+      return;
+    }
   }
   start.overwrite ? check_deletable() : check_unused();
 }
@@ -147,8 +150,7 @@ void RunDirectory::check_deletable() const {
 
 /// A run that goes on writes its model anew.
 void RunDirectory::check_replaceable() const {
-  if (!config_.checkpoint.export_model) return;
-  for (const fs::path& old : {model(), adapter()}) check_own(old, "the run's end");
+  if (config_.checkpoint.export_model) check_own(config_.lora.active() ? adapter() : model(), "the run's end");
 }
 
 /// Refuses a checkpoint that was made under another config. A key that the checkpoint's version did not know yet had

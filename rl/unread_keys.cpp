@@ -72,7 +72,7 @@ std::vector<Rule> notices_of_both_modes(const RunConfig& c) {
        "with eval.every: 0 and eval.before_training: false"},
       {c.eval.every > steps, {"eval.every"}, str("with train.steps: ", steps)},
       {samples(c) && c.eval.temperature == 0,
-       {"eval.n", "eval.top_p"},
+       {"eval.top_p"},
        "with eval.temperature: 0, which takes the likeliest token"},
       {c.checkpoint.every > steps, {"checkpoint.every"}, str("with train.steps: ", steps)},
       {c.checkpoint.every == 0 && !c.checkpoint.at_end && c.checkpoint.best.empty(),

@@ -55,7 +55,7 @@ struct EvaluateFlags {
     reward.validate();
     check(keep.empty() == output.empty(), "evaluate: --keep and --output belong together");
     check(!resume || !dump.empty(), "evaluate: --resume needs the --dump of the evaluation to carry on");
-    check(repeated_file(data.files).empty(), "--data: ", repeated_file(data.files));
+    if (const std::string again = repeated_file(data.files); !again.empty()) fail("--data: ", again);
     std::vector<std::string> inputs = data.files;
     inputs.insert(inputs.end(), {model.model, model.adapter, data.prompt_template, reward.path});
     check_outputs({{"--output", output, OutputKind::kJsonLines}, {"--dump", dump, OutputKind::kAppended}}, inputs);

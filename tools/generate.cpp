@@ -89,7 +89,7 @@ int generate_main(int argc, char** argv) {
   const std::vector<Prompt> prompts =
       args.given("prompt") ? std::vector{reader.from_text(prompt, 0, "--prompt")} : reader.from_file(input);
 
-  if (std::ranges::all_of(prompts, [](const Prompt& p) { return p.text.empty(); }))
+  if (args.given("input") && std::ranges::all_of(prompts, [](const Prompt& p) { return p.text.empty(); }))
     say_unread_flags(args, {"template", "chat-template", "chat-template-kwargs", "system", "prompt-key"},
                      "where every line has \"ids\"");
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
@@ -153,13 +154,13 @@ std::string response_of(const std::string& format, const Record& record) {
 }  // namespace
 
 std::string repeated_file(const std::vector<std::string>& files) {
-  for (size_t i = 0; i < files.size(); ++i)
-    for (size_t k = 0; k < i; ++k) {
-      std::error_code ignored;
-      if (files[i] == files[k]) return str('"', files[i], "\" is named twice");
-      if (std::filesystem::equivalent(files[i], files[k], ignored))
-        return str('"', files[i], "\" is the same file as \"", files[k], '"');
-    }
+  std::map<std::filesystem::path, const std::string*> seen;
+  for (const std::string& file : files) {
+    const auto [first, fresh] = seen.emplace(std::filesystem::absolute(file).lexically_normal(), &file);
+    if (fresh) continue;
+    return *first->second == file ? str('"', file, "\" is named twice")
+                                  : str('"', file, "\" is the same file as \"", *first->second, '"');
+  }
   return "";
 }
 

@@ -139,7 +139,7 @@ TEST(UnreadKeys, WhatAnotherKeySwitchesOffIsSaid) {
        "reward.a.max_failed_steps: without effect where no reward runs a program, whose grades alone can fail"},
       {kEvaluates + Strings{"eval.n=4", "eval.top_p=0.9", "eval.temperature=0"},
        {"eval.temperature=0.5"},
-       "eval.n, eval.top_p: without effect with eval.temperature: 0, which takes the likeliest token"},
+       "eval.top_p: without effect with eval.temperature: 0, which takes the likeliest token"},
       {{"eval.files=e", "eval.every=101"}, {"train.steps=101"}, "eval.every: without effect with train.steps: 100"},
       {{"checkpoint.every=101"}, {"train.steps=101"}, "checkpoint.every: without effect with train.steps: 100"},
       {{"checkpoint.keep=5", "checkpoint.background=false", "checkpoint.at_end=false"},

@@ -118,11 +118,12 @@ TEST(Drafts, LookAgainNowAndThen) {
 
 /// A step of r rows with K keys takes shared + row r + key K seconds. Guesses are right this often, one after the
 /// other, and there are some for a sequence from its token `known` on. Responses are `longest` tokens long, or, where
-/// they end by themselves, a tenth of what are left end in each 32 tokens.
+/// they end by themselves, a tenth of what are left end in each 32 tokens. In each rollout the host pauses once.
 struct Device {
   double shared, row, key, right;
   int64_t sequences, most_rows, longest, known;
   bool end;
+  double pause = 0;
 };
 
 /// Seconds of some rollouts with `count` guesses a sequence, -1: as many as are chosen.
@@ -133,6 +134,7 @@ double simulate(const Device& d, int64_t count, int rollouts) {
   for (int rollout = 0; rollout < rollouts; ++rollout) {
     drafts.begin();
     std::vector<int64_t> left, done;
+    int steps = 0;
     for (int64_t i = 0; i < d.sequences; ++i) {
       int64_t length = d.longest;
       for (int64_t t = 0; d.end && t < d.longest; t += 32)
@@ -156,7 +158,7 @@ double simulate(const Device& d, int64_t count, int rollouts) {
         left.pop_back(), done.pop_back();
       }
       const double seconds = (d.shared + d.row * double(rows) + d.key * double(keys)) * (1 + 0.02 * random.normal());
-      drafts.learn_cost(rows, keys, seconds);
+      drafts.learn_cost(rows, keys, seconds + (++steps == 40 ? d.pause : 0));
       total += seconds;
     }
   }
@@ -171,7 +173,9 @@ TEST(Drafts, SaveWhereTheyPayAndCostNothingElsewhere) {
       {"responses that repeat themselves", {0.8e-3, 6.1e-6, 6.5e-9, 1.0, 512, 2048, 1024, 4, false}},
       {"guesses that cost what they save", {0.1e-3, 20e-6, 0.5e-9, 0.8, 512, 1024, 1024, 4, false}},
       {"guesses that are mostly wrong", {0.8e-3, 4e-6, 3e-9, 0.1, 256, 1024, 512, 4, true}},
-      {"long responses, guesses for nothing", {3e-3, 0.1e-6, 7e-9, 0.9, 64, 2048, 2048, 4, true}}};
+      {"long responses, guesses for nothing", {3e-3, 0.1e-6, 7e-9, 0.9, 64, 2048, 2048, 4, true}},
+      {"few guesses are right, and the host pauses", {2.5e-3, 6e-6, 3e-9, 0.3, 256, 2048, 512, 4, true, 1}},
+      {"rows cost much, and the host pauses", {2e-3, 20e-6, 2e-9, 0.5, 512, 2048, 512, 4, true, 0.3}}};
   for (const auto& [name, device] : devices) {
     double best = std::numeric_limits<double>::infinity();
     int64_t best_count = 0;
