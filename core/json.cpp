@@ -1,8 +1,10 @@
 #include "core/json.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <nlohmann/json.hpp>
+#include <unordered_set>
+#include <vector>
 
 namespace mantissa {
 namespace {
@@ -71,26 +73,41 @@ std::string json_number(double value) {
   return number;
 }
 
-std::string repeated_key(std::string_view json) {
-  std::vector<std::string_view> keys;  // of the objects around `at`, the outermost's first
-  std::vector<size_t> first;           // of each of these objects, where its keys begin
-  for (size_t at = 0; at < json.size(); ++at) {
-    if (json[at] == '"') {
-      const size_t begin = ++at;
-      while (at < json.size() && json[at] != '"') at += json[at] == '\\' ? 2 : 1;
-      const size_t next = std::min(json.find_first_not_of(" \t\r\n", at + 1), json.size());
-      if (next < json.size() && json[next] == ':') keys.push_back(json.substr(begin, at - begin));
-    } else if (json[at] == '{') {
-      first.push_back(keys.size());
-    } else if (json[at] == '}' && !first.empty()) {
-      const auto own = keys.begin() + std::ptrdiff_t(first.back());
-      std::sort(own, keys.end());
-      if (const auto twice = std::adjacent_find(own, keys.end()); twice != keys.end()) return std::string(*twice);
-      keys.erase(own, keys.end());
-      first.pop_back();
-    }
+namespace {
+
+/// Takes the keys of objects as the library reads them, until one comes twice.
+class RepeatedKey : public nlohmann::json_sax<nlohmann::json> {
+ public:
+  std::string found;
+
+  bool start_object(size_t) override { return keys_.emplace_back(), true; }
+  bool end_object() override { return keys_.pop_back(), true; }
+  bool key(std::string& name) override {
+    const bool fresh = keys_.back().insert(name).second;
+    if (!fresh) found = name;
+    return fresh;
   }
-  return "";
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(int64_t) override { return true; }
+  bool number_unsigned(uint64_t) override { return true; }
+  bool number_float(double, const std::string&) override { return true; }
+  bool string(std::string&) override { return true; }
+  bool binary(nlohmann::json::binary_t&) override { return true; }
+  bool start_array(size_t) override { return true; }
+  bool end_array() override { return true; }
+  bool parse_error(size_t, const std::string&, const nlohmann::json::exception&) override { return false; }
+
+ private:
+  std::vector<std::unordered_set<std::string>> keys_;  // of the objects around the place, the outermost's first
+};
+
+}  // namespace
+
+std::string repeated_key(std::string_view json) {
+  RepeatedKey reader;
+  nlohmann::json::sax_parse(json, &reader);
+  return reader.found;
 }
 
 JsonObject& JsonObject::put(std::string_view key, const std::string& value) {

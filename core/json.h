@@ -20,8 +20,8 @@ std::string json_string(std::string_view text, JsonEscapes escapes = JsonEscapes
 /// A number with nine digits, or null.
 std::string json_number(double value);
 
-/// A key that an object of this JSON has twice, as it is spelt there, or "": the library keeps the last value of such a
-/// key and says nothing. `json` must have been read by it.
+/// A key that an object of this JSON has twice, or "": the library keeps the last value of such a key and says nothing.
+/// `json` must have been read by it.
 std::string repeated_key(std::string_view json);
 
 /// One object, keys in the order they were added.

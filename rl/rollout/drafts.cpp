@@ -56,13 +56,13 @@ StepCost::Vector StepCost::features(int64_t rows, int64_t keys) {
 void StepCost::add(int64_t rows, int64_t keys, double seconds) {
   constexpr double kKept = 0.97;  // of the weight of what was seen before
   constexpr double kInertia = 0.1;
-  constexpr double kMost = 2;  // times what was expected: more is the host's doing, or comes again and counts then
+  constexpr double kLongest = 2;  // times what was expected: more is the host's doing, or comes again and counts then
   const Vector x = features(rows, keys);
   if (!std::exchange(timed_, true)) {
     const double unit = seconds / of(rows, keys);
     for (double& c : coefficients_) c *= unit;
   }
-  seconds = std::min(seconds, kMost * of(rows, keys));
+  seconds = std::min(seconds, kLongest * of(rows, keys));
   for (size_t i = 0; i < x.size(); ++i) {
     for (size_t j = 0; j < x.size(); ++j) products_[i][j] = kKept * products_[i][j] + x[i] * x[j];
     seconds_[i] = kKept * seconds_[i] + x[i] * seconds;

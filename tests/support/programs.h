@@ -35,6 +35,20 @@ struct Result {
   }
 };
 
+/// The text behind "key": up to the next comma or brace outside of brackets.
+inline std::string value_of(const std::string& line, const std::string& key) {
+  const std::string mark = "\"" + key + "\": ";
+  const size_t begin = line.find(mark);
+  if (begin == std::string::npos) return "missing";
+  int depth = 0;
+  size_t end = begin + mark.size();
+  for (; end < line.size(); ++end) {
+    if (depth == 0 && (line[end] == ',' || line[end] == '}')) break;
+    depth += (line[end] == '[') - (line[end] == ']');
+  }
+  return line.substr(begin + mark.size(), end - begin - mark.size());
+}
+
 inline std::string quoted(const std::string& word) {
   std::string text = "'";
   for (const char c : word) text += c == '\'' ? "'\\''" : std::string(1, c);

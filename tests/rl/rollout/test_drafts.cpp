@@ -124,6 +124,7 @@ struct Device {
   int64_t sequences, most_rows, longest, known;
   bool end;
   double pause = 0;
+  double limit = 1.03;  // times what the best number of guesses takes
 };
 
 /// Seconds of some rollouts with `count` guesses a sequence, -1: as many as are chosen.
@@ -170,10 +171,10 @@ TEST(Drafts, SaveWhereTheyPayAndCostNothingElsewhere) {
   const std::vector<std::pair<const char*, Device>> devices = {
       {"few weights, short responses", {0.8e-3, 2.8e-6, 0.2e-9, 0.88, 256, 1024, 256, 8, true}},
       {"the same, more rows", {0.8e-3, 2.8e-6, 0.2e-9, 0.88, 512, 1024, 256, 8, true}},
-      {"responses that repeat themselves", {0.8e-3, 6.1e-6, 6.5e-9, 1.0, 512, 2048, 1024, 4, false}},
-      {"guesses that cost what they save", {0.1e-3, 20e-6, 0.5e-9, 0.8, 512, 1024, 1024, 4, false}},
-      {"guesses that are mostly wrong", {0.8e-3, 4e-6, 3e-9, 0.1, 256, 1024, 512, 4, true}},
-      {"long responses, guesses for nothing", {3e-3, 0.1e-6, 7e-9, 0.9, 64, 2048, 2048, 4, true}},
+      {"responses that repeat themselves", {0.8e-3, 6.1e-6, 6.5e-9, 1.0, 512, 2048, 1024, 4, false, 0, 1.08}},
+      {"guesses that cost what they save", {0.1e-3, 20e-6, 0.5e-9, 0.8, 512, 1024, 1024, 4, false, 0, 1.01}},
+      {"guesses that are mostly wrong", {0.8e-3, 4e-6, 3e-9, 0.1, 256, 1024, 512, 4, true, 0, 1.01}},
+      {"long responses, guesses for nothing", {3e-3, 0.1e-6, 7e-9, 0.9, 64, 2048, 2048, 4, true, 0, 1.06}},
       {"few guesses are right, and the host pauses", {2.5e-3, 6e-6, 3e-9, 0.3, 256, 2048, 512, 4, true, 1}},
       {"rows cost much, and the host pauses", {2e-3, 20e-6, 2e-9, 0.5, 512, 2048, 512, 4, true, 0.3}}};
   for (const auto& [name, device] : devices) {
@@ -182,7 +183,7 @@ TEST(Drafts, SaveWhereTheyPayAndCostNothingElsewhere) {
     for (const int64_t count : {0, 1, 2, 3, 4, 8, 16})
       if (const double seconds = simulate(device, count, 4); seconds < best) best = seconds, best_count = count;
     const double chosen = simulate(device, -1, 4);
-    EXPECT_LT(chosen, 1.08 * best) << name << ": " << best_count << " guesses would have been best";
+    EXPECT_LT(chosen, device.limit * best) << name << ": " << best_count << " guesses would have been best";
   }
 }
 
