@@ -11,17 +11,40 @@
 // Legend: T tokens, S sequences, H/G/D heads; a row is (H+2G)D wide.
 #include "cuda/attention/attention.h"
 
+#include <set>
+
+#include "core/notice.h"
+
+namespace mantissa::cuda_kernels {
+namespace {
+
+void log_once(const std::string& reason) {
+  static std::set<std::string> said;
+  if (said.insert(reason).second) notice("[attention] own CUDA kernels instead of cuDNN: " + reason);
+}
+
+}  // namespace
+}  // namespace mantissa::cuda_kernels
+
 #ifndef MANTISSA_CUDNN_FRONTEND
 
 namespace mantissa::cuda_kernels {
+namespace {
 
-// Built without the frontend's headers (tools/setup.sh fetches them): the build said so.
-bool cudnn_attention_fwd(Exec&, Tensor&, Tensor&, const Tensor&, const Tensor&, int64_t, Heads) {
+bool built_without(const Tensor& qkv) {
+  if (is_16bit(qkv.dtype()))
+    log_once("built without cudnn.h or the headers of its C++ frontend (tools/setup.sh fetches the latter)");
   return false;
 }
-bool cudnn_attention_bwd(Exec&, Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+
+}  // namespace
+
+bool cudnn_attention_fwd(Exec&, Tensor&, Tensor&, const Tensor& qkv, const Tensor&, int64_t, Heads) {
+  return built_without(qkv);
+}
+bool cudnn_attention_bwd(Exec&, Tensor&, const Tensor&, const Tensor& qkv, const Tensor&, const Tensor&, const Tensor&,
                          int64_t, Heads) {
-  return false;
+  return built_without(qkv);
 }
 
 }  // namespace mantissa::cuda_kernels
@@ -31,7 +54,6 @@ bool cudnn_attention_bwd(Exec&, Tensor&, const Tensor&, const Tensor&, const Ten
 #include <dlfcn.h>
 
 #include <map>
-#include <set>
 
 #include "cuda/attention/cudnn_loader.h"
 
@@ -42,7 +64,6 @@ bool cudnn_attention_bwd(Exec&, Tensor&, const Tensor&, const Tensor&, const Ten
 #undef dlopen
 #undef dlsym
 
-#include "core/notice.h"
 #include "core/random.h"
 #include "cuda/attention/bounds.h"
 #include "cuda/device.h"
@@ -64,11 +85,6 @@ constexpr size_t kRefused[] = {91000, 91001, 91400};  // known wrong results
 constexpr size_t kReadsOldWorkspace = 91800;  // before it, the ragged backward read workspace nobody had written
 constexpr int64_t kScoreBytes = int64_t(1) << 30;
 constexpr int64_t kMostScoreBytes = int64_t(4) << 30;  // of one sequence
-
-void log_once(const std::string& reason) {
-  static std::set<std::string> said;
-  if (said.insert(reason).second) notice("[attention] own CUDA kernels instead of cuDNN: " + reason);
-}
 
 /// The loaded library and its handle, or why there is none.
 struct Library {
