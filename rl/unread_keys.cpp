@@ -193,6 +193,11 @@ std::vector<std::string> unread_keys(const RunConfig& config, Match match) {
     for (const SetKey& key : caught(rule, keys)) names.push_back(key.name);
     if (!names.empty()) lines.push_back(str(join(names), ": without effect ", rule.why));
   }
+  const OptimConfig& optim = config.optim;
+  const int64_t updates = config.train.steps * config.planned_updates();
+  if (optim.lr > 0 && updates > 0 && optim.warmup_steps > updates)
+    lines.push_back(str("optim.lr: never reached, since optim.warmup_steps is ", optim.warmup_steps,
+                        " and the run has ", updates, " updates"));
   return lines;
 }
 

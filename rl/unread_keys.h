@@ -18,8 +18,8 @@ namespace mantissa {
 
 /// Throws Error for the first key that asks for what the run does not have: the key, its default, why, the value.
 void refuse_unread_keys(const RunConfig& config);
-/// Notices of the other keys that are set and not read, a line for each cause. `match` is what became of
-/// precision.match.
+/// Notices of the other keys that are set and not read, a line for each cause, and of a learning rate that the warm-up
+/// is too long to reach. `match` is what became of precision.match.
 std::vector<std::string> unread_keys(const RunConfig& config, Match match);
 
 /// config_keys, but those that are refused have their defaults, and those that an adapter's directory replaces: what a

@@ -193,6 +193,20 @@ TEST(UnreadKeys, WhatAnotherKeySwitchesOffIsSaid) {
   EXPECT_EQ(said(fast, Match::kExact), Strings{});
 }
 
+TEST(UnreadKeys, AWarmUpThatNeverReachesTheLearningRateIsSaid) {
+  const std::string grpo = "optim.lr: never reached, since optim.warmup_steps is 401 and the run has 400 updates";
+  const std::string sft = "optim.lr: never reached, since optim.warmup_steps is 401 and the run has 100 updates";
+  EXPECT_EQ(said({"optim.warmup_steps=401"}), Strings{grpo});
+  EXPECT_EQ(said({"optim.warmup_steps=400"}), Strings{}) << "the last update has it";
+  EXPECT_EQ(said({"optim.warmup_steps=401", "train.epochs=2"}), Strings{});
+  EXPECT_EQ(said({"optim.warmup_steps=401", "train.steps=0"}), Strings{}) << "a run that trains nothing";
+  EXPECT_EQ(said(kSft + Strings{"optim.warmup_steps=401"}), Strings{sft});
+  EXPECT_EQ(said({"optim.schedule=linear", "optim.warmup_steps=401"}),
+            (Strings{"optim.schedule: without effect with optim.warmup_steps: 401, which the 400 updates of the run do "
+                     "not end",
+                     grpo}));
+}
+
 TEST(UnreadKeys, AKeyBesideNamedRewardsIsTold) {
   EXPECT_EQ(refusal({"reward.a.kind=math", "reward.b.kind=format", "reward.kind=exact"}),
             "override reward.kind=exact: reward.kind stands beside rewards that have names (a, b): must be inside one "
