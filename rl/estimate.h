@@ -1,10 +1,11 @@
 // How much memory a run will need, before anything is loaded: the run is opened on a Rehearsal (core/rehearsal.h) with
 // the header of its model, its data and its tokenizer, and takes the largest steps that its config allows.
 //
-// What is not known beforehand is taken as its worst: responses are as long as they may be, no group is left out, and
-// micro-batches are as full as their budget lets them be. So the figure is met where a mini-batch has many
-// micro-batches, and is an upper bound where all of it fits into one and responses are short. For a warm start lengths
-// are known. Workspaces that a device library chooses by itself are guessed.
+// What is not known beforehand is taken as its worst: responses are as long as they may be, no group is left out,
+// guesses (rollout.draft) take as many rows as they may, and micro-batches are as full as their budget lets them be. So
+// the figure is met where a mini-batch has many micro-batches, and is an upper bound where all of it fits into one and
+// responses are short. For a warm start lengths are known. Workspaces that a device library chooses by itself are
+// guessed.
 //
 // train.recompute: auto takes the first tier under which an update stays within nine tenths of the memory there is,
 // since the estimate is within a tenth of what runs report. Where none does, it takes full.

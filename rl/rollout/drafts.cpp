@@ -46,7 +46,7 @@ struct Drafts::Past {
   void index();
 };
 
-Drafts::Drafts() = default;
+Drafts::Drafts(bool rehearsed) : rehearsed_(rehearsed) {}
 Drafts::~Drafts() = default;
 
 StepCost::Vector StepCost::features(int64_t rows, int64_t keys) {
@@ -150,6 +150,7 @@ void Drafts::Past::index() {
 
 std::vector<int32_t> Drafts::propose(Past& past, const Prompt& prompt, std::span<const int32_t> response,
                                      int64_t most) {
+  if (rehearsed_) return std::vector<int32_t>(size_t(most), 0);
   if (past.texts.empty()) return {};
   past.index();
   const std::vector<int32_t> last = last_tokens(prompt, response, kContext);
@@ -187,6 +188,7 @@ int64_t Drafts::choose(int64_t running, int64_t keys) {
   constexpr int64_t kSeldom = 64;
   const int64_t choice = choices_++;
   if (choice == 0) return 0;
+  if (rehearsed_) return kMost;
   const int64_t pays = worth(running, keys);
   if (!cost_.timed() || choice % kSeldom != 0) return pays;
   return pays > 0 ? 0 : 1;

@@ -50,7 +50,9 @@ class Drafts {
   /// Earlier responses to a prompt.
   struct Past;
 
-  Drafts();
+  /// `rehearsed`: of a rehearsal (core/rehearsal.h), whose tokens are all 0. There are then as many guesses as may be,
+  /// whatever earlier responses were, and all are right.
+  explicit Drafts(bool rehearsed = false);
   ~Drafts();
   /// A new rollout. Of each prompt the last responses are kept, and of all prompts those asked for last, within bounds.
   void begin();
@@ -72,6 +74,7 @@ class Drafts {
   void learn_cost(int64_t rows, int64_t keys, double seconds) { cost_.add(rows, keys, seconds); }
 
  private:
+  bool rehearsed_;
   std::unordered_map<uint64_t, Past> prompts_;  // by the hash of their tokens
   int64_t rollouts_ = 0, tokens_ = 0, choices_ = 0;
   StepCost cost_;

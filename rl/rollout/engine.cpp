@@ -65,7 +65,7 @@ struct Engine::Impl {
         "rollout.draft: history needs rollout and training to agree bit for bit (precision.match: exact): elsewhere a "
         "token's bits depend on what is computed beside it; got ",
         precision.match == Match::kPeer ? "peer" : "fast");
-    drafts.emplace();
+    drafts.emplace(is_rehearsal(exec.backend()));
   }
   int64_t limit_of(const Prompt& prompt, const GenerateOptions& options) const {
     return std::min(options.sampling.max_new_tokens, model.config.max_positions - int64_t(prompt.ids.size()));

@@ -10,6 +10,7 @@
 
 #include "core/registry.h"
 #include "core/rehearsal.h"
+#include "rl/rollout/drafts.h"
 #include "rl/run.h"
 #include "tests/support/message.h"
 #include "tests/support/ranks.h"
@@ -126,6 +127,24 @@ TEST_F(Estimate, PartsOfAnAbsentGpu) {
   for (const MemoryPart& p : one.held) sum += p.bytes;
   for (const MemoryPart& p : one.update) sum += p.bytes;
   EXPECT_EQ(one.peak, sum);
+}
+
+/// A decode step with guesses has as many rows as one of more sequences, but fewer pages.
+TEST_F(Estimate, GuessesTakeTheRowsThatTheyMay) {
+  const auto sampling = [&](const std::string& draft, int64_t n, int64_t rows, const std::string& device) {
+    const MemoryEstimate e =
+        estimate_memory(config({"precision.match=exact", "rollout.draft=" + draft, str("rollout.n=", n),
+                                str("rollout.max_batch=", rows), "rollout.cache_tokens=65536", "run.device=" + device}),
+                        {.like = device == "cpu" ? &cpu() : nullptr});
+    return double(part(e.rollout, "activations, logits, workspaces"));
+  };
+  const int64_t most = 4 * (1 + Drafts::kMost);  // of the 4 responses to each of 8 prompts
+  for (const char* device : {"cpu", "cuda"}) {
+    const double rows_256 = sampling("none", 32, 256, device), rows_of_most = sampling("none", most, 4096, device);
+    EXPECT_NEAR(sampling("history", 4, 256, device), rows_256, 0.01 * rows_256) << device;
+    EXPECT_NEAR(sampling("history", 4, 4096, device), rows_of_most, 0.01 * rows_of_most) << device;
+    EXPECT_LT(sampling("none", 4, 256, device), 0.9 * rows_256) << device << ": rows are what counts";
+  }
 }
 
 TEST_F(Estimate, OffloadedStateIsCountedOnTheHost) {
