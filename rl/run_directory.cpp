@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "nn/formats/peft.h"
+#include "nn/model.h"
+#include "rl/data/prompt_template.h"
 #include "rl/logging/log.h"
 #include "rl/unread_keys.h"
 
@@ -154,12 +156,15 @@ void RunDirectory::check_replaceable() const {
 }
 
 /// Refuses a checkpoint that was made under another config. A key that the checkpoint's version did not know yet had
-/// what is its default now.
+/// what is its default now; what no chat template reads, which earlier versions let stand, may be gone.
 void RunDirectory::compare_configs() const {
   const CheckpointState state = read_checkpoint_state(*checkpoint_);
-  const std::string where = (*checkpoint_ / "config.yaml").string();
-  const std::vector<ConfigKey> saved = effective_keys(parse_saved_config(state.config, where)),
-                               now = effective_keys(config_);
+  RunConfig before = parse_saved_config(state.config, (*checkpoint_ / "config.yaml").string());
+  DataConfig& data = before.data;
+  if (data.system != config_.data.system || data.chat_template_kwargs != config_.data.chat_template_kwargs)
+    for (const std::string& key : take_out_unread(data, load_tokenizer_files(config_.model.path)))
+      log_info(str(checkpoint_->string(), ": was made with ", key, ", which nothing reads: it may be left out"));
+  const std::vector<ConfigKey> saved = effective_keys(before), now = effective_keys(config_);
   const auto text_in = [](const std::vector<ConfigKey>& keys, const std::string& name) {
     const auto key = std::ranges::find(keys, name, &ConfigKey::name);  // those of named rewards are not in all configs
     return key == keys.end() ? "not there" : key->text;

@@ -1,6 +1,7 @@
 #include "rl/data/prompt_template.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/error.h"
 #include "core/file.h"
@@ -91,6 +92,28 @@ std::string PromptTemplate::apply(const std::vector<ChatMessage>& conversation, 
   check(system_.empty() || !own, where, ": the messages have a system message, and data.system is another one");
   if (!system_.empty()) messages.insert(messages.begin(), {"system", system_});
   return chat_.apply(messages);
+}
+
+std::vector<std::string> take_out_unread(DataConfig& config, const TokenizerFiles& files) {
+  const auto refused = [&](const DataConfig& keys) {
+    try {
+      PromptTemplate(keys, files);
+    } catch (const Error&) {
+      return true;
+    }
+    return false;
+  };
+  std::vector<std::string> taken;
+  DataConfig alone = config;
+  alone.system.clear();
+  std::erase_if(config.chat_template_kwargs, [&](const std::string& variable) {
+    alone.chat_template_kwargs = {variable};
+    const bool unread = refused(alone);
+    if (unread) taken.push_back("data.chat_template_kwargs: " + variable);
+    return unread;
+  });
+  if (!config.system.empty() && refused(config)) taken.push_back("data.system: " + std::exchange(config.system, ""));
+  return taken;
 }
 
 }  // namespace mantissa

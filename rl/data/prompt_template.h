@@ -37,4 +37,8 @@ class PromptTemplate {
   std::string text_;  // of your own
 };
 
+/// Takes the variables and the system message out of `config` that PromptTemplate refuses since nothing reads them, as
+/// earlier versions did not, and returns each as "key: value".
+std::vector<std::string> take_out_unread(DataConfig& config, const TokenizerFiles& files);
+
 }  // namespace mantissa

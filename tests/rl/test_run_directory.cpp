@@ -9,6 +9,7 @@
 #include "rl/config_keys.h"
 #include "rl/run.h"
 #include "rl/selftest.h"
+#include "tests/support/message.h"
 #include "tests/support/ranks.h"
 #include "tests/support/temp_dir.h"
 
@@ -210,6 +211,38 @@ TEST(RunDirectory, GoesOnFromARunThatSetWhatNothingRead) {
   EXPECT_EQ(mantissa::Run(config(dir / "run", overrides), StartOptions{.resume = "auto"}).step, 1);
   EXPECT_THROW(mantissa::Run(config(dir / "run", {"train.steps=1", "optim.lr=2e-4"}), StartOptions{.resume = "auto"}),
                Error);
+}
+
+TEST(RunDirectory, AMessageAndVariablesThatNothingReadMayBeGone) {
+  TempDir dir;
+  struct Case {
+    std::vector<std::string> overrides;
+    std::string refusal;  // of the message; empty: it may be gone
+  };
+  for (const auto& [more, refusal] :
+       {Case{{}, ""}, Case{{"data.template=chat", "data.chat_template=chatml"},
+                           "was made under another config: data.system: \"S\", now data.system: \"\""}}) {
+    std::vector<std::string> overrides = {"optim.lr=1e-4", "train.steps=1"};
+    overrides.insert(overrides.end(), more.begin(), more.end());
+    {  // a checkpoint of an earlier version, which took any
+      mantissa::Run run(config(dir / "run", overrides), {.overwrite = true});
+      train(run, [] { return false; });
+      CheckpointState state = read_checkpoint_state(dir / "run/checkpoints/step_1");
+      RunConfig earlier = run.config;
+      earlier.data.system = "S", earlier.data.chat_template_kwargs = {"thinking=true"};
+      state.config = format_run_config(earlier);
+      save_checkpoint(dir / "earlier", state, run.model->trained(), *run.optimizer, {});
+    }
+    const StartOptions resume{.resume = (dir / "earlier/step_1").string(), .overwrite = true};
+    testing::internal::CaptureStderr();
+    const std::string message =
+        message_of([&] { EXPECT_EQ(mantissa::Run(config(dir / "run", overrides), resume).step, 1); });
+    const std::string log = testing::internal::GetCapturedStderr();
+    EXPECT_NE(log.find("was made with data.chat_template_kwargs: thinking=true, which nothing reads"), log.npos) << log;
+    EXPECT_EQ(log.find("was made with data.system: S, which nothing reads") != log.npos, refusal.empty()) << log;
+    EXPECT_EQ(message.empty(), refusal.empty()) << message;
+    EXPECT_NE(message.find(refusal), message.npos) << message;
+  }
 }
 
 /// The events of a file, with both checksums checked.

@@ -18,6 +18,8 @@
 namespace mantissa {
 namespace {
 
+using Strings = std::vector<std::string>;
+
 /// One id a byte.
 class ByteTokenizer final : public Tokenizer {
  public:
@@ -191,6 +193,28 @@ TEST_F(Data, TheModelsOwnFormTakesVariables) {
   files.chat_template = "{{ enable_thinking }}{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}";
   EXPECT_EQ(message_of([&] { PromptTemplate(config_, files); }),
             "data.system: the chat template of M leaves system messages out, got \"S\"");
+}
+
+TEST_F(Data, WhatNoTemplateReadsIsTakenOut) {
+  TokenizerFiles files;
+  config_.prompt_template = "chat";
+  config_.chat_template_kwargs = {"thinking=true", "shout=true"};
+  config_.system = "S";
+  const auto taken = [&](const std::string& chat_template) {
+    files.chat_template = chat_template;
+    DataConfig config = config_;
+    const Strings keys = take_out_unread(config, files);
+    PromptTemplate(config, files);  // takes what is left
+    return keys;
+  };
+  EXPECT_EQ(taken("{{ thinking }}{{ shout }}{{ messages[0].content }}"), Strings{});
+  EXPECT_EQ(taken("{{ shout }}{{ messages[-1].content }}"),
+            (Strings{"data.chat_template_kwargs: thinking=true", "data.system: S"}));
+  EXPECT_EQ(taken("{{ messages[0].content if shout else 'none' }}"),
+            Strings{"data.chat_template_kwargs: thinking=true"})
+      << "the message is read where a variable says so";
+  config_.prompt_template = "none";
+  EXPECT_EQ(taken("").size(), 3u);
 }
 
 TEST_F(Data, TemplatesOfOnesOwn) {
