@@ -122,6 +122,11 @@ std::string progress_line(const EngineStats& stats, double seconds) {
   return line + eta;
 }
 
+std::string work_line(const EngineStats& stats) {
+  return str(stats.prefill_tokens, " tokens prefilled, ", stats.decode_tokens, " decoded in ", stats.decode_steps,
+             " steps, ", stats.preemptions, " preemptions");
+}
+
 GenerateOptions generate_options(const Engine& engine, const RolloutConfig& rollout, StopRule stop, int64_t seed) {
   using Clock = std::chrono::steady_clock;
   // A generation begins where another number of samples is asked for, or fewer of them are finished.

@@ -30,6 +30,8 @@ void put_adapter(Model& model, const std::string& adapter);
 
 /// "12 of 64 samples | eta 00:01:20", after so many seconds of a generation.
 std::string progress_line(const EngineStats& stats, double seconds);
+/// "99 tokens prefilled, 512 decoded in 40 steps, 0 preemptions": of a generation that is over.
+std::string work_line(const EngineStats& stats);
 /// The options of a generation by `engine`: sampling and length of `rollout`, `stop`, seed. Says on stderr every ten
 /// seconds how far it is.
 GenerateOptions generate_options(const Engine& engine, const RolloutConfig& rollout, StopRule stop, int64_t seed);

@@ -110,9 +110,7 @@ int generate_main(int argc, char** argv) {
       if (tokenizer) line.add("text", c.text);
       print(line.add("finish", finish_name(c.finish)).add("ids", c.ids).add("logprobs", c.rollout_logprobs));
     }
-  const EngineStats& stats = engine.stats();
-  log_info(str(stats.prefill_tokens, " tokens prefilled, ", stats.decode_tokens, " decoded in ", stats.decode_steps,
-               " steps"));
+  log_info(work_line(engine.stats()));
   return 0;
 }
 

@@ -158,6 +158,7 @@ class Mismatch {
     it->second = engine.generate(
         requests_for(prompts_, side.n),
         generate_options(engine, side, stop_rule(*model_, tokenizer.get(), side.sampling), flags_.seed));
+    log_info(work_line(engine.stats()));
     return it->second;
   }
 
