@@ -111,6 +111,15 @@ std::vector<ChatMessage> messages_of(const json& list, const std::string& where)
   return messages;
 }
 
+/// The object that a line holds, in one line wherever it is read: without the byte order mark before it, the rest of a
+/// Windows line end behind it and a bare carriage return between its values.
+std::string object_in(const std::string& text) {
+  const size_t begin = text.find('{');
+  std::string object = text.substr(begin, text.rfind('}') + 1 - begin);
+  std::ranges::replace(object, '\r', ' ');
+  return object;
+}
+
 Record read_record(const std::string& text, const DataConfig& config, std::string where) {
   const json line = json::parse(text, nullptr, false);
   check(!line.is_discarded(), where, ": not valid JSON", json_lines_hint(text));
@@ -128,7 +137,7 @@ Record read_record(const std::string& text, const DataConfig& config, std::strin
   if (line.contains(config.solution_key)) record.solution = text_of(line, config.solution_key, false, where);
   if (line.contains("data_source")) record.data_source = text_of(line, "data_source", false, where);
   if (config.strip_calculator_marks) record.solution = without_calculator_marks(record.solution);
-  record.line = text;
+  record.line = object_in(text);
   record.where = std::move(where);
   return record;
 }

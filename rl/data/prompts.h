@@ -19,7 +19,7 @@ struct Record {
   int64_t row = 0;
   std::vector<ChatMessage> messages;  // where the problem is a conversation; `problem` is then its last message
   std::string problem, answer, solution, data_source;
-  std::string line;   // the record as it stands in the file
+  std::string line;   // the record as it stands in the file, without a byte order mark or line end
   std::string where;  // file:line
 };
 

@@ -94,8 +94,9 @@ class Worker {
     if (!child_) start();
     std::string text = "[";
     for (const Answer& answer : answers)
-      text += str(text.size() > 1 ? ", " : "", "[", json_string(answer.response), ", ",
-                  answer.record.empty() ? JsonObject().add("answer", answer.gold).str() : answer.record, "]");
+      text +=
+          str(text.size() > 1 ? ", " : "", "[", json_string(answer.response), ", ",
+              json_string(answer.record.empty() ? JsonObject().add("answer", answer.gold).str() : answer.record), "]");
     text += "]\n";
     std::string_view unsent = text;
     for (size_t done = 0; done < answers.size(); ++done) {

@@ -6,7 +6,7 @@ std::string_view python_worker() {
   return R"py(import importlib.util, json, math, os, sys, traceback
 
 answers_out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-tasks_in = os.fdopen(os.dup(0), "r", encoding="utf-8")
+tasks_in = os.fdopen(os.dup(0), "r", encoding="utf-8", newline="\n")
 os.dup2(2, 1)
 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 sys.stdout = sys.stderr  # line by line: what is printed is in the log at once
@@ -38,12 +38,27 @@ def told(value):
     return {"reward": value, "extracted": "" if extracted is None else str(extracted)}
 
 
-def graded(function, task):
+def attempt(function, *arguments):
+    """What it returns, or the exception that it raises, which is then in the log."""
     try:
-        say(told(function(*task)))
+        return function(*arguments)
     except Exception as error:
         traceback.print_exc()
-        say(story(error))
+        return error
+
+
+def answer(value):
+    if not isinstance(value, Exception):
+        value = attempt(told, value)
+    say(story(value) if isinstance(value, Exception) else value)
+
+
+def rewards_of(function, tasks):
+    """Those of a function that takes many answers at a time."""
+    values = list(function([t[0] for t in tasks], [t[1] for t in tasks])) if tasks else []
+    if len(values) != len(tasks):
+        raise ValueError(f"{name} returned {len(values)} rewards for {len(tasks)} responses")
+    return values
 
 
 def main():
@@ -61,22 +76,17 @@ def main():
     batch = bool(getattr(function, "batch", False))
     say({"ready": True, "batch": batch})
     for line in tasks_in:
-        tasks = json.loads(line)
-        if not batch:
-            for task in tasks:
-                graded(function, task)
-            continue
-        try:
-            values = list(function([t[0] for t in tasks], [t[1] for t in tasks]))
-            if len(values) != len(tasks):
-                raise ValueError(f"{name} returned {len(values)} rewards for {len(tasks)} responses")
-        except Exception as error:
-            traceback.print_exc()
-            for _ in tasks:
-                say(story(error))
-            continue
-        for value in values:
-            graded(lambda: value, ())
+        # A record may have more levels or digits than Python reads.
+        tasks = [(response, attempt(json.loads, record)) for response, record in json.loads(line)]
+        if batch:
+            read = [t for t in tasks if not isinstance(t[1], Exception)]
+            values = attempt(rewards_of, function, read)
+            values = iter([values] * len(read) if isinstance(values, Exception) else values)
+        for response, record in tasks:
+            if isinstance(record, Exception):
+                answer(record)
+            else:
+                answer(next(values) if batch else attempt(function, response, record))
 
 
 main()

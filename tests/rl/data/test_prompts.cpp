@@ -76,6 +76,14 @@ TEST_F(Data, ReadsRecordsAndFillsTargets) {
   EXPECT_EQ(make_prompts(config_, ByteTokenizer(), {}, 1 << 20, false).prompts.size(), 2u);
 }
 
+TEST_F(Data, ARecordIsKeptWithoutMarkAndLineEnds) {
+  const std::string row = R"({"problem": "p", "answer": "{1}"})";
+  std::string spread = row;
+  spread[1 + spread.find(',')] = '\r';
+  config_.files = {file("a.jsonl", "\xef\xbb\xbf" + row + "\r\n" + spread + "\n " + row + "\t")};
+  for (const Record& record : read_records(config_)) EXPECT_EQ(record.line, row) << record.where;
+}
+
 TEST_F(Data, Templates) {
   config_.prompt_template = "qwen_math";
   EXPECT_EQ(apply("Q"),

@@ -115,6 +115,23 @@ TEST_F(PythonReward, WhatGoesWrongIsNamedAndNoWrongAnswer) {
   EXPECT_EQ(grade(c, answers)[8].status, S::kParsed);  // again, with workers that had to be replaced
 }
 
+TEST_F(PythonReward, ARecordThatPythonCannotReadIsAnErrorOfItsAnswer) {
+  const std::string deep = "{\"a\": " + std::string(100000, '[') + std::string(100000, ']') + "}";
+  const std::vector<Answer> answers = {{"1", "", "{\"a\":\r1}"}, {"1", "", deep}, {"1", "", "{\"a\": 1}\r"}};
+  const std::string one = "def reward(response, record):\n    return record['a']\n";
+  const std::string batch =
+      "def reward(responses, records):\n    return [r['a'] for r in records]\nreward.batch = True\n";
+  for (const std::string& code : {one, batch}) {
+    RewardConfig c = config(code, 20 + double(code.size()));  // equal configs would have the same workers
+    c.workers = 1;
+    const std::vector<Grade> grades = grade(c, answers);
+    EXPECT_EQ(grades[0].reward, 1) << grades[0].reason;
+    EXPECT_EQ(grades[1].status, Grade::Status::kError);
+    EXPECT_NE(grades[1].reason.find("RecursionError"), std::string::npos) << grades[1].reason;
+    EXPECT_EQ(grades[2].reward, 1) << grades[2].reason;
+  }
+}
+
 TEST_F(PythonReward, AFileThatDoesNotServeIsRefusedWithItsReason) {
   EXPECT_NE(refusal(config("import nothing_of_that_name\n")).find("nothing_of_that_name"), std::string::npos);
   EXPECT_NE(refusal(config("def other(a, b): return 1\n")).find("has no attribute 'reward'"), std::string::npos);
