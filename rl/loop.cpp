@@ -84,33 +84,37 @@ std::vector<RolloutGroup> rollout(Run& run, int64_t round, Metrics& metrics) {
   return groups;
 }
 
-/// Warns where every grade of a rollout failed, and ends the run after reward.max_failed_steps such rollouts in a row.
-void watch_failures(Run& run, bool all_failed, const std::string& reason) {
-  run.failed_rewards = all_failed ? run.failed_rewards + 1 : 0;
-  if (!all_failed) return;
-  const RewardsConfig& config = run.config.reward;
-  const std::string which = config.named.empty() ? "reward.kind " + config.one.kind : "each of the rewards";
-  if (run.comm.main())
-    log_warning(str("step ", run.step + 1, ": ", which, " failed on every answer, so all rewards are 0: ", reason));
-  const int64_t most = config.max_failed_steps();
-  check(most == 0 || run.failed_rewards < most, which, ": every grade of ", run.failed_rewards,
-        " rollouts in a row failed (reward.max_failed_steps): ", reason);
+/// Warns where every grade of a reward failed, and ends the run after its max_failed_steps such rollouts in a row. One
+/// that had nothing to grade in a rollout goes on as before it.
+void watch_failures(Run& run, const std::vector<GradeTally>& own) {
+  for (const GradeTally& tally : own) {
+    const std::vector<double> all = run.comm.reduce({double(tally.grades), double(tally.failed)});
+    if (all[0] == 0) continue;
+    int64_t& rollouts = run.failed_rewards[tally.name];
+    rollouts = all[1] == all[0] ? rollouts + 1 : 0;
+    if (rollouts == 0) continue;
+    std::string reason;  // the first of any rank
+    for (const std::string& r : run.comm.gather(tally.reason))
+      if (reason.empty()) reason = r;
+    const std::string which = tally.name + ".kind " + tally.kind;
+    if (run.comm.main())
+      log_warning(
+          str("step ", run.step + 1, ": ", which, " failed on every answer, so all its rewards are 0: ", reason));
+    check(tally.max_failed_steps == 0 || rollouts < tally.max_failed_steps, which, ": every grade of ", rollouts,
+          " rollouts in a row failed (", tally.name, ".max_failed_steps): ", reason);
+  }
 }
 
 /// Grades the samples of this rank and exchanges them for all.
 void reward(Run& run, std::vector<RolloutGroup>& groups, RewardStats& stats, Metrics& metrics) {
   run.enter("reward");
   Timer timer(metrics, "timing_s/reward");
-  Metrics own, counters;
-  grade_samples(run.config.reward, groups, own);
+  Metrics own;
+  const std::vector<GradeTally> tallies = grade_samples(run.config.reward, groups, own);
   run.idle.meet();
   share_samples(groups, run.comm);
-  add_counters(counters, own, run.comm);
-  double grades = 0;
-  for (const auto& [name, count] : counters.values()) grades += count;
-  add_counters(metrics, counters, single_comm());
-  watch_failures(run, counters.get("verifier/error") + counters.get("verifier/timeout") == grades,
-                 groups[0].samples[0].reason);
+  add_counters(metrics, own, run.comm);
+  watch_failures(run, tallies);
   for (RolloutGroup& group : groups) {
     for (RolloutSample& sample : group.samples) {
       stats.lengths.add(double(sample.completion.ids.size()));

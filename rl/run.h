@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 
@@ -76,7 +77,7 @@ class Run {
   int64_t step = 0;                     // completed training steps
   int64_t policy_version = 0;           // optimizer steps that changed the weights
   int64_t saved_step = -1;              // step of the last checkpoint in the output directory
-  int64_t failed_rewards = 0;           // rollouts in a row on which every grade failed
+  std::map<std::string, int64_t> failed_rewards;  // by reward, rollouts in a row on which every grade failed
 
  private:
   void check_same_config() const;

@@ -21,9 +21,13 @@ bool samples(const RunConfig& c) {
 
 /// Keys of the rewards whose grades cannot fail, that say what follows where all do.
 std::vector<std::string> failure_keys(const RewardsConfig& rewards) {
-  if (rewards.has_kind("command") || rewards.has_kind("code") || rewards.has_kind("python")) return {};
-  std::vector<std::string> keys = {"reward.max_failed_steps"};
-  for (const auto& [name, reward] : rewards.named) keys.push_back("reward." + name + ".max_failed_steps");
+  std::vector<std::string> keys;
+  const auto add = [&](const std::string& name, const RewardConfig& reward) {
+    if (reward.kind != "command" && reward.kind != "code" && reward.kind != "python")
+      keys.push_back(name + ".max_failed_steps");
+  };
+  if (rewards.named.empty()) add("reward", rewards.one);
+  for (const auto& [name, named] : rewards.named) add("reward." + name, named.reward);
   return keys;
 }
 
@@ -121,7 +125,7 @@ std::vector<Rule> notices(const RunConfig& c, Match match) {
       {!sft && !a.dynamic_sampling, {"algorithm.max_gen_batches"}, "without algorithm.dynamic_sampling"},
       {evaluates && c.rollout.sampling.stop.empty(), {"rollout.keep_stop"}, "without rollout.stop"},
       {evaluates && c.rollout.cache_tokens > 0, {"rollout.memory_fraction"}, "with rollout.cache_tokens"},
-      {!sft, failure_keys(c.reward), "where no reward runs a program, whose grades alone can fail"},
+      {!sft, failure_keys(c.reward), "where the reward runs no program, whose grades alone can fail"},
   };
   for (Rule& rule : notices_of_both_modes(c)) rules.push_back(std::move(rule));
   return rules;

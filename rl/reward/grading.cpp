@@ -48,7 +48,8 @@ std::vector<Grade> grade_answers(const RewardConfig& config, std::span<const Ans
   return grades;
 }
 
-void grade_samples(const RewardsConfig& config, std::span<RolloutGroup> groups, Metrics& metrics) {
+std::vector<GradeTally> grade_samples(const RewardsConfig& config, std::span<RolloutGroup> groups, Metrics& metrics) {
+  std::vector<GradeTally> tallies;
   std::map<Grade::Status, int64_t> counts;
   for (RolloutGroup& group : groups)
     for (RolloutSample& sample : group.samples) {
@@ -57,7 +58,9 @@ void grade_samples(const RewardsConfig& config, std::span<RolloutGroup> groups, 
       sample.extracted.clear();
       sample.reason.clear();
     }
-  const auto apply = [&](const RewardConfig& reward, const NamedReward* named) {
+  const auto apply = [&](const std::string& name, const RewardConfig& reward, const NamedReward* named) {
+    tallies.push_back({.name = name, .kind = reward.kind, .max_failed_steps = reward.max_failed_steps});
+    GradeTally& tally = tallies.back();
     std::vector<RolloutSample*> samples;
     std::vector<Answer> answers;
     for (RolloutGroup& group : groups)
@@ -72,6 +75,9 @@ void grade_samples(const RewardsConfig& config, std::span<RolloutGroup> groups, 
       RolloutSample& sample = *samples[i];
       Grade& grade = grades[i];
       ++counts[grade.status];
+      ++tally.grades;
+      if (grade.status == Grade::Status::kError || grade.status == Grade::Status::kTimeout)
+        if (tally.failed++ == 0) tally.reason = grade.reason;
       sample.reward += named != nullptr ? named->weight * grade.reward : grade.reward;
       if (named != nullptr) sample.rewards.back() = grade.reward;
       if (sample.reason.empty() || (sample.extracted.empty() && !grade.extracted.empty())) {
@@ -80,8 +86,8 @@ void grade_samples(const RewardsConfig& config, std::span<RolloutGroup> groups, 
       }
     }
   };
-  if (config.named.empty()) apply(config.one, nullptr);
-  for (const auto& [name, named] : config.named) apply(named.reward, &named);
+  if (config.named.empty()) apply("reward", config.one, nullptr);
+  for (const auto& [name, named] : config.named) apply("reward." + name, named.reward, &named);
   for (RolloutGroup& group : groups)
     for (RolloutSample& sample : group.samples) {
       if (std::abs(sample.reward) <= kMaxReward) continue;
@@ -94,6 +100,7 @@ void grade_samples(const RewardsConfig& config, std::span<RolloutGroup> groups, 
     const double before = metrics.get(name);
     metrics.set(name, double(counts[status]) + (std::isnan(before) ? 0.0 : before));
   }
+  return tallies;
 }
 
 }  // namespace mantissa

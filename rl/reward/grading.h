@@ -13,9 +13,18 @@ namespace mantissa {
 /// cannot be had: a Python file that does not import.
 std::vector<Grade> grade_answers(const RewardConfig& config, std::span<const Answer> answers);
 
+/// How one reward fared with the answers of a rollout.
+struct GradeTally {
+  std::string name;  // "reward", or "reward.NAME" of several
+  std::string kind;
+  int64_t max_failed_steps = 0;  // as its config has it
+  int64_t grades = 0, failed = 0;
+  std::string reason = {};  // of the first that failed
+};
+
 /// Fills in the rewards of every sample from its text; the extracted answer and the reason are those of the first
 /// reward that extracts an answer, or of the first. Adds to the metrics
-/// verifier/{parsed,unparsed,no_answer,timeout,error}: grades by their status.
-void grade_samples(const RewardsConfig& config, std::span<RolloutGroup> groups, Metrics& metrics);
+/// verifier/{parsed,unparsed,no_answer,timeout,error}: grades by their status. Returns a tally of each reward.
+std::vector<GradeTally> grade_samples(const RewardsConfig& config, std::span<RolloutGroup> groups, Metrics& metrics);
 
 }  // namespace mantissa

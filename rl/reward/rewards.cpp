@@ -79,14 +79,6 @@ void RewardsConfig::set_log_file(const std::string& path) {
   for (auto& [name, r] : named) r.reward.log_file = path;
 }
 
-int64_t RewardsConfig::max_failed_steps() const {
-  int64_t least = 0;
-  each([&](const RewardConfig& reward) {
-    if (reward.max_failed_steps > 0 && (least == 0 || reward.max_failed_steps < least)) least = reward.max_failed_steps;
-  });
-  return least;
-}
-
 void RewardsConfig::check_gold(const std::string& data_source, std::string_view gold, const std::string& where) const {
   if (named.empty()) mantissa::check_gold(one, gold, where);
   for (const auto& [name, r] : named)

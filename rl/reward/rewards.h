@@ -52,8 +52,6 @@ struct RewardsConfig {
   bool has_kind(const std::string& kind) const;
   /// RewardConfig::log_file of all.
   void set_log_file(const std::string& path);
-  /// The smallest limit that one of them sets; 0: none does.
-  int64_t max_failed_steps() const;
   /// Throws Error where a reward that grades such a row needs a gold answer and it is blank; `where` names its line.
   void check_gold(const std::string& data_source, std::string_view gold, const std::string& where) const;
   /// Throws Error naming the first row that no reward grades; `where` is the file.

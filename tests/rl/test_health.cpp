@@ -173,6 +173,16 @@ TEST_F(HealthOfRuns, AVerifierThatAlwaysFailsEndsTheRun) {
   EXPECT_NE(read_file(dir_ / "run/reward.log").find("broken"), std::string::npos);
 }
 
+TEST_F(HealthOfRuns, OneOfSeveralRewardsThatAlwaysFailsIsNamedAndEndsTheRunByItsOwnKey) {
+  const std::string log = train({"reward.x.kind=math", "reward.y.kind=command", "reward.y.command=exit 7",
+                                 "reward.y.batch=16", "reward.y.max_failed_steps=2"});
+  EXPECT_NE(log.find("step 1: reward.y.kind command failed on every answer"), std::string::npos) << log;
+  EXPECT_NE(log.find("2 rollouts in a row failed (reward.y.max_failed_steps): the program ended with exit code 7"),
+            std::string::npos)
+      << log;
+  EXPECT_EQ(log.find("reward.x"), std::string::npos) << log;
+}
+
 TEST_F(HealthOfRuns, SamplesHaveTheirTokens) {
   train({"precision.match=peer", "train.steps=1", "algorithm.entropy_coef=1e-3"});  // all sequences are forwarded
   const std::string text = read_file(dir_ / "run/samples.jsonl"), line = text.substr(0, text.find('\n'));
