@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -10,7 +11,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <condition_variable>
 #include <cstring>
+#include <deque>
+#include <future>
+#include <mutex>
+#include <thread>
 
 #include "core/error.h"
 #include "rl/reward/sandbox.h"
@@ -29,9 +35,11 @@ std::vector<char*> pointers(const std::vector<std::string>& strings) {
 
 /// What the child does before it becomes the program, with system calls alone: it shares our memory until then.
 /// Returns where it fails.
-int become(const ProcessStart& start, char* const* argv, char* const* environment, const sigset_t& signals,
-           int ruleset) {
+int become(const ProcessStart& start, char* const* argv, char* const* environment, const sigset_t& signals, int ruleset,
+           pid_t parent) {
   ::setpgid(0, 0);
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (::getppid() != parent) return ESRCH;  // it ended before it could be watched
   for (const int signal : {SIGINT, SIGTERM, SIGPIPE}) ::signal(signal, SIG_DFL);
   ::sigprocmask(SIG_SETMASK, &signals, nullptr);
   // First out of the way of each other's numbers.
@@ -69,9 +77,9 @@ int become(const ProcessStart& start, char* const* argv, char* const* environmen
   sigfillset(&all);
   ::pthread_sigmask(SIG_SETMASK, &all, &before);
   error = 0;
-  const pid_t pid = ::vfork();
+  const pid_t parent = ::getpid(), pid = ::vfork();
   if (pid == 0) {
-    error = become(start, argv, environment, before, ruleset);
+    error = become(start, argv, environment, before, ruleset, parent);
     ::_exit(127);
   }
   if (pid < 0) error = errno;
@@ -79,7 +87,37 @@ int become(const ProcessStart& start, char* const* argv, char* const* environmen
   return pid;
 }
 
+/// The thread of start_lasting().
+class Starter {
+ public:
+  std::unique_ptr<Process> start(const ProcessStart& what) {
+    std::packaged_task<std::unique_ptr<Process>()> task([&] { return std::make_unique<Process>(what); });
+    std::future<std::unique_ptr<Process>> started = task.get_future();
+    {
+      const std::lock_guard lock(mutex_);
+      tasks_.push_back(std::move(task));
+    }
+    wake_.notify_one();
+    return started.get();
+  }
+
+ private:
+  void work(const std::stop_token& stop) {
+    std::unique_lock lock(mutex_);
+    for (; wake_.wait(lock, stop, [this] { return !tasks_.empty(); }); tasks_.pop_front()) tasks_.front()();
+  }
+  std::mutex mutex_;
+  std::condition_variable_any wake_;
+  std::deque<std::packaged_task<std::unique_ptr<Process>()>> tasks_;
+  std::jthread thread_{[this](const std::stop_token& stop) { work(stop); }};
+};
+
 }  // namespace
+
+std::unique_ptr<Process> start_lasting(const ProcessStart& start) {
+  static Starter starter;
+  return starter.start(start);
+}
 
 Process::Process(const ProcessStart& start) {
   check(start.descriptors.size() <= kMaxDescriptors, "a process with ", start.descriptors.size(), " descriptors");

@@ -1,5 +1,6 @@
 // Child processes: started with chosen descriptors, limits and, where asked, inside a sandbox; fed and read up to a
-// deadline; killed with all they started (but for what moves itself into another process group).
+// deadline; killed with all they started (but for what moves itself into another process group). However this program
+// ends, its child processes end with it.
 #pragma once
 
 #include <sys/types.h>
@@ -7,6 +8,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,7 +35,8 @@ class Process {
     return Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
   }
 
-  /// Starts the leader of a process group of its own. Throws Error with what the system says.
+  /// Starts the leader of a process group of its own, which is killed when the calling thread ends: the system knows no
+  /// other sign of the end of this program (start_lasting is for others). Throws Error with what the system says.
   explicit Process(const ProcessStart& start);
   /// Kills the group.
   ~Process();
@@ -47,6 +50,9 @@ class Process {
  private:
   pid_t pid_;
 };
+
+/// A process that outlives the calling thread: one thread that stays starts all of these.
+std::unique_ptr<Process> start_lasting(const ProcessStart& start);
 
 enum class Talk : uint8_t { kGoesOn, kEnded, kTimeout };
 /// One turn of a conversation: waits until something can be done, sends some of `unsent` to the socket `in`, which

@@ -36,18 +36,18 @@ std::pair<std::string, std::string> parts_of(const std::string& path) {
 struct Child {
   Fd log;
   Channel in{Channel::Kind::kSocket}, out{Channel::Kind::kPipe};
-  Process process;
+  std::unique_ptr<Process> process;
   std::string received = {};
 
   explicit Child(const RewardConfig& config, const std::string& file, const std::string& function)
       : log(open_log(config.log_file)),
         // One thread of a math library a worker: there are as many workers as cores.
-        process({.argv = {"/usr/bin/env", "OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1", config.python, "-c", kLoader,
-                          std::filesystem::absolute(file).string(), function},
-                 .environment = {},
-                 .descriptors = {in.out.get(), out.in.get(), log.get()},
-                 .folder = {},
-                 .memory_mb = config.memory_mb}) {
+        process(start_lasting({.argv = {"/usr/bin/env", "OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1", config.python,
+                                        "-c", kLoader, std::filesystem::absolute(file).string(), function},
+                               .environment = {},
+                               .descriptors = {in.out.get(), out.in.get(), log.get()},
+                               .folder = {},
+                               .memory_mb = config.memory_mb})) {
     in.out.close();
     out.in.close();
     log.close();
@@ -133,7 +133,7 @@ class Worker {
     Grade out;
     out.status = timeout ? Grade::Status::kTimeout : Grade::Status::kError;
     out.reason = str(timeout ? str("the function took longer than ", config_.timeout_s, " s in ") : "", "worker ",
-                     child_->process.pid(), timeout ? ", which was killed" : " ended", where_to_look());
+                     child_->process->pid(), timeout ? ", which was killed" : " ended", where_to_look());
     return out;
   }
 

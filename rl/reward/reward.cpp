@@ -62,7 +62,10 @@ void RewardConfig::fields(Fields& f) {
   f.field("python", python, "of kind python: the interpreter, say that of an environment with your packages");
   f.field("workers", workers, "of kind python: processes that grade side by side; 0: one for each core",
           between(0, 4096));
-  f.field("timeout_s", timeout_s, "seconds that a program or function may take for an answer", between(0.01, 3600));
+  f.field(
+      "timeout_s", timeout_s,
+      "seconds that a program or function may take for an answer; the import of a Python file has 120, whatever this says",
+      between(0.01, 3600));
   f.field("memory_mb", memory_mb, "megabytes of address space that each of its processes may have",
           between(1, 1 << 22));
   f.field("max_failed_steps", max_failed_steps,

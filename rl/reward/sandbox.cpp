@@ -162,7 +162,6 @@ int Sandbox::enter(int ruleset) const {
   limit(RLIMIT_FSIZE, rlim_t(16) << 20);
   limit(RLIMIT_NOFILE, 64);
   limit(RLIMIT_MEMLOCK, 0);
-  ::prctl(PR_SET_PDEATHSIG, 9);
   __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
   __user_cap_data_struct none[2] = {};
   ::syscall(SYS_capset, &header, none);

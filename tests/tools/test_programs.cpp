@@ -3,8 +3,11 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <csignal>
+#include <fstream>
+#include <thread>
 
 #include "core/registry.h"
 #include "core/safetensors.h"
@@ -336,6 +339,22 @@ TEST_F(Programs, GradeByAProgram) {
   EXPECT_EQ(value_of(r.lines()[0], "extracted"), "\"half\"");
   EXPECT_EQ(value_of(r.lines()[1], "status"), "\"timeout\"");
   expect_error("grade", {"--input", input, "--kind", "command"}, {"--command", "required"});
+}
+
+TEST_F(Programs, PythonWorkersEndWithTheProgram) {
+  if (std::system("command -v python3 >/dev/null") != 0) GTEST_SKIP() << "no python3";
+  const std::string input = write("in.jsonl", R"({"pred": "4", "gold": "4"})"), pid = path("pid");
+  const std::string hang = "open('" + pid + "', 'w').write(str(os.getpid()))\n    time.sleep(600)\n";
+  for (const std::string begin : {"import os, time\nif True:\n    ", "import os, time\ndef reward(a, b):\n    "})
+    for (const std::string signal : {"TERM", "KILL"}) {
+      fs::remove(pid);
+      run("grade", {"--input", input, "--kind", "python", "--path", write("hang.py", begin + hang), "--workers", "1"},
+          "sh -c '\"$0\" \"$@\" & until test -s " + pid + "; do sleep 0.05; done; kill -" + signal + " $!; wait $!' ");
+      const std::string command_line = "/proc/" + read_file(pid) + "/cmdline";
+      const auto lives = [&] { return std::ifstream(command_line, std::ios::binary).peek() != EOF; };  // no zombie
+      for (int i = 0; i < 100 && lives(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      EXPECT_FALSE(lives()) << signal << begin;
+    }
 }
 
 }  // namespace
