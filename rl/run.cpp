@@ -164,17 +164,17 @@ StopRule Run::stop_rule() const {
 void Run::load_data() {
   if (const std::string notice = config.reward.notice(); !sft() && !notice.empty()) log_warning(notice);
   const int64_t positions = model->config.max_positions;
-  const auto check_gold = [&](const Record& record) {
+  std::set<std::string> sources;
+  const auto look = [&](const Record& record) {
+    sources.insert(record.data_source);
     config.reward.check_gold(record.data_source, record.answer, record.where);
   };
   PromptSet set = make_prompts(config.data, *tokenizer, model->tokenizer, positions, sft(),
-                               sft() ? std::function<void(const Record&)>() : check_gold);
+                               sft() ? std::function<void(const Record&)>() : look);
   prompts = std::move(set.prompts);
-  log_info(str(
-      prompts.size(), " problems",
-      set.overlong ? str(", ", set.overlong, " skipped for prompts over ", set.longest, " tokens") : std::string()));
-  if (sft()) encode_solutions();
-  if (!sft()) config.reward.check_rows(prompts, config.data.files[0]);
+  const std::string skipped = str(", ", set.overlong, " skipped for prompts over ", set.longest, " tokens");
+  log_info(str(prompts.size(), " problems", set.overlong ? skipped : ""));
+  sft() ? encode_solutions() : config.reward.check_rows(prompts, config.data.files[0]);
   size_t longest = 0;
   for (const Prompt& p : prompts) longest = std::max(longest, p.ids.size());
   if (const int64_t most = config.rollout.sampling.max_new_tokens; !sft() && int64_t(longest) + most > positions)
@@ -190,10 +190,10 @@ void Run::load_data() {
     DataConfig eval = config.data;
     eval.files = {config.eval.files[i]};
     eval.limit = config.eval.limit;
-    eval_sets.push_back(
-        {names[i], make_prompts(eval, *tokenizer, model->tokenizer, positions, false, check_gold).prompts});
+    eval_sets.push_back({names[i], make_prompts(eval, *tokenizer, model->tokenizer, positions, false, look).prompts});
     config.reward.check_rows(eval_sets.back().prompts, eval.files[0]);
   }
+  if (!sft()) config.reward.note_sources(sources);
 }
 
 /// Responses to imitate end with the stop token. One that does not fit behind its prompt is treated as

@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/notice.h"
+#include "core/text.h"
 
 namespace mantissa {
 namespace {
@@ -97,6 +99,16 @@ void RewardsConfig::check_rows(std::span<const Prompt> prompts, const std::strin
   for (const Prompt& p : prompts)
     check(std::any_of(named.begin(), named.end(), [&](const auto& entry) { return entry.second.grades(p); }), where,
           ": row ", p.id, ": no reward grades data_source \"", p.data_source, "\" (reward.NAME.data_source)");
+}
+
+void RewardsConfig::note_sources(const std::set<std::string>& sources) const {
+  std::vector<std::string> quoted;
+  for (const std::string& source : sources) quoted.push_back('"' + source + '"');
+  for (const auto& [name, r] : named)
+    for (const std::string& wanted : r.data_source)
+      if (!sources.contains(wanted))
+        mantissa::notice(str("reward.", name, ".data_source: no row of data.files or eval.files has \"", wanted,
+                             "\"; there are ", join(quoted)));
 }
 
 }  // namespace mantissa

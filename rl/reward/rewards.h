@@ -13,6 +13,7 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -56,6 +57,8 @@ struct RewardsConfig {
   void check_gold(const std::string& data_source, std::string_view gold, const std::string& where) const;
   /// Throws Error naming the first row that no reward grades; `where` is the file.
   void check_rows(std::span<const Prompt> prompts, const std::string& where) const;
+  /// Gives a notice where a value of reward.NAME.data_source is none of `sources`, those of all rows.
+  void note_sources(const std::set<std::string>& sources) const;
 };
 
 }  // namespace mantissa

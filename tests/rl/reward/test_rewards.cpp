@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "core/notice.h"
 #include "rl/config.h"
 #include "rl/reward/grading.h"
 #include "tests/support/message.h"
@@ -109,6 +110,18 @@ TEST(Rewards, ARowThatNoneGradesIsAnError) {
   } catch (const Error& e) {
     EXPECT_NE(std::string(e.what()).find("f.jsonl: row 7: no reward grades data_source \"words\""), std::string::npos);
   }
+}
+
+TEST(Rewards, ASourceThatNoRowHasIsSaid) {
+  const RewardsConfig config = rewards(
+      "reward:\n  x: {kind: math}\n  y: {kind: math, data_source: [a, b]}\n  z: {kind: exact, data_source: [nosuch, a]}\n");
+  std::vector<std::string> notices;
+  set_notice_sink([&](const std::string& text) { notices.push_back(text); });
+  config.note_sources({"a", "b"});
+  set_notice_sink({});
+  EXPECT_EQ(notices,
+            std::vector<std::string>{
+                "reward.z.data_source: no row of data.files or eval.files has \"nosuch\"; there are \"a\", \"b\""});
 }
 
 }  // namespace
