@@ -23,8 +23,13 @@ the trainer is started in, wherever the config lies; `~` is not expanded.
 A key that is set and would not be read is refused where the run has nothing of what it asks for (`lora.alpha` without `lora.rank`),
 and named in the log where it only shapes what another key switches off (`algorithm.kl_estimator` with `algorithm.kl_coef: 0`).
 
+Several rewards have names of your own, `reward: {NAME: {kind: math, weight: 0.5}, OTHER: {kind: format}}`: each has the keys of `reward`
+inside its name (`reward.NAME.kind`), and those that stand as `reward.NAME` below.
+
 A run that is resumed must find its keys as they were, but for those marked *free on resume*.
 )";
+
+constexpr const char* kName = "NAME";  // of any reward that has one
 
 /// Collects keys and values of a section.
 class KeyLister final : public Fields {
@@ -88,6 +93,31 @@ size_t edit_distance(const std::string& a, const std::string& b) {
   return row[b.size()];
 }
 
+/// The keys of a config, behind those of `reward` the ones that only a reward with a name has.
+std::vector<ConfigKey> reference_keys() {
+  RunConfig config;
+  config.reward.named[kName];
+  std::vector<ConfigKey> keys = config_keys(), of_named = config_keys(config);
+  std::erase_if(of_named, [&](const ConfigKey& key) {
+    return section_of(key.name) != "reward" ||
+           std::ranges::count(keys, "reward." + leaf_of(key.name), &ConfigKey::name) > 0;
+  });
+  const auto last =
+      std::find_if(keys.rbegin(), keys.rend(), [](const auto& k) { return section_of(k.name) == "reward"; });
+  keys.insert(last.base(), of_named.begin(), of_named.end());
+  return keys;
+}
+
+/// A prefix as the reference has it: "reward.x.weight" is reward.NAME.weight, "reward.x.kind" reward.kind.
+std::string as_listed(const std::string& prefix, const std::vector<ConfigKey>& keys) {
+  std::vector<std::string> forms = {prefix};
+  if (const size_t dot = prefix.find('.', 7); prefix.starts_with("reward.") && dot != prefix.npos)
+    forms.insert(forms.end(), {str("reward.", kName, prefix.substr(dot)), "reward" + prefix.substr(dot)});
+  for (const std::string& form : forms)
+    if (std::ranges::any_of(keys, [&](const ConfigKey& key) { return key.name.starts_with(form); })) return form;
+  fail("no key begins with \"", prefix, "\"; the nearest is \"", nearest_key(prefix), "\"");
+}
+
 }  // namespace
 
 std::vector<ConfigKey> config_keys(RunConfig config) {
@@ -100,14 +130,13 @@ std::vector<ConfigKey> config_keys(RunConfig config) {
 }
 
 std::string describe_keys(const std::vector<std::string>& prefixes) {
-  const std::vector<ConfigKey> keys = config_keys();
+  const std::vector<ConfigKey> keys = reference_keys();
   std::string out = prefixes.empty() ? kIntroduction : "", section;
-  for (const std::string& prefix : prefixes)
-    check(std::any_of(keys.begin(), keys.end(), [&](const ConfigKey& k) { return k.name.starts_with(prefix); }),
-          "no key begins with \"", prefix, "\"; the nearest is \"", nearest_key(prefix), "\"");
+  std::vector<std::string> listed;
+  for (const std::string& prefix : prefixes) listed.push_back(as_listed(prefix, keys));
   for (const ConfigKey& key : keys) {
     const auto begins = [&](const std::string& prefix) { return key.name.starts_with(prefix); };
-    if (!prefixes.empty() && std::none_of(prefixes.begin(), prefixes.end(), begins)) continue;
+    if (!prefixes.empty() && std::ranges::none_of(listed, begins)) continue;
     if (section != section_of(key.name)) {
       section = section_of(key.name);
       out += str(out.empty() ? "" : "\n", "## ", section, "\n\n");

@@ -21,8 +21,9 @@ struct ConfigKey {
 /// All keys in the order of the file.
 std::vector<ConfigKey> config_keys(RunConfig config = {});
 
-/// Markdown: a heading a section, a line a key, defaults included. With prefixes ("optim", "rollout.max") the keys that
-/// begin so, and Error naming the nearest key where none does; without any the whole reference, its introduction first.
+/// Markdown: a heading a section, a line a key, defaults included, "reward.NAME.weight" for a reward of any name. With
+/// prefixes ("optim", "rollout.max", "reward.x.weight") the keys that begin so, and Error naming the nearest key where
+/// none does; without any the whole reference, its introduction first.
 std::string describe_keys(const std::vector<std::string>& prefixes);
 
 /// The known key that "section.key" (or a path of more parts) was meant to be: the one that TRL or verl know by that

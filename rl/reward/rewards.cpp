@@ -48,8 +48,10 @@ void RewardsConfig::fields(Fields& f) {
   for (auto& [name, r] : named) {
     InsideFields inside(f, name);
     r.reward.fields(inside);
-    inside.field("weight", r.weight, "of this reward in the sum", between(-1e6, 1e6));
-    inside.field("data_source", r.data_source, "grades rows with such a data_source; empty: all");
+    inside.field("weight", r.weight, "of a reward with a name: its factor in the sum that a response earns",
+                 between(-1e6, 1e6));
+    inside.field("data_source", r.data_source,
+                 "of a reward with a name: grades the rows with one of these as data_source; []: all");
   }
 }
 

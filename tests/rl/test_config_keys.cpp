@@ -80,6 +80,19 @@ TEST(ConfigKeys, APrefixPrintsItsKeys) {
   }
 }
 
+TEST(ConfigKeys, RewardsWithNamesHaveTheirs) {
+  const std::string weight = "- `reward.NAME.weight` (number, between -1000000 and 1000000; default `1`): ";
+  const std::string named = describe_keys({"reward.NAME"});
+  EXPECT_NE(named.find(weight), std::string::npos) << named;
+  EXPECT_NE(named.find("- `reward.NAME.data_source` (list of texts; default `[]`): "), std::string::npos) << named;
+  EXPECT_EQ(std::ranges::count(named, '\n'), 4) << named;
+  EXPECT_EQ(describe_keys({"reward.x.weight"}).find("## reward\n\n" + weight), 0u);
+  EXPECT_EQ(describe_keys({"reward.x.timeout_s"}), describe_keys({"reward.timeout_s"}));
+  EXPECT_NE(message_of([] { describe_keys({"reward.x.wieght"}); }).find("no key begins with \"reward.x.wieght\""),
+            std::string::npos);
+  EXPECT_NE(describe_keys({}).find("`reward: {NAME: {kind: math"), std::string::npos);
+}
+
 TEST(ConfigKeys, NamesOfOtherProgramsLeadToOurs) {
   for (const auto& [foreign, ours] : foreign_keys()) EXPECT_TRUE(known(ours)) << foreign << " -> " << ours;
   EXPECT_EQ(nearest_key("optim.learning_rate"), "optim.lr");
