@@ -57,6 +57,10 @@ void RewardsConfig::fields(Fields& f) {
 
 void RewardsConfig::validate() const {
   if (named.empty()) one.validate();
+  constexpr const char* kLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-";
+  for (const auto& [name, r] : named)
+    check(!name.empty() && name.find_first_not_of(kLetters) == name.npos,
+          "reward.NAME: must be a name of the letters a to z and A to Z, digits, _ and -, got \"", name, '"');
   for (const auto& [name, r] : named) try {
       r.reward.validate();
     } catch (const Error& e) {

@@ -34,7 +34,7 @@ struct NamedReward {
 
 struct RewardsConfig {
   RewardConfig one;                               // where none has a name
-  std::map<std::string, NamedReward> named = {};  // in the order of their names
+  std::map<std::string, NamedReward> named = {};  // in the order of their names, which are letters, digits, _ and -
 
   /// Reads the keys of NAME where there are some, else those of one reward.
   void fields(Fields& f);

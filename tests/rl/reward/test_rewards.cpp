@@ -56,6 +56,14 @@ TEST(Rewards, ErrorsNameTheKey) {
   EXPECT_NE(error_of("optim:\n  lr: {a: 1}\n").find("unknown key \"optim.lr.a\""), std::string::npos);
 }
 
+TEST(Rewards, NamesAreOfLettersAndDigits) {
+  EXPECT_EQ(rewards("reward:\n  a-B_9: {kind: math}\n").named.size(), 1u);
+  for (const std::string name : {"", "a/b c", "é"})
+    EXPECT_NE(error_of("reward:\n  \"" + name + "\": {kind: math}\n")
+                  .find("reward.NAME: must be a name of the letters a to z and A to Z, digits, _ and -, got \"" + name),
+              std::string::npos);
+}
+
 RolloutGroup group(const std::string& source, const std::vector<std::string>& responses) {
   RolloutGroup g;
   g.prompt.answer = "4";
