@@ -32,6 +32,9 @@ def told(value):
         value, extracted = value["reward"], value.get("extracted", "")
     elif isinstance(value, (tuple, list)):
         value, extracted = value
+    number = hasattr(value, "__float__") or hasattr(value, "__index__")
+    if isinstance(value, (str, bytes)) or not number:  # of numpy's texts float() makes numbers, too
+        raise TypeError(f"the reward must be a number, got {type(value).__name__} {value!r:.40}")
     value = float(value)
     if not math.isfinite(value):
         raise ValueError(f"the reward must be finite, got {value}")

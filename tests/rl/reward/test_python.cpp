@@ -132,6 +132,29 @@ TEST_F(PythonReward, ARecordThatPythonCannotReadIsAnErrorOfItsAnswer) {
   }
 }
 
+TEST_F(PythonReward, OnlyANumberIsAReward) {
+  const RewardConfig c = config(
+      "import fractions\n"
+      "class Scalar:  # as numpy and torch have them\n"
+      "    def __float__(self): return 0.25\n"
+      "def reward(response, record):\n    return eval(response)\n");
+  const std::pair<const char*, const char*> texts[] = {
+      {"'0.5'", "str '0.5'"},    {"b'1'", "bytes b'1'"},        {"bytearray(b'1')", "bytearray"},
+      {"None", "NoneType None"}, {"('1_0', 'x')", "str '1_0'"}, {"{'reward': '1'}", "str '1'"}};
+  for (const auto& [response, found] : texts) {
+    const Grade g = grade(c, {{response, ""}})[0];
+    EXPECT_EQ(g.status, Grade::Status::kError) << response;
+    EXPECT_NE(g.reason.find(std::string("the reward must be a number, got ") + found), std::string::npos) << g.reason;
+  }
+  const std::pair<const char*, double> numbers[] = {
+      {"True", 1}, {"2", 2}, {"fractions.Fraction(1, 2)", 0.5}, {"Scalar()", 0.25}, {"(0.5, None)", 0.5}};
+  for (const auto& [response, value] : numbers) {
+    const Grade g = grade(c, {{response, ""}})[0];
+    EXPECT_EQ(g.status, Grade::Status::kParsed) << g.reason;
+    EXPECT_EQ(g.reward, value) << response;
+  }
+}
+
 TEST_F(PythonReward, AFileThatDoesNotServeIsRefusedWithItsReason) {
   EXPECT_NE(refusal(config("import nothing_of_that_name\n")).find("nothing_of_that_name"), std::string::npos);
   EXPECT_NE(refusal(config("def other(a, b): return 1\n")).find("has no attribute 'reward'"), std::string::npos);
