@@ -80,7 +80,8 @@ class Worker {
     std::string_view unsent = program;
     const Talk heard = child_->next_line(unsent, line, Process::in_seconds(kStartSeconds));
     check(heard != Talk::kTimeout, "reward.path ", config_.path, ": took more than ", kStartSeconds, " s to import");
-    check(heard != Talk::kEnded, "reward.python ", config_.python, ": ended before it had imported ", config_.path,
+    check(heard != Talk::kEnded, "reward.python ", config_.python, ": ",
+          was_started() ? "ended before it had imported " + config_.path : "the interpreter cannot be started",
           where_to_look());
     const json said = json::parse(line, nullptr, false);
     check(said.is_object() && said.contains("ready"), "reward.path ", config_.path, ": ",
@@ -116,6 +117,12 @@ class Worker {
  private:
   std::string where_to_look() const {
     return config_.log_file.empty() ? std::string() : "; its standard error is in " + config_.log_file;
+  }
+
+  /// Whether a process that has ended was the interpreter: env ends with 126 or 127 where it cannot start that.
+  bool was_started() const {
+    siginfo_t info;
+    return !child_->process->wait(info, Process::in_seconds(1)) || info.si_code != CLD_EXITED || info.si_status < 126;
   }
 
   static Grade grade_of_line(const std::string& line) {

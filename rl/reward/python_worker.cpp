@@ -3,7 +3,7 @@
 namespace mantissa {
 
 std::string_view python_worker() {
-  return R"py(import importlib.util, json, math, os, sys, traceback
+  return R"py(import importlib.machinery, importlib.util, json, math, os, sys, traceback
 
 answers_out = os.fdopen(os.dup(1), "w", encoding="utf-8")
 tasks_in = os.fdopen(os.dup(0), "r", encoding="utf-8", newline="\n")
@@ -67,7 +67,8 @@ def rewards_of(function, tasks):
 def main():
     try:
         sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
-        spec = importlib.util.spec_from_file_location("mantissa_reward", path)
+        loader = importlib.machinery.SourceFileLoader("mantissa_reward", path)  # whatever the suffix
+        spec = importlib.util.spec_from_loader(loader.name, loader)
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
         spec.loader.exec_module(module)

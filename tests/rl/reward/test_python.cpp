@@ -132,6 +132,13 @@ TEST_F(PythonReward, ARecordThatPythonCannotReadIsAnErrorOfItsAnswer) {
   }
 }
 
+TEST_F(PythonReward, AFileMayHaveAnySuffix) {
+  RewardConfig c = config("");
+  c.path = (dir_ / "verifier.txt").string();
+  write_file(c.path, "def reward(response, record):\n    return 0.5\n");
+  EXPECT_EQ(grade(c, {{"4", "4"}})[0].reward, 0.5);
+}
+
 TEST_F(PythonReward, OnlyANumberIsAReward) {
   const RewardConfig c = config(
       "import fractions\n"
@@ -163,7 +170,11 @@ TEST_F(PythonReward, AFileThatDoesNotServeIsRefusedWithItsReason) {
   EXPECT_NE(refusal(missing).find("absent.py"), std::string::npos);
   RewardConfig interpreter = config("def reward(a, b): return 1\n");
   interpreter.python = "no-such-python";
-  EXPECT_NE(refusal(interpreter).find("reward.python no-such-python"), std::string::npos);
+  EXPECT_NE(refusal(interpreter).find("reward.python no-such-python: the interpreter cannot be started"),
+            std::string::npos);
+  RewardConfig folder = config("");
+  folder.path = dir_.path().string();
+  EXPECT_NE(refusal(folder).find("IsADirectoryError"), std::string::npos) << refusal(folder);
 }
 
 TEST(PythonRewardConfig, KeysThatBelongTogether) {
