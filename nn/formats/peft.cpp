@@ -7,6 +7,7 @@
 #include "core/content.h"
 #include "core/file.h"
 #include "core/json.h"
+#include "core/notice.h"
 #include "core/registry.h"
 #include "core/rehearsal.h"
 #include "core/text.h"
@@ -23,11 +24,27 @@ constexpr const char* kConfigFile = "adapter_config.json";
 constexpr const char* kWeightsFile = "adapter_model.safetensors";
 constexpr const char *kPrefix = "base_model.model.", *kA = ".lora_A.weight", *kB = ".lora_B.weight";
 
-/// Keys under which an adapter computes what this version does not, unless they are absent, null, false or empty.
-constexpr const char* kRefused[] = {
-    "use_dora",          "fan_in_fan_out",    "modules_to_save", "layers_to_transform",
-    "layer_replication", "rank_pattern",      "alpha_pattern",   "trainable_token_indices",
-    "lora_bias",         "target_parameters", "use_qalora",      "megatron_config"};
+/// Keys under which an adapter computes what this version does not, unless they are absent or unset.
+constexpr const char* kRefused[] = {"use_dora",          "fan_in_fan_out",
+                                    "modules_to_save",   "layers_to_transform",
+                                    "layer_replication", "rank_pattern",
+                                    "alpha_pattern",     "trainable_token_indices",
+                                    "lora_bias",         "target_parameters",
+                                    "use_qalora",        "use_bdlora",
+                                    "arrow_config",      "alora_invocation_tokens",
+                                    "kasa_config",       "monteclora_config"};
+
+/// Keys that are read, that describe, that act in training or before it, or that say how a refused key is meant.
+constexpr std::string_view kKnown =
+    "r lora_alpha use_rslora bias peft_type init_lora_weights target_modules exclude_modules task_type peft_version "
+    "base_model_name_or_path revision auto_mapping inference_mode lora_dropout layers_pattern qalora_group_size "
+    "ensure_weight_tying runtime_config loftq_config eva_config corda_config lora_ga_config velora_config "
+    "megatron_config megatron_core";
+
+/// Null, false or empty, as PEFT writes what was not asked for.
+bool is_unset(const Json& value) {
+  return value.is_null() || value == false || value == "" || (value.is_structured() && value.empty());
+}
 
 Json read_config(const fs::path& directory) {
   const fs::path path = directory / kConfigFile;
@@ -52,13 +69,25 @@ void refuse_others(const Json& json, const std::string& where) {
   check(bias == "none", where, ": bias must be none, got \"", bias, '"');
   for (const char* key : kRefused) {
     const Json value = json.value(key, Json());
-    const bool absent = value.is_null() || value == false || ((value.is_object() || value.is_array()) && value.empty());
-    check(absent, where, ": ", key, " = ", value.dump(), " is not supported");
+    check(is_unset(value), where, ": ", key,
+          " must be null, false or empty, as what it asks for is not supported; got ", value.dump());
   }
   // PiSSA and its like take the update's first value out of the base model's weights.
   const Json init = json.value("init_lora_weights", Json(true));
   check(!init.is_string() || init == "gaussian" || init == "eva" || init == "orthogonal", where,
         ": init_lora_weights = ", init.dump(), " changes the base model's weights: convert the adapter to plain LoRA");
+}
+
+/// Says which keys are set that this version knows nothing of.
+void say_unknown(const Json& json, const std::string& where) {
+  const std::vector<std::string> known = split(kKnown, ' ');
+  std::vector<std::string> unknown;
+  for (const auto& [key, value] : json.items())
+    if (!is_unset(value) && !std::ranges::count(known, key) && !std::ranges::count(kRefused, key))
+      unknown.push_back(key);
+  if (!unknown.empty())
+    notice(str(where, ": ", join(unknown), unknown.size() > 1 ? " are" : " is",
+               " not known here and without effect: log-probs may differ from PEFT's"));
 }
 
 /// The leaves of the modules that a PEFT file has tensors for; a name that is none of a decoder's is refused.
@@ -153,6 +182,7 @@ AdapterConfig read_adapter_config(const fs::path& directory) {
 
 void load_adapter(Model& model, const fs::path& directory, bool masters, Shard shard, Placement placement) {
   const AdapterConfig config = read_adapter_config(directory);
+  if (shard.rank == 0) say_unknown(read_config(directory), (directory / kConfigFile).string());
   const Adapter& adapter = add_adapter(model, config, masters, shard, placement);
   const ParamSet& set = adapter.params;
   Exec exec(*model.backend);

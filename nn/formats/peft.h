@@ -1,6 +1,6 @@
 // Adapters on the disk, as PEFT's save_pretrained writes them: adapter_config.json, and adapter_model.safetensors with
 // "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight" [r, K] and "...lora_B.weight" [N, r]. What would
-// compute something else (DoRA, ranks that differ by layer, biases, layers left out) is refused by name.
+// compute something else (DoRA, aLoRA, ranks that differ by layer, biases, layers left out) is refused by name.
 //
 // A run's checkpoint with an adapter is read as well: its masters, by the layout that its adapter_config.json gives.
 #pragma once
@@ -16,7 +16,7 @@ namespace mantissa {
 /// What the adapter in a directory computes. Of a PEFT directory the targets are the names that have tensors in it.
 AdapterConfig read_adapter_config(const std::filesystem::path& directory);
 /// Puts the adapter of a directory on the model (add_adapter). Throws Error naming the file, the tensor or key, the
-/// rule and the value; also where a value is not finite in the model's type.
+/// rule and the value; also where a value is not finite in the model's type. Gives a notice of keys it does not know.
 void load_adapter(Model& model, const std::filesystem::path& directory, bool masters = false, Shard shard = {},
                   Placement placement = Placement::kDevice);
 

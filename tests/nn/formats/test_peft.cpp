@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "core/file.h"
+#include "core/notice.h"
 #include "core/registry.h"
 #include "core/safetensors.h"
 #include "tests/support/temp_dir.h"
@@ -109,11 +110,17 @@ TEST_F(Peft, WhatWouldComputeSomethingElseIsRefused) {
     edit(old, now);
     expect_refusal(part);
   };
-  refused("\"use_dora\": false", "\"use_dora\": true", "use_dora = true is not supported");
+  refused("\"use_dora\": false", "\"use_dora\": true",
+          "use_dora must be null, false or empty, as what it asks for is not supported; got true");
   refused("\"bias\": \"none\"", "\"bias\": \"all\"", "bias must be none, got \"all\"");
   refused("\"LORA\"", "\"LOHA\"", "peft_type must be LORA, got \"LOHA\"");
   refused("\"inference_mode\": true", "\"rank_pattern\": {\"q_proj\": 2}", "rank_pattern");
   refused("\"inference_mode\": true", "\"modules_to_save\": [\"lm_head\"]", "modules_to_save");
+  refused("\"inference_mode\": true", "\"alora_invocation_tokens\": [1, 2]",
+          "alora_invocation_tokens must be null, false or empty, as what it asks for is not supported; got [1,2]");
+  refused("\"inference_mode\": true", "\"arrow_config\": {\"top_k\": 2}", "arrow_config");
+  refused("\"inference_mode\": true", "\"use_bdlora\": {\"nblocks\": 2}", "use_bdlora");
+  refused("\"inference_mode\": true", "\"megatron_config\": {\"x\": 2}", "not refused");
   refused("\"init_lora_weights\": true", "\"init_lora_weights\": \"pissa\"", "pissa");
   refused("\"r\": 5", "\"r\": 0", "the rank must be between 1 and");
   refused("\"r\": 5", "\"r\": 6", "must have shape");
@@ -123,6 +130,23 @@ TEST_F(Peft, WhatWouldComputeSomethingElseIsRefused) {
   refused("\"use_rslora\": false", "\"use_rslora\": false, \"r\": 5", "adapter_config.json: key \"r\" appears twice");
   refused("\"use_rslora\": false", "\"use_rslora\": 1", "use_rslora must be true or false, got 1");
   refused("\"use_rslora\": false", "\"use_rslora\": false, \"modules_to_save\": null", "not refused");
+}
+
+TEST_F(Peft, KeysThatAreNotKnownAreNamedOnce) {
+  save_adapter(*adapted({"all-linear"}), dir_ / "adapter");
+  const auto said = [&] {
+    std::string all;
+    set_notice_sink([&](const std::string& text) { all += text + "\n"; });
+    EXPECT_EQ(refusal(), "not refused");
+    set_notice_sink({});
+    return all;
+  };
+  EXPECT_EQ(said(), "");
+  edit("\"inference_mode\": true",
+       "\"new_one\": 1, \"new_two\": null, \"new_three\": [0], \"eva_config\": {\"rho\": 2}");
+  EXPECT_EQ(said(),
+            (dir_ / "adapter/adapter_config.json").string() +
+                ": new_one, new_three are not known here and without effect: log-probs may differ from PEFT's\n");
 }
 
 TEST_F(Peft, FilesOfAnotherModelAreRefused) {
