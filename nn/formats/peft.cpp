@@ -1,8 +1,13 @@
 #include "nn/formats/peft.h"
 
+#include <strings.h>
+
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <regex>
+#include <set>
 
 #include "core/content.h"
 #include "core/file.h"
@@ -78,8 +83,8 @@ void refuse_others(const Json& json, const std::string& where) {
         ": init_lora_weights = ", init.dump(), " changes the base model's weights: convert the adapter to plain LoRA");
 }
 
-/// Says which keys are set that this version knows nothing of.
-void say_unknown(const Json& json, const std::string& where) {
+/// Says which keys are set that this version knows nothing of, and a task that it does not do.
+void say_unread(const Json& json, const std::string& where) {
   const std::vector<std::string> known = split(kKnown, ' ');
   std::vector<std::string> unknown;
   for (const auto& [key, value] : json.items())
@@ -88,18 +93,77 @@ void say_unknown(const Json& json, const std::string& where) {
   if (!unknown.empty())
     notice(str(where, ": ", join(unknown), unknown.size() > 1 ? " are" : " is",
                " not known here and without effect: log-probs may differ from PEFT's"));
+  const Json task = json.value("task_type", Json());
+  if (!is_unset(task) && task != "CAUSAL_LM") notice(str(where, ": task_type ", task.dump(), " is read as CAUSAL_LM"));
 }
 
-/// The leaves of the modules that a PEFT file has tensors for; a name that is none of a decoder's is refused.
-std::vector<std::string> targets_in(const Safetensors& file) {
-  std::vector<std::string> names;
+/// The modules that a PEFT file has tensors for, "model.layers.0.self_attn.q_proj".
+std::set<std::string> modules_in(const Safetensors& file) {
+  std::set<std::string> modules;
   for (const auto& [name, entry] : file.entries()) {
     check(name.starts_with(kPrefix) && (name.ends_with(kA) || name.ends_with(kB)), file.where(), ": tensor \"", name,
           "\" is not one of ", kPrefix, "MODULE", kA, " or ", kB);
-    const std::string module = name.substr(0, name.size() - std::string_view(kA).size());
-    names.push_back(module.substr(module.rfind('.') + 1));
+    const size_t begin = std::string_view(kPrefix).size(), end = name.size() - std::string_view(kA).size();
+    modules.insert(name.substr(begin, end - begin));
   }
-  return parse_targets(names, file.where() + ": layers");
+  return modules;
+}
+
+/// Their leaves; a name that is none of a decoder's is refused.
+std::vector<std::string> targets_of(const std::set<std::string>& modules, const std::string& where) {
+  std::vector<std::string> names;
+  for (const std::string& module : modules) names.push_back(module.substr(module.rfind('.') + 1));
+  return parse_targets(names, where + ": layers");
+}
+
+using Matcher = std::function<bool(const std::string& module)>;
+
+/// Which modules target_modules or exclude_modules names, as PEFT matches them: a text is a regular expression of whole
+/// names, or all-linear; a list has names and their ends.
+Matcher matcher(const Json& json, const char* key, const std::string& where) {
+  const Json value = json.at(key);
+  try {
+    if (value.is_string() && strcasecmp(value.get<std::string>().c_str(), "all-linear") == 0)
+      return [](const auto&) { return true; };
+    if (value.is_string())
+      return [pattern = std::regex(value.get<std::string>())](const std::string& module) {
+        return std::regex_match(module, pattern);
+      };
+    return [names = value.get<std::vector<std::string>>()](const std::string& module) {
+      return std::ranges::any_of(names, [&](const auto& name) { return ("." + module).ends_with("." + name); });
+    };
+  } catch (const std::exception&) {
+    fail(where, ": ", key, " must be a list of names, all-linear or a regular expression of ECMAScript's; got ",
+         value.dump());
+  }
+}
+
+/// target_modules and exclude_modules must ask for the modules that the file has tensors for.
+void check_modules(const Json& json, const std::string& where, const ModelConfig& model,
+                   const std::set<std::string>& modules, const std::vector<std::string>& targets) {
+  const auto is_set = [&](const char* key) { return json.contains(key) && !json.at(key).is_null(); };
+  const std::string rule = str("the modules that ", kWeightsFile, " has tensors for, ", join(targets), "; got ");
+  Matcher excluded = [](const std::string&) { return false; };
+  if (is_set("exclude_modules")) excluded = matcher(json, "exclude_modules", where);
+  for (const std::string& module : modules)
+    check(!excluded(module), where, ": exclude_modules must name none of ", rule,
+          json.value("exclude_modules", Json()).dump(), ", which names ", module);
+  if (!is_set("target_modules")) return;  // PEFT's own choice for the architecture
+  const Matcher targeted = matcher(json, "target_modules", where);
+  std::vector<std::string> named;
+  for (const LinearName& linear : linear_names()) {
+    if (model.experts.count > 0 && std::string_view(linear.module).starts_with("mlp.")) continue;
+    bool any = false;
+    for (int64_t i = 0; i < model.layers && !any; ++i) {
+      const std::string module = str("model.layers.", i, ".", linear.module);
+      any = targeted(module) && !excluded(module);
+    }
+    if (any) named.push_back(linear.name);
+  }
+  const std::string got = str(": target_modules must name ", rule, json.at("target_modules").dump(), ", which names ",
+                              named.empty() ? "none" : join(named));
+  check(named == targets, where, got);
+  for (const std::string& module : modules) check(targeted(module), where, got, ", but not ", module);
 }
 
 AdapterConfig config_of(const fs::path& directory, const Json& json) {
@@ -123,7 +187,8 @@ AdapterConfig config_of(const fs::path& directory, const Json& json) {
     check(file_exists(directory / kWeightsFile), directory.string(), ": holds no ", kWeightsFile,
           "; weights in other formats (.bin) have to be converted to safetensors first");
     check_content(directory / kWeightsFile, "a safetensors file");
-    config.targets = targets_in(Safetensors(directory / kWeightsFile));
+    const fs::path weights = directory / kWeightsFile;
+    config.targets = targets_of(modules_in(Safetensors(weights)), weights.string());
   }
   config.validate(where);
   return config;
@@ -182,7 +247,11 @@ AdapterConfig read_adapter_config(const fs::path& directory) {
 
 void load_adapter(Model& model, const fs::path& directory, bool masters, Shard shard, Placement placement) {
   const AdapterConfig config = read_adapter_config(directory);
-  if (shard.rank == 0) say_unknown(read_config(directory), (directory / kConfigFile).string());
+  const Json json = read_config(directory);
+  const std::string where = (directory / kConfigFile).string();
+  if (!is_checkpoint(directory))
+    check_modules(json, where, model.config, modules_in(Safetensors(directory / kWeightsFile)), config.targets);
+  if (shard.rank == 0) say_unread(json, where);
   const Adapter& adapter = add_adapter(model, config, masters, shard, placement);
   const ParamSet& set = adapter.params;
   Exec exec(*model.backend);

@@ -16,7 +16,8 @@ namespace mantissa {
 /// What the adapter in a directory computes. Of a PEFT directory the targets are the names that have tensors in it.
 AdapterConfig read_adapter_config(const std::filesystem::path& directory);
 /// Puts the adapter of a directory on the model (add_adapter). Throws Error naming the file, the tensor or key, the
-/// rule and the value; also where a value is not finite in the model's type. Gives a notice of keys it does not know.
+/// rule and the value; also where a value is not finite in the model's type, and where target_modules and
+/// exclude_modules of a PEFT directory ask for other modules than have tensors. Gives a notice of keys it knows not.
 void load_adapter(Model& model, const std::filesystem::path& directory, bool masters = false, Shard shard = {},
                   Placement placement = Placement::kDevice);
 

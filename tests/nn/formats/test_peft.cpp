@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <regex>
 
 #include "core/file.h"
 #include "core/notice.h"
@@ -132,6 +133,44 @@ TEST_F(Peft, WhatWouldComputeSomethingElseIsRefused) {
   refused("\"use_rslora\": false", "\"use_rslora\": false, \"modules_to_save\": null", "not refused");
 }
 
+TEST_F(Peft, TheModulesOfTheConfigAreThoseOfTheTensors) {
+  save_adapter(*adapted({"q_proj", "v_proj"}), dir_ / "adapter");
+  const fs::path config = dir_ / "adapter/adapter_config.json";
+  const std::string good =
+      std::regex_replace(read_file(config), std::regex("\"target_modules\": \\[[^\\]]*\\]"), "\"target_modules\": [0]");
+  const auto with = [&](const std::string& modules) {
+    std::ofstream(config) << good;
+    edit("\"target_modules\": [0]", modules);
+    return refusal();
+  };
+  for (const char* fits :
+       {R"(["q_proj", "v_proj"])", R"(["self_attn.v_proj", "q_proj", "not_there"])", "null",
+        R"("model\\.layers\\.\\d+\\.self_attn\\.(q|v)_proj")", R"(".*\\b[qv]_proj")",
+        R"(["layers.0.self_attn.q_proj", "1.self_attn.q_proj", "v_proj"])",
+        R"("all-linear", "exclude_modules": ["k_proj", "o_proj", "mlp.gate_proj", "up_proj", "down_proj"])"})
+    EXPECT_EQ(with(str("\"target_modules\": ", fits)), "not refused") << fits;
+  const auto refused = [&](const std::string& modules, const std::string& why) {
+    const std::string got = with(modules);
+    EXPECT_NE(got.find(why), std::string::npos) << got;
+  };
+  const std::string rule =
+      "adapter_config.json: target_modules must name the modules that adapter_model.safetensors has "
+      "tensors for, q_proj, v_proj; got ";
+  refused(R"("target_modules": ["q_proj"])", rule + R"(["q_proj"], which names q_proj)");
+  refused(R"("target_modules": ["_proj"])", rule + R"(["_proj"], which names none)");
+  refused(R"("target_modules": [])", rule + "[], which names none");
+  refused(R"("target_modules": ".*[qkv]_proj")", rule + R"(".*[qkv]_proj", which names q_proj, k_proj, v_proj)");
+  refused(R"("target_modules": ["q_proj", "0.self_attn.v_proj"])",
+          "names q_proj, v_proj, but not model.layers.1.self_attn.v_proj");
+  refused(R"("target_modules": "all-linear")", "names q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj");
+  refused(R"("target_modules": "(?P<x>q_proj")", "target_modules must be a list of names, all-linear or a regular");
+  refused(R"("target_modules": [1])", "target_modules must be a list of names");
+  refused(
+      R"("exclude_modules": ["q_proj"])",
+      "exclude_modules must name none of the modules that adapter_model.safetensors has tensors for, q_proj, v_proj; "
+      "got [\"q_proj\"], which names model.layers.0.self_attn.q_proj");
+}
+
 TEST_F(Peft, KeysThatAreNotKnownAreNamedOnce) {
   save_adapter(*adapted({"all-linear"}), dir_ / "adapter");
   const auto said = [&] {
@@ -142,6 +181,9 @@ TEST_F(Peft, KeysThatAreNotKnownAreNamedOnce) {
     return all;
   };
   EXPECT_EQ(said(), "");
+  edit("CAUSAL_LM", "SEQ_CLS");
+  EXPECT_NE(said().find("task_type \"SEQ_CLS\" is read as CAUSAL_LM"), std::string::npos);
+  edit("\"SEQ_CLS\"", "null");
   edit("\"inference_mode\": true",
        "\"new_one\": 1, \"new_two\": null, \"new_three\": [0], \"eva_config\": {\"rho\": 2}");
   EXPECT_EQ(said(),
