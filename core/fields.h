@@ -74,6 +74,8 @@ class Fields {
 
   /// The names of the maps that a reader has found inside its section: NAME of reward.NAME.kind. Others have none.
   virtual std::vector<std::string> maps() const { return {}; }
+  /// Whether a reader has found the key in its section. Others have none.
+  virtual bool given(const char* /*key*/) const { return false; }
 
   void field(const char* key, int& value, const Help& help, Range range) {
     int64_t wide = value;

@@ -86,6 +86,8 @@ void LoraConfig::fields(Fields& f) {
   f.choice("rollout", rollout, {"adapter", "merged", "merged_in_place"},
            "adapter: rollouts compute as training does; merged: from a second copy of the weights, with the update "
            "added and rounded; merged_in_place: added to the weights before a rollout and subtracted after it");
+  for (const char* key : {"alpha", "targets"})
+    if (f.given(key)) given.push_back(key);
 }
 
 AdapterConfig LoraConfig::adapter() const {
@@ -94,12 +96,13 @@ AdapterConfig LoraConfig::adapter() const {
 
 void LoraConfig::check_agrees(const AdapterConfig& found) const {
   const LoraConfig unset;
+  const auto left_out = [&](const char* key) { return std::ranges::count(given, key) == 0; };
   check(rank == unset.rank || rank == found.rank, "lora.rank: must be 0 or that of ", init, ", ", found.rank, "; got ",
         rank);
-  check(alpha == unset.alpha || alpha == found.alpha, "lora.alpha: must be ", unset.alpha, " or that of ", init, ", ",
-        found.alpha, "; got ", alpha);
-  check(targets == unset.targets || parse_targets(targets, "lora.targets") == found.targets, "lora.targets: must be ",
-        join(unset.targets), " or those of ", init, ", ", join(found.targets), "; got ", join(targets));
+  check((alpha == unset.alpha && left_out("alpha")) || alpha == found.alpha,
+        "lora.alpha: must be left out or be that of ", init, ", ", found.alpha, "; got ", alpha);
+  check((targets == unset.targets && left_out("targets")) || parse_targets(targets, "lora.targets") == found.targets,
+        "lora.targets: must be left out or be those of ", init, ", ", join(found.targets), "; got ", join(targets));
 }
 
 void LoraConfig::adopt(const AdapterConfig& found) {

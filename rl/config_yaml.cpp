@@ -105,6 +105,11 @@ class SectionReader : public Fields {
     return names;
   }
 
+  bool given(const char* key) const override {
+    const auto it = values_.find(key);
+    return it != values_.end() && !it->second.node.IsNull();
+  }
+
   /// Throws when a key of the section was not asked for.
   void finish() const {
     for (const auto& [key, source] : values_)

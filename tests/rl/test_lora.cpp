@@ -114,9 +114,9 @@ TEST_F(Lora, LeavesAnAdapterThatTheNextRunGoesOnFrom) {
   };
   const std::string there = adapter("first") + ", ";
   EXPECT_EQ(refused("lora.rank=8"), "lora.rank: must be 0 or that of " + there + "5; got 8");
-  EXPECT_EQ(refused("lora.alpha=20"), "lora.alpha: must be 16 or that of " + there + "10; got 20");
+  EXPECT_EQ(refused("lora.alpha=20"), "lora.alpha: must be left out or be that of " + there + "10; got 20");
   EXPECT_EQ(refused("lora.targets=[q_proj,o_proj]"),
-            "lora.targets: must be all-linear or those of " + there +
+            "lora.targets: must be left out or be those of " + there +
                 "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; got q_proj, o_proj");
   const std::string checkpoint = (dir_ / "first/checkpoints/step_3").string();
   EXPECT_NE(message_of([&] { load_model(checkpoint, cpu(), Dtype::kF16, false); }).find("by --adapter"),
@@ -133,6 +133,8 @@ TEST_F(Lora, AConfigSaysWhatItsAdapterIs) {
   write_file(file, format_run_config(config));
   EXPECT_EQ(format_run_config(load_run_config(file, {})), format_run_config(config)) << "ready to run again";
   expect_message(message_of([&] { load_run_config(file, {"lora.alpha=20"}); }), {"lora.alpha", ", 10; got 20"});
+  for (const char* set : {"lora.alpha=16", "lora.targets=[all-linear]"})  // the defaults, and asked for
+    expect_message(message_of([&] { load_run_config(file, {set}); }), {"must be left out or be th", "first/adapter"});
   expect_message(message_of([&] { load_run_config(file, {"lora.init=gausian"}); }),
                  {"lora.init: gausian: holds no adapter"});
   expect_message(message_of([&] { load_run_config(file, {"lora.init="}); }), {"lora.init", "got an empty string"});
@@ -140,7 +142,7 @@ TEST_F(Lora, AConfigSaysWhatItsAdapterIs) {
 
 TEST_F(Lora, ResumingBesideAnotherAdapterIsRefused) {
   ASSERT_TRUE(train("first", {"train.steps=1"}));
-  const Strings goes_on{"lora.init=" + adapter("first"), "lora.rank=0", "lora.alpha=16", "train.steps=2"};
+  const Strings goes_on{"lora.init=" + adapter("first"), "lora.rank=0", "train.steps=2"};
   EXPECT_FALSE(train("run", goes_on, "", [](int64_t step) { return step == 1; }));
   const fs::path file = fs::path(adapter("first")) / "adapter_config.json";
   const std::string text = read_file(file);
