@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <utility>
 
@@ -57,6 +58,9 @@ std::string AdapterConfig::text() const {
 void AdapterConfig::validate(const std::string& source) const {
   check(rank >= 1 && rank <= kMaxRank, source, ": the rank must be between 1 and ", kMaxRank, ", got ", rank);
   check(std::isfinite(alpha) && alpha >= 0, source, ": alpha must be at least 0, got ", alpha);
+  check(scale() <= double(std::numeric_limits<float>::max()), source,
+        ": lora_alpha (lora.alpha): ", rank_stabilized ? "alpha / sqrt(rank)" : "alpha / rank",
+        " must be finite in fp32, got alpha ", alpha, ", rank ", rank);
   check(!targets.empty(), source, ": no layer is adapted");
 }
 

@@ -2,6 +2,9 @@
 //
 // Lines are packed in order under a token budget; logits exist for a chunk of tokens at a time. In 16 bits the gradient
 // is made under loss scale 2^16, halved until every parameter's gradient is finite, and written unscaled in fp32.
+#include <algorithm>
+#include <cmath>
+
 #include "autograd/nonfinite.h"
 #include "core/file.h"
 #include "nn/formats/hf.h"
@@ -78,6 +81,7 @@ class Scorer {
       : exec_(*model.backend), model_(model), lines_(lines), budget_(budget), options_(options) {}
 
   void print_logprobs() {
+    int64_t overflowed = 0;
     for_each_batch(lines_, budget_, [&](const TrainBatch& batch, size_t begin, size_t end) {
       std::vector<float> logprobs;
       if (!batch.ids.empty()) {
@@ -88,10 +92,17 @@ class Scorer {
       size_t at = 0;
       for (size_t i = begin; i < end; ++i) {
         const size_t count = std::max<size_t>(lines_[i].ids.size(), 1) - 1;
-        print(JsonObject().add("logprobs", std::span(logprobs).subspan(at, count)));
+        const std::span<const float> of_line = std::span(logprobs).subspan(at, count);
+        overflowed += !std::ranges::all_of(of_line, [](float x) { return std::isfinite(x); });
+        print(JsonObject().add("logprobs", of_line));
         at += count;
       }
     });
+    if (overflowed > 0)
+      log_warning(str(overflowed, " of ", lines_.size(),
+                      " lines have log-probs that are not finite (null): the forward "
+                      "pass overflowed in ",
+                      name_of(model_.params.compute.dtype()), ", and what they say means nothing"));
   }
 
   /// d(mean NLL over all scored tokens) / d(parameter), fp32; with an adapter of its parameters alone.

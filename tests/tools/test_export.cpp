@@ -1,5 +1,7 @@
 // Models in and out as a user does it: a checkpoint is a model for every program, and export writes it as a directory
 // or GGUF that gives the same log-probs.
+#include <regex>
+
 #include "tests/support/programs.h"
 
 namespace mantissa {
@@ -106,6 +108,12 @@ TEST_F(Export, AnAdapterGoesWhereItsModelGoes) {
     EXPECT_EQ(r.code, 0) << r.err;
     EXPECT_NE(r.out.find("\"adapter\": \"" + adapter), std::string::npos) << r.out;
   }
+  const std::string settings = read_file(adapter + "/adapter_config.json");
+  write_file(adapter + "/adapter_config.json",
+             std::regex_replace(settings, std::regex("\"lora_alpha\": [0-9.]*"), "\"lora_alpha\": 1e38"));
+  r = run("score", {"--model", model(), "--adapter", adapter, "--input", ids, "--device", "cpu"});
+  EXPECT_NE(r.err.find("1 of 1 lines have log-probs that are not finite"), std::string::npos) << r.out << r.err;
+  write_file(adapter + "/adapter_config.json", settings);
   EXPECT_NE(trained("again", {"--adapter", adapter}).find("adapter of rank 3"), std::string::npos);
 }
 

@@ -129,6 +129,9 @@ TEST_F(Peft, WhatWouldComputeSomethingElseIsRefused) {
   refused("\"r\": 5", "\"r\": 1.5", "r must be an integer, got 1.5");
   refused("\"lora_alpha\": ", "\"lora_alpha\": null, \"x\": ", "lora_alpha must be a number, got null");
   refused("\"use_rslora\": false", "\"use_rslora\": false, \"r\": 5", "adapter_config.json: key \"r\" appears twice");
+  refused("\"lora_alpha\": ", "\"lora_alpha\": 1e300, \"x\": ",
+          "lora_alpha (lora.alpha): alpha / rank must be finite in fp32, got alpha 1e+300, rank 5");
+  refused("\"lora_alpha\": ", "\"lora_alpha\": 1e38, \"x\": ", "not refused");
   refused("\"use_rslora\": false", "\"use_rslora\": 1", "use_rslora must be true or false, got 1");
   refused("\"use_rslora\": false", "\"use_rslora\": false, \"modules_to_save\": null", "not refused");
 }
