@@ -69,9 +69,9 @@ Json read_config(const fs::path& directory) {
 }
 
 void refuse_others(const Json& json, const std::string& where) {
-  const std::string type = json.value("peft_type", "LORA"), bias = json.value("bias", "none");
-  check(type == "LORA", where, ": peft_type must be LORA, got \"", type, '"');
-  check(bias == "none", where, ": bias must be none, got \"", bias, '"');
+  const Json type = json.value("peft_type", Json("LORA")), bias = json.value("bias", Json());
+  check(type == "LORA", where, ": peft_type must be LORA, got ", type.dump());
+  check(bias.is_null() || bias == "none", where, ": bias must be none, got ", bias.dump());
   for (const char* key : kRefused) {
     const Json value = json.value(key, Json());
     check(is_unset(value), where, ": ", key,

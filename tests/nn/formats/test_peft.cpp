@@ -115,6 +115,9 @@ TEST_F(Peft, WhatWouldComputeSomethingElseIsRefused) {
           "use_dora must be null, false or empty, as what it asks for is not supported; got true");
   refused("\"bias\": \"none\"", "\"bias\": \"all\"", "bias must be none, got \"all\"");
   refused("\"LORA\"", "\"LOHA\"", "peft_type must be LORA, got \"LOHA\"");
+  refused("\"LORA\"", "null", "adapter_config.json: peft_type must be LORA, got null");
+  refused("\"bias\": \"none\"", "\"bias\": 1", "adapter_config.json: bias must be none, got 1");
+  refused("\"bias\": \"none\"", "\"bias\": null", "not refused");
   refused("\"inference_mode\": true", "\"rank_pattern\": {\"q_proj\": 2}", "rank_pattern");
   refused("\"inference_mode\": true", "\"modules_to_save\": [\"lm_head\"]", "modules_to_save");
   refused("\"inference_mode\": true", "\"alora_invocation_tokens\": [1, 2]",
