@@ -209,15 +209,27 @@ void read_tensor(const Safetensors& file, const std::string& name, Tensor& out) 
   check(file.shape(name) == out.shape(), file.where(), ": \"", name, "\" must have shape ", out.shape(),
         " by the model and the adapter's rank, got ", file.shape(name));
   file.read(name, out);
+  Exec exec(cpu());
+  Tensor index = exec.empty({1}, Dtype::kI32);
+  MANTISSA_RUN(exec, find_nonfinite, index, out);
+  const int64_t at = to_host<int32_t>(index)[0];
+  if (at < 0) return;
+  Tensor values(cpu(), out.shape(), Dtype::kF32);
+  file.read(name, values);
+  fail(file.where(), ": \"", name, "\" [", at / out.size(1), ", ", at % out.size(1), "] must be finite in ",
+       name_of(out.dtype()), ", got ", values.data<float>()[at]);
 }
 
 void fill(const Safetensors& file, const Model& model, const Adapter& adapter, const ParamBuffer& buffer) {
   const ParamLayout& layout = adapter.params.layout;
   const int64_t rank = adapter.config.rank, padded = adapter.config.padded_rank();
   const std::vector<AdapterPart> parts = adapter_parts(model.config, adapter);
-  check(file.entries().size() == 2 * parts.size(), file.where(), ": holds ", file.entries().size(),
-        " tensors, and an adapter of ", join(adapter.config.targets), " in ", model.config.layers, " layers has ",
-        2 * parts.size());
+  std::set<std::string> modules;
+  for (const AdapterPart& part : parts) modules.insert(part.module);
+  for (const std::string& module : modules_in(file))
+    check(modules.contains(module), file.where(), ": tensors of \"", kPrefix, module,
+          "\" are unexpected: an adapter of ", join(adapter.config.targets), " in ", model.config.layers,
+          " layers has none");
   for (const AdapterPart& part : parts) {
     Tensor a(cpu(), {rank, part.inputs}, buffer.dtype()), b(cpu(), {part.rows.size(), rank}, buffer.dtype());
     read_tensor(file, kPrefix + part.module + kA, a);
@@ -257,10 +269,11 @@ void load_adapter(Model& model, const fs::path& directory, bool masters, Shard s
   Exec exec(*model.backend);
   for (const ParamBuffer* buffer : {&set.compute, &set.rollout, &set.master}) {
     if (!buffer->defined() || (buffer == &set.master && buffer->flat().same_as(set.compute.flat()))) continue;
-    if (is_checkpoint(directory))
-      read_checkpoint_weights(directory, set.layout, *buffer);
-    else
+    if (!is_checkpoint(directory)) {
       fill(Safetensors(directory / kWeightsFile), model, adapter, *buffer);
+      continue;
+    }
+    read_checkpoint_weights(directory, set.layout, *buffer);
     if (buffer != &set.master) check_finite(exec, *buffer, directory.string());
   }
 }

@@ -204,7 +204,9 @@ TEST_F(Peft, FilesOfAnotherModelAreRefused) {
   auto other = random_model(deeper, cpu(), Dtype::kF32, false, 1);
   add_adapter(*other, {.rank = 2, .alpha = 1, .targets = {"o_proj"}});
   save_adapter(*other, dir_ / "adapter");
-  expect_refusal("holds 6 tensors, and an adapter of o_proj in 2 layers has 4");
+  expect_refusal(
+      "adapter_model.safetensors: tensors of \"base_model.model.model.layers.2.self_attn.o_proj\" are "
+      "unexpected: an adapter of o_proj in 2 layers has none");
 
   const std::string name = "base_model.model.model.layers.0.self_attn.o_proj.lora_A.weight";
   const Tensor values = tensor_from<float>(cpu(), std::vector<float>(64, 1e6f), {2, 32});
@@ -223,8 +225,16 @@ TEST_F(Peft, FilesOfAnotherModelAreRefused) {
     load_adapter(*half, dir_ / "adapter");
     ADD_FAILURE() << "1e6 is not finite in fp16";
   } catch (const Error& e) {
-    EXPECT_NE(std::string(e.what()).find("not finite in fp16"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("adapter_model.safetensors: \"" + name +
+                                         "\" [0, 0] must be finite in fp16, got 1e+06"),
+              std::string::npos)
+        << e.what();
   }
+  const auto two = adapted({"o_proj"}, 2);
+  std::vector<NamedTensor> tensors = adapter_tensors(*two, two->adapter->params.compute);
+  std::erase_if(tensors, [&](const NamedTensor& t) { return t.name == name; });
+  write_safetensors(dir_ / "adapter/adapter_model.safetensors", tensors);
+  expect_refusal("adapter_model.safetensors: tensor \"" + name + "\" is missing");
 }
 
 }  // namespace
