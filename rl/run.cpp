@@ -126,7 +126,11 @@ void Run::open_adapter() {
         std::move(load_model(config.model.path, exec.backend(), rollout, false, frozen_shard())->params.compute);
   const Shard shard{comm.rank(), comm.size()};
   if (lora.from_directory()) {
-    load_adapter(*model, lora.init, true, shard, config.distributed.placement());
+    try {
+      load_adapter(*model, lora.init, true, shard, config.distributed.placement());
+    } catch (const Error& e) {
+      fail("lora.init: ", e.what());
+    }
     lora.check_agrees(model->adapter->config);
   } else {
     add_adapter(*model, lora.adapter(), true, shard, config.distributed.placement());

@@ -77,6 +77,19 @@ std::string init_override(const std::string& adapter, const std::vector<std::str
   return "lora.init=" + adapter;
 }
 
+/// What `call` returns; where an adapter is given, errors of lora.init name the flag.
+template <class Call>
+auto naming_flag(const std::string& adapter, Call call) {
+  try {
+    return call();
+  } catch (const Error& e) {
+    constexpr std::string_view kKey = "lora.init: ";
+    const std::string_view text = e.what();
+    if (adapter.empty() || !text.starts_with(kKey)) throw;
+    fail("--adapter: ", text.substr(kKey.size()));
+  }
+}
+
 /// Of the config's device, be it there or not.
 MemoryEstimate estimate_of(const RunConfig& config, int64_t response_length) {
   const int64_t most = config.train.mode == "sft" ? 0 : config.rollout.sampling.max_new_tokens;
@@ -125,7 +138,7 @@ int trainer_main(int argc, char** argv) {
   check(response_length == 0 || estimate, "--response-length ", response_length, ": belongs to --estimate");
 
   if (!adapter.empty()) overrides.push_back(init_override(adapter, overrides));
-  const RunConfig config = load_run_config(config_path, overrides);
+  const RunConfig config = naming_flag(adapter, [&] { return load_run_config(config_path, overrides); });
   const std::optional<Place> place = own_place();
   speaks = !place || place->rank == 0;
   if (print_only) {
@@ -146,7 +159,7 @@ int trainer_main(int argc, char** argv) {
     std::signal(SIGINT, on_signal);
     std::signal(SIGTERM, on_signal);
     if (std::signal(SIGHUP, on_signal) == SIG_IGN) std::signal(SIGHUP, SIG_IGN);  // nohup
-    run.emplace(config, start, comm);
+    naming_flag(adapter, [&] { run.emplace(config, start, comm); });
     log_info("device " + run->exec.backend().description() + "; output in " + config.output_dir());
     const bool complete = train(*run, [] { return stop_requested_ns.load() != 0; });
     const int stopped = int(comm.reduce({double(stop_signal)}, Reduce::kMax)[0]);

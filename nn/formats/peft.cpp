@@ -53,7 +53,12 @@ bool is_unset(const Json& value) {
 
 Json read_config(const fs::path& directory) {
   const fs::path path = directory / kConfigFile;
-  check(file_exists(path), directory.string(), ": holds no ", kConfigFile,
+  std::error_code ignored;
+  const char* lack = !file_exists(directory)                 ? "does not exist"
+                     : !fs::is_directory(directory, ignored) ? "is a file"
+                     : !file_exists(path)                    ? "holds no adapter_config.json"
+                                                             : nullptr;
+  check(!lack, directory.string(), ": ", lack ? lack : "",
         "; expected an adapter: a PEFT directory, or RUN/checkpoints/step_N of a run that trained one");
   check_content(path, "JSON");
   try {
@@ -184,6 +189,9 @@ AdapterConfig config_of(const fs::path& directory, const Json& json) {
     fail(where, ": ", e.what());
   }
   if (!is_checkpoint(directory)) {
+    const std::string index = str(kWeightsFile, ".index.json");
+    check(!file_exists(directory / index) || file_exists(directory / kWeightsFile), directory.string(), ": ", index,
+          " spreads the tensors over several files, which is not supported; write them as one ", kWeightsFile);
     check(file_exists(directory / kWeightsFile), directory.string(), ": holds no ", kWeightsFile,
           "; weights in other formats (.bin) have to be converted to safetensors first");
     check_content(directory / kWeightsFile, "a safetensors file");

@@ -136,7 +136,7 @@ TEST_F(Lora, AConfigSaysWhatItsAdapterIs) {
   for (const char* set : {"lora.alpha=16", "lora.targets=[all-linear]"})  // the defaults, and asked for
     expect_message(message_of([&] { load_run_config(file, {set}); }), {"must be left out or be th", "first/adapter"});
   expect_message(message_of([&] { load_run_config(file, {"lora.init=gausian"}); }),
-                 {"lora.init: gausian: holds no adapter"});
+                 {"lora.init: gausian: does not exist"});
   expect_message(message_of([&] { load_run_config(file, {"lora.init="}); }), {"lora.init", "got an empty string"});
 }
 

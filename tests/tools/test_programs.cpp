@@ -77,6 +77,8 @@ TEST_F(Programs, TheTrainersFlagsDoNotContradictEachOther) {
     expect_error("trainer", more, parts);
   };
   refused({"--adapter", "one", "lora.init=two"}, {"--adapter one", "lora.init=two", "keep one of both"});
+  refused({"--adapter", path("none")}, {"--adapter: " + path("none") + ": does not exist"});
+  refused({"lora.init=" + path("none")}, {"lora.init: " + path("none") + ": does not exist"});
   refused({"--adapter", "kaiming"}, {"--adapter: must be the directory of an adapter, got kaiming"});
   refused({"--resume", ""}, {"--resume: must not be empty"});
   refused({"--resume", "auto", "--overwrite"}, {"exclude each other"});
@@ -156,7 +158,7 @@ TEST_F(Programs, ScoreRefusesBadLines) {
   expect_error("score", {"--model", path("none"), "--input", write("a", "{\"ids\": [1]}\n")},
                {"--model: \"", "none", "does not exist"});
   expect_error("score", {"--model", kQwen3, "--adapter", path("none"), "--input", path("a")},
-               {"--adapter: ", "none", "holds no adapter"});
+               {"--adapter: ", "none: does not exist"});
   expect_error("score", {"--model", "builtin:../x", "--input", path("a")}, {"builtin"});
 }
 

@@ -198,7 +198,17 @@ TEST_F(Peft, KeysThatAreNotKnownAreNamedOnce) {
 }
 
 TEST_F(Peft, FilesOfAnotherModelAreRefused) {
-  expect_refusal("holds no adapter_config.json");
+  expect_refusal("adapter: does not exist; expected an adapter: a PEFT directory");
+  write_file(dir_ / "adapter", "");
+  expect_refusal("adapter: is a file; expected an adapter");
+  fs::remove(dir_ / "adapter");
+  fs::create_directory(dir_ / "adapter");
+  expect_refusal("adapter: holds no adapter_config.json; expected");
+  write_file(dir_ / "adapter/adapter_config.json", "{\"r\": 2}");
+  expect_refusal("adapter: holds no adapter_model.safetensors; weights in other formats");
+  write_file(dir_ / "adapter/adapter_model.safetensors.index.json", "{}");
+  expect_refusal("adapter_model.safetensors.index.json spreads the tensors over several files");
+  fs::remove_all(dir_ / "adapter");
   ModelConfig deeper = tiny_model();
   deeper.layers = 3;
   auto other = random_model(deeper, cpu(), Dtype::kF32, false, 1);
