@@ -39,8 +39,8 @@ std::vector<float> logprobs_of(const Model& model, const Prompt& prompt, const s
 }
 
 /// Adds the adapter to the model's weights, and says how far that moves the log-probs of what the two write together,
-/// both sides in `dtype`. `model` is fp32.
-void merge(Model& model, const std::string& path, const std::string& adapter, Dtype dtype) {
+/// both sides in `dtype`; what a quantised `type` rounds after that is left out. `model` is fp32.
+void merge(Model& model, const std::string& path, const std::string& adapter, Dtype dtype, const std::string& type) {
   const std::unique_ptr<Model> pair = load_model(path, cpu(), dtype, false);
   put_adapter(*pair, adapter);
   Prompt prompt;
@@ -73,7 +73,7 @@ void merge(Model& model, const std::string& path, const std::string& adapter, Dt
   }
   log_info(str("merged in ", name_of(dtype), ": log-probs of ", merged.size(),
                " tokens that model and adapter wrote move by ", sum / double(merged.size()), " on average, by ", most,
-               " at most"));
+               " at most", type.starts_with('q') ? "; rounding to " + type + ", which comes on top, is left out" : ""));
 }
 
 }  // namespace
@@ -111,7 +111,7 @@ int export_main(int argc, char** argv) {
   const Dtype dtype = type == "f32" ? Dtype::kF32 : type == "bf16" ? Dtype::kBF16 : Dtype::kF16;
   const std::unique_ptr<Model> model = load_model(path, cpu(), Dtype::kF32, false);
   put_adapter(*model, adapter);
-  if (merged) merge(*model, path, adapter, dtype);
+  if (merged) merge(*model, path, adapter, dtype, type);
   if (model->adapter) {
     save_adapter(*model, output);
     log_info(str(adapter, " -> ", output));

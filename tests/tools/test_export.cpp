@@ -95,7 +95,11 @@ TEST_F(Export, AnAdapterGoesWhereItsModelGoes) {
   r = run("export", {"--model", model(), "--adapter", adapter, "--merge", "--output", path("merged"), "--type", "f32"});
   ASSERT_EQ(r.code, 0) << r.err;
   EXPECT_NE(r.err.find("merged in fp32: log-probs of 512 tokens"), std::string::npos) << r.err;
+  EXPECT_EQ(r.err.find("left out"), std::string::npos) << r.err;
   EXPECT_NE(score_with(path("merged"), {}), score_with(model(), {}));
+  r = run("export",
+          {"--model", model(), "--adapter", adapter, "--merge", "--output", path("m.gguf"), "--type", "q8_0"});
+  EXPECT_NE(r.err.find("; rounding to q8_0, which comes on top, is left out"), std::string::npos) << r.err;
   expect_error("export", {"--model", model(), "--merge", "--output", path("x")}, {"--merge", "--adapter"});
   expect_error("export", {"--model", model(), "--adapter", adapter, "--output", path("x.gguf")}, {"--merge", "x.gguf"});
 
