@@ -77,6 +77,7 @@ void transfer(Archive& archive, Sample& sample) {
   archive.list(sample.rewards);
   archive.list(sample.extracted);
   archive.list(sample.reason);
+  archive.number(sample.status);
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 // Intervals are 95 % percentile bootstrap: problems are drawn with replacement 2,000 times.
 #pragma once
 
+#include <algorithm>
 #include <span>
 #include <string>
 #include <vector>
@@ -42,8 +43,12 @@ struct ProblemResult {
   int64_t samples = 0, correct = 0, truncated = 0;
   int64_t tokens = 0;  // of the responses
   double reward = 0.0;
-  double majority = 0.0;  // maj@samples of this problem
+  double majority = 0.0;                   // maj@samples of this problem
+  std::vector<GradeStatus> statuses = {};  // of the samples; empty: not known
+  std::string failure = {};                // why the last of those without a grade has none
 
+  /// Samples that could not be graded: they count as wrong in the numbers above.
+  int64_t ungraded() const { return std::ranges::count_if(statuses, is_failure); }
   double pass_rate() const { return double(correct) / double(samples); }
 };
 

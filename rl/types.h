@@ -50,14 +50,29 @@ struct Completion {
   TokenRoutes routes = {};     // of a mixture of experts, where asked for (GenerateOptions::record_routes)
 };
 
+/// What became of a grade.
+enum class GradeStatus : uint8_t {
+  kParsed,    // both answers were read: the verdict is about their values
+  kUnparsed,  // an answer was found, but it (or the gold) is no expression within bounds: only its text was compared
+  kNoAnswer,  // the response holds no final answer
+  kTimeout,   // the program or function took longer than timeout_s
+  kError,     // it could not be run, failed, or gave no number
+};
+
+/// Whether there is no grade: its reward of 0 does not say that the answer is wrong.
+inline bool is_failure(GradeStatus status) {
+  return status == GradeStatus::kTimeout || status == GradeStatus::kError;
+}
+
 struct RolloutSample {
   Completion completion;
   double reward = 0.0;          // the sum, where there are several; after overlong handling
   double score = 0.0;           // the same before overlong handling
   std::vector<double> rewards;  // each named one by itself, in the order of names; NaN where it does not grade the row
   double advantage = 0.0;
-  std::string extracted;  // the answer the reward read, for dumps
-  std::string reason;     // why it earned that, in a few words
+  std::string extracted;                        // the answer the reward read, for dumps
+  std::string reason;                           // why it earned that, in a few words
+  GradeStatus status = GradeStatus::kNoAnswer;  // of its grade; of several the first that failed
 };
 
 struct RolloutGroup {

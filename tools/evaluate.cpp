@@ -4,6 +4,7 @@
 // --dump is also how an evaluation carries on after it was killed (tools/evaluation_dump.h). On the CPU samples do not
 // depend on what else is in a batch, so the results are those of an evaluation that was never interrupted; on a GPU a
 // product's last bits may, and so may a sample.
+#include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <optional>
@@ -76,12 +77,14 @@ Range parse_keep(const std::string& text) {
   return range;
 }
 
-/// Copies the lines of a data file whose pass rate lies in the range, as they are; returns how many.
+/// Copies the lines of a data file whose pass rate lies in the range, as they are; returns how many. A problem with an
+/// answer that could not be graded has no pass rate.
 int64_t write_kept(AtomicFile& out, const std::string& file, const Results& results, const Range& range) {
   int64_t row = 0, written = 0;
   for (JsonLines lines(file); lines.next(); ++row) {
     const auto it = results.find(row);
-    if (it == results.end() || it->second.pass_rate() < range.low || it->second.pass_rate() > range.high) continue;
+    if (it == results.end() || it->second.ungraded() > 0) continue;
+    if (it->second.pass_rate() < range.low || it->second.pass_rate() > range.high) continue;
     out.write(lines.line() + "\n");
     ++written;
   }
@@ -121,11 +124,13 @@ struct ProblemSet {
   PromptSet prompts = {};
   Results results = {};  // those of --dump at first
 
-  /// The problems without a result.
+  /// The problems without a result, or with an answer that could not be graded.
   std::vector<Prompt> left() const {
     std::vector<Prompt> out;
-    for (const Prompt& prompt : prompts.prompts)
-      if (!results.contains(prompt.id)) out.push_back(prompt);
+    for (const Prompt& prompt : prompts.prompts) {
+      const auto it = results.find(prompt.id);
+      if (it == results.end() || it->second.ungraded() > 0) out.push_back(prompt);
+    }
     return out;
   }
 };
@@ -184,12 +189,12 @@ class Evaluation {
     // With a dump a kill costs a few batches of the engine at most.
     const size_t chunk =
         dump_ ? size_t(std::max<int64_t>(1, 4 * flags_.rollout.max_batch / flags_.rollout.n)) : left.size();
-    Metrics verifier;
+    Metrics counters;
     int64_t sampled = 0;
     for (size_t begin = 0; begin < left.size();) {
       const auto part = std::span(left).subspan(begin, std::min(chunk, left.size() - begin));
       for (const RolloutGroup& group :
-           sample_and_grade(engine, part, int(flags_.rollout.n), options, {.one = flags_.reward}, verifier)) {
+           sample_and_grade(engine, part, int(flags_.rollout.n), options, {.one = flags_.reward}, counters)) {
         const ProblemResult result = problem_result(group);
         if (dump_) dump_->write(set.name, set.settings, group, result);
         set.results[result.row] = result;
@@ -201,8 +206,30 @@ class Evaluation {
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     JsonObject line = summary_line(flags_.model, set.name, values_of(set.results));
     line.add("overlong", set.prompts.overlong).add("seconds", seconds).add("tokens_per_s", double(sampled) / seconds);
-    for (const auto& [name, value] : verifier.values()) line.add(name, int64_t(value));
+    for (const GradeStatus status : kGradeStatuses) {
+      int64_t count = 0;
+      for (const auto& [row, result] : set.results) count += std::ranges::count(result.statuses, status);
+      line.add(std::string("verifier/") + status_name(status), count);
+    }
+    say_ungraded(set);
     return line;
+  }
+
+  /// Warns of answers that could not be graded; throws where there are no others.
+  void say_ungraded(const ProblemSet& set) const {
+    int64_t ungraded = 0, problems = 0, samples = 0;
+    std::string reason;
+    for (const auto& [row, result] : set.results) {
+      samples += result.samples;
+      if (result.ungraded() == 0) continue;
+      ungraded += result.ungraded();
+      ++problems;
+      reason = result.failure;
+    }
+    if (ungraded == 0) return;
+    check(ungraded < samples, set.name, ": none of the ", samples, " answers could be graded: ", reason);
+    log_warning(str(set.name, ": ", ungraded, " of ", samples, " answers could not be graded and count as wrong",
+                    output_ ? str("; --keep leaves out their problems, ", problems) : std::string(), ": ", reason));
   }
 
   /// Writes what --keep keeps of a set; returns how many problems.

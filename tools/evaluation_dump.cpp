@@ -1,5 +1,6 @@
 #include "tools/evaluation_dump.h"
 
+#include <algorithm>
 #include <cstdio>
 
 #include "core/hash.h"
@@ -35,6 +36,18 @@ class SettingsText final : public Fields {
   std::set<std::string> skipped_;
   std::string text_;
 };
+
+/// What became of the grades of a line; nothing where an earlier version wrote it.
+std::vector<GradeStatus> statuses_of(const JsonLines& lines) {
+  std::vector<GradeStatus> statuses;
+  if (!lines.has("status")) return statuses;
+  for (const std::string& name : lines.texts("status")) {
+    const auto known = std::ranges::find(kGradeStatuses, name, status_name);
+    check(known != std::end(kGradeStatuses), lines.where(), ": \"status\" has an unknown name: got ", name);
+    statuses.push_back(*known);
+  }
+  return statuses;
+}
 
 }  // namespace
 
@@ -78,7 +91,9 @@ void EvaluationDump::read() {
                                          .truncated = lines.integer("truncated"),
                                          .tokens = lines.integer("tokens"),
                                          .reward = lines.number("reward"),
-                                         .majority = lines.number("majority")};
+                                         .majority = lines.number("majority"),
+                                         .statuses = statuses_of(lines),
+                                         .failure = lines.has("failure") ? lines.text("failure") : ""};
   }
 }
 
@@ -93,7 +108,7 @@ Results EvaluationDump::take(const std::string& set, const std::string& settings
 
 void EvaluationDump::write(const std::string& set, const std::string& settings, const RolloutGroup& group,
                            const ProblemResult& result) {
-  std::vector<std::string> responses, extracted, finish;
+  std::vector<std::string> responses, extracted, finish, statuses;
   std::vector<float> rewards;
   std::vector<int32_t> lengths;
   for (const RolloutSample& s : group.samples) {
@@ -101,6 +116,7 @@ void EvaluationDump::write(const std::string& set, const std::string& settings, 
     extracted.push_back(s.extracted);
     finish.push_back(finish_name(s.completion.finish));
     rewards.push_back(float(s.reward));
+    statuses.push_back(status_name(s.status));
     lengths.push_back(int32_t(s.completion.ids.size()));
   }
   JsonObject line;
@@ -118,9 +134,11 @@ void EvaluationDump::write(const std::string& set, const std::string& settings, 
       .add("truncated", result.truncated)
       .add("rewards", rewards)
       .add("extracted", extracted)
+      .add("status", statuses)
       .add("finish", finish)
       .add("lengths", lengths)
       .add("responses", responses);
+  if (!result.failure.empty()) line.add("failure", result.failure);
   file_->write_line(line.str());
 }
 

@@ -1,5 +1,6 @@
 // The dump of an evaluation: one line a problem, written when its samples are graded. By it an evaluation that was
-// killed carries on: the problems whose lines are there are not sampled again.
+// killed carries on: the problems whose lines are there are not sampled again, unless an answer could not be graded.
+// Then the last line of a problem counts.
 #pragma once
 
 #include <map>

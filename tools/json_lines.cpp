@@ -1,5 +1,6 @@
 #include "tools/json_lines.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -104,6 +105,13 @@ int64_t JsonLines::integer(const std::string& key) const {
   check(value.is_number_integer(), impl_->where, ": \"", key, "\" must be an integer: got ",
         value.dump().substr(0, 40));
   return value.get<int64_t>();
+}
+
+std::vector<std::string> JsonLines::texts(const std::string& key) const {
+  const json& value = impl_->at(key);
+  check(value.is_array() && std::ranges::all_of(value, [](const json& item) { return item.is_string(); }), impl_->where,
+        ": \"", key, "\" must be an array of strings: got ", value.dump().substr(0, 40));
+  return value.get<std::vector<std::string>>();
 }
 
 std::vector<int32_t> JsonLines::ids(const std::string& key) const {

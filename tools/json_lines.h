@@ -35,6 +35,8 @@ class JsonLines {
   /// A number, and one that must be an integer.
   double number(const std::string& key) const;
   int64_t integer(const std::string& key) const;
+  /// An array of strings.
+  std::vector<std::string> texts(const std::string& key) const;
   /// An array of integers in [0, 2^31).
   std::vector<int32_t> ids(const std::string& key) const;
 

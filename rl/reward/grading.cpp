@@ -57,6 +57,7 @@ std::vector<GradeTally> grade_samples(const RewardsConfig& config, std::span<Rol
       sample.rewards.clear();
       sample.extracted.clear();
       sample.reason.clear();
+      sample.status = Grade::Status::kNoAnswer;
     }
   const auto apply = [&](const std::string& name, const RewardConfig& reward, const NamedReward* named) {
     tallies.push_back({.name = name, .kind = reward.kind, .max_failed_steps = reward.max_failed_steps});
@@ -80,10 +81,15 @@ std::vector<GradeTally> grade_samples(const RewardsConfig& config, std::span<Rol
         if (tally.failed++ == 0) tally.reason = grade.reason;
       sample.reward += named != nullptr ? named->weight * grade.reward : grade.reward;
       if (named != nullptr) sample.rewards.back() = grade.reward;
+      if (is_failure(sample.status)) continue;
       if (sample.reason.empty() || (sample.extracted.empty() && !grade.extracted.empty())) {
         sample.extracted = std::move(grade.extracted);
-        sample.reason = std::move(grade.reason);
+        sample.reason = grade.reason;
+        sample.status = grade.status;
       }
+      if (!is_failure(grade.status)) continue;
+      sample.reason = std::move(grade.reason);
+      sample.status = grade.status;
     }
   };
   if (config.named.empty()) apply("reward", config.one, nullptr);
@@ -93,6 +99,7 @@ std::vector<GradeTally> grade_samples(const RewardsConfig& config, std::span<Rol
       if (std::abs(sample.reward) <= kMaxReward) continue;
       sample.reason = str("the weighted sum ", sample.reward, " is beyond ", kMaxReward, ", the most advantages hold");
       sample.reward = 0;
+      sample.status = Grade::Status::kError;
       ++counts[Grade::Status::kError];
     }
   for (const Grade::Status status : kGradeStatuses) {

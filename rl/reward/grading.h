@@ -23,7 +23,7 @@ struct GradeTally {
 };
 
 /// Fills in the rewards of every sample from its text; the extracted answer and the reason are those of the first
-/// reward that extracts an answer, or of the first. Adds to the metrics
+/// reward that extracts an answer, or of the first; where one fails, its reason and status. Adds to the metrics
 /// verifier/{parsed,unparsed,no_answer,timeout,error}: grades by their status. Returns a tally of each reward.
 std::vector<GradeTally> grade_samples(const RewardsConfig& config, std::span<RolloutGroup> groups, Metrics& metrics);
 

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/fields.h"
+#include "rl/types.h"
 
 namespace mantissa {
 
@@ -47,13 +48,7 @@ struct Answer {
 };
 
 struct Grade {
-  enum class Status {
-    kParsed,    // both answers were read: the verdict is about their values
-    kUnparsed,  // an answer was found, but it (or the gold) is no expression within bounds: only its text was compared
-    kNoAnswer,  // the response holds no final answer
-    kTimeout,   // the program or function took longer than timeout_s
-    kError,     // it could not be run, failed, or gave no number
-  };
+  using Status = GradeStatus;
   bool correct = false;
   double reward = 0;  // 1 for correct, 0 otherwise; a program gives its own
   Status status = Status::kNoAnswer;

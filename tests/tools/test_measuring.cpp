@@ -77,6 +77,51 @@ TEST_F(Programs, EvaluateTakesSeveralSetsAndGoesOnAfterAKill) {
   expect_error("evaluate", other, {"--resume", "--dump"});
 }
 
+TEST_F(Programs, EvaluateKeepsAnswersWithoutAGradeApart) {
+  std::string text;
+  for (int i = 0; i < 4; ++i)
+    text += "{\"problem\": \"1+" + std::to_string(i) + "=\", \"answer\": " + std::to_string(i + 1) + "}\n";
+  const std::string data = write("d.jsonl", text);
+  const auto with = [&](const std::string& function, std::vector<std::string> more) {
+    const std::string file = write("judge.py", "def reward(response, record):\n    " + function + "\n");
+    more.insert(more.begin(), {"--model", model(), "--data", data, "--n", "2", "--max-new-tokens", "4", "--kind",
+                               "python", "--path", file, "--keep", "0:1", "--output", path("kept.jsonl")});
+    return more;
+  };
+  const std::vector<std::string> dump = {"--dump", path("dump.jsonl")};
+  const std::string some = "return 0 if record['answer'] != 2 else 1 / 0", all = "raise ValueError('never')";
+  const Result two = run("evaluate", with(some, dump));
+  ASSERT_EQ(two.code, 0) << two.err;
+  EXPECT_NE(
+      two.err.find("d: 2 of 8 answers could not be graded and count as wrong; --keep leaves out their problems, 1:"),
+      std::string::npos)
+      << two.err;
+  EXPECT_NE(two.err.find("division by zero"), std::string::npos) << two.err;
+  EXPECT_EQ(value_of(two.out, "kept"), "3");
+  EXPECT_EQ(read_file(path("kept.jsonl")).find("1+1="), std::string::npos);
+  EXPECT_EQ(value_of(two.out, "verifier/error"), "2");
+
+  // What has a grade is read back, the rest is sampled again.
+  const Result again = run("evaluate", with(some, {"--dump", path("dump.jsonl"), "--resume"}));
+  EXPECT_EQ(value_of(again.out, "verifier/error"), "2");
+  EXPECT_EQ(value_of(again.out, "verifier/parsed"), "6");
+  const Result mended = run("evaluate", with("return 0", {"--dump", path("dump.jsonl"), "--resume"}));
+  EXPECT_EQ(value_of(mended.out, "verifier/error"), "0");
+  EXPECT_EQ(value_of(mended.out, "verifier/parsed"), "8");
+  EXPECT_EQ(mended.err.find("could not be graded"), std::string::npos) << mended.err;
+
+  // A dump of an earlier version says nothing of grades.
+  std::string lines = read_file(path("dump.jsonl"));
+  for (size_t at = 0; (at = lines.find("\"status\": ", at)) != std::string::npos;)
+    lines.erase(at, lines.find("], ", at) + 3 - at);
+  write("earlier.jsonl", lines);
+  const Result earlier = run("evaluate", with(all, {"--dump", path("earlier.jsonl"), "--resume"}));
+  EXPECT_EQ(earlier.code, 0) << earlier.err;
+  EXPECT_EQ(value_of(earlier.out, "kept"), "4");
+
+  expect_error("evaluate", with(all, {}), {"d: none of the 8 answers could be graded", "never"});
+}
+
 TEST_F(Programs, DraftsAreLeftOutWhereAutoIsFast) {
   const std::string data = write("data.jsonl", "{\"problem\": \"1+2=\", \"answer\": 3}\n");
   const std::vector<std::string> flags = {"--model",          model(), "--data",  data,      "--n",     "2",
