@@ -110,7 +110,8 @@ bool train(Run& run, const std::function<bool()>& stop);
 
 /// Evaluates the current weights on every set of eval.files, by the settings of `eval`: one line of eval.jsonl,
 /// val-core/<set>/acc/{mean,pass,maj}@n with their 95 % intervals and more under val-aux/<set>/ (evaluate.h). Samples
-/// depend on seed and problem alone, so that the evaluations of a run can be compared.
+/// depend on seed and problem alone, so that the evaluations of a run can be compared. A set of which no answer could
+/// be graded has null for numbers of correctness, and chooses no checkpoint.best.
 void evaluate(Run& run);
 
 }  // namespace mantissa

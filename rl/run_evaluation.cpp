@@ -1,4 +1,6 @@
 // Evaluation during training: the sets of eval.files, one line of eval.jsonl.
+#include <cmath>
+
 #include "rl/evaluate.h"
 #include "rl/logging/log.h"
 #include "rl/logging/metrics.h"
@@ -14,6 +16,24 @@ void put(Metrics& metrics, const std::string& name, double value, const Interval
   metrics.set("val-core/" + name, value);
   metrics.set("val-aux/" + name + "/low", interval.low);
   metrics.set("val-aux/" + name + "/high", interval.high);
+}
+
+/// Warns of answers that could not be graded. Where there are no others, the set has no accuracy.
+void watch_failures(const Run& run, const std::string& set, std::span<const ProblemResult> problems, EvalSummary& s) {
+  int64_t ungraded = 0;
+  std::string reason;
+  for (const ProblemResult& problem : problems) {
+    ungraded += problem.ungraded();
+    if (!problem.failure.empty()) reason = problem.failure;
+  }
+  if (ungraded == 0) return;
+  const int64_t all = s.problems * s.samples;
+  if (run.comm.main())
+    log_warning(str("evaluation after step ", run.step, ", ", set, ": ", ungraded, " of ", all,
+                    " answers could not be graded", ungraded < all ? " and count as wrong: " : ": ", reason));
+  if (ungraded < all) return;
+  s.avg = s.pass = s.majority = s.mean_reward = NAN;
+  s.avg_interval = s.pass_interval = s.majority_interval = {NAN, NAN};
 }
 
 /// Responses are as long as in a rollout, and drawn by the settings of `eval` alone.
@@ -49,6 +69,7 @@ void evaluate(Run& run) {
       std::vector<ProblemResult> problems;
       for (const RolloutGroup& group : groups) problems.push_back(problem_result(group));
       s = summarize(problems);
+      watch_failures(run, set.name, problems, s);
     }
     const std::string at = str("@", eval.n);
     put(metrics, set.name + "/acc/mean" + at, s.avg, s.avg_interval);

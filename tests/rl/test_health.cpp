@@ -212,6 +212,20 @@ TEST_F(HealthOfRuns, TheBestCheckpointIsKept) {
   EXPECT_EQ(fs::read_symlink(dir_ / "run/checkpoints/best"), "step_1");
 }
 
+TEST_F(HealthOfRuns, AnEvaluationThatCouldNotBeGradedSaysSoAndChoosesNothing) {
+  const std::string data = (fs::path(MANTISSA_SOURCE_DIR) / "builtin/arithmetic/sanity.jsonl").string();
+  const std::string log = train({"eval.files=" + data, "eval.limit=4", "eval.before_training=true", "eval.every=1",
+                                 "train.steps=0", "checkpoint.best=val-core/sanity/acc/mean@1", "reward.kind=command",
+                                 "reward.command=exit 7", "checkpoint.at_end=false"});
+  EXPECT_NE(log.find("evaluation after step 0, sanity: 4 of 4 answers could not be graded: the program ended with exit "
+                     "code 7"),
+            std::string::npos)
+      << log;
+  const std::string line = read_file(dir_ / "run/eval.jsonl");
+  EXPECT_NE(line.find("\"val-core/sanity/acc/mean@1\": null"), std::string::npos) << line;
+  EXPECT_FALSE(fs::exists(dir_ / "run/checkpoints/best"));
+}
+
 TEST(HealthConfig, EveryConditionCanBeNamed) {
   for (const char* name : kStopConditions) {
     RunConfig config;
