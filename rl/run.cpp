@@ -169,18 +169,19 @@ void Run::load_data() {
   if (const std::string notice = config.reward.notice(); !sft() && !notice.empty()) log_warning(notice);
   const int64_t positions = model->config.max_positions;
   std::set<std::string> sources;
-  const auto look = [&](const Record& record) {
-    sources.insert(record.data_source);
-    config.reward.check_gold(record.data_source, record.answer, record.where);
+  const auto read = [&](const DataConfig& data, const std::string& what, bool solutions) {
+    PromptSet set = make_prompts(data, *tokenizer, model->tokenizer, positions, solutions, [&](const Record& record) {
+      if (solutions) return;
+      sources.insert(record.data_source);
+      config.reward.check_source(record.data_source, record.where);
+      config.reward.check_gold(record.data_source, record.answer, record.where);
+    });
+    log_info(str(what, set.prompts.size(), " problems", set.skipped()));
+    return std::move(set.prompts);
   };
-  PromptSet set = make_prompts(config.data, *tokenizer, model->tokenizer, positions, sft(),
-                               sft() ? std::function<void(const Record&)>() : look);
-  prompts = std::move(set.prompts);
-  const std::string skipped = str(", ", set.overlong, " skipped for prompts over ", set.longest, " tokens");
-  log_info(str(prompts.size(), " problems", set.overlong ? skipped : ""));
-  sft() ? encode_solutions() : config.reward.check_rows(prompts, config.data.files[0]);
-  size_t longest = 0;
-  for (const Prompt& p : prompts) longest = std::max(longest, p.ids.size());
+  prompts = read(config.data, "", sft());
+  if (sft()) encode_solutions();
+  const size_t longest = std::ranges::max(prompts, {}, [](const Prompt& p) { return p.ids.size(); }).ids.size();
   if (const int64_t most = config.rollout.sampling.max_new_tokens; !sft() && int64_t(longest) + most > positions)
     log_warning(str("rollout.max_new_tokens ", most, " and the longest prompt, ", longest,
                     " tokens, exceed the model's ", positions, " positions: responses to it end there"));
@@ -189,13 +190,11 @@ void Run::load_data() {
         "train.prompts_per_step: must not exceed the number of problems, ", prompts.size(), "; got ",
         config.train.prompts_per_step);
   cursor.emplace(int64_t(prompts.size()), uint64_t(config.run.seed), config.data.shuffle);
-  const std::vector<std::string> names = set_names(config.eval.files);
-  for (size_t i = 0; i < names.size(); ++i) {
+  for (size_t i = 0; const std::string& name : set_names(config.eval.files)) {
     DataConfig eval = config.data;
-    eval.files = {config.eval.files[i]};
+    eval.files = {config.eval.files[i++]};
     eval.limit = config.eval.limit;
-    eval_sets.push_back({names[i], make_prompts(eval, *tokenizer, model->tokenizer, positions, false, look).prompts});
-    config.reward.check_rows(eval_sets.back().prompts, eval.files[0]);
+    eval_sets.push_back({name, read(eval, "evaluation on " + name + ": ", false)});
   }
   if (!sft()) config.reward.note_sources(sources);
 }
@@ -210,13 +209,13 @@ void Run::encode_solutions() {
   }
   std::erase_if(prompts, [&](const Prompt& p) {
     const size_t tokens = p.ids.size() + p.solution_ids.size();
-    check(tokens <= limit || config.data.overlong_prompts == "skip", config.data.files[0], ": row ", p.id,
+    check(tokens <= limit || config.data.overlong_prompts == "skip", p.where,
           ": prompt and response must fit into the model's ", limit, " positions: got ", tokens, " tokens");
     return tokens > limit;
   });
   if (prompts.size() < all)
     log_info(str(all - prompts.size(), " skipped: prompt and response exceed the model's ", limit, " positions"));
-  check(!prompts.empty(), config.data.files[0], ": no prompt and response fit into the model's ", limit, " positions");
+  check(!prompts.empty(), "data.files: no prompt and response fit into the model's ", limit, " positions");
 }
 
 /// Optimizer, the copies of the weights, trainer and engine.

@@ -23,6 +23,7 @@ struct Prompt {
   std::string text;                   // the prompt as tokenized
   std::string answer;                 // gold answer for the reward
   std::string data_source;            // what kind of row it is, by which rewards choose; may be empty
+  std::string where;                  // file:line of the data, for messages
   std::string record;                 // the line of the data file, for rewards that read more of it
   std::string solution;               // response to imitate (sft), may be empty
   std::vector<int32_t> solution_ids;  // its tokens and the stop token

@@ -178,7 +178,6 @@ std::vector<Record> read_records(const DataConfig& config) {
   if (const std::string again = repeated_file(config.files); !again.empty())
     notice(str("data.files: ", again, ", so its problems count twice"));
   std::vector<Record> records;
-  int64_t row = 0;
   for (const std::string& name : config.files) {
     std::ifstream file(name, std::ios::binary);
     std::error_code ignored;
@@ -188,14 +187,19 @@ std::vector<Record> read_records(const DataConfig& config) {
     std::string line;
     std::string where = str(name, ':', 1);
     for (int64_t number = 2; read_line(file, line, kMaxLine, where); where = str(name, ':', number++)) {
-      if (config.limit > 0 && row == config.limit) return records;
+      if (config.limit > 0 && int64_t(records.size()) == config.limit) return records;
       if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-      records.push_back(read_record(line, config, where));
-      records.back().row = row++;
+      Record record = read_record(line, config, where);
+      record.row = int64_t(records.size());
+      records.push_back(std::move(record));
     }
   }
   check(!records.empty(), config.files[0], ": holds no record");
   return records;
+}
+
+std::string PromptSet::skipped() const {
+  return overlong > 0 ? str(", ", overlong, " skipped for prompts over ", longest, " tokens") : "";
 }
 
 PromptSet make_prompts(const DataConfig& config, const Tokenizer& tokenizer, const TokenizerFiles& files,
@@ -219,10 +223,11 @@ PromptSet make_prompts(const DataConfig& config, const Tokenizer& tokenizer, con
     if (with_solution) prompt.solution = response_of(config.response_format, record);
     prompt.answer = std::move(record.answer);
     prompt.data_source = std::move(record.data_source);
+    prompt.where = std::move(record.where);
     prompt.record = std::move(record.line);
     set.prompts.push_back(std::move(prompt));
   }
-  check(!set.prompts.empty(), config.files[0], ": every prompt is longer than ", set.longest,
+  check(!set.prompts.empty(), join(config.files), ": every prompt is longer than ", set.longest,
         " tokens (data.max_prompt_tokens, and one less than the model's positions)");
   return set;
 }

@@ -37,6 +37,9 @@ struct PromptSet {
   std::vector<Prompt> prompts;
   int64_t longest = 0;   // tokens that a prompt may have
   int64_t overlong = 0;  // prompts left out for having more
+
+  /// ", 3 skipped for prompts over 1024 tokens"; "" where none was.
+  std::string skipped() const;
 };
 
 /// Prompts of the files under data.template (rl/data/prompt_template.h). `with_solution`: Prompt.solution is

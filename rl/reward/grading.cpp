@@ -77,8 +77,7 @@ std::vector<GradeTally> grade_samples(const RewardsConfig& config, std::span<Rol
       Grade& grade = grades[i];
       ++counts[grade.status];
       ++tally.grades;
-      if (grade.status == Grade::Status::kError || grade.status == Grade::Status::kTimeout)
-        if (tally.failed++ == 0) tally.reason = grade.reason;
+      if (is_failure(grade.status) && tally.failed++ == 0) tally.reason = grade.reason;
       sample.reward += named != nullptr ? named->weight * grade.reward : grade.reward;
       if (named != nullptr) sample.rewards.back() = grade.reward;
       if (is_failure(sample.status)) continue;

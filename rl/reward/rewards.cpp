@@ -100,11 +100,10 @@ std::string RewardsConfig::notice() const {
   return "";
 }
 
-void RewardsConfig::check_rows(std::span<const Prompt> prompts, const std::string& where) const {
-  if (named.empty()) return;
-  for (const Prompt& p : prompts)
-    check(std::any_of(named.begin(), named.end(), [&](const auto& entry) { return entry.second.grades(p); }), where,
-          ": row ", p.id, ": no reward grades data_source \"", p.data_source, "\" (reward.NAME.data_source)");
+void RewardsConfig::check_source(const std::string& data_source, const std::string& where) const {
+  const auto grades = [&](const auto& entry) { return entry.second.grades(data_source); };
+  check(named.empty() || std::ranges::any_of(named, grades), where, ": no reward grades data_source \"", data_source,
+        "\" (reward.NAME.data_source)");
 }
 
 void RewardsConfig::note_sources(const std::set<std::string>& sources) const {

@@ -55,8 +55,8 @@ struct RewardsConfig {
   void set_log_file(const std::string& path);
   /// Throws Error where a reward that grades such a row needs a gold answer and it is blank; `where` names its line.
   void check_gold(const std::string& data_source, std::string_view gold, const std::string& where) const;
-  /// Throws Error naming the first row that no reward grades; `where` is the file.
-  void check_rows(std::span<const Prompt> prompts, const std::string& where) const;
+  /// Throws Error where no reward grades such a row; `where` names its line.
+  void check_source(const std::string& data_source, const std::string& where) const;
   /// Gives a notice where a value of reward.NAME.data_source is none of `sources`, those of all rows.
   void note_sources(const std::set<std::string>& sources) const;
 };

@@ -202,6 +202,23 @@ TEST_F(HealthOfRuns, ResponsesBeyondTheModelsPositionsAreSaid) {
       std::string::npos);
 }
 
+TEST_F(HealthOfRuns, WhatAnEvaluationLeavesOutIsSaid) {
+  const std::string line = R"({"problem": "1+2=", "answer": "3", "data_source": "sums"})";
+  const std::string two = (dir_ / "two.jsonl").string(), other = (dir_ / "other.jsonl").string();
+  write_file(two, line + "\n" + R"({"problem": ")" + std::string(2000, '1') + R"(=", "answer": "3"})" + "\n");
+  EXPECT_NE(train({"train.steps=0", "eval.files=" + two, "eval.every=1"})
+                .find("evaluation on two: 1 problems, 1 skipped for prompts over "),
+            std::string::npos);
+  write_file(two, line + "\n");
+  write_file(other,
+             "\n"
+             R"({"problem": "1+2=", "answer": "3", "data_source": "c"})"
+             "\n");
+  const std::string log = train({"data.files=[" + two + "," + other + "]", "reward.a.data_source=sums",
+                                 "run.output_dir=" + (dir_ / "named").string()});
+  EXPECT_NE(log.find("other.jsonl:2: no reward grades data_source \"c\""), std::string::npos) << log;
+}
+
 TEST_F(HealthOfRuns, TheBestCheckpointIsKept) {
   const std::string data = (fs::path(MANTISSA_SOURCE_DIR) / "builtin/arithmetic/sanity.jsonl").string();
   const std::string log =

@@ -122,6 +122,9 @@ TEST_F(Data, OverlongPrompts) {
   config_.overlong_prompts = "skip";
   config_.max_prompt_tokens = 1;
   EXPECT_NE(error_of(lines).find("every prompt is longer"), std::string::npos);
+  config_.files.push_back(file("worse.jsonl", "{\"problem\": \"pp\", \"answer\": \"1\"}\n"));
+  const std::string both = message_of([&] { make_prompts(config_, ByteTokenizer(), {}, 1 << 20, false); });
+  EXPECT_NE(both.find("worse.jsonl: every prompt is longer"), std::string::npos) << both;
 }
 
 TEST_F(Data, AFileThatComesAgainIsSaid) {

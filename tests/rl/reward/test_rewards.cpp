@@ -107,16 +107,12 @@ TEST(Rewards, ASumBeyondWhatAdvantagesHoldIsAnError) {
 
 TEST(Rewards, ARowThatNoneGradesIsAnError) {
   const RewardsConfig config = rewards("reward:\n  a: {kind: math, data_source: sums}\n");
-  std::vector<Prompt> prompts(2);
-  prompts[0].data_source = "sums";
-  prompts[1].id = 7;
-  prompts[1].data_source = "words";
-  EXPECT_NO_THROW(config.check_rows(std::span(prompts).first(1), "f.jsonl"));
+  EXPECT_NO_THROW(config.check_source("sums", "f.jsonl:1"));
   try {
-    config.check_rows(prompts, "f.jsonl");
+    config.check_source("words", "f.jsonl:8");
     FAIL();
   } catch (const Error& e) {
-    EXPECT_NE(std::string(e.what()).find("f.jsonl: row 7: no reward grades data_source \"words\""), std::string::npos);
+    EXPECT_NE(std::string(e.what()).find("f.jsonl:8: no reward grades data_source \"words\""), std::string::npos);
   }
 }
 
