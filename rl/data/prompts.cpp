@@ -120,7 +120,7 @@ std::string object_in(const std::string& text) {
   return object;
 }
 
-Record read_record(const std::string& text, const DataConfig& config, std::string where) {
+Record read_record(const std::string& text, const DataConfig& config, bool with_solution, std::string where) {
   const json line = json::parse(text, nullptr, false);
   check(!line.is_discarded(), where, ": not valid JSON", json_lines_hint(text));
   check(line.is_object(), where, ": must be a JSON object: got a ", line.type_name(), json_lines_hint(text));
@@ -134,8 +134,10 @@ Record read_record(const std::string& text, const DataConfig& config, std::strin
     record.problem = text_of(line, config.prompt_key, false, where);
   }
   if (!config.answer_key.empty()) record.answer = answer_of(text, line, config.answer_key, where);
-  if (line.contains(config.solution_key)) record.solution = text_of(line, config.solution_key, false, where);
-  if (line.contains("data_source")) record.data_source = text_of(line, "data_source", false, where);
+  if (with_solution && line.contains(config.solution_key))
+    record.solution = text_of(line, config.solution_key, false, where);
+  if (const json source = line.value("data_source", json()); !source.is_null())
+    record.data_source = source.is_string() ? source.get<std::string>() : source.dump();
   if (config.strip_calculator_marks) record.solution = without_calculator_marks(record.solution);
   record.line = object_in(text);
   record.where = std::move(where);
@@ -173,10 +175,11 @@ std::string repeated_file(const std::vector<std::string>& files) {
   return "";
 }
 
-std::vector<Record> read_records(const DataConfig& config) {
+std::vector<Record> read_records(const DataConfig& config, bool with_solution) {
   check(!config.files.empty(), "data.files must name at least one file");
   if (const std::string again = repeated_file(config.files); !again.empty())
     notice(str("data.files: ", again, ", so its problems count twice"));
+  with_solution = with_solution && config.response_format.find("{solution}") != std::string::npos;
   std::vector<Record> records;
   for (const std::string& name : config.files) {
     std::ifstream file(name, std::ios::binary);
@@ -189,7 +192,7 @@ std::vector<Record> read_records(const DataConfig& config) {
     for (int64_t number = 2; read_line(file, line, kMaxLine, where); where = str(name, ':', number++)) {
       if (config.limit > 0 && int64_t(records.size()) == config.limit) return records;
       if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-      Record record = read_record(line, config, where);
+      Record record = read_record(line, config, with_solution, where);
       record.row = int64_t(records.size());
       records.push_back(std::move(record));
     }
@@ -207,7 +210,7 @@ PromptSet make_prompts(const DataConfig& config, const Tokenizer& tokenizer, con
   const PromptTemplate form(config, files);
   PromptSet set;
   set.longest = std::min(config.max_prompt_tokens, positions - 1);
-  for (Record& record : read_records(config)) {
+  for (Record& record : read_records(config, with_solution)) {
     if (look) look(record);
     Prompt prompt;
     prompt.id = record.row;

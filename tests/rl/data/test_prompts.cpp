@@ -146,6 +146,15 @@ TEST_F(Data, AFileThatComesAgainIsSaid) {
   EXPECT_EQ(repeated_file({"no/such", "no/other"}), "");
 }
 
+TEST_F(Data, KeysThatNobodyReadsMayHoldAnything) {
+  const std::string line = R"({"problem": "p", "answer": "1", "solution": null, "data_source": 3})";
+  EXPECT_EQ(error_of(line), "");
+  EXPECT_EQ(read_records(config_)[0].data_source, "3");
+  EXPECT_NE(error_of(line, true).find("bad.jsonl:1: \"solution\" must be a string: got a null"), std::string::npos);
+  config_.response_format = "{answer}";
+  EXPECT_EQ(error_of(line, true), "");
+}
+
 TEST_F(Data, BadFilesNameTheLine) {
   const std::string good = "{\"problem\": \"p\", \"answer\": \"1\"}\n";
   EXPECT_NE(error_of(good + "{\"problem\": ").find("bad.jsonl:2: not valid JSON"), std::string::npos);
