@@ -1,7 +1,9 @@
 #include "core/json.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <unordered_set>
 #include <vector>
@@ -71,6 +73,36 @@ std::string json_number(double value) {
   char number[32] = "null";
   if (std::isfinite(value)) std::snprintf(number, sizeof number, "%.9g", value);
   return number;
+}
+
+std::string with_large_numbers(std::string_view json) {
+  static const auto digits = [](std::string_view text) {
+    return !text.empty() && text.find_first_not_of("0123456789") == text.npos;
+  };
+  std::string out;
+  for (size_t at = 0; at < json.size();) {
+    size_t end = at + 1;
+    if (json[at] == '"') {
+      while (end < json.size() && json[end] != '"') end += json[end] == '\\' ? 2 : 1;
+      ++end;
+    } else if (json[at] == '-' || digits(json.substr(at, 1))) {
+      end = std::min(json.find_first_not_of("0123456789+-.eE", end), json.size());
+    }
+    const std::string part(json.substr(at, end - at));
+    at = end;
+    const bool minus = part.starts_with('-');
+    const std::string_view integer = std::string_view(part).substr(minus);
+    char* stop = nullptr;
+    if (digits(integer) && integer.size() > 18 && integer[0] != '0') {
+      out += '"' + part + '"';
+    } else if (digits(integer.substr(0, 1)) && !(integer[0] == '0' && digits(integer.substr(1, 1))) &&
+               std::isinf(std::strtod(part.c_str(), &stop)) && *stop == 0) {
+      out += minus ? "-1e308" : "1e308";
+    } else {
+      out += part;
+    }
+  }
+  return out;
 }
 
 namespace {

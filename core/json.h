@@ -20,6 +20,10 @@ std::string json_string(std::string_view text, JsonEscapes escapes = JsonEscapes
 /// A number with nine digits, or null.
 std::string json_number(double value);
 
+/// JSON that the library can read: integers of more than 18 digits become strings of their digits, and other numbers
+/// beyond a double, which it refuses as if they were none, 1e308.
+std::string with_large_numbers(std::string_view json);
+
 /// A key that an object of this JSON has twice, or "": the library keeps the last value of such a key and says nothing.
 /// `json` must have been read by it.
 std::string repeated_key(std::string_view json);

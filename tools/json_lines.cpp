@@ -60,10 +60,13 @@ bool JsonLines::next() {
     }
   } while (s.line.find_first_not_of(" \t\r") == std::string::npos);
   s.object = json::parse(s.line, nullptr, false);
+  const bool large = s.object.is_discarded();
+  const std::string readable = large ? with_large_numbers(s.line) : "";
+  if (large) s.object = json::parse(readable, nullptr, false);
   check(!s.object.is_discarded(), s.where, ": not valid JSON", json_lines_hint(s.line));
   check(s.object.is_object(), s.where, ": must be a JSON object: got a ", s.object.type_name(),
         json_lines_hint(s.line));
-  const std::string twice = repeated_key(s.line);
+  const std::string twice = repeated_key(large ? readable : s.line);
   check(twice.empty(), s.where, ": key \"", twice, "\" appears twice");
   s.any = true;
   return true;

@@ -36,48 +36,9 @@ std::string text_of(const json& line, const std::string& key, bool integers, con
   }
   if (it->is_string()) return it->get<std::string>();
   check(integers && it->is_number_integer(), where, ": \"", key, "\" must be a string",
-        integers ? " or an integer" : "", ": got a ", it->type_name());
+        integers ? " or an integer" : "", ": got a ", it->type_name(),
+        integers && it->is_number() ? " with a fraction or an exponent" : "");
   return it->dump();
-}
-
-/// Finds a number of the outermost object as it is written: what the parser makes a double of may be an integer of more
-/// than 64 bits.
-class RawNumber final : public nlohmann::json_sax<json> {
- public:
-  explicit RawNumber(const std::string& key) : key_(key) {}
-  std::string text;
-  bool key(std::string& name) override { return current_ = depth_ == 1 && name == key_, true; }
-  bool number_float(double, const std::string& raw) override {
-    if (current_) text = raw;
-    return true;
-  }
-  bool null() override { return true; }
-  bool boolean(bool) override { return true; }
-  bool number_integer(int64_t) override { return true; }
-  bool number_unsigned(uint64_t) override { return true; }
-  bool string(std::string&) override { return true; }
-  bool binary(json::binary_t&) override { return true; }
-  bool start_object(size_t) override { return ++depth_, current_ = false, true; }
-  bool end_object() override { return --depth_, true; }
-  bool start_array(size_t) override { return ++depth_, current_ = false, true; }
-  bool end_array() override { return --depth_, true; }
-  bool parse_error(size_t, const std::string&, const json::exception&) override { return false; }
-
- private:
-  const std::string& key_;
-  int depth_ = 0;
-  bool current_ = false;
-};
-
-/// The answer of a record: a string, or an integer of any length.
-std::string answer_of(const std::string& text, const json& line, const std::string& key, const std::string& where) {
-  const auto it = line.find(key);
-  if (it != line.end() && it->is_number_float()) {
-    RawNumber raw(key);
-    json::sax_parse(text, &raw);
-    if (!raw.text.empty() && raw.text.find_first_of(".eE") == std::string::npos) return raw.text;
-  }
-  return text_of(line, key, true, where);
 }
 
 /// GSM8K's <<48/2=24>>.
@@ -121,10 +82,11 @@ std::string object_in(const std::string& text) {
 }
 
 Record read_record(const std::string& text, const DataConfig& config, bool with_solution, std::string where) {
-  const json line = json::parse(text, nullptr, false);
+  const std::string readable = with_large_numbers(text);
+  const json line = json::parse(readable, nullptr, false);
   check(!line.is_discarded(), where, ": not valid JSON", json_lines_hint(text));
   check(line.is_object(), where, ": must be a JSON object: got a ", line.type_name(), json_lines_hint(text));
-  const std::string twice = repeated_key(text);
+  const std::string twice = repeated_key(readable);
   check(twice.empty(), where, ": key \"", twice, "\" appears twice");
   Record record;
   if (line.contains(config.prompt_key) && line[config.prompt_key].is_array()) {
@@ -133,7 +95,7 @@ Record read_record(const std::string& text, const DataConfig& config, bool with_
   } else {
     record.problem = text_of(line, config.prompt_key, false, where);
   }
-  if (!config.answer_key.empty()) record.answer = answer_of(text, line, config.answer_key, where);
+  if (!config.answer_key.empty()) record.answer = text_of(line, config.answer_key, true, where);
   if (with_solution && line.contains(config.solution_key))
     record.solution = text_of(line, config.solution_key, false, where);
   if (const json source = line.value("data_source", json()); !source.is_null())

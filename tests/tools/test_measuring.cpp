@@ -7,7 +7,7 @@ namespace mantissa {
 namespace {
 
 TEST_F(Programs, EvaluateWritesDumpAndKeptProblems) {
-  const std::string first = "{\"problem\": \"1+2=\", \"answer\": \"3\", \"extra\": [1]}\n",
+  const std::string first = "{\"problem\": \"1+2=\", \"answer\": \"3\", \"extra\": [1e999]}\n",
                     second = "{\"problem\": \"4+4=\", \"answer\": 8}\n";
   const std::string data = write("d.jsonl", first + "\n" + second);
   const Result all = run("evaluate", {"--model", model(), "--data", data, "--n", "2", "--max-new-tokens", "4", "--keep",

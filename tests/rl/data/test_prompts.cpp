@@ -155,6 +155,25 @@ TEST_F(Data, KeysThatNobodyReadsMayHoldAnything) {
   EXPECT_EQ(error_of(line, true), "");
 }
 
+TEST_F(Data, NumbersBeyondADoubleMatterWhereTheyAreRead) {
+  const std::string digits(310, '7');
+  const auto record = [](const std::string& answer, const std::string& more) {
+    return R"({"problem": "p", "answer": )" + answer + R"(, "more": [{"x": )" + more + "}]}";
+  };
+  for (const std::string& number : {digits, "-" + digits, std::string("1e999"), std::string("-0.5E+999")})
+    EXPECT_EQ(error_of(record("1", number)), "") << number;
+  EXPECT_EQ(error_of(record("-" + digits, "1e999")), "");
+  EXPECT_EQ(read_records(config_)[0].answer, "-" + digits);
+  EXPECT_NE(error_of(record("1e999", "1"))
+                .find("\"answer\" must be a string or an integer: got a number with a "
+                      "fraction or an exponent"),
+            std::string::npos);
+  for (const char* none : {"01e999", "1e999e", "--1e999", "1e", "\"\\\"1e999"})
+    EXPECT_NE(error_of(record("1", none)).find("not valid JSON"), std::string::npos) << none;
+  EXPECT_EQ(error_of(record("\"\\\"1e999\\\\\"", "1")), "") << "a text is left alone";
+  EXPECT_EQ(read_records(config_)[0].answer, "\"1e999\\");
+}
+
 TEST_F(Data, BadFilesNameTheLine) {
   const std::string good = "{\"problem\": \"p\", \"answer\": \"1\"}\n";
   EXPECT_NE(error_of(good + "{\"problem\": ").find("bad.jsonl:2: not valid JSON"), std::string::npos);
