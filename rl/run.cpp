@@ -193,6 +193,7 @@ void Run::load_data() {
   for (size_t i = 0; const std::string& name : set_names(config.eval.files)) {
     DataConfig eval = config.data;
     eval.files = {config.eval.files[i++]};
+    eval.files_key = "eval.files";
     eval.limit = config.eval.limit;
     eval_sets.push_back({name, read(eval, "evaluation on " + name + ": ", false)});
   }

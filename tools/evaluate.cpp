@@ -40,6 +40,7 @@ struct EvaluateFlags {
     model.fields(args);
     args.field("data", data.files, "JSON lines of problems; each file is a set");
     args.required();
+    args.stands_for("data.files");
     args.section("data", data, kTrainingDataKeys);
     args.section("rollout", rollout);
     args.section("reward", reward, {"max_failed_steps"});

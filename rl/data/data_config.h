@@ -11,6 +11,7 @@ namespace mantissa {
 
 struct DataConfig {
   std::vector<std::string> files;
+  std::string files_key = "data.files";  // no key: what messages call them
   std::string prompt_key = "problem";
   std::string answer_key = "answer";
   std::string solution_key = "solution";

@@ -33,7 +33,12 @@ std::string text_of(const std::string& given) {
         "data.template: must be none, chat, r1, r1_distill_qwen, "
         "qwen_math, a text with {problem} in it, or a file of one: got \"",
         given, '"');
-  std::string text = read_file(given, kMostText);
+  std::string text;
+  try {
+    text = read_file(given, kMostText);
+  } catch (const Error& e) {
+    fail("data.template: ", e.what());
+  }
   check(text.find(kProblem) != text.npos, "data.template: ", given, ": must hold {problem}");
   return text;
 }

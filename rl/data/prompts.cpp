@@ -138,16 +138,19 @@ std::string repeated_file(const std::vector<std::string>& files) {
 }
 
 std::vector<Record> read_records(const DataConfig& config, bool with_solution) {
-  check(!config.files.empty(), "data.files must name at least one file");
+  const std::string& key = config.files_key;
+  check(!config.files.empty(), key, ": must name at least one file");
+  check(std::ranges::count(config.files, "") == 0, key, ": the name of a file must not be empty, got \"\"");
   if (const std::string again = repeated_file(config.files); !again.empty())
-    notice(str("data.files: ", again, ", so its problems count twice"));
+    notice(str(key, ": ", again, ", so its problems count twice"));
   with_solution = with_solution && config.response_format.find("{solution}") != std::string::npos;
   std::vector<Record> records;
   for (const std::string& name : config.files) {
     std::ifstream file(name, std::ios::binary);
     std::error_code ignored;
-    check(file.good() && !std::filesystem::is_directory(name, ignored), name,
-          ": cannot be read (data.files, eval.files)");
+    check(
+        file.good() && !std::filesystem::is_directory(name, ignored), name, ": cannot be read (", key, ')',
+        name.find_first_of("*?") != std::string::npos ? "; * and ? are not expanded, a shell does that unquoted" : "");
     check_content(name, "JSON lines");
     std::string line;
     std::string where = str(name, ':', 1);

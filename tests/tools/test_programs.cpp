@@ -63,6 +63,9 @@ TEST_F(Programs, BadCommandLines) {
                {"--keep", "0.8:0.2"});
   expect_error("evaluate", {"--model", model(), "--data", "x", "--keep", "0.2:0.8"}, {"--output"});
   expect_error("evaluate", {"--model", model(), "--data", "x", "y", "x"}, {"--data: \"x\" is named twice"});
+  expect_error("evaluate", {"--model", model(), "--data", ""}, {"--data: the name of a file must not be empty"});
+  expect_error("evaluate", {"--model", model(), "--data", "no/x*"},
+               {"no/x*: cannot be read (--data); * and ? are not"});
   const std::string there = write("x", "");
   expect_error("evaluate", {"--model", model(), "--data", there, dir_.path().string() + "/./x"},
                {"--data: \"", "/./x\" is the same file as \"" + there + '"'});

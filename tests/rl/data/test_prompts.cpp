@@ -146,6 +146,15 @@ TEST_F(Data, AFileThatComesAgainIsSaid) {
   EXPECT_EQ(repeated_file({"no/such", "no/other"}), "");
 }
 
+TEST_F(Data, FilesAreNamedByTheirKey) {
+  config_.files = {""};
+  EXPECT_EQ(message_of([&] { read_records(config_); }), "data.files: the name of a file must not be empty, got \"\"");
+  config_.files_key = "eval.files";
+  config_.files = {"no/such*.jsonl"};
+  EXPECT_EQ(message_of([&] { read_records(config_); }),
+            "no/such*.jsonl: cannot be read (eval.files); * and ? are not expanded, a shell does that unquoted");
+}
+
 TEST_F(Data, KeysThatNobodyReadsMayHoldAnything) {
   const std::string line = R"({"problem": "p", "answer": "1", "solution": null, "data_source": 3})";
   EXPECT_EQ(error_of(line), "");
@@ -266,6 +275,8 @@ TEST_F(Data, TemplatesOfOnesOwn) {
   EXPECT_EQ(apply("x"), "From a file: x\n");
   config_.prompt_template = file("none.txt", "nothing here");
   EXPECT_NE(error_of(line).find("none.txt: must hold {problem}"), std::string::npos) << error_of(line);
+  config_.prompt_template = folder_.string();
+  EXPECT_EQ(error_of(line), "data.template: " + folder_.string() + " is not a regular file");
   config_.prompt_template = "cha";
   EXPECT_NE(error_of(line).find("a text with {problem} in it, or a file of one: got \"cha\""), std::string::npos);
   config_.prompt_template = "none";
