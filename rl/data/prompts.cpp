@@ -129,7 +129,10 @@ std::string response_of(const std::string& format, const Record& record) {
 std::string repeated_file(const std::vector<std::string>& files) {
   std::map<std::filesystem::path, const std::string*> seen;
   for (const std::string& file : files) {
-    const auto [first, fresh] = seen.emplace(std::filesystem::absolute(file).lexically_normal(), &file);
+    std::error_code unknown;  // what cannot be followed cannot be read either, which its reader says
+    const auto path = std::filesystem::weakly_canonical(std::filesystem::absolute(file, unknown), unknown);
+    if (path.empty()) continue;
+    const auto [first, fresh] = seen.emplace(path, &file);
     if (fresh) continue;
     return *first->second == file ? str('"', file, "\" is named twice")
                                   : str('"', file, "\" is the same file as \"", *first->second, '"');
@@ -152,6 +155,7 @@ std::vector<Record> read_records(const DataConfig& config, bool with_solution) {
         file.good() && !std::filesystem::is_directory(name, ignored), name, ": cannot be read (", key, ')',
         name.find_first_of("*?") != std::string::npos ? "; * and ? are not expanded, a shell does that unquoted" : "");
     check_content(name, "JSON lines");
+    const size_t before = records.size();
     std::string line;
     std::string where = str(name, ':', 1);
     for (int64_t number = 2; read_line(file, line, kMaxLine, where); where = str(name, ':', number++)) {
@@ -161,8 +165,9 @@ std::vector<Record> read_records(const DataConfig& config, bool with_solution) {
       record.row = int64_t(records.size());
       records.push_back(std::move(record));
     }
+    if (records.size() == before && config.files.size() > 1) notice(name + ": holds no record");
   }
-  check(!records.empty(), config.files[0], ": holds no record");
+  check(!records.empty(), join(config.files), ": holds no record");
   return records;
 }
 

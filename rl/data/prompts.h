@@ -23,15 +23,15 @@ struct Record {
   std::string where;  // file:line
 };
 
-/// Of the first file that comes again, by whatever path: `"b" is named twice`, or `"./b" is the same file as "b"`.
-/// Empty where none does.
+/// Of the first file that comes again, by whatever path or link: `"b" is named twice`, or `"./b" is the same file as
+/// "b"`. Empty where none does.
 std::string repeated_file(const std::vector<std::string>& files);
 
 /// The first `limit` records of the files (0: all). The problem is a string or a list of messages; the answer a string
 /// or an integer, needed unless answer_key is ""; data_source any value, by its JSON where it is no string, "" for
 /// null. The solution, read where `with_solution` and response_format ask for it, is a string. The last two are ""
 /// where the key is missing. Blank lines are skipped. Errors name file and line; no record at all is an error. A notice
-/// is given of a file that comes again.
+/// is given of a file that comes again or holds no record.
 std::vector<Record> read_records(const DataConfig& config, bool with_solution = false);
 
 struct PromptSet {

@@ -50,6 +50,14 @@ class Data : public testing::Test {
     config_.files = {file("bad.jsonl", content)};
     return message_of([&] { make_prompts(config_, ByteTokenizer(), {}, 1 << 20, solution); });
   }
+  /// The notices that reading config_.files gives.
+  Strings notices() const {
+    Strings said;
+    set_notice_sink([&](const std::string& text) { said.push_back(text); });
+    read_records(config_);
+    set_notice_sink({});
+    return said;
+  }
   std::filesystem::path folder_;
   DataConfig config_;
 };
@@ -144,6 +152,17 @@ TEST_F(Data, AFileThatComesAgainIsSaid) {
                       str("data.files: \"", again, "\" is the same file as \"", a, "\", so its problems count twice"),
                       str("data.files: \"", b, "\" is named twice, so its problems count twice")}));
   EXPECT_EQ(repeated_file({"no/such", "no/other"}), "");
+  const std::string link = (folder_ / "link.jsonl").string();
+  std::filesystem::create_symlink(a, link);
+  EXPECT_EQ(repeated_file({a, link}), str('"', link, "\" is the same file as \"", a, '"'));
+}
+
+TEST_F(Data, AFileWithoutARecordBesideOthersIsSaid) {
+  const std::string full = file("a.jsonl", "{\"problem\": \"p\", \"answer\": \"1\"}\n"), empty = file("b.jsonl", "\n");
+  config_.files = {full, empty};
+  EXPECT_EQ(notices(), Strings{empty + ": holds no record"});
+  config_.files = {full};
+  EXPECT_EQ(notices(), Strings{});
 }
 
 TEST_F(Data, FilesAreNamedByTheirKey) {
