@@ -54,8 +54,11 @@ std::string without_calculator_marks(const std::string& text) {
   return out.append(text, at);
 }
 
+/// Where a key of messages was first met that no prompt holds, by its name.
+using DroppedKeys = std::map<std::string, std::string>;
+
 /// A conversation: [{"role": "user", "content": "..."}, ...].
-std::vector<ChatMessage> messages_of(const json& list, const std::string& where) {
+std::vector<ChatMessage> messages_of(const json& list, const std::string& where, DroppedKeys& dropped) {
   std::vector<ChatMessage> messages;
   for (const json& item : list) {
     const auto text = [&](const char* key) {
@@ -64,6 +67,8 @@ std::vector<ChatMessage> messages_of(const json& list, const std::string& where)
       return item[key].get<std::string>();
     };
     messages.push_back({text("role"), text("content")});
+    for (const auto& [key, value] : item.items())
+      if (key != "role" && key != "content" && !value.empty()) dropped.emplace(key, where);
     const std::string& role = messages.back().role;
     check(role == "system" || role == "user" || role == "assistant", where, ": message ", messages.size() - 1,
           ": the role must be system, user or assistant, got \"", role, '"');
@@ -81,7 +86,8 @@ std::string object_in(const std::string& text) {
   return object;
 }
 
-Record read_record(const std::string& text, const DataConfig& config, bool with_solution, std::string where) {
+Record read_record(const std::string& text, const DataConfig& config, bool with_solution, std::string where,
+                   DroppedKeys& dropped) {
   const std::string readable = with_large_numbers(text);
   const json line = json::parse(readable, nullptr, false);
   check(!line.is_discarded(), where, ": not valid JSON", json_lines_hint(text));
@@ -90,7 +96,7 @@ Record read_record(const std::string& text, const DataConfig& config, bool with_
   check(twice.empty(), where, ": key \"", twice, "\" appears twice");
   Record record;
   if (line.contains(config.prompt_key) && line[config.prompt_key].is_array()) {
-    record.messages = messages_of(line[config.prompt_key], str(where, ": \"", config.prompt_key, '"'));
+    record.messages = messages_of(line[config.prompt_key], str(where, ": \"", config.prompt_key, '"'), dropped);
     record.problem = record.messages.back().content;
   } else {
     record.problem = text_of(line, config.prompt_key, false, where);
@@ -148,6 +154,13 @@ std::vector<Record> read_records(const DataConfig& config, bool with_solution) {
     notice(str(key, ": ", again, ", so its problems count twice"));
   with_solution = with_solution && config.response_format.find("{solution}") != std::string::npos;
   std::vector<Record> records;
+  DroppedKeys dropped;
+  const auto done = [&] {
+    std::vector<std::string> keys;
+    for (const auto& [name, where] : dropped) keys.push_back(str('"', name, "\" (", where, ')'));
+    if (!keys.empty()) notice("keys of messages that no prompt holds: " + join(keys));
+    return std::move(records);
+  };
   for (const std::string& name : config.files) {
     std::ifstream file(name, std::ios::binary);
     std::error_code ignored;
@@ -159,16 +172,16 @@ std::vector<Record> read_records(const DataConfig& config, bool with_solution) {
     std::string line;
     std::string where = str(name, ':', 1);
     for (int64_t number = 2; read_line(file, line, kMaxLine, where); where = str(name, ':', number++)) {
-      if (config.limit > 0 && int64_t(records.size()) == config.limit) return records;
+      if (config.limit > 0 && int64_t(records.size()) == config.limit) return done();
       if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-      Record record = read_record(line, config, with_solution, where);
+      Record record = read_record(line, config, with_solution, where, dropped);
       record.row = int64_t(records.size());
       records.push_back(std::move(record));
     }
     if (records.size() == before && config.files.size() > 1) notice(name + ": holds no record");
   }
   check(!records.empty(), join(config.files), ": holds no record");
-  return records;
+  return done();
 }
 
 std::string PromptSet::skipped() const {

@@ -31,7 +31,7 @@ std::string repeated_file(const std::vector<std::string>& files);
 /// or an integer, needed unless answer_key is ""; data_source any value, by its JSON where it is no string, "" for
 /// null. The solution, read where `with_solution` and response_format ask for it, is a string. The last two are ""
 /// where the key is missing. Blank lines are skipped. Errors name file and line; no record at all is an error. A notice
-/// is given of a file that comes again or holds no record.
+/// is given of a file that comes again or holds no record, and of keys of messages that no prompt holds.
 std::vector<Record> read_records(const DataConfig& config, bool with_solution = false);
 
 struct PromptSet {

@@ -323,6 +323,9 @@ TEST_F(Data, AProblemMayBeAConversation) {
   EXPECT_NE(error("[]").find("must not be empty"), std::string::npos);
   EXPECT_NE(error(R"([{"role": "tool", "content": "T"}])").find("message 0: the role must be"), std::string::npos);
   EXPECT_NE(error(R"([{"role": "user"}])").find("message 0 must be {"), std::string::npos);
+  EXPECT_EQ(error(R"([{"role": "user", "content": "1", "name": "A", "tool_calls": null}])"), "");
+  EXPECT_EQ(notices(),
+            Strings{"keys of messages that no prompt holds: \"name\" (" + config_.files[0] + ":1: \"problem\")"});
   config_.system = "";
   config_.prompt_template = "none";
   config_.chat_template = "auto";
