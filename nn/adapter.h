@@ -60,9 +60,9 @@ struct LoraConfig {
   double alpha = 16.0;
   std::vector<std::string> targets = {"all-linear"};
   double dropout = 0.0;
-  std::string init = "kaiming";     // kaiming, gaussian, or the directory of an adapter
-  std::string rollout = "adapter";  // adapter, merged, merged_in_place
-  std::vector<std::string> given;   // of alpha and targets, those that a config sets
+  std::string init = "kaiming";         // kaiming, gaussian, or the directory of an adapter
+  std::string rollout = "adapter";      // adapter, merged, merged_in_place
+  std::vector<std::string> given = {};  // of alpha and targets, those that a config sets
   void fields(Fields& f);
 
   bool from_directory() const { return init != "kaiming" && init != "gaussian"; }
