@@ -180,7 +180,9 @@ void Run::load_data() {
     return std::move(set.prompts);
   };
   prompts = read(config.data, "", sft());
-  if (sft()) encode_solutions();
+  if (sft())
+    if (const int64_t left_out = encode_solutions(prompts, config.data, *tokenizer, stop_ids.front(), positions))
+      log_info(str(left_out, " skipped: prompt and response exceed the model's ", positions, " positions"));
   const size_t longest = std::ranges::max(prompts, {}, [](const Prompt& p) { return p.ids.size(); }).ids.size();
   if (const int64_t most = config.rollout.sampling.max_new_tokens; !sft() && int64_t(longest) + most > positions)
     log_warning(str("rollout.max_new_tokens ", most, " and the longest prompt, ", longest,
@@ -198,25 +200,6 @@ void Run::load_data() {
     eval_sets.push_back({name, read(eval, "evaluation on " + name + ": ", false)});
   }
   if (!sft()) config.reward.note_sources(sources);
-}
-
-/// Responses to imitate end with the stop token. One that does not fit behind its prompt is treated as
-/// data.overlong_prompts says.
-void Run::encode_solutions() {
-  const size_t limit = size_t(model->config.max_positions), all = prompts.size();
-  for (Prompt& p : prompts) {
-    p.solution_ids = tokenizer->encode(p.solution);
-    p.solution_ids.push_back(stop_ids.front());
-  }
-  std::erase_if(prompts, [&](const Prompt& p) {
-    const size_t tokens = p.ids.size() + p.solution_ids.size();
-    check(tokens <= limit || config.data.overlong_prompts == "skip", p.where,
-          ": prompt and response must fit into the model's ", limit, " positions: got ", tokens, " tokens");
-    return tokens > limit;
-  });
-  if (prompts.size() < all)
-    log_info(str(all - prompts.size(), " skipped: prompt and response exceed the model's ", limit, " positions"));
-  check(!prompts.empty(), "data.files: no prompt and response fit into the model's ", limit, " positions");
 }
 
 /// Optimizer, the copies of the weights, trainer and engine.

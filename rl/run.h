@@ -88,7 +88,6 @@ class Run {
   Shard frozen_shard() const;
   void open_adapter();
   void load_data();
-  void encode_solutions();
   void open_training();
   void keep_reference();
   uint64_t hash_weights(const ParamBuffer& weights) const;

@@ -218,6 +218,23 @@ PromptSet make_prompts(const DataConfig& config, const Tokenizer& tokenizer, con
   return set;
 }
 
+int64_t encode_solutions(std::vector<Prompt>& prompts, const DataConfig& config, const Tokenizer& tokenizer,
+                         int32_t stop, int64_t positions) {
+  for (Prompt& p : prompts) {
+    p.solution_ids = tokenizer.encode(p.solution);
+    p.solution_ids.push_back(stop);
+  }
+  const size_t left_out = std::erase_if(prompts, [&](const Prompt& p) {
+    const auto tokens = int64_t(p.ids.size() + p.solution_ids.size());
+    check(tokens <= positions || config.overlong_prompts == "skip", p.where,
+          ": prompt and response must fit into the model's ", positions, " positions: got ", tokens, " tokens");
+    return tokens > positions;
+  });
+  check(!prompts.empty(), join(config.files), ": no prompt and response fit into the model's ", positions,
+        " positions");
+  return int64_t(left_out);
+}
+
 uint64_t data_hash(const std::vector<Prompt>& prompts) {
   uint64_t hash = prompts.size();
   const auto add = [&](uint64_t value) { hash = mix64(hash ^ value); };

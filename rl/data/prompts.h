@@ -50,6 +50,12 @@ struct PromptSet {
 PromptSet make_prompts(const DataConfig& config, const Tokenizer& tokenizer, const TokenizerFiles& files,
                        int64_t positions, bool with_solution, const std::function<void(const Record&)>& look = {});
 
+/// Prompt.solution_ids of all: the tokens of the solution, then `stop`. Where they do not fit behind the prompt into
+/// `positions`, that is an error or the prompt is left out, as config.overlong_prompts says. Returns how many were. No
+/// prompt left is an error.
+int64_t encode_solutions(std::vector<Prompt>& prompts, const DataConfig& config, const Tokenizer& tokenizer,
+                         int32_t stop, int64_t positions);
+
 /// Hash of everything that training sees of the prompts: a resumed run must find the same.
 uint64_t data_hash(const std::vector<Prompt>& prompts);
 

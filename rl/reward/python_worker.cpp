@@ -1,9 +1,9 @@
 #include "rl/reward/python_worker.h"
 
 namespace mantissa {
+namespace {
 
-std::string_view python_worker() {
-  return R"py(import importlib.machinery, importlib.util, json, math, os, sys, traceback
+constexpr std::string_view kProgram = R"py(import importlib.machinery, importlib.util, json, math, os, sys, traceback
 
 answers_out = os.fdopen(os.dup(1), "w", encoding="utf-8")
 tasks_in = os.fdopen(os.dup(0), "r", encoding="utf-8", newline="\n")
@@ -95,6 +95,11 @@ def main():
 
 main()
 )py";
+
+}  // namespace
+
+std::string_view python_worker() {
+  return kProgram;
 }
 
 }  // namespace mantissa
