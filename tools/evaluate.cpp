@@ -207,7 +207,9 @@ class Evaluation {
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     JsonObject line = summary_line(flags_.model, set.name, values_of(set.results));
     line.add("overlong", set.prompts.overlong).add("seconds", seconds).add("tokens_per_s", double(sampled) / seconds);
+    const auto known = [](const auto& entry) { return !entry.second.statuses.empty(); };
     for (const GradeStatus status : kGradeStatuses) {
+      if (!std::ranges::all_of(set.results, known)) break;  // lines of a dump by an earlier version
       int64_t count = 0;
       for (const auto& [row, result] : set.results) count += std::ranges::count(result.statuses, status);
       line.add(std::string("verifier/") + status_name(status), count);

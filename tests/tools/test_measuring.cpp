@@ -118,6 +118,7 @@ TEST_F(Programs, EvaluateKeepsAnswersWithoutAGradeApart) {
   const Result earlier = run("evaluate", with(all, {"--dump", path("earlier.jsonl"), "--resume"}));
   EXPECT_EQ(earlier.code, 0) << earlier.err;
   EXPECT_EQ(value_of(earlier.out, "kept"), "4");
+  EXPECT_EQ(value_of(earlier.out, "verifier/error"), "missing") << "nobody knows, and 0 would be a claim";
 
   expect_error("evaluate", with(all, {}), {"d: none of the 8 answers could be graded", "never"});
 }
