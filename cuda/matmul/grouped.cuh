@@ -1,8 +1,6 @@
 // Tiles of grouped rows, found on the device.
 #pragma once
 
-#include <climits>
-
 #include "cuda/common.cuh"
 #include "cuda/matmul/grouped.h"
 
@@ -12,7 +10,7 @@ namespace mantissa::cuda_kernels {
 /// by as many tiles across. Lanes of a warp work together: every call is the whole warp's.
 class TileWalk {
  public:
-  /// `height` rows of a block; INT_MAX: all rows of an expert are one.
+  /// `height` rows of a block.
   __device__ TileWalk(const int32_t* offsets, int experts, int height, int across)
       : offsets_(offsets), experts_(experts), height_(height), across_(across) {
     look(0);

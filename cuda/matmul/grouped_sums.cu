@@ -1,5 +1,7 @@
 // Gradients of the experts' weights (cuda/matmul/grouped.h): for each expert, sums over its rows. Tiles of 128 x 256 by
-// two warpgroups; both operands lie with the summed dimension across the boxes. What a tile sums is added where c lies,
+// two warpgroups; both operands lie with the summed dimension across the boxes. A tile takes as long as its expert has
+// rows, so blocks take tiles one by one, in order of their experts' rows: half of the blocks from the most rows on, which
+// keep the tensor cores busy, half from the fewest on, which keep memory busy. What a tile sums is added where c lies,
 // once for each element and by an instruction that nothing waits for: a warpgroup goes on with the pieces of its next
 // tile, which are there, and the bits do not depend on what runs beside it. (Such an addition takes fp32 numbers below
 // 2^-126 for zero.) Where nothing is to be added to, the same numbers are written, and zeros for experts without rows.
@@ -12,9 +14,15 @@ namespace {
 struct SumForm : TileForm<128, 256> {
   static constexpr int kBox = kBoxDepth * kBoxRow;  // 64 columns by 64 rows
   static constexpr int kLeft = kRows / kBoxDepth, kRight = kColumns / kBoxDepth, kBoxes = kLeft + kRight;
-  static constexpr int kShared = kStages * (kStage + 2 * 8) + kBoxAlignment;
   static_assert(kStage == kBoxes * kBox && kGroupRows == kBoxDepth);
+
+  static size_t shared(int experts) {  // stages with two barriers and a note each, the order of experts
+    return size_t(kStages) * (kStage + 2 * 8 + sizeof(int)) + size_t(experts) * sizeof(int) + kBoxAlignment;
+  }
 };
+
+/// Tiles taken from the beginning of their order (the lower half) and from its end (the upper).
+using Taken = unsigned long long;
 
 #if __CUDA_ARCH_FEAT_SM90_ALL
 
@@ -63,29 +71,61 @@ __device__ __forceinline__ void put_sums(float* c, const SumForm::Sums& sums, in
   }
 }
 
+/// By all threads of a block: the experts by their rows, the most first, equal ones as they come. Gives how many have any.
+__device__ __forceinline__ int order_experts(int* order, const int32_t* offsets, int experts) {
+  int present = 0;
+  for (int first = 0; first < experts; first += blockDim.x) {
+    const int own = first + int(threadIdx.x), rows = own < experts ? offsets[own + 1] - offsets[own] : 0;
+    int before = 0;
+    for (int other = 0; other < experts && own < experts; ++other) {
+      const int others = offsets[other + 1] - offsets[other];
+      before += others > rows || (others == rows && other < own);
+    }
+    if (own < experts) order[before] = own;
+    present += __syncthreads_count(rows > 0);
+  }
+  return present;
+}
+
+/// The next tile of 0 to tiles - 1, from the end or from the beginning; kNoMore once all are taken.
+constexpr int kNoMore = -1;
+__device__ __forceinline__ int take_tile(Taken* taken, bool from_end, unsigned tiles) {
+  const Taken before = atomicAdd(taken, from_end ? Taken(1) << 32 : Taken(1));
+  const unsigned of_first = unsigned(before), of_last = unsigned(before >> 32);
+  if (of_first + of_last >= tiles) return kNoMore;
+  return int(from_end ? tiles - 1 - of_last : of_first);
+}
+
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL
 
-/// c[E n,k]; boxes of 64 columns by 64 rows, of a[R,n] and of b[R,k].
+/// c[E n,k]; boxes of 64 columns by 64 rows, of a[R,n] and of b[R,k]. *taken is zero before.
 template <class T>
 __global__ void __launch_bounds__(SumForm::kThreads, 1)
     grouped_sum_kernel(float* c, const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap b,
-                       const int32_t* offsets, int experts, int n, int k, bool accumulate) {
+                       const int32_t* offsets, int experts, int n, int k, bool accumulate, Taken* taken) {
 #if __CUDA_ARCH_FEAT_SM90_ALL
   using F = SumForm;
   extern __shared__ uint4 shared[];
   const int group = threadIdx.x / kGroupThreads, warp = threadIdx.x / kWarp;
   const uint32_t stages = (shared_address(shared) + kBoxAlignment - 1) / kBoxAlignment * kBoxAlignment;
-  StageRing<F::kStages, F::kStage> ring(stages, stages + F::kStages * F::kStage, F::kGroups);
+  const uint32_t barriers = stages + F::kStages * F::kStage;
+  int* notes = reinterpret_cast<int*>(reinterpret_cast<char*>(shared) + (barriers - shared_address(shared)) +
+                                      F::kStages * 2 * 8);  // of a stage: the tile that begins in it; kNoMore: none
+  int* by_rows = notes + F::kStages;
+  StageRing<F::kStages, F::kStage> ring(stages, barriers, F::kGroups);
   const TileOrder order{(n + F::kRows - 1) / F::kRows, (k + F::kColumns - 1) / F::kColumns};
-  TileWalk walk(offsets, experts, INT_MAX, order.count());
+  const unsigned tiles = unsigned(order_experts(by_rows, offsets, experts)) * order.count();
 
   if (group == F::kGroups) {
     lower_registers<40>();
-    if (warp != 4 * F::kGroups) return;
-    for (int tile = blockIdx.x; walk.find(tile); tile += gridDim.x) {
-      const int2 at = place_of(walk.tile, order);
-      const bool fills = elected();
-      for (int row = walk.begin; row < walk.end && fills; row += kBoxDepth) {
+    if (warp != 4 * F::kGroups || !elected()) return;
+    for (int tile; (tile = take_tile(taken, blockIdx.x % 2 == 1, tiles)) != kNoMore;) {
+      const int expert = by_rows[tile / order.count()], end = offsets[expert + 1];
+      const int2 at = place_of(tile % order.count(), order);
+      bool first = true;
+      for (int row = offsets[expert]; row < end; row += kBoxDepth, first = false) {
+        ring.await_room();
+        if (first) notes[ring.stage()] = tile;  // seen with the stage
         ring.open();
 #pragma unroll
         for (int box = 0; box < F::kBoxes; ++box) {
@@ -96,19 +136,21 @@ __global__ void __launch_bounds__(SumForm::kThreads, 1)
         }
         ring.next();
       }
-      __syncwarp();
     }
+    ring.await_room();
+    notes[ring.stage()] = kNoMore;
+    arrive(ring.filled());
   } else {
     raise_registers<232>();
     typename F::Sums sums;
-    for (int tile = blockIdx.x; walk.find(tile); tile += gridDim.x) {
-      const int2 at = place_of(walk.tile, order);
-      const int rows = walk.end - walk.begin, pieces = (rows + kBoxDepth - 1) / kBoxDepth;
+    for (int tile; ring.await(), (tile = notes[ring.stage()]) != kNoMore;) {
+      const int expert = by_rows[tile / order.count()], rows = offsets[expert + 1] - offsets[expert];
+      const int2 at = place_of(tile % order.count(), order);
 #pragma unroll
       for (int unit = 0; unit < F::kUnits; ++unit)
 #pragma unroll
         for (float& sum : sums[unit]) sum = 0.0f;
-      multiply_pieces(ring, pieces, [&](int piece, uint32_t from) {
+      multiply_pieces(ring, (rows + kBoxDepth - 1) / kBoxDepth, [&](int piece, uint32_t from) {
         if (piece == rows / kBoxDepth) clear_rows(from, rows % kBoxDepth, group);
         begin_group();
 #pragma unroll
@@ -119,8 +161,7 @@ __global__ void __launch_bounds__(SumForm::kThreads, 1)
                 sums[unit], columns_operand(from + group * F::kBox + step * 16 * kBoxRow, F::kBox),
                 columns_operand(from + F::kRowBytes + unit * F::kUnit * kBoxRow + step * 16 * kBoxRow, F::kBox));
       });
-      put_sums(c + int64_t(walk.expert) * n * k, sums, at.x * F::kRows + warp * 16, at.y * F::kColumns, n, k,
-               accumulate);
+      put_sums(c + int64_t(expert) * n * k, sums, at.x * F::kRows + warp * 16, at.y * F::kColumns, n, k, accumulate);
     }
   }
 #elif defined(__CUDA_ARCH__)
@@ -149,10 +190,14 @@ void launch(Exec& exec, const GroupedProduct& p) {
   using F = SumForm;
   const CUtensorMap a = box_map(p.a, p.type, p.rows, p.n, kBoxDepth), b = box_map(p.b, p.type, p.rows, p.k, kBoxDepth);
   auto* kernel = grouped_sum_kernel<T>;
-  MANTISSA_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, F::kShared));
+  const size_t shared = F::shared(p.experts);
+  MANTISSA_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)));
   const int64_t tiles = ((p.n + F::kRows - 1) / F::kRows) * ((p.k + F::kColumns - 1) / F::kColumns);
-  kernel<<<resident_blocks(exec, std::min<int64_t>(p.rows, p.experts) * tiles), F::kThreads, F::kShared,
-           stream(exec)>>>(static_cast<float*>(p.c), a, b, p.offsets, p.experts, int(p.n), int(p.k), p.accumulate);
+  Scratch scratch(exec);
+  Taken* taken = scratch.take<Taken>(1);
+  MANTISSA_CUDA(cudaMemsetAsync(taken, 0, sizeof *taken, stream(exec)));
+  kernel<<<resident_blocks(exec, std::min<int64_t>(p.rows, p.experts) * tiles), F::kThreads, shared, stream(exec)>>>(
+      static_cast<float*>(p.c), a, b, p.offsets, p.experts, int(p.n), int(p.k), p.accumulate, taken);
   MANTISSA_LAUNCH_CHECK();
 }
 
