@@ -45,7 +45,7 @@ bool has_chained_products(const cuda::DeviceFacts& device);
 bool chained_product_serves(Exec& exec, const ChainedProduct& p);
 void run_chained_product(Exec& exec, const ChainedProduct& p);
 
-/// The kernels, in forms that differ in their tiles and in who makes u. Of finite u all have the same bits, and which of
+/// The kernels, in forms that differ in their tiles and in who makes u. Of finite u all have the same bits: which of
 /// them run_chained_product() takes is a matter of time.
 int chained_forms();
 bool chained_form_serves(const ChainedProduct& p, int form);

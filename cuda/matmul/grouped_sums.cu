@@ -1,7 +1,7 @@
 // Gradients of the experts' weights (cuda/matmul/grouped.h): for each expert, sums over its rows. Tiles of 128 x 256 by
 // two warpgroups; both operands lie with the summed dimension across the boxes. A tile takes as long as its expert has
-// rows, so blocks take tiles one by one, in order of their experts' rows: half of the blocks from the most rows on, which
-// keep the tensor cores busy, half from the fewest on, which keep memory busy. What a tile sums is added where c lies,
+// rows, so blocks take tiles one by one, in order of their experts' rows: half of the blocks from the most rows on, who
+// keep the tensor cores busy, half from the fewest on, who keep memory busy. What a tile sums is added where c lies,
 // once for each element and by an instruction that nothing waits for: a warpgroup goes on with the pieces of its next
 // tile, which are there, and the bits do not depend on what runs beside it. (Such an addition takes fp32 numbers below
 // 2^-126 for zero.) Where nothing is to be added to, the same numbers are written, and zeros for experts without rows.
@@ -71,7 +71,8 @@ __device__ __forceinline__ void put_sums(float* c, const SumForm::Sums& sums, in
   }
 }
 
-/// By all threads of a block: the experts by their rows, the most first, equal ones as they come. Gives how many have any.
+/// By all threads of a block: the experts by their rows, the most first, equal ones as they come. Gives how many have
+/// any.
 __device__ __forceinline__ int order_experts(int* order, const int32_t* offsets, int experts) {
   int present = 0;
   for (int first = 0; first < experts; first += blockDim.x) {
