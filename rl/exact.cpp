@@ -1,5 +1,7 @@
 #include "rl/exact.h"
 
+#include <algorithm>
+
 #include "core/hash.h"
 #include "core/random.h"
 #include "rl/logging/log.h"
@@ -17,36 +19,36 @@ void ExactConfig::fields(Fields& f) {
            not_decisive("what is re-scored beside the first mini-batch: one micro-batch of the others, or all"));
 }
 
-/// The mini-batch whose update comes first: those without a token in the loss take none.
-size_t ExactCheck::first_with_loss() const {
-  size_t i = 0;
-  while (i < batches_.size() && batches_[i].tokens == 0) ++i;
-  return i;
-}
-
 void ExactCheck::prepare() {
-  std::vector<std::pair<size_t, size_t>> others;  // mini-batch and micro-batch
-  size_t passes = 0;                              // as many on every rank
-  const size_t first = first_with_loss();
+  using Places = std::vector<std::pair<size_t, size_t>>;  // mini-batch and micro-batch
+  const auto find = [&](int64_t MiniBatch::*tokens) {
+    return size_t(std::ranges::find_if(batches_, [&](const MiniBatch& m) { return m.*tokens > 0; }) - batches_.begin());
+  };
+  // A mini-batch without a token in the loss takes no step; one that forwards none takes a step all the same.
+  const size_t first = find(&MiniBatch::tokens), forwarded = find(&MiniBatch::forwarded);
+  const size_t instead = forwarded == first ? batches_.size() : forwarded;
+  Places chosen, others;
+  size_t passes = 0, other_passes = 0;  // as many on every rank
   for (size_t i = 0; i < batches_.size(); ++i) {
-    if (i != first) passes += std::max(batches_[i].micro.size(), size_t(batches_[i].rounds));
-    for (size_t j = 0; j < batches_[i].micro.size(); ++j) {
-      TrainBatch& batch = batches_[i].micro[j];
-      batch.old_logprobs = batch.rollout_logprobs;
-      if (i != first) others.emplace_back(i, j);
-    }
+    MiniBatch& mini = batches_[i];
+    for (TrainBatch& batch : mini.micro) batch.old_logprobs = batch.rollout_logprobs;
+    if (i == first) continue;
+    (i == instead ? passes : other_passes) += std::max(mini.micro.size(), size_t(mini.rounds));
+    for (size_t j = 0; j < mini.micro.size(); ++j) (i == instead ? chosen : others).emplace_back(i, j);
   }
-  if (!options_.all) passes = std::min<size_t>(passes, 1);
+  if (!options_.all) other_passes = std::min<size_t>(other_passes, 1);
   if (!options_.all && others.size() > 1) {
     RandomStream random(options_.seed, mix64(kDrawStream) ^ uint64_t(options_.step));
     others = {others[random.below(uint32_t(others.size()))]};
   }
+  chosen.insert(chosen.end(), others.begin(), others.end());
+  passes += other_passes;
   std::vector<Scored> scored;
-  for (const auto& [i, j] : others) {
+  for (const auto& [i, j] : chosen) {
     Tensor logprobs = trainer_.logprobs(batches_[i], j);
     scored.push_back({batches_[i].micro[j], std::move(logprobs), batches_[i].device[j].rollout_logprobs});
   }
-  for (size_t i = others.size(); i < passes; ++i) trainer_.join_logprobs();
+  for (size_t i = chosen.size(); i < passes; ++i) trainer_.join_logprobs();
   const std::vector<Difference> differences = compare(scored);
   for (size_t i = 0; i < scored.size(); ++i) take(scored[i], differences[i], "re-scored before the first update");
 }

@@ -1,7 +1,9 @@
 // Exact mode in the loop: rollout and training give a token the same log-prob, bit for bit, so mu stands for pi_old in
 // every mini-batch and epoch and the scoring pass is left out. What is left out is checked instead:
 //
-//   the first update's own forward is compared with mu in full, before its optimizer step: it costs nothing;
+//   the first update's own forward is compared with mu in full, before its optimizer step: it costs nothing. Where it
+//   forwards nothing (no sequence has an advantage; momentum moves the weights all the same), the first mini-batch that
+//   forwards something is re-scored in its place;
 //   one micro-batch of the others, drawn by the seed, is re-scored before the first update (exact.check: all: each)
 //
 // A token that differs ends the run with an error that gives its position, both values and the first op whose outputs
@@ -64,7 +66,6 @@ class ExactCheck {
     Tensor logprobs, mu;  // [N] on the device
   };
 
-  size_t first_with_loss() const;
   std::vector<Difference> compare(std::span<const Scored> scored) const;
   void take(const Scored& scored, const Difference& difference, const char* where);
   [[nodiscard]] std::string describe(const Scored& scored, const Difference& difference, float logprob,

@@ -102,6 +102,17 @@ TEST_F(Exact, NorHasThatOfAMixtureOfExperts) {
   EXPECT_TRUE(sampled.contains("moe/load_min"));
 }
 
+TEST_F(Exact, TheFirstForwardIsCheckedThoughMiniBatchesWithoutAGradientComeBeforeIt) {
+  int seen = 0;
+  for (const json& line : train("a", {"precision.match=exact", "train.mini_batch_size=1", "train.steps=3"})) {
+    if (line["training/idle_sequences"] > 14) continue;
+    ++seen;
+    // The first that is forwarded and one drawn from the others, where responses have 22 to 32 tokens.
+    EXPECT_GT(line["exact/checked_tokens"], line["response_length/max"]) << line["step"];
+  }
+  EXPECT_GE(seen, 2);
+}
+
 TEST_F(Exact, TheDigestIsThatOfTheRolloutAlone) {
   const auto digest = [&](const std::string& name, const Strings& more) {
     return train(name, more)[0]["rollout/digest"].get<int64_t>();
