@@ -262,13 +262,17 @@ void DataCursor::load_epoch() {
   loaded_ = epoch();
   order_.resize(size_t(size_));
   std::iota(order_.begin(), order_.end(), int64_t(0));
-  if (!shuffle_) return;
   RandomStream random(seed_, mix64(kShufflePurpose) + uint64_t(loaded_));
   for (uint32_t i = uint32_t(size_) - 1; i > 0; --i) std::swap(order_[i], order_[random.below(i + 1)]);
 }
 
 std::vector<int64_t> DataCursor::next(int64_t k) {
   check(k > 0 && k <= size_, "[data] a step draws 1 to ", size_, " prompts (all there are): got ", k);
+  if (!shuffle_) {
+    std::vector<int64_t> drawn;
+    for (; k > 0; --k) drawn.push_back(position_++ % size_);
+    return drawn;
+  }
   if (position_ % size_ + k > size_) position_ += size_ - position_ % size_;
   load_epoch();
   const auto begin = order_.begin() + position_ % size_;

@@ -59,8 +59,9 @@ int64_t encode_solutions(std::vector<Prompt>& prompts, const DataConfig& config,
 /// Hash of everything that training sees of the prompts: a resumed run must find the same.
 uint64_t data_hash(const std::vector<Prompt>& prompts);
 
-/// The order of prompts: each epoch a fresh shuffle (or file order), a function of (seed, epoch) alone. No draw holds a
-/// prompt twice: an epoch ends where fewer than k prompts are left, which then wait for later epochs.
+/// The order of prompts. With shuffle each epoch has a fresh one, a function of (seed, epoch) alone, and ends where
+/// fewer than k prompts are left, which wait for later epochs; without, it is that of the files, and behind the last
+/// comes the first. No draw holds a prompt twice.
 class DataCursor {
  public:
   DataCursor(int64_t size, uint64_t seed, bool shuffle);
@@ -77,7 +78,7 @@ class DataCursor {
   uint64_t seed_;
   bool shuffle_;
   int64_t position_ = 0;
-  int64_t loaded_ = -1;  // epoch whose order is in order_
+  int64_t loaded_ = -1;  // epoch whose shuffle is in order_
   std::vector<int64_t> order_;
 };
 

@@ -356,7 +356,9 @@ TEST_F(Data, CursorDrawsEachPromptOnceAnEpochAndResumes) {
   }
   DataCursor plain(3, 0, false);
   EXPECT_EQ(plain.next(2), (std::vector<int64_t>{0, 1}));
-  EXPECT_EQ(plain.next(3), (std::vector<int64_t>{0, 1, 2}));
+  EXPECT_EQ(plain.next(2), (std::vector<int64_t>{2, 0})) << "the last is trained on, too";
+  EXPECT_EQ(plain.epoch(), 1);
+  EXPECT_EQ(plain.next(3), (std::vector<int64_t>{1, 2, 0}));
   EXPECT_THROW(plain.next(4), Error);
   EXPECT_THROW(plain.next(0), Error);
   EXPECT_THROW(plain.seek(-1), Error);
