@@ -9,8 +9,10 @@
 #include <cstring>
 #include <numeric>
 #include <thread>
+#include <utility>
 
 #include "core/hash.h"
+#include "core/notice.h"
 
 namespace mantissa {
 namespace {
@@ -20,6 +22,7 @@ using namespace std::chrono_literals;
 constexpr uint64_t kMagic = 0x31616d6d6f43534dull;  // another program's connection, or another version's
 constexpr int kPorts = 16;                          // rank 0 listens on the first free one of so many
 constexpr std::chrono::milliseconds kHelloTime = 5s, kAnswerTime = 2s, kRetry = 50ms;
+constexpr std::chrono::milliseconds kQuiet = 10s;  // a rank that waits for others longer says so, once
 
 void set_text(char (&to)[64], std::string_view text) {
   const size_t n = std::min(text.size(), sizeof to - 1);
@@ -102,7 +105,10 @@ Socket listen_as_first(const Place& place) {
 /// Connects to rank 0 and is answered; tries on until the deadline. The port found is noted in `place`.
 Socket connect_to_first(Place& place, const Hello& hello, Deadline deadline) {
   std::string reason;
-  while (std::chrono::steady_clock::now() < deadline) {
+  Deadline quiet = deadline_in(kQuiet);
+  for (Deadline now; (now = std::chrono::steady_clock::now()) < deadline;) {
+    if (now >= std::exchange(quiet, now < quiet ? quiet : deadline))
+      notice(str(name_from(hello), " waits for rank 0 at ", place.address, " port ", place.port, ": ", reason));
     for (int port = place.port; port < place.port + (place.listening < 0 ? kPorts : 1); ++port) {
       Answer answer;
       try {
@@ -164,16 +170,22 @@ void Mesh::gather_ranks(const Place& place, Deadline deadline, Star& star) {
   set_text(entries[0].address, place.address);
   std::vector<Socket>* const kinds[kPurposes] = {&links_, &star.heartbeats, &star.handout, &star.meeting};
   names_[0] = name_from(make_hello(place, 0, kCalls));
+  Deadline quiet = std::min(deadline, deadline_in(kQuiet));
   for (int missing = kPurposes * (place.size - 1); missing > 0;) {
     Socket socket;
     try {
-      socket = accept_from(listening, deadline);
+      socket = accept_from(listening, quiet);
     } catch (const Error& e) {
       std::string absent;
       for (int r = 1; r < place.size; ++r)
         if (!star.meeting[size_t(r)]) absent += str(absent.empty() ? "" : ", ", r);
-      fail("[comm] rank 0 waited for rank ", absent, " of ", place.size, " at ", place.address, " port ",
-           listening.port(), ": ", e.what());
+      const std::string whom =
+          str("rank ", absent, " of ", place.size, " at ", place.address, " port ", listening.port());
+      check(quiet < deadline && std::chrono::steady_clock::now() >= quiet, "[comm] rank 0 waited for ", whom, ": ",
+            e.what());
+      notice("rank 0 waits for " + whom);
+      quiet = deadline;
+      continue;
     }
     Hello hello;
     if (!read_hello(socket, hello) || hello.rank <= 0) continue;

@@ -1,6 +1,7 @@
 #include "core/comm/place.h"
 
 #include <charconv>
+#include <utility>
 
 #include "core/error.h"
 #include "core/hash.h"
@@ -87,6 +88,10 @@ std::optional<Place> place_from_environment(const Get& get) {
     read_meeting(place, get, first_host(text(get, "SLURM_STEP_NODELIST")));
     return place;
   }
+  for (const auto& [there, missing] :
+       {std::pair{"RANK", "WORLD_SIZE"}, {"WORLD_SIZE", "RANK"}, {"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"}})
+    check(!get(there) || (text(get, there) == "1" && there != std::string_view("RANK")), there, ": is ",
+          text(get, there), " in the environment, and ", missing, " is not there: set both, or none");
   return std::nullopt;
 }
 

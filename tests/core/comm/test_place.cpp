@@ -68,6 +68,11 @@ TEST(Place, BadVariablesAreNamed) {
   EXPECT_EQ(error_of({{"RANK", "0"}, {"WORLD_SIZE", "two"}}),
             "WORLD_SIZE: must be a number of 1 to 65536, got \"two\"");
   EXPECT_NE(error_of({{"RANK", "0"}, {"WORLD_SIZE", "2"}}).find("MASTER_ADDR"), std::string::npos);
+  EXPECT_EQ(error_of({{"WORLD_SIZE", "2"}}),
+            "WORLD_SIZE: is 2 in the environment, and RANK is not there: set both, or none");
+  EXPECT_NE(error_of({{"RANK", "0"}}).find("WORLD_SIZE is not there"), std::string::npos);
+  EXPECT_NE(error_of({{"OMPI_COMM_WORLD_SIZE", "2"}}).find("OMPI_COMM_WORLD_RANK is not there"), std::string::npos);
+  EXPECT_EQ(error_of({{"WORLD_SIZE", "1"}}), "") << "one process";
 }
 
 }  // namespace
