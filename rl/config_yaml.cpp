@@ -11,6 +11,7 @@
 #include "nn/formats/peft.h"
 #include "rl/config_keys.h"
 #include "rl/logging/log.h"
+#include "rl/text/unicode.h"
 #include "rl/unread_keys.h"
 
 namespace mantissa {
@@ -88,11 +89,13 @@ class SectionReader : public Fields {
         value = read_list(text, place(key));
       else if (!source->literal || !text.empty())
         value.push_back(text);
+      for (const std::string& item : value) check_text(key, item);
       return;
     }
     check(list.IsSequence(), place(key), "must be a string or a list of strings");
     for (const YAML::Node& item : list) {
       check(item.IsScalar(), place(key), "must be a list of strings");
+      check_text(key, item.Scalar());
       value.push_back(item.Scalar());
     }
   }
@@ -154,7 +157,12 @@ class SectionReader : public Fields {
       ok = ok && read_number(node.Scalar(), read_value);
     check(ok, place(key), "must be ", expected, ", got ",
           node.IsScalar() ? "\"" + node.Scalar() + "\"" : "a list or map");
+    if constexpr (std::is_same_v<T, std::string>) check_text(key, read_value);
     value = read_value;
+  }
+
+  void check_text(const char* key, const std::string& text) const {
+    check(text.find('\0') == text.npos, place(key), "must have no NUL character, got \"", text.c_str(), "\" and a NUL");
   }
 
   /// Whole numbers are compared as doubles and printed as what they are.
@@ -201,7 +209,17 @@ class Printer : public Fields {
 
 using Values = std::map<std::string, std::map<std::string, Source>>;
 
+std::vector<std::string> known_sections() {
+  std::vector<std::string> names;
+  RunConfig().sections([&](const char* name, auto&) { names.push_back(name); });
+  return names;
+}
+
 Values read_values(const std::string& yaml, const std::string& where) {
+  const std::string valid = to_valid_utf8(yaml);
+  const auto wrong = std::mismatch(yaml.begin(), yaml.end(), valid.begin(), valid.end()).first;
+  check(wrong == yaml.end(), where, " line ", 1 + std::count(yaml.begin(), wrong, '\n'), ": is not valid UTF-8");
+  const std::vector<std::string> known = known_sections();
   Values values;
   YAML::Node root;
   try {
@@ -220,9 +238,14 @@ Values read_values(const std::string& yaml, const std::string& where) {
     check(!values.contains(name), line, ": section \"", name, "\" appears twice");
     values[name];
     if (section.second.IsNull()) {
+      check(std::ranges::count(known, name) > 0, line, ": unknown section \"", name, "\"; known are ", join(known));
       log_info(str(line, ": section \"", name, "\" is null: its keys keep their defaults"));
       continue;
     }
+    const size_t dot = name.find('.');
+    check(dot == name.npos || nearest_key(name) != name, line, ": \"", name,
+          "\" is a word of the command line; in a config it is ", name.substr(0, dot), ": {", name.substr(dot + 1),
+          ": ...}");
     check(section.second.IsMap(), line, ": section \"", name, "\" must be a map of keys; the known key nearest to \"",
           name, "\" is \"", nearest_key(name), "\"");
     for (const auto& entry : section.second) {
@@ -296,16 +319,15 @@ RunConfig read_config(const std::string& yaml, const std::string& where, const s
     for (const std::string& text : overrides) apply_override(values, text);
     read_rounding(values);
     read_lora(values);
-    std::vector<std::string> known;
     config.sections([&](const char* name, auto& section) {
-      known.push_back(name);
       const auto it = values.find(name);
       SectionReader reader(name, it == values.end() ? std::map<std::string, Source>{} : it->second);
       section.fields(reader);
       reader.finish();
     });
+    const std::vector<std::string> known = known_sections();
     for (const auto& [name, keys] : values) {
-      if (std::find(known.begin(), known.end(), name) != known.end()) continue;
+      if (std::ranges::count(known, name) > 0) continue;
       check(!keys.empty(), where, ": unknown section \"", name, "\"; known are ", join(known));
       const std::string key = name + "." + keys.begin()->first;
       fail(keys.begin()->second.where, ": unknown section \"", name, "\"; the known key nearest to \"", key, "\" is \"",

@@ -79,6 +79,7 @@ std::vector<Rule> notices_of_both_modes(const RunConfig& c) {
        {"eval.top_p"},
        "with eval.temperature: 0, which takes the likeliest token"},
       {c.checkpoint.every > steps, {"checkpoint.every"}, str("with train.steps: ", steps)},
+      {c.train.inject_overflow_step > steps, {"train.inject_overflow_step"}, str("with train.steps: ", steps)},
       {c.checkpoint.every == 0 && !c.checkpoint.at_end && c.checkpoint.best.empty(),
        {"checkpoint.keep", "checkpoint.background"},
        "with checkpoint.every: 0 and checkpoint.at_end: false, unless the run is stopped"},

@@ -99,6 +99,8 @@ int export_main(int argc, char** argv) {
               "of the weights; q8_0 and q4_0 (8.5 and 4.5 bits) for GGUF alone");
   if (!args.parse(argc, argv)) return 0;
   const std::string extension = std::filesystem::path(output).extension();
+  check(std::filesystem::path(output).filename() != ".gguf", "--output ", output,
+        ": a GGUF file has a name before .gguf");
   const bool gguf = extension == ".gguf";
   check(gguf || strcasecmp(extension.c_str(), ".gguf") != 0, "--output ", output, ": a GGUF file's name ends in .gguf");
   check(gguf || !type.starts_with('q'), "--type ", type, ": only a .gguf file can hold it, got --output ", output);

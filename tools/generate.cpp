@@ -4,6 +4,7 @@
 
 #include "rl/data/prompt_template.h"
 #include "rl/logging/log.h"
+#include "rl/text/unicode.h"
 #include "tools/common.h"
 #include "tools/json_lines.h"
 #include "tools/programs.h"
@@ -20,6 +21,7 @@ class PromptReader {
 
   Prompt from_text(const std::string& text, int64_t id, const std::string& where) const {
     check(tokenizer_ != nullptr, where, ": a text needs a tokenizer, which ", files_.where, " lacks; give \"ids\"");
+    check(to_valid_utf8(text) == text, where, ": is not valid UTF-8");
     Prompt prompt;
     prompt.id = id;
     prompt.text = template_.apply(text);
@@ -31,6 +33,8 @@ class PromptReader {
   std::vector<Prompt> from_file(const std::string& path) const {
     std::vector<Prompt> prompts;
     for (JsonLines lines(path); lines.next();) {
+      check(!lines.has("ids") || !lines.has(data_.prompt_key), lines.where(), ": has both \"", data_.prompt_key,
+            "\" and \"ids\": a prompt is given by one of them");
       if (lines.has("ids")) {
         prompts.emplace_back().ids = lines.ids("ids");
         prompts.back().id = int64_t(prompts.size()) - 1;

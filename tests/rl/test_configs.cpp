@@ -105,6 +105,18 @@ TEST(Configs, NullKeepsTheDefaultAndOneDocumentIsRead) {
   EXPECT_EQ(with({}, "---\ntrain:\n  steps: 3\n").train.steps, 3);
   EXPECT_NE(refusal({}, "data:\n  system: !x y\n").find("YAML tag !x"), std::string::npos);
   EXPECT_EQ(with({}, "data:\n  system: '!x y'\n").data.system, "!x y");
+  EXPECT_NE(refusal({}, "train:\n  steps: 3\noptims:\n").find("F line 3: unknown section \"optims\"; known are run, "),
+            std::string::npos);
+  EXPECT_EQ(refusal({}, "train.steps: 3\n"),
+            "F line 1: \"train.steps\" is a word of the command line; in a config it is train: {steps: ...}");
+}
+
+TEST(Configs, TextsAreUtf8WithoutNul) {
+  EXPECT_EQ(refusal({}, "train:\n  steps: 3\ndata:\n  system: \"\xff\"\n"), "F line 4: is not valid UTF-8");
+  EXPECT_EQ(with({}, "data:\n  system: \"\xc3\xa9\"\n").data.system, "\xc3\xa9");
+  for (const char* yaml :
+       {"data: {system: \"b\\0c\"}", "rollout: {stop: \"b\\0c\"}", "rollout: {stop: [a, \"b\\0c\"]}"})
+    EXPECT_NE(refusal({}, yaml).find("must have no NUL character, got \"b\" and a NUL"), std::string::npos) << yaml;
 }
 
 TEST(Configs, EachSaysWhatItIsAndHowToRunIt) {

@@ -256,6 +256,11 @@ TEST_F(Programs, FlagsThatOthersSwitchOffAreSaid) {
     EXPECT_EQ(r.code, 0) << r.err;
     EXPECT_EQ(r.err.find("--template: without effect where every line has \"ids\"") != r.err.npos, says) << r.err;
   }
+  expect_error("generate",
+               {"--model", model(), "--input", write("both.jsonl", "{\"prompt\": \"1+\", \"ids\": [1, 2]}\n")},
+               {"both.jsonl:1", "has both \"prompt\" and \"ids\""});
+  expect_error("generate", {"--model", model(), "--prompt", "1+\xff"}, {"--prompt", "not valid UTF-8"});
+  expect_error("export", {"--model", model(), "--output", path(".gguf")}, {"--output", "a name before .gguf"});
   expect_error("generate", {"--model", model(), "--prompt", "1+", "--prompt-key", "p"},
                {"--prompt-key: belongs to --input, got --prompt"});
   expect_error("generate",
