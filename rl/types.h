@@ -56,7 +56,7 @@ enum class GradeStatus : uint8_t {
   kParsed,    // both answers were read: the verdict is about their values
   kUnparsed,  // an answer was found, but it (or the gold) is no expression within bounds: only its text was compared
   kNoAnswer,  // the response holds no final answer
-  kTimeout,   // the program or function took longer than timeout_s
+  kTimeout,   // the verifier took longer than timeout_s; of kind code, before the answer ran
   kError,     // it could not be run, failed, or gave no number
 };
 

@@ -125,13 +125,16 @@ CodeVerdict judge(const Python& python, std::string_view code, std::string_view 
       -1, ' ', false, json::error_handler_t::replace);
   std::string output;
   CodeVerdict out;
-  if (!exchange(job.in, verdict.out, input, output, kMostOutput, deadline)) {
-    out.end = CodeVerdict::End::kTimeout;
+  const bool ended = exchange(job.in, verdict.out, input, output, kMostOutput, deadline);
+  const bool ran = !output.empty();  // the judge says something before it lets the answer run
+  if (!ended) {
+    out.end = ran ? CodeVerdict::End::kJudged : CodeVerdict::End::kTimeout;
     out.reason = str("killed after ", seconds, " s");
     return out;
   }
   const json said_so = json::parse(output, nullptr, false);
   if (!said_so.is_object()) {
+    if (ran) out.end = CodeVerdict::End::kJudged;
     out.reason = "the judge ended without a verdict";
     return out;
   }

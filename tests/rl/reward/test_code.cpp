@@ -235,8 +235,15 @@ TEST(RewardCode, TheSandboxHolds) {
 
 TEST(RewardCode, TimeAndMemoryAreBounded) {
   const RewardConfig quick{.kind = "code", .format = "free", .boxed_only = false, .command = "", .timeout_s = 3};
-  for (const char* code : {"while True: pass", "def f(x):\n  while True: pass", "import time\ntime.sleep(100)"})
-    EXPECT_EQ(grade(quick, "```\n" + std::string(code) + "\n```", kTest).status, Grade::Status::kTimeout) << code;
+  for (const char* code : {"while True: pass", "def f(x):\n  while True: pass", "import time\ntime.sleep(100)"}) {
+    const Grade g = grade(quick, "```\n" + std::string(code) + "\n```", kTest);
+    EXPECT_EQ(g.status, Grade::Status::kParsed) << "wrong, and not without a grade: " << code;
+    EXPECT_EQ(g.reason, "killed after 3 s");
+    EXPECT_FALSE(g.correct);
+  }
+  RewardConfig none = quick;
+  none.timeout_s = 1e-6;
+  EXPECT_EQ(grade(none, "```\n" + kSquare + "```", kTest).status, Grade::Status::kTimeout) << "it never ran";
   expect(false, "x = bytearray(1 << 33)\ndef f(x): return 4", kTest);
 }
 
