@@ -24,7 +24,9 @@ A key that is set and would not be read is refused where the run has nothing of 
 and named in the log where it only shapes what another key switches off (`algorithm.kl_estimator` with `algorithm.kl_coef: 0`).
 
 Several rewards have names of your own, `reward: {NAME: {kind: math, weight: 0.5}, OTHER: {kind: format}}`: each has the keys of `reward`
-inside its name (`reward.NAME.kind`), and those that stand as `reward.NAME` below.
+inside its name (`reward.NAME.kind`), and those that stand as `reward.NAME` below. What an evaluation counts as correct does not depend on
+weights: of the rewards of a row those decide that know it best, math, exact and code before command and python, and format last; of
+several all must agree, and a reward with a negative weight decides nothing.
 
 A run that is resumed must find its keys as they were, but for those marked *free on resume*.
 )";

@@ -75,6 +75,7 @@ void transfer(Archive& archive, Sample& sample) {
   archive.list(completion.routes.response);
   archive.number(sample.reward);
   archive.list(sample.rewards);
+  archive.number(sample.correct);
   archive.list(sample.extracted);
   archive.list(sample.reason);
   archive.number(sample.status);

@@ -43,7 +43,7 @@ double majority_correct(std::span<const RolloutSample> samples) {
     if (s.extracted.empty()) continue;
     Votes& votes = answers[s.extracted];
     ++votes.count;
-    votes.correct += s.reward >= kCorrect;
+    votes.correct += s.correct;
   }
   int64_t most = 0;
   for (const auto& [answer, votes] : answers) most = std::max(most, votes.count);
@@ -59,7 +59,7 @@ double majority_correct(std::span<const RolloutSample> samples) {
 ProblemResult problem_result(const RolloutGroup& group) {
   ProblemResult result{.row = group.prompt.id, .samples = int64_t(group.samples.size())};
   for (const RolloutSample& s : group.samples) {
-    result.correct += s.reward >= kCorrect;
+    result.correct += s.correct;
     result.truncated += s.completion.finish == Finish::kLength;
     result.tokens += int64_t(s.completion.ids.size());
     result.reward += s.reward;

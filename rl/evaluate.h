@@ -1,7 +1,8 @@
 // Evaluation: n samples of each problem, graded, summed up as avg@n, pass@k and maj@n. Used by the program `evaluate`
 // and by the evaluations that training makes (section `eval`).
 //
-// With c of n samples of a problem correct, the mean over problems of
+// With c of n samples of a problem correct (RolloutSample::correct; truncated ones too count by their text), the mean
+// over problems of
 //   avg@n   c / n
 //   pass@k  1 - C(n-c, k) / C(n, k): the chance that k samples drawn without replacement hold a correct one
 //           (unbiased for k <= n)
@@ -33,9 +34,6 @@ struct EvalConfig {
   double temperature = 0.6, top_p = 0.95;
   void fields(Fields& f);
 };
-
-/// A response counts as correct when its reward is at least this.
-inline constexpr double kCorrect = 0.5;
 
 /// What counts of one problem's samples: sums over them.
 struct ProblemResult {
@@ -74,7 +72,7 @@ EvalSummary summarize(std::span<const ProblemResult> problems);
 double pass_at(std::span<const ProblemResult> problems, int64_t k);
 /// 1 - C(n-c, k) / C(n, k), for 0 <= c <= n and 1 <= k <= n.
 double pass_at_k(int64_t n, int64_t c, int64_t k);
-/// maj@n of one problem's samples (reward and extracted answer).
+/// maj@n of one problem's samples, by what of them is correct and the extracted answers.
 double majority_correct(std::span<const RolloutSample> samples);
 /// Of the mean of `values`. The same values in the same order give the same interval.
 Interval bootstrap_interval(std::span<const double> values);

@@ -70,6 +70,7 @@ struct RolloutSample {
   double reward = 0.0;          // the sum, where there are several; after overlong handling
   double score = 0.0;           // the same before overlong handling
   std::vector<double> rewards;  // each named one by itself, in the order of names; NaN where it does not grade the row
+  bool correct = false;         // whether its answer is right (grading.h says by which of several rewards)
   double advantage = 0.0;
   std::string extracted;                        // the answer the reward read, for dumps
   std::string reason;                           // why it earned that, in a few words

@@ -30,6 +30,36 @@ void on_all_threads(size_t count, const Work& work) {
   worker();
 }
 
+constexpr int kSaysNothing = -1;
+
+/// How well a reward knows whether an answer is right.
+int knowledge(const std::string& kind, double weight) {
+  if (weight < 0) return kSaysNothing;
+  if (kind == "format") return 0;
+  return kind == "command" || kind == "python" ? 1 : 2;  // a program's number may be of anything
+}
+
+/// A sample while its rewards come in.
+struct Graded {
+  const Prompt& prompt;
+  RolloutSample& sample;
+  int known = kSaysNothing;  // best knowledge so far
+
+  void take(Grade grade, int by) {
+    const bool better = by > known;
+    if (better) sample.correct = grade.correct;
+    if (by == known) sample.correct = sample.correct && grade.correct;
+    known = std::max(known, by);
+    if (is_failure(sample.status)) return;
+    const bool first = sample.reason.empty();
+    if (!first && !is_failure(grade.status) && (grade.extracted.empty() || !(better || sample.extracted.empty())))
+      return;
+    if (first || !grade.extracted.empty()) sample.extracted = std::move(grade.extracted);
+    sample.reason = std::move(grade.reason);
+    sample.status = grade.status;
+  }
+};
+
 }  // namespace
 
 std::vector<Grade> grade_answers(const RewardConfig& config, std::span<const Answer> answers) {
@@ -51,55 +81,52 @@ std::vector<Grade> grade_answers(const RewardConfig& config, std::span<const Ans
 std::vector<GradeTally> grade_samples(const RewardsConfig& config, std::span<RolloutGroup> groups, Metrics& metrics) {
   std::vector<GradeTally> tallies;
   std::map<Grade::Status, int64_t> counts;
+  std::vector<Graded> all;
   for (RolloutGroup& group : groups)
     for (RolloutSample& sample : group.samples) {
       sample.reward = 0;
       sample.rewards.clear();
+      sample.correct = false;
       sample.extracted.clear();
       sample.reason.clear();
       sample.status = Grade::Status::kNoAnswer;
+      all.push_back({group.prompt, sample});
     }
   const auto apply = [&](const std::string& name, const RewardConfig& reward, const NamedReward* named) {
     tallies.push_back({.name = name, .kind = reward.kind, .max_failed_steps = reward.max_failed_steps});
     GradeTally& tally = tallies.back();
-    std::vector<RolloutSample*> samples;
+    const double weight = named != nullptr ? named->weight : 1.0;
+    std::vector<Graded*> own;
     std::vector<Answer> answers;
-    for (RolloutGroup& group : groups)
-      for (RolloutSample& sample : group.samples) {
-        if (named != nullptr) sample.rewards.push_back(NAN);
-        if (named != nullptr && !named->grades(group.prompt)) continue;
-        samples.push_back(&sample);
-        answers.push_back({sample.completion.text, group.prompt.answer, group.prompt.record});
-      }
+    for (Graded& graded : all) {
+      if (named != nullptr) graded.sample.rewards.push_back(NAN);
+      if (named != nullptr && !named->grades(graded.prompt)) continue;
+      own.push_back(&graded);
+      answers.push_back({graded.sample.completion.text, graded.prompt.answer, graded.prompt.record});
+    }
     std::vector<Grade> grades = grade_answers(reward, answers);
     for (size_t i = 0; i < grades.size(); ++i) {
-      RolloutSample& sample = *samples[i];
-      Grade& grade = grades[i];
-      ++counts[grade.status];
+      RolloutSample& sample = own[i]->sample;
+      ++counts[grades[i].status];
       ++tally.grades;
-      if (is_failure(grade.status) && tally.failed++ == 0) tally.reason = grade.reason;
-      sample.reward += named != nullptr ? named->weight * grade.reward : grade.reward;
-      if (named != nullptr) sample.rewards.back() = grade.reward;
-      if (is_failure(sample.status)) continue;
-      if (sample.reason.empty() || (sample.extracted.empty() && !grade.extracted.empty())) {
-        sample.extracted = std::move(grade.extracted);
-        sample.reason = grade.reason;
-        sample.status = grade.status;
-      }
-      if (!is_failure(grade.status)) continue;
-      sample.reason = std::move(grade.reason);
-      sample.status = grade.status;
+      if (is_failure(grades[i].status) && tally.failed++ == 0) tally.reason = grades[i].reason;
+      sample.reward += weight * grades[i].reward;
+      if (named != nullptr) sample.rewards.back() = grades[i].reward;
+      own[i]->take(std::move(grades[i]), knowledge(reward.kind, weight));
     }
   };
   if (config.named.empty()) apply("reward", config.one, nullptr);
   for (const auto& [name, named] : config.named) apply("reward." + name, named.reward, &named);
   for (RolloutGroup& group : groups)
     for (RolloutSample& sample : group.samples) {
-      if (std::abs(sample.reward) <= kMaxReward) continue;
-      sample.reason = str("the weighted sum ", sample.reward, " is beyond ", kMaxReward, ", the most advantages hold");
-      sample.reward = 0;
-      sample.status = Grade::Status::kError;
-      ++counts[Grade::Status::kError];
+      if (std::abs(sample.reward) > kMaxReward) {
+        sample.reason =
+            str("the weighted sum ", sample.reward, " is beyond ", kMaxReward, ", the most advantages hold");
+        sample.reward = 0;
+        sample.status = Grade::Status::kError;
+        ++counts[Grade::Status::kError];
+      }
+      if (is_failure(sample.status)) sample.correct = false;
     }
   for (const Grade::Status status : kGradeStatuses) {
     const std::string name = std::string("verifier/") + status_name(status);

@@ -9,7 +9,7 @@
 //
 // A row of the data says what it is by its key data_source. A reward with a list of sources grades the rows of these
 // alone, one without a list grades all. Each of several is logged as reward/<name>/mean, the mean over those responses
-// that it graded.
+// that it graded. Which of them say whether a response is correct: grading.h.
 #pragma once
 
 #include <map>

@@ -27,6 +27,7 @@ RolloutSample sample_of(size_t group, int number) {
   sample.completion.text = number == 0 ? "" : str("text ", group, '\0', number);
   sample.reward = 0.25 * number;
   sample.rewards = {sample.reward, NAN};
+  sample.correct = number == 1;
   sample.extracted = std::string(size_t(number), '4');
   if (group % 2) {  // recorded routes, in the first sample of no token
     sample.completion.routes.prompt = std::make_shared<TokenRoutes::Bytes>(5, uint8_t(group));
@@ -53,6 +54,7 @@ TEST(DataParallel, AllRanksGetAllSamples) {
           EXPECT_EQ(got.completion.policy_version, want.completion.policy_version);
           EXPECT_EQ(got.completion.text, want.completion.text);
           EXPECT_EQ(got.reward, want.reward);
+          EXPECT_EQ(got.correct, want.correct);
           ASSERT_EQ(got.rewards.size(), 2u);
           EXPECT_EQ(got.rewards[0], want.reward);
           EXPECT_TRUE(std::isnan(got.rewards[1]));

@@ -20,6 +20,7 @@ namespace {
 RolloutSample sample(double reward, std::string extracted, int tokens = 1, Finish finish = Finish::kStop) {
   RolloutSample s;
   s.reward = reward;
+  s.correct = reward == 1;
   s.extracted = std::move(extracted);
   s.completion.ids.assign(size_t(tokens), 0);
   s.completion.finish = finish;
@@ -46,6 +47,7 @@ TEST(Evaluate, SummaryOfTwoProblems) {
   RolloutGroup a{problem(3),
                  {sample(1, "7", 2), sample(0, "8", 4, Finish::kLength), sample(1, "7", 3), sample(0, "", 1)}};
   RolloutGroup b{problem(5), {sample(0, "1"), sample(0, "2"), sample(1, "3"), sample(0, "1")}};
+  b.samples[0].reward = 0.5;  // for its form, say: a reward is no sign of a right answer
   const ProblemResult results[] = {problem_result(a), problem_result(b)};
   EXPECT_EQ(results[0].row, 3);
   EXPECT_EQ(results[0].correct, 2);

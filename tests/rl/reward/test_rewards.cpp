@@ -94,6 +94,42 @@ TEST(Rewards, AddUpByWeightForTheRowsTheyGrade) {
   EXPECT_EQ(sample(0, 0).extracted, "8/2");
 }
 
+TEST(Rewards, WhatIsCorrectIsNoMatterOfWeights) {
+  const std::vector<std::string> responses = {"\\boxed{4}", "\\boxed{5}", "I do not know."};
+  const auto correct = [&](const std::string& named, const std::string& source = "") {
+    std::vector<RolloutGroup> groups{group(source, responses)};
+    Metrics metrics;
+    grade_samples(rewards("reward: {" + named + "}\n"), groups, metrics);
+    std::vector<bool> right;
+    for (const RolloutSample& s : groups[0].samples) right.push_back(s.correct);
+    return right;
+  };
+  const std::vector<bool> first = {true, false, false}, marked = {true, true, false}, none = {false, false, false};
+  for (const char* weight : {"0", "0.4", "1", "1000"})
+    EXPECT_EQ(correct(str("right: {kind: math, weight: ", weight, "}, form: {kind: format, weight: 0.5}")), first);
+  EXPECT_EQ(correct("a: {kind: command, command: echo 0.5}, right: {kind: exact}"), first)
+      << "a program's may be style";
+  EXPECT_EQ(correct("a: {kind: command, command: echo 0.4}, right: {kind: exact}"), first);
+  EXPECT_EQ(correct("a: {kind: command, command: echo 0.4}, form: {kind: format}"), none);
+  EXPECT_EQ(correct("a: {kind: command, command: echo 0.5}, form: {kind: format}"), (std::vector<bool>(3, true)));
+  EXPECT_EQ(correct("right: {kind: math}, text: {kind: exact, boxed_only: true}"), first) << "all of them";
+  EXPECT_EQ(correct("form: {kind: format}"), marked) << "as of one reward without a name";
+  EXPECT_EQ(correct("fault: {kind: math, weight: -1}"), none) << "a penalty judges nothing";
+  EXPECT_EQ(correct("fault: {kind: command, command: echo 0, weight: -1}, form: {kind: format}"), marked);
+  EXPECT_EQ(correct("right: {kind: math, data_source: a}, form: {kind: format}", "a"), first);
+  EXPECT_EQ(correct("right: {kind: math, data_source: a}, form: {kind: format}", "b"), marked) << "of those of its row";
+  EXPECT_EQ(correct("right: {kind: math}, z: {kind: command, command: exit 1}"), none) << "without a grade";
+}
+
+TEST(Rewards, TheVoteIsByTheAnswerThatWasJudged) {
+  std::vector<RolloutGroup> groups{group("", {"\\boxed{4}</think> no, \\boxed{5}"})};
+  Metrics metrics;
+  grade_samples(rewards("reward: {a: {kind: command, command: echo 1 said}, right: {kind: math, format: sanity}}\n"),
+                groups, metrics);
+  EXPECT_EQ(groups[0].samples[0].extracted, "5");
+  EXPECT_FALSE(groups[0].samples[0].correct);
+}
+
 TEST(Rewards, ASumBeyondWhatAdvantagesHoldIsAnError) {
   const RewardsConfig config = rewards(
       "reward:\n  huge: {kind: command, command: echo 1e36, weight: 1e5}\n  layout: {kind: format, weight: 0.5}\n");
