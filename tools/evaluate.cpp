@@ -45,7 +45,9 @@ struct EvaluateFlags {
     args.section("rollout", rollout);
     args.section("reward", reward, {"max_failed_steps"});
     args.field("seed", seed, "of the random numbers", at_least(0));
-    args.field("keep", keep, "LOW:HIGH, ends included: write problems with such a pass rate to --output");
+    args.field(
+        "keep", keep,
+        "LOW:HIGH, ends included: write problems with such a pass rate to --output; truncated answers count by their text");
     args.not_empty();
     args.field("output", output, "file of --keep: their lines of the data, unchanged");
     args.not_empty();

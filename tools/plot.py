@@ -33,7 +33,7 @@ class Panel(typing.NamedTuple):
 
 
 PANELS = [
-    Panel("Reward, mean over rollouts (bold: over 10 steps)", "metrics", "critic/score/mean", fraction=True, smooth=True),
+    Panel("Reward as graded, mean over rollouts (bold: over 10 steps)", "metrics", "critic/score/mean", fraction=True, smooth=True),
     Panel("Evaluation: accuracy on *", "eval", "val-core/*/acc/mean@", fraction=True),
     Panel("Loss of the warm start, nats per token", "metrics", "sft/loss"),
     Panel("Rollout against training: KL per token (k3), nats", "metrics", "rollout_corr/k3_kl", axis="log"),
