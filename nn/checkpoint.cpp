@@ -66,12 +66,24 @@ std::string manifest_line(const fs::path& file) {
   return str(hex(hash64(map.bytes())), ' ', map.bytes().size(), ' ', file.filename().string(), '\n');
 }
 
+/// What to do about a damaged one.
+std::string advice(const fs::path& directory) {
+  return "; delete " + directory.string() + " to resume from an earlier checkpoint";
+}
+
+/// Throws where a file of a checkpoint is not there, or where the system does not let us look.
+void check_there(const fs::path& path, const std::string& otherwise) {
+  std::error_code error;
+  const bool there = fs::exists(path, error);
+  check(!error, path.string(), " cannot be read: ", error.message());
+  check(there, path.string(), " is missing: the checkpoint is damaged", otherwise);
+}
+
 /// Name -> the line it must have.
 std::map<std::string, std::string> read_manifest(const fs::path& directory) {
   const fs::path path = directory / kManifest;
   check(step_of(directory) >= 0, directory.string(), " is not a checkpoint: those are directories step_N");
-  check(file_exists(path), path.string(), " is missing: the checkpoint is damaged; delete ", directory.string(),
-        " to resume from an earlier one");
+  check_there(path, advice(directory));
   const std::string text = read_file(path, 1 << 16);
   std::map<std::string, std::string> lines;
   size_t begin = 0;
@@ -80,7 +92,7 @@ std::map<std::string, std::string> read_manifest(const fs::path& directory) {
     if (line == hex(hash64(std::string_view(text).substr(0, begin))) + " end\n") return lines;
     lines[line.substr(line.rfind(' ') + 1, line.size() - line.rfind(' ') - 2)] = line;
   }
-  fail(path.string(), " is damaged: its last line does not match the lines before it");
+  fail(path.string(), " is damaged: its last line does not match the lines before it", advice(directory));
 }
 
 /// Whether a file makes a checkpoint a model, and has no part of what is resumed.
@@ -90,13 +102,13 @@ bool is_of_model(const std::string& name) {
 
 void verify(const fs::path& directory, const std::map<std::string, std::string>& manifest, const std::string& name) {
   const auto expected = manifest.find(name);
-  check(expected != manifest.end(), (directory / kManifest).string(), " does not list ", name);
+  check(expected != manifest.end(), (directory / kManifest).string(), " does not list ", name, advice(directory));
+  check_there(directory / name, is_of_model(name) ? "; put it back" : advice(directory));
   const std::string found = manifest_line(directory / name);
   check(found == expected->second, (directory / name).string(),
         is_of_model(name) ? " is not as it was written" : " is damaged", " (checksum, bytes, name): expected ",
         expected->second.substr(0, expected->second.size() - 1), ", found ", found.substr(0, found.size() - 1),
-        is_of_model(name) ? "; put it back, and change it in an exported model"
-                          : str("; delete ", directory.string(), " to resume from an earlier checkpoint"));
+        is_of_model(name) ? "; put it back, and change it in an exported model" : advice(directory));
 }
 
 // ---- directories ----------------------------------------------------------------------------------------------------

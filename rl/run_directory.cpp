@@ -1,6 +1,11 @@
 #include "rl/run_directory.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 
 #include "nn/formats/peft.h"
 #include "nn/model.h"
@@ -60,13 +65,22 @@ bool is_of_runs(std::string_view name) {
   });
 }
 
-/// Throws where a folder that is to be deleted holds what no run writes; a file is no folder.
+/// Throws where a folder that is to be deleted holds what no run writes, or cannot be emptied; a file is no folder.
 void check_own(const fs::path& folder, const char* what) {
   std::error_code error;
+  const auto check_writable = [&](const fs::path& path) {
+    std::error_code ignored;
+    if (!fs::is_directory(path, ignored) || fs::is_symlink(path, ignored)) return;
+    const bool may = ::faccessat(AT_FDCWD, path.c_str(), R_OK | W_OK | X_OK, AT_EACCESS) == 0;
+    const char* reason = std::strerror(errno);
+    check(may, path.string(), ": ", what, " would delete it, and its files cannot be: ", reason);
+  };
+  check_writable(folder);
   for (fs::recursive_directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
     const std::string name = at->path().filename().string();
     check(is_of_runs(name), at->path().string(), ": was not written by a run, and ", what, " would delete it with ",
           folder.string(), "; move it away, or use another run.output_dir");
+    check_writable(at->path());
     if (name.ends_with(".partial")) at.disable_recursion_pending();
   }
 }
@@ -86,6 +100,7 @@ RunDirectory::RunDirectory(const RunConfig& config, const StartOptions& start)
   lock_.emplace(path_);
   { AtomicFile probe(path_ / "probe"); }  // fails early where nothing can be written
   choose_start(start);
+  if (!start.overwrite && file_exists(checkpoints())) AtomicFile probe(checkpoints() / "probe");
 }
 
 void RunDirectory::choose_start(const StartOptions& start) {

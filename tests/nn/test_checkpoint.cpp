@@ -12,6 +12,7 @@
 #include "core/registry.h"
 #include "nn/checkpoint.h"
 #include "tests/support/message.h"
+#include "tests/support/other_user.h"
 #include "tests/support/temp_dir.h"
 
 namespace mantissa {
@@ -190,6 +191,7 @@ TEST(Checkpoint, DamageIsNamed) {
       const bool config = file == std::string("config.json");
       EXPECT_NE(message.find(path.string() + (config ? " is not as it was written" : " is damaged")), std::string::npos)
           << file << ": " << message;
+      EXPECT_EQ(message.find("; delete " + (dir / "step_3").string()) == message.npos, config) << message;
       EXPECT_EQ(other.params.master.flat().data<float>()[0], before) << "nothing is loaded from a damaged one";
       const bool of_model = config || file == std::string("MANIFEST");
       EXPECT_EQ(message_of([&] { verify_model_files(dir / "step_3"); }).empty(), !of_model) << file;
@@ -200,8 +202,21 @@ TEST(Checkpoint, DamageIsNamed) {
     Trained other(2);
     const std::string message =
         message_of([&] { load_checkpoint(dir / "step_3", other.exec, other.params, *other.optimizer); });
-    EXPECT_NE(message.find(file), std::string::npos) << message;
+    EXPECT_NE(message.find(file + std::string(" is missing: the checkpoint is damaged; ")), message.npos) << message;
+    EXPECT_NE(message.find(file == std::string("config.json") ? "put it back" : "delete "), message.npos) << message;
   }
+}
+
+TEST(Checkpoint, OneThatMayNotBeReadIsNotDamaged) {
+  TempDir dir;
+  Trained run(1);
+  run.save(dir.path(), 3);
+  fs::permissions(dir.path(), fs::perms::all);
+  fs::permissions(dir / "step_3", fs::perms::none);
+  const std::string message = as_other_user([&] { return message_of([&] { read_checkpoint_state(dir / "step_3"); }); });
+  fs::permissions(dir / "step_3", fs::perms::owner_all);
+  EXPECT_NE(message.find("step_3/MANIFEST cannot be read: Permission denied"), message.npos) << message;
+  EXPECT_EQ(message.find("delete"), message.npos) << message;
 }
 
 TEST(Checkpoint, OtherModelIsRefused) {

@@ -10,6 +10,7 @@
 #include "rl/run.h"
 #include "rl/selftest.h"
 #include "tests/support/message.h"
+#include "tests/support/other_user.h"
 #include "tests/support/ranks.h"
 #include "tests/support/temp_dir.h"
 
@@ -243,6 +244,31 @@ TEST(RunDirectory, AMessageAndVariablesThatNothingReadMayBeGone) {
     EXPECT_EQ(message.empty(), refusal.empty()) << message;
     EXPECT_NE(message.find(refusal), message.npos) << message;
   }
+}
+
+TEST(RunDirectory, WhatCannotBeWrittenOrDeletedIsFoundAtOnce) {
+  TempDir dir;
+  fs::permissions(dir.path(), fs::perms::all);
+  const RunConfig now = config(dir / "run", {"optim.lr=1e-4", "train.steps=1"});
+  const auto start = [&](StartOptions options) {
+    return as_other_user([&] { return message_of([&] { RunDirectory(now, options).begin(""); }); });
+  };
+  ASSERT_EQ(start({}), "");
+  const fs::path checkpoints = dir / "run/checkpoints";
+  fs::create_directories(checkpoints / "step_1");
+  fs::create_directories(dir / "run/tensorboard");
+  std::ofstream(checkpoints / "step_1/state.json") << "{}";
+  fs::permissions(checkpoints, fs::perms(0555));
+  std::ofstream(dir / "run/metrics.jsonl") << "{}\n";
+  expect_message(start({.overwrite = true}), {"run/checkpoints: starting anew would delete it", "Permission denied"});
+  EXPECT_EQ(read_file(dir / "run/metrics.jsonl"), "{}\n") << "nothing is deleted then";
+  fs::permissions(checkpoints, fs::perms::all);
+  fs::remove_all(checkpoints / "step_1");
+  fs::remove(dir / "run/metrics.jsonl");
+  for (const char* name : {"eval.jsonl", "samples.jsonl", "config.yaml", "tensorboard"})
+    fs::remove_all(dir / "run" / name);
+  fs::permissions(checkpoints, fs::perms(0555));
+  expect_message(start({.resume = "auto"}), {"run/checkpoints/probe", "Permission denied"});
 }
 
 /// The events of a file, with both checksums checked.
