@@ -128,7 +128,7 @@ std::vector<fs::path> entries_of(const fs::path& root) {
 std::map<int64_t, fs::path> list_checkpoints(const fs::path& root) {
   std::map<int64_t, fs::path> found;
   for (const fs::path& path : entries_of(root))
-    if (path.filename() == kBest)
+    if (path.filename().string().starts_with(kBest))  // a link
       continue;
     else if (const int64_t step = step_of(path); step >= 0)
       found[step] = path;
@@ -168,6 +168,8 @@ void drop_old(const fs::path& root, int64_t step, const Keep& keep) {
   old.erase(old.upper_bound(step), old.end());
   for (int64_t n = 0; n < keep.last && !old.empty(); ++n) old.erase(std::prev(old.end()));
   old.erase(keep.best);
+  for (const fs::path& link : entries_of(root))  // of keep_best too
+    if (link.filename().string().starts_with(kBest)) old.erase(step_of(link));
   for (const auto& [number, path] : old) retire(path);
 }
 
@@ -269,7 +271,8 @@ void CheckpointConfig::fields(Fields& f) {
   f.field("best", best,
           not_decisive(
               "a metric: the checkpoint where it is highest is kept as checkpoints/best. One of eval.jsonl is looked "
-              "at after each evaluation, one of metrics.jsonl where a checkpoint is written"));
+              "at after each evaluation, one of metrics.jsonl where a checkpoint is written. Under another metric on "
+              "resume the old one is kept, too, as checkpoints/best_step_N"));
   f.field("background", background,
           not_decisive("write checkpoints while training goes on, from a copy in host memory, or from where "
                        "distributed.offload keeps them"));
@@ -347,8 +350,19 @@ void move_checkpoints_after(const fs::path& root, int64_t step, const fs::path& 
   fs::create_directories(aside, error);
   for (const auto& [number, path] : list_checkpoints(root))
     if (number > step) move(path);
-  const fs::path best = root / kBest;
-  if (fs::is_symlink(best) && !fs::exists(best)) move(best);  // a relative link: it names the same one there
+  for (const fs::path& best : entries_of(root))  // a relative link names the same one there
+    if (best.filename().string().starts_with(kBest) && fs::is_symlink(best) && !fs::exists(best)) move(best);
+}
+
+fs::path keep_best(const fs::path& root) {
+  const fs::path link = root / kBest;
+  const int64_t step = step_of(link);
+  if (step < 0 || !file_exists(link)) return {};
+  const fs::path kept = root / str(kBest, '_', kStep, step);
+  std::error_code error;
+  fs::rename(link, kept, error);
+  check(!error, link.string(), ": cannot be renamed to ", kept.string(), ": ", error.message());
+  return kept;
 }
 
 bool is_checkpoint(const fs::path& directory) {

@@ -6,6 +6,7 @@
 //                     master.safetensors, adam_m.safetensors, adam_v.safetensors    by internal parameter name
 //                     MANIFEST             checksum and size of each file, then of itself; written last
 //           best        a link to the one of checkpoint.best
+//           best_step_<N>    the same, of a metric that was checkpoint.best before
 //
 // A directory is filled as step_<N>.partial, flushed and renamed; an older one is renamed to *.partial before it is
 // deleted. So step_<N> is complete whenever it exists, and a killed run leaves *.partial directories, which
@@ -52,6 +53,7 @@ struct CheckpointState {
 struct Keep {
   int64_t last = 0;   // so many; 0: all
   int64_t best = -1;  // and the one of this step, which the link `best` names; -1: there is none
+                      // Those that links best_* name stay as well.
 };
 
 /// What a checkpoint has of a ParamSet, in the order in which it is written.
@@ -74,8 +76,12 @@ std::optional<std::filesystem::path> latest_checkpoint(const std::filesystem::pa
 void clean_checkpoints(const std::filesystem::path& root);
 /// Whether there are checkpoints of later steps: going back to `step` leaves them behind.
 bool has_checkpoints_after(const std::filesystem::path& root, int64_t step);
-/// Moves them into the directory `aside` of the same file system, and the link to the best one where it is one of them.
+/// Moves them into the directory `aside` of the same file system, and the links best* to one of them.
 void move_checkpoints_after(const std::filesystem::path& root, int64_t step, const std::filesystem::path& aside);
+
+/// Renames the link to the best checkpoint to best_step_N, so that it stays whatever is the best from now on. Returns
+/// that link; empty where there is none to keep.
+std::filesystem::path keep_best(const std::filesystem::path& root);
 
 /// Everything but the tensors: what a run compares with its own config and data before it resumes.
 CheckpointState read_checkpoint_state(const std::filesystem::path& directory);

@@ -83,6 +83,9 @@ void Run::begin_or_resume() {
   const CheckpointState state = load(from);
   const bool own = directory && directory->resume(state, about());
   if (comm.broadcast(own ? "own" : "") == "own") saved_step = step;
+  if (own && best_step_ < 0)  // of another checkpoint.best, or of none now
+    if (const fs::path kept = keep_best(directory->checkpoints()); !kept.empty())
+      log_info(str("the checkpoint that an earlier checkpoint.best has chosen stays as ", kept.string()));
   log_info(str("resumed from ", from, " after step ", step));
 }
 

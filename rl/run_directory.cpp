@@ -26,6 +26,7 @@ constexpr const char* kConfigHead = "# mantissa ";
 /// Names of what runs write into the folders of kWritten, folders of theirs included; "*" stands for any text.
 constexpr std::string_view kInFolders[] = {"step_*",
                                            "best",
+                                           "best_step_*",
                                            "*.partial",
                                            "state.json",
                                            "config.yaml",

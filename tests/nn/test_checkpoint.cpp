@@ -168,6 +168,25 @@ TEST(Checkpoint, TheBestStaysBesideTheLast) {
   EXPECT_EQ(names_in(dir.path()), (std::vector<std::string>{"step_6"}));
 }
 
+TEST(Checkpoint, AnEarlierBestStaysBesideTheBest) {
+  TempDir dir;
+  Trained run(1);
+  const auto save = [&](int64_t step, int64_t best) { run.save(dir.path(), step, {.last = 1, .best = best}); };
+  EXPECT_EQ(keep_best(dir.path()), fs::path());
+  save(1, 1);
+  EXPECT_EQ(keep_best(dir.path()), dir / "best_step_1");
+  EXPECT_EQ(keep_best(dir.path()), fs::path());
+  save(2, 2);
+  save(3, 2);
+  save(4, -1);
+  EXPECT_EQ(names_in(dir.path()), (std::vector<std::string>{"best_step_1", "step_1", "step_4"}));
+  EXPECT_EQ(read_checkpoint_state(dir / "best_step_1").step, 1);
+  EXPECT_EQ(*latest_checkpoint(dir.path()), dir / "step_4");
+  fs::create_directories(dir / "aside");
+  move_checkpoints_after(dir.path(), 0, dir / "aside");
+  EXPECT_EQ(names_in(dir / "aside"), (std::vector<std::string>{"best_step_1", "step_1", "step_4"}));
+}
+
 TEST(Checkpoint, DamageIsNamed) {
   Trained run(1);
   run.train(0, 3);
