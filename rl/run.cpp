@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstdlib>
 
-#include "core/comm/failure.h"
 #include "core/hash.h"
 #include "core/registry.h"
 #include "core/rehearsal.h"
@@ -52,6 +51,7 @@ Run::Run(const RunConfig& run_config, const StartOptions& start, Comm& ranks)
   open_model();
   load_data();
   open_training();
+  if (!start.rehearsal) check_same_inputs();
   begin_or_resume();
 }
 
@@ -64,17 +64,10 @@ void Run::start_workers() const {
   });
 }
 
-void Run::check_same_config() const {
-  const std::vector<std::string> configs = comm.gather(format_run_config(config));
-  for (size_t r = 1; r < configs.size(); ++r)
-    if (configs[r] != configs[0])
-      throw RankFailed(int(r), str("rank ", r, " was started with another config than rank 0"));
-}
-
 /// The first rank's directory says what the run goes on from; all read it.
 void Run::begin_or_resume() {
   std::string from;
-  if (directory && directory->checkpoint()) from = directory->checkpoint()->string();
+  if (directory && directory->checkpoint()) from = fs::absolute(*directory->checkpoint()).string();
   from = comm.broadcast(from);
   if (from.empty()) {
     if (directory) directory->begin(about());
@@ -309,24 +302,10 @@ std::string Run::about() const {
   return text;
 }
 
-/// A run keeps its mode, whatever its config calls it. A checkpoint of an earlier version, which names none, knows peer
-/// from the rest, and on the CPU the rest is the same.
-void Run::compare_match(const CheckpointState& state, const fs::path& checkpoint) const {
-  const auto it = state.texts.find("match");
-  std::string saved = name_of(match);
-  if (it != state.texts.end()) {
-    saved = it->second;
-  } else {
-    const RunConfig earlier = parse_saved_config(state.config, (checkpoint / "config.yaml").string());
-    if ((earlier.precision.match == "peer") != (match == Match::kPeer)) saved = earlier.precision.match;
-  }
-  check(saved == name_of(match), checkpoint.string(), ": was made under precision.match: ", saved, ", this run is ",
-        name_of(match), " (precision.match: ", config.precision.match, ")");
-}
-
 /// Weights, optimizer and counters of a checkpoint.
 CheckpointState Run::load(const fs::path& checkpoint) {
   CheckpointState state = read_checkpoint_state(checkpoint);
+  check_same_model(state, checkpoint);
   check(state.texts.contains("data_hash") && state.texts.at("data_hash") == std::to_string(data_hash_),
         checkpoint.string(), ": was made on other data than data.files holds now");
   const auto reference = state.texts.find("reference_hash");
@@ -388,6 +367,7 @@ void Run::save() {
                     {"cache_room", engine ? engine->kv_cache_limit() : 0}};
   directory->record_lengths(state);
   state.texts = {{"data_hash", std::to_string(data_hash_)}};
+  state.texts.merge(describe_model());
   if (std::string choices = exec.backend().measured_choices(); !choices.empty())
     state.texts["measured_choices"] = std::move(choices);
   if (!sft()) state.texts["match"] = name_of(match);

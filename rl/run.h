@@ -81,6 +81,9 @@ class Run {
 
  private:
   void check_same_config() const;
+  void check_same_inputs() const;
+  void check_same_model(const CheckpointState& state, const std::filesystem::path& checkpoint) const;
+  std::map<std::string, std::string> describe_model() const;
   void begin_or_resume();
   void start_workers() const;
   void agree_on_cache();

@@ -320,6 +320,48 @@ TEST_F(Ranks, WhatIsWrongWithTheRunIsSaidAsOnOneRank) {
   }
 }
 
+TEST_F(Ranks, AllReadTheSameFiles) {
+  // Two folders where the same paths of a config mean the same or other files, and a rank started in each.
+  const fs::path builtin = kSource / "builtin/arithmetic";
+  for (const char* folder : {"a", "b"}) {
+    fs::create_directories(path(folder));
+    fs::copy(builtin, fs::path(path(folder)) / "model", fs::copy_options::recursive);
+    fs::copy(builtin / "sanity.jsonl", fs::path(path(folder)) / "data.jsonl");
+  }
+  int port = 29751;
+  const auto both = [&] {
+    const std::vector<std::string> words =
+        arguments("run", 1, {"model.path=model", "data.files=data.jsonl", "train.steps=1"});
+    std::string other = quoted((kBin / "trainer").string());
+    for (const std::string& word : words) other += " " + quoted(word);
+    const std::string common = str("WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=", port++, " MANTISSA_JOB=test");
+    const Result r = run("trainer", words,
+                         "export " + common + "; cd " + quoted(path("b")) + "; RANK=1 " + other + " 2>" +
+                             quoted(path("other")) + " & cd " + quoted(path("a")) + "; export RANK=0;");
+    fs::remove_all(path("run"));
+    return r.code == 0 ? "" : r.err.substr(r.err.find("error: "));
+  };
+  EXPECT_EQ(both(), "");
+  const auto changed = [&](const char* file, const std::string& from, const std::string& to) {
+    const fs::path place = fs::path(path("b")) / file;
+    const std::string text = read_file(place);
+    std::string now = text;
+    now.replace(now.rfind(from), from.size(), to);
+    std::ofstream(place, std::ios::binary) << now;
+    const std::string said = both();
+    std::ofstream(place, std::ios::binary) << text;
+    return said;
+  };
+  const std::string last(1, read_file(builtin / "model.safetensors").back());
+  for (const auto& [said, what] :
+       {std::pair(changed("data.jsonl", "\"176\"", "\"177\""), "problems in data.files"),
+        std::pair(changed("model/config.json", "10000.0", "20000.0"), "config.json"),
+        std::pair(changed("model/tokenizer.json", "}", ", \"note\": 1}"), "tokenizer.json"),
+        std::pair(changed("model/model.safetensors", last, std::string(1, char(last[0] ^ 1))),
+                  "weights in model.path")})
+    EXPECT_NE(said.find(str("rank 1 reads other ", what, " than rank 0")), said.npos) << what << ": " << said;
+}
+
 TEST_F(Ranks, AStopSignalSavesOnce) {
   const Result r = run("trainer", arguments("run", 2, {"train.steps=100000", "eval.every=0"}),
                        "sh -c '\"$0\" \"$@\" & sleep 3; kill $!; wait $!' ");

@@ -1,0 +1,153 @@
+// What a run checks before it goes on: that all ranks have the same config, model and data, and that a
+// checkpoint was made with the same model.
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "core/comm/failure.h"
+#include "core/hash.h"
+#include "nn/formats/hf_config.h"
+#include "rl/run.h"
+
+namespace mantissa {
+namespace fs = std::filesystem;
+
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr std::string_view kModelText = "model ";  // begins the names of a state's texts that describe_model() gives
+constexpr const char* kConfigFile = "config.json";
+
+/// config.json as this version writes it, and reads it back.
+std::string config_text(const ModelConfig& config) {
+  return format_hf_config(parse_hf_config(format_hf_config(config, Dtype::kF32), kConfigFile), Dtype::kF32);
+}
+
+/// Without its chat template, since what that makes of the problems is compared itself.
+std::string without_template(const std::string& tokenizer_config) {
+  Json json = Json::parse(tokenizer_config, nullptr, false);
+  if (json.is_object()) json.erase("chat_template");
+  return json.is_discarded() ? tokenizer_config : json.dump();
+}
+
+std::map<std::string, std::string> describe(const ModelConfig& config, const TokenizerFiles& files) {
+  const auto hash = [](const std::string& text) { return std::to_string(hash64(text)); };
+  return {{kConfigFile, config_text(config)},
+          {"tokenizer.json", hash(files.tokenizer_json)},
+          {"tokenizer_config.json", hash(without_template(files.tokenizer_config_json))},
+          {"added_tokens.json", hash(files.added_tokens_json)},
+          {"special_tokens_map.json", hash(files.special_tokens_map_json)}};
+}
+
+/// The first key in which two config.json differ, and both values; empty where none does.
+std::string difference(const std::string& was, const std::string& now) {
+  const Json a = Json::parse(was), b = Json::parse(now);
+  for (const Json* keys : {&a, &b})
+    for (const auto& [key, value] : keys->items()) {
+      const Json left = a.value(key, Json()), right = b.value(key, Json());
+      if (left != right)
+        return str(key == "eos_token_id" ? "config.json, generation_config.json: " : "config.json: ", key, ": ",
+                   left.dump(), ", now ", right.dump());
+    }
+  return {};
+}
+
+/// Of each file of weights at a place its size, and a hash of 64 pieces of 64 KiB spread over it: weights that were
+/// trained differ in nearly all of them, and reading all of a large model again would take long.
+std::string sample_weights(const fs::path& place) {
+  constexpr size_t kPiece = 64 << 10, kPieces = 64;
+  std::vector<fs::path> files;
+  std::error_code error;
+  if (fs::is_regular_file(place, error)) files.push_back(place);
+  for (fs::directory_iterator at(place, error), end; !error && at != end; at.increment(error))
+    if (at->path().extension() == ".safetensors") files.push_back(at->path());
+  std::ranges::sort(files);
+  std::string all;
+  for (const fs::path& path : files) {
+    const MappedFile file(path);
+    const std::span<const std::byte> bytes = file.bytes();
+    Hash64 hash;
+    const size_t stride = std::max(kPiece, bytes.size() / kPieces);
+    for (size_t at = 0; at < bytes.size(); at += stride)
+      hash.add(bytes.subspan(at, std::min(kPiece, bytes.size() - at)));
+    all += str(path.filename().string(), ' ', bytes.size(), ' ', hash.value(), '\n');
+  }
+  return all;
+}
+
+}  // namespace
+
+void Run::check_same_config() const {
+  const std::vector<std::string> configs = comm.gather(format_run_config(config));
+  for (size_t r = 1; r < configs.size(); ++r)
+    if (configs[r] != configs[0])
+      throw RankFailed(int(r), str("rank ", r, " was started with another config than rank 0"));
+}
+
+/// A run keeps its mode, whatever its config calls it. A checkpoint of an earlier version, which names none, knows peer
+/// from the rest, and on the CPU the rest is the same.
+void Run::compare_match(const CheckpointState& state, const fs::path& checkpoint) const {
+  const auto it = state.texts.find("match");
+  std::string saved = name_of(match);
+  if (it != state.texts.end()) {
+    saved = it->second;
+  } else {
+    const RunConfig earlier = parse_saved_config(state.config, (checkpoint / "config.yaml").string());
+    if ((earlier.precision.match == "peer") != (match == Match::kPeer)) saved = earlier.precision.match;
+  }
+  check(saved == name_of(match), checkpoint.string(), ": was made under precision.match: ", saved, ", this run is ",
+        name_of(match), " (precision.match: ", config.precision.match, ")");
+}
+
+/// Paths mean other files where a rank was started in another folder or on another machine.
+void Run::check_same_inputs() const {
+  if (comm.size() == 1) return;
+  std::map<std::string, std::string> own = describe(model->config, model->tokenizer);
+  own["problems in data.files"] = std::to_string(data_hash_);
+  for (const EvalSet& set : eval_sets)
+    own["problems in eval.files, " + set.name] = std::to_string(data_hash(set.prompts));
+  own["weights in model.path"] = sample_weights(model->tokenizer.where);
+  if (config.lora.from_directory()) own["weights in lora.init"] = sample_weights(config.lora.init);
+  const std::vector<std::string> all = comm.gather(Json(own).dump());
+  for (size_t r = 1; r < all.size(); ++r) {
+    const auto first = Json::parse(all[0]).get<std::map<std::string, std::string>>();
+    const auto other = Json::parse(all[r]).get<std::map<std::string, std::string>>();
+    for (const auto& [what, found] : first)
+      if (const auto it = other.find(what); it == other.end() || it->second != found)
+        throw RankFailed(int(r), str("rank ", r, " reads other ", what, " than rank 0: the paths of the config must ",
+                                     "name the same files for every rank"));
+  }
+}
+
+/// For a checkpoint's texts: what its own files do not say beside an adapter.
+std::map<std::string, std::string> Run::describe_model() const {
+  std::map<std::string, std::string> texts;
+  for (const auto& [file, text] : describe(model->config, model->tokenizer)) texts[str(kModelText, file)] = text;
+  return texts;
+}
+
+/// Weights come from the checkpoint, all else of the model from model.path.
+void Run::check_same_model(const CheckpointState& state, const fs::path& checkpoint) const {
+  std::map<std::string, std::string> was;
+  for (const auto& [name, text] : state.texts)
+    if (name.starts_with(kModelText)) was[name.substr(kModelText.size())] = text;
+  if (was.empty()) {  // of an earlier version
+    if (!file_exists(checkpoint / kConfigFile)) return;
+    verify_model_files(checkpoint);
+    was = describe(read_hf_config(checkpoint), read_hf_tokenizer(checkpoint));
+    was.erase("tokenizer_config.json");  // made up where the model had none
+  }
+  const std::map<std::string, std::string> now = describe(model->config, model->tokenizer);
+  const std::string rule =
+      str(checkpoint.string(), ": was made with another model than model.path ", config.model.path, " holds now: ");
+  for (const auto& [file, text] : was) {
+    if (file != kConfigFile) {
+      check(now.at(file) == text, rule, file, " differs");
+      continue;
+    }
+    const std::string apart = difference(config_text(parse_hf_config(text, kConfigFile)), now.at(file));
+    check(apart.empty(), rule, apart);
+  }
+}
+
+}  // namespace mantissa

@@ -1,0 +1,145 @@
+// What a run compares before it goes on: the model of a checkpoint.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+
+#include "core/file.h"
+#include "core/registry.h"
+#include "nn/formats/gguf_writer.h"
+#include "rl/run.h"
+#include "tests/support/message.h"
+#include "tests/support/run_test.h"
+
+namespace mantissa {
+namespace {
+
+namespace fs = std::filesystem;
+using Strings = std::vector<std::string>;
+using nlohmann::json;
+
+constexpr const char* kGrpo = R"(
+run: {seed: 3, device: cpu}
+model: {path: "builtin:arithmetic"}
+rollout: {n: 4, max_new_tokens: 8}
+train: {steps: 1, prompts_per_step: 4, mini_batch_size: 8}
+optim: {lr: 1.0e-4}
+algorithm: {entropy_coef: 1.0e-3}
+checkpoint: {every: 1}
+)";
+
+class RunChecks : public RunTest {
+ protected:
+  RunChecks() : RunTest(kGrpo) {
+    fs::copy(fs::path(MANTISSA_SOURCE_DIR) / "builtin/arithmetic", dir_ / "model", fs::copy_options::recursive);
+  }
+  void train(const std::string& name, const Strings& overrides, const std::string& resume = "") const {
+    mantissa::Run run(config(name, overrides), {.resume = resume});
+    mantissa::train(run, [] { return false; });
+  }
+  /// Opens the run that goes on; what it refuses.
+  std::string resume(const std::string& name, const Strings& overrides, const std::string& from = "auto") const {
+    return message_of([&] { mantissa::Run(config(name, overrides), {.resume = from}); });
+  }
+  std::string log_of(const std::function<void()>& call) const {
+    ::testing::internal::CaptureStderr();
+    call();
+    return ::testing::internal::GetCapturedStderr();
+  }
+  Strings here(Strings more = {}) const {
+    more.push_back("model.path=" + (dir_ / "model").string());
+    return more;
+  }
+  void write(const char* file, const std::string& text) const { std::ofstream(dir_ / "model" / file) << text; }
+
+  /// What each file's change is refused with, and that the files as they were are not.
+  void expect_comparisons(const std::string& name, const Strings& overrides, const std::string& from) const {
+    EXPECT_EQ(resume(name, overrides, from), "");
+    const std::string text = read_file(dir_ / "model/config.json");
+    const auto changed = [&](const char* key, const json& value) {
+      json config = json::parse(text);
+      config[key] = value;
+      write("config.json", config.dump());
+      const std::string message = resume(name, overrides, from);
+      write("config.json", text);
+      return message;
+    };
+    EXPECT_EQ(changed("a_note", "of nothing that is read"), "");
+    expect_message(changed("rope_theta", 1e6), {"step_1: was made with another model than model.path",
+                                                "config.json: rope_theta: 10000.0, now 1000000.0"});
+    expect_message(changed("rms_norm_eps", 1e-3), {"config.json: rms_norm_eps: 1e-06, now 0.001"});
+    expect_message(changed("rope_scaling", {{"rope_type", "linear"}, {"factor", 2.0}}), {"config.json: rope_scaling:"});
+    const std::string generation = read_file(dir_ / "model/generation_config.json");
+    write("generation_config.json", R"({"eos_token_id": [7]})");
+    expect_message(resume(name, overrides, from), {"config.json, generation_config.json: eos_token_id: "});
+    write("generation_config.json", generation);
+    const std::string tokenizer = read_file(dir_ / "model/tokenizer.json");
+    json other = json::parse(tokenizer);
+    other["decoder"] = nullptr;
+    write("tokenizer.json", other.dump());
+    expect_message(resume(name, overrides, from), {"tokenizer.json"});
+    write("tokenizer.json", tokenizer);
+    EXPECT_EQ(resume(name, overrides, from), "");
+  }
+};
+
+TEST_F(RunChecks, AnotherModelIsRefusedOnResume) {
+  for (const Strings& more : {Strings{}, Strings{"lora.rank=2"}, Strings{"algorithm.kl_coef=0.1"}}) {
+    SCOPED_TRACE(more.empty() ? "" : more[0]);
+    const std::string name = str("run_", more.empty() ? "" : more[0].substr(0, 4));
+    train(name, here(more));
+    expect_comparisons(name, here(more), "auto");
+  }
+}
+
+TEST_F(RunChecks, AnEarlierVersionsCheckpointIsComparedByItsFiles) {
+  for (const Strings& more : {Strings{}, Strings{"lora.rank=2"}}) {
+    const std::string name = more.empty() ? "whole" : "adapter";
+    {
+      mantissa::Run run(config(name, here(more)), {});
+      mantissa::train(run, [] { return false; });
+      CheckpointState state = read_checkpoint_state(dir_ / name / "checkpoints/step_1");
+      std::erase_if(state.texts, [](const auto& text) { return text.first.starts_with("model "); });
+      if (more.empty()) state.model_files = model_files(*run.model, Dtype::kF32);
+      save_checkpoint(dir_ / name / "checkpoints", state, run.model->trained(), *run.optimizer, {});
+    }
+    if (more.empty()) {
+      expect_comparisons(name, here(more), "auto");
+      continue;
+    }
+    write("generation_config.json", R"({"eos_token_id": [7]})");
+    EXPECT_EQ(resume(name, here(more)), "") << "it does not know";
+  }
+}
+
+TEST_F(RunChecks, TheSameModelOfAnyFormatGoesOn) {
+  const auto model = load_model("builtin:arithmetic", cpu(), Dtype::kF32, false);
+  save_hf(*model, dir_ / "saved", Dtype::kF16);
+  save_gguf(*model, dir_ / "model.gguf", "f16");
+  for (const std::string& path :
+       {std::string("builtin:arithmetic"), std::string("builtin:arithmetic_moe"), (dir_ / "saved").string(),
+        (dir_ / "model.gguf").string(), (dir_ / "run_0/checkpoints/step_1").string()}) {
+    SCOPED_TRACE(path);
+    static int number = 0;
+    const std::string name = str("run_", number++);
+    train(name, {"model.path=" + path});
+    EXPECT_EQ(resume(name, {"model.path=" + path}), "");
+  }
+}
+
+TEST_F(RunChecks, TheBestOfAnEarlierMetricStays) {
+  for (const char* now : {"checkpoint.best=", "checkpoint.best=actor/entropy"}) {
+    const std::string name = str("run_", std::string(now).size());
+    train(name, {"checkpoint.best=critic/score/mean", "checkpoint.keep=1", "train.steps=2"});
+    const int64_t best = read_checkpoint_state(dir_ / name / "checkpoints/best").step;
+    const std::string log = log_of([&] { train(name, {now, "checkpoint.keep=1", "train.steps=5"}, "auto"); });
+    const fs::path kept = dir_ / name / "checkpoints" / str("best_step_", best);
+    EXPECT_EQ(read_checkpoint_state(kept).step, best);
+    EXPECT_NE(log.find("stays as " + kept.string()), log.npos) << log;
+  }
+}
+
+}  // namespace
+}  // namespace mantissa
