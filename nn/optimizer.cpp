@@ -33,7 +33,8 @@ void ScalerConfig::fields(Fields& f) {
   f.field("growth_interval", growth_interval, "updates in a row without overflow before the scale grows",
           between(1, 1e9));
   f.field("min_scale", min_scale, "the scale does not fall below it", between(1.0 / (1 << 24), 1 << 24));
-  f.field("max_skips_in_row", max_skips_in_row, "the run ends after more skipped updates in a row than this",
+  f.field("max_skips_in_row", max_skips_in_row,
+          "the run ends after more skipped updates in a row than this, or more rollouts of which no sample is finite",
           between(1, 1e6));
 }
 

@@ -350,6 +350,7 @@ void Run::agree_on_cache() {
 void Run::save() {
   if (saved_step == step) return;
   enter("checkpoint");
+  check_weights("checkpoint");
   saved_step = step;
   CheckpointState state;
   state.step = step;
@@ -408,6 +409,7 @@ void Run::log_sample(const std::string& json_line) {
 void Run::export_model() const {
   if (!config.checkpoint.export_model) return;
   const fs::path to = !directory ? fs::path() : model->adapter ? directory->adapter() : directory->model();
+  check_weights(model->adapter ? "adapter" : "model");
   std::error_code ignored;
   if (directory) fs::remove_all(to, ignored);
   if (model->adapter)

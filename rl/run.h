@@ -43,7 +43,7 @@ class Run {
   StopRule stop_rule() const;
   /// After a generation: warns where want of memory changed what was batched together, and with it perhaps the samples.
   void check_cache();
-  /// Begins a checkpoint of the current step, unless the last one is of this step.
+  /// Begins a checkpoint of the current step, unless the last one is of this step. Throws where a weight is not finite.
   void save();
   /// Returns on all ranks when the last checkpoint is on the disk.
   void finish_saving();
@@ -54,6 +54,7 @@ class Run {
   void log_evaluation(const Metrics& metrics);
   void log_sample(const std::string& json_line);
   /// The trained model as the directory's model/, or the trained adapter as adapter/, when the config asks for it.
+  /// Throws where a weight is not finite.
   void export_model() const;
 
   Comm& comm;
@@ -78,12 +79,14 @@ class Run {
   int64_t policy_version = 0;           // optimizer steps that changed the weights
   int64_t saved_step = -1;              // step of the last checkpoint in the output directory
   std::map<std::string, int64_t> failed_rewards;  // by reward, rollouts in a row on which every grade failed
+  int64_t overflowed_rollouts = 0;                // in a row, without a sample whose log-probs are finite
 
  private:
   void check_same_config() const;
   void check_same_inputs() const;
   void check_same_model(const CheckpointState& state, const std::filesystem::path& checkpoint) const;
   std::map<std::string, std::string> describe_model() const;
+  void check_weights(const char* unwritten) const;
   void begin_or_resume();
   void start_workers() const;
   void agree_on_cache();

@@ -1,10 +1,12 @@
-// What a run checks before it goes on: that all ranks have the same config, model and data, and that a
-// checkpoint was made with the same model.
+// What a run checks before it goes on, and before it writes: that all ranks have the same config, model and data, that
+// a checkpoint was made with the same model, that weights are finite.
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "core/comm/failure.h"
 #include "core/hash.h"
+#include "core/kernels.h"
+#include "core/registry.h"
 #include "nn/formats/hf_config.h"
 #include "rl/run.h"
 
@@ -148,6 +150,27 @@ void Run::check_same_model(const CheckpointState& state, const fs::path& checkpo
     const std::string apart = difference(config_text(parse_hf_config(text, kConfigFile)), now.at(file));
     check(apart.empty(), rule, apart);
   }
+}
+
+/// On all ranks, since each may see a part of the weights. What is computed with them counts, in its type.
+void Run::check_weights(const char* unwritten) const {
+  const ParamSet& set = model->trained();
+  Exec side(exec.backend());
+  Tensor index = side.empty({1}, Dtype::kI32);
+  std::string error;
+  const std::vector<ParamInfo>& params = set.layout.params();
+  for (size_t i = 0; i < params.size() && error.empty(); ++i) {
+    const Tensor values = set.compute.rows(set.layout, ParamId{int(i)}, 0, params[i].rows);
+    if (values.numel() == 0) continue;
+    MANTISSA_RUN(side, find_nonfinite, index, values);
+    if (to_host<int32_t>(index)[0] >= 0)
+      error = str("after step ", step, " ", params[i].name, " holds a value that is not finite in ",
+                  name_of(values.dtype()), ", so no ", unwritten, " is written: begin a new run from an earlier ",
+                  "checkpoint of ", config.output_dir(), " (model.path names it) with a lower optim.lr");
+  }
+  const std::vector<std::string> errors = comm.gather(error);
+  for (size_t r = 0; r < errors.size(); ++r)
+    if (!errors[r].empty()) throw RankFailed(int(r), errors[r]);
 }
 
 }  // namespace mantissa

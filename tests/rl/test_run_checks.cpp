@@ -1,4 +1,4 @@
-// What a run compares before it goes on: the model of a checkpoint.
+// What a run compares before it goes on and before it writes: the model of a checkpoint, and weights that are finite.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -139,6 +139,32 @@ TEST_F(RunChecks, TheBestOfAnEarlierMetricStays) {
     EXPECT_EQ(read_checkpoint_state(kept).step, best);
     EXPECT_NE(log.find("stays as " + kept.string()), log.npos) << log;
   }
+}
+
+TEST_F(RunChecks, WeightsThatAreNotFiniteAreNotWritten) {
+  const Strings far{"optim.lr=1", "optim.weight_decay=1000", "train.steps=3", "algorithm.entropy_coef=0"};
+  for (const char* every : {"checkpoint.every=1", "checkpoint.at_end=false"}) {
+    const std::string name = str("run_", std::string(every).size());
+    Strings overrides = far;
+    overrides.insert(overrides.end(), {every, "checkpoint.every=0"});
+    if (name == "run_18") overrides.pop_back();
+    expect_message(message_of([&] { train(name, overrides); }),
+                   {"holds a value that is not finite in fp16, so no ", " is written", "optim.lr"});
+    EXPECT_FALSE(fs::exists(dir_ / name / "model"));
+  }
+}
+
+TEST_F(RunChecks, RolloutsOfNothingButOverflowsEndTheRun) {
+  mantissa::Run run(
+      config("run", {"train.steps=9", "algorithm.entropy_coef=0", "scaler.max_skips_in_row=2", "checkpoint.every=0"}),
+      {});
+  const ParamSet& params = run.model->params;
+  const Tensor norm = params.master[run.model->decoder->params().final_norm];
+  std::fill_n(norm.data<float>(), norm.numel(), 60000.0f);
+  refresh_copies(run.exec, params);
+  expect_message(message_of([&] { mantissa::train(run, [] { return false; }); }),
+                 {"in 3 rollouts in a row", "scaler.max_skips_in_row"});
+  EXPECT_EQ(run.step, 2);
 }
 
 }  // namespace
