@@ -48,8 +48,9 @@ struct MinMaxMean {
 
 /// What the metrics say of everything that was sampled in a step.
 struct RewardStats {
-  MinMaxMean scores, rewards, lengths, prompts;  // scores: as graded; rewards: after overlong handling
-  std::map<std::string, MinMaxMean> named;       // of reward.NAME, by itself
+  MinMaxMean scores, rewards;  // of the samples whose grade did not fail; as graded, and after overlong handling
+  MinMaxMean lengths, prompts;
+  std::map<std::string, MinMaxMean> named;  // of reward.NAME, by itself
   int64_t clipped = 0;
   void put(Metrics& metrics) const {
     scores.put(metrics, "critic/score");
@@ -99,7 +100,7 @@ void watch_failures(Run& run, const std::vector<GradeTally>& own) {
     const std::string which = tally.name + ".kind " + tally.kind;
     if (run.comm.main())
       log_warning(
-          str("step ", run.step + 1, ": ", which, " failed on every answer, so all its rewards are 0: ", reason));
+          str("step ", run.step + 1, ": ", which, " failed on every answer, so it trains on none of them: ", reason));
     check(tally.max_failed_steps == 0 || rollouts < tally.max_failed_steps, which, ": every grade of ", rollouts,
           " rollouts in a row failed (", tally.name, ".max_failed_steps): ", reason);
   }
@@ -142,10 +143,14 @@ void reward(Run& run, std::vector<RolloutGroup>& groups, RewardStats& stats, Met
     stats.prompts.add(double(group.prompt.ids.size()));
   }
   for (RolloutGroup& group : groups)
-    for (RolloutSample& sample : group.samples) stats.scores.add(sample.score = sample.reward);
+    for (RolloutSample& sample : group.samples) sample.score = sample.reward;
   apply_overlong(groups, run.config.algorithm, run.config.rollout.sampling.max_new_tokens);
   for (const RolloutGroup& group : groups)
-    for (const RolloutSample& sample : group.samples) stats.rewards.add(sample.reward);
+    for (const RolloutSample& sample : group.samples) {
+      if (is_failure(sample.status)) continue;
+      stats.scores.add(sample.score);
+      stats.rewards.add(sample.reward);
+    }
 }
 
 Metrics draft_counters(const EngineStats& stats) {
@@ -185,7 +190,8 @@ std::vector<RolloutGroup> collect(Run& run, Metrics& metrics) {
   metrics.set("reward/zero_spread_groups", double(dropped + compute_advantages(groups, algorithm)));
   MinMaxMean advantages;
   for (const RolloutGroup& group : groups)
-    for (const RolloutSample& sample : group.samples) advantages.add(sample.advantage);
+    for (const RolloutSample& sample : group.samples)
+      if (loss_mask(sample, algorithm) > 0) advantages.add(sample.advantage);
   if (advantages.count > 0) advantages.put(metrics, "critic/advantages");
   return groups;
 }
@@ -311,7 +317,7 @@ void grpo_step(Run& run, Metrics& metrics) {
                            .completion = &sample.completion,
                            .sample = int32_t(&sample - group.samples.data()),
                            .advantage = sample.advantage,
-                           .loss_mask = loss_mask(sample.completion, algorithm)});
+                           .loss_mask = loss_mask(sample, algorithm)});
   const Packed packed = algorithm.idle_without_advantage() ? Packed::kWithLoss : Packed::kAll;
   std::vector<MiniBatch> batches = make_batches(run, std::move(sequences), packed, metrics);
   int64_t idle = 0;

@@ -60,7 +60,7 @@ enum class GradeStatus : uint8_t {
   kError,     // it could not be run, failed, or gave no number
 };
 
-/// Whether there is no grade: its reward of 0 does not say that the answer is wrong.
+/// Whether there is no grade: its reward of 0 says nothing of the answer, which has no part in advantages and loss.
 inline bool is_failure(GradeStatus status) {
   return status == GradeStatus::kTimeout || status == GradeStatus::kError;
 }
@@ -69,7 +69,7 @@ struct RolloutSample {
   Completion completion;
   double reward = 0.0;          // the sum, where there are several; after overlong handling
   double score = 0.0;           // the same before overlong handling
-  std::vector<double> rewards;  // each named one by itself, in the order of names; NaN where it does not grade the row
+  std::vector<double> rewards;  // each named one by itself, in the order of names; NaN where it gave the row no grade
   bool correct = false;         // whether its answer is right (grading.h says by which of several rewards)
   double advantage = 0.0;
   std::string extracted;                        // the answer the reward read, for dumps
@@ -97,7 +97,7 @@ struct TrainBatch {
   std::vector<int64_t> prompts;           // [S] Prompt::id, for messages
   std::vector<int32_t> samples;           // [S] which sample of its prompt
   std::vector<TokenRoutes> routes;        // [S] as far as they were recorded
-  std::vector<float> loss_mask;           // [S] 0 for sequences left out of the loss (overlong masking), else 1
+  std::vector<float> loss_mask;           // [S] 0 for sequences left out of the loss (see loss_mask), else 1
 
   /// Tokens of the longest sequence.
   int64_t longest() const {

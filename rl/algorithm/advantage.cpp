@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <ranges>
 
 #include "core/error.h"
 
@@ -10,22 +11,34 @@ namespace {
 
 using Samples = std::vector<RolloutSample>;
 
-bool has_spread(const Samples& samples, double RolloutSample::*reward = &RolloutSample::reward) {
-  return std::any_of(samples.begin(), samples.end(),
-                     [&](const RolloutSample& s) { return s.*reward != samples.front().*reward; });
+bool is_graded(const RolloutSample& sample) {
+  return !is_failure(sample.status);
+}
+
+/// Those that have a reward: a grade that failed says nothing of its answer.
+auto graded(auto& samples) {
+  return samples | std::views::filter(is_graded);
+}
+
+/// Whether those of the samples that count differ in their rewards.
+template <class Counts>
+bool has_spread(const Samples& samples, const Counts& counts, double RolloutSample::*reward = &RolloutSample::reward) {
+  const auto first = std::ranges::find_if(samples, counts);
+  return std::any_of(first, samples.end(),
+                     [&](const RolloutSample& s) { return counts(s) && s.*reward != (*first).*reward; });
 }
 
 /// The advantages that compare the samples of one prompt.
 void compare_in_group(Samples& samples, const std::string& advantage) {
-  const double n = double(samples.size());
+  const double n = double(std::ranges::count_if(samples, is_graded));
   double mean = 0, squares = 0;
-  for (const RolloutSample& s : samples) mean += s.reward / n;
-  for (const RolloutSample& s : samples) squares += (s.reward - mean) * (s.reward - mean);
+  for (const RolloutSample& s : graded(samples)) mean += s.reward / n;
+  for (const RolloutSample& s : graded(samples)) squares += (s.reward - mean) * (s.reward - mean);
 
   double scale = 1;  // drgrpo
   if (advantage == "grpo") scale = 1 / (std::sqrt(squares / (n - 1)) + 1e-6);
   if (advantage == "rloo") scale = n / (n - 1);
-  for (RolloutSample& s : samples) s.advantage = scale * (s.reward - mean);
+  for (RolloutSample& s : graded(samples)) s.advantage = scale * (s.reward - mean);
 }
 
 /// reinforce_pp: every token carries its sample's reward; whitened over all tokens of the batch.
@@ -33,7 +46,7 @@ void whiten_over_batch(std::vector<RolloutGroup>& groups) {
   const auto sum_over_tokens = [&](auto f) {
     double sum = 0;
     for (const RolloutGroup& group : groups)
-      for (const RolloutSample& s : group.samples) sum += double(s.completion.ids.size()) * f(s.reward);
+      for (const RolloutSample& s : graded(group.samples)) sum += double(s.completion.ids.size()) * f(s.reward);
     return sum;
   };
   const double tokens = sum_over_tokens([](double) { return 1.0; });
@@ -42,14 +55,18 @@ void whiten_over_batch(std::vector<RolloutGroup>& groups) {
   const double variance = sum_over_tokens([&](double r) { return (r - mean) * (r - mean); }) / tokens;
   const double scale = 1 / std::sqrt(std::max(variance, 1e-8));
   for (RolloutGroup& group : groups)
-    for (RolloutSample& s : group.samples) s.advantage = scale * (s.reward - mean);
+    for (RolloutSample& s : graded(group.samples)) s.advantage = scale * (s.reward - mean);
 }
 
 /// True when all rewards of the batch are equal.
 bool all_equal(const std::vector<RolloutGroup>& groups) {
-  return std::all_of(groups.begin(), groups.end(), [&](const RolloutGroup& group) {
-    return !has_spread(group.samples) && group.samples.front().reward == groups.front().samples.front().reward;
-  });
+  const RolloutSample* first = nullptr;
+  for (const RolloutGroup& group : groups)
+    for (const RolloutSample& s : graded(group.samples)) {
+      if (first == nullptr) first = &s;
+      if (s.reward != first->reward) return false;
+    }
+  return true;
 }
 
 }  // namespace
@@ -69,11 +86,13 @@ void apply_overlong(std::vector<RolloutGroup>& groups, const AlgorithmConfig& co
 }
 
 int64_t drop_without_spread(std::vector<RolloutGroup>& groups, double RolloutSample::*reward) {
-  return int64_t(std::erase_if(groups, [&](const RolloutGroup& group) { return !has_spread(group.samples, reward); }));
+  return int64_t(
+      std::erase_if(groups, [&](const RolloutGroup& group) { return !has_spread(group.samples, is_graded, reward); }));
 }
 
-float loss_mask(const Completion& completion, const AlgorithmConfig& config) {
-  return config.overlong == "mask" && completion.finish == Finish::kLength ? 0.0f : 1.0f;
+float loss_mask(const RolloutSample& sample, const AlgorithmConfig& config) {
+  const bool overlong = config.overlong == "mask" && sample.completion.finish == Finish::kLength;
+  return overlong || !is_graded(sample) ? 0.0f : 1.0f;
 }
 
 int64_t compute_advantages(std::vector<RolloutGroup>& groups, const AlgorithmConfig& config) {
@@ -87,14 +106,14 @@ int64_t compute_advantages(std::vector<RolloutGroup>& groups, const AlgorithmCon
       check(std::isfinite(s.reward), "[advantage] rewards must be finite: prompt ", group.prompt.id, " has ", s.reward);
       s.advantage = 0;
     }
-    without_spread += !has_spread(group.samples);
+    without_spread += !has_spread(group.samples, is_graded);
   }
 
   if (batch_wide) {
     if (!all_equal(groups)) whiten_over_batch(groups);
   } else {
     for (RolloutGroup& group : groups)
-      if (has_spread(group.samples)) compare_in_group(group.samples, config.advantage);
+      if (has_spread(group.samples, is_graded)) compare_in_group(group.samples, config.advantage);
   }
   return without_spread;
 }

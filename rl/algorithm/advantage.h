@@ -20,11 +20,12 @@ void apply_overlong(std::vector<RolloutGroup>& groups, const AlgorithmConfig& co
 /// of them: they have nothing to tell apart. Returns how many were removed. The loop then samples more prompts, in at
 /// most max_gen_batches rollouts a step.
 int64_t drop_without_spread(std::vector<RolloutGroup>& groups, double RolloutSample::*reward = &RolloutSample::reward);
-/// TrainBatch::loss_mask of a completion: 0 when it is truncated and overlong is `mask`, else 1. A masked sequence
-/// still counts in its group's mean; it leaves the loss and its denominators.
-float loss_mask(const Completion& completion, const AlgorithmConfig& config);
+/// TrainBatch::loss_mask of a sample: 0 when its grade failed, or when it is truncated and overlong is `mask`, else 1.
+/// A masked sequence leaves the loss and its denominators; a truncated one still counts in its group's mean.
+float loss_mask(const RolloutSample& sample, const AlgorithmConfig& config);
 
-/// Fills in advantages from rewards r of each group's n samples, in fp64:
+/// Fills in advantages from rewards r of each group's n samples, in fp64. A sample whose grade failed (is_failure) has
+/// no reward: it is none of the n, counts in no mean or variance, and its advantage is 0.
 ///
 ///   grpo          (r - mean) / (std + 1e-6), std with n - 1 (verl)
 ///   drgrpo        r - mean (Dr. GRPO, arXiv 2503.20783)
@@ -33,7 +34,8 @@ float loss_mask(const Completion& completion, const AlgorithmConfig& config);
 ///                 all groups, so that a sample counts by the length of its response (REINFORCE++, arXiv 2501.03262,
 ///                 whitened as OpenRLHF does)
 ///
-/// No spread (in the group; in the batch for reinforce_pp) gives exactly 0. Returns how many groups had no spread.
+/// No spread (in the group; in the batch for reinforce_pp) gives exactly 0, and so does one sample that is graded alone
+/// of its group (but for reinforce_pp). Returns how many groups had no spread.
 /// Errors: a group of one (the first three), a reward that is not finite.
 int64_t compute_advantages(std::vector<RolloutGroup>& groups, const AlgorithmConfig& config);
 

@@ -111,7 +111,7 @@ std::vector<GradeTally> grade_samples(const RewardsConfig& config, std::span<Rol
       ++tally.grades;
       if (is_failure(grades[i].status) && tally.failed++ == 0) tally.reason = grades[i].reason;
       sample.reward += weight * grades[i].reward;
-      if (named != nullptr) sample.rewards.back() = grades[i].reward;
+      if (named != nullptr) sample.rewards.back() = is_failure(grades[i].status) ? NAN : grades[i].reward;
       own[i]->take(std::move(grades[i]), knowledge(reward.kind, weight));
     }
   };

@@ -26,7 +26,8 @@ struct GradeTally {
 /// best: all of kinds math, exact and code that grade its row; where there are none, all of kinds command and python;
 /// else all of kind format. One with a negative weight says nothing, and where nobody does the sample is not correct.
 /// The extracted answer and the reason are those of the first of them that extracts one, else of the first reward that
-/// does, or of the first; where one fails, its reason and status. Adds to the metrics
+/// does, or of the first; where one fails, its reason and status, by which advantages and loss leave the sample out
+/// (rl/algorithm/advantage.h), and NaN among the named rewards. Adds to the metrics
 /// verifier/{parsed,unparsed,no_answer,timeout,error}: grades, one of each reward, by their status. Returns a tally of
 /// each reward.
 std::vector<GradeTally> grade_samples(const RewardsConfig& config, std::span<RolloutGroup> groups, Metrics& metrics);

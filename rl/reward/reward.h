@@ -5,7 +5,7 @@
 // or, for a user's own verifier, by a program (command.h) or a Python function (python.h).
 //
 // Invariant: an answer that could not be read, or whose verifier timed out or failed, never passes for a wrong one.
-// Every grade carries a status, and the loop counts them apart.
+// Every grade carries a status; the loop counts them apart, and trains on no answer whose grade failed (is_failure).
 #pragma once
 
 #include <span>

@@ -469,6 +469,20 @@ TEST_F(Loop, EverythingMaskedTakesNoStep) {
               read_file(dir_ / "run/checkpoints/step_5/master.safetensors"));
 }
 
+TEST_F(Loop, AFailedGradeIsNoRewardOfZero) {
+  // Every answer that is graded earns 1, so nothing is to be preferred, though the verifier breaks on some.
+  const Strings breaking{"reward.kind=command", "reward.command=read line; test $((${#line} % 3)) -ne 0 && echo 1",
+                         "algorithm.overlong=keep", "train.steps=1"};
+  ASSERT_TRUE(train(config("run", kGrpo, breaking)));
+  const std::string line = metrics("run")[0];
+  EXPECT_GT(number(line, "verifier/error"), 0);
+  EXPECT_GT(number(line, "verifier/parsed"), 0);
+  for (const char* mean : {"critic/score/mean", "critic/score/min", "critic/rewards/mean"})
+    EXPECT_EQ(number(line, mean), 1) << mean;
+  for (const char* bound : {"critic/advantages/max", "critic/advantages/min", "actor/grad_norm"})
+    EXPECT_EQ(number(line, bound), 0) << bound;
+}
+
 TEST_F(Loop, StopStringsEndResponses) {
   ASSERT_TRUE(train(config("kept", kGrpo, {"rollout.stop=[',', oxed]", "train.steps=1"})));
   ASSERT_TRUE(train(config("cut", kGrpo, {"rollout.stop=[',', oxed]", "rollout.keep_stop=false", "train.steps=1"})));

@@ -88,6 +88,36 @@ TEST(Advantage, DynamicSamplingDropsGroupsWithoutSpread) {
   }
 }
 
+TEST(Advantage, FailedGradesHaveNoPart) {
+  // The second and the last sample could not be graded; whatever stands as their reward, it is none.
+  const auto with_failures = [](std::vector<double> rewards, std::vector<size_t> lengths) {
+    RolloutGroup g = group({rewards[0], 0, rewards[1], rewards[2], -7}, {lengths[0], 9, lengths[1], lengths[2], 9});
+    g.samples[1].status = GradeStatus::kError;
+    g.samples[4].status = GradeStatus::kTimeout;
+    return g;
+  };
+  const std::vector<double> one{1, 2, 6}, other{3, 3, 5};
+  const std::vector<size_t> lengths{2, 5, 4};
+  for (const char* name : {"grpo", "drgrpo", "rloo", "reinforce_pp"}) {
+    const auto w = advantages(name, {group(one, lengths), group(other, lengths)});
+    EXPECT_EQ(advantages(name, {with_failures(one, lengths), with_failures(other, lengths)}),
+              (std::vector<double>{w[0], 0, w[1], w[2], 0, w[3], 0, w[4], w[5], 0}))
+        << name;
+    EXPECT_EQ(advantages(name, {with_failures({1, 1, 1}, lengths), with_failures({1, 1, 1}, lengths)}),
+              std::vector<double>(10, 0.0))
+        << name;
+  }
+  AlgorithmConfig config;
+  std::vector<RolloutGroup> groups{with_failures({1, 1, 1}, lengths), with_failures(one, lengths), group({1, 0})};
+  groups[2].samples[1].status = GradeStatus::kError;
+  EXPECT_EQ(compute_advantages(groups, config), 2);
+  EXPECT_EQ(groups[2].samples[0].advantage, 0) << "nothing to compare it with";
+  EXPECT_EQ(loss_mask(groups[2].samples[0], config), 1);
+  EXPECT_EQ(loss_mask(groups[2].samples[1], config), 0);
+  groups[0].samples[2].status = groups[0].samples[3].status = groups[0].samples[0].status = GradeStatus::kError;
+  EXPECT_EQ(compute_advantages(groups, config), 2) << "a group without any grade";
+}
+
 TEST(Advantage, RefusesGroupsOfOneAndBadRewards) {
   for (const char* name : {"grpo", "drgrpo", "rloo"})
     EXPECT_EQ(message_of([&] { advantages(name, {group({1})}); }),
@@ -105,8 +135,7 @@ TEST(Overlong, ZeroRewardMaskOrKeep) {
     groups[0].samples[1].completion.finish = Finish::kLength;
     apply_overlong(groups, config, 8);
     const auto& s = groups[0].samples;
-    return std::vector<double>{s[0].reward, s[1].reward, loss_mask(s[0].completion, config),
-                               loss_mask(s[1].completion, config)};
+    return std::vector<double>{s[0].reward, s[1].reward, loss_mask(s[0], config), loss_mask(s[1], config)};
   };
   EXPECT_EQ(outcome("zero_reward"), (std::vector<double>{1, 0, 1, 1}));
   EXPECT_EQ(outcome("mask"), (std::vector<double>{1, 0.5, 1, 0}));

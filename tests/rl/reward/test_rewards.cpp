@@ -130,6 +130,18 @@ TEST(Rewards, TheVoteIsByTheAnswerThatWasJudged) {
   EXPECT_FALSE(groups[0].samples[0].correct);
 }
 
+TEST(Rewards, AFailedRewardIsNoneAndFailsTheSample) {
+  const RewardsConfig config =
+      rewards("reward:\n  broken: {kind: command, command: exit 7}\n  layout: {kind: format}\n");
+  std::vector<RolloutGroup> groups{group("", {"\\boxed{4}"})};
+  Metrics metrics;
+  grade_samples(config, groups, metrics);
+  const RolloutSample& sample = groups[0].samples[0];
+  EXPECT_EQ(sample.status, Grade::Status::kError);
+  EXPECT_TRUE(std::isnan(sample.rewards[0])) << "it enters no mean";
+  EXPECT_EQ(sample.rewards[1], 1);
+}
+
 TEST(Rewards, ASumBeyondWhatAdvantagesHoldIsAnError) {
   const RewardsConfig config = rewards(
       "reward:\n  huge: {kind: command, command: echo 1e36, weight: 1e5}\n  layout: {kind: format, weight: 0.5}\n");

@@ -215,8 +215,9 @@ TEST_F(Trainer, StartingAnewDeletesOnlyWhatARunWroteAndNoInput) {
 
 TEST_F(Trainer, SaysThatTheVerifierFailsOnEverything) {
   const Result r = run("trainer", arguments({"reward.kind=command", "reward.command=exit 3", "train.steps=1"}));
-  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_EQ(r.code, 1) << r.err;
   EXPECT_NE(r.err.find("reward.kind command failed on every answer"), std::string::npos) << r.err;
+  EXPECT_NE(r.err.find("the run took no optimizer step in 1 steps"), std::string::npos) << r.err;
   refuses({"data.answer_key=", "--overwrite"}, {"data.answer_key", "reward.kind math"});
 }
 
