@@ -78,7 +78,7 @@ void apply_overlong(std::vector<RolloutGroup>& groups, const AlgorithmConfig& co
   for (RolloutGroup& group : groups)
     for (RolloutSample& s : group.samples) {
       const bool truncated = s.completion.finish == Finish::kLength;
-      if (zero && truncated) s.reward = 0;
+      if (zero && truncated) s.reward = std::min(s.reward, 0.0);
       if (!soft) continue;
       const double over = (double(s.completion.ids.size()) - begin) / buffer;
       s.reward -= config.overlong_penalty * (truncated ? 1.0 : std::clamp(over, 0.0, 1.0));

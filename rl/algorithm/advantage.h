@@ -10,7 +10,7 @@ namespace mantissa {
 
 /// What AlgorithmConfig::overlong does to rewards; comes after grading and before anything reads them.
 ///
-///   zero_reward  truncated answers (Finish::kLength) get reward 0
+///   zero_reward  truncated answers (Finish::kLength) get at most reward 0: a lower one stays
 ///   soft_punish  an answer of length l loses overlong_penalty * min(1, max(0, l - (limit - overlong_buffer)) /
 ///                overlong_buffer), a truncated one the whole penalty; `limit` is rollout.max_new_tokens
 ///                (DAPO, arXiv 2503.14476)

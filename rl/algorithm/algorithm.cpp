@@ -19,7 +19,7 @@ void AlgorithmConfig::fields(Fields& f) {
           "drop groups whose rewards are all equal and sample more prompts in their place");
   f.field("max_gen_batches", max_gen_batches, "rollouts a step at most, with dynamic_sampling", at_least(1));
   f.choice("overlong", overlong, {"zero_reward", "mask", "keep", "soft_punish"},
-           "truncated answers: reward 0, left out of the loss, as they are, or less reward near the limit");
+           "truncated answers: at most reward 0, left out of the loss, as they are, or less reward near the limit");
   f.field("overlong_buffer", overlong_buffer, "of soft_punish: tokens before the limit where it begins", at_least(0));
   f.field("overlong_penalty", overlong_penalty, "of soft_punish: what it takes off at the limit", at_least(0));
   f.choice("policy_loss", policy_loss, {"grpo", "gspo", "cispo", "pg", "dppo"}, "policy term");

@@ -142,6 +142,15 @@ TEST(Overlong, ZeroRewardMaskOrKeep) {
   EXPECT_EQ(outcome("keep"), (std::vector<double>{1, 0.5, 1, 1}));
 }
 
+TEST(Overlong, ZeroRewardNeverPaysForTruncation) {
+  std::vector<RolloutGroup> groups{group({-1, -1, 1})};
+  groups[0].samples[1].completion.finish = Finish::kStop;
+  apply_overlong(groups, AlgorithmConfig(), 8);
+  EXPECT_EQ(groups[0].samples[0].reward, -1);
+  EXPECT_EQ(groups[0].samples[1].reward, -1);
+  EXPECT_EQ(groups[0].samples[2].reward, 0);
+}
+
 TEST(Overlong, SoftPunishmentGrowsOverTheBuffer) {
   AlgorithmConfig config;
   config.overlong = "soft_punish";
