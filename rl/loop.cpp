@@ -175,7 +175,7 @@ std::vector<RolloutGroup> collect(Run& run, Metrics& metrics) {
     reward(run, next, stats, metrics);
     if (run.engine->guesses()) add_counters(metrics, draft_counters(run.engine->stats()), run.comm);
     digest = rollout_digest(next, digest);
-    if (algorithm.dynamic_sampling) dropped += drop_without_spread(next, &RolloutSample::score);
+    if (algorithm.dynamic_sampling) dropped += drop_without_spread(next, algorithm);
     std::move(next.begin(), next.end(), std::back_inserter(groups));
   } while (algorithm.dynamic_sampling && groups.size() < wanted && rounds < algorithm.max_gen_batches);
   stats.put(metrics);

@@ -15,8 +15,10 @@ bool one_of(const std::string& name, std::initializer_list<const char*> names) {
 
 void AlgorithmConfig::fields(Fields& f) {
   f.choice("advantage", advantage, {"grpo", "drgrpo", "rloo", "reinforce_pp"}, "advantage of a sample from its reward");
-  f.field("dynamic_sampling", dynamic_sampling,
-          "drop groups whose rewards are all equal and sample more prompts in their place");
+  f.field(
+      "dynamic_sampling", dynamic_sampling,
+      "drop groups whose rewards are all equal, after overlong handling (but for soft_punish: before it), and sample "
+      "more prompts in their place");
   f.field("max_gen_batches", max_gen_batches, "rollouts a step at most, with dynamic_sampling", at_least(1));
   f.choice("overlong", overlong, {"zero_reward", "mask", "keep", "soft_punish"},
            "truncated answers: at most reward 0, left out of the loss, as they are, or less reward near the limit");

@@ -74,7 +74,7 @@ TEST(Advantage, DynamicSamplingDropsGroupsWithoutSpread) {
   std::vector<RolloutGroup> groups{group({1, 1}), group({1, 0}), group({0, 0})};
   EXPECT_EQ(compute_advantages(groups, config), 2);
   EXPECT_EQ(groups.size(), 3u);
-  EXPECT_EQ(drop_without_spread(groups), 2);
+  EXPECT_EQ(drop_without_spread(groups, config), 2);
   ASSERT_EQ(groups.size(), 1u);
   EXPECT_EQ(compute_advantages(groups, config), 0);
   EXPECT_GT(groups[0].samples[0].advantage, 0);
@@ -82,10 +82,37 @@ TEST(Advantage, DynamicSamplingDropsGroupsWithoutSpread) {
   for (const char* name : {"grpo", "reinforce_pp"}) {
     config.advantage = name;
     std::vector<RolloutGroup> equal{group({1, 1})};
-    EXPECT_EQ(drop_without_spread(equal), 1);
+    EXPECT_EQ(drop_without_spread(equal, config), 1);
     EXPECT_TRUE(equal.empty());
     EXPECT_EQ(compute_advantages(equal, config), 0);
   }
+}
+
+TEST(Advantage, DynamicSamplingGoesByWhatIsTrainedOn) {
+  // Three groups, whose last samples are cut off: scores differ in the first, in the second, and in none.
+  const auto kept = [](const char* overlong, GradeStatus last = GradeStatus::kParsed) {
+    AlgorithmConfig config;
+    config.overlong = overlong;
+    config.overlong_buffer = 2;
+    std::vector<RolloutGroup> groups{group({0, 0, 1}), group({1, 0, 0}), group({1, 1, 1})};
+    for (RolloutGroup& g : groups) {
+      for (RolloutSample& s : g.samples) s.score = s.reward, s.completion.finish = Finish::kStop;
+      g.samples[2].completion.finish = Finish::kLength;
+      g.samples[2].status = last;
+    }
+    for (size_t i = 0; i < groups.size(); ++i) groups[i].prompt.id = int64_t(i);
+    apply_overlong(groups, config, 8);
+    drop_without_spread(groups, config);
+    std::vector<int64_t> ids;
+    for (const RolloutGroup& g : groups) ids.push_back(g.prompt.id);
+    return ids;
+  };
+  using Ids = std::vector<int64_t>;
+  EXPECT_EQ(kept("keep"), (Ids{0, 1}));
+  EXPECT_EQ(kept("zero_reward"), (Ids{1, 2})) << "a right answer that is cut off earns 0";
+  EXPECT_EQ(kept("mask"), (Ids{1})) << "the last sample is not in the loss";
+  EXPECT_EQ(kept("soft_punish"), (Ids{0, 1})) << "by the score";
+  EXPECT_EQ(kept("keep", GradeStatus::kError), (Ids{1})) << "nor is one whose grade failed";
 }
 
 TEST(Advantage, FailedGradesHaveNoPart) {
