@@ -18,16 +18,23 @@ std::optional<bool> above(double limit, double value) {
   return value > limit;
 }
 
+std::optional<bool> equal_rewards(const Metrics& m) {
+  if (m.get("train/kept_groups") == 0) return true;  // dynamic sampling left none to have an advantage
+  const double least = m.get("critic/advantages/min"), most = m.get("critic/advantages/max");
+  if (!std::isfinite(least) || !std::isfinite(most)) return {};
+  return least == 0 && most == 0;
+}
+
 }  // namespace
 
-Health::Health(const RunConfig& config) : stop_(config.train.stop), groups_(config.train.prompts_per_step) {
+Health::Health(const RunConfig& config) : stop_(config.train.stop) {
   const std::string limit = std::to_string(config.rollout.sampling.max_new_tokens);
   conditions_ = {
       {"equal_rewards",
        "there is nothing to prefer. samples.jsonl shows responses and extracted answers: if all are wrong, the "
        "problems are too hard or reward.kind does not read the answers; `evaluate --keep` picks problems that are "
        "solved sometimes",
-       [this](const Metrics& m) { return equal_rewards(m); }},
+       [](const Metrics& m) { return equal_rewards(m); }},
       {"truncated",
        "almost no response comes to its end: raise rollout.max_new_tokens (" + limit +
            "), or, where responses run on behind the answer, see that the prompt (data.template) is in the model's "
@@ -75,21 +82,18 @@ std::optional<bool> Health::First::below(double share, const Metrics& metrics) c
   return value < share * sum / kFirstSteps;
 }
 
-std::optional<bool> Health::equal_rewards(const Metrics& m) const {
-  const double kept = m.get("train/kept_groups"), without = m.get("reward/zero_spread_groups");
-  if (std::isfinite(kept)) return kept == 0;
-  if (!std::isfinite(without)) return {};
-  return int64_t(without) >= groups_;
-}
-
 std::optional<bool> Health::reward_falling() const {
   if (rewards_.size() < kWindow) return {};
-  return std::accumulate(rewards_.begin(), rewards_.end(), 0.0) / double(kWindow) < 0.5 * best_reward_;
+  const double mean = std::accumulate(rewards_.begin(), rewards_.end(), 0.0) / double(kWindow);
+  const double rounding = 1e-9 * std::abs(lowest_reward_);  // rewards that are all equal have fallen by none
+  return best_reward_ - mean > 0.5 * (best_reward_ - lowest_reward_) + rounding;
 }
 
 std::vector<std::string> Health::look(const Metrics& metrics) {
   entropy_.add(metrics);
   length_.add(metrics);
+  if (const double lowest = metrics.get("critic/score/min"); std::isfinite(lowest))
+    lowest_reward_ = std::min(lowest_reward_, lowest);
   if (const double reward = metrics.get("critic/score/mean"); std::isfinite(reward)) {
     rewards_.push_back(reward);
     if (rewards_.size() > kWindow) rewards_.pop_front();

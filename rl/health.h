@@ -3,7 +3,7 @@
 // line. train.stop names those that end the run. It looks at metrics alone and changes no number; a run that resumes
 // looks anew. A metric that a step does not have (null: no token was forwarded) leaves its conditions as they were.
 //
-//   equal_rewards       no group of a step has a spread of rewards
+//   equal_rewards       every advantage of a step is 0
 //   truncated           at least 95 % of the responses hit rollout.max_new_tokens
 //   entropy_collapse    the entropy is below a tenth of what it was in the first steps
 //   length_collapse     responses are below a quarter of the length that they had in the first steps
@@ -11,9 +11,11 @@
 //   far_from_reference  the policy is more than 1 nat a token from the reference model (actor/kl_loss)
 //   large_updates       the policy moves too far in a step: more than half of the tokens are clipped, or their
 //                       log-probs move by more than half a nat on average
-//   reward_falling      the mean reward of ten steps is below half of the best ten
+//   reward_falling      the mean reward of ten steps is less than half as far above the lowest reward of any sample so
+//                       far (or above 0, if none was negative) as that of the best ten
 #pragma once
 
+#include <cmath>
 #include <deque>
 #include <functional>
 #include <optional>
@@ -54,15 +56,14 @@ class Health {
     void add(const Metrics& metrics);
     std::optional<bool> below(double share, const Metrics& metrics) const;
   };
-  std::optional<bool> equal_rewards(const Metrics& metrics) const;
   std::optional<bool> reward_falling() const;
 
   const std::vector<std::string> stop_;
-  const int64_t groups_;  // of a step
   std::vector<Condition> conditions_;
   First entropy_{"actor/entropy"}, length_{"response_length/mean"};
-  std::deque<double> rewards_;  // the last ten
-  double best_reward_ = 0;      // mean of the best ten
+  std::deque<double> rewards_;      // the last ten
+  double best_reward_ = -INFINITY;  // mean of the best ten
+  double lowest_reward_ = 0;        // of any sample, 0 where none was negative
 };
 
 }  // namespace mantissa

@@ -34,7 +34,9 @@ Metrics well() {
   m.set("actor/ppo_kl", 0.001);
   m.set("actor/kl_loss", 0.01);
   m.set("rollout_corr/k3_kl", 1e-6);
-  m.set("reward/zero_spread_groups", 3);
+  m.set("critic/advantages/min", -0.5);
+  m.set("critic/advantages/max", 0);
+  m.set("reward/zero_spread_groups", 64);  // reinforce_pp with one sample a prompt
   return m;
 }
 
@@ -50,7 +52,7 @@ TEST(Health, EachConditionBeginsAndEndsOnce) {
     const char *name, *metric, *key;
     double value;
   } cases[] = {
-      {"equal_rewards", "reward/zero_spread_groups", "evaluate --keep", 64},
+      {"equal_rewards", "critic/advantages/min", "evaluate --keep", 0},
       {"equal_rewards", "train/kept_groups", "evaluate --keep", 0},
       {"truncated", "response_length/clip_ratio", "rollout.max_new_tokens (", 1},
       {"entropy_collapse", "actor/entropy", "algorithm.entropy_coef", 0.05},
@@ -98,12 +100,33 @@ TEST(Health, AFallingReward) {
   EXPECT_TRUE(said[0].starts_with("reward_falling")) << said[0];
 }
 
+TEST(Health, NegativeRewardsFallByHalfOfTheWayDown) {
+  // Scores of -1 and 1 in place of 0 and 1: 0.5 is 0, and what fell below 0.25 is below -0.5.
+  const auto falls = [](double before, double after) {
+    Health health(RunConfig{});
+    Metrics m = well();
+    m.set("critic/score/min", std::min(-1.0, before));
+    m.set("critic/score/mean", before);
+    for (int step = 0; step < 20; ++step) health.look(m);
+    EXPECT_EQ(health.holding(), Lines{}) << before;
+    m.set("critic/score/mean", after);
+    for (int step = 0; step < 20; ++step) health.look(m);
+    return health.holding() == Lines{"reward_falling"};
+  };
+  EXPECT_TRUE(falls(0, -0.52));
+  EXPECT_FALSE(falls(0, -0.48));
+  EXPECT_TRUE(falls(-0.4, -0.72));
+  EXPECT_FALSE(falls(-0.4, -0.68));
+  EXPECT_FALSE(falls(-1, -1)) << "nothing was ever right";
+  EXPECT_FALSE(falls(std::nextafter(-1.1, 0), std::nextafter(-1.1, -2))) << "but for rounding";
+}
+
 TEST(Health, StopsByWhatTheConfigNames) {
   RunConfig config;
   config.train.stop = {"truncated"};
   Health health(config);
   Metrics ill = well();
-  ill.set("reward/zero_spread_groups", 64);
+  ill.set("critic/advantages/min", 0);
   for (int step = 0; step < 4; ++step) health.look(ill);
   EXPECT_EQ(health.holding(), Lines{"equal_rewards"});
   EXPECT_EQ(health.stop_reason(), "");
