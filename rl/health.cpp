@@ -53,7 +53,7 @@ Health::Health(const RunConfig& config) : stop_(config.train.stop) {
        [](const Metrics& m) { return above(0.1, m.get("rollout_corr/k3_kl")); }},
       {"far_from_reference",
        "the policy has left the model that it began with: raise algorithm.kl_coef, or lower optim.lr",
-       [](const Metrics& m) { return above(1, m.get("actor/kl_loss")); }},
+       [](const Metrics& m) { return above(1, m.get("actor/reference_kl")); }},
       {"large_updates",
        "the learning rate is too high, or a rollout is used too often: lower optim.lr or train.epochs, or raise "
        "train.mini_batch_size",

@@ -8,7 +8,7 @@
 //   entropy_collapse    the entropy is below a tenth of what it was in the first steps
 //   length_collapse     responses are below a quarter of the length that they had in the first steps
 //   mismatch            rollout and training are apart by more than 0.1 nats a token (rollout_corr/k3_kl)
-//   far_from_reference  the policy is more than 1 nat a token from the reference model (actor/kl_loss)
+//   far_from_reference  the policy is more than 1 nat a token from the reference model (actor/reference_kl)
 //   large_updates       the policy moves too far in a step: more than half of the tokens are clipped, or their
 //                       log-probs move by more than half a nat on average
 //   reward_falling      the mean reward of ten steps is less than half as far above the lowest reward of any sample so

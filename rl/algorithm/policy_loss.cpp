@@ -164,9 +164,11 @@ LossOut policy_loss(Tape& tape, const LossInputs& in, const AlgorithmConfig& con
   tokens.stats.push_back({"actor/pg_loss", loss.value()});
   if (config.kl_coef > 0) {
     ops::check_shape("policy_loss", "reference_logprobs", in.reference_logprobs, in.logprobs.shape());
-    const Var kl = ops::sum(tape, ops::mul(tape, kl_term(tape, in, config.kl_estimator), c));
-    loss = ops::add(tape, loss, ops::affine(tape, kl, config.kl_coef));
-    tokens.stats.push_back({"actor/kl_loss", kl.value()});
+    const Var kl = kl_term(tape, in, config.kl_estimator);
+    const Var kl_loss = ops::sum(tape, ops::mul(tape, kl, c));
+    loss = ops::add(tape, loss, ops::affine(tape, kl_loss, config.kl_coef));
+    tokens.stats.push_back({"actor/kl_loss", kl_loss.value()});
+    tokens.mean("actor/reference_kl", kl);
   }
   if (config.entropy_coef > 0) {
     const Var entropy = ops::sum(tape, ops::mul(tape, in.entropy, c));

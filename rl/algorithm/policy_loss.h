@@ -41,6 +41,7 @@ namespace mantissa {
 /// and as means over the tokens with mask 1 that were forwarded:
 ///
 ///   actor/entropy
+///   actor/reference_kl                                 KL, when kl_coef > 0
 ///   actor/ppo_kl                                       old - current
 ///   actor/pg_clipfrac                                  the clip is active; cispo: r lies outside its bounds; pg: 0;
 ///                                                      dppo: keep is 0

@@ -88,7 +88,10 @@ constexpr MetricInfo kTable[] = {
 
     {"actor/pg_loss", "loss",
      "the policy loss, its denominators those of all sequences; this and the next: means over the step's updates"},
-    {"actor/kl_loss", "nats", "divergence from the reference model (algorithm.kl_coef > 0)"},
+    {"actor/kl_loss", "loss",
+     "divergence from the reference model in the loss, as algorithm.loss_aggregation sums it up, without its coefficient (algorithm.kl_coef > 0)"},
+    {"actor/reference_kl", "nats",
+     "mean divergence from the reference model a token (algorithm.kl_estimator), under every aggregation"},
     {"actor/kl_coef", "1", "its coefficient"},
     {"actor/entropy", "nats", "mean entropy of the policy a forwarded token"},
     {"actor/ppo_kl", "nats", "mean of old less current log-prob a forwarded token"},

@@ -32,7 +32,7 @@ Metrics well() {
   m.set("actor/entropy", 1.0);
   m.set("actor/pg_clipfrac", 0.01);
   m.set("actor/ppo_kl", 0.001);
-  m.set("actor/kl_loss", 0.01);
+  m.set("actor/reference_kl", 0.01);
   m.set("rollout_corr/k3_kl", 1e-6);
   m.set("critic/advantages/min", -0.5);
   m.set("critic/advantages/max", 0);
@@ -58,7 +58,7 @@ TEST(Health, EachConditionBeginsAndEndsOnce) {
       {"entropy_collapse", "actor/entropy", "algorithm.entropy_coef", 0.05},
       {"length_collapse", "response_length/mean", "samples.jsonl", 5},
       {"mismatch", "rollout_corr/k3_kl", "precision.", 0.5},
-      {"far_from_reference", "actor/kl_loss", "algorithm.kl_coef", 2},
+      {"far_from_reference", "actor/reference_kl", "algorithm.kl_coef", 2},
       {"large_updates", "actor/pg_clipfrac", "optim.lr", 0.9},
       {"large_updates", "actor/ppo_kl", "optim.lr", -0.9},
   };
@@ -272,7 +272,8 @@ TEST(HealthConfig, EveryConditionCanBeNamed) {
     config.train.stop = {name};
     Health health(config);
     Metrics ill;  // everything at once
-    for (const char* metric : {"response_length/clip_ratio", "rollout_corr/k3_kl", "actor/kl_loss", "actor/ppo_kl"})
+    for (const char* metric :
+         {"response_length/clip_ratio", "rollout_corr/k3_kl", "actor/reference_kl", "actor/ppo_kl"})
       ill.set(metric, 2);
     ill.set("train/kept_groups", 0);
     for (int step = 0; step < 12; ++step) health.look(well());

@@ -433,6 +433,12 @@ TEST(PolicyLoss, KlEstimators) {
   };
   EXPECT_NEAR(kl("k1").loss, 0.2 * (d[0] + d[1]) / 2, 1e-12);
   expect_near(kl("k1").grad, {0.1, 0.1});
+  EXPECT_NEAR(kl("k1").stats.at("actor/reference_kl"), -0.25, 1e-7);
+  for (const char* aggregation : {"seq_mean_token_mean", "seq_mean_token_sum_norm"}) {
+    const Result got = run(
+        c, with([&](AlgorithmConfig& a) { a.kl_coef = 0.2, a.kl_estimator = "k1", a.loss_aggregation = aggregation; }));
+    EXPECT_NEAR(got.stats.at("actor/reference_kl"), -0.25, 1e-7) << "a token, whatever the loss makes of it";
+  }
   EXPECT_NEAR(kl("k2").loss, 0.2 * (0.125 + 0.5) / 2, 1e-12);
   expect_near(kl("k2").grad, {0.1 * d[0], 0.1 * d[1]});
   EXPECT_NEAR(kl("k3").loss, 0.1 * (std::exp(-0.5) + 0.5 - 1 + std::exp(1) - 1 - 1), 1e-12);
