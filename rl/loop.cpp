@@ -106,21 +106,6 @@ void watch_failures(Run& run, const std::vector<GradeTally>& own) {
   }
 }
 
-/// Ends the run after more rollouts in a row than scaler.max_skips_in_row of which no sample is finite: their rewards
-/// are equal, so that no update is left to overflow.
-void watch_overflow(Run& run, const std::vector<RolloutGroup>& groups) {
-  const auto overflowed = [](const RolloutSample& sample) {
-    return !std::ranges::all_of(sample.completion.rollout_logprobs, [](float x) { return std::isfinite(x); });
-  };
-  const bool all =
-      std::ranges::all_of(groups, [&](const RolloutGroup& g) { return std::ranges::all_of(g.samples, overflowed); });
-  run.overflowed_rollouts = all ? run.overflowed_rollouts + 1 : 0;
-  check(run.overflowed_rollouts <= run.config.scaler.max_skips_in_row, "in ", run.overflowed_rollouts,
-        " rollouts in a row every sample has log-probs that are not finite, so nothing is learned (",
-        "scaler.max_skips_in_row): the weights have grown too large; begin a new run from an earlier checkpoint ",
-        "(model.path names it) with a lower optim.lr");
-}
-
 /// Grades the samples of this rank and exchanges them for all.
 void reward(Run& run, std::vector<RolloutGroup>& groups, RewardStats& stats, Metrics& metrics) {
   run.enter("reward");
@@ -131,7 +116,7 @@ void reward(Run& run, std::vector<RolloutGroup>& groups, RewardStats& stats, Met
   share_samples(groups, run.comm);
   add_counters(metrics, own, run.comm);
   watch_failures(run, tallies);
-  watch_overflow(run, groups);
+  run.watch_overflow(groups);
   for (RolloutGroup& group : groups) {
     for (RolloutSample& sample : group.samples) {
       stats.lengths.add(double(sample.completion.ids.size()));

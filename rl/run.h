@@ -43,6 +43,8 @@ class Run {
   StopRule stop_rule() const;
   /// After a generation: warns where want of memory changed what was batched together, and with it perhaps the samples.
   void check_cache();
+  /// Throws after more rollouts in a row than scaler.max_skips_in_row without a sample whose log-probs are finite.
+  void watch_overflow(const std::vector<RolloutGroup>& groups);
   /// Begins a checkpoint of the current step, unless the last one is of this step. Throws where a weight is not finite.
   void save();
   /// Returns on all ranks when the last checkpoint is on the disk.
@@ -79,7 +81,6 @@ class Run {
   int64_t policy_version = 0;           // optimizer steps that changed the weights
   int64_t saved_step = -1;              // step of the last checkpoint in the output directory
   std::map<std::string, int64_t> failed_rewards;  // by reward, rollouts in a row on which every grade failed
-  int64_t overflowed_rollouts = 0;                // in a row, without a sample whose log-probs are finite
 
  private:
   void check_same_config() const;
@@ -107,6 +108,7 @@ class Run {
   std::optional<double> best_;  // value of checkpoint.best
   int64_t best_step_ = -1;
   int64_t lost_pages_ = 0;                       // at the last generation
+  int64_t overflowed_rollouts_ = 0;              // in a row, without a sample whose log-probs are finite
   uint64_t data_hash_ = 0, reference_hash_ = 0;  // 0: neither reference weights nor frozen ones
 };
 

@@ -1,6 +1,7 @@
 // What a run checks before it goes on, and before it writes: that all ranks have the same config, model and data, that
-// a checkpoint was made with the same model, that weights are finite.
+// a checkpoint was made with the same model, that rollouts and weights are finite.
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "core/comm/failure.h"
@@ -150,6 +151,20 @@ void Run::check_same_model(const CheckpointState& state, const fs::path& checkpo
     const std::string apart = difference(config_text(parse_hf_config(text, kConfigFile)), now.at(file));
     check(apart.empty(), rule, apart);
   }
+}
+
+/// Where no sample is finite rewards are equal, so that no update is left to overflow.
+void Run::watch_overflow(const std::vector<RolloutGroup>& groups) {
+  const auto overflowed = [](const RolloutSample& sample) {
+    return !std::ranges::all_of(sample.completion.rollout_logprobs, [](float x) { return std::isfinite(x); });
+  };
+  const bool all =
+      std::ranges::all_of(groups, [&](const RolloutGroup& g) { return std::ranges::all_of(g.samples, overflowed); });
+  overflowed_rollouts_ = all ? overflowed_rollouts_ + 1 : 0;
+  check(overflowed_rollouts_ <= config.scaler.max_skips_in_row, "in ", overflowed_rollouts_,
+        " rollouts in a row every sample has log-probs that are not finite, so nothing is learned (",
+        "scaler.max_skips_in_row): the weights have grown too large; begin a new run from an earlier checkpoint ",
+        "(model.path names it) with a lower optim.lr");
 }
 
 /// On all ranks, since each may see a part of the weights. What is computed with them counts, in its type.

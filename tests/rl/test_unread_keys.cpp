@@ -140,9 +140,6 @@ TEST(UnreadKeys, WhatAnotherKeySwitchesOffIsSaid) {
       {kEvaluates + Strings{"eval.n=4", "eval.top_p=0.9", "eval.temperature=0"},
        {"eval.temperature=0.5"},
        "eval.top_p: without effect with eval.temperature: 0, which takes the likeliest token"},
-      {{"train.inject_overflow_step=101"},
-       {"train.steps=101"},
-       "train.inject_overflow_step: without effect with train.steps: 100"},
       {{"eval.files=e", "eval.every=101"}, {"train.steps=101"}, "eval.every: without effect with train.steps: 100"},
       {{"checkpoint.every=101"}, {"train.steps=101"}, "checkpoint.every: without effect with train.steps: 100"},
       {{"checkpoint.keep=5", "checkpoint.background=false", "checkpoint.at_end=false"},
@@ -194,6 +191,12 @@ TEST(UnreadKeys, WhatAnotherKeySwitchesOffIsSaid) {
   EXPECT_EQ(said(fast), Strings{"exact.check, precision.on_difference: without effect under precision.match: fast"});
   EXPECT_EQ(said(fast, Match::kPeer).size(), 1u);
   EXPECT_EQ(said(fast, Match::kExact), Strings{});
+}
+
+TEST(UnreadKeys, AnOverflowBehindTheLastStepIsSaid) {
+  EXPECT_EQ(said({"train.inject_overflow_step=101"}),
+            Strings{"train.inject_overflow_step: without effect with train.steps: 100"});
+  EXPECT_EQ(said({"train.inject_overflow_step=100"}), Strings{});
 }
 
 TEST(UnreadKeys, AWarmUpThatNeverReachesTheLearningRateIsSaid) {
