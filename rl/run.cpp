@@ -50,8 +50,9 @@ Run::Run(const RunConfig& run_config, const StartOptions& start, Comm& ranks)
   if (!sft() && !start.rehearsal) start_workers();
   open_model();
   load_data();
-  open_training();
+  describe_model();
   if (!start.rehearsal) check_same_inputs();
+  open_training();
   begin_or_resume();
 }
 
@@ -317,7 +318,8 @@ CheckpointState Run::load(const fs::path& checkpoint) {
   load_base(state, checkpoint);
   step = state.step;
   policy_version = counter_of(state, "policy_version", checkpoint);
-  if (const auto best = state.texts.find("best " + config.checkpoint.best); best != state.texts.end()) {
+  if (const auto best = state.texts.find("best " + config.checkpoint.best);
+      best != state.texts.end() && !counts_otherwise(state)) {
     best_ = std::stod(best->second);
     best_step_ = counter_of(state, "best_step", checkpoint);
   }
@@ -368,7 +370,7 @@ void Run::save() {
                     {"cache_room", engine ? engine->kv_cache_limit() : 0}};
   directory->record_lengths(state);
   state.texts = {{"data_hash", std::to_string(data_hash_)}};
-  state.texts.merge(describe_model());
+  for (const auto& [file, text] : model_files_) state.texts[kModelText + file] = text;
   if (std::string choices = exec.backend().measured_choices(); !choices.empty())
     state.texts["measured_choices"] = std::move(choices);
   if (!sft()) state.texts["match"] = name_of(match);
@@ -379,7 +381,7 @@ void Run::save() {
   if (reference_hash_) state.texts["reference_hash"] = std::to_string(reference_hash_);
   save_base(state);
   checkpoints.save(directory->checkpoints(), state, model->trained(), *optimizer,
-                   {.last = config.checkpoint.keep, .best = best_step_});
+                   {.last = overflowed_rollouts_ > 0 ? 0 : config.checkpoint.keep, .best = best_step_});
 }
 
 void Run::finish_saving() {

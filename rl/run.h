@@ -86,7 +86,8 @@ class Run {
   void check_same_config() const;
   void check_same_inputs() const;
   void check_same_model(const CheckpointState& state, const std::filesystem::path& checkpoint) const;
-  std::map<std::string, std::string> describe_model() const;
+  void describe_model();
+  bool counts_otherwise(const CheckpointState& state) const;
   void check_weights(const char* unwritten) const;
   void begin_or_resume();
   void start_workers() const;
@@ -107,6 +108,9 @@ class Run {
 
   std::optional<double> best_;  // value of checkpoint.best
   int64_t best_step_ = -1;
+  /// What checkpoints say of the model, in texts of these names: config.json, hashes of the tokenizer's files.
+  static constexpr const char* kModelText = "model ";
+  std::map<std::string, std::string> model_files_;
   int64_t lost_pages_ = 0;                       // at the last generation
   int64_t overflowed_rollouts_ = 0;              // in a row, without a sample whose log-probs are finite
   uint64_t data_hash_ = 0, reference_hash_ = 0;  // 0: neither reference weights nor frozen ones

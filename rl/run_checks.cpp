@@ -2,7 +2,9 @@
 // a checkpoint was made with the same model, that rollouts and weights are finite.
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "core/comm/failure.h"
 #include "core/hash.h"
@@ -18,7 +20,6 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr std::string_view kModelText = "model ";  // begins the names of a state's texts that describe_model() gives
 constexpr const char* kConfigFile = "config.json";
 
 /// config.json as this version writes it, and reads it back.
@@ -26,20 +27,26 @@ std::string config_text(const ModelConfig& config) {
   return format_hf_config(parse_hf_config(format_hf_config(config, Dtype::kF32), kConfigFile), Dtype::kF32);
 }
 
-/// Without its chat template, since what that makes of the problems is compared itself.
-std::string without_template(const std::string& tokenizer_config) {
-  Json json = Json::parse(tokenizer_config, nullptr, false);
-  if (json.is_object()) json.erase("chat_template");
-  return json.is_discarded() ? tokenizer_config : json.dump();
+/// A hash of what a file says, however it is written; of a file that is missing that of {}.
+std::string hash_of(const std::string& text, const std::function<bool(const std::string&)>& reads = {}) {
+  Json json = Json::parse(text.empty() ? "{}" : text, nullptr, false);
+  if (json.is_object() && reads)
+    for (auto it = json.begin(); it != json.end();) it = reads(it.key()) ? std::next(it) : json.erase(it);
+  return std::to_string(hash64(json.is_discarded() ? text : json.dump(-1, ' ', false, Json::error_handler_t::replace)));
+}
+
+/// Of tokenizer_config.json: its tokens (rl/text/tokenizer_config.h). What its chat template makes of the problems is
+/// compared itself.
+bool names_tokens(const std::string& key) {
+  return key.ends_with("_token") || key.ends_with("_tokens") || key == "added_tokens_decoder";
 }
 
 std::map<std::string, std::string> describe(const ModelConfig& config, const TokenizerFiles& files) {
-  const auto hash = [](const std::string& text) { return std::to_string(hash64(text)); };
   return {{kConfigFile, config_text(config)},
-          {"tokenizer.json", hash(files.tokenizer_json)},
-          {"tokenizer_config.json", hash(without_template(files.tokenizer_config_json))},
-          {"added_tokens.json", hash(files.added_tokens_json)},
-          {"special_tokens_map.json", hash(files.special_tokens_map_json)}};
+          {"tokenizer.json", hash_of(files.tokenizer_json)},
+          {"tokenizer_config.json", hash_of(files.tokenizer_config_json, names_tokens)},
+          {"added_tokens.json", hash_of(files.added_tokens_json)},
+          {"special_tokens_map.json", hash_of(files.special_tokens_map_json)}};
 }
 
 /// The first key in which two config.json differ, and both values; empty where none does.
@@ -55,18 +62,25 @@ std::string difference(const std::string& was, const std::string& now) {
   return {};
 }
 
+/// Those that a model or an adapter is read from; none of one that is built in or random.
+std::vector<fs::path> weight_files(const fs::path& place) {
+  std::error_code error;
+  if (fs::is_regular_file(place, error)) return {place};
+  for (const char* name : {"master.safetensors", "model.safetensors", "adapter_model.safetensors"})
+    if (file_exists(place / name)) return {place / name};
+  const fs::path index = place / "model.safetensors.index.json";
+  std::set<fs::path> parts;
+  if (file_exists(index))
+    for (const auto& [tensor, file] : parse_weight_map(read_file(index), index.string())) parts.insert(place / file);
+  return {parts.begin(), parts.end()};
+}
+
 /// Of each file of weights at a place its size, and a hash of 64 pieces of 64 KiB spread over it: weights that were
 /// trained differ in nearly all of them, and reading all of a large model again would take long.
 std::string sample_weights(const fs::path& place) {
   constexpr size_t kPiece = 64 << 10, kPieces = 64;
-  std::vector<fs::path> files;
-  std::error_code error;
-  if (fs::is_regular_file(place, error)) files.push_back(place);
-  for (fs::directory_iterator at(place, error), end; !error && at != end; at.increment(error))
-    if (at->path().extension() == ".safetensors") files.push_back(at->path());
-  std::ranges::sort(files);
   std::string all;
-  for (const fs::path& path : files) {
+  for (const fs::path& path : weight_files(place)) {
     const MappedFile file(path);
     const std::span<const std::byte> bytes = file.bytes();
     Hash64 hash;
@@ -76,6 +90,14 @@ std::string sample_weights(const fs::path& place) {
     all += str(path.filename().string(), ' ', bytes.size(), ' ', hash.value(), '\n');
   }
   return all;
+}
+
+/// What a checkpoint says of its model; nothing in one of an earlier version.
+std::map<std::string, std::string> model_texts(const CheckpointState& state, const std::string& prefix) {
+  std::map<std::string, std::string> texts;
+  for (const auto& [name, text] : state.texts)
+    if (name.starts_with(prefix)) texts[name.substr(prefix.size())] = text;
+  return texts;
 }
 
 }  // namespace
@@ -105,13 +127,13 @@ void Run::compare_match(const CheckpointState& state, const fs::path& checkpoint
 /// Paths mean other files where a rank was started in another folder or on another machine.
 void Run::check_same_inputs() const {
   if (comm.size() == 1) return;
-  std::map<std::string, std::string> own = describe(model->config, model->tokenizer);
+  std::map<std::string, std::string> own = model_files_;
   own["problems in data.files"] = std::to_string(data_hash_);
   for (const EvalSet& set : eval_sets)
     own["problems in eval.files, " + set.name] = std::to_string(data_hash(set.prompts));
   own["weights in model.path"] = sample_weights(model->tokenizer.where);
   if (config.lora.from_directory()) own["weights in lora.init"] = sample_weights(config.lora.init);
-  const std::vector<std::string> all = comm.gather(Json(own).dump());
+  const std::vector<std::string> all = comm.gather(Json(own).dump(-1, ' ', false, Json::error_handler_t::replace));
   for (size_t r = 1; r < all.size(); ++r) {
     const auto first = Json::parse(all[0]).get<std::map<std::string, std::string>>();
     const auto other = Json::parse(all[r]).get<std::map<std::string, std::string>>();
@@ -122,38 +144,38 @@ void Run::check_same_inputs() const {
   }
 }
 
-/// For a checkpoint's texts: what its own files do not say beside an adapter.
-std::map<std::string, std::string> Run::describe_model() const {
-  std::map<std::string, std::string> texts;
-  for (const auto& [file, text] : describe(model->config, model->tokenizer)) texts[str(kModelText, file)] = text;
-  return texts;
+void Run::describe_model() {
+  model_files_ = describe(model->config, model->tokenizer);
+}
+
+/// An earlier version's accuracy went by the weighted sum of several rewards: it says nothing of which is the best.
+bool Run::counts_otherwise(const CheckpointState& state) const {
+  return model_texts(state, kModelText).empty() && !config.reward.named.empty() &&
+         config.checkpoint.best.starts_with("val-core/");
 }
 
 /// Weights come from the checkpoint, all else of the model from model.path.
 void Run::check_same_model(const CheckpointState& state, const fs::path& checkpoint) const {
-  std::map<std::string, std::string> was;
-  for (const auto& [name, text] : state.texts)
-    if (name.starts_with(kModelText)) was[name.substr(kModelText.size())] = text;
+  std::map<std::string, std::string> was = model_texts(state, kModelText);
   if (was.empty()) {  // of an earlier version
     if (!file_exists(checkpoint / kConfigFile)) return;
     verify_model_files(checkpoint);
     was = describe(read_hf_config(checkpoint), read_hf_tokenizer(checkpoint));
     was.erase("tokenizer_config.json");  // made up where the model had none
   }
-  const std::map<std::string, std::string> now = describe(model->config, model->tokenizer);
   const std::string rule =
       str(checkpoint.string(), ": was made with another model than model.path ", config.model.path, " holds now: ");
   for (const auto& [file, text] : was) {
     if (file != kConfigFile) {
-      check(now.at(file) == text, rule, file, " differs");
+      check(model_files_.at(file) == text, rule, file, " differs");
       continue;
     }
-    const std::string apart = difference(config_text(parse_hf_config(text, kConfigFile)), now.at(file));
+    const std::string apart = difference(config_text(parse_hf_config(text, kConfigFile)), model_files_.at(file));
     check(apart.empty(), rule, apart);
   }
 }
 
-/// Where no sample is finite rewards are equal, so that no update is left to overflow.
+/// Where no sample is finite rewards are mostly equal, so that no update is left to overflow.
 void Run::watch_overflow(const std::vector<RolloutGroup>& groups) {
   const auto overflowed = [](const RolloutSample& sample) {
     return !std::ranges::all_of(sample.completion.rollout_logprobs, [](float x) { return std::isfinite(x); });
@@ -167,22 +189,23 @@ void Run::watch_overflow(const std::vector<RolloutGroup>& groups) {
         "(model.path names it) with a lower optim.lr");
 }
 
-/// On all ranks, since each may see a part of the weights. What is computed with them counts, in its type.
+/// On all ranks, since each may see a part of the weights. What is computed with counts, in its type.
 void Run::check_weights(const char* unwritten) const {
   const ParamSet& set = model->trained();
   Exec side(exec.backend());
   Tensor index = side.empty({1}, Dtype::kI32);
   std::string error;
   const std::vector<ParamInfo>& params = set.layout.params();
-  for (size_t i = 0; i < params.size() && error.empty(); ++i) {
-    const Tensor values = set.compute.rows(set.layout, ParamId{int(i)}, 0, params[i].rows);
-    if (values.numel() == 0) continue;
-    MANTISSA_RUN(side, find_nonfinite, index, values);
-    if (to_host<int32_t>(index)[0] >= 0)
-      error = str("after step ", step, " ", params[i].name, " holds a value that is not finite in ",
-                  name_of(values.dtype()), ", so no ", unwritten, " is written: begin a new run from an earlier ",
-                  "checkpoint of ", config.output_dir(), " (model.path names it) with a lower optim.lr");
-  }
+  for (const ParamBuffer* copy : {&set.compute, &set.rollout})
+    for (size_t i = 0; copy->defined() && i < params.size() && error.empty(); ++i) {
+      const Tensor values = copy->rows(set.layout, ParamId{int(i)}, 0, params[i].rows);
+      if (values.numel() == 0) continue;
+      MANTISSA_RUN(side, find_nonfinite, index, values);
+      if (to_host<int32_t>(index)[0] >= 0)
+        error = str("after step ", step, " ", params[i].name, " holds a value that is not finite in ",
+                    name_of(values.dtype()), ", so no ", unwritten, " is written: begin a new run from an earlier ",
+                    "checkpoint of ", config.output_dir(), " (model.path names it) with a lower optim.lr");
+    }
   const std::vector<std::string> errors = comm.gather(error);
   for (size_t r = 0; r < errors.size(); ++r)
     if (!errors[r].empty()) throw RankFailed(int(r), errors[r]);

@@ -22,7 +22,7 @@ using namespace std::chrono_literals;
 constexpr uint64_t kMagic = 0x31616d6d6f43534dull;  // another program's connection, or another version's
 constexpr int kPorts = 16;                          // rank 0 listens on the first free one of so many
 constexpr std::chrono::milliseconds kHelloTime = 5s, kAnswerTime = 2s, kRetry = 50ms;
-constexpr std::chrono::milliseconds kQuiet = 10s;  // a rank that waits for others longer says so, once
+constexpr std::chrono::milliseconds kQuiet = 10s;  // who waits for a connection longer says so, once
 
 void set_text(char (&to)[64], std::string_view text) {
   const size_t n = std::min(text.size(), sizeof to - 1);

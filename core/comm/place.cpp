@@ -90,7 +90,7 @@ std::optional<Place> place_from_environment(const Get& get) {
   }
   for (const auto& [there, missing] :
        {std::pair{"RANK", "WORLD_SIZE"}, {"WORLD_SIZE", "RANK"}, {"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"}})
-    check(!get(there) || (text(get, there) == "1" && there != std::string_view("RANK")), there, ": is ",
+    check(text(get, there).empty() || (text(get, there) == "1" && there != std::string_view("RANK")), there, ": is ",
           text(get, there), " in the environment, and ", missing, " is not there: set both, or none");
   return std::nullopt;
 }

@@ -88,8 +88,9 @@ void apply_overlong(std::vector<RolloutGroup>& groups, const AlgorithmConfig& co
 int64_t drop_without_spread(std::vector<RolloutGroup>& groups, const AlgorithmConfig& config) {
   const auto reward = config.overlong == "soft_punish" ? &RolloutSample::score : &RolloutSample::reward;
   const auto in_loss = [&](const RolloutSample& s) { return loss_mask(s, config) > 0; };
-  return int64_t(
-      std::erase_if(groups, [&](const RolloutGroup& group) { return !has_spread(group.samples, in_loss, reward); }));
+  return int64_t(std::erase_if(groups, [&](const RolloutGroup& group) {
+    return !has_spread(group.samples, is_graded, reward) || std::ranges::none_of(group.samples, in_loss);
+  }));
 }
 
 float loss_mask(const RolloutSample& sample, const AlgorithmConfig& config) {

@@ -16,10 +16,10 @@ namespace mantissa {
 ///                (DAPO, arXiv 2503.14476)
 ///   mask, keep   rewards stay as they are
 void apply_overlong(std::vector<RolloutGroup>& groups, const AlgorithmConfig& config, int64_t limit);
-/// Dynamic sampling (DAPO): removes the groups whose samples in the loss (loss_mask 1) all have the same reward,
-/// possibly all groups: they have nothing to tell apart. Rewards are those that advantages are made of; soft_punish
-/// alone goes by the scores, as DAPO does. Returns how many were removed. The loop then samples more prompts, in at
-/// most max_gen_batches rollouts a step.
+/// Dynamic sampling (DAPO): removes the groups whose graded samples all have the same reward, and those without a
+/// sample in the loss (loss_mask 0), possibly all groups: they have nothing to tell apart. Rewards are those that
+/// advantages are made of; soft_punish alone goes by the scores, as DAPO does. Returns how many were removed. The loop
+/// then samples more prompts, in at most max_gen_batches rollouts a step.
 int64_t drop_without_spread(std::vector<RolloutGroup>& groups, const AlgorithmConfig& config);
 /// TrainBatch::loss_mask of a sample: 0 when its grade failed, or when it is truncated and overlong is `mask`, else 1.
 /// A masked sequence leaves the loss and its denominators; a truncated one still counts in its group's mean.

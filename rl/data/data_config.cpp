@@ -28,7 +28,7 @@ void DataConfig::fields(Fields& f) {
   f.field("limit", limit, "only the first so many records; 0: all", at_least(0));
   f.field("max_prompt_tokens", max_prompt_tokens, "longest prompt", at_least(1));
   f.choice("overlong_prompts", overlong_prompts, {"skip", "error"}, "what happens to a longer one");
-  f.field("shuffle", shuffle, "a new order each epoch");
+  f.field("shuffle", shuffle, "a new order each epoch; false: that of the files, round and round");
   f.field("strip_calculator_marks", strip_calculator_marks, "remove GSM8K's <<...>> from solutions");
   f.field("response_format", response_format, "sft target made of {problem}, {solution}, {answer}");
 }

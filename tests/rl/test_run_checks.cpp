@@ -79,7 +79,11 @@ class RunChecks : public RunTest {
     json other = json::parse(tokenizer);
     other["decoder"] = nullptr;
     write("tokenizer.json", other.dump());
-    expect_message(resume(name, overrides, from), {"tokenizer.json"});
+    expect_message(resume(name, overrides, from), {"tokenizer.json differs"});
+    write("tokenizer.json", json::parse(tokenizer).dump(3));
+    write("tokenizer_config.json", R"({"transformers_version": "5.0.0"})");
+    EXPECT_EQ(resume(name, overrides, from), "") << "they say the same";
+    fs::remove(dir_ / "model/tokenizer_config.json");
     write("tokenizer.json", tokenizer);
     EXPECT_EQ(resume(name, overrides, from), "");
   }
@@ -152,6 +156,13 @@ TEST_F(RunChecks, WeightsThatAreNotFiniteAreNotWritten) {
                    {"holds a value that is not finite in fp16, so no ", " is written", "optim.lr"});
     EXPECT_FALSE(fs::exists(dir_ / name / "model"));
   }
+}
+
+TEST_F(RunChecks, TheCopyForRolloutsIsFiniteToo) {
+  const Strings far{"optim.lr=1",           "optim.weight_decay=1000", "train.steps=4",    "algorithm.entropy_coef=0",
+                    "precision.train=bf16", "precision.rollout=fp16",  "checkpoint.keep=2"};
+  expect_message(message_of([&] { train("run", far); }),
+                 {"holds a value that is not finite in fp16, so no checkpoint"});
 }
 
 TEST_F(RunChecks, RolloutsOfNothingButOverflowsEndTheRun) {

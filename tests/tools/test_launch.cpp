@@ -342,6 +342,8 @@ TEST_F(Ranks, AllReadTheSameFiles) {
     return r.code == 0 ? "" : r.err.substr(r.err.find("error: "));
   };
   EXPECT_EQ(both(), "");
+  std::ofstream(fs::path(path("b")) / "model/consolidated.safetensors") << "of another program";
+  EXPECT_EQ(both(), "") << "it is not read";
   const auto changed = [&](const char* file, const std::string& from, const std::string& to) {
     const fs::path place = fs::path(path("b")) / file;
     const std::string text = read_file(place);

@@ -73,6 +73,7 @@ TEST(Place, BadVariablesAreNamed) {
   EXPECT_NE(error_of({{"RANK", "0"}}).find("WORLD_SIZE is not there"), std::string::npos);
   EXPECT_NE(error_of({{"OMPI_COMM_WORLD_SIZE", "2"}}).find("OMPI_COMM_WORLD_RANK is not there"), std::string::npos);
   EXPECT_EQ(error_of({{"WORLD_SIZE", "1"}}), "") << "one process";
+  EXPECT_EQ(error_of({{"RANK", ""}}), "");
 }
 
 }  // namespace

@@ -110,9 +110,9 @@ TEST(Advantage, DynamicSamplingGoesByWhatIsTrainedOn) {
   using Ids = std::vector<int64_t>;
   EXPECT_EQ(kept("keep"), (Ids{0, 1}));
   EXPECT_EQ(kept("zero_reward"), (Ids{1, 2})) << "a right answer that is cut off earns 0";
-  EXPECT_EQ(kept("mask"), (Ids{1})) << "the last sample is not in the loss";
+  EXPECT_EQ(kept("mask"), (Ids{0, 1})) << "the last sample is not in the loss, but in the mean";
   EXPECT_EQ(kept("soft_punish"), (Ids{0, 1})) << "by the score";
-  EXPECT_EQ(kept("keep", GradeStatus::kError), (Ids{1})) << "nor is one whose grade failed";
+  EXPECT_EQ(kept("keep", GradeStatus::kError), (Ids{1})) << "one whose grade failed is in neither";
 }
 
 TEST(Advantage, FailedGradesHaveNoPart) {
