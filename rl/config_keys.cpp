@@ -25,8 +25,9 @@ and named in the log where it only shapes what another key switches off (`algori
 
 Several rewards have names of your own, `reward: {NAME: {kind: math, weight: 0.5}, OTHER: {kind: format}}`: each has the keys of `reward`
 inside its name (`reward.NAME.kind`), and those that stand as `reward.NAME` below. What an evaluation counts as correct does not depend on
-weights: of the rewards of a row those decide that know it best, math, exact and code before command and python, and format last; of
-several all must agree, and a reward with a negative weight decides nothing.
+weights: of the rewards of a row those decide that know it best, math, exact and code before command and python, and format last. Where
+several know it equally well, all of them must call it correct; a reward with a negative weight decides nothing. An answer counts as one
+that could not be graded where a reward that decides failed; training leaves out an answer where a reward failed whose weight is not 0.
 
 A run that is resumed must find its keys as they were, but for those marked *free on resume*.
 )";

@@ -79,6 +79,7 @@ void transfer(Archive& archive, Sample& sample) {
   archive.list(sample.extracted);
   archive.list(sample.reason);
   archive.number(sample.status);
+  archive.number(sample.verdict);
 }
 
 }  // namespace

@@ -63,8 +63,8 @@ ProblemResult problem_result(const RolloutGroup& group) {
     result.truncated += s.completion.finish == Finish::kLength;
     result.tokens += int64_t(s.completion.ids.size());
     result.reward += s.reward;
-    result.statuses.push_back(s.status);
-    if (is_failure(s.status)) result.failure = s.reason;
+    result.statuses.push_back(s.verdict);
+    if (is_failure(s.verdict)) result.failure = s.reason;
   }
   result.majority = majority_correct(group.samples);
   return result;

@@ -42,7 +42,7 @@ struct ProblemResult {
   int64_t tokens = 0;  // of the responses
   double reward = 0.0;
   double majority = 0.0;                   // maj@samples of this problem
-  std::vector<GradeStatus> statuses = {};  // of the samples; empty: not known
+  std::vector<GradeStatus> statuses = {};  // the verdicts of the samples; empty: not known
   std::string failure = {};                // why the last of those without a grade has none
 
   /// Samples that could not be graded: they count as wrong in the numbers above.

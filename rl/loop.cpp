@@ -99,8 +99,8 @@ void watch_failures(Run& run, const std::vector<GradeTally>& own) {
       if (reason.empty()) reason = r;
     const std::string which = tally.name + ".kind " + tally.kind;
     if (run.comm.main())
-      log_warning(
-          str("step ", run.step + 1, ": ", which, " failed on every answer, so it trains on none of them: ", reason));
+      log_warning(str("step ", run.step + 1, ": ", which, " failed on every answer",
+                      tally.weight != 0 ? ", so it trains on none of them: " : ": ", reason));
     check(tally.max_failed_steps == 0 || rollouts < tally.max_failed_steps, which, ": every grade of ", rollouts,
           " rollouts in a row failed (", tally.name, ".max_failed_steps): ", reason);
   }

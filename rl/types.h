@@ -56,7 +56,7 @@ enum class GradeStatus : uint8_t {
   kParsed,    // both answers were read: the verdict is about their values
   kUnparsed,  // an answer was found, but it (or the gold) is no expression within bounds: only its text was compared
   kNoAnswer,  // the response holds no final answer
-  kTimeout,   // the verifier took longer than timeout_s; of kind code, before the answer ran
+  kTimeout,   // the verifier took longer than timeout_s; of kind code without a command of your own, not by the answer
   kError,     // it could not be run, failed, or gave no number
 };
 
@@ -72,9 +72,10 @@ struct RolloutSample {
   std::vector<double> rewards;  // each named one by itself, in the order of names; NaN where it gave the row no grade
   bool correct = false;         // whether its answer is right (grading.h says by which of several rewards)
   double advantage = 0.0;
-  std::string extracted;                        // the answer the reward read, for dumps
-  std::string reason;                           // why it earned that, in a few words
-  GradeStatus status = GradeStatus::kNoAnswer;  // of its grade; of several the first that failed
+  std::string extracted;                         // the answer the reward read, for dumps
+  std::string reason;                            // why it earned that, in a few words
+  GradeStatus status = GradeStatus::kNoAnswer;   // of the reward: a failure where the sum is not known
+  GradeStatus verdict = GradeStatus::kNoAnswer;  // of `correct`: a failure where nobody knows whether it is
 };
 
 struct RolloutGroup {

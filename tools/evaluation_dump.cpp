@@ -116,7 +116,7 @@ void EvaluationDump::write(const std::string& set, const std::string& settings, 
     extracted.push_back(s.extracted);
     finish.push_back(finish_name(s.completion.finish));
     rewards.push_back(float(s.reward));
-    statuses.push_back(status_name(s.status));
+    statuses.push_back(status_name(s.verdict));
     lengths.push_back(int32_t(s.completion.ids.size()));
   }
   JsonObject line;

@@ -39,24 +39,43 @@ int knowledge(const std::string& kind, double weight) {
   return kind == "command" || kind == "python" ? 1 : 2;  // a program's number may be of anything
 }
 
-/// A sample while its rewards come in.
+/// What one reward gave a sample.
+struct Part {
+  Grade grade;
+  double weight = 1;
+  int knows = kSaysNothing;
+  bool failed() const { return is_failure(grade.status); }
+};
+
 struct Graded {
   const Prompt& prompt;
   RolloutSample& sample;
-  int known = kSaysNothing;  // best knowledge so far
+  std::vector<Part> parts = {};
 
-  void take(Grade grade, int by) {
-    const bool better = by > known;
-    if (better) sample.correct = grade.correct;
-    if (by == known) sample.correct = sample.correct && grade.correct;
-    known = std::max(known, by);
-    if (is_failure(sample.status)) return;
-    const bool first = sample.reason.empty();
-    if (!first && !is_failure(grade.status) && (grade.extracted.empty() || !(better || sample.extracted.empty())))
-      return;
-    if (first || !grade.extracted.empty()) sample.extracted = std::move(grade.extracted);
-    sample.reason = std::move(grade.reason);
-    sample.status = grade.status;
+  /// Whether it is correct, and what became of its reward; see grade_samples.
+  void conclude() {
+    int most = kSaysNothing;
+    for (const Part& part : parts) most = std::max(most, part.knows);
+    const auto first = [&](const auto& fits) -> const Part* {
+      const auto found = std::ranges::find_if(parts, fits);
+      return found == parts.end() ? nullptr : &*found;
+    };
+    const auto decides = [&](const Part& part) { return part.knows == most; };
+    const Part* decider = first(decides);
+    if (decider == nullptr) return;
+    const Part* undecided = first([&](const Part& part) { return decides(part) && part.failed(); });
+    const Part* unsummed = first([](const Part& part) { return part.weight != 0 && part.failed(); });
+    const Part* summed = unsummed ? unsummed : first([](const Part& part) { return part.weight != 0; });
+    const auto extracts = [](const Part& part) { return !part.grade.extracted.empty(); };
+    const Part* reader = first([&](const Part& part) { return decides(part) && extracts(part); });
+    if (reader == nullptr) reader = first([&](const Part& part) { return extracts(part) && !part.failed(); });
+    if (reader == nullptr) reader = decider;
+    sample.correct = most > kSaysNothing && undecided == nullptr &&
+                     std::ranges::all_of(parts, [&](const Part& p) { return !decides(p) || p.grade.correct; });
+    sample.verdict = (undecided ? undecided : decider)->grade.status;
+    if (summed) sample.status = summed->grade.status;
+    sample.extracted = reader->grade.extracted;
+    sample.reason = (undecided ? undecided : unsummed ? unsummed : reader)->grade.reason;
   }
 };
 
@@ -89,13 +108,14 @@ std::vector<GradeTally> grade_samples(const RewardsConfig& config, std::span<Rol
       sample.correct = false;
       sample.extracted.clear();
       sample.reason.clear();
-      sample.status = Grade::Status::kNoAnswer;
+      sample.status = sample.verdict = Grade::Status::kNoAnswer;
       all.push_back({group.prompt, sample});
     }
   const auto apply = [&](const std::string& name, const RewardConfig& reward, const NamedReward* named) {
-    tallies.push_back({.name = name, .kind = reward.kind, .max_failed_steps = reward.max_failed_steps});
-    GradeTally& tally = tallies.back();
     const double weight = named != nullptr ? named->weight : 1.0;
+    tallies.push_back(
+        {.name = name, .kind = reward.kind, .weight = weight, .max_failed_steps = reward.max_failed_steps});
+    GradeTally& tally = tallies.back();
     std::vector<Graded*> own;
     std::vector<Answer> answers;
     for (Graded& graded : all) {
@@ -112,22 +132,20 @@ std::vector<GradeTally> grade_samples(const RewardsConfig& config, std::span<Rol
       if (is_failure(grades[i].status) && tally.failed++ == 0) tally.reason = grades[i].reason;
       sample.reward += weight * grades[i].reward;
       if (named != nullptr) sample.rewards.back() = is_failure(grades[i].status) ? NAN : grades[i].reward;
-      own[i]->take(std::move(grades[i]), knowledge(reward.kind, weight));
+      own[i]->parts.push_back({std::move(grades[i]), weight, knowledge(reward.kind, weight)});
     }
   };
   if (config.named.empty()) apply("reward", config.one, nullptr);
   for (const auto& [name, named] : config.named) apply("reward." + name, named.reward, &named);
-  for (RolloutGroup& group : groups)
-    for (RolloutSample& sample : group.samples) {
-      if (std::abs(sample.reward) > kMaxReward) {
-        sample.reason =
-            str("the weighted sum ", sample.reward, " is beyond ", kMaxReward, ", the most advantages hold");
-        sample.reward = 0;
-        sample.status = Grade::Status::kError;
-        ++counts[Grade::Status::kError];
-      }
-      if (is_failure(sample.status)) sample.correct = false;
-    }
+  for (Graded& graded : all) {
+    graded.conclude();
+    RolloutSample& sample = graded.sample;
+    if (std::abs(sample.reward) <= kMaxReward) continue;
+    sample.reason = str("the weighted sum ", sample.reward, " is beyond ", kMaxReward, ", the most advantages hold");
+    sample.reward = 0;
+    sample.status = Grade::Status::kError;
+    ++counts[Grade::Status::kError];
+  }
   for (const Grade::Status status : kGradeStatuses) {
     const std::string name = std::string("verifier/") + status_name(status);
     const double before = metrics.get(name);

@@ -30,6 +30,7 @@ RolloutSample sample_of(size_t group, int number) {
   sample.correct = number == 1;
   sample.extracted = std::string(size_t(number), '4');
   sample.status = number % 2 ? GradeStatus::kTimeout : GradeStatus::kParsed;
+  sample.verdict = number % 2 ? GradeStatus::kParsed : GradeStatus::kError;
   if (group % 2) {  // recorded routes, in the first sample of no token
     sample.completion.routes.prompt = std::make_shared<TokenRoutes::Bytes>(5, uint8_t(group));
     sample.completion.routes.response = std::make_shared<TokenRoutes::Bytes>(size_t(number), uint8_t(group + 1));
@@ -61,6 +62,7 @@ TEST(DataParallel, AllRanksGetAllSamples) {
           EXPECT_TRUE(std::isnan(got.rewards[1]));
           EXPECT_EQ(got.extracted, want.extracted);
           EXPECT_EQ(got.status, want.status) << "it says whether the sample is trained on";
+          EXPECT_EQ(got.verdict, want.verdict) << "it says whether an evaluation counts it";
           const TokenRoutes &routes = got.completion.routes, &expected = want.completion.routes;
           ASSERT_EQ(routes.recorded(), g % 2 == 1);
           if (!routes.recorded()) continue;

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/notice.h"
 #include "rl/config.h"
+#include "rl/evaluate.h"
 #include "rl/reward/grading.h"
 #include "tests/support/message.h"
 
@@ -118,7 +119,8 @@ TEST(Rewards, WhatIsCorrectIsNoMatterOfWeights) {
   EXPECT_EQ(correct("fault: {kind: command, command: echo 0, weight: -1}, form: {kind: format}"), marked);
   EXPECT_EQ(correct("right: {kind: math, data_source: a}, form: {kind: format}", "a"), first);
   EXPECT_EQ(correct("right: {kind: math, data_source: a}, form: {kind: format}", "b"), marked) << "of those of its row";
-  EXPECT_EQ(correct("right: {kind: math}, z: {kind: command, command: exit 1}"), none) << "without a grade";
+  EXPECT_EQ(correct("right: {kind: math}, z: {kind: command, command: exit 1}"), first) << "its failure says nothing";
+  EXPECT_EQ(correct("form: {kind: format}, z: {kind: command, command: exit 1}"), none) << "here it decides";
 }
 
 TEST(Rewards, TheVoteIsByTheAnswerThatWasJudged) {
@@ -140,6 +142,38 @@ TEST(Rewards, AFailedRewardIsNoneAndFailsTheSample) {
   EXPECT_EQ(sample.status, Grade::Status::kError);
   EXPECT_TRUE(std::isnan(sample.rewards[0])) << "it enters no mean";
   EXPECT_EQ(sample.rewards[1], 1);
+}
+
+TEST(Rewards, AFailureTouchesTheSumOrTheVerdictOrNeither) {
+  struct Case {
+    const char* named;
+    bool correct, judged, summed;
+    const char* reason;
+  };
+  const std::string fails = "{kind: command, command: exit 7, weight: ";
+  for (const auto& [named, correct, judged, summed, reason] : std::initializer_list<Case>{
+           {"a: {kind: math}, s: FAILS 0}", true, true, true, "same text"},
+           {"z: {kind: math}, s: FAILS 0}", true, true, true, "same text"},
+           {"a: {kind: math}, s: FAILS 0.1}", true, true, false, "exit code 7"},
+           {"a: {kind: math}, s: FAILS -1}", true, true, false, "exit code 7"},
+           {"a: {kind: math, weight: 0}, s: FAILS 1}", true, true, false, "exit code 7"},
+           {"a: {kind: format}, s: FAILS 0}", false, false, true, "exit code 7"},
+           {"a: {kind: format}, s: FAILS 1}", false, false, false, "exit code 7"},
+           {"a: {kind: command, command: echo 1}, s: FAILS 0}", false, false, true, "exit code 7"},
+           {"s: FAILS -1}", false, false, false, "exit code 7"}}) {
+    std::string text = named;
+    text.replace(text.find("FAILS "), 6, fails);
+    std::vector<RolloutGroup> groups{group("", {"\\boxed{4}"})};
+    Metrics metrics;
+    grade_samples(rewards("reward: {" + text + "}\n"), groups, metrics);
+    const RolloutSample& sample = groups[0].samples[0];
+    EXPECT_EQ(sample.correct, correct) << text;
+    EXPECT_EQ(!is_failure(sample.verdict), judged) << text;
+    EXPECT_EQ(!is_failure(sample.status), summed) << text;
+    EXPECT_NE(sample.reason.find(reason), std::string::npos) << text << ": " << sample.reason;
+    EXPECT_EQ(problem_result(groups[0]).ungraded(), !judged) << text;
+    EXPECT_EQ(metrics.get("verifier/error"), 1) << text;
+  }
 }
 
 TEST(Rewards, ASumBeyondWhatAdvantagesHoldIsAnError) {
