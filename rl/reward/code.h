@@ -32,9 +32,9 @@ namespace mantissa {
 
 struct CodeVerdict {
   enum class End {
-    kJudged,   // also where the answer ran and the time or the memory was not enough, whoever took it: it is wrong then
-    kTimeout,  // the time was over before the answer ran
-    kError,    // no python3, tests that are no Python or run nothing, a judge that failed; `reason` says which
+    kJudged,   // also where the time was over, or the judge killed, while it waited for the answer: that is wrong then
+    kTimeout,  // the time was over while the tests were at work, or before anything ran
+    kError,    // no python3, tests that are no Python, run nothing or end the judge; `reason` says which
   };
   End end = End::kError;
   bool correct = false;

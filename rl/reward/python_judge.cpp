@@ -15,6 +15,9 @@ _in = os.fdopen(3, "r", encoding="utf-8", newline="\n", errors="replace")
 _out = os.fdopen(4, "w", encoding="utf-8", newline="\n")
 _verdict = os.dup(1)
 os.dup2(2, 1)
+def waits(now, write=os.pwrite):
+    """Marks for the trainer whether the answer is at work. Its process has not this descriptor."""
+    write(5, b"1" if now else b"0", 0)
 _limit = 64 << 20
 _peers, _numbers, _classes = [], {}, {}
 
@@ -139,6 +142,7 @@ def exception_of(names, text):
 def peer_does(m):
     """What the answer may do to objects of the tests: call functions, see and set public attributes of instances."""
     peer, args = _peers[int(m["of"])], [decode(a) for a in m.get("args", [])]
+    waits(False)  # from here on it is the tests' work
     if m["op"] == "call" and callable(peer): return encode(peer(*args))
     name = str(m.get("name"))
     if name.startswith("_") or type(peer).__module__ != "__main__": raise AttributeError(name)
@@ -153,18 +157,25 @@ def receive():
     if type(message) is not dict: raise Ended("the answer's process broke the protocol")
     return message
 
-def ask(message):
+def send(message):
+    waits(True)  # already now: it may not read
     try:
         _out.write(json.dumps(message) + "\n")
         _out.flush()
     except OSError: raise Ended("the answer's process ended") from None
+
+def ask(message):
+    try: return converse(message)
+    finally: waits(False)
+
+def converse(message):
+    send(message)
     while True:
         reply = receive()
         if "op" in reply:
             try: answer = {"value": peer_does(reply)}
             except Exception as error: answer = {"error": True, "text": str(error)[:300]}
-            _out.write(json.dumps(answer) + "\n")
-            _out.flush()
+            send(answer)
         elif "error" in reply:
             names = reply["error"]
             raise exception_of([str(n) for n in names] if type(names) is list else [], str(reply.get("text"))[:300])
@@ -212,7 +223,6 @@ if "unittest" in job["tests"]:  # its runners may end without an exception where
 module = type(sys)("__main__")
 sys.modules["__main__"] = module
 sys.setrecursionlimit(20000)
-os.write(_verdict, b"\n")  # from here on what goes wrong is the answer's doing
 try: names_of_answer(module.__dict__)
 except BaseException as error: verdict(False, f"the answer does not run: {error!r}")
 try: exec(tests, module.__dict__)

@@ -5,7 +5,7 @@
 // or, for a user's own verifier, by a program (command.h) or a Python function (python.h).
 //
 // Invariant: an answer that could not be read, or whose verifier timed out or failed, never passes for a wrong one.
-// Every grade carries a status; the loop counts them apart, and trains on no answer whose grade failed (is_failure).
+// Every grade carries a status; the loop counts them apart, and trains on no answer whose grade failed (grading.h).
 #pragma once
 
 #include <span>
@@ -81,9 +81,10 @@ void check_gold(const RewardConfig& config, std::string_view gold, const std::st
 ///            more counts as correct. What follows on the line is kept as the extracted answer. Another exit code than
 ///            0 is an error, not a wrong answer, and so is a number beyond kMaxReward
 ///   code     the last fenced block of the response (```) is Python, the gold its tests: correct where all pass, see
-///            code.h; one that takes too long or too much memory is wrong. With a `command` of your own, block, line
-///            feed and gold go to it instead, for another language; exit code 0 is correct then, so that code which
-///            ends before its tests passes, and its timeout is no wrong answer
+///            code.h; one that takes too long or too much memory is wrong, while tests that do, or end their process,
+///            are a timeout or an error. With a `command` of your own, block, line feed and gold go to it instead, for
+///            another language; exit code 0 is correct then, so that code which ends before its tests passes, and its
+///            timeout is no wrong answer
 ///
 /// The forms, where kinds math and exact look for an answer (another response has none, whatever it says):
 ///

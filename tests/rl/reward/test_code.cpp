@@ -247,6 +247,34 @@ TEST(RewardCode, TimeAndMemoryAreBounded) {
   expect(false, "x = bytearray(1 << 33)\ndef f(x): return 4", kTest);
 }
 
+TEST(RewardCode, TestsThatHangOrDieAreNotTheAnswersDoing) {
+  RewardConfig quick = kCode;
+  quick.timeout_s = 3;
+  const auto status = [&](const std::string& code, const std::string& tests, const RewardConfig& config) {
+    const Grade g = grade(config, "```\n" + code + "\n```", tests);
+    EXPECT_FALSE(g.correct) << tests;
+    return g.status;
+  };
+  using S = Grade::Status;
+  EXPECT_EQ(status(kSquare, kTest + "\nwhile True: pass", quick), S::kTimeout);
+  EXPECT_EQ(status("def f(g): return g()", "def g():\n  while True: pass\nf(g)", quick), S::kTimeout)
+      << "called by the answer";
+  EXPECT_EQ(status("def f(g): g()\n", "def g(): return 1\nf(g)\nimport time\ntime.sleep(100)", quick), S::kTimeout);
+  EXPECT_EQ(status("def f(g):\n  g()\n  while True: pass", "f(lambda: 1)", quick), S::kParsed);
+  EXPECT_EQ(status("def f():\n  while True: yield 1", "for x in f(): pass", quick), S::kParsed) << "mostly the answer";
+  for (const char* end : {"import os\nos._exit(1)", "import os\nos._exit(0)", "import ctypes\nctypes.string_at(0)",
+                          "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"})
+    EXPECT_EQ(status(kSquare, kTest + "\n" + end, kCode), S::kError) << end;
+}
+
+TEST(RewardCode, AnAnswerThatEndsProcessesIsWrong) {
+  for (const char* end : {"os._exit(0)", "os.kill(os.getpid(), 9)", "os._exit(1)", "os.closerange(0, 100)",
+                          "[os.write(d, b'0') for d in range(3, 100)]"}) {
+    expect(false, std::string("import os\ndef f(x):\n  ") + end, kTest);
+    expect(false, std::string("import os\ndef stop():\n  ") + end + "\nstop()", kTest);
+  }
+}
+
 TEST(RewardCode, BrokenTestsAreAnErrorAndNotTheAnswers) {
   EXPECT_EQ(run(kSquare, "assert f(2) ==").status, Grade::Status::kError);
   EXPECT_EQ(grade(kCode, "def f(x): return 4", kTest).status, Grade::Status::kNoAnswer);
