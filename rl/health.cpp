@@ -19,7 +19,8 @@ std::optional<bool> above(double limit, double value) {
 }
 
 std::optional<bool> equal_rewards(const Metrics& m) {
-  if (m.get("train/kept_groups") == 0) return true;  // dynamic sampling left none to have an advantage
+  if (!std::isfinite(m.get("critic/score/mean"))) return {};  // every grade failed: there is no reward to be equal
+  if (m.get("train/kept_groups") == 0) return true;           // dynamic sampling left none to have an advantage
   const double least = m.get("critic/advantages/min"), most = m.get("critic/advantages/max");
   if (!std::isfinite(least) || !std::isfinite(most)) return {};
   return least == 0 && most == 0;

@@ -3,7 +3,7 @@
 // line. train.stop names those that end the run. It looks at metrics alone and changes no number; a run that resumes
 // looks anew. A metric that a step does not have (null: no token was forwarded) leaves its conditions as they were.
 //
-//   equal_rewards       every advantage of a step is 0
+//   equal_rewards       every advantage of a step is 0 (not said where every grade failed)
 //   truncated           at least 95 % of the responses hit rollout.max_new_tokens
 //   entropy_collapse    the entropy is below a tenth of what it was in the first steps
 //   length_collapse     responses are below a quarter of the length that they had in the first steps

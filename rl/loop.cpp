@@ -122,8 +122,10 @@ void reward(Run& run, std::vector<RolloutGroup>& groups, RewardStats& stats, Met
       stats.lengths.add(double(sample.completion.ids.size()));
       stats.clipped += sample.completion.finish == Finish::kLength;
       auto reward = sample.rewards.begin();
-      for (const auto& [name, config] : run.config.reward.named)
-        if (const double r = *reward++; !std::isnan(r)) stats.named[name].add(r);
+      for (const auto& [name, config] : run.config.reward.named) {
+        MinMaxMean& own = stats.named[name];  // null where nothing is added
+        if (const double r = *reward++; !std::isnan(r)) own.add(r);
+      }
     }
     stats.prompts.add(double(group.prompt.ids.size()));
   }
@@ -356,8 +358,9 @@ void sft_step(Run& run, Metrics& metrics) {
 }
 
 /// Why a step took no optimizer step, as far as its metrics tell.
-std::string why_idle(const Metrics& metrics) {
+std::string why_idle(const Metrics& metrics, bool sft) {
   if (metrics.get("scaler/skipped") > 0) return "since every update overflowed";
+  if (!sft && std::isnan(metrics.get("critic/score/mean"))) return "since no answer could be graded";
   if (metrics.get("training/empty_mini_batches") > 0) return "since every token was left out of the loss";
   return "since no group had a spread of rewards";
 }
@@ -406,7 +409,7 @@ bool train(Run& run, const std::function<bool()>& stop) {
     self_test.check(run, metrics);
     run.log_step(metrics);
     if (run.policy_version == 0 && run.comm.main() && !std::exchange(idle_said, true))
-      log_warning(str("step ", run.step, ": no optimizer step was taken, ", why_idle(metrics)));
+      log_warning(str("step ", run.step, ": no optimizer step was taken, ", why_idle(metrics, run.sft())));
     if (!run.sft() && run.comm.main())
       for (const std::string& line : health.look(metrics)) log_warning(str("step ", run.step, ": ", line));
     log_info(console_line(metrics, {.sft = run.sft(),

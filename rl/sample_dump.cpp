@@ -4,6 +4,7 @@
 
 #include "core/json.h"
 #include "rl/data_parallel.h"
+#include "rl/reward/reward.h"
 
 namespace mantissa {
 namespace {
@@ -54,6 +55,8 @@ void dump_samples(Run& run, const std::vector<RolloutGroup>& groups, const std::
         .add("answer", group.prompt.answer)
         .add("extracted", sample.extracted)
         .add("reward", sample.reward)
+        .add("correct", sample.correct)
+        .add("status", status_name(sample.verdict))
         .add("reason", sample.reason)
         .add("finish", name_of(sample.completion.finish));
     if (g == 0) add_tokens(line, run, sample.completion, old_logprobs(run, batches, group));

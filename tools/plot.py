@@ -154,6 +154,13 @@ def run_charts(runs):
     return charts
 
 
+def judged(row):
+    """right, wrong, or what kept a sample from its grade; lines of earlier versions have nothing but the reward."""
+    if row.get("status") in ("timeout", "error"):
+        return row["status"]
+    return "right" if row.get("correct", row["reward"] >= 0.5) else "wrong"
+
+
 def story(run):
     """Two problems before and after training, the first of them solved at its end alone; and the evaluation."""
     first, last = {}, {}
@@ -168,7 +175,7 @@ def story(run):
         lines.append(f"{before['prompt'].strip()[-60:]}   (answer {before['answer']})")
         for row in (before, after):
             response = " ".join(row["response"].split())
-            lines.append(f"  step {row['step']:<4} {'right' if row['reward'] >= 0.5 else 'wrong'}  {response[-60:]}")
+            lines.append(f"  step {row['step']:<4} {judged(row)}  {response[-60:]}")
     for name in run.sets():
         points = finite(run.series("eval", f"val-core/{name}/acc/mean@"))
         if len(points) > 1:

@@ -131,6 +131,10 @@ def check_plot(here):
     assert "0.000 before, 0.833 after step 2500" in out and "scaler/scale is 65536 in all steps" in out, out
     svg = (here / "x.svg").read_text(encoding="utf-8")
     assert "and then this" in svg and "right" in svg and "wrong" in svg and "Loss scale" not in svg
+    from plot import judged
+    assert [judged(row) for row in ({"reward": 0.5}, {"reward": 0}, {"reward": 0.1, "correct": True, "status": "parsed"},
+                                    {"reward": 1, "correct": False, "status": "unparsed"},
+                                    {"reward": 0, "correct": False, "status": "error"})] == ["right", "wrong", "right", "wrong", "error"]
     metrics = here / "run" / "metrics.jsonl"
     before = metrics.read_text()
     assert "--out must end in .svg or .png" in refused("plot.py", here / "run", "--out", metrics)

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 #include <iterator>
 
 #include "core/error.h"
@@ -194,6 +195,31 @@ TEST_F(HealthOfRuns, AVerifierThatAlwaysFailsEndsTheRun) {
       << log;
   EXPECT_EQ(log.find("broken"), std::string::npos) << log;
   EXPECT_NE(read_file(dir_ / "run/reward.log").find("broken"), std::string::npos);
+}
+
+TEST_F(HealthOfRuns, WhereNoAnswerIsGradedTheRewardsAreNotCalledEqual) {
+  const std::string log =
+      train({"reward.x.kind=command", "reward.x.command=exit 7", "reward.x.max_failed_steps=0", "train.steps=4",
+             "algorithm.dynamic_sampling=true", "algorithm.max_gen_batches=1", "train.stop=[equal_rewards]"});
+  EXPECT_NE(log.find("step 1: no optimizer step was taken, since no answer could be graded"), std::string::npos) << log;
+  EXPECT_EQ(log.find("equal_rewards"), std::string::npos) << log;
+  EXPECT_NE(log.find("took no optimizer step in 4 steps"), std::string::npos) << log;
+  const std::string metrics = read_file(dir_ / "run/metrics.jsonl"), samples = read_file(dir_ / "run/samples.jsonl");
+  EXPECT_NE(metrics.find("\"reward/x/mean\": null"), std::string::npos) << metrics;
+  EXPECT_EQ(samples.find("\"correct\": true"), std::string::npos) << samples;
+}
+
+TEST_F(HealthOfRuns, SamplesSayWhetherTheyAreCorrectWhateverTheReward) {
+  train({"reward.x.kind=command", "reward.x.command=exit 7", "reward.x.weight=0", "reward.right.kind=math",
+         "reward.right.weight=0.1", "train.steps=1", "logging.samples=4"});
+  std::ifstream file(dir_ / "run/samples.jsonl");
+  int right = 0, all = 0;
+  for (std::string line; std::getline(file, line); ++all) {
+    right += line.find("\"correct\": true, \"status\": \"parsed\"") != std::string::npos;
+    EXPECT_EQ(line.find("\"status\": \"error\""), std::string::npos) << line;
+  }
+  EXPECT_EQ(all, 4);
+  EXPECT_GT(right, 0);
 }
 
 TEST_F(HealthOfRuns, OneOfSeveralRewardsThatAlwaysFailsIsNamedAndEndsTheRunByItsOwnKey) {
