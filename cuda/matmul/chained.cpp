@@ -28,6 +28,16 @@ ChainedProduct product_for_u(const ChainedProduct& p) {
   return u;
 }
 
+/// Forms of exact_stream.cu, which make u on the way, then those of tiles.cu.
+void run_form(Exec& exec, const ChainedProduct& p, int form) {
+  if (form < stream_forms()) return run_stream(exec, p, form);
+  if (p.down) run_chained_product(exec, product_for_u(p));
+  run_tiles(exec, p, form - stream_forms());
+}
+bool form_serves(const ChainedProduct& p, int form) {
+  return form >= stream_forms() || stream_serves(p, form);
+}
+
 class Forms {
  public:
   int of(Exec& exec, const ChainedProduct& p) {
@@ -36,16 +46,16 @@ class Forms {
                   int64_t(p.parts.size()), int64_t(p.trans), int64_t(f.type), int64_t(f.out_type),
                   p.down != nullptr};
     const std::lock_guard lock(mutex_);
-    if (const auto known = chosen_.find(key); known != chosen_.end() && chained_form_serves(p, known->second))
+    if (const auto known = chosen_.find(key); known != chosen_.end() && form_serves(p, known->second))
       return known->second;
     if (cuda::capturing(exec)) return stream_forms() + (f.rows <= kFewRows ? 0 : 1);
     std::vector<int> forms;
     std::vector<std::function<void()>> ways;
-    for (int form = 0; form < chained_forms(); ++form) {
-      if (!chained_form_serves(p, form)) continue;
-      run_chained_form(exec, p, form);  // so that what it runs in its turn is chosen
+    for (int form = 0; form < stream_forms() + tile_forms(); ++form) {
+      if (!form_serves(p, form)) continue;
+      run_form(exec, p, form);  // so that what it runs in its turn is chosen
       forms.push_back(form);
-      ways.push_back([&exec, &p, form] { run_chained_form(exec, p, form); });
+      ways.push_back([&exec, &p, form] { run_form(exec, p, form); });
     }
     const std::vector<float> ms = measure_in_turn(exec, ways);
     return chosen_[key] = forms[size_t(std::min_element(ms.begin(), ms.end()) - ms.begin())];
@@ -58,18 +68,6 @@ class Forms {
 };
 
 }  // namespace
-
-int chained_forms() {
-  return stream_forms() + tile_forms();
-}
-bool chained_form_serves(const ChainedProduct& p, int form) {
-  return form >= stream_forms() || stream_serves(p, form);
-}
-void run_chained_form(Exec& exec, const ChainedProduct& p, int form) {
-  if (form < stream_forms()) return run_stream(exec, p, form);
-  if (p.down) run_chained_product(exec, product_for_u(p));
-  run_tiles(exec, p, form - stream_forms());
-}
 
 bool chained_product_serves(Exec& exec, const ChainedProduct& p) {
   const ExactProduct& first = p.first;
@@ -97,7 +95,7 @@ void run_chained_product(Exec& exec, const ChainedProduct& p) {
     return run_chained_product(exec, given);
   }
   static auto& forms = *new Forms;  // never destroyed: the driver may be gone first
-  run_chained_form(exec, p, forms.of(exec, p));
+  run_form(exec, p, forms.of(exec, p));
 }
 
 }  // namespace mantissa::cuda_kernels

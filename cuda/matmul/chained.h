@@ -6,11 +6,8 @@
 #include <vector>
 
 #include "core/kernels.h"
+#include "cuda/device.h"
 #include "cuda/matmul/exact.h"
-
-namespace mantissa::cuda {
-struct DeviceFacts;
-}
 
 namespace mantissa::cuda_kernels {
 
@@ -45,13 +42,8 @@ bool has_chained_products(const cuda::DeviceFacts& device);
 bool chained_product_serves(Exec& exec, const ChainedProduct& p);
 void run_chained_product(Exec& exec, const ChainedProduct& p);
 
-/// The kernels, in forms that differ in their tiles and in who makes u. Of finite u all have the same bits: which of
-/// them run_chained_product() takes is a matter of time.
-int chained_forms();
-bool chained_form_serves(const ChainedProduct& p, int form);
-void run_chained_form(Exec& exec, const ChainedProduct& p, int form);
-
-/// Where they come from: kNT of few rows (exact_stream.cu), which serve some products only, then any (tiles.cu).
+/// The kernels, in forms that differ in their tiles and in who makes u: kNT of few rows (exact_stream.cu), which serve
+/// some products only, and any (tiles.cu). Of finite u all have the same bits.
 int stream_forms();
 bool stream_serves(const ChainedProduct& p, int form);
 void run_stream(Exec& exec, const ChainedProduct& p, int form);

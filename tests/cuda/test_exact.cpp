@@ -7,9 +7,6 @@
 
 #include "core/registry.h"
 #include "tests/support/cuda_pair.h"
-#ifdef MANTISSA_WITH_CUDA
-#include "cuda/matmul/chained.h"
-#endif
 
 namespace mantissa {
 namespace {
@@ -201,62 +198,6 @@ TEST_P(CudaExact, TwoProductsInOneChainAreTheProductOfTheJoinedOperands) {
     }
   }
 }
-
-#ifdef MANTISSA_WITH_CUDA
-/// Which form a product takes is a matter of time, so here each has its turn.
-TEST_P(CudaExact, EveryFormOfAChainedProductHasTheSameBits) {
-  if (const std::string reason = no_chains_because(); !reason.empty()) GTEST_SKIP() << reason;
-  constexpr double kScale = 0.3;  // rounds
-  for (const ChainedCase& c : {ChainedCase{960, 576, 32, {{0, 576}, {576, 768}, {768, 960}}, true, {1, 16, 40, 64}},
-                               {1360, 1536, 32, {{0, 680}, {680, 1360}}, false, {65, 128, 129, 256}},
-                               {411, 200, 24, {{0, 411}}, true, {17, 100, 250, 300}},
-                               {272, 64, 8, {{136, 272}}, false, {200, 256}},
-                               {144, 1000, 40, {{0, 72}}, true, {63, 192}}})
-    for (const int64_t rows : c.rows) {
-      const int64_t inner = int64_t(c.parts.size()) * c.rank;
-      int64_t updated = 0;
-      for (const ColumnRange& part : c.parts) updated += part.size();
-      const Tensor a = noise({rows, c.depth}, GetParam(), 1), b = noise({c.columns, c.depth}, GetParam(), 2, 0.1f),
-                   v = noise({updated, c.rank}, GetParam(), 3, 0.1f),
-                   down = noise({inner, c.depth}, GetParam(), 4, 0.1f),
-                   bias = c.bias ? noise({c.columns}, GetParam(), 5) : Tensor();
-      LowRankTerm made{poisoned({rows, inner}, GetParam()), down, v, c.parts, kScale};
-      Tensor want = poisoned({rows, c.columns}, GetParam());
-      MANTISSA_RUN(gpu(), matmul_low_rank, want, a, b, bias, made);
-      int served = 0;
-      for (int form = 0; form < cuda_kernels::chained_forms(); ++form)
-        for (const bool makes_u : {false, true}) {
-          SCOPED_TRACE(str("M ", rows, " N ", c.columns, " K ", c.depth, " R ", c.rank, " form ", form,
-                           makes_u ? ", which makes u" : ""));
-          Tensor got = poisoned({rows + 1, c.columns}, GetParam()),
-                 u = makes_u ? poisoned(made.u.shape(), GetParam()) : made.u;
-          const cuda_kernels::ChainedProduct p{.first = {.rows = rows,
-                                                         .columns = c.columns,
-                                                         .depth = c.depth,
-                                                         .type = GetParam(),
-                                                         .out_type = GetParam(),
-                                                         .c_stride = c.columns,
-                                                         .a = a.raw(),
-                                                         .b = b.raw(),
-                                                         .bias = c.bias ? bias.raw() : nullptr,
-                                                         .c = got.raw()},
-                                               .rank = c.rank,
-                                               .u = u.raw(),
-                                               .v = v.raw(),
-                                               .parts = c.parts,
-                                               .down = makes_u ? down.raw() : nullptr,
-                                               .down_scale = float(kScale)};
-          if (!cuda_kernels::chained_form_serves(p, form)) continue;
-          cuda_kernels::run_chained_form(gpu(), p, form);
-          expect_same_bits(got.slice(0, rows), want);
-          expect_same_bits(got.slice(rows, rows + 1), poisoned({1, c.columns}, GetParam()));  // nothing behind it
-          expect_same_bits(u, made.u);
-          ++served;
-        }
-      EXPECT_EQ(served, rows > cuda_kernels::kFewRows ? 6 : c.rank > 32 || rows > 128 ? 24 : 31);
-    }
-}
-#endif  // MANTISSA_WITH_CUDA
 
 TEST_P(CudaExact, TheGradientOfAnInputIsTheProductOfTheJoinedOperands) {
   if (const std::string reason = no_chains_because(); !reason.empty()) GTEST_SKIP() << reason;
