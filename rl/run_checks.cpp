@@ -166,12 +166,13 @@ void Run::check_same_model(const CheckpointState& state, const fs::path& checkpo
   const std::string rule =
       str(checkpoint.string(), ": was made with another model than model.path ", config.model.path, " holds now: ");
   for (const auto& [file, text] : was) {
-    if (file != kConfigFile) {
-      check(model_files_.at(file) == text, rule, file, " differs");
-      continue;
+    if (file == kConfigFile) {
+      const std::string apart = difference(config_text(parse_hf_config(text, kConfigFile)), model_files_.at(file));
+      check(apart.empty(), rule, apart);
+    } else {
+      const auto now = model_files_.find(file);
+      check(now != model_files_.end() && now->second == text, rule, file, " differs");
     }
-    const std::string apart = difference(config_text(parse_hf_config(text, kConfigFile)), model_files_.at(file));
-    check(apart.empty(), rule, apart);
   }
 }
 

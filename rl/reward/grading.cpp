@@ -47,6 +47,7 @@ struct Part {
   bool failed() const { return is_failure(grade.status); }
 };
 
+/// A sample and what its rewards gave it.
 struct Graded {
   const Prompt& prompt;
   RolloutSample& sample;
