@@ -11,6 +11,7 @@
 #include "nn/formats/peft.h"
 #include "nn/sharding.h"
 #include "rl/algorithm/policy_loss.h"
+#include "rl/data/prompt_template.h"
 #include "rl/evaluate.h"
 #include "rl/logging/log.h"
 #include "rl/reward/python.h"
@@ -177,9 +178,11 @@ void Run::load_data() {
     return std::move(set.prompts);
   };
   prompts = read(config.data, "", sft());
-  if (sft())
-    if (const int64_t left_out = encode_solutions(prompts, config.data, *tokenizer, stop_ids.front(), positions))
+  if (sft()) {
+    const int32_t end = response_end(config.data, model->tokenizer, *tokenizer, stop_ids);
+    if (const int64_t left_out = encode_solutions(prompts, config.data, *tokenizer, end, positions))
       log_info(str(left_out, " skipped: prompt and response exceed the model's ", positions, " positions"));
+  }
   const size_t longest = std::ranges::max(prompts, {}, [](const Prompt& p) { return p.ids.size(); }).ids.size();
   if (const int64_t most = config.rollout.sampling.max_new_tokens; !sft() && int64_t(longest) + most > positions)
     log_warning(str("rollout.max_new_tokens ", most, " and the longest prompt, ", longest,

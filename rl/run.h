@@ -65,7 +65,7 @@ class Run {
   Exec exec;
   std::unique_ptr<Model> model;
   std::unique_ptr<Tokenizer> tokenizer;
-  std::vector<int32_t> stop_ids;  // the first ends a response to imitate
+  std::vector<int32_t> stop_ids;
   std::vector<Prompt> prompts;
   std::vector<EvalSet> eval_sets;
   std::optional<DataCursor> cursor;

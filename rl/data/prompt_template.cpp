@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "rl/text/tokenizer_config.h"
 
 namespace mantissa {
 namespace {
@@ -18,12 +19,17 @@ bool is_named(const std::string& text) {
 }
 
 ChatTemplate chat_of(const DataConfig& config, const TokenizerFiles& files) {
-  if (config.prompt_template == "chat" && config.chat_template == "auto")
+  const std::string& kind = config.prompt_template;
+  if (kind == "chat" && config.chat_template == "auto")
     return ChatTemplate::of_model(files, config.chat_template_kwargs);
   check(config.chat_template_kwargs.empty(),
         "data.chat_template_kwargs are variables of the model's own form: they need "
         "data.template chat and data.chat_template auto");
-  return ChatTemplate::named(config.chat_template == "auto" ? "plain" : config.chat_template);
+  if (kind != "chat")
+    return ChatTemplate::named(kind == "r1_distill_qwen" ? "deepseek_r1"
+                               : kind == "qwen_math"     ? "chatml_qwen2_5_math"
+                                                         : "plain");
+  return ChatTemplate::named(config.chat_template);
 }
 
 /// A template of one's own: the text, or that of a file.
@@ -74,10 +80,9 @@ std::string PromptTemplate::apply(const std::string& problem) const {
            problem + "\nAssistant: <think>";
   // As DeepSeek recommends for its distilled models, in the punctuation of the FP16 paper's code.
   if (kind_ == "r1_distill_qwen")
-    return apply_chat_template(
-        "deepseek_r1",
+    return chat_.apply(
         {{"user", problem + " Please reason step by step, and put your final answer within \\boxed{}.\n"}});
-  if (kind_ == "qwen_math") return apply_chat_template("chatml_qwen2_5_math", {{"user", problem}});
+  if (kind_ == "qwen_math") return chat_.apply({{"user", problem}});
   if (kind_ == "chat") return apply({{"user", problem}}, "");
   if (kind_ == "none") return problem;
   std::string out;
@@ -97,6 +102,20 @@ std::string PromptTemplate::apply(const std::vector<ChatMessage>& conversation, 
   check(system_.empty() || !own, where, ": the messages have a system message, and data.system is another one");
   if (!system_.empty()) messages.insert(messages.begin(), {"system", system_});
   return chat_.apply(messages);
+}
+
+std::string PromptTemplate::behind_answer() const {
+  return kind_ == "chat" || kind_ == "r1_distill_qwen" || kind_ == "qwen_math" ? chat_.behind_answer() : "";
+}
+
+int32_t response_end(const DataConfig& config, const TokenizerFiles& files, const Tokenizer& tokenizer,
+                     const std::vector<int32_t>& stops) {
+  const auto stops_with = [&](int32_t id) { return std::ranges::count(stops, id) > 0; };
+  const std::vector<int32_t> behind = tokenizer.encode(PromptTemplate(config, files).behind_answer());
+  if (!behind.empty() && stops_with(behind.front())) return behind.front();
+  for (const auto& [name, token] : read_tokenizer_config(files).named)
+    if (name == "eos_token" && stops_with(tokenizer.id_of(token))) return tokenizer.id_of(token);
+  return stops.front();
 }
 
 std::vector<std::string> take_out_unread(DataConfig& config, const TokenizerFiles& files) {

@@ -9,12 +9,14 @@
 // A problem may also be a conversation, [{"role": "user", "content": "..."}, ...], which template chat alone takes.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
 #include "nn/formats/tokenizer_files.h"
 #include "rl/data/data_config.h"
 #include "rl/text/chat.h"
+#include "rl/text/tokenizer.h"
 
 namespace mantissa {
 
@@ -30,12 +32,19 @@ class PromptTemplate {
   std::string apply(const std::vector<ChatMessage>& conversation, const std::string& where) const;
   /// Whether the tokenizer adds its special tokens: the texts of chat and r1_distill_qwen hold their own.
   bool adds_special() const { return kind_ != "chat" && kind_ != "r1_distill_qwen"; }
+  /// ChatTemplate::behind_answer of the template's chat form; empty where it has none.
+  std::string behind_answer() const;
 
  private:
   const std::string kind_, system_;
   ChatTemplate chat_;
   std::string text_;  // of your own
 };
+
+/// The token that ends a response to imitate (sft), one of `stops`: what the chat template writes behind an answer;
+/// else the eos_token of tokenizer_config.json; else the first. A config.json may name several, in another order.
+int32_t response_end(const DataConfig& config, const TokenizerFiles& files, const Tokenizer& tokenizer,
+                     const std::vector<int32_t>& stops);
 
 /// Takes the variables and the system message out of `config` that PromptTemplate refuses since nothing reads them, as
 /// earlier versions did not, and returns each as "key: value".

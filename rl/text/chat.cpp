@@ -251,4 +251,15 @@ std::string ChatTemplate::apply(const std::vector<ChatMessage>& messages) const 
   }
 }
 
+std::string ChatTemplate::behind_answer() const {
+  const std::string answer = "forty-two";
+  try {
+    const std::string text = apply({{"user", "?"}, {"assistant", answer}});
+    const size_t at = text.rfind(answer);
+    return at == text.npos ? "" : text.substr(at + answer.size());
+  } catch (const Error&) {
+    return "";
+  }
+}
+
 }  // namespace mantissa

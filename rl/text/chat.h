@@ -45,6 +45,9 @@ class ChatTemplate {
   static ChatTemplate of_model(const TokenizerFiles& files, const std::vector<std::string>& options = {});
   /// As apply_chat_template. Error where the template cannot be rendered or refuses the conversation (raise_exception).
   std::string apply(const std::vector<ChatMessage>& messages) const;
+  /// What the template writes behind the last answer of a conversation: the end of its turn, and the opening of the
+  /// next. Empty where it takes no conversation that ends with an answer, or changes what was answered.
+  std::string behind_answer() const;
 
  private:
   std::string name_;

@@ -20,17 +20,28 @@ namespace {
 
 using Strings = std::vector<std::string>;
 
-/// One id a byte.
+/// One id a byte, and 300 and on for special tokens of its own.
 class ByteTokenizer final : public Tokenizer {
  public:
+  explicit ByteTokenizer(Strings special = {}) : special_(std::move(special)) {}
   std::vector<int32_t> encode(std::string_view text, bool special) const override {
     std::vector<int32_t> ids(special ? 1 : 0, 256);
-    for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
+    for (size_t at = 0; at < text.size();) {
+      const auto token = std::ranges::find_if(special_, [&](const auto& t) { return text.substr(at).starts_with(t); });
+      ids.push_back(token == special_.end() ? static_cast<unsigned char>(text[at]) : id_of(*token));
+      at += token == special_.end() ? 1 : token->size();
+    }
     return ids;
   }
   std::string decode(const std::vector<int32_t>&, bool) const override { return {}; }
-  int64_t vocab_size() const override { return 257; }
-  int32_t id_of(std::string_view) const override { return -1; }
+  int64_t vocab_size() const override { return 300 + int64_t(special_.size()); }
+  int32_t id_of(std::string_view token) const override {
+    const auto found = std::ranges::find(special_, token);
+    return found == special_.end() ? -1 : int32_t(300 + (found - special_.begin()));
+  }
+
+ private:
+  Strings special_;
 };
 
 class Data : public testing::Test {
@@ -260,6 +271,32 @@ TEST_F(Data, TheModelsOwnFormTakesVariables) {
   files.chat_template = "{{ enable_thinking }}{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}";
   EXPECT_EQ(message_of([&] { PromptTemplate(config_, files); }),
             "data.system: the chat template of M leaves system messages out, got \"S\"");
+}
+
+/// Of Llama 3.1 Instruct config.json names three, the end of a text first; its turns end with another.
+TEST_F(Data, AResponseToImitateEndsAsTheTemplatesTurnsDo) {
+  const ByteTokenizer tokenizer({"<|end_of_text|>", "<|eom_id|>", "<|eot_id|>", "<|im_end|>"});
+  const std::vector<int32_t> stops = {300, 301, 302};
+  TokenizerFiles files;
+  const auto end = [&] { return response_end(config_, files, tokenizer, stops); };
+  EXPECT_EQ(end(), 300) << "nothing says more than config.json";
+  files.tokenizer_config_json = R"({"eos_token": "<|eom_id|>"})";
+  for (const char* of_text : {"none", "r1", "Q: {problem}", "qwen_math"}) {
+    config_.prompt_template = of_text;
+    EXPECT_EQ(end(), 301) << of_text << ": ends no turn, or with a token that does not stop this model";
+  }
+  config_.prompt_template = "chat";
+  config_.chat_template = "llama3_1";
+  EXPECT_EQ(end(), 302);
+  config_.chat_template = "plain";
+  EXPECT_EQ(end(), 301);
+  config_.chat_template = "auto";
+  files.chat_template = "{% for m in messages %}{{ m.content | trim }}<|eot_id|>{% endfor %}>";
+  EXPECT_EQ(end(), 302);
+  for (const char* other : {"{{ messages[0].content }}", "{{ raise_exception('no') }}"}) {
+    files.chat_template = other;
+    EXPECT_EQ(end(), 301) << other;
+  }
 }
 
 TEST_F(Data, WhatNoTemplateReadsIsTakenOut) {
