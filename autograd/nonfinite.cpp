@@ -22,12 +22,17 @@ std::string NonFiniteReport::text() const {
              backward ? " backward: " : " forward: ", value, " at element ", index, " of ", name_of(dtype), " ", shape);
 }
 
+int64_t position_of_nonfinite(Exec& exec, const Tensor& values) {
+  if (values.numel() == 0) return -1;
+  Tensor position = exec.empty({1}, Dtype::kI32);
+  MANTISSA_RUN(exec, find_nonfinite, position, values);
+  return to_host<int32_t>(position)[0];
+}
+
 Observer find_first_nonfinite(Exec& exec, NonFiniteReport& report) {
   return [&exec, &report](const Observation& seen) {
-    if (report.found || seen.tensor.numel() == 0) return;
-    Tensor position = exec.empty({1}, Dtype::kI32);
-    MANTISSA_RUN(exec, find_nonfinite, position, seen.tensor);
-    const int64_t index = to_host<int32_t>(position)[0];
+    if (report.found) return;
+    const int64_t index = position_of_nonfinite(exec, seen.tensor);
     if (index < 0) return;
     const Tensor element = seen.tensor.view({seen.tensor.numel()}).slice(index, index + 1);
     report = {true,

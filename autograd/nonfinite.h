@@ -1,6 +1,7 @@
 // Forensics: which tensor was the first to overflow.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "autograd/tape.h"
@@ -23,6 +24,9 @@ struct NonFiniteReport {
   /// "expert 5 of layers.3.mlp"; "all tensors are finite" when nothing was found.
   std::string text() const;
 };
+
+/// Flat position of the first element that is not finite; -1: all are. Waits for the device.
+int64_t position_of_nonfinite(Exec& exec, const Tensor& values);
 
 /// An observer for Tape::set_observer that fills `report` (which must outlive it) with the first non-finite tensor and
 /// looks no further. Waits for the device after every op: for the replay of a step that overflowed, not for every step.

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <mutex>
 
+#include "autograd/nonfinite.h"
 #include "core/content.h"
 #include "core/file.h"
 #include "core/parallel.h"
@@ -168,13 +169,10 @@ std::unique_ptr<Model> load_model(const std::string& path, Backend& backend, Dty
 void check_finite(const Model& model, const ParamBuffer& weights, const std::string& where) {
   if (is_rehearsal(*model.backend)) return;
   Exec exec(*model.backend);
-  Tensor index = exec.empty({1}, Dtype::kI32);
   const ParamLayout& layout = model.params.layout;
   for (const HfTensor& t : hf_tensors(model.config, model.decoder->params())) {
     const Tensor values = weights.rows(layout, t.param, t.begin, t.end);
-    if (values.numel() == 0) continue;
-    MANTISSA_RUN(exec, find_nonfinite, index, values);
-    check(to_host<int32_t>(index)[0] < 0, where, ": ", t.name, " holds a value that is not finite in ",
+    check(position_of_nonfinite(exec, values) < 0, where, ": ", t.name, " holds a value that is not finite in ",
           name_of(weights.dtype()), weights.dtype() == Dtype::kF16 ? " (which ends at 65504)" : "");
   }
 }

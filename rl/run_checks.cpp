@@ -6,10 +6,9 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "autograd/nonfinite.h"
 #include "core/comm/failure.h"
 #include "core/hash.h"
-#include "core/kernels.h"
-#include "core/registry.h"
 #include "nn/formats/hf_config.h"
 #include "rl/run.h"
 
@@ -194,15 +193,12 @@ void Run::watch_overflow(const std::vector<RolloutGroup>& groups) {
 void Run::check_weights(const char* unwritten) const {
   const ParamSet& set = model->trained();
   Exec side(exec.backend());
-  Tensor index = side.empty({1}, Dtype::kI32);
   std::string error;
   const std::vector<ParamInfo>& params = set.layout.params();
   for (const ParamBuffer* copy : {&set.compute, &set.rollout})
     for (size_t i = 0; copy->defined() && i < params.size() && error.empty(); ++i) {
       const Tensor values = copy->rows(set.layout, ParamId{int(i)}, 0, params[i].rows);
-      if (values.numel() == 0) continue;
-      MANTISSA_RUN(side, find_nonfinite, index, values);
-      if (to_host<int32_t>(index)[0] >= 0)
+      if (position_of_nonfinite(side, values) >= 0)
         error = str("after step ", step, " ", params[i].name, " holds a value that is not finite in ",
                     name_of(values.dtype()), ", so no ", unwritten, " is written: begin a new run from an earlier ",
                     "checkpoint of ", config.output_dir(), " (model.path names it) with a lower optim.lr");

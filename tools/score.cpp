@@ -113,9 +113,7 @@ class Scorer {
       ParamBuffer grads(exec_, layout, Dtype::kF32);
       accumulate(grads, scale, {});
       Tensor flat = grads.flat();
-      Tensor index = exec_.empty({1}, Dtype::kI32);
-      MANTISSA_RUN(exec_, find_nonfinite, index, flat);
-      if (to_host<int32_t>(index)[0] < 0) {
+      if (position_of_nonfinite(exec_, flat) < 0) {
         if (scale != 1.0) MANTISSA_RUN(exec_, unary, flat, flat, Unary::kAffine, 1.0 / scale, 0.0);
         log_info(str("gradients made with loss scale ", scale));
         return grads;

@@ -9,6 +9,7 @@
 #include <regex>
 #include <set>
 
+#include "autograd/nonfinite.h"
 #include "core/content.h"
 #include "core/file.h"
 #include "core/json.h"
@@ -218,9 +219,7 @@ void read_tensor(const Safetensors& file, const std::string& name, Tensor& out) 
         " by the model and the adapter's rank, got ", file.shape(name));
   file.read(name, out);
   Exec exec(cpu());
-  Tensor index = exec.empty({1}, Dtype::kI32);
-  MANTISSA_RUN(exec, find_nonfinite, index, out);
-  const int64_t at = to_host<int32_t>(index)[0];
+  const int64_t at = position_of_nonfinite(exec, out);
   if (at < 0) return;
   Tensor values(cpu(), out.shape(), Dtype::kF32);
   file.read(name, values);
@@ -252,9 +251,7 @@ void fill(const Safetensors& file, const Model& model, const Adapter& adapter, c
 
 void check_finite(Exec& exec, const ParamBuffer& buffer, const std::string& where) {
   if (is_rehearsal(exec.backend())) return;
-  Tensor index = exec.empty({1}, Dtype::kI32);
-  MANTISSA_RUN(exec, find_nonfinite, index, buffer.flat());
-  check(to_host<int32_t>(index)[0] < 0, where, ": the adapter holds a value that is not finite in ",
+  check(position_of_nonfinite(exec, buffer.flat()) < 0, where, ": the adapter holds a value that is not finite in ",
         name_of(buffer.dtype()));
 }
 
