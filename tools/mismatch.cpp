@@ -107,8 +107,8 @@ LogprobSides score_rollouts(Exec& exec, const Model& model, const std::vector<Pr
 
 class Mismatch {
  public:
-  Mismatch(const MismatchFlags& flags, const std::vector<Cell>& cells)
-      : flags_(flags), cells_(cells), exec_(flags.model.backend()) {
+  Mismatch(const MismatchFlags& flags, std::vector<Cell> cells)
+      : flags_(flags), cells_(std::move(cells)), exec_(flags.model.backend()) {
     if (!flags.points.empty()) points_.emplace(flags.points);
     if (!flags.table.empty()) table_.emplace(flags.table);
   }
@@ -117,10 +117,14 @@ class Mismatch {
     const MeasuredOn on{flags_.model.model, flags_.model.adapter, flags_.data.files,
                         flags_.rollout.sampling.temperature, flags_.seed};
     std::vector<Measured> measured;
+    use_model(cells_.front().precision);
+    cells_ = workable(cells_, [&](const PrecisionConfig& precision) {
+      if (precision.match != "auto") check_drafts(flags_.rollout, resolve(precision));
+    });
     for (Cell cell : cells_) {
       const auto start = std::chrono::steady_clock::now();
       use_model(cell.precision);
-      match_ = cell.precision.resolve_match(exec_.backend(), model_->config, model_->adapter.get());
+      match_ = resolve(cell.precision);
       const std::string asked = std::exchange(cell.precision.match, name_of(match_));
       exec_.match = match_ == Match::kExact ? Match::kExact : Match::kFast;
       const LogprobSides sides = score(cell, rollout(cell, asked));
@@ -137,6 +141,10 @@ class Mismatch {
   }
 
  private:
+  Match resolve(const PrecisionConfig& precision) const {
+    return precision.resolve_match(exec_.backend(), model_->config, model_->adapter.get());
+  }
+
   void use_model(const PrecisionConfig& precision) {
     const std::string types = precision.train + " " + precision.rollout;
     if (types == loaded_) return;
@@ -173,7 +181,7 @@ class Mismatch {
   }
 
   const MismatchFlags& flags_;
-  const std::vector<Cell>& cells_;
+  std::vector<Cell> cells_;
   Exec exec_;  // of the training path
   std::optional<AtomicFile> points_, table_;
   std::unique_ptr<Model> model_;
@@ -188,8 +196,8 @@ class Mismatch {
 int mismatch_main(int argc, char** argv) {
   MismatchFlags flags;
   if (!flags.parse(argc, argv)) return 0;
-  const std::vector<Cell> cells = workable(make_cells(flags.base, flags.matrix));
-  Mismatch(flags, cells).run();
+  const auto valid = [](const PrecisionConfig& precision) { precision.validate(); };
+  Mismatch(flags, workable(make_cells(flags.base, flags.matrix), valid)).run();
   return 0;
 }
 

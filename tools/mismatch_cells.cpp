@@ -64,10 +64,10 @@ std::vector<Cell> make_cells(const Cell& base, const std::vector<std::string>& m
   return cells;
 }
 
-std::vector<Cell> workable(const std::vector<Cell>& cells) {
+std::vector<Cell> workable(const std::vector<Cell>& cells, const std::function<void(const PrecisionConfig&)>& can) {
   std::vector<Cell> kept;
   for (const Cell& cell : cells) try {
-      cell.precision.validate();
+      can(cell.precision);
       kept.push_back(cell);
     } catch (const Error& e) {
       if (cells.size() == 1) throw;

@@ -1,6 +1,7 @@
 // The cells of a mismatch measurement: every combination of the types and modes that --matrix names.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -27,7 +28,7 @@ struct Cell {
 /// an unknown axis or value.
 std::vector<Cell> make_cells(const Cell& base, const std::vector<std::string>& matrix);
 
-/// Leaves out the cells that cannot work and says why; none left is an error.
-std::vector<Cell> workable(const std::vector<Cell>& cells);
+/// Leaves out the cells for which `can` throws and says why; none left is an error.
+std::vector<Cell> workable(const std::vector<Cell>& cells, const std::function<void(const PrecisionConfig&)>& can);
 
 }  // namespace mantissa

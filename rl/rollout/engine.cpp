@@ -37,6 +37,15 @@ std::vector<Request> requests_for(std::span<const Prompt> prompts, int64_t n) {
   return requests;
 }
 
+void check_drafts(const RolloutConfig& rollout, Match match) {
+  if (rollout.draft == "none") return;
+  check(rollout.draft == "history", "[generate] rollout.draft must be none or history: got ", rollout.draft);
+  check(match == Match::kExact,
+        "rollout.draft: history needs rollout and training to agree bit for bit (precision.match: exact): elsewhere a "
+        "token's bits depend on what is computed beside it; got ",
+        match == Match::kPeer ? "peer" : "fast");
+}
+
 struct Engine::Impl {
   Exec exec;
   const Model& model;
@@ -58,14 +67,8 @@ struct Engine::Impl {
         precision(types),
         runner(exec, model, precision, max_batch) {
     exec.match = precision.match;
-    if (config.draft == "none") return;
-    check(config.draft == "history", "[generate] rollout.draft must be none or history: got ", config.draft);
-    check(
-        precision.match == Match::kExact,
-        "rollout.draft: history needs rollout and training to agree bit for bit (precision.match: exact): elsewhere a "
-        "token's bits depend on what is computed beside it; got ",
-        precision.match == Match::kPeer ? "peer" : "fast");
-    drafts.emplace(is_rehearsal(exec.backend()));
+    check_drafts(config, precision.match);
+    if (config.draft != "none") drafts.emplace(is_rehearsal(exec.backend()));
   }
   int64_t limit_of(const Prompt& prompt, const GenerateOptions& options) const {
     return std::min(options.sampling.max_new_tokens, model.config.max_positions - int64_t(prompt.ids.size()));

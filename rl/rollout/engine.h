@@ -59,11 +59,14 @@ struct EngineStats {
   int64_t drafted = 0, accepted = 0;    // tokens of drafts, and those among them that were drawn
 };
 
+/// Throws Error for drafts where rollout and training are not exact.
+void check_drafts(const RolloutConfig& rollout, Match match);
+
 class Engine {
  public:
   /// Reads max_batch, cache_tokens, memory_fraction and draft of `config`; `model` must outlive the engine. Kernels run
   /// on the model's backend by an Exec of the engine's own. `deterministic`: as Exec::deterministic, the same inputs
-  /// give the same bits. Throws Error for drafts where `precision` is not exact.
+  /// give the same bits. Throws Error as check_drafts.
   Engine(const Model& model, const RolloutConfig& config, const EnginePrecision& precision, bool deterministic = true);
   ~Engine();
 

@@ -139,6 +139,9 @@ TEST_F(Programs, DraftsAreLeftOutWhereAutoIsFast) {
   EXPECT_NE(first, std::string::npos) << both.err;
   EXPECT_EQ(both.err.find(said, first + 1), std::string::npos) << "once, of the second row";
   expect_error("mismatch", with({"match=fast"}), {"--draft: history needs"});
+  const Result one = run("mismatch", with({"match=exact,fast"}));
+  EXPECT_EQ(one.code, 0) << one.err;
+  EXPECT_LT(one.err.find("match fast: rollout.draft: history needs"), one.err.find(" prompts, ")) << one.err;
 }
 
 TEST_F(Programs, MismatchIsZeroWithTheSameRoundingAndKernels) {
@@ -193,6 +196,13 @@ TEST_F(Programs, MismatchMeasuresAMatrix) {
   const std::string table = read_file(path("table.md")), points = read_file(path("points.jsonl"));
   EXPECT_EQ(std::count(points.begin(), points.end(), '\n'), 40);
   EXPECT_NE(table.find("| bf16 | fp16 | bf16 | auto | compute | peer | "), std::string::npos) << table;
+
+  const Result some = with({"--matrix", "rollout=fp16,bf16", "match=fast,exact"});
+  ASSERT_EQ(some.code, 0) << some.err;
+  EXPECT_EQ(some.lines().size(), 3u);
+  EXPECT_LT(some.err.find("left out rollout bf16, train fp16"), some.err.find(" prompts, ")) << some.err;
+  expect_error("mismatch", {"--model", model(), "--data", data, "--matrix", "rollout=bf16,fp32", "match=exact"},
+               {"--matrix leaves no combination that works"});
 
   expect_error("mismatch", {"--model", model(), "--data", data, "--matrix", "head=fp16"},
                {"--matrix", "lm_head", "head=fp16"});
