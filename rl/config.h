@@ -71,6 +71,9 @@ struct RunConfig {
     const int64_t sequences = train.prompts_per_step * (train.mode == "sft" ? 1 : rollout.n);
     return sequences / train.mini_batch_size * train.epochs;
   }
+  bool evaluates() const { return !eval.files.empty() && (eval.every > 0 || eval.before_training); }
+  /// Whether anything is sampled and graded: rollouts, or the evaluations of a warm start.
+  bool samples() const { return train.mode == "grpo" || evaluates(); }
   /// Rules between sections; throws Error naming the keys.
   void validate() const;
 

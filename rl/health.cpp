@@ -20,6 +20,7 @@ std::optional<bool> above(double limit, double value) {
 
 std::optional<bool> equal_rewards(const Metrics& m) {
   if (!std::isfinite(m.get("critic/score/mean"))) return {};  // every grade failed: there is no reward to be equal
+  if (m.get("train/masked_groups") > 0) return {};            // rewards that differ, of truncated answers
   if (m.get("train/kept_groups") == 0) return true;           // dynamic sampling left none to have an advantage
   const double least = m.get("critic/advantages/min"), most = m.get("critic/advantages/max");
   if (!std::isfinite(least) || !std::isfinite(most)) return {};

@@ -1,9 +1,11 @@
 // Health: whether a run still learns, seen in its metrics. A condition that holds for kPatience steps in a row is said
 // once, with its reason and the key to change, and once more when it is over; meanwhile its name stands in the console
-// line. train.stop names those that end the run. It looks at metrics alone and changes no number; a run that resumes
-// looks anew. A metric that a step does not have (null: no token was forwarded) leaves its conditions as they were.
+// line. train.stop names those that end the run. It looks at metrics alone, as metrics.jsonl has them,
+// and changes no number; a run that resumes looks at those of the steps before first, so that it ends where it would
+// have ended. A metric that a step does not have (null: no token was forwarded) leaves its conditions as they were.
 //
-//   equal_rewards       every advantage of a step is 0 (not said where every grade failed)
+//   equal_rewards       every advantage of a step is 0 (not said where every grade failed, or dynamic sampling left out
+//                       groups whose rewards differ but whose answers are masked)
 //   truncated           at least 95 % of the responses hit rollout.max_new_tokens
 //   entropy_collapse    the entropy is below a tenth of what it was in the first steps
 //   length_collapse     responses are below a quarter of the length that they had in the first steps

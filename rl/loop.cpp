@@ -154,7 +154,8 @@ std::vector<RolloutGroup> collect(Run& run, Metrics& metrics) {
   const size_t wanted = size_t(run.config.train.prompts_per_step);
   std::vector<RolloutGroup> groups;
   RewardStats stats;
-  int64_t rounds = 0, dropped = 0;
+  int64_t rounds = 0;
+  DroppedGroups dropped;
   uint64_t digest = 0;
   do {
     run.idle.start();
@@ -171,10 +172,11 @@ std::vector<RolloutGroup> collect(Run& run, Metrics& metrics) {
     metrics.set("train/num_gen_batches", double(rounds));
     metrics.set("train/surplus_groups", double(groups.size() - std::min(groups.size(), wanted)));
     if (groups.size() > wanted) groups.resize(wanted);
+    metrics.set("train/masked_groups", double(dropped.masked));
     metrics.set("train/kept_groups", double(groups.size()));
   }
   Timer timer(metrics, "timing_s/adv");
-  metrics.set("reward/zero_spread_groups", double(dropped + compute_advantages(groups, algorithm)));
+  metrics.set("reward/zero_spread_groups", double(dropped.without_spread + compute_advantages(groups, algorithm)));
   MinMaxMean advantages;
   for (const RolloutGroup& group : groups)
     for (const RolloutSample& sample : group.samples)
@@ -190,9 +192,10 @@ std::vector<MiniBatch> make_batches(Run& run, std::vector<TrainSequence> sequenc
   return run.pack(std::move(sequences), packed);
 }
 
-/// Over the sequences of all ranks that were forwarded again: all, or under exact those that were checked. Nulls where
-/// there are none.
+/// Over the sequences of all ranks that were forwarded again: all, or under exact those that were checked; less those
+/// that overflowed. Nulls where there are none.
 void measure_mismatch(Run& run, LogprobSides sides, Metrics& metrics) {
+  sides.keep_finite();
   for (std::vector<float>* values : {&sides.rollout, &sides.old}) concatenate(*values, run.comm);
   concatenate(sides.lengths, run.comm);
   const bool none = sides.rollout.empty();
@@ -361,6 +364,8 @@ void sft_step(Run& run, Metrics& metrics) {
 std::string why_idle(const Metrics& metrics, bool sft) {
   if (metrics.get("scaler/skipped") > 0) return "since every update overflowed";
   if (!sft && std::isnan(metrics.get("critic/score/mean"))) return "since no answer could be graded";
+  if (metrics.get("train/masked_groups") > 0)
+    return "since groups had equal rewards or truncated answers alone, which algorithm.overlong: mask leaves out";
   if (metrics.get("training/empty_mini_batches") > 0) return "since every token was left out of the loss";
   return "since no group had a spread of rewards";
 }
@@ -380,6 +385,7 @@ bool train(Run& run, const std::function<bool()>& stop) {
   if (begins && config.eval.before_training && !run.eval_sets.empty()) evaluate(run);
   SelfTest self_test(run);
   Health health(config);
+  if (run.directory && !run.sft()) run.directory->each_step([&](const Metrics& metrics) { health.look(metrics); });
   bool idle_said = false;
   double seconds = 0.0;
   int64_t done = 0;
@@ -411,7 +417,8 @@ bool train(Run& run, const std::function<bool()>& stop) {
     if (run.policy_version == 0 && run.comm.main() && !std::exchange(idle_said, true))
       log_warning(str("step ", run.step, ": no optimizer step was taken, ", why_idle(metrics, run.sft())));
     if (!run.sft() && run.comm.main())
-      for (const std::string& line : health.look(metrics)) log_warning(str("step ", run.step, ": ", line));
+      for (const std::string& line : health.look(parse_metrics(to_json_line(metrics))))
+        log_warning(str("step ", run.step, ": ", line));
     log_info(console_line(metrics, {.sft = run.sft(),
                                     .step = run.step,
                                     .steps = config.train.steps,

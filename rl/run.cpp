@@ -48,7 +48,7 @@ Run::Run(const RunConfig& run_config, const StartOptions& start, Comm& ranks)
   comm.split(int(config.distributed.experts));
   if (comm.main() && !start.rehearsal) directory = std::make_unique<RunDirectory>(config, start);
   exec.deterministic = config.train.deterministic;
-  if (!sft() && !start.rehearsal) start_workers();
+  if (!start.rehearsal) start_workers();
   open_model();
   load_data();
   describe_model();
@@ -61,6 +61,7 @@ Run::Run(const RunConfig& run_config, const StartOptions& start, Comm& ranks)
 void Run::start_workers() const {
   std::error_code ignored;
   if (directory && !directory->checkpoint()) fs::remove(directory->path() / kRewardLog, ignored);  // of an earlier run
+  if (!config.samples()) return;
   config.reward.each([](const RewardConfig& reward) {
     if (reward.kind == "python") start_python_workers(reward);
   });
@@ -164,7 +165,7 @@ StopRule Run::stop_rule() const {
 }
 
 void Run::load_data() {
-  if (const std::string notice = config.reward.notice(); !sft() && !notice.empty()) log_warning(notice);
+  if (const std::string notice = config.reward.notice(); config.samples() && !notice.empty()) log_warning(notice);
   const int64_t positions = model->config.max_positions;
   std::set<std::string> sources;
   const auto read = [&](const DataConfig& data, const std::string& what, bool solutions) {
@@ -199,7 +200,7 @@ void Run::load_data() {
     eval.limit = config.eval.limit;
     eval_sets.push_back({name, read(eval, "evaluation on " + name + ": ", false)});
   }
-  if (!sft()) config.reward.note_sources(sources);
+  if (config.samples()) config.reward.note_sources(sources);
 }
 
 /// Optimizer, the copies of the weights, trainer and engine.
@@ -232,10 +233,17 @@ void Run::open_training() {
                                  .seed = uint64_t(config.run.seed),
                                  .replay_routes = config.moe.resolve(model->config, match, config.model.path),
                                  .overlap = config.distributed.overlap});
-  if (!sft() || !eval_sets.empty())
-    engine.emplace(*model, config.precision.match == "auto" ? under_auto(match, config.rollout) : config.rollout,
-                   config.precision.engine(match), config.train.deterministic);
+  if (!sft() || !eval_sets.empty()) open_engine();
   exec.match = match == Match::kExact ? Match::kExact : Match::kFast;
+}
+
+void Run::open_engine() {
+  engine.emplace(*model, config.precision.match == "auto" ? under_auto(match, config.rollout) : config.rollout,
+                 config.precision.engine(match), config.train.deterministic);
+  const int64_t most = config.rollout.sampling.max_new_tokens;
+  if (!sft()) engine->check_room(prompts, most);
+  if (config.evaluates())
+    for (const EvalSet& set : eval_sets) engine->check_room(set.prompts, most);
 }
 
 /// The weights a run begins with. A resumed run reads them again, and must find the same.

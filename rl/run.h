@@ -97,6 +97,7 @@ class Run {
   void open_adapter();
   void load_data();
   void open_training();
+  void open_engine();
   void keep_reference();
   uint64_t hash_weights(const ParamBuffer& weights) const;
   bool base_moves() const;

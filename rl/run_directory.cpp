@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 
 #include "nn/formats/peft.h"
 #include "nn/model.h"
@@ -225,6 +226,13 @@ void RunDirectory::open_files(int64_t step, const CheckpointState* state) {
   for (const File& f : files())
     (this->*f.file).emplace(path_ / f.name, state ? counter_of(*state, f.counter, *checkpoint_) : 0);
   if (config_.logging.tensorboard) event_file_.emplace(path_ / "tensorboard", step + 1);
+}
+
+void RunDirectory::each_step(const std::function<void(const Metrics&)>& step) const {
+  const fs::path path = path_ / files()[0].name;
+  std::ifstream file(path, std::ios::binary);
+  std::string line;
+  while (read_line(file, line, size_t(1) << 20, path.string())) step(parse_metrics(line));
 }
 
 void RunDirectory::begin(const std::string& about) {

@@ -17,6 +17,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -61,6 +62,8 @@ class RunDirectory {
   /// checkpoint is one of its own.
   bool resume(const CheckpointState& state, const std::string& about);
 
+  /// Calls `step` with the metrics of each step that is made, as they are written: of a run that goes on.
+  void each_step(const std::function<void(const Metrics&)>& step) const;
   void log_step(const Metrics& metrics) { log(*metrics_file_, metrics); }
   void log_evaluation(const Metrics& metrics) { log(*eval_file_, metrics); }
   void log_sample(const std::string& json_line) { samples_file_->write_line(json_line); }

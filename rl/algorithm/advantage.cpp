@@ -85,12 +85,15 @@ void apply_overlong(std::vector<RolloutGroup>& groups, const AlgorithmConfig& co
     }
 }
 
-int64_t drop_without_spread(std::vector<RolloutGroup>& groups, const AlgorithmConfig& config) {
+DroppedGroups drop_without_spread(std::vector<RolloutGroup>& groups, const AlgorithmConfig& config) {
   const auto reward = config.overlong == "soft_punish" ? &RolloutSample::score : &RolloutSample::reward;
   const auto in_loss = [&](const RolloutSample& s) { return loss_mask(s, config) > 0; };
-  return int64_t(std::erase_if(groups, [&](const RolloutGroup& group) {
-    return !has_spread(group.samples, is_graded, reward) || std::ranges::none_of(group.samples, in_loss);
-  }));
+  const auto equal = [&](const RolloutGroup& group) { return !has_spread(group.samples, is_graded, reward); };
+  const auto masked = [&](const RolloutGroup& group) { return std::ranges::none_of(group.samples, in_loss); };
+  DroppedGroups dropped;
+  dropped.without_spread = int64_t(std::erase_if(groups, equal));
+  dropped.masked = int64_t(std::erase_if(groups, masked));
+  return dropped;
 }
 
 float loss_mask(const RolloutSample& sample, const AlgorithmConfig& config) {

@@ -16,11 +16,19 @@ namespace mantissa {
 ///                (DAPO, arXiv 2503.14476)
 ///   mask, keep   rewards stay as they are
 void apply_overlong(std::vector<RolloutGroup>& groups, const AlgorithmConfig& config, int64_t limit);
+struct DroppedGroups {
+  int64_t without_spread = 0;
+  int64_t masked = 0;  // have a spread, but no sample in the loss
+  void operator+=(const DroppedGroups& more) {
+    without_spread += more.without_spread;
+    masked += more.masked;
+  }
+};
 /// Dynamic sampling (DAPO): removes the groups whose graded samples all have the same reward, and those without a
 /// sample in the loss (loss_mask 0), possibly all groups: they have nothing to tell apart. Rewards are those that
 /// advantages are made of; soft_punish alone goes by the scores, as DAPO does. Returns how many were removed. The loop
 /// then samples more prompts, in at most max_gen_batches rollouts a step.
-int64_t drop_without_spread(std::vector<RolloutGroup>& groups, const AlgorithmConfig& config);
+DroppedGroups drop_without_spread(std::vector<RolloutGroup>& groups, const AlgorithmConfig& config);
 /// TrainBatch::loss_mask of a sample: 0 when its grade failed, or when it is truncated and overlong is `mask`, else 1.
 /// A masked sequence leaves the loss and its denominators; a truncated one still counts in its group's mean.
 float loss_mask(const RolloutSample& sample, const AlgorithmConfig& config);

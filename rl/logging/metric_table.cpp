@@ -42,11 +42,15 @@ constexpr MetricInfo kTable[] = {
     {"prompt_length/max", "tokens", "longest"},
     {"prompt_length/min", "tokens", "shortest"},
     {"train/num_gen_batches", "rollouts", "rollouts of this step (dynamic sampling)"},
+    {"train/masked_groups", "groups",
+     "groups left out though their rewards differ, since all their answers are truncated and masked (dynamic sampling "
+     "under overlong: mask)"},
     {"train/kept_groups", "groups", "groups that are trained on (dynamic sampling)"},
     {"train/surplus_groups", "groups", "groups with a spread beyond prompts_per_step, left out (dynamic sampling)"},
 
     {"rollout_corr/kl", "nats",
-     "mean of -x a forwarded token (see training/idle_sequences): the k1 estimate of KL(rollout, training)"},
+     "mean of -x a forwarded token (see training/idle_sequences) of the sequences whose log-probs are all finite: the k1 "
+     "estimate of KL(rollout, training)"},
     {"rollout_corr/k3_kl", "nats", "mean of exp x - x - 1 a token: the k3 estimate of the same"},
     {"rollout_corr/abs_logprob_diff", "nats", "mean abs(x) a token"},
     {"rollout_corr/seq_k3_kl", "nats", "k3 summed over a sequence, mean over sequences"},

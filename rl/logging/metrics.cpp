@@ -1,6 +1,7 @@
 #include "rl/logging/metrics.h"
 
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "core/json.h"
 
@@ -18,6 +19,14 @@ std::string to_json_line(const Metrics& metrics) {
     long_integer ? line.add(name, int64_t(value)) : line.add(name, value);
   }
   return line.str();
+}
+
+Metrics parse_metrics(const std::string& json_line) {
+  Metrics metrics;
+  const auto line = nlohmann::ordered_json::parse(json_line);
+  for (const auto& [name, value] : line.items())
+    metrics.set(name, value.is_number() ? value.get<double>() : std::nan(""));
+  return metrics;
 }
 
 double Timer::seconds() const {

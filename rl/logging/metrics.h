@@ -19,6 +19,9 @@ struct LoggingConfig {
 /// {"step": 3, "critic/score/mean": 0.5, ...}, what is not finite as null (core/json.h), integers with all digits.
 std::string to_json_line(const Metrics& metrics);
 
+/// What to_json_line has written: numbers of nine digits, null as NaN.
+Metrics parse_metrics(const std::string& json_line);
+
 /// Adds the seconds of its life to a metric: Timer timer(metrics, "timing_s/gen").
 class Timer {
  public:

@@ -70,14 +70,28 @@ struct Engine::Impl {
     check_drafts(config, precision.match);
     if (config.draft != "none") drafts.emplace(is_rehearsal(exec.backend()));
   }
-  int64_t limit_of(const Prompt& prompt, const GenerateOptions& options) const {
-    return std::min(options.sampling.max_new_tokens, model.config.max_positions - int64_t(prompt.ids.size()));
+  int64_t limit_of(const Prompt& prompt, int64_t max_new_tokens) const {
+    return std::min(max_new_tokens, model.config.max_positions - int64_t(prompt.ids.size()));
   }
+  /// A sequence's last token is never fed, so it needs no place.
+  int64_t pages_for(const Prompt& prompt, int64_t max_new_tokens) const {
+    return pages_of(int64_t(prompt.ids.size()) + limit_of(prompt, max_new_tokens) - 1);
+  }
+  void check_pages(int64_t pages, const Prompt& prompt, int64_t max_new_tokens, const std::string& found) const;
+  int64_t asked_pages() const { return std::min(cache_tokens / kAttentionTile, kMaxPages); }
   int64_t make_pool(std::span<const Request> requests, const GenerateOptions& options);
 };
 
+void Engine::Impl::check_pages(int64_t pages, const Prompt& prompt, int64_t max_new_tokens,
+                               const std::string& found) const {
+  const int64_t needed = pages_for(prompt, max_new_tokens);
+  check(pages >= needed, "[generate] the KV cache must hold at least one sequence: prompt ", prompt.id, " (",
+        prompt.ids.size(), " tokens) with up to ", limit_of(prompt, max_new_tokens), " new ones needs ",
+        needed * kAttentionTile, " tokens (", needed, " pages of ", kAttentionTile, "), but ", found);
+}
+
 /// Reserves memory and returns the pages to use: every sequence must fit alone, then the scheduler always makes
-/// progress. A sequence's last token is never fed, so it needs no place. While the memory for `kv_cache_limit` is
+/// progress. While the memory for `kv_cache_limit` is
 /// there, the pages depend on it and on the requests alone, never on earlier rollouts: what runs together decides bits
 /// where a product's bits depend on its number of rows.
 int64_t Engine::Impl::make_pool(std::span<const Request> requests, const GenerateOptions& options) {
@@ -85,14 +99,14 @@ int64_t Engine::Impl::make_pool(std::span<const Request> requests, const Generat
   int64_t most = 1;              // samples of a request
   const Request* worst = nullptr;
   for (const Request& r : requests) {
-    const int64_t pages = pages_of(int64_t(r.prompt->ids.size()) + limit_of(*r.prompt, options) - 1);
+    const int64_t pages = pages_for(*r.prompt, options.sampling.max_new_tokens);
     all += pages * r.n;
     most = std::max<int64_t>(most, r.n);
     if (pages > longest) longest = pages, worst = &r;
   }
   if (worst == nullptr) return 0;
 
-  int64_t pages = std::min(cache_tokens / kAttentionTile, kMaxPages);
+  int64_t pages = asked_pages();
   std::string found = str("rollout.cache_tokens is ", cache_tokens);
   if (cache_tokens == 0) {
     const MemoryInfo memory = exec.backend().memory();
@@ -114,9 +128,7 @@ int64_t Engine::Impl::make_pool(std::span<const Request> requests, const Generat
     pages = std::min(wanted, limit);
     stats.lost_pages = std::min(wanted, kv_cache_limit) - pages;
   }
-  check(pages >= longest, "[generate] the KV cache must hold at least one sequence: prompt ", worst->prompt->id, " (",
-        worst->prompt->ids.size(), " tokens) with up to ", limit_of(*worst->prompt, options), " new ones needs ",
-        longest * kAttentionTile, " tokens (", longest, " pages of ", kAttentionTile, "), but ", found);
+  check_pages(pages, *worst->prompt, options.sampling.max_new_tokens, found);
   runner.reserve(std::max(pages, runner.pages()), longest);
   return pages;
 }
@@ -133,6 +145,13 @@ Engine::~Engine() = default;
 
 const EngineStats& Engine::stats() const {
   return impl_->stats;
+}
+
+void Engine::check_room(std::span<const Prompt> prompts, int64_t max_new_tokens) const {
+  if (impl_->cache_tokens == 0) return;
+  for (const Prompt& prompt : prompts)
+    impl_->check_pages(impl_->asked_pages(), prompt, max_new_tokens,
+                       str("rollout.cache_tokens is ", impl_->cache_tokens));
 }
 
 bool Engine::guesses() const {
@@ -195,7 +214,7 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Request> r
                       options.stop);
   const auto add = [&](size_t i) {
     scheduler.add(*requests[i].prompt, int(i), requests[i].n, requests[i].first_sample,
-                  e.limit_of(*requests[i].prompt, options), options.policy_version);
+                  e.limit_of(*requests[i].prompt, options.sampling.max_new_tokens), options.policy_version);
     stats.sequences = int64_t(scheduler.sequences().size());
   };
   bool more = bool(options.next);

@@ -70,6 +70,9 @@ class Engine {
   Engine(const Model& model, const RolloutConfig& config, const EnginePrecision& precision, bool deterministic = true);
   ~Engine();
 
+  /// Throws where rollout.cache_tokens has no room for one of the prompts and a response, as generate() would once it
+  /// is asked to answer it.
+  void check_room(std::span<const Prompt> prompts, int64_t max_new_tokens) const;
   /// Ranks that share the model's experts (nn/moe.h), or gather its weights together, all call this, one without
   /// requests too: they take their steps together, and those that are done join until all are.
   /// completions[i][j] answers requests[i], sample j; `text` is there where options.stop has a tokenizer. On the CPU

@@ -72,6 +72,22 @@ void LogprobSides::add(const TrainBatch& batch, std::span<const float> old_logpr
   old.insert(old.end(), old_logprobs.begin(), old_logprobs.end());
 }
 
+void LogprobSides::keep_finite() {
+  LogprobSides kept;
+  size_t begin = 0;
+  for (const int32_t length : lengths) {
+    const std::span mu = std::span(rollout).subspan(begin, size_t(length));
+    const std::span pi = std::span(old).subspan(begin, size_t(length));
+    const auto finite = [](float x) { return std::isfinite(x); };
+    begin += size_t(length);
+    if (!std::ranges::all_of(mu, finite) || !std::ranges::all_of(pi, finite)) continue;
+    kept.lengths.push_back(length);
+    kept.rollout.insert(kept.rollout.end(), mu.begin(), mu.end());
+    kept.old.insert(kept.old.end(), pi.begin(), pi.end());
+  }
+  *this = std::move(kept);
+}
+
 MismatchStats mismatch_stats(std::span<const float> mu, std::span<const float> old, std::span<const int32_t> offsets) {
   check_sides(mu, old, offsets);
   MismatchStats s;

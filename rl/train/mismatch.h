@@ -43,6 +43,8 @@ struct LogprobSides {
   /// Those of a micro-batch, with its old_logprobs or with what is given in their place.
   void add(const TrainBatch& batch) { add(batch, batch.old_logprobs); }
   void add(const TrainBatch& batch, std::span<const float> old_logprobs);
+  /// Leaves out the sequences that have a log-prob, of either side, that is not finite.
+  void keep_finite();
 };
 
 /// mu[N], old[N], offsets[S+1] ascending from 0 to N. Empty sequences count for nothing. Errors: sizes that do not

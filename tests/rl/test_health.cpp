@@ -154,8 +154,9 @@ TEST(Health, FirstStepsWithoutTokensDoNotCount) {
 
 class HealthOfRuns : public testing::Test {
  protected:
-  /// Trains by the overrides; returns what stood on standard error, with the error that ended it.
-  std::string train(std::vector<std::string> overrides) {
+  /// Trains by the overrides, to the end or until `most` steps are made; returns what stood on standard error, with the
+  /// error that ended it.
+  std::string train(std::vector<std::string> overrides, const std::string& resume = "", int64_t most = 1 << 20) {
     const fs::path data = fs::path(MANTISSA_SOURCE_DIR) / "builtin/arithmetic/sanity.jsonl";
     overrides.insert(overrides.begin(),
                      {"run.output_dir=" + (dir_ / "run").string(), "data.files=" + data.string(), "data.limit=8",
@@ -163,8 +164,8 @@ class HealthOfRuns : public testing::Test {
                       "train.steps=8", "train.prompts_per_step=4", "train.mini_batch_size=8", "optim.lr=1e-5"});
     testing::internal::CaptureStderr();
     const std::string error = message_of([&] {
-      mantissa::Run run(parse_run_config("run: {}", "test", overrides), {});
-      mantissa::train(run, [] { return false; });
+      mantissa::Run run(parse_run_config("run: {}", "test", overrides), {.resume = resume});
+      mantissa::train(run, [&] { return run.step == most; });
     });
     return testing::internal::GetCapturedStderr() + error;
   }
@@ -184,6 +185,45 @@ TEST_F(HealthOfRuns, TruncationIsSaidOnTheConsoleAndStopsTheRun) {
   EXPECT_NE(log.find("| equal_rewards, truncated | eta"), std::string::npos) << log;
   EXPECT_NE(log.find("train.stop ended the run after step 3: truncated"), std::string::npos) << log;
   EXPECT_EQ(checkpoints(), Lines{"step_3"});
+}
+
+TEST_F(HealthOfRuns, AResumedRunStopsWhereItWouldHaveStopped) {
+  const std::vector<std::string> cut{"rollout.max_new_tokens=2", "train.stop=[truncated]"};
+  train(cut, "", 2);
+  const std::string log = train(cut, "auto");
+  EXPECT_NE(log.find("train.stop ended the run after step 3: truncated"), std::string::npos) << log;
+}
+
+TEST_F(HealthOfRuns, TruncatedAnswersThatAreMaskedAreNotCalledEqual) {
+  const std::string log =
+      train({"rollout.max_new_tokens=6", "rollout.temperature=4", "algorithm.overlong=mask",
+             "algorithm.dynamic_sampling=true", "algorithm.max_gen_batches=1", "reward.kind=command", "reward.batch=1",
+             "train.steps=4", "reward.command=echo $(($(cksum | cut -d ' ' -f 1) % 2))", "train.stop=[equal_rewards]"});
+  EXPECT_NE(log.find("no optimizer step was taken, since groups had equal rewards or truncated answers alone"),
+            std::string::npos)
+      << log;
+  EXPECT_EQ(log.find("equal_rewards"), std::string::npos) << log;
+  const std::string metrics = read_file(dir_ / "run/metrics.jsonl");
+  EXPECT_EQ(metrics.find("\"train/masked_groups\": 0,"), std::string::npos) << metrics;
+}
+
+TEST_F(HealthOfRuns, ARunGoesOnWhereSomeRolloutsOverflow) {
+  const std::string log = train({"optim.lr=1", "algorithm.kl_coef=0.1", "train.steps=3", "checkpoint.at_end=false",
+                                 "checkpoint.export_model=false"});
+  EXPECT_NE(log.find("update skipped"), std::string::npos) << log;
+  EXPECT_EQ(std::ranges::count(read_file(dir_ / "run/metrics.jsonl"), '\n'), 3) << log;
+}
+
+TEST_F(HealthOfRuns, WhatNoEvaluationCanDoIsSaidBeforeTheFirstStep) {
+  std::ofstream(dir_ / "long.jsonl") << "{\"problem\": \"" << std::string(90, '1') << "\", \"answer\": 1}\n";
+  const std::string files = "eval.files=" + (dir_ / "long.jsonl").string();
+  std::string log = train({files, "eval.every=4", "rollout.cache_tokens=64"});
+  EXPECT_NE(log.find("the KV cache must hold at least one sequence"), std::string::npos) << log;
+  EXPECT_EQ(log.find("step 1"), std::string::npos) << log;
+  log = train({files, "eval.every=4", "train.mode=sft", "data.response_format={answer}", "train.prompts_per_step=8",
+               "reward.kind=python", "reward.path=" + (dir_ / "absent.py").string()});
+  EXPECT_NE(log.find("absent.py"), std::string::npos) << log;
+  EXPECT_EQ(log.find("step 1"), std::string::npos) << log;
 }
 
 TEST_F(HealthOfRuns, AVerifierThatAlwaysFailsEndsTheRun) {

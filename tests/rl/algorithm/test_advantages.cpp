@@ -74,7 +74,7 @@ TEST(Advantage, DynamicSamplingDropsGroupsWithoutSpread) {
   std::vector<RolloutGroup> groups{group({1, 1}), group({1, 0}), group({0, 0})};
   EXPECT_EQ(compute_advantages(groups, config), 2);
   EXPECT_EQ(groups.size(), 3u);
-  EXPECT_EQ(drop_without_spread(groups, config), 2);
+  EXPECT_EQ(drop_without_spread(groups, config).without_spread, 2);
   ASSERT_EQ(groups.size(), 1u);
   EXPECT_EQ(compute_advantages(groups, config), 0);
   EXPECT_GT(groups[0].samples[0].advantage, 0);
@@ -82,7 +82,7 @@ TEST(Advantage, DynamicSamplingDropsGroupsWithoutSpread) {
   for (const char* name : {"grpo", "reinforce_pp"}) {
     config.advantage = name;
     std::vector<RolloutGroup> equal{group({1, 1})};
-    EXPECT_EQ(drop_without_spread(equal, config), 1);
+    EXPECT_EQ(drop_without_spread(equal, config).without_spread, 1);
     EXPECT_TRUE(equal.empty());
     EXPECT_EQ(compute_advantages(equal, config), 0);
   }
@@ -113,6 +113,18 @@ TEST(Advantage, DynamicSamplingGoesByWhatIsTrainedOn) {
   EXPECT_EQ(kept("mask"), (Ids{0, 1})) << "the last sample is not in the loss, but in the mean";
   EXPECT_EQ(kept("soft_punish"), (Ids{0, 1})) << "by the score";
   EXPECT_EQ(kept("keep", GradeStatus::kError), (Ids{1})) << "one whose grade failed is in neither";
+}
+
+TEST(Advantage, GroupsThatAreMaskedAreCountedApart) {
+  AlgorithmConfig config;
+  config.overlong = "mask";
+  std::vector<RolloutGroup> groups{group({0, 1}), group({1, 1}), group({0, 1})};
+  for (RolloutSample& s : groups[0].samples) s.completion.finish = Finish::kLength;
+  for (RolloutSample& s : groups[2].samples) s.completion.finish = Finish::kStop;
+  const DroppedGroups dropped = drop_without_spread(groups, config);
+  EXPECT_EQ(dropped.without_spread, 1);
+  EXPECT_EQ(dropped.masked, 1);
+  EXPECT_EQ(groups.size(), 1u);
 }
 
 TEST(Advantage, FailedGradesHaveNoPart) {
@@ -343,6 +355,14 @@ TEST(Mismatch, HistogramOfProbabilityDifferences) {
   EXPECT_EQ(counts[1], 1);   // (1/4, 1/2]
   EXPECT_EQ(counts[9], 1);   // (2^-10, 2^-9]
   EXPECT_EQ(counts[11], 1);  // equal
+}
+
+TEST(Mismatch, SequencesThatOverflowedAreLeftOut) {
+  LogprobSides sides{{-1, -2, NAN, -3, -4, -5}, {-1, -2, -3, -3, -INFINITY, -6}, {2, 1, 1, 1, 0, 1}};
+  sides.keep_finite();
+  EXPECT_EQ(sides.lengths, (std::vector<int32_t>{2, 1, 0, 1}));
+  EXPECT_EQ(sides.rollout, (std::vector<float>{-1, -2, -3, -5}));
+  EXPECT_EQ(sides.old, (std::vector<float>{-1, -2, -3, -6}));
 }
 
 TEST(Mismatch, RefusesBadInput) {
