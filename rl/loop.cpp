@@ -374,7 +374,8 @@ std::string why_idle(const Metrics& metrics, bool sft) {
 
 bool train(Run& run, const std::function<bool()>& stop) {
   const RunConfig& config = run.config;
-  for (const std::string& text : unread_keys(config, run.match)) log_info(text);
+  for (const std::string& text : unread_keys(config, {run.match, run.comm.size(), run.exec.backend().name() == "cpu"}))
+    log_info(text);
   if (run.step > 0 && run.step >= config.train.steps)
     log_info(str("step ", run.step, " is made and train.steps is ", config.train.steps, ": nothing is left to train"));
   const bool begins = run.step == 0 && run.saved_step != 0;  // a checkpoint of step 0 follows the evaluation

@@ -53,9 +53,45 @@ std::vector<Rule> refusals(const RunConfig& c) {
   };
 }
 
+/// Of section scaler.
+std::vector<Rule> scaler_notices(const RunConfig& c) {
+  const std::string& mode = c.scaler.mode;
+  const std::vector<std::string> dynamics = {"scaler.growth_factor", "scaler.backoff_factor", "scaler.growth_interval",
+                                             "scaler.min_scale"};
+  std::vector<std::string> all = dynamics;
+  all.insert(all.begin(), "scaler.init_scale");
+  return {{mode == "off", all, "with scaler.mode: off"},
+          {mode == "static", dynamics, "with scaler.mode: static"},
+          {mode == "auto" && c.precision.train_dtype() != Dtype::kF16, all,
+           "with scaler.mode: auto, which is off for " + c.precision.train}};
+}
+
+/// Of section eval.
+std::vector<Rule> eval_notices(const RunConfig& c) {
+  const int64_t steps = c.train.steps, every = c.eval.every;
+  const bool before = c.eval.before_training;
+  const std::string too_few = str("with train.steps: ", steps);
+  return {{every == 0 && !before, {"eval."}, "with eval.every: 0 and eval.before_training: false"},
+          {every > steps && !before, {"eval."}, too_few},
+          {every > steps && before, {"eval.every"}, too_few},
+          {(every > 0 || before) && c.eval.temperature == 0,
+           {"eval.top_p"},
+           "with eval.temperature: 0, which takes the likeliest token"}};
+}
+
+/// Of section distributed and of train.deterministic.
+std::vector<Rule> notices_of_place(const RunPlace& place) {
+  return {{place.ranks == 1,
+           {"distributed.shard", "distributed.gather", "distributed.overlap"},
+           "with one rank, which has all weights and gradients"},
+          {place.cpu, {"train.deterministic"}, "on the CPU, where the same inputs always give the same bits"},
+          {place.cpu,
+           {"distributed.offload"},
+           "but in checkpoints (checkpoint.background) on the CPU, whose memory is that of the host"}};
+}
+
 /// Of sections optim, scaler, eval and checkpoint.
 std::vector<Rule> notices_of_both_modes(const RunConfig& c) {
-  const std::string& scaler = c.scaler.mode;
   const int64_t steps = c.train.steps, updates = steps * c.planned_updates();
   return {
       {c.optim.schedule == "constant", {"optim.min_lr_ratio"}, "with optim.schedule: constant"},
@@ -67,18 +103,11 @@ std::vector<Rule> notices_of_both_modes(const RunConfig& c) {
        {"optim.schedule", "optim.warmup_steps", "optim.min_lr_ratio", "optim.beta1", "optim.beta2", "optim.eps",
         "optim.weight_decay"},
        "with optim.lr: 0, which moves no weight"},
-      {scaler == "off", {"scaler.init_scale"}, "with scaler.mode: off"},
-      {scaler == "off" || scaler == "static",
-       {"scaler.growth_factor", "scaler.backoff_factor", "scaler.growth_interval", "scaler.min_scale"},
-       "with scaler.mode: " + scaler},
-      {c.eval.every == 0 && !c.eval.before_training,
-       {"eval.files"},
-       "with eval.every: 0 and eval.before_training: false"},
-      {c.eval.every > steps, {"eval.every"}, str("with train.steps: ", steps)},
-      {samples(c) && c.eval.temperature == 0,
-       {"eval.top_p"},
-       "with eval.temperature: 0, which takes the likeliest token"},
       {c.checkpoint.every > steps, {"checkpoint.every"}, str("with train.steps: ", steps)},
+      {c.checkpoint.best.starts_with("val-") ? c.eval.every > steps && !c.eval.before_training
+                                             : c.checkpoint.every > steps,
+       {"checkpoint.best"},
+       str("with train.steps: ", steps, ", which ends before it is looked at")},
       {c.train.inject_overflow_step > steps, {"train.inject_overflow_step"}, str("with train.steps: ", steps)},
       {c.checkpoint.every == 0 && !c.checkpoint.at_end && c.checkpoint.best.empty(),
        {"checkpoint.keep", "checkpoint.background"},
@@ -86,13 +115,17 @@ std::vector<Rule> notices_of_both_modes(const RunConfig& c) {
   };
 }
 
-std::vector<Rule> notices(const RunConfig& c, Match match) {
+std::vector<Rule> notices(const RunConfig& c, const RunPlace& place) {
+  const Match match = place.match;
   const bool sft = c.train.mode == "sft", evaluates = samples(c);
   const AlgorithmConfig& a = c.algorithm;
   std::vector<Rule> rules = {
       {!evaluates,
-       {"rollout.", "reward.", "algorithm.", "logging.samples", "precision.match", "precision.on_difference",
-        "exact.check"},
+       {"rollout.", "reward.", "algorithm.", "logging.samples", "precision.kv_cache", "precision.match",
+        "precision.on_difference", "exact.check"},
+       "in sft without evaluations, which samples nothing"},
+      {!evaluates && c.precision.rollout != c.precision.train,
+       {"precision.rollout"},
        "in sft without evaluations, which samples nothing"},
       {sft && evaluates,
        {"rollout.n", "rollout.temperature", "rollout.top_p", "rollout.top_k", "reward.max_failed_steps", "algorithm.",
@@ -128,7 +161,8 @@ std::vector<Rule> notices(const RunConfig& c, Match match) {
       {evaluates && c.rollout.cache_tokens > 0, {"rollout.memory_fraction"}, "with rollout.cache_tokens"},
       {!sft, failure_keys(c.reward), "where the reward runs no program, whose grades alone can fail"},
   };
-  for (Rule& rule : notices_of_both_modes(c)) rules.push_back(std::move(rule));
+  for (std::vector<Rule> more : {notices_of_both_modes(c), scaler_notices(c), eval_notices(c), notices_of_place(place)})
+    for (Rule& rule : more) rules.push_back(std::move(rule));
   return rules;
 }
 
@@ -177,6 +211,7 @@ void refuse_unread_keys(const RunConfig& config) {
 
 std::vector<ConfigKey> effective_keys(const RunConfig& config) {
   std::vector<Rule> rules = refusals(config);
+  for (const Rule& rule : scaler_notices(config)) rules.push_back(rule);
   rules.push_back({true, config.reward.misplaced(), {}});
   rules.push_back({config.algorithm.overlong != "soft_punish", {"algorithm.overlong_penalty"}, {}});
   rules.push_back({config.data.prompt_template != "chat", {"data.chat_template"}, {}});
@@ -190,10 +225,10 @@ std::vector<ConfigKey> effective_keys(const RunConfig& config) {
   return keys;
 }
 
-std::vector<std::string> unread_keys(const RunConfig& config, Match match) {
+std::vector<std::string> unread_keys(const RunConfig& config, const RunPlace& place) {
   const std::vector<SetKey> keys = set_keys(config);
   std::vector<std::string> lines;
-  for (const Rule& rule : notices(config, match)) {
+  for (const Rule& rule : notices(config, place)) {
     std::vector<std::string> names;
     for (const SetKey& key : caught(rule, keys)) names.push_back(key.name);
     if (!names.empty()) lines.push_back(str(join(names), ": without effect ", rule.why));

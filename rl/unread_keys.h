@@ -3,9 +3,7 @@
 // another key switches off, so that one override can do that (algorithm.correction=none over a config that sets
 // correction_high).
 //
-// Left alone is what configs share by design: the types of section precision and the numbers of the loss scale under
-// scaler.mode: auto (a config becomes its BF16 twin by overriding precision.*), section distributed on one rank, how to
-// sample in section eval where nothing is evaluated.
+// Left alone is precision.rollout where it is precision.train: a config becomes its BF16 twin by overriding both.
 #pragma once
 
 #include <string>
@@ -16,14 +14,21 @@
 
 namespace mantissa {
 
+/// Where a run computes: what became of precision.match, how many ranks share it, whether they are CPUs.
+struct RunPlace {
+  Match match = Match::kFast;
+  int ranks = 1;
+  bool cpu = false;
+};
+
 /// Throws Error for the first key that asks for what the run does not have: the key, its default, why, the value.
 void refuse_unread_keys(const RunConfig& config);
 /// Notices of the other keys that are set and not read, a line for each cause, and of a learning rate that the warm-up
-/// is too long to reach. `match` is what became of precision.match.
-std::vector<std::string> unread_keys(const RunConfig& config, Match match);
+/// is too long to reach.
+std::vector<std::string> unread_keys(const RunConfig& config, const RunPlace& place);
 
-/// config_keys, but those that are refused have their defaults, and those that an adapter's directory replaces: what a
-/// run is like, also where a version that refused less let them stand.
+/// config_keys, but those that are refused have their defaults, those that an adapter's directory replaces, and numbers
+/// of a loss scale that there is not: what a run is like, also where a version that refused less let them stand.
 std::vector<ConfigKey> effective_keys(const RunConfig& config);
 
 }  // namespace mantissa

@@ -26,9 +26,9 @@ RunConfig config_of(const Strings& overrides) {
 std::string refusal(const Strings& overrides) {
   return message_of([&] { config_of(overrides); });
 }
-/// The notices of a run under fast.
+/// The notices of a run on two GPUs under fast.
 Strings said(const Strings& overrides, Match match = Match::kFast) {
-  return unread_keys(config_of(overrides), match);
+  return unread_keys(config_of(overrides), {.match = match, .ranks = 2});
 }
 
 const char* const kNothingToCorrect =
@@ -42,8 +42,14 @@ TEST(UnreadKeys, ShippedConfigsHaveNone) {
     if (entry.path().extension() != ".yaml") continue;
     const RunConfig config = load_run_config(entry.path(), {});
     const bool corrects = config.algorithm.correction != "none" && config.algorithm.policy_loss != "pg";
-    EXPECT_EQ(unread_keys(config, Match::kFast), Strings{}) << entry.path();
-    EXPECT_EQ(unread_keys(config, Match::kExact), corrects ? Strings{kNothingToCorrect} : Strings{}) << entry.path();
+    Strings fast, exact;
+    if (corrects) exact.push_back(kNothingToCorrect);
+    const ScalerConfig& scaler = config.scaler;
+    if (config.precision.train == "bf16" && scaler.growth_interval != ScalerConfig().growth_interval)
+      for (Strings* lines : {&fast, &exact})  // of the FP16 config beside it
+        lines->push_back("scaler.growth_interval: without effect with scaler.mode: auto, which is off for bf16");
+    EXPECT_EQ(unread_keys(config, {.match = Match::kFast, .ranks = 2}), fast) << entry.path();
+    EXPECT_EQ(unread_keys(config, {.match = Match::kExact, .ranks = 2}), exact) << entry.path();
     ++files;
   }
   EXPECT_GE(files, 30);
@@ -140,7 +146,19 @@ TEST(UnreadKeys, WhatAnotherKeySwitchesOffIsSaid) {
       {kEvaluates + Strings{"eval.n=4", "eval.top_p=0.9", "eval.temperature=0"},
        {"eval.temperature=0.5"},
        "eval.top_p: without effect with eval.temperature: 0, which takes the likeliest token"},
-      {{"eval.files=e", "eval.every=101"}, {"train.steps=101"}, "eval.every: without effect with train.steps: 100"},
+      {{"eval.n=4", "eval.limit=9", "eval.temperature=0", "eval.top_p=1"},
+       kEvaluates + Strings{"eval.temperature=1"},
+       "eval.limit, eval.n, eval.temperature, eval.top_p: without effect with eval.every: 0 and eval.before_training: "
+       "false"},
+      {kSft + Strings{"eval.n=4"},
+       {"eval.files=e", "eval.before_training=true"},
+       "eval.n: without effect with eval.every: 0 and eval.before_training: false"},
+      {{"eval.files=e", "eval.n=4", "eval.every=101"},
+       {"train.steps=101"},
+       "eval.every, eval.files, eval.n: without effect with train.steps: 100"},
+      {{"eval.files=e", "eval.n=4", "eval.every=101", "eval.before_training=true"},
+       {"train.steps=101"},
+       "eval.every: without effect with train.steps: 100"},
       {{"checkpoint.every=101"}, {"train.steps=101"}, "checkpoint.every: without effect with train.steps: 100"},
       {{"checkpoint.keep=5", "checkpoint.background=false", "checkpoint.at_end=false"},
        {"checkpoint.every=10"},
@@ -240,18 +258,53 @@ TEST(UnreadKeys, EffectiveKeysLeaveOutWhatNothingReads) {
   const Strings goes_on = {"lora.init=/an/adapter"};
   EXPECT_EQ(texts(config_of(goes_on)), texts(config_of(goes_on + Strings{"lora.rank=8", "lora.alpha=32"})));
   EXPECT_NE(texts(config_of({})), texts(config_of({"optim.lr=1e-3"})));
+  const Strings wide = {"precision.train=bf16", "precision.rollout=bf16"}, scaler = {"scaler.growth_interval=50"};
+  EXPECT_EQ(texts(config_of(wide)), texts(config_of(wide + scaler)));
+  EXPECT_NE(texts(config_of({})), texts(config_of(scaler)));
 }
 
 TEST(UnreadKeys, TheScalersNumbersAreReadUnderItsMode) {
   const Strings set = {"scaler.init_scale=1024", "scaler.growth_interval=50"};
   EXPECT_EQ(said(set + Strings{"scaler.mode=off"}),
-            (Strings{"scaler.init_scale: without effect with scaler.mode: off",
-                     "scaler.growth_interval: without effect with scaler.mode: off"}));
+            Strings{"scaler.init_scale, scaler.growth_interval: without effect with scaler.mode: off"});
   EXPECT_EQ(said(set + Strings{"scaler.mode=static"}),
             Strings{"scaler.growth_interval: without effect with scaler.mode: static"});
-  for (const char* mode : {"auto", "dynamic"})  // auto in BF16: a twin of the FP16 config
-    EXPECT_EQ(said(set + Strings{str("scaler.mode=", mode), "precision.train=bf16", "precision.rollout=bf16"}),
-              Strings{});
+  for (const std::string type : {"fp16", "bf16", "fp32"}) {
+    const Strings in_type = set + Strings{"precision.train=" + type, "precision.rollout=" + type};
+    EXPECT_EQ(said(in_type + Strings{"scaler.mode=dynamic"}), Strings{});
+    EXPECT_EQ(said(in_type),
+              type == "fp16" ? Strings{}
+                             : Strings{"scaler.init_scale, scaler.growth_interval: without effect with scaler.mode: "
+                                       "auto, which is off for " +
+                                       type});
+  }
+}
+
+TEST(UnreadKeys, WhatRanksAndTheDeviceDoNotReadIsSaid) {
+  const auto said_on = [](const Strings& overrides, int ranks, bool cpu) {
+    return unread_keys(config_of(overrides), {.ranks = ranks, .cpu = cpu});
+  };
+  const Strings ranks = {"distributed.shard=parameters", "distributed.gather=unit", "distributed.overlap=false"};
+  EXPECT_EQ(said_on(ranks, 1, false), Strings{"distributed.shard, distributed.gather, distributed.overlap: without "
+                                              "effect with one rank, which has all weights and gradients"});
+  EXPECT_EQ(said_on(ranks, 2, true), Strings{});
+  const Strings device = {"train.deterministic=false", "distributed.offload=optimizer"};
+  EXPECT_EQ(said_on(device, 1, true),
+            (Strings{"train.deterministic: without effect on the CPU, where the same inputs always give the same bits",
+                     "distributed.offload: without effect but in checkpoints (checkpoint.background) on the CPU, whose "
+                     "memory is that of the host"}));
+  EXPECT_EQ(said_on(device, 1, false), Strings{});
+}
+
+TEST(UnreadKeys, ABestThatIsNeverLookedAtIsSaid) {
+  const std::string line = "checkpoint.best: without effect with train.steps: 100, which ends before it is looked at";
+  const Strings evaluation = {"eval.files=e", "eval.every=101", "checkpoint.best=val-core/e/acc/mean@1"};
+  EXPECT_EQ(said(evaluation).front(), line);
+  EXPECT_EQ(said(evaluation + Strings{"train.steps=101"}), Strings{});
+  EXPECT_EQ(said(evaluation + Strings{"eval.before_training=true"}).size(), 1u) << "eval.every alone";
+  const Strings step = {"checkpoint.every=101", "checkpoint.best=critic/score/mean"};
+  EXPECT_EQ(said(step), (Strings{"checkpoint.every: without effect with train.steps: 100", line}));
+  EXPECT_EQ(said(step + Strings{"train.steps=101"}), Strings{});
 }
 
 TEST(UnreadKeys, AWarmStartSaysWhatItHasNoUseFor) {
@@ -265,9 +318,12 @@ TEST(UnreadKeys, AWarmStartSaysWhatItHasNoUseFor) {
   EXPECT_EQ(said(kSft + kEvaluates + set + Strings{"precision.match=fast"}),
             Strings{"rollout.temperature, algorithm.kl_coef, logging.samples, precision.on_difference, exact.check: "
                     "without effect in sft, which samples in evaluations alone"});
-  // What configs share: types, and how to sample in evaluations.
-  EXPECT_EQ(said(kSft + Strings{"precision.rollout=bf16", "precision.kv_cache=fp32", "eval.n=4", "eval.top_p=1"}),
-            Strings{});
+  const Strings types = {"precision.rollout=bf16", "precision.kv_cache=fp32", "precision.residual=fp32"};
+  EXPECT_EQ(said(kSft + types),
+            (Strings{"precision.kv_cache: without effect in sft without evaluations, which samples nothing",
+                     "precision.rollout: without effect in sft without evaluations, which samples nothing"}));
+  EXPECT_EQ(said(kSft + types + kEvaluates), Strings{});
+  EXPECT_EQ(said(kSft + Strings{"precision.train=bf16", "precision.rollout=bf16"}), Strings{}) << "a BF16 twin";
   EXPECT_EQ(said(set, Match::kExact), Strings{});
 }
 
