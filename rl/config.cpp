@@ -57,24 +57,81 @@ void DistributedConfig::fields(Fields& f) {
 
 namespace {
 
-/// checkpoint.best is a metric of a set of eval.files, of as many samples as are drawn.
+/// Metrics that not every run has, by how their names begin, and what they need. Run::check_best knows those that the
+/// model and the device decide.
+struct MetricNeeds {
+  bool met;
+  std::string needs;
+  std::vector<std::string> metrics;
+};
+
+std::vector<MetricNeeds> metric_needs(const RunConfig& c) {
+  const bool sft = c.train.mode == "sft";
+  std::vector<MetricNeeds> all = {
+      {sft, "train.mode: sft", {"sft/"}},
+      {!sft,
+       "train.mode: grpo",
+       {"rollout/",
+        "draft/",
+        "critic/",
+        "reward/",
+        "response_length/",
+        "prompt_length/",
+        "train/",
+        "rollout_corr/",
+        "training/rollout_",
+        "training/idle_sequences",
+        "moe/route_agreement",
+        "exact/",
+        "lora/",
+        "actor/",
+        "selftest/k3_kl_trend",
+        "timing_s/gen",
+        "timing_s/reward",
+        "timing_s/adv",
+        "timing_s/old_log_prob",
+        "timing_s/ref"}},
+      {c.algorithm.kl_coef > 0,
+       "algorithm.kl_coef above 0",
+       {"actor/kl_loss", "actor/reference_kl", "actor/kl_coef", "timing_s/ref"}},
+      {c.algorithm.dynamic_sampling, "algorithm.dynamic_sampling", {"train/"}},
+      {c.rollout.draft != "none", "rollout.draft", {"draft/"}},
+      {c.precision.match == "auto" || c.precision.match == "exact", "precision.match: exact", {"exact/"}},
+      {c.lora.merged() && c.lora.rollout == "merged_in_place", "lora.rollout: merged_in_place", {"lora/"}},
+      {c.optim.lr == 0, "optim.lr: 0", {"selftest/"}},
+      {c.eval.every > 0, "eval.every and eval.files", {"val-", "timing_s/testing"}},
+      {!sft || c.eval.every > 0, "train.mode: grpo or eval.every", {"verifier/"}},
+  };
+  const std::string& best = c.checkpoint.best;
+  if (const std::string name = best.substr(best.find('/') + 1); best.starts_with("reward/") && name.ends_with("/mean"))
+    all.push_back({c.reward.named.contains(name.substr(0, name.find('/'))), "a reward of this name", {best}});
+  return all;
+}
+
+/// checkpoint.best is a metric that the run has; of evaluations one of a set of eval.files, of as many samples as are
+/// drawn.
 void validate_best(const RunConfig& c) {
   const std::string& best = c.checkpoint.best;
-  check(best.empty() || find_metric(best) != nullptr, "checkpoint.best: no metric is called \"", best,
-        "\"; docs/tour.md lists them");
+  if (best.empty()) return;
+  check(find_metric(best) != nullptr, "checkpoint.best: no metric is called \"", best, "\"; docs/tour.md lists them");
+  for (const MetricNeeds& part : metric_needs(c))
+    for (const std::string& metric : part.metrics)
+      check(part.met || !best.starts_with(metric), "checkpoint.best: must be a metric of this run, got ", best,
+            ", which needs ", part.needs);
   const bool of_evaluation = best.starts_with("val-");
-  check(best.empty() || of_evaluation || c.checkpoint.every > 0, "checkpoint.best: ", best,
+  check(of_evaluation || c.checkpoint.every > 0, "checkpoint.best: ", best,
         " is looked at where checkpoints are written, which needs checkpoint.every");
   if (!of_evaluation) return;
-  check(c.eval.every > 0, "checkpoint.best: ", best,
-        " is a metric of evaluations, which need eval.every and eval.files");
   const std::vector<std::string> sets = set_names(c.eval.files);
   const std::string of_set = best.substr(best.find('/') + 1);
   check(std::ranges::any_of(sets, [&](const std::string& set) { return of_set.starts_with(set + "/"); }),
         "checkpoint.best: ", best, " is of none of the sets of eval.files: ", join(sets));
-  const size_t at = best.rfind('@');
+  const size_t at = best.find("/acc/") == best.npos ? best.npos : best.rfind('@');  // a set's name may have one, too
   check(at == best.npos || (best.substr(at) + "/").starts_with(str('@', c.eval.n, '/')), "checkpoint.best: ", best,
         " must be a metric @", c.eval.n, ", the samples of a problem (eval.n)");
+  const std::string measure = best.substr(0, at).substr(best.rfind('/', at) + 1);
+  check(at == best.npos || measure == "mean" || measure == "pass" || measure == "maj", "checkpoint.best: ", best,
+        " must be of mean, pass or maj, the measures of an evaluation");
 }
 
 void validate_lora(const RunConfig& c) {

@@ -54,6 +54,7 @@ Run::Run(const RunConfig& run_config, const StartOptions& start, Comm& ranks)
   describe_model();
   if (!start.rehearsal) check_same_inputs();
   open_training();
+  if (!start.rehearsal) check_best();
   begin_or_resume();
 }
 

@@ -87,6 +87,8 @@ class Run {
   void check_same_inputs() const;
   void check_same_model(const CheckpointState& state, const std::filesystem::path& checkpoint) const;
   void describe_model();
+  /// Throws where the model, the mode of precision.match or the number of ranks leaves the run without checkpoint.best.
+  void check_best() const;
   bool counts_otherwise(const CheckpointState& state) const;
   void check_weights(const char* unwritten) const;
   void begin_or_resume();

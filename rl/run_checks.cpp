@@ -147,6 +147,26 @@ void Run::describe_model() {
   model_files_ = describe(model->config, model->tokenizer);
 }
 
+/// What the config says of it, RunConfig::validate has checked.
+void Run::check_best() const {
+  struct Needs {
+    bool met;
+    const char *needs, *metrics;
+  };
+  const Needs all[] = {
+      {model->config.experts.before(model->config.layers) > 0, "a model with a mixture of experts", "moe/"},
+      {records_routes, "rollouts that could choose other experts (precision.match, exact.check)",
+       "moe/route_agreement"},
+      {match == Match::kExact, "precision.match: exact", "exact/"},
+      {engine && engine->guesses(), "rollout.draft under precision.match: exact", "draft/"},
+      {comm.size() > 1, "several ranks", "perf/idle_fraction"},
+  };
+  const std::string& best = config.checkpoint.best;
+  for (const Needs& part : all)
+    check(part.met || !best.starts_with(part.metrics), "checkpoint.best: must be a metric of this run, got ", best,
+          ", which needs ", part.needs);
+}
+
 /// An earlier version's accuracy went by the weighted sum of several rewards: it says nothing of which is the best.
 bool Run::counts_otherwise(const CheckpointState& state) const {
   return model_texts(state, kModelText).empty() && !config.reward.named.empty() &&

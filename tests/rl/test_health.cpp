@@ -367,11 +367,57 @@ TEST(HealthConfig, NamesAreChecked) {
   const auto best = [&](const std::string& metric) {
     return refusal({"eval.every=2", "eval.files=[a/x.jsonl,a/y.jsonl]", "eval.n=4", "checkpoint.best=" + metric});
   };
-  for (const char* metric : {"val-core/y/acc/mean@4", "val-aux/x/acc/maj@4/low", "val-aux/x/reward/mean"})
+  for (const char* metric :
+       {"val-core/y/acc/mean@4", "val-aux/x/acc/maj@4/low", "val-aux/x/reward/mean", "val-core/x/acc/pass@4"})
     EXPECT_EQ(best(metric), "") << metric;
   EXPECT_NE(best("val-core/z/acc/mean@4").find("is of none of the sets of eval.files: x, y"), std::string::npos);
   for (const char* metric : {"val-core/x/acc/mean@2", "val-core/x/acc/mean@42", "val-aux/x/acc/mean@1/high"})
     EXPECT_NE(best(metric).find("must be a metric @4"), std::string::npos) << best(metric);
+  EXPECT_NE(best("val-aux/x/acc/best@4/low").find("must be of mean, pass or maj"), std::string::npos);
+  EXPECT_EQ(refusal({"eval.every=2", "eval.files=x@2.jsonl", "checkpoint.best=val-aux/x@2/reward/mean"}), "");
+}
+
+TEST(HealthConfig, TheBestIsByAMetricThatTheRunHas) {
+  using Overrides = std::vector<std::string>;
+  const auto refusal = [](const std::string& best, const Overrides& overrides) {
+    Overrides all = {"data.files=x.jsonl", "model.path=m", "checkpoint.every=1", "checkpoint.best=" + best};
+    all.insert(all.end(), overrides.begin(), overrides.end());
+    return message_of([&] { parse_run_config("run: {}", "test", all); });
+  };
+  struct Case {
+    std::string best, needs;
+    Overrides met, unmet = {};
+  };
+  const Overrides sft = {"train.mode=sft", "train.mini_batch_size=64"}, grpo;
+  Overrides evaluates = sft;
+  evaluates.insert(evaluates.end(), {"eval.files=e", "eval.every=1"});
+  const std::vector<Case> cases = {
+      {"sft/loss", "train.mode: sft", sft},
+      {"critic/score/mean", "train.mode: grpo", grpo, sft},
+      {"training/rollout_probs_diff_max", "train.mode: grpo", grpo, sft},
+      {"verifier/parsed", "train.mode: grpo or eval.every", evaluates, sft},
+      {"timing_s/testing", "eval.every and eval.files", evaluates, sft},
+      {"actor/reference_kl", "algorithm.kl_coef above 0", {"algorithm.kl_coef=0.1"}},
+      {"timing_s/ref", "algorithm.kl_coef above 0", {"algorithm.kl_coef=0.1"}},
+      {"train/num_gen_batches", "algorithm.dynamic_sampling", {"algorithm.dynamic_sampling=true"}},
+      {"draft/accepted", "rollout.draft", {"rollout.draft=history"}},
+      {"exact/checked_tokens", "precision.match: exact", {"precision.match=auto"}, {"precision.match=fast"}},
+      {"lora/base_drift",
+       "lora.rollout: merged_in_place",
+       {"lora.rank=8", "lora.rollout=merged_in_place"},
+       {"lora.rank=8"}},
+      {"selftest/k3_kl_trend", "optim.lr: 0", {"optim.lr=0"}},
+      {"reward/a/mean", "a reward of this name", {"reward.a.kind=math"}},
+      {"reward/a/mean", "a reward of this name", {"reward.a.kind=math"}, {"reward.b.kind=math"}},
+  };
+  for (const Case& c : cases) {
+    EXPECT_EQ(refusal(c.best, c.unmet),
+              "test: checkpoint.best: must be a metric of this run, got " + c.best + ", which needs " + c.needs);
+    EXPECT_EQ(refusal(c.best, c.met), "");
+  }
+  for (const char* both : {"scaler/scale", "training/policy_version", "perf/throughput", "timing_s/step"})
+    for (const Overrides& mode : {grpo, sft}) EXPECT_EQ(refusal(both, mode), "") << both;
+  EXPECT_EQ(refusal("reward/zero_spread_groups", grpo), "");
 }
 
 }  // namespace

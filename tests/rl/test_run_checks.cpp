@@ -145,6 +145,24 @@ TEST_F(RunChecks, TheBestOfAnEarlierMetricStays) {
   }
 }
 
+TEST_F(RunChecks, TheBestIsByAMetricThatModelModeAndRanksGive) {
+  const auto open = [&](const std::string& best, const Strings& overrides) {
+    Strings all = overrides;
+    all.push_back("checkpoint.best=" + best);
+    return message_of([&] { mantissa::Run(config("run", all), {.overwrite = true}); });
+  };
+  const std::string mixture = "model.path=builtin:arithmetic_moe", fast = "precision.match=fast";
+  const Strings mixed_types{"precision.train=fp32"};  // auto becomes fast
+  expect_message(open("moe/load_min", {}), {"checkpoint.best: must be a metric of this run, got moe/load_min, which",
+                                            "needs a model with a mixture of experts"});
+  expect_message(open("moe/route_agreement", {mixture}), {"got moe/route_agreement", "needs rollouts that could"});
+  expect_message(open("exact/differing_tokens", mixed_types), {"needs precision.match: exact"});
+  expect_message(open("perf/idle_fraction", {}), {"needs several ranks"});
+  EXPECT_EQ(open("moe/load_min", {mixture}), "");
+  EXPECT_EQ(open("moe/route_agreement", {mixture, fast}), "");
+  EXPECT_EQ(open("exact/differing_tokens", {}), "");
+}
+
 TEST_F(RunChecks, WeightsThatAreNotFiniteAreNotWritten) {
   const Strings far{"optim.lr=1", "optim.weight_decay=1000", "train.steps=3", "algorithm.entropy_coef=0"};
   for (const char* every : {"checkpoint.every=1", "checkpoint.at_end=false"}) {
