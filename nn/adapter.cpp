@@ -80,7 +80,7 @@ std::vector<std::string> parse_targets(const std::vector<std::string>& names, co
 void LoraConfig::fields(Fields& f) {
   f.field("rank", rank, "rank of trained low-rank updates of a frozen model; 0 = all weights are trained",
           between(0, double(kMaxRank)));
-  f.field("alpha", alpha, "the update is scaled by alpha / rank", at_least(0));
+  f.field("alpha", alpha, "the update is scaled by alpha / rank", between(1e-6, 1e6));
   f.field("targets", targets,
           "the layers that have one: all-linear, or of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj");
   f.field("dropout", dropout, "share of what A reads that is left out (sft alone)", between(0, 0.99));
@@ -100,6 +100,8 @@ AdapterConfig LoraConfig::adapter() const {
 
 void LoraConfig::check_agrees(const AdapterConfig& found) const {
   const LoraConfig unset;
+  check(found.alpha > 0, "lora.init: must be an adapter whose alpha is above 0, without which nothing is trained, got ",
+        init, " of alpha ", found.alpha);
   const auto left_out = [&](const char* key) { return std::ranges::count(given, key) == 0; };
   check(rank == unset.rank || rank == found.rank, "lora.rank: must be 0 or that of ", init, ", ", found.rank, "; got ",
         rank);

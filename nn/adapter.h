@@ -69,7 +69,8 @@ struct LoraConfig {
   bool active() const { return rank > 0 || from_directory(); }
   bool merged() const { return active() && rollout != "adapter"; }
   AdapterConfig adapter() const;
-  /// Throws Error where rank, alpha or targets are set and `found`, the adapter to go on from, has others.
+  /// Throws Error where rank, alpha or targets are set and `found`, the adapter to go on from, has others, and where
+  /// its alpha is 0, so that its gradients are.
   void check_agrees(const AdapterConfig& found) const;
   /// check_agrees, and has rank, alpha and targets of `found` from then on.
   void adopt(const AdapterConfig& found);

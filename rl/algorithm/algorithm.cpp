@@ -23,7 +23,7 @@ void AlgorithmConfig::fields(Fields& f) {
   f.choice("overlong", overlong, {"zero_reward", "mask", "keep", "soft_punish"},
            "truncated answers: at most reward 0, left out of the loss, as they are, or less reward near the limit");
   f.field("overlong_buffer", overlong_buffer, "of soft_punish: tokens before the limit where it begins", at_least(0));
-  f.field("overlong_penalty", overlong_penalty, "of soft_punish: what it takes off at the limit", at_least(0));
+  f.field("overlong_penalty", overlong_penalty, "of soft_punish: what it takes off at the limit", between(0, 1e6));
   f.choice("policy_loss", policy_loss, {"grpo", "gspo", "cispo", "pg", "dppo"}, "policy term");
   f.choice("loss_aggregation", loss_aggregation, {"token_mean", "seq_mean_token_mean", "seq_mean_token_sum_norm"},
            "from token terms to the loss of a mini-batch");
@@ -32,18 +32,18 @@ void AlgorithmConfig::fields(Fields& f) {
   f.field("clip_low", clip_low,
           "the ratio is clipped below 1 - clip_low; dppo: bound on how far a probability may fall", between(0, 1));
   f.field("clip_high", clip_high,
-          "the ratio is clipped above 1 + clip_high; dppo: bound on how far a probability may rise", at_least(0));
-  f.field("dual_clip", dual_clip, "bound on the ratio where the advantage is negative; 0 = off", at_least(0));
+          "the ratio is clipped above 1 + clip_high; dppo: bound on how far a probability may rise", between(0, 1e8));
+  f.field("dual_clip", dual_clip, "bound on the ratio where the advantage is negative; 0 = off", between(0, 1e9));
   f.choice("correction", correction,
            {"none", "token_is", "token_tis", "token_mis", "seq_is", "seq_tis", "seq_mis", "geo_mis"},
            "weight for the rollout-training mismatch");
   f.choice("correction_ratio", correction_ratio, {"auto", "old_over_rollout", "current_over_rollout"},
            "ratio behind that weight; auto: current_over_rollout for pg, else old_over_rollout");
-  f.field("correction_low", correction_low, "masking corrections drop ratios below", at_least(0));
+  f.field("correction_low", correction_low, "masking corrections drop ratios below", between(0, 1e8));
   f.field("correction_high", correction_high, "C: ratios above are truncated or masked", between(0, 1e8));
-  f.field("kl_coef", kl_coef, "weight of the KL to the reference model; 0 = no reference model", at_least(0));
+  f.field("kl_coef", kl_coef, "weight of the KL to the reference model; 0 = no reference model", between(0, 1e6));
   f.choice("kl_estimator", kl_estimator, {"k1", "k2", "k3"}, "estimator of that KL");
-  f.field("entropy_coef", entropy_coef, "weight of the entropy bonus", at_least(0));
+  f.field("entropy_coef", entropy_coef, "weight of the entropy bonus", between(0, 1e6));
 }
 
 void AlgorithmConfig::validate(int64_t n) const {

@@ -6,6 +6,7 @@
 
 #include "core/file.h"
 #include "rl/config.h"
+#include "rl/config_keys.h"
 #include "tests/support/message.h"
 
 namespace mantissa {
@@ -93,6 +94,19 @@ TEST(Configs, RanksAreCountedByANumberOrAuto) {
   for (const std::string number : {"0", "-1", "1.5", "5000", "x"})
     EXPECT_NE(refusal({"distributed.gpus=" + number}).find("between 1 and 4096, got \"" + number), std::string::npos);
   EXPECT_EQ(refusal({"distributed.gpus=4096"}), "");
+}
+
+TEST(Configs, NumbersOfTheLossAreFiniteInFp32) {
+  for (const char* key : {"algorithm.kl_coef", "algorithm.entropy_coef", "algorithm.overlong_penalty",
+                          "algorithm.clip_high", "algorithm.dual_clip", "algorithm.correction_low", "lora.alpha"})
+    for (const char* value : {"1e39", "1e300"}) {
+      const std::string message = refusal({str(key, '=', value)});
+      EXPECT_NE(message.find(str(key, " must be between ")), std::string::npos) << key << ": " << message;
+    }
+  EXPECT_EQ(refusal({"algorithm.clip_high=1e8", "algorithm.dual_clip=1e9", "algorithm.kl_coef=1e6"}), "");
+  for (const ConfigKey& key : config_keys())
+    EXPECT_TRUE(key.type != "number" || key.rule.starts_with("between ")) << key.name << ": " << key.rule;
+  EXPECT_NE(refusal({"lora.rank=8", "lora.alpha=0"}).find("lora.alpha must be between"), std::string::npos);
 }
 
 TEST(Configs, NullKeepsTheDefaultAndOneDocumentIsRead) {

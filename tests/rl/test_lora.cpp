@@ -92,6 +92,15 @@ TEST_F(Lora, OfAMixtureOfExpertsIsOnItsAttentionAlone) {
   }
 }
 
+TEST(LoraConfig, AnAdapterToGoOnFromHasAnAlpha) {
+  LoraConfig config{.init = "A"};
+  AdapterConfig found{.rank = 4, .alpha = 0, .targets = {"q_proj"}};
+  EXPECT_EQ(message_of([&] { config.adopt(found); }),
+            "lora.init: must be an adapter whose alpha is above 0, without which nothing is trained, got A of alpha 0");
+  found.alpha = 0.5;
+  EXPECT_EQ(message_of([&] { config.adopt(found); }), "");
+}
+
 TEST_F(Lora, LeavesAnAdapterThatTheNextRunGoesOnFrom) {
   const std::string log = log_of([&] { ASSERT_TRUE(train("first")); });
   EXPECT_NE(log.find("adapter of rank 5, alpha 10 on q_proj, k_proj"), std::string::npos) << log;
