@@ -129,7 +129,14 @@ int64_t Engine::Impl::make_pool(std::span<const Request> requests, const Generat
     stats.lost_pages = std::min(wanted, kv_cache_limit) - pages;
   }
   check_pages(pages, *worst->prompt, options.sampling.max_new_tokens, found);
-  runner.reserve(std::max(pages, runner.pages()), longest);
+  try {
+    runner.reserve(std::max(pages, runner.pages()), longest);
+  } catch (const Error& e) {
+    if (cache_tokens > 0)
+      fail("rollout.cache_tokens: the KV cache must fit into memory, got ", cache_tokens, ": ", e.what());
+    fail("[generate] no memory for a KV cache of ", pages * kAttentionTile, " tokens (rollout.max_batch is ", max_batch,
+         ", rollout.memory_fraction ", memory_fraction, "): ", e.what());
+  }
   return pages;
 }
 

@@ -304,6 +304,7 @@ TEST_F(EngineTest, Errors) {
       "prompt 12 (100 tokens) with up to 30 new ones needs 192 tokens (3 pages of 64), but "
       "rollout.cache_tokens is 150",
       150);
+  expect_error("rollout.cache_tokens: the KV cache must fit into memory, got 2000000000: ", 2000000000);
   const std::vector<int32_t> ids = prompts_[3].ids;
   prompts_[3].ids.clear();
   expect_error("request 3 (prompt 13): the prompt has no tokens");
