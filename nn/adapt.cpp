@@ -7,6 +7,7 @@
 #include "core/random.h"
 #include "core/registry.h"
 #include "core/safetensors.h"
+#include "core/text.h"
 
 namespace mantissa {
 namespace {
@@ -17,10 +18,11 @@ constexpr uint64_t kAdapterStream = 0xada9;
 
 Adapter& add_adapter(Model& model, const AdapterConfig& config, bool masters, Shard shard, Placement placement) {
   config.validate("adapter");
+  const bool all = config.targets.size() == linear_names().size();
   for (const std::string& target : config.targets)
     check(model.config.experts.count == 0 || (target != "gate_proj" && target != "up_proj" && target != "down_proj"),
-          "[adapter] ", target,
-          " is a mixture of experts, which can have none: name q_proj, k_proj, v_proj, o_proj (lora.targets)");
+          "lora.targets: must be of q_proj, k_proj, v_proj, o_proj, since ", target,
+          " is a mixture of experts, which can have no adapter; got ", all ? "all-linear" : join(config.targets));
   if (model.adapter && model.adapter->config == config && model.adapter->params.master.defined() == masters)
     return *model.adapter;
   auto adapter = std::make_shared<Adapter>(model.config, config, shard.world_size);

@@ -41,7 +41,7 @@ void ScalerConfig::fields(Fields& f) {
 ScalerStart resolve_scaler(const ScalerConfig& config, Dtype compute) {
   const bool automatic = config.mode == "auto";
   check(automatic || config.mode == "dynamic" || config.mode == "static" || config.mode == "off",
-        "[scaler] mode must be auto, dynamic, static or off, got \"", config.mode, "\"");
+        "scaler.mode: must be auto, dynamic, static or off, got \"", config.mode, "\"");
   ScalerStart start{{}, 1.0f};
   start.rule.dynamic = config.mode == "dynamic" || (automatic && compute == Dtype::kF16);
   start.rule.growth_factor = float(config.growth_factor);
@@ -49,8 +49,8 @@ ScalerStart resolve_scaler(const ScalerConfig& config, Dtype compute) {
   start.rule.growth_interval = int(config.growth_interval);
   start.rule.min_scale = float(config.min_scale);
   if (start.rule.dynamic || config.mode == "static") start.scale = float(config.init_scale);
-  check(start.scale >= start.rule.min_scale || !start.rule.dynamic, "[scaler] init_scale must be at least min_scale ",
-        config.min_scale, ", got ", config.init_scale);
+  check(start.scale >= start.rule.min_scale || !start.rule.dynamic,
+        "scaler.init_scale: must be at least scaler.min_scale = ", config.min_scale, ", got ", config.init_scale);
   return start;
 }
 
@@ -258,13 +258,15 @@ void Optimizer::fail_overflow(const StepReport& report, const StepState& state) 
   const bool fixed = scaler_.mode == "static" && state.loss_scale > 1;
   const bool floor = !rule_.dynamic || state.loss_scale <= rule_.min_scale;
   const bool held = rule_.dynamic && floor && rule_.min_scale > 1;
+  const bool never_falls = rule_.dynamic && rule_.backoff_factor >= 1 && state.loss_scale > 1;
   fail("[scaler] ", report.skips_in_row, " steps in a row were skipped because gradients were not finite",
        " (max_skips_in_row = ", scaler_.max_skips_in_row, "; ", report.skips_total, " skips and ", state.adam_step,
        " steps in all). The loss scale is now ", state.loss_scale,
-       fixed   ? ", fixed by scaler.mode static: lower init_scale, or use mode dynamic"
-       : held  ? ", as low as scaler.min_scale lets it go: lower min_scale"
-       : floor ? ", as low as it goes, so the overflow does not come from the scale"
-               : ", still above min_scale, so it may have started far too high (init_scale)",
+       fixed         ? ", fixed by scaler.mode static: lower init_scale, or use mode dynamic"
+       : never_falls ? ", which scaler.backoff_factor: 1 never lowers: lower backoff_factor"
+       : held        ? ", as low as scaler.min_scale lets it go: lower min_scale"
+       : floor       ? ", as low as it goes, so the overflow does not come from the scale"
+                     : ", still above min_scale, so it may have started far too high (init_scale)",
        ". Look at the first non-finite tensor named in the log (layer, op, forward or backward), at the "
        "learning rate",
        " (lr = ", report.lr, ", peak ", optim_.lr, ") and at the data of this step.");

@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/text.h"
 #include "rl/text/tokenizer_config.h"
 
 namespace mantissa {
@@ -23,8 +24,9 @@ ChatTemplate chat_of(const DataConfig& config, const TokenizerFiles& files) {
   if (kind == "chat" && config.chat_template == "auto")
     return ChatTemplate::of_model(files, config.chat_template_kwargs);
   check(config.chat_template_kwargs.empty(),
-        "data.chat_template_kwargs are variables of the model's own form: they need "
-        "data.template chat and data.chat_template auto");
+        "data.chat_template_kwargs: must be empty but with the model's own form (data.template chat and "
+        "data.chat_template auto), got ",
+        join(config.chat_template_kwargs));
   if (kind != "chat")
     return ChatTemplate::named(kind == "r1_distill_qwen" ? "deepseek_r1"
                                : kind == "qwen_math"     ? "chatml_qwen2_5_math"

@@ -39,7 +39,7 @@ Found find_first(const std::string& text, const std::vector<std::string>& string
 StopRule::StopRule(std::vector<int32_t> ids, const Tokenizer& tokenizer, std::vector<std::string> strings, bool keep)
     : ids_(std::move(ids)), tokenizer_(&tokenizer), strings_(std::move(strings)), keep_(keep) {
   for (const std::string& s : strings_) {
-    check(!s.empty(), "rollout.stop: a stop string must not be empty");
+    check(!s.empty(), "rollout.stop: a stop string must not be empty, got \"\"");
     longest_ = std::max(longest_, s.size());
   }
 }

@@ -7,6 +7,7 @@
 
 #include "core/registry.h"
 #include "nn/optimizer.h"
+#include "tests/support/message.h"
 
 namespace mantissa {
 namespace {
@@ -81,7 +82,8 @@ TEST(Scaler, ModesByComputeType) {
   ScalerConfig below;
   below.init_scale = 1;
   below.min_scale = 2;
-  EXPECT_THROW(resolve_scaler(below, Dtype::kF16), Error);
+  EXPECT_EQ(message_of([&] { resolve_scaler(below, Dtype::kF16); }),
+            "scaler.init_scale: must be at least scaler.min_scale = 2, got 1");
 }
 
 TEST(Scaler, GrowsAfterCleanStepsOnly) {
@@ -133,6 +135,20 @@ TEST(Scaler, FloorSkipsInRowAndDiagnosis) {
     for (const char* part : {"5 steps in a row", "max_skips_in_row = 4", "9 skips and 1 steps", "loss scale is now 2",
                              "as low as scaler.min_scale lets it go", "non-finite tensor", "learning rate"})
       EXPECT_NE(text.find(part), std::string::npos) << part << " in: " << text;
+  }
+}
+
+TEST(Scaler, AScaleThatNeverFallsNamesWhy) {
+  ScalerConfig config = quick_scaler();
+  config.backoff_factor = 1;
+  for (const double min_scale : {2.0, 8.0}) {
+    config.min_scale = min_scale;
+    Training t(Dtype::kF16, {}, config);
+    for (int i = 0; i < 4; ++i) t.step(kInf);
+    EXPECT_NE(message_of([&] {
+                t.step(kInf);
+              }).find("is now 8, which scaler.backoff_factor: 1 never lowers: lower backoff_factor."),
+              std::string::npos);
   }
 }
 

@@ -266,7 +266,7 @@ TEST_F(Programs, FlagsThatOthersSwitchOffAreSaid) {
   expect_error("generate",
                {"--model", "builtin:arithmetic", "--prompt", "1+", "--template", "chat", "--chat-template", "chatml",
                 "--chat-template-kwargs", "enable_thinking=false"},
-               {"--chat-template-kwargs are variables of the model's own form"});
+               {"--chat-template-kwargs: must be empty but with the model's own form (--template chat"});
 }
 
 TEST_F(Programs, OutputsReplaceNeitherInputsNorWhatIsNoRegularFile) {

@@ -271,6 +271,11 @@ TEST_F(Data, TheModelsOwnFormTakesVariables) {
   files.chat_template = "{{ enable_thinking }}{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}";
   EXPECT_EQ(message_of([&] { PromptTemplate(config_, files); }),
             "data.system: the chat template of M leaves system messages out, got \"S\"");
+  config_.system.clear();
+  config_.chat_template = "chatml";
+  EXPECT_EQ(message_of([&] { PromptTemplate(config_, files); }),
+            "data.chat_template_kwargs: must be empty but with the model's own form (data.template chat and "
+            "data.chat_template auto), got enable_thinking=true");
 }
 
 /// Of Llama 3.1 Instruct config.json names three, the end of a text first; its turns end with another.

@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "tests/support/message.h"
 
 namespace mantissa {
 namespace {
@@ -30,6 +31,12 @@ TEST(StopRule, AnIdEndsAResponse) {
   EXPECT_EQ(rule.finish({7, 1}), Finish::kLength);
   EXPECT_EQ(rule.finish({1, 9}), Finish::kStop);
   EXPECT_FALSE(rule.has_text());
+}
+
+TEST(StopRule, AnEmptyStringIsRefused) {
+  const auto t = tokenizer();
+  EXPECT_EQ(message_of([&] { StopRule({7}, *t, {"a", ""}, true); }),
+            "rollout.stop: a stop string must not be empty, got \"\"");
 }
 
 TEST(StopRule, AStringEndsAResponseWhereverTokensBegin) {
