@@ -14,11 +14,6 @@ struct Rule {
   std::string why;
 };
 
-/// Whether the run draws responses at all.
-bool samples(const RunConfig& c) {
-  return c.train.mode == "grpo" || (!c.eval.files.empty() && (c.eval.every > 0 || c.eval.before_training));
-}
-
 /// Keys of the rewards whose grades cannot fail, that say what follows where all do.
 std::vector<std::string> failure_keys(const RewardsConfig& rewards) {
   std::vector<std::string> keys;
@@ -46,7 +41,7 @@ std::vector<Rule> refusals(const RunConfig& c) {
       {c.distributed.shard == "optimizer",
        {"distributed.gather"},
        "where weights are whole (distributed.shard: optimizer)"},
-      {!samples(c), {"distributed.gather", "rollout.draft"}, "in sft without evaluations, which samples nothing"},
+      {!c.samples(), {"distributed.gather", "rollout.draft"}, "in sft without evaluations, which samples nothing"},
       {c.train.inject_overflow_step <= 0,
        {"train.inject_overflow_parameter"},
        "where none is injected (train.inject_overflow_step)"},
@@ -117,7 +112,7 @@ std::vector<Rule> notices_of_both_modes(const RunConfig& c) {
 
 std::vector<Rule> notices(const RunConfig& c, const RunPlace& place) {
   const Match match = place.match;
-  const bool sft = c.train.mode == "sft", evaluates = samples(c);
+  const bool sft = c.train.mode == "sft", evaluates = c.samples();
   const AlgorithmConfig& a = c.algorithm;
   std::vector<Rule> rules = {
       {!evaluates,
