@@ -21,8 +21,10 @@ using Json = nlohmann::json;
 
 constexpr const char* kConfigFile = "config.json";
 
-/// config.json as this version writes it, and reads it back.
-std::string config_text(const ModelConfig& config) {
+/// config.json as this version writes it, and reads it back. No run reads bos_token_id, which config.json and
+/// generation_config.json may say differently.
+std::string config_text(ModelConfig config) {
+  config.bos_id = -1;
   return format_hf_config(parse_hf_config(format_hf_config(config, Dtype::kF32), kConfigFile), Dtype::kF32);
 }
 

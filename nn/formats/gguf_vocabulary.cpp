@@ -64,16 +64,19 @@ std::pair<std::string, std::string> halves(const json& merge) {
   return {text.substr(0, space), text.substr(std::min(text.size(), space + 1))};
 }
 
-/// Whether the template of a post-processor puts a special token before (or behind) the text.
-bool adds_special(const json& processor, bool front) {
-  if (processor.is_null()) return false;
-  if (processor.at("type") == "Sequence") {
-    const json& parts = processor.at("processors");
-    return std::any_of(parts.begin(), parts.end(), [&](const json& part) { return adds_special(part, front); });
+/// Ids that the templates of a post-processor put before and behind the text.
+void read_added_around(const json& processor, GgufVocabulary& v) {
+  if (processor.is_null()) return;
+  if (processor.at("type") == "Sequence")
+    for (const json& part : processor.at("processors")) read_added_around(part, v);
+  if (processor.at("type") != "TemplateProcessing") return;
+  std::vector<int32_t>* side = &v.before;
+  for (const json& item : processor.at("single")) {
+    if (item.contains("Sequence")) side = &v.after;
+    if (!item.contains("SpecialToken")) continue;
+    const std::string token = item["SpecialToken"].at("id");
+    for (const int32_t id : processor.at("special_tokens").at(token).at("ids")) side->push_back(id);
   }
-  if (processor.at("type") != "TemplateProcessing") return false;
-  const json& single = processor.at("single");
-  return !single.empty() && (front ? single.front() : single.back()).contains("SpecialToken");
 }
 
 /// Scores that order the merges of a SentencePiece vocabulary as the file does: the earlier, the higher.
@@ -123,6 +126,12 @@ void fill_tokens(GgufVocabulary& v, const json& tokenizer, int64_t rows, const s
 
 }  // namespace
 
+int32_t GgufVocabulary::id_of(std::string_view token) const {
+  const auto it = std::find(tokens.begin(), tokens.end(), token);
+  if (it == tokens.end() || types[size_t(it - tokens.begin())] == int32_t(GgufTokenType::kUnused)) return -1;
+  return int32_t(it - tokens.begin());
+}
+
 GgufVocabulary gguf_vocabulary(const TokenizerFiles& files, int64_t rows) {
   GgufVocabulary v;
   try {
@@ -145,8 +154,7 @@ GgufVocabulary gguf_vocabulary(const TokenizerFiles& files, int64_t rows) {
         v.merges.push_back(left + " " + right);
       }
     }
-    v.add_bos = adds_special(tokenizer.value("post_processor", json()), true);
-    v.add_eos = adds_special(tokenizer.value("post_processor", json()), false);
+    read_added_around(tokenizer.value("post_processor", json()), v);
   } catch (const json::exception& e) {
     fail(files.where, ": tokenizer.json: ", e.what());
   }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "nn/formats/tokenizer_files.h"
@@ -13,11 +14,14 @@ struct GgufVocabulary {
   std::string model;  // "gpt2": byte-level BPE; "llama": SentencePiece BPE
   std::string pre;    // of gpt2; "default" where llama.cpp has no name for these patterns
   std::vector<std::string> tokens;
-  std::vector<int32_t> types;       // GgufTokenType
-  std::vector<std::string> merges;  // of gpt2
-  std::vector<float> scores;        // of llama
-  bool add_bos = false, add_eos = false;
-  bool add_space_prefix = false;  // of llama
+  std::vector<int32_t> types;          // GgufTokenType
+  std::vector<std::string> merges;     // of gpt2
+  std::vector<float> scores;           // of llama
+  std::vector<int32_t> before, after;  // what the post-processor puts around a text
+  bool add_space_prefix = false;       // of llama
+
+  /// Id of a token, -1 where there is none.
+  int32_t id_of(std::string_view token) const;
 };
 
 /// The vocabulary of a tokenizer.json, with unused tokens up to `rows` rows of the embedding. Throws Error where it is

@@ -10,6 +10,7 @@
 #include "nn/formats/gguf_tokenizer.h"
 #include "nn/formats/gguf_vocabulary.h"
 #include "nn/formats/hf.h"
+#include "nn/formats/special_tokens.h"
 #include "nn/rope.h"
 
 namespace mantissa {
@@ -105,19 +106,67 @@ void describe_config(Metadata& out, const ModelConfig& c) {
   }
 }
 
+/// The tokens with a role: those that the tokenizer names, else those that its post-processor adds, else those of
+/// config.json. Each is a special token of the vocabulary. `v` without tokens: the model has no tokenizer.
+void describe_special_tokens(Metadata& out, const ModelConfig& c, const TokenizerFiles& files, GgufVocabulary& v,
+                             std::vector<std::string>& notes) {
+  const std::vector<SpecialToken> named = special_tokens(files);
+  const auto named_id = [&](const std::string& role) {
+    const auto it = std::find_if(named.begin(), named.end(), [&](const SpecialToken& t) { return t.role == role; });
+    const int32_t id = it == named.end() ? -1 : v.id_of(it->content);
+    if (id >= 0 && v.types[size_t(id)] == int32_t(GgufTokenType::kNormal))
+      v.types[size_t(id)] = int32_t(GgufTokenType::kControl);
+    return id;
+  };
+  const auto role_id = [&](const char* role, const std::vector<int32_t>& added, int32_t configured) {
+    int32_t id = named_id(role);
+    if (id >= 0) return id;
+    id = added.size() == 1 ? added.front() : configured;
+    if (id >= 0 && !v.tokens.empty() && files.chat_template.find(role) != std::string::npos)
+      notes.push_back(str("the chat template reads ", role,
+                          ", which the tokenizer does not name: from this file it is token ", id));
+    return id;
+  };
+  const int32_t bos = role_id("bos_token", v.before, c.bos_id);
+  const int32_t eos = role_id("eos_token", v.after, c.eos_ids.empty() ? -1 : c.eos_ids.front());
+  std::vector<int32_t> stops = c.eos_ids;
+  if (eos >= 0 && std::erase(stops, eos) == 0)
+    notes.push_back(str("token ", eos,
+                        ", the tokenizer's eos_token, ends a text from this file: config.json and "
+                        "generation_config.json do not name it"));
+  if (eos >= 0) stops.insert(stops.begin(), eos);
+  const char* const ends[] = {"eos", "eot", "eom"};
+  check(stops.size() <= std::size(ends), files.where, ": GGUF has places for ", std::size(ends),
+        " end-of-sequence tokens, the model has ", stops.size());
+  const auto set = [&](const char* role, int32_t id) {
+    if (id >= 0) out.set(str("tokenizer.ggml.", role, "_token_id"), uint32_t(id));
+  };
+  for (size_t i = 0; i < stops.size(); ++i) set(ends[i], stops[i]);
+  set("bos", bos);
+  set("unknown", named_id("unk_token"));
+  set("padding", named_id("pad_token"));
+  if (v.tokens.empty()) return;
+  const auto adds = [&](const char* which, const std::vector<int32_t>& added, int32_t id) {
+    const bool same = added == std::vector{id};
+    out.set(str("tokenizer.ggml.add_", which, "_token"), same);
+    if (!same && !added.empty())
+      notes.push_back(str("the tokenizer adds tokens to a text that GGUF has no place for (tokenizer.ggml.add_", which,
+                          "_token adds ", which, "_token alone): llama.cpp does not add them"));
+  };
+  adds("bos", v.before, bos);
+  adds("eos", v.after, eos);
+}
+
 void describe_tokenizer(Metadata& out, const ModelConfig& c, const TokenizerFiles& files,
                         std::vector<std::string>& notes) {
-  const char* const ends[] = {"eos", "eot", "eom"};
-  check(c.eos_ids.size() <= std::size(ends), files.where, ": GGUF has places for ", std::size(ends),
-        " end-of-sequence tokens, the model has ", c.eos_ids.size());
-  for (size_t i = 0; i < c.eos_ids.size(); ++i)
-    out.set(str("tokenizer.ggml.", ends[i], "_token_id"), uint32_t(c.eos_ids[i]));
-  if (c.bos_id >= 0) out.set("tokenizer.ggml.bos_token_id", uint32_t(c.bos_id));
   if (files.tokenizer_json.empty()) {
+    GgufVocabulary none;
+    describe_special_tokens(out, c, files, none, notes);
     notes.push_back(files.where + " has no tokenizer, so the file has none either");
     return;
   }
-  const GgufVocabulary v = gguf_vocabulary(files, c.vocab_size);
+  GgufVocabulary v = gguf_vocabulary(files, c.vocab_size);
+  describe_special_tokens(out, c, files, v, notes);
   out.set("tokenizer.ggml.model", v.model);
   if (v.model == "gpt2") {
     out.set("tokenizer.ggml.pre", v.pre);
@@ -132,8 +181,6 @@ void describe_tokenizer(Metadata& out, const ModelConfig& c, const TokenizerFile
   }
   out.set("tokenizer.ggml.tokens", v.tokens);
   out.set("tokenizer.ggml.token_type", v.types);
-  out.set("tokenizer.ggml.add_bos_token", v.add_bos);
-  out.set("tokenizer.ggml.add_eos_token", v.add_eos);
   out.set(kGgufHuggingFaceJson, files.tokenizer_json);
   if (!files.chat_template.empty()) out.set("tokenizer.chat_template", files.chat_template);
 }

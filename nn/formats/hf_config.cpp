@@ -178,6 +178,15 @@ void add_token_ids(const Object& top, const char* key, std::vector<int32_t>& ids
   }
 }
 
+/// The ids that begin and end a text, of config.json and then of generation_config.json: ends add up, and the last
+/// beginning holds.
+void read_token_ids(const Object& top, ModelConfig& c) {
+  add_token_ids(top, "eos_token_id", c.eos_ids);
+  std::vector<int32_t> bos;
+  add_token_ids(top, "bos_token_id", bos);
+  if (!bos.empty()) c.bos_id = bos.front();
+}
+
 /// The way back: null for none, a number for one, a list for several.
 OrderedJson token_ids(const std::vector<int32_t>& ids) {
   if (ids.empty()) return {};
@@ -224,17 +233,14 @@ ModelConfig parse_hf_config(const std::string& config_json, const std::string& w
   c.tied_head = top.boolean("tie_word_embeddings", false);
   c.rope = parse_rope(top);
   refuse_sliding_window(top, c.layers);
-  add_token_ids(top, "eos_token_id", c.eos_ids);
-  std::vector<int32_t> bos;
-  add_token_ids(top, "bos_token_id", bos);
-  if (!bos.empty()) c.bos_id = bos.front();
+  read_token_ids(top, c);
   c.validate(where);
   return c;
 }
 
 void add_generation_config(ModelConfig& config, const std::string& generation_config_json, const std::string& where) {
   const Json json = parse(generation_config_json, where);
-  add_token_ids(Object(json, where), "eos_token_id", config.eos_ids);
+  read_token_ids(Object(json, where), config);
   config.validate(where);
 }
 

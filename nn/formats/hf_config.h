@@ -12,7 +12,8 @@ namespace mantissa {
 /// config.json, in the old (rope_theta, rope_scaling) and the new (rope_parameters) spelling. Throws on what is
 /// missing, of a wrong type, out of range, or not supported.
 ModelConfig parse_hf_config(const std::string& config_json, const std::string& where);
-/// Adds the end-of-sequence ids of generation_config.json.
+/// Adds the end-of-sequence ids of generation_config.json and takes its bos_token_id, where it has one, for
+/// config.json's.
 void add_generation_config(ModelConfig& config, const std::string& generation_config_json, const std::string& where);
 /// config.json for transformers 4 and 5.
 std::string format_hf_config(const ModelConfig& config, Dtype dtype);

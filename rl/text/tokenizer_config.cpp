@@ -7,15 +7,13 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "nn/formats/special_tokens.h"
 
 namespace mantissa {
 
 namespace {
 
 using json = nlohmann::ordered_json;  // tokens are added in the order of the file
-
-constexpr const char* kStandard[] = {"bos_token", "eos_token", "unk_token", "sep_token",
-                                     "pad_token", "cls_token", "mask_token"};
 
 json parse(const std::string& text, const std::string& where) {
   if (text.empty()) return json::object();
@@ -163,16 +161,11 @@ TokenizerConfig read_tokenizer_config(const TokenizerFiles& files) {
         ": split_special_tokens other than false is not supported");
 
   const Unnamed unnamed(config, old_map, where);
-  const auto value_of = [&](const std::string& key) -> const json& {
-    return old_map.contains(key) ? old_map[key] : config[key];
-  };
   const auto is_standard = [](const std::string& key) {
-    return std::find(std::begin(kStandard), std::end(kStandard), key) != std::end(kStandard);
+    return std::find(std::begin(kSpecialTokenRoles), std::end(kSpecialTokenRoles), key) != std::end(kSpecialTokenRoles);
   };
   Specials specials;
-  for (const char* key : kStandard)
-    if ((config.contains(key) || old_map.contains(key)) && !value_of(key).is_null())
-      specials.set(key, value_of(key), where);
+  for (const SpecialToken& token : special_tokens(files)) specials.set(token.role, json::parse(token.json), where);
   for (const json* source : {&config, &old_map})  // those written as objects come before those written as texts
     for (const auto& [key, value] : source->items())
       if (key.ends_with("_token") && !is_standard(key) && value.is_object() && is_token(value))

@@ -67,6 +67,7 @@ class RunChecks : public RunTest {
       return message;
     };
     EXPECT_EQ(changed("a_note", "of nothing that is read"), "");
+    EXPECT_EQ(changed("bos_token_id", 7), "");
     expect_message(changed("rope_theta", 1e6), {"step_1: was made with another model than model.path",
                                                 "config.json: rope_theta: 10000.0, now 1000000.0"});
     expect_message(changed("rms_norm_eps", 1e-3), {"config.json: rms_norm_eps: 1e-06, now 0.001"});

@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <set>
 
 #include "core/file.h"
 #include "core/registry.h"
@@ -15,6 +17,8 @@
 #include "nn/formats/gguf_file.h"
 #include "nn/formats/gguf_names.h"
 #include "nn/formats/hf.h"
+#include "rl/text/chat.h"
+#include "rl/text/stop.h"
 #include "rl/text/tokenizer.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/message.h"
@@ -125,6 +129,130 @@ TEST_F(GgufWriter, TheTokenizerIsTheSame) {
   EXPECT_EQ(parsed.integers("tokenizer.ggml.token_type")[271], 5);
   EXPECT_EQ(parsed.texts("tokenizer.ggml.merges")[0], ", Ġ");
   EXPECT_EQ(parsed.integer("tokenizer.ggml.eos_token_id"), 0);
+}
+
+/// A model of tests/golden with a byte-level tokenizer: <s> 3, </s> 4, <end> 5 and <pad> 6 are special, c 7 is not.
+struct Named {
+  std::string config = R"("bos_token_id": 4, "eos_token_id": 4)", generation = "", names = "", chat = "";
+  std::string front = "<s>";  // what the post-processor adds
+
+  void write(const fs::path& dir) const {
+    fs::create_directories(dir);
+    fs::copy(kGolden / "qwen2/model.safetensors", dir / "model.safetensors");
+    std::string model = read_file(kGolden / "qwen2/config.json");
+    for (const std::string old : {R"("bos_token_id": null,)", R"("eos_token_id": 2,)"})
+      model.erase(model.find(old), old.size());
+    write_file(dir / "config.json", model.insert(1, config + ","));
+    if (!generation.empty()) write_file(dir / "generation_config.json", "{" + generation + "}");
+    const std::map<std::string, int> ids = {{"<s>", 3}, {"</s>", 4}, {"<end>", 5}, {"<pad>", 6}};
+    std::string added;
+    for (const auto& [token, id] : ids)
+      added += str(added.empty() ? "" : ",", R"({"id": )", id, R"(, "content": ")", token,
+                   R"(", "special": true, "normalized": false})");
+    const std::string post = front.empty()
+                                 ? "null"
+                                 : str(R"({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": ")", front,
+                                       R"(", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}], "pair": [],
+                               "special_tokens": {")",
+                                       front, R"(": {"id": ")", front, R"(", "ids": [)", ids.at(front),
+                                       R"(], "tokens": [")", front, R"("]}}})");
+    write_file(dir / "tokenizer.json", str(R"({"version": "1.0", "added_tokens": [)", added, R"(], "normalizer": null,
+                 "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false}, "decoder": {"type": "ByteLevel"},
+                 "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "Ġ": 2, "<s>": 3, "</s>": 4, "<end>": 5, "<pad>": 6,
+                 "c": 7}, "merges": []}, "post_processor": )",
+                                           post, "}"));
+    write_file(dir / "tokenizer_config.json",
+               str(R"({"tokenizer_class": "PreTrainedTokenizerFast")", names.empty() ? "" : ",", names, "}"));
+    if (!chat.empty()) write_file(dir / "chat_template.jinja", chat);
+  }
+};
+
+class GgufRoles : public GgufWriter {
+ protected:
+  struct Written {
+    std::map<std::string, int64_t> ids;
+    std::string notes;
+  };
+  /// Writes the model, and expects that what is read back, with and without tokenizer.json, gives the same prompts and
+  /// stops as the directory, and the same ids where the file `can` say them.
+  Written written(const Named& named, bool can = true) {
+    const fs::path source = dir_.path() / str("source", ++count_), file = dir_.path() / "roles.gguf";
+    named.write(source);
+    const auto model = load(source);
+    Written out;
+    for (const std::string& note : save_gguf(*model, file, "f32")) out.notes += note + "\n";
+    std::string image = read_file(file);
+    const GgufFile parsed(std::as_bytes(std::span(image)), "roles.gguf");
+    for (const char* role : {"bos", "eos", "eot", "eom", "unknown", "padding"}) {
+      const std::string key = str("tokenizer.ggml.", role, "_token_id");
+      if (parsed.has(key)) out.ids[role] = parsed.integer(key);
+    }
+    out.ids["add_bos"] = parsed.flag("tokenizer.ggml.add_bos_token", true);
+    for (const bool json : {true, false}) {
+      if (!json) image.replace(image.find("tokenizer.huggingface.json"), 26, "tokenizer.of_somebody_else");
+      write_file(file, image);
+      const auto back = load(file);
+      const auto here = Tokenizer::from_files(model->tokenizer), there = Tokenizer::from_files(back->tokenizer);
+      const std::string text = "a bc<pad></s>a<end>";
+      EXPECT_EQ(there->encode(text), here->encode(text));
+      if (json || can) {
+        EXPECT_EQ(there->encode(text, true), here->encode(text, true));
+      }
+      const auto stops = [](const Model& m, const Tokenizer& t) {
+        const std::vector<int32_t> ids = stop_ids(m.config, t);
+        return std::set<int32_t>(ids.begin(), ids.end());
+      };
+      EXPECT_EQ(stops(*back, *there), stops(*model, *here));
+      if (named.chat.empty()) continue;
+      EXPECT_EQ(ChatTemplate::of_model(back->tokenizer).apply({{"user", "a"}}),
+                ChatTemplate::of_model(model->tokenizer).apply({{"user", "a"}}));
+    }
+    return out;
+  }
+  int count_ = 0;
+};
+
+TEST_F(GgufRoles, AreThoseOfTheTokenizer) {
+  using Ids = std::map<std::string, int64_t>;
+  const std::string chat = "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}{{ pad_token }}";
+  // config.json of the DeepSeek-R1 distillations: its bos_token_id is the token that ends a text.
+  Named named{
+      .generation = R"("bos_token_id": 3)", .names = R"("bos_token": "<s>", "eos_token": "</s>")", .chat = chat};
+  EXPECT_EQ(written(named).ids, (Ids{{"bos", 3}, {"eos", 4}, {"add_bos", 1}}));
+  named.config = R"("bos_token_id": null, "eos_token_id": 4)";
+  named.generation = "";
+  EXPECT_EQ(written(named).ids, (Ids{{"bos", 3}, {"eos", 4}, {"add_bos", 1}}));
+  named.config = R"("eos_token_id": [4, 5])";
+  named.names = R"("bos_token": {"content": "<s>"}, "eos_token": "<end>", "pad_token": "<pad>", "unk_token": "</s>")";
+  EXPECT_EQ(written(named).ids,
+            (Ids{{"bos", 3}, {"eos", 5}, {"eot", 4}, {"unknown", 4}, {"padding", 6}, {"add_bos", 1}}));
+  named.names = R"("bos_token": "<s>", "eos_token": "</s>", "pad_token": "c")";  // a name makes a token special
+  EXPECT_EQ(written(named).ids, (Ids{{"bos", 3}, {"eos", 4}, {"eot", 5}, {"padding", 7}, {"add_bos", 1}}));
+  EXPECT_EQ(written(named).notes, "");
+}
+
+TEST_F(GgufRoles, FallBackToWhatIsAddedAndToTheConfig) {
+  using Ids = std::map<std::string, int64_t>;
+  EXPECT_EQ(written({.chat = "a"}).ids, (Ids{{"bos", 3}, {"eos", 4}, {"add_bos", 1}}));
+  Named named{.names = R"("bos_token": null)", .front = ""};
+  EXPECT_EQ(written(named).ids, (Ids{{"bos", 4}, {"eos", 4}, {"add_bos", 0}}));
+  EXPECT_EQ(written(named).notes, "");
+
+  // What a file cannot say is said.
+  named = {.names = R"("bos_token": "<s>")", .front = "<pad>"};
+  const Written other = written(named, false);
+  EXPECT_EQ(other.ids, (Ids{{"bos", 3}, {"eos", 4}, {"add_bos", 0}}));
+  expect_message(other.notes, {"adds tokens", "add_bos_token"});
+  const auto notes = [&](const Named& source) {
+    const fs::path dir = dir_.path() / str("noted", ++count_);
+    source.write(dir);
+    const auto all = save_gguf(*load(dir), dir_.path() / "x.gguf", "f32");
+    return all.empty() ? "" : all.front();
+  };
+  expect_message(notes({.chat = "{{ bos_token }}", .front = ""}), {"reads bos_token", "token 4"});
+  expect_message(notes({.names = R"("eos_token": "<pad>")"}), {"token 6", "eos_token"});
+  named = {.config = R"("eos_token_id": [3, 4, 5])", .names = R"("eos_token": "<pad>")"};
+  expect_message(message_of([&] { notes(named); }), {"places for 3", "has 4"});
 }
 
 TEST_F(GgufWriter, WhatHasNoFormIsRefused) {

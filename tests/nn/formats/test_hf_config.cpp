@@ -134,6 +134,12 @@ TEST(HfConfig, StopTokens) {
   ModelConfig config = parsed(R"("eos_token_id": 3)");
   add_generation_config(config, R"({"eos_token_id": [7, 3]})", "generation_config.json");
   EXPECT_EQ(config.eos_ids, (std::vector<int32_t>{3, 7}));
+  EXPECT_EQ(config.bos_id, -1);
+  add_generation_config(config, R"({"bos_token_id": 1})", "generation_config.json");
+  EXPECT_EQ(config.bos_id, 1);
+  add_generation_config(config, R"({"bos_token_id": 5})", "generation_config.json");
+  EXPECT_EQ(config.bos_id, 5);
+  EXPECT_NE(format_generation_config(config).find(R"("bos_token_id": 5)"), std::string::npos);
   expect_message(
       message_of([&] { add_generation_config(config, R"({"eos_token_id": 64})", "generation_config.json"); }),
       {"generation_config.json", "eos_token_id", "64"});
