@@ -149,12 +149,17 @@ void fill_sentencepiece(json& out, const Vocabulary& v, const GgufFile& file) {
   out["decoder"] = {{"type", "Sequence"}, {"decoders", std::move(decoders)}};
 }
 
-/// Tokens that are recognised in text as they stand.
+/// Whether a token of this type is recognised in text as it stands.
+bool is_special(int32_t type) {
+  return type == int32_t(kUnknown) || type == int32_t(kControl) || type == int32_t(kUserDefined);
+}
+
+/// The tokens that are.
 json added_tokens(const Vocabulary& v) {
   json added = json::array();
   for (size_t i = 0; i < v.tokens.size(); ++i) {
     const int32_t type = v.types[i];
-    if (type != int32_t(kUnknown) && type != int32_t(kControl) && type != int32_t(kUserDefined)) continue;
+    if (!is_special(type)) continue;
     added.push_back({{"id", i},
                      {"content", std::string(v.tokens[i])},
                      {"single_word", false},
@@ -166,14 +171,14 @@ json added_tokens(const Vocabulary& v) {
   return added;
 }
 
-/// The token under tokenizer.ggml.<which>_token_id; empty when there is none.
-std::string named_token(const GgufFile& file, const Vocabulary& v, const std::string& which) {
+/// The id under tokenizer.ggml.<which>_token_id; -1 when there is none.
+int64_t named_id(const GgufFile& file, const Vocabulary& v, const std::string& which) {
   const std::string key = "tokenizer.ggml." + which + "_token_id";
-  if (!file.has(key)) return {};
+  if (!file.has(key)) return -1;
   const int64_t id = file.integer(key);
   check(id < int64_t(v.tokens.size()), file.where(), ": metadata \"", key, "\" must be below the ", v.tokens.size(),
         " tokens, got ", id);
-  return std::string(v.tokens[size_t(id)]);
+  return id;
 }
 
 /// The stages of a byte-level tokenizer under the name that the file gives; whether it adds BOS by itself.
@@ -190,21 +195,30 @@ bool fill_by_pre_name(json& out, const Vocabulary& v, const GgufFile& file) {
   fail(file.where(), ": the pre-tokenizer tokenizer.ggml.pre = \"", name, "\" is not known; known are ", names);
 }
 
-/// tokenizer_config.json: the class that reads it, and the names of special tokens.
-json tokenizer_config(const Vocabulary& v, const GgufFile& file) {
+/// tokenizer_config.json: the class that reads it, and the names of special tokens. A token of ordinary text is none,
+/// whatever role the file gives it (as llama.cpp has it): its name would cut it out of every text.
+json tokenizer_config(const Vocabulary& v, const GgufFile& file, const std::string& chat_template) {
   json config = {{"tokenizer_class", "PreTrainedTokenizerFast"}, {"clean_up_tokenization_spaces", false}};
   const struct {
     const char *gguf, *name;
   } named[] = {{"bos", "bos_token"}, {"eos", "eos_token"}, {"unknown", "unk_token"}, {"padding", "pad_token"}};
   for (const auto& [gguf, name] : named) {
-    const std::string token = named_token(file, v, gguf);
-    if (!token.empty()) config[name] = token;
+    const int64_t id = named_id(file, v, gguf);
+    if (id < 0) continue;
+    const int32_t type = v.types[size_t(id)];
+    if (!file.has("tokenizer.ggml.token_type") || is_special(type)) {
+      config[name] = std::string(v.tokens[size_t(id)]);
+      continue;
+    }
+    check(chat_template.find(name) == std::string::npos, file.where(), ": tokenizer.chat_template reads ", name,
+          ", but tokenizer.ggml.", gguf, "_token_id ", id, " is a token of ordinary text (tokenizer.ggml.token_type ",
+          type, "); it must be one of type 2, 3 or 4");
   }
   return config;
 }
 
-/// tokenizer.json made of the metadata; `config` names the special tokens that are put around a text.
-json tokenizer_from_metadata(const Vocabulary& v, const GgufFile& file, std::string_view model, const json& config) {
+/// tokenizer.json made of the metadata.
+json tokenizer_from_metadata(const Vocabulary& v, const GgufFile& file, std::string_view model) {
   json tokenizer = {{"version", "1.0"},         {"truncation", nullptr},
                     {"padding", nullptr},       {"added_tokens", added_tokens(v)},
                     {"normalizer", nullptr},    {"pre_tokenizer", nullptr},
@@ -218,16 +232,17 @@ json tokenizer_from_metadata(const Vocabulary& v, const GgufFile& file, std::str
   const bool add_eos = file.flag("tokenizer.ggml.add_eos_token", false);
 
   json pattern = json::array(), specials = json::object();
-  const auto add_special = [&](const char* name, const char* gguf) {
-    check(config.contains(name), file.where(), ": tokenizer.ggml.add_", gguf, "_token is set, but tokenizer.ggml.",
-          gguf, "_token_id is missing");
-    const std::string token = config[name];
+  const auto add_special = [&](const char* which) {
+    const int64_t id = named_id(file, v, which);
+    check(id >= 0, file.where(), ": tokenizer.ggml.add_", which, "_token is set, but tokenizer.ggml.", which,
+          "_token_id is missing");
+    const std::string token(v.tokens[size_t(id)]);
     pattern.push_back({{"SpecialToken", {{"id", token}, {"type_id", 0}}}});
-    specials[token] = {{"id", token}, {"ids", {v.ids.at(token)}}, {"tokens", {token}}};
+    specials[token] = {{"id", token}, {"ids", {id}}, {"tokens", {token}}};
   };
-  if (add_bos) add_special("bos_token", "bos");
+  if (add_bos) add_special("bos");
   pattern.push_back({{"Sequence", {{"id", "A"}, {"type_id", 0}}}});
-  if (add_eos) add_special("eos_token", "eos");
+  if (add_eos) add_special("eos");
   if (add_bos || add_eos)
     tokenizer["post_processor"] = {
         {"type", "TemplateProcessing"}, {"single", pattern}, {"pair", json::array()}, {"special_tokens", specials}};
@@ -244,12 +259,11 @@ TokenizerFiles gguf_tokenizer(const GgufFile& file) {
   check(model == "gpt2" || model == "llama", file.where(), ": tokenizer.ggml.model must be gpt2 or llama, got \"",
         model, "\"");
   const Vocabulary vocabulary = read_vocabulary(file);
-  json config = tokenizer_config(vocabulary, file);
   out.chat_template = file.text("tokenizer.chat_template", "");
+  json config = tokenizer_config(vocabulary, file, out.chat_template);
   try {
-    out.tokenizer_json = file.has(kGgufHuggingFaceJson)
-                             ? std::string(file.text(kGgufHuggingFaceJson))
-                             : tokenizer_from_metadata(vocabulary, file, model, config).dump();
+    out.tokenizer_json = file.has(kGgufHuggingFaceJson) ? std::string(file.text(kGgufHuggingFaceJson))
+                                                        : tokenizer_from_metadata(vocabulary, file, model).dump();
     if (!out.chat_template.empty()) config["chat_template"] = out.chat_template;
     out.tokenizer_config_json = config.dump(2);
   } catch (const json::exception& e) {

@@ -26,6 +26,7 @@ inline constexpr const char* kGgufHuggingFaceJson = "tokenizer.huggingface.json"
 
 /// tokenizer.json, tokenizer_config.json and chat template equivalent to the tokenizer.ggml.* metadata: byte-level BPE
 /// (model "gpt2", pattern by tokenizer.ggml.pre) and SentencePiece BPE (model "llama", merges rebuilt from the scores).
+/// A token of ordinary text (tokenizer.ggml.token_type) is no special token, whatever role the file gives it.
 /// Throws on a model or pre-tokenizer it does not know. A file without tokenizer gives empty texts. A tokenizer.json in
 /// the file itself (kGgufHuggingFaceJson) is taken as it is.
 TokenizerFiles gguf_tokenizer(const GgufFile& file);

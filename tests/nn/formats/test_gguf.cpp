@@ -295,6 +295,35 @@ TEST(Gguf, ByteLevelTokenizer) {
             std::string::npos);
 }
 
+/// A role makes no token special that the file calls ordinary text.
+TEST(Gguf, RolesOfOrdinaryTokens) {
+  const auto read = [](const GgufBuilder& b) {
+    const std::string image = b.image();
+    const GgufModel model = parse_gguf(bytes_of(image), "test.gguf");
+    return std::pair(Tokenizer::from_files(model.tokenizer),
+                     nlohmann::json::parse(model.tokenizer.tokenizer_config_json));
+  };
+  using Ids = std::vector<int32_t>;
+  GgufBuilder b = byte_level_gguf("gpt-2");
+  b.set("tokenizer.ggml.padding_token_id", 2u);
+  b.set("tokenizer.ggml.unknown_token_id", 9u);
+  const auto [padded, config] = read(b);
+  EXPECT_EQ(padded->encode("12<user>"), (Ids{3, 9}));  // not 1, 2, 9
+  EXPECT_FALSE(config.contains("pad_token"));
+  EXPECT_EQ(config["unk_token"], "<user>");
+  EXPECT_EQ(config["bos_token"], "<|end|>");
+
+  b.erase("tokenizer.ggml.bos_token_id");
+  b.set("tokenizer.ggml.bos_token_id", 4u);
+  b.set_flag("tokenizer.ggml.add_bos_token", true);
+  EXPECT_EQ(read(b).first->encode("ab", true), (Ids{4, 7}));
+  b.erase("tokenizer.chat_template");
+  b.set("tokenizer.chat_template", "{{ bos_token }}");
+  expect_message(refusal(b.image()), {"bos_token_id 4", "ordinary text", "type 1"});
+  b.erase("tokenizer.ggml.token_type");  // nothing is said of any token
+  EXPECT_EQ(read(b).second["bos_token"], "a");
+}
+
 TEST(Gguf, SentencePieceTokenizer) {
   std::vector<std::string> tokens = {"<unk>", "<s>", "</s>", "▁", "a", "b", "ab", "▁a", "▁ab"};
   std::vector<int32_t> types = {2, 3, 3, 1, 1, 1, 1, 1, 1};
