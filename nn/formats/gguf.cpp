@@ -195,6 +195,8 @@ ModelConfig read_config(const GgufFile& file) {
   const int value_size = small_integer(file, prefix + "attention.value_length", config.heads.size);
   check(value_size == config.heads.size, file.where(), ": ", prefix, "attention.value_length must equal key_length ",
         config.heads.size, ", got ", value_size);
+  check(file.flag(prefix + "attention.causal", true), file.where(), ": ", prefix,
+        "attention.causal = false is not supported");
 
   const auto& tensors = file.tensors();
   const auto embedding = tensors.find("token_embd.weight");

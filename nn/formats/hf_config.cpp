@@ -214,6 +214,7 @@ ModelConfig parse_hf_config(const std::string& config_json, const std::string& w
   c.qkv_bias = c.architecture == "qwen2" || top.boolean("attention_bias", false);  // Qwen2 has them whatever it says
   c.qk_norm = qwen3 || moe;
   top.must_be_false("mlp_bias");
+  check(top.boolean("is_causal", true), top.name("is_causal"), " = false is not supported");
 
   c.vocab_size = top.integer("vocab_size");
   c.width = top.integer("hidden_size");

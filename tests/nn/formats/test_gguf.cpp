@@ -324,6 +324,15 @@ TEST(Gguf, RolesOfOrdinaryTokens) {
   EXPECT_EQ(read(b).second["bos_token"], "a");
 }
 
+TEST(Gguf, OnlyCausalAttention) {
+  for (const bool causal : {true, false}) {
+    GgufBuilder b = tiny_gguf("llama");
+    b.set_flag("llama.attention.causal", causal);
+    const std::string said = refusal(b.image());
+    EXPECT_EQ(said, causal ? "" : "test.gguf: llama.attention.causal = false is not supported");
+  }
+}
+
 TEST(Gguf, SentencePieceTokenizer) {
   std::vector<std::string> tokens = {"<unk>", "<s>", "</s>", "▁", "a", "b", "ab", "▁a", "▁ab"};
   std::vector<int32_t> types = {2, 3, 3, 1, 1, 1, 1, 1, 1};

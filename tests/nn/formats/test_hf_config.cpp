@@ -153,6 +153,8 @@ TEST(HfConfig, RefusesWhatItDoesNotCompute) {
             "config.json: key \"b\" appears twice");
   expect_refused(R"("hidden_act": "gelu")", {"hidden_act", "gelu"});
   expect_refused(R"("mlp_bias": true)", {"mlp_bias"});
+  expect_refused(R"("is_causal": false)", {"is_causal = false"});
+  EXPECT_EQ(parsed(R"("is_causal": true)").layers, parsed(R"("is_causal": null)").layers);
   expect_refused(R"("quantization_config": {"quant_method": "gptq"})", {"quantization_config"});
   expect_refused(R"("rope_scaling": {"rope_type": "yarn", "factor": 4})", {"rope_scaling", "rope_type", "yarn"});
   expect_refused(R"("rope_parameters": {"rope_type": "dynamic", "factor": 4})", {"rope_parameters", "dynamic"});
