@@ -16,7 +16,9 @@ struct SpecialToken {
   std::string json;  // the file's value: content as a text, or an object with "content" and flags
 };
 /// The tokens that are named for those roles, in their order. Names come from tokenizer_config.json; where that has no
-/// added_tokens_decoder, special_tokens_map.json stands above it. Null names none. Error for what is malformed.
+/// added_tokens_decoder, special_tokens_map.json stands above it. Null names none; a role that neither mentions has the
+/// token that transformers' class of this tokenizer (tokenizer_class) has by default, where tokenizer.json has that
+/// token. Error for what is malformed.
 std::vector<SpecialToken> special_tokens(const TokenizerFiles& files);
 
 }  // namespace mantissa

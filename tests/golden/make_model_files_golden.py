@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/tokenizer_configs.jsonl and tests/golden/rope_configs.jsonl with transformers 5.24 and torch (run once): what model
+"""Makes tests/golden/tokenizer_configs.jsonl, tokenizer_classes.jsonl and rope_configs.jsonl with transformers 5.24 and torch (run once): what model
 folders of random spellings say, as transformers reads them.
 
 tokenizer_configs.jsonl: the first line is a tokenizer.json without added tokens. Each other line is [added_tokens, files, rows]: the
 added_tokens of that tokenizer.json, the texts of the other files by name, and rows [text, ids]; rows are null where transformers refuses.
+tokenizer_classes.jsonl: as tokenizer_configs.jsonl, of files that name the tokenizer's class and, of its special tokens, some, some as
+null and some not at all; behind the files stand the special tokens by role.
 rope_configs.jsonl: each line is [config, frequencies], frequencies null where transformers refuses."""
 import json
 import os
@@ -108,6 +110,30 @@ def tokenizer_rows():
         yield [added, {name: json.dumps(content) for name, content in files.items()}, encoded(added, files, texts)]
 
 
+def class_rows():
+    tokens = ["<s>", "</s>", "<unk>", "<|endoftext|>"]
+    vocab = {token: i for i, token in enumerate([*BASE["model"]["vocab"], *"sunkdof/", *tokens])}
+    base = {**BASE, "model": {**BASE["model"], "vocab": vocab}}
+    yield base
+    for i, name in enumerate(["LlamaTokenizer", "CodeLlamaTokenizer", "Qwen2Tokenizer", "GPT2Tokenizer", "PreTrainedTokenizerFast"] * 6):
+        rng = random.Random(f"class {i}")
+        added = [{"id": vocab[t], "content": t, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True} for t in tokens]
+        tokenizer = {**base, "added_tokens": added if rng.random() < 0.5 else []}
+        config = {"tokenizer_class": name + rng.choice(["", "Fast"]) if i % 5 < 4 else name, "add_prefix_space": False}
+        for role in ("bos_token", "eos_token", "unk_token", "pad_token"):
+            if rng.random() < 0.4: config[role] = rng.choice([None, "<|endoftext|>", "<unk>"])
+        files = {"tokenizer_config.json": config}
+        if rng.random() < 0.3: files["special_tokens_map.json"] = {"eos_token": rng.choice(["ab", None]) if "eos_token" in config else "</s>"}
+        with tempfile.TemporaryDirectory() as folder:
+            for file, content in {"tokenizer.json": tokenizer, "config.json": {"model_type": "llama"}, **files}.items():
+                (pathlib.Path(folder) / file).write_text(json.dumps(content))
+            made = AutoTokenizer.from_pretrained(folder)
+        named = {role: token for role, token in made.special_tokens_map.items() if role in ("bos_token", "eos_token", "unk_token", "pad_token")}
+        texts = ["".join(tokens) + "a", "ab<|endoftext|>c</s><s>", "<a"]
+        rows = [[text, made.encode(text, add_special_tokens=False)] for text in texts]
+        yield [tokenizer["added_tokens"], {file: json.dumps(content) for file, content in files.items()}, named, rows]
+
+
 def rope_rows():
     for i in range(150):
         config = rope_config(random.Random(f"rope {i}"))
@@ -115,4 +141,5 @@ def rope_rows():
 
 
 write("tokenizer_configs.jsonl", tokenizer_rows())
+write("tokenizer_classes.jsonl", class_rows())
 write("rope_configs.jsonl", rope_rows())

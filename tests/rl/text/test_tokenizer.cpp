@@ -1,6 +1,7 @@
 // Tokenizers against the `tokenizers` library (tests/golden/make_tokenizer_golden.py,
 // tests/checks/random_tokenizers.py), bad files, long input, threads.
 #include "rl/text/tokenizer.h"
+#include "rl/text/tokenizer_config.h"
 
 #include <gtest/gtest.h>
 
@@ -287,6 +288,36 @@ TEST(Tokenizer, ConfigsAsTransformers) {
     }
   }
   EXPECT_GT(texts, 300);
+}
+
+/// The special tokens that a class of transformers has where the files name none.
+TEST(Tokenizer, ClassesAsTransformers) {
+  json base;
+  for (const json& line : lines_of(kSource / "tests/golden/tokenizer_classes.jsonl")) {
+    if (line.is_object()) {
+      base = line;
+      continue;
+    }
+    base["added_tokens"] = line[0];
+    TokenizerFiles files;
+    files.tokenizer_json = base.dump();
+    files.tokenizer_config_json = line[1]["tokenizer_config.json"];
+    files.special_tokens_map_json = line[1].value("special_tokens_map.json", "");
+    json named = json::object();
+    for (const auto& [role, token] : read_tokenizer_config(files).named) named[role] = token;
+    EXPECT_EQ(named, line[2]) << line[1];
+    const auto t = Tokenizer::from_files(files);
+    for (const json& row : line[3])
+      EXPECT_EQ(t->encode(row[0].get<std::string>()), row[1].get<std::vector<int32_t>>()) << line;
+  }
+  TokenizerFiles files;
+  files.tokenizer_json = base.dump();
+  files.tokenizer_config_json = R"({"tokenizer_class": "LlamaTokenizerFast"})";
+  EXPECT_EQ(read_tokenizer_config(files).named.size(), 3u);
+  base["added_tokens"].clear();
+  base["model"]["vocab"].erase("</s>");
+  files.tokenizer_json = base.dump();
+  EXPECT_EQ(read_tokenizer_config(files).named.size(), 2u);  // what is no token has no name
 }
 
 TEST(Tokenizer, StripsAtOneBlank) {
