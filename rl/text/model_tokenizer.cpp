@@ -1,11 +1,15 @@
 #include "rl/text/model_tokenizer.h"
 
 #include "core/error.h"
+#include "core/notice.h"
+#include "rl/text/tokenizer_config.h"
 
 namespace mantissa {
 
 std::unique_ptr<Tokenizer> open_tokenizer(const TokenizerFiles& files) {
-  return Tokenizer::from_files(files);
+  std::unique_ptr<Tokenizer> tokenizer = Tokenizer::from_files(files);
+  if (const std::string text = prefix_space_notice(files); !text.empty()) notice(text);
+  return tokenizer;
 }
 
 std::unique_ptr<Tokenizer> open_tokenizer(const Model& model) {

@@ -149,7 +149,43 @@ std::vector<AddedToken> old_added_tokens(const TokenizerFiles& files, const std:
   return list;
 }
 
+enum class Prefix { kNone, kText, kEverySection };  // where a blank goes
+
+/// What a normalizer and a pre-tokenizer put before a text, or before each section of it between special tokens.
+Prefix prefix_of(const json& stage) {
+  if (!stage.is_object()) return Prefix::kNone;
+  const std::string type = stage.value("type", "");
+  Prefix prefix = type == "Prepend" ? Prefix::kEverySection : Prefix::kNone;
+  if (type == "Metaspace") {
+    const std::string scheme =
+        stage.value("prepend_scheme", stage.value("add_prefix_space", true) ? "always" : "never");
+    prefix = scheme == "always" ? Prefix::kEverySection : scheme == "first" ? Prefix::kText : Prefix::kNone;
+  }
+  for (const char* parts : {"normalizers", "pretokenizers"})
+    if (stage.contains(parts))
+      for (const json& part : stage[parts]) prefix = std::max(prefix, prefix_of(part));
+  return prefix;
+}
+
 }  // namespace
+
+std::string prefix_space_notice(const TokenizerFiles& files) {
+  const json config = json::parse(files.tokenizer_config_json, nullptr, false);
+  if (!config.is_object()) return "";
+  const auto is = [&](const char* key, const json& value) { return config.contains(key) && config[key] == value; };
+  const bool llama = is("tokenizer_class", "LlamaTokenizer") || is("tokenizer_class", "LlamaTokenizerFast");
+  const bool none = is("add_prefix_space", false), once = is("legacy", false);
+  if (!llama || (!none && !once)) return "";
+  const json tokenizer = json::parse(files.tokenizer_json, nullptr, false);
+  if (!tokenizer.is_object()) return "";
+  const Prefix prefix =
+      std::max(prefix_of(tokenizer.value("normalizer", json())), prefix_of(tokenizer.value("pre_tokenizer", json())));
+  if (prefix == Prefix::kNone || (!none && prefix == Prefix::kText)) return "";
+  return str(files.where, ": tokenizer_config.json: ", none ? "add_prefix_space" : "legacy",
+             ": false has no effect: tokenizer.json puts a blank before ",
+             prefix == Prefix::kText ? "a text" : "each section of a text",
+             ", and that holds here (transformers 5 goes by tokenizer_config.json)");
+}
 
 TokenizerConfig read_tokenizer_config(const TokenizerFiles& files) {
   const std::string where = files.where + ": tokenizer_config.json";

@@ -27,4 +27,8 @@ struct TokenizerConfig {
 /// Error with the file, key and rule for what is malformed; a file that is missing gives nothing.
 TokenizerConfig read_tokenizer_config(const TokenizerFiles& files);
 
+/// Where tokenizer_config.json asks a Llama tokenizer for other blanks before a text than tokenizer.json puts there: a
+/// sentence for the user, since tokenizer.json holds here, while transformers 5 goes by the other. Else "".
+std::string prefix_space_notice(const TokenizerFiles& files);
+
 }  // namespace mantissa

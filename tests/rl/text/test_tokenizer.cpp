@@ -320,6 +320,36 @@ TEST(Tokenizer, ClassesAsTransformers) {
   EXPECT_EQ(read_tokenizer_config(files).named.size(), 2u);  // what is no token has no name
 }
 
+TEST(Tokenizer, PrefixSpacesThatTheFilesDisagreeAbout) {
+  const json prepend = {
+      {"normalizer", {{"type", "Sequence"}, {"normalizers", {{{"type", "Prepend"}, {"prepend", "▁"}}}}}}};
+  const auto metaspace = [](const json& scheme) {
+    json stage = {{"type", "Metaspace"}, {"replacement", "▁"}};
+    stage.update(scheme);
+    return json{{"normalizer", nullptr}, {"pre_tokenizer", stage}};
+  };
+  const json always = metaspace(json::object()), first = metaspace({{"prepend_scheme", "first"}}),
+             never = metaspace({{"prepend_scheme", "never"}});
+  const auto notice = [](const json& tokenizer, const std::string& keys, const std::string& name = "LlamaTokenizer") {
+    TokenizerFiles files;
+    files.where = "M";
+    files.tokenizer_json = tokenizer.dump();
+    files.tokenizer_config_json = R"({"tokenizer_class": ")" + name + "\"" + keys + "}";
+    return prefix_space_notice(files);
+  };
+  const std::string none = R"(, "add_prefix_space": false)", once = R"(, "legacy": false)";
+  for (const json& tokenizer : {prepend, always}) {
+    expect_message(notice(tokenizer, none), {"M: tokenizer_config.json: add_prefix_space: false", "each section"});
+    expect_message(notice(tokenizer, once, "LlamaTokenizerFast"), {"legacy: false", "tokenizer.json"});
+    EXPECT_EQ(notice(tokenizer, R"(, "legacy": true, "add_prefix_space": null)"), "");
+    EXPECT_EQ(notice(tokenizer, none, "PreTrainedTokenizerFast"), "");
+  }
+  expect_message(notice(first, none), {"add_prefix_space: false", "before a text"});
+  EXPECT_EQ(notice(first, once), "");
+  EXPECT_EQ(notice(never, none + once), "");
+  EXPECT_EQ(notice(json::object(), none + once), "");
+}
+
 TEST(Tokenizer, StripsAtOneBlank) {
   json token = added_token("\n", 13);
   token["lstrip"] = token["rstrip"] = true;
