@@ -258,8 +258,9 @@ TokenizerFiles read_hf_tokenizer(const fs::path& directory) {
   files.tokenizer_config_json = file_text(config);
   files.added_tokens_json = file_text(directory / "added_tokens.json");
   files.special_tokens_map_json = file_text(directory / "special_tokens_map.json");
-  files.chat_template = file_text(directory / "chat_template.jinja");
-  if (files.chat_template.empty() && !files.tokenizer_config_json.empty())
+  const fs::path own = directory / "chat_template.jinja";  // stands also where it is empty
+  files.chat_template = file_text(own);
+  if (!file_exists(own) && !files.tokenizer_config_json.empty())
     files.chat_template = parse_chat_template(files.tokenizer_config_json, config.string());
   return files;
 }

@@ -66,7 +66,8 @@ class HfWeightsWriter {
 };
 /// config.json with generation_config.json.
 ModelConfig read_hf_config(const std::filesystem::path& directory);
-/// tokenizer.json (may be missing), tokenizer_config.json, chat template (chat_template.jinja first).
+/// tokenizer.json (may be missing), tokenizer_config.json, chat template (chat_template.jinja before that of
+/// tokenizer_config.json, also where it is empty).
 TokenizerFiles read_hf_tokenizer(const std::filesystem::path& directory);
 
 }  // namespace mantissa

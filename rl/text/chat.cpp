@@ -209,8 +209,8 @@ ChatTemplate ChatTemplate::named(const std::string& name) {
 
 ChatTemplate ChatTemplate::of_model(const TokenizerFiles& files, const std::vector<std::string>& options) {
   const jinja::Work limit;
-  check(!files.chat_template.empty(), files.where, ": the model has no chat template, or several without a default one",
-        hint());
+  check(!files.chat_template.empty(), files.where,
+        ": the model has no chat template, an empty one, or several without a default one", hint());
   ChatTemplate chat;
   try {
     chat.jinja_ = std::make_shared<jinja::Template>(files.chat_template, files.where + ": chat template");

@@ -10,6 +10,13 @@ namespace mantissa::jinja {
 
 namespace {
 
+/// Python's numbers take decimal digits of every script.
+void check_digits(const char* filter, const std::string& text) {
+  for (const std::string& c : characters_of(text))
+    check(c.size() == 1 || !is_all(c, Class::kDecimal), filter, ": digits outside ASCII are not supported: got ",
+          repr(std::string_view(text)));
+}
+
 /// Reads all of `text`, blanks around it apart; false when it is no number.
 bool read_integer(const std::string& text, int base, int64_t& value) {
   std::string digits(strip(text, Side::kBoth));
@@ -43,6 +50,7 @@ Value int_filter(const Value& input, const Arguments& arguments) {
   if (input.integer() || input.boolean()) return integer_of(input, "");
   double real = 0;
   if (const std::string* text = input.text()) {
+    check_digits("int", *text);
     const int64_t base = bound[1].is_undefined() ? 10 : integer_of(bound[1], "base");
     check(base == 10 || base == 16 || base == 8 || base == 2, "int: base must be 2, 8, 10 or 16: got ", base);
     check(base == 10 || text->find_first_of("xXoObB") == std::string::npos, "int: prefixes are not supported");
@@ -62,6 +70,7 @@ Value float_filter(const Value& input, const Arguments& arguments) {
   if (input.real()) return input;
   if (input.integer() || input.boolean()) return double(integer_of(input, ""));
   double value = 0;
+  if (input.text()) check_digits("float", *input.text());
   if (input.text() && read_real(*input.text(), value)) return value;
   return bound[0].is_undefined() ? Value(0.0) : bound[0];
 }

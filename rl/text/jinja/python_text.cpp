@@ -98,6 +98,8 @@ bool is_of(char32_t c, Class wanted) {
   switch (wanted) {
     case Class::kAlpha:
       return is_letter(c);
+    case Class::kDecimal:
+      return kind == UTF8PROC_CATEGORY_ND;
     case Class::kDigit:
       check(kind != UTF8PROC_CATEGORY_NO, "isdigit of U+", std::hex, uint32_t(c), " is not supported");
       return kind == UTF8PROC_CATEGORY_ND;

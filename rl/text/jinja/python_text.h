@@ -39,8 +39,8 @@ std::string capitalize(std::string_view text);
 std::string title(std::string_view text);
 std::string swap_case(std::string_view text);
 
-enum class Class { kAlpha, kDigit, kAlnum, kSpace, kUpper, kLower };
-/// str.isalpha, isdigit, ...: false for an empty text.
+enum class Class { kAlpha, kDecimal, kDigit, kAlnum, kSpace, kUpper, kLower };
+/// str.isalpha, isdecimal, ...: false for an empty text.
 bool is_all(std::string_view text, Class wanted);
 
 /// repr(text): quotes as Python chooses them, what does not print escaped.

@@ -34,7 +34,10 @@ class Macro final : public Object {
   bool callable() const override { return true; }
   Value call(const Arguments& arguments) override;
   Value attribute(std::string_view name) const override {
-    return name == "name" ? Value(definition_.text) : Object::attribute(name);
+    if (name == "name") return definition_.kind == Statement::Kind::kCall ? Value(None()) : Value(definition_.text);
+    for (const char* other : {"arguments", "catch_kwargs", "catch_varargs", "caller", "explicit_caller"})
+      check(name != other, "the attribute \"", name, "\" of a macro is not supported");
+    return Object::attribute(name);
   }
 
  private:

@@ -319,6 +319,8 @@ TEST(HfTokenizer, TemplateIsFoundWhereverItIs) {
   EXPECT_EQ(load_tokenizer_files(dir.path().string()).chat_template, "old");
   write_file(dir / "chat_template.jinja", "new");
   EXPECT_EQ(load_tokenizer_files(dir.path().string()).chat_template, "new");
+  write_file(dir / "chat_template.jinja", "");
+  EXPECT_EQ(load_tokenizer_files(dir.path().string()).chat_template, "");
   EXPECT_EQ(load_tokenizer_files(dir.path().string()).tokenizer_json, "");
 }
 

@@ -151,6 +151,11 @@ TEST(Chat, SaysWhereAndWhat) {
            {"{{ raise_exception('no system') }}", "refuses this conversation: no system"},
            {"{{ lipsum() }}", "\"lipsum\" is not supported"},
            {"{{ x.y }}", "\"x\" is undefined"},
+           {"{% macro m(a) %}{% endmacro %}{{ m.arguments }}",
+            "the attribute \"arguments\" of a macro is not supported"},
+           {"{% macro m() %}{{ kwargs }}{% endmacro %}{{ m.catch_kwargs }}", "\"catch_kwargs\" of a macro"},
+           {"{{ '٣'|int }}", "line 1: int: digits outside ASCII are not supported: got '٣'"},
+           {"{{ '1３.5'|float }}", "float: digits outside ASCII"},
            {"", "the model has no chat template"}}) {
     const std::string message = refusal(source);
     EXPECT_NE(message.find(words), std::string::npos) << message;
@@ -184,6 +189,13 @@ TEST(Chat, HostileTemplatesEnd) {
       refused("{% set n = namespace(x=[]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}"));
   EXPECT_TRUE(refused("{{ range(999999999) }}"));
   EXPECT_FALSE(refused("{% set n = namespace() %}{% set n.self = n %}"));  // a circle
+}
+
+TEST(Chat, MacrosAndNumbers) {
+  const auto rendered = [](const std::string& source) { return jinja::Template(source, "T").render({}, 0); };
+  EXPECT_EQ(rendered("{% macro m() %}{{ caller.name }}{% endmacro %}{{ m.name }}{{ m.x is defined }}"), "mFalse");
+  EXPECT_EQ(rendered("{% macro m() %}{{ caller.name }}{% endmacro %}{% call m() %}{% endcall %}"), "None");
+  EXPECT_EQ(rendered("{{ 'é'|int(7) }}{{ '²'|int(8) }}{{ ' 3\u00a0'|int }}"), "783");
 }
 
 TEST(Chat, TheDateCanBePinned) {
