@@ -1,6 +1,9 @@
 #include "core/comm/place.h"
 
+#include <algorithm>
 #include <charconv>
+#include <cstdlib>
+#include <thread>
 #include <utility>
 
 #include "core/error.h"
@@ -93,6 +96,11 @@ std::optional<Place> place_from_environment(const Get& get) {
     check(text(get, there).empty() || (text(get, there) == "1" && there != std::string_view("RANK")), there, ": is ",
           text(get, there), " in the environment, and ", missing, " is not there: set both, or none");
   return std::nullopt;
+}
+
+int cores_of_rank() {
+  const std::optional<Place> place = place_from_environment([](const char* name) { return std::getenv(name); });
+  return std::max(1, int(std::thread::hardware_concurrency()) / (place ? place->local_size : 1));
 }
 
 }  // namespace mantissa

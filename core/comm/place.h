@@ -23,6 +23,9 @@ struct Place {
 /// None where no launcher speaks. `get` is getenv, or a test's. Throws Error naming the variable missing or bad.
 std::optional<Place> place_from_environment(const std::function<const char*(const char*)>& get);
 
+/// Cores of this machine for each of the ranks that a launcher started on it, at least 1.
+int cores_of_rank();
+
 /// The first host of a SLURM list: "node[03-05,9],login1" -> "node03".
 std::string first_host(const std::string& list);
 

@@ -150,7 +150,8 @@ CodeVerdict judge(const Python& python, std::string_view code, std::string_view 
       -1, ' ', false, json::error_handler_t::replace);
   std::string output;
   CodeVerdict out;
-  const bool ended = exchange(job.in, verdict.out, input, output, kMostOutput, deadline);
+  // A line: processes that tests leave behind may hold the pipe open.
+  const bool ended = exchange(job.in, verdict.out, input, output, kMostOutput, deadline, true);
   const json said_so = json::parse(output, nullptr, false);
   if (!ended || !said_so.is_object()) {
     const bool answers_doing = mark.waits_for_answer();

@@ -17,6 +17,7 @@
 //   - objects of the answer's own classes say what they like about themselves, such as what they contain; compared with
 //     a value they are unequal, calculating with one is an error, with each other they are compared by their attributes
 //   - arguments are copies: tests of what a function changes in place fail
+//   - coroutines of the answer are not awaited: tests of `async def` fail
 //   - doctests and other runners that neither raise nor exit where a test fails (those of unittest are watched)
 //   - how many files of 16 MiB it writes into its folder while it runs
 //   - functions and instances of the tests' own classes that are passed as arguments can be called, seen and changed

@@ -6,17 +6,14 @@
 #include <map>
 #include <thread>
 
+#include "core/comm/place.h"
 #include "core/error.h"
 #include "rl/reward/python.h"
 
 namespace mantissa {
 namespace {
 
-size_t cores() {
-  return std::max(1u, std::thread::hardware_concurrency());
-}
-
-/// Calls work(0) to work(count - 1) on as many threads as the machine has. Threads of their own, not those of the
+/// Calls work(0) to work(count - 1) on as many threads as the rank has cores. Threads of their own, not those of the
 /// kernels: most of a grade by a program is waiting for it.
 template <class Work>
 void on_all_threads(size_t count, const Work& work) {
@@ -25,7 +22,7 @@ void on_all_threads(size_t count, const Work& work) {
     for (size_t i; (i = next.fetch_add(1)) < count;) work(i);
   };
   std::vector<std::jthread> threads;
-  const size_t wanted = std::min(cores(), count);
+  const size_t wanted = std::min(size_t(cores_of_rank()), count);
   while (threads.size() + 1 < wanted) threads.emplace_back(worker);
   worker();
 }
@@ -85,7 +82,7 @@ struct Graded {
 std::vector<Grade> grade_answers(const RewardConfig& config, std::span<const Answer> answers) {
   if (config.kind == "python") return grade_by_python(config, answers);
   std::vector<Grade> grades(answers.size());
-  const size_t shares = (answers.size() + cores() - 1) / cores();
+  const size_t threads = size_t(cores_of_rank()), shares = (answers.size() + threads - 1) / threads;
   const size_t batch = std::clamp<size_t>(shares, 1, size_t(config.batch));
   // A grade depends on its own texts alone, and its work is bounded: any thread may take any answer.
   on_all_threads((answers.size() + batch - 1) / batch, [&](size_t i) {

@@ -172,9 +172,10 @@ Talk talk(const Fd& in, const Fd& out, std::string_view& unsent, std::string& re
 }
 
 bool exchange(Fd& in, Fd& out, std::string_view input, std::string& output, size_t limit,
-              Process::Clock::time_point deadline) {
+              Process::Clock::time_point deadline, bool line) {
   for (;;) {
     if (input.empty()) in.close();
+    if (line && output.find('\n') != output.npos) return true;
     const Talk turn = talk(in, out, input, output, deadline);
     output.resize(std::min(output.size(), limit));
     if (turn != Talk::kGoesOn) return turn == Talk::kEnded;

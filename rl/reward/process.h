@@ -61,8 +61,8 @@ enum class Talk : uint8_t { kGoesOn, kEnded, kTimeout };
 Talk talk(const Fd& in, const Fd& out, std::string_view& unsent, std::string& received,
           Process::Clock::time_point deadline);
 /// A whole conversation: sends `input`, closes `in`, and appends what comes, up to `limit` bytes, until the other side
-/// ends; false when the deadline is over before.
+/// ends, or `line`: until a whole line is there; false when the deadline is over before.
 bool exchange(Fd& in, Fd& out, std::string_view input, std::string& output, size_t limit,
-              Process::Clock::time_point deadline);
+              Process::Clock::time_point deadline, bool line = false);
 
 }  // namespace mantissa

@@ -10,6 +10,7 @@
 #include <optional>
 #include <thread>
 
+#include "core/comm/place.h"
 #include "core/error.h"
 #include "core/json.h"
 #include "rl/reward/process.h"
@@ -90,7 +91,8 @@ class Worker {
   }
 
   /// Grades the first of the answers, each within timeout_s (a function of batches: all within so many times that), and
-  /// returns how many. Only the one that the worker failed on is blamed; those behind it wait for another.
+  /// returns how many. Only the one that the worker failed on is blamed; those behind it wait for another. 0: it failed
+  /// on several at once, and they are to be given to it one by one.
   size_t grade(std::span<const Answer> answers, std::span<Grade> grades) {
     if (!child_) start();
     std::string text = "[";
@@ -105,9 +107,10 @@ class Worker {
       const double seconds = config_.timeout_s * double(batch_ && done == 0 ? answers.size() : 1);
       const Talk heard = child_->next_line(unsent, line, Process::in_seconds(seconds));
       if (heard != Talk::kGoesOn) {
-        grades[done] = failure(heard);
+        const bool several = batch_ && done == 0 && answers.size() > 1;
+        if (!several) grades[done] = failure(heard);
         child_.reset();
-        return done + 1;
+        return several ? 0 : done + 1;
       }
       grades[done] = grade_of_line(line);
     }
@@ -153,8 +156,7 @@ class Worker {
 class Workers {
  public:
   explicit Workers(const RewardConfig& config) {
-    const int64_t cores = std::max(1u, std::thread::hardware_concurrency());
-    for (int64_t i = 0; i < (config.workers > 0 ? config.workers : cores); ++i)
+    for (int64_t i = 0; i < (config.workers > 0 ? config.workers : cores_of_rank()); ++i)
       workers_.push_back(std::make_unique<Worker>(config));
     workers_[0]->start();  // the others when there is work for them
   }
@@ -170,8 +172,13 @@ class Workers {
       try {
         for (size_t begin; (begin = next.fetch_add(batch)) < answers.size();) {
           const size_t end = std::min(begin + batch, answers.size());
-          for (size_t at = begin; at < end;)
-            at += workers_[worker]->grade(answers.subspan(at, end - at), std::span(grades).subspan(at));
+          size_t most = batch;
+          for (size_t at = begin; at < end;) {
+            const size_t count = std::min(most, end - at);
+            const size_t done = workers_[worker]->grade(answers.subspan(at, count), std::span(grades).subspan(at));
+            if (done == 0) most = 1;
+            at += done;
+          }
         }
       } catch (...) {
         failures[worker] = std::current_exception();

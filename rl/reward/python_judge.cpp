@@ -6,7 +6,7 @@ namespace {
 constexpr std::string_view kJudge =
     R"python(# Runs the tests of an answer. What the answer defines are proxies: a call goes to the process that runs it, and what
 # comes back are values of this process's own types, so that no code of the answer takes part in a comparison.
-import ast, builtins, io, json, os, sys
+import ast, builtins, io, json, os, sys, threading
 with os.fdopen(0, "r", encoding="utf-8") as source: job = json.load(source)
 if job["hide"]:  # nothing else keeps the answer from reading this process's memory
     import ctypes
@@ -164,9 +164,12 @@ def send(message):
         _out.flush()
     except OSError: raise Ended("the answer's process ended") from None
 
+_turn = threading.RLock()  # tests may call the answer from several threads
+
 def ask(message):
-    try: return converse(message)
-    finally: waits(False)
+    with _turn:
+        try: return converse(message)
+        finally: waits(False)
 
 def converse(message):
     send(message)

@@ -57,10 +57,13 @@ def answer(value):
 
 
 def rewards_of(function, tasks):
-    """Those of a function that takes many answers at a time."""
-    values = list(function([t[0] for t in tasks], [t[1] for t in tasks])) if tasks else []
+    """Those of a function that takes many answers at a time, or an exception for each. Where it raises one, the answers
+    are given to it one by one, which tells whose it is."""
+    values = attempt(lambda: list(function([t[0] for t in tasks], [t[1] for t in tasks]))) if tasks else []
+    if isinstance(values, Exception):
+        return [values] if len(tasks) == 1 else [v for t in tasks for v in rewards_of(function, [t])]
     if len(values) != len(tasks):
-        raise ValueError(f"{name} returned {len(values)} rewards for {len(tasks)} responses")
+        return [ValueError(f"{name} returned {len(values)} rewards for {len(tasks)} responses")] * len(tasks)
     return values
 
 
@@ -84,8 +87,7 @@ def main():
         tasks = [(response, attempt(json.loads, record)) for response, record in json.loads(line)]
         if batch:
             read = [t for t in tasks if not isinstance(t[1], Exception)]
-            values = attempt(rewards_of, function, read)
-            values = iter([values] * len(read) if isinstance(values, Exception) else values)
+            values = iter(rewards_of(function, read))
         for response, record in tasks:
             if isinstance(record, Exception):
                 answer(record)

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -265,6 +266,17 @@ TEST(RewardCode, TestsThatHangOrDieAreNotTheAnswersDoing) {
   for (const char* end : {"import os\nos._exit(1)", "import os\nos._exit(0)", "import ctypes\nctypes.string_at(0)",
                           "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"})
     EXPECT_EQ(status(kSquare, kTest + "\n" + end, kCode), S::kError) << end;
+}
+
+TEST(RewardCode, TestsMayHaveThreadsAndLeaveProcessesBehind) {
+  expect(true, "def f(x): return x + 1",
+         "import threading\nout = {}\ndef ask(i): out[i] = f(i)\n"
+         "threads = [threading.Thread(target=ask, args=(i,)) for i in range(40)]\n"
+         "for t in threads: t.start()\nfor t in threads: t.join()\nassert out == {i: i + 1 for i in range(40)}");
+  const auto start = std::chrono::steady_clock::now();
+  expect(true, "def f(x): return x + 1",
+         "import os, time\nif os.fork() == 0:\n  time.sleep(40)\n  os._exit(0)\nassert f(1) == 2");
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(30));
 }
 
 TEST(RewardCode, AnAnswerThatEndsProcessesIsWrong) {

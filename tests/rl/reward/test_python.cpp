@@ -83,6 +83,28 @@ TEST_F(PythonReward, BatchesAreOneCall) {
   EXPECT_TRUE(grades[0].correct && !grades[1].correct && grades[2].correct);
 }
 
+TEST_F(PythonReward, OfABatchThatFailsOneAnswerIsBlamed) {
+  RewardConfig c = config(
+      "import os, time\n"
+      "def reward(responses, records):\n"
+      "    if 'raise' in responses: raise KeyError('nothing')\n"
+      "    if 'exit' in responses: os._exit(3)\n"
+      "    if 'sleep' in responses: time.sleep(60)\n"
+      "    return [1] * len(responses)\n"
+      "reward.batch = True\n",
+      1.0);
+  c.workers = 1;
+  std::vector<Answer> answers(24, {"fine", ""});
+  answers[1].response = "raise", answers[8].response = "exit", answers[16].response = "sleep";
+  const std::vector<Grade> grades = grade(c, answers);
+  using S = Grade::Status;
+  for (size_t i = 0; i < grades.size(); ++i)
+    EXPECT_EQ(grades[i].status, i == 1 || i == 8 ? S::kError
+                                : i == 16        ? S::kTimeout
+                                                 : S::kParsed)
+        << i << ": " << grades[i].reason;
+}
+
 TEST_F(PythonReward, WhatGoesWrongIsNamedAndNoWrongAnswer) {
   const RewardConfig c = config(
       "import os, time\n"
