@@ -426,17 +426,18 @@ bool train(Run& run, const std::function<bool()>& stop) {
                                     .seconds_per_step = seconds / double(done),
                                     .notes = join(health.holding())}));
     if (config.eval.every && run.step % config.eval.every == 0) evaluate(run);
-    if (config.checkpoint.every && run.step % config.checkpoint.every == 0) {
+    const bool at_end = config.checkpoint.at_end && run.step == config.train.steps;
+    if (at_end || (config.checkpoint.every && run.step % config.checkpoint.every == 0)) {
       run.note_best(metrics);
       run.save();
     }
-    if (!config.train.stop.empty()) {
-      const std::string reason = run.comm.broadcast(health.stop_reason());  // the first rank's word
-      if (reason.empty()) continue;
-      run.save();
-      run.finish_saving();
-      fail("train.stop ended the run after step ", run.step, ": ", reason);
-    }
+    const std::string reason =  // the first rank's word
+        config.train.stop.empty() ? "" : run.comm.broadcast(health.stop_reason());
+    if (reason.empty()) continue;
+    run.note_best(metrics);
+    run.save();
+    run.finish_saving();
+    fail("train.stop ended the run after step ", run.step, ": ", reason);
   }
   if (config.checkpoint.at_end) run.save();
   run.finish_saving();

@@ -61,8 +61,9 @@ Run::Run(const RunConfig& run_config, const StartOptions& start, Comm& ranks)
 /// Those of Python rewards, before anything else takes time.
 void Run::start_workers() const {
   std::error_code ignored;
-  if (directory && !directory->checkpoint()) fs::remove(directory->path() / kRewardLog, ignored);  // of an earlier run
   if (!config.samples()) return;
+  if (directory && !directory->checkpoint() && file_exists(directory->path() / "config.yaml"))
+    fs::remove(directory->path() / kRewardLog, ignored);  // of an earlier run
   config.reward.each([](const RewardConfig& reward) {
     if (reward.kind == "python") start_python_workers(reward);
   });
@@ -425,7 +426,10 @@ void Run::export_model() const {
   const fs::path to = !directory ? fs::path() : model->adapter ? directory->adapter() : directory->model();
   check_weights(model->adapter ? "adapter" : "model");
   std::error_code ignored;
-  if (directory) fs::remove_all(to, ignored);
+  if (directory) {
+    directory->check_replaceable();
+    fs::remove_all(to, ignored);
+  }
   if (model->adapter)
     save_adapter(*model, to, config.lora.dropout, comm);
   else

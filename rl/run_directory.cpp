@@ -100,9 +100,9 @@ RunDirectory::RunDirectory(const RunConfig& config, const StartOptions& start)
   fs::create_directories(path_, error);
   check(!error, path_.string(), ": output directory cannot be made: ", error.message());
   lock_.emplace(path_);
-  { AtomicFile probe(path_ / "probe"); }  // fails early where nothing can be written
+  { AtomicFile probe(path_ / ".mantissa_probe"); }  // fails early where nothing can be written
   choose_start(start);
-  if (!start.overwrite && file_exists(checkpoints())) AtomicFile probe(checkpoints() / "probe");
+  if (!start.overwrite && file_exists(checkpoints())) AtomicFile probe(checkpoints() / ".mantissa_probe");
 }
 
 void RunDirectory::choose_start(const StartOptions& start) {
@@ -167,7 +167,6 @@ void RunDirectory::check_deletable() const {
   }
 }
 
-/// A run that goes on writes its model anew.
 void RunDirectory::check_replaceable() const {
   if (config_.checkpoint.export_model) check_own(config_.lora.active() ? adapter() : model(), "the run's end");
 }

@@ -62,6 +62,8 @@ class RunDirectory {
   /// checkpoint is one of its own.
   bool resume(const CheckpointState& state, const std::string& about);
 
+  /// Throws where the model or adapter that the run's end replaces holds a file that no run wrote.
+  void check_replaceable() const;
   /// Calls `step` with the metrics of each step that is made, as they are written: of a run that goes on.
   void each_step(const std::function<void(const Metrics&)>& step) const;
   void log_step(const Metrics& metrics) { log(*metrics_file_, metrics); }
@@ -74,7 +76,6 @@ class RunDirectory {
   void choose_start(const StartOptions& start);
   void check_unused() const;
   void check_deletable() const;
-  void check_replaceable() const;
   void compare_configs() const;
   void clear() const;
   void move_aside(const CheckpointState& state) const;

@@ -187,6 +187,11 @@ TEST_F(HealthOfRuns, TruncationIsSaidOnTheConsoleAndStopsTheRun) {
   EXPECT_EQ(checkpoints(), Lines{"step_3"});
 }
 
+TEST_F(HealthOfRuns, TheCheckpointOfTheEndMayBeTheBest) {
+  train({"checkpoint.every=2", "train.steps=3", "checkpoint.best=training/policy_version"});
+  EXPECT_EQ(fs::read_symlink(dir_ / "run/checkpoints/best").filename(), "step_3");
+}
+
 TEST_F(HealthOfRuns, AResumedRunStopsWhereItWouldHaveStopped) {
   const std::vector<std::string> cut{"rollout.max_new_tokens=2", "train.stop=[truncated]"};
   train(cut, "", 2);
