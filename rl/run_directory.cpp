@@ -1,6 +1,7 @@
 #include "rl/run_directory.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -85,6 +86,12 @@ void check_own(const fs::path& folder, const char* what) {
     check_writable(at->path());
     if (name.ends_with(".partial")) at.disable_recursion_pending();
   }
+}
+
+bool on_one_disk(const fs::path& a, const fs::path& b) {
+  struct stat one {
+  }, other{};
+  return ::stat(a.c_str(), &one) == 0 && ::stat(b.c_str(), &other) == 0 && one.st_dev == other.st_dev;
 }
 
 bool is_empty_directory(const fs::path& path) {
@@ -202,11 +209,18 @@ void RunDirectory::compare_configs() const {
                     config_.optim.schedule, " schedule of the new length"));
 }
 
+/// A folder that is a link, to a larger disk say, stays one, and is emptied.
 void RunDirectory::clear() const {
   std::error_code error;
+  const auto remove = [&](const fs::path& path) {
+    fs::remove_all(path, error);
+    check(!error, path.string(), ": cannot be deleted: ", error.message());
+  };
   for (const char* name : kWritten) {
-    fs::remove_all(path_ / name, error);
-    check(!error, (path_ / name).string(), ": cannot be deleted: ", error.message());
+    if (const fs::path path = path_ / name; fs::is_symlink(path) && fs::is_directory(path))
+      for (const auto& entry : fs::directory_iterator(path)) remove(entry.path());
+    else
+      remove(path);
   }
 }
 
@@ -242,6 +256,9 @@ void RunDirectory::begin(const std::string& about) {
 
 /// Copies of the lines first, the checkpoints last: while one is there, the same command moves the rest.
 void RunDirectory::move_aside(const CheckpointState& state) const {
+  check(on_one_disk(checkpoints(), path_), checkpoints().string(), ": must be on the disk of ", path_.string(),
+        ", where later checkpoints are moved, to go back to step ", state.step,
+        ": got a link or mount of another disk");
   const std::string name = str("after_step_", state.step);
   fs::path aside = path_ / "aside" / name;
   for (int again = 2; file_exists(aside); ++again) aside = path_ / "aside" / str(name, '_', again);

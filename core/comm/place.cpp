@@ -99,8 +99,13 @@ std::optional<Place> place_from_environment(const Get& get) {
 }
 
 int cores_of_rank() {
-  const std::optional<Place> place = place_from_environment([](const char* name) { return std::getenv(name); });
-  return std::max(1, int(std::thread::hardware_concurrency()) / (place ? place->local_size : 1));
+  const int cores = int(std::thread::hardware_concurrency());
+  try {
+    const std::optional<Place> place = place_from_environment([](const char* name) { return std::getenv(name); });
+    return std::max(1, cores / (place ? place->local_size : 1));
+  } catch (const Error&) {  // a program of one process, in an environment that is half a rank's
+    return std::max(1, cores);
+  }
 }
 
 }  // namespace mantissa

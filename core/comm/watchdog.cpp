@@ -53,7 +53,8 @@ struct Watchdog::Peer {
   Deadline heard;
   Beat last, incoming;
   size_t received = 0;
-  bool gone = false;  // said farewell
+  bool spoke = false;  // ever
+  bool gone = false;   // said farewell
 };
 
 Watchdog::Watchdog(Mesh& mesh, WatchdogOptions options)
@@ -175,16 +176,18 @@ void Watchdog::read(Peer& peer, Deadline now) {
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) break;
     if (n <= 0) return verdict(peer, "ended without a word (killed, or crashed)", peer.rank == 0 && speaks_);
     peer.heard = now;
+    peer.spoke = true;
     peer.received += size_t(n);
     if (peer.received < sizeof peer.incoming) continue;
     peer.received = 0;
     hear(peer, peer.incoming);
   }
-  if (!peer.gone && !over_ && now - peer.heard > options_.silence)
-    verdict(peer,
-            str("has not been heard of for ", options_.silence.count() / 1000.0,
-                " s (stopped, or its machine or network is gone)"),
-            peer.rank == 0 && (speaks_ || first_elsewhere_));
+  const std::chrono::milliseconds silence = peer.spoke ? options_.silence : options_.first;
+  if (!peer.gone && !over_ && now - peer.heard > silence)
+    verdict(
+        peer,
+        str("has not been heard of for ", silence.count() / 1000.0, " s (stopped, or its machine or network is gone)"),
+        peer.rank == 0 && (speaks_ || first_elsewhere_));
 }
 
 void Watchdog::hear(Peer& peer, const Beat& beat) {

@@ -31,6 +31,7 @@ inline constexpr int kEndedWithOthers = 3;
 
 struct WatchdogOptions {
   std::chrono::milliseconds period{250}, silence{15000};
+  std::chrono::milliseconds first{300000};       // silence before the first beat: a rank may still be in Mesh::join
   std::chrono::milliseconds motionless{600000};  // all ranks stand still for so long: a warning
   std::function<void(const std::string&)> say;   // default: a line on stderr
   std::function<void(int)> end;                  // default: _exit

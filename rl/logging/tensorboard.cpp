@@ -1,9 +1,12 @@
 #include "rl/logging/tensorboard.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
+#include <cstring>
 
 #include "core/error.h"
 
@@ -53,14 +56,19 @@ std::string event_at(int64_t step) {
   return event;
 }
 
-/// Files are read in the order of their names: later ones need later times.
+constexpr const char* kEvents = "events.out.tfevents.";
+
+/// Files are read in the order of their names: later ones need later times, also where the clock was set back.
 std::filesystem::path new_file_in(const std::filesystem::path& directory) {
   std::error_code error;
   std::filesystem::create_directories(directory, error);
   check(!error, directory.string(), ": cannot be made: ", error.message());
   const auto now = std::chrono::system_clock::now().time_since_epoch();
-  const int64_t milliseconds = std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
-  return directory / str("events.out.tfevents.", milliseconds, ".mantissa");
+  int64_t milliseconds = std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
+  for (const auto& entry : std::filesystem::directory_iterator(directory, error))
+    if (const std::string name = entry.path().filename(); name.starts_with(kEvents))
+      milliseconds = std::max(milliseconds, int64_t(std::atoll(name.c_str() + std::strlen(kEvents))) + 1);
+  return directory / str(kEvents, milliseconds, ".mantissa");
 }
 
 }  // namespace

@@ -246,6 +246,21 @@ TEST(RunDirectory, AMessageAndVariablesThatNothingReadMayBeGone) {
   }
 }
 
+TEST(RunDirectory, AFolderThatIsALinkStaysOne) {
+  TempDir dir;
+  const fs::path linked = dir / "run/checkpoints";
+  fs::create_directories(dir / "large_disk");
+  fs::create_directories(dir / "run");
+  fs::create_directory_symlink(dir / "large_disk", linked);
+  for (const char* steps : {"train.steps=2", "train.steps=1"}) {
+    mantissa::Run run(config(dir / "run", {"optim.lr=1e-4", steps}), {.overwrite = true});
+    train(run, [] { return false; });
+  }
+  EXPECT_TRUE(fs::is_symlink(linked));
+  EXPECT_TRUE(fs::exists(dir / "large_disk/step_1"));
+  EXPECT_FALSE(fs::exists(dir / "large_disk/step_2")) << "of the run that was overwritten";
+}
+
 TEST(RunDirectory, WhatCannotBeWrittenOrDeletedIsFoundAtOnce) {
   TempDir dir;
   fs::permissions(dir.path(), fs::perms::all);
@@ -268,7 +283,7 @@ TEST(RunDirectory, WhatCannotBeWrittenOrDeletedIsFoundAtOnce) {
   for (const char* name : {"eval.jsonl", "samples.jsonl", "config.yaml", "tensorboard"})
     fs::remove_all(dir / "run" / name);
   fs::permissions(checkpoints, fs::perms(0555));
-  expect_message(start({.resume = "auto"}), {"run/checkpoints/probe", "Permission denied"});
+  expect_message(start({.resume = "auto"}), {"run/checkpoints/.mantissa_probe", "Permission denied"});
 }
 
 /// The events of a file, with both checksums checked.
@@ -322,6 +337,13 @@ TEST(TensorBoard, EventsAreRecords) {
                                               "a/b"
                                               "\x15\x00\x00\xc0\x3f",
                                               17));
+}
+
+TEST(TensorBoard, ALaterFileHasALaterNameWhateverTheClockSays) {
+  TempDir dir;
+  std::ofstream(dir / "events.out.tfevents.9000000000000.mantissa") << "of a clock that was ahead";
+  { EventFile(dir.path(), 1).write({}); }
+  EXPECT_TRUE(fs::exists(dir / "events.out.tfevents.9000000000001.mantissa"));
 }
 
 TEST(TensorBoard, AResumedRunGoesOnInAFileOfItsOwn) {

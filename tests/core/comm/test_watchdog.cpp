@@ -22,7 +22,8 @@ class Processes {
  public:
   using Body = std::function<void(Comm&)>;
 
-  Processes(int size, const Body& body, const WatchdogOptions& options = kQuick) {
+  /// `late`: so long after it has joined rank 1 has no watchdog.
+  Processes(int size, const Body& body, const WatchdogOptions& options = kQuick, std::chrono::milliseconds late = 0ms) {
     std::vector<Place> places = local_places(size);
     EXPECT_EQ(::pipe(pipe_), 0);
     for (const Place& place : places) {
@@ -30,7 +31,7 @@ class Processes {
       if (pid == 0) {
         ::dup2(pipe_[1], STDERR_FILENO);
         ::close(pipe_[0]);
-        run(place, body, options);
+        run(place, body, options, place.rank == 1 ? late : 0ms);
       }
       pids.push_back(pid);
     }
@@ -71,8 +72,10 @@ class Processes {
   std::vector<pid_t> pids;
 
  private:
-  [[noreturn]] static void run(const Place& place, const Body& body, const WatchdogOptions& options) {
+  [[noreturn]] static void run(const Place& place, const Body& body, const WatchdogOptions& options,
+                               std::chrono::milliseconds late) {
     std::unique_ptr<Mesh> mesh = Mesh::join(place, 20s);
+    std::this_thread::sleep_for(late);
     Watchdog watchdog(*mesh, options);
     const std::unique_ptr<Comm> comm = make_cpu_comm(std::move(mesh));
     try {
@@ -228,6 +231,12 @@ TEST(Watchdog, IdleRanksAlarmNobody) {
   std::this_thread::sleep_for(3s);
   for (const pid_t pid : ranks.pids) ::kill(pid, SIGCONT);
   for (size_t r = 0; r < 2; ++r) EXPECT_EQ(ranks.status(r), 0);
+  EXPECT_EQ(ranks.said(), "");
+}
+
+TEST(Watchdog, ARankThatIsStillJoiningOthersAlarmsNobody) {
+  Processes ranks(3, [](Comm& comm) { comm.barrier(); }, kQuick, 4s);
+  for (size_t r = 0; r < 3; ++r) EXPECT_EQ(ranks.status(r), 0);
   EXPECT_EQ(ranks.said(), "");
 }
 
