@@ -108,41 +108,25 @@ TEST(UnreadKeys, WhatTheRunHasNotIsRefused) {
     EXPECT_EQ(refusal(c.overrides), c.message.empty() ? "" : "F: " + c.message) << testing::PrintToString(c.overrides);
 }
 
-TEST(UnreadKeys, WhatAnotherKeySwitchesOffIsSaid) {
-  struct Case {
-    Strings off, on;  // on: what makes a run read the keys
-    std::string line;
-  };
-  const Strings fast = {"exact.check=all", "precision.on_difference=warn"};
-  const std::vector<Case> cases = {
-      {{"data.solution_key=worked", "data.response_format=So {solution}", "data.strip_calculator_marks=true"},
-       kSft,
-       "data.solution_key, data.response_format, data.strip_calculator_marks: without effect in grpo, which reads no solutions"},
-      {{"algorithm.kl_estimator=k1"},
-       {"algorithm.kl_coef=0.1"},
-       "algorithm.kl_estimator: without effect with algorithm.kl_coef: 0"},
-      {{"algorithm.correction_high=3", "algorithm.correction_ratio=old_over_rollout"},
-       {"algorithm.correction=token_tis"},
-       "algorithm.correction_ratio, algorithm.correction_high: without effect with algorithm.correction: none"},
-      {{"algorithm.max_gen_batches=3"},
-       {"algorithm.dynamic_sampling=true"},
-       "algorithm.max_gen_batches: without effect without algorithm.dynamic_sampling"},
-      {{"rollout.keep_stop=false"}, {"rollout.stop=x"}, "rollout.keep_stop: without effect without rollout.stop"},
-      {{"optim.min_lr_ratio=0.1"},
-       {"optim.schedule=cosine"},
-       "optim.min_lr_ratio: without effect with optim.schedule: constant"},
+struct SwitchedOff {
+  Strings off, on;  // on: what makes a run read the keys
+  std::string line;
+};
+void expect_said(const std::vector<SwitchedOff>& cases) {
+  for (const SwitchedOff& c : cases) {
+    EXPECT_EQ(said(c.off), Strings{c.line});
+    EXPECT_EQ(said(c.off + c.on), Strings{}) << c.line;
+  }
+}
+
+TEST(UnreadKeys, EvaluationsThatNeverComeAreSaid) {
+  expect_said({
       {{"eval.files=e"},
        {"eval.every=2"},
        "eval.files: without effect with eval.every: 0 and eval.before_training: false"},
       {{"eval.files=e"},
        {"eval.before_training=true"},
        "eval.files: without effect with eval.every: 0 and eval.before_training: false"},
-      {{"reward.max_failed_steps=5"},
-       {"reward.kind=command", "reward.command=c"},
-       "reward.max_failed_steps: without effect where the reward runs no program, whose grades alone can fail"},
-      {{"reward.a.kind=math", "reward.a.max_failed_steps=5", "reward.b.kind=code"},
-       {"reward.a.kind=code"},
-       "reward.a.max_failed_steps: without effect where the reward runs no program, whose grades alone can fail"},
       {kEvaluates + Strings{"eval.n=4", "eval.top_p=0.9", "eval.temperature=0"},
        {"eval.temperature=0.5"},
        "eval.top_p: without effect with eval.temperature: 0, which takes the likeliest token"},
@@ -159,6 +143,34 @@ TEST(UnreadKeys, WhatAnotherKeySwitchesOffIsSaid) {
       {{"eval.files=e", "eval.n=4", "eval.every=101", "eval.before_training=true"},
        {"train.steps=101"},
        "eval.every: without effect with train.steps: 100"},
+  });
+}
+
+TEST(UnreadKeys, WhatAnotherKeySwitchesOffIsSaid) {
+  const Strings fast = {"exact.check=all", "precision.on_difference=warn"};
+  expect_said({
+      {{"data.solution_key=worked", "data.response_format=So {solution}", "data.strip_calculator_marks=true"},
+       kSft,
+       "data.solution_key, data.response_format, data.strip_calculator_marks: without effect in grpo, which reads no solutions"},
+      {{"algorithm.kl_estimator=k1"},
+       {"algorithm.kl_coef=0.1"},
+       "algorithm.kl_estimator: without effect with algorithm.kl_coef: 0"},
+      {{"algorithm.correction_high=3", "algorithm.correction_ratio=old_over_rollout"},
+       {"algorithm.correction=token_tis"},
+       "algorithm.correction_ratio, algorithm.correction_high: without effect with algorithm.correction: none"},
+      {{"algorithm.max_gen_batches=3"},
+       {"algorithm.dynamic_sampling=true"},
+       "algorithm.max_gen_batches: without effect without algorithm.dynamic_sampling"},
+      {{"rollout.keep_stop=false"}, {"rollout.stop=x"}, "rollout.keep_stop: without effect without rollout.stop"},
+      {{"optim.min_lr_ratio=0.1"},
+       {"optim.schedule=cosine"},
+       "optim.min_lr_ratio: without effect with optim.schedule: constant"},
+      {{"reward.max_failed_steps=5"},
+       {"reward.kind=command", "reward.command=c"},
+       "reward.max_failed_steps: without effect where the reward runs no program, whose grades alone can fail"},
+      {{"reward.a.kind=math", "reward.a.max_failed_steps=5", "reward.b.kind=code"},
+       {"reward.a.kind=code"},
+       "reward.a.max_failed_steps: without effect where the reward runs no program, whose grades alone can fail"},
       {{"checkpoint.every=101"}, {"train.steps=101"}, "checkpoint.every: without effect with train.steps: 100"},
       {{"checkpoint.keep=5", "checkpoint.background=false", "checkpoint.at_end=false"},
        {"checkpoint.every=10"},
@@ -186,11 +198,7 @@ TEST(UnreadKeys, WhatAnotherKeySwitchesOffIsSaid) {
        {"algorithm.correction=seq_tis"},
        "algorithm.correction_high: without effect but in metrics with algorithm.correction: seq_is, which bounds no "
        "weight"},
-  };
-  for (const Case& c : cases) {
-    EXPECT_EQ(said(c.off), Strings{c.line});
-    EXPECT_EQ(said(c.off + c.on), Strings{}) << c.line;
-  }
+  });
   EXPECT_EQ(said({"algorithm.clip_high=0.28", "algorithm.policy_loss=pg"}),
             Strings{"algorithm.clip_high: without effect with algorithm.policy_loss: pg, which clips nothing"});
   for (const char* loss : {"grpo", "gspo", "cispo", "dppo"})
