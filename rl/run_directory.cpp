@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "nn/formats/peft.h"
 #include "nn/model.h"
@@ -89,8 +90,7 @@ void check_own(const fs::path& folder, const char* what) {
 }
 
 bool on_one_disk(const fs::path& a, const fs::path& b) {
-  struct stat one {
-  }, other{};
+  struct stat one = {}, other = {};
   return ::stat(a.c_str(), &one) == 0 && ::stat(b.c_str(), &other) == 0 && one.st_dev == other.st_dev;
 }
 
@@ -245,7 +245,11 @@ void RunDirectory::each_step(const std::function<void(const Metrics&)>& step) co
   const fs::path path = path_ / files()[0].name;
   std::ifstream file(path, std::ios::binary);
   std::string line;
-  while (read_line(file, line, size_t(1) << 20, path.string())) step(parse_metrics(line));
+  while (read_line(file, line, size_t(1) << 20, path.string())) try {
+      step(parse_metrics(line));
+    } catch (const nlohmann::json::exception& e) {
+      fail(path.string(), ": must hold a line of JSON for each step, got \"", line.substr(0, 80), "\": ", e.what());
+    }
 }
 
 void RunDirectory::begin(const std::string& about) {
