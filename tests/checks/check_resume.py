@@ -42,7 +42,7 @@ class Run:
     def __init__(self, words):
         environment = dict(os.environ, MANTISSA_PHASES="1")
         self.process = subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-        self.lines, self.changed = [], threading.Condition()
+        self.lines, self.ended, self.changed = [], False, threading.Condition()
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
 
@@ -51,7 +51,8 @@ class Run:
             with self.changed:
                 self.lines.append(line)
                 self.changed.notify_all()
-        with self.changed:
+        with self.changed:  # its standard error is closed a moment before its exit status can be had
+            self.ended = True
             self.changed.notify_all()
 
     def phases(self):
@@ -60,7 +61,7 @@ class Run:
     def wait_phases(self, count):
         """False when the run has ended before."""
         with self.changed:
-            self.changed.wait_for(lambda: len(self.phases()) >= count or self.process.poll() is not None, timeout=600)
+            self.changed.wait_for(lambda: len(self.phases()) >= count or self.ended, timeout=600)
             return len(self.phases()) >= count
 
     def log(self):
