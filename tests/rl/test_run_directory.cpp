@@ -246,6 +246,21 @@ TEST(RunDirectory, AMessageAndVariablesThatNothingReadMayBeGone) {
   }
 }
 
+TEST(RunDirectory, ADamagedLineOfTheMetricsIsNamed) {
+  TempDir dir;
+  const RunConfig two = config(dir / "run", {"optim.lr=1e-4", "train.steps=2"});
+  {
+    mantissa::Run run(two, {});
+    train(run, [] { return false; });
+  }
+  std::fstream(dir / "run/metrics.jsonl", std::ios::in | std::ios::out).write("####", 4);
+  mantissa::Run run(two, StartOptions{.resume = "auto"});
+  EXPECT_TRUE(
+      message_of([&] {
+        train(run, [] { return false; });
+      }).starts_with((dir / "run/metrics.jsonl").string() + ": must hold a line of JSON for each step, got \"####"));
+}
+
 TEST(RunDirectory, AFolderThatIsALinkStaysOne) {
   TempDir dir;
   const fs::path linked = dir / "run/checkpoints";
