@@ -20,7 +20,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-usage() { sed -n '2,/^set/{s/^# \{0,1\}//p;}' "$0"; }
+usage() { sed -n '2,/^set/{s/^# \{0,1\}//p;}' "tools/${0##*/}"; }
 refuse() { echo "bench_cluster: $*" >&2; exit 1; }
 known=,train,grpo,dense14b,moe30b,comm,update,offload,runs,kills, parts=train,grpo,dense14b,moe30b steps=2
 while [[ ${1:-} == -* ]]; do

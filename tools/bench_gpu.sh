@@ -7,7 +7,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 quick=0
-if [[ ${1:-} == -h || ${1:-} == --help ]]; then sed -n '2,5s/^# \{0,1\}//p' "$0"; exit; fi
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then sed -n '2,5s/^# \{0,1\}//p' "tools/${0##*/}"; exit; fi
 if [[ ${1:-} == --quick ]]; then quick=1; shift; fi
 bin=${1:-build/bin} out=${2:-bench_gpu.jsonl} failed=0
 [[ -x $bin/bench ]] || { echo "bench_gpu: $bin/bench is missing; build first (README.md)" >&2; exit 1; }

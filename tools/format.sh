@@ -7,6 +7,7 @@
 #                                     test) where this version is not to be had
 set -euo pipefail
 cd "$(dirname "$0")/.."
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then sed -n '2,7s/^# \{0,1\}//p' "tools/${0##*/}"; exit; fi
 
 check=0
 if [[ ${1:-} == --check ]]; then check=1; shift; fi

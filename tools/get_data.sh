@@ -5,6 +5,7 @@
 #   math   sail-sg/Precision-RL (MIT): Arrow files with problem and answer; needs Python's pyarrow.
 # Usage: tools/get_data.sh gsm8k|math [DIRECTORY]   (default: data). GSM8K_FROM=DIR takes train.jsonl and test.jsonl from DIR.
 set -euo pipefail
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then sed -n '2,6s/^# \{0,1\}//p' "$0"; exit; fi
 
 what=${1:-}
 out=${2:-data}

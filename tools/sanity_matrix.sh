@@ -19,7 +19,7 @@ while (($# > 0)); do
     --out) out=$2; shift 2 ;;
     --jobs) jobs=$2; shift 2 ;;
     *=*) overrides+=("$1"); shift ;;
-    *) sed -n '2,8s/^# \{0,1\}//p' "$0"; [[ $1 == -h || $1 == --help ]]; exit ;;
+    *) sed -n '2,8s/^# \{0,1\}//p' "tools/${0##*/}"; [[ $1 == -h || $1 == --help ]]; exit ;;
   esac
 done
 for option in steps seed jobs; do

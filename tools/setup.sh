@@ -30,7 +30,7 @@ for option in "$@"; do
     --fuzz) fuzz=1 ;;
     --plots) plots=1 ;;
     --check) check=1 ;;
-    -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,13s/^# \{0,1\}//p' "tools/${0##*/}"; exit 0 ;;
     *) die "unknown option $option (known: --tests --plots --fuzz --check)" ;;
   esac
 done

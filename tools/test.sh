@@ -4,6 +4,7 @@
 # the build folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then sed -n '2,4s/^# \{0,1\}//p' "tools/${0##*/}"; exit; fi
 
 preset=${PRESET:-release}
 tools/setup.sh --tests

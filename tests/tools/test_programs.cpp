@@ -41,6 +41,24 @@ TEST_F(Programs, HelpAndVersionEverywhere) {
   expect_error("mantissa", {"scroe"}, {"unknown program \"scroe\""});
 }
 
+TEST(Scripts, ExplainThemselves) {
+  int scripts = 0;
+  for (const auto& entry : fs::directory_iterator(kSource / "tools")) {
+    if (entry.path().extension() != ".sh") continue;
+    const std::string name = entry.path().filename().string();
+    FILE* pipe = ::popen(
+        str("cd ", quoted((kSource / "tools").string()), " && timeout 20 bash ./", name, " --help 2>&1").c_str(), "r");
+    std::string out;
+    for (int c; (c = std::fgetc(pipe)) != EOF;) out += char(c);
+    EXPECT_EQ(::pclose(pipe), 0) << name << ": " << out;
+    const std::string text = read_file(entry.path());
+    const size_t first = text.find("\n# ") + 3;
+    EXPECT_TRUE(out.starts_with(text.substr(first, text.find('\n', first) - first))) << name << ": " << out;
+    ++scripts;
+  }
+  EXPECT_GT(scripts, 5);
+}
+
 TEST_F(Programs, BadCommandLines) {
   expect_error("score", {}, {"score", "required"});
   expect_error("score", {"--modell", "x"}, {"score", "--help"});
