@@ -1,4 +1,5 @@
-// tokenizer_config.json and its fellows: added and special tokens, transformers' classes, prefix spaces.
+// tokenizer_config.json and its fellows: added and special tokens, classes, prefix spaces. Measured against
+// transformers (tests/golden/make_model_files_golden.py).
 #include "rl/text/tokenizer_config.h"
 
 #include "core/error.h"
