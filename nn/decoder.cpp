@@ -98,6 +98,11 @@ int Decoder::unit_of(const ForwardContext& ctx, int layer) const {
   return ctx.adapter ? layer : ctx.params->layout[params_.layers[size_t(layer)].o].unit;
 }
 
+void Decoder::tell_whole(const ForwardContext& ctx, int layer) const {
+  if (ctx.grads && ctx.whole_from && layer < int(params_.layers.size()))
+    ctx.tape->when_played([whole_from = ctx.whole_from, unit = unit_of(ctx, layer)] { whole_from(unit); });
+}
+
 std::vector<int> Decoder::units_of(int step) const {
   std::vector<int> units = params_.units[size_t(step)];
   if (config_.tied_head && step == last_step()) units.push_back(params_.units[0][0]);
@@ -167,8 +172,7 @@ Var Decoder::forward(const ForwardContext& ctx) const {
   Stream stream{x, {}, {}};
   for (int i = 0; i < int(params_.layers.size()); ++i) {
     enter(ctx, i + 1);
-    if (ctx.grads && ctx.whole_from)
-      tape.when_played([whole_from = ctx.whole_from, unit = unit_of(ctx, i)] { whole_from(unit); });
+    if (i == 0) tell_whole(ctx, i);
     if (tape.recompute() == Recompute::kFull && tape.recording()) {
       // The body outlives this call: it holds the context by value and runs on the tape it is given.
       stream.x = tape.checkpoint(
@@ -209,6 +213,7 @@ Decoder::Stream Decoder::layer(const ForwardContext& ctx, int index, Stream in) 
   };
   if (ctx.ids.numel() == 0) {
     const Tape::Scope scope(tape, name + ".mlp");
+    tell_whole(ctx, index + 1);
     return {ids.router.valid() ? mix(in.x) : in.x, {}, {}};
   }
   Stream middle;
@@ -216,7 +221,9 @@ Decoder::Stream Decoder::layer(const ForwardContext& ctx, int index, Stream in) 
     Tape::Scope scope(tape, name + ".attention");
     const auto [x, normed] = add_norm(ctx, std::move(in), ids.input_norm);
     const Var qkv = project(ctx, index, Projection::kQkv, normed);
-    middle = {x, project(ctx, index, Projection::kO, attention(ctx, index, qkv)), tape.scope()};
+    const Var mixed = attention(ctx, index, qkv);
+    tell_whole(ctx, index + 1);
+    middle = {x, project(ctx, index, Projection::kO, mixed), tape.scope()};
   }
   Tape::Scope scope(tape, name + ".mlp");
   const auto [x, normed] = add_norm(ctx, std::move(middle), ids.post_norm);

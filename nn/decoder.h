@@ -57,7 +57,9 @@ struct ForwardContext {
   /// See ops::route: here of all layers that have experts, so that each tensor has one dimension more, the first.
   ops::RouteExchange routes;
   /// Called in backward with a unit of the set that `grads` belongs to: its gradient and those of all units after it
-  /// are whole, as far as this pass adds to them. Once a layer, from the last to the first; null: not at all.
+  /// are whole, as far as this pass adds to them. Once a layer, from the last to the first, when the attention of the
+  /// layer before it is next, whose many small blocks leave room for others (of the first layer, when it is done); null:
+  /// not at all.
   std::function<void(int unit)> whole_from;
 
   const ParamBuffer& weights() const { return rollout ? params->for_rollout() : params->compute; }
@@ -130,6 +132,8 @@ class Decoder {
   void leave(const ForwardContext& ctx, int step) const;
   /// A layer's unit in the set that is trained.
   int unit_of(const ForwardContext& ctx, int layer) const;
+  /// Has backward call whole_from with a layer's unit, if there is such a layer, when it comes back to here.
+  void tell_whole(const ForwardContext& ctx, int layer) const;
   /// The residual stream is x + branch: the addition waits for the norm that follows, to be one pass with it.
   struct Stream {
     Var x, branch;      // branch undefined: x alone

@@ -4,7 +4,9 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <functional>
 #include <numbers>
+#include <numeric>
 
 #include "core/conveyor.h"
 
@@ -162,8 +164,11 @@ void Optimizer::make_masters() {
 }
 
 std::vector<Optimizer::Piece> Optimizer::pieces(int64_t most) const {
+  std::vector<int> units(size_t(params_.layout.units()));
+  std::iota(units.begin(), units.end(), 0);
+  std::ranges::stable_sort(units, std::greater(), [&](int unit) { return params_.layout.size(unit); });
   std::vector<Piece> all;
-  for (int unit = 0; unit < params_.layout.units(); ++unit) {
+  for (const int unit : units) {
     const ParamLayout::Extent part = params_.layout.part(unit, params_.shard);
     const int64_t decayed = part.decay_end - part.begin, size = part.end - part.begin;
     for (int64_t begin = 0; begin < size;) {

@@ -115,6 +115,7 @@ class Optimizer {
   };
 
   void make_masters();
+  /// Large units first: the last ones' gathers have nothing beside them.
   std::vector<Piece> pieces(int64_t most) const;
   /// AdamW, and the rounded copies, on a piece, given what is kept of it.
   void update(const Piece& piece, Tensor master, Tensor m, Tensor v);
