@@ -119,8 +119,9 @@ void validate_best(const RunConfig& c) {
       check(part.met || !best.starts_with(metric), "checkpoint.best: must be a metric of this run, got ", best,
             ", which needs ", part.needs);
   const bool of_evaluation = best.starts_with("val-");
-  check(of_evaluation || c.checkpoint.every > 0, "checkpoint.best: ", best,
-        " is looked at where checkpoints are written, which needs checkpoint.every");
+  check(of_evaluation || c.checkpoint.every > 0 || c.checkpoint.at_end || !c.train.stop.empty(),
+        "checkpoint.best: ", best,
+        " is looked at where checkpoints are written, which needs checkpoint.every or checkpoint.at_end");
   if (!of_evaluation) return;
   const std::vector<std::string> sets = set_names(c.eval.files);
   const std::string of_set = best.substr(best.find('/') + 1);

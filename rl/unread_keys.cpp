@@ -85,6 +85,15 @@ std::vector<Rule> notices_of_place(const RunPlace& place) {
            "but in checkpoints (checkpoint.background) on the CPU, whose memory is that of the host"}};
 }
 
+/// Whether training loop or evaluations look at checkpoint.best, as far as the config says.
+bool looks_at_best(const RunConfig& c) {
+  const CheckpointConfig& checkpoint = c.checkpoint;
+  const int64_t steps = c.train.steps;
+  if (checkpoint.best.starts_with("val-")) return c.eval.every <= steps || c.eval.before_training;
+  const bool saves = checkpoint.at_end || (checkpoint.every > 0 && checkpoint.every <= steps) || !c.train.stop.empty();
+  return steps > 0 && saves;
+}
+
 /// Of sections optim, scaler, eval and checkpoint.
 std::vector<Rule> notices_of_both_modes(const RunConfig& c) {
   const int64_t steps = c.train.steps, updates = steps * c.planned_updates();
@@ -99,10 +108,7 @@ std::vector<Rule> notices_of_both_modes(const RunConfig& c) {
         "optim.weight_decay"},
        "with optim.lr: 0, which moves no weight"},
       {c.checkpoint.every > steps, {"checkpoint.every"}, str("with train.steps: ", steps)},
-      {c.checkpoint.best.starts_with("val-") ? c.eval.every > steps && !c.eval.before_training
-                                             : c.checkpoint.every > steps,
-       {"checkpoint.best"},
-       str("with train.steps: ", steps, ", which ends before it is looked at")},
+      {!looks_at_best(c), {"checkpoint.best"}, str("with train.steps: ", steps, ", which ends before it is looked at")},
       {c.train.inject_overflow_step > steps, {"train.inject_overflow_step"}, str("with train.steps: ", steps)},
       {c.checkpoint.every == 0 && !c.checkpoint.at_end && c.checkpoint.best.empty(),
        {"checkpoint.keep", "checkpoint.background"},

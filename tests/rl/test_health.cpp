@@ -366,7 +366,10 @@ TEST(HealthConfig, NamesAreChecked) {
   EXPECT_NE(refusal({"train.stop=[truncated]", "train.mode=sft", "train.mini_batch_size=64"}).find("train.mode grpo"),
             std::string::npos);
   EXPECT_NE(refusal({"checkpoint.best=val-core/x/acc/mean@1"}).find("eval.every"), std::string::npos);
-  EXPECT_NE(refusal({"checkpoint.best=critic/score/mean"}).find("checkpoint.every"), std::string::npos);
+  const std::vector<std::string> at_no_end = {"checkpoint.best=critic/score/mean", "checkpoint.at_end=false"};
+  EXPECT_NE(refusal(at_no_end).find("needs checkpoint.every or checkpoint.at_end"), std::string::npos);
+  EXPECT_EQ(refusal({at_no_end[0], at_no_end[1], "train.stop=truncated"}), "") << "which saves, too";
+  EXPECT_EQ(refusal({at_no_end[0]}), "");
   EXPECT_NE(refusal({"checkpoint.best=score"}).find("no metric is called"), std::string::npos);
   EXPECT_EQ(refusal({"checkpoint.best=critic/score/mean", "checkpoint.every=2"}), "");
   const auto best = [&](const std::string& metric) {

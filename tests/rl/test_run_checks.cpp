@@ -146,6 +146,13 @@ TEST_F(RunChecks, TheBestOfAnEarlierMetricStays) {
   }
 }
 
+TEST_F(RunChecks, TheCheckpointOfTheEndAloneCanBeTheBest) {
+  const std::string log =
+      log_of([&] { train("run", {"checkpoint.best=critic/score/mean", "checkpoint.every=0", "train.steps=2"}); });
+  EXPECT_EQ(read_checkpoint_state(dir_ / "run/checkpoints/best").step, 2);
+  EXPECT_EQ(log.find("checkpoint.best"), log.npos) << log;
+}
+
 TEST_F(RunChecks, TheBestIsByAMetricThatModelModeAndRanksGive) {
   const auto open = [&](const std::string& best, const Strings& overrides) {
     Strings all = overrides;

@@ -310,9 +310,14 @@ TEST(UnreadKeys, ABestThatIsNeverLookedAtIsSaid) {
   EXPECT_EQ(said(evaluation).front(), line);
   EXPECT_EQ(said(evaluation + Strings{"train.steps=101"}), Strings{});
   EXPECT_EQ(said(evaluation + Strings{"eval.before_training=true"}).size(), 1u) << "eval.every alone";
-  const Strings step = {"checkpoint.every=101", "checkpoint.best=critic/score/mean"};
-  EXPECT_EQ(said(step), (Strings{"checkpoint.every: without effect with train.steps: 100", line}));
+  const Strings step = {"checkpoint.every=101", "checkpoint.at_end=false", "checkpoint.best=critic/score/mean"};
+  const std::string every = "checkpoint.every: without effect with train.steps: 100";
+  EXPECT_EQ(said(step), (Strings{every, line}));
   EXPECT_EQ(said(step + Strings{"train.steps=101"}), Strings{});
+  EXPECT_EQ(said(step + Strings{"train.stop=truncated"}), Strings{every}) << "which saves, too";
+  EXPECT_EQ(said(step + Strings{"checkpoint.at_end=true"}), Strings{every}) << "the checkpoint of the end";
+  EXPECT_EQ(said({"checkpoint.best=critic/score/mean"}), Strings{});
+  EXPECT_EQ(said({"checkpoint.best=critic/score/mean", "train.steps=0"}).size(), 1u);
 }
 
 TEST(UnreadKeys, AWarmStartSaysWhatItHasNoUseFor) {
