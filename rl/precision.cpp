@@ -68,7 +68,8 @@ void PrecisionConfig::fields(Fields& f) {
   f.choice("residual", residual, {"compute", "fp32"}, "type of the residual stream; compute: the type of its side");
   // A resumed run compares what became of it: see Run.
   f.choice("match", match, {"auto", "exact", "fast", "peer"},
-           not_decisive("how rollout and training agree: bit for bit, or not, or as with a separate rollout engine"));
+           not_decisive("how rollout and training agree: bit for bit, or not, or as with a separate rollout engine; a "
+                        "run that is resumed keeps its mode, also the one that auto chose: another is refused"));
   f.choice("on_difference", on_difference, {"stop", "warn"},
            not_decisive("what follows a token that differs under exact"));
 }
