@@ -16,7 +16,7 @@ std::string foreign_content(std::string_view head) {
        "xz-compressed (unxz it first)"},
       {"BZh", "bzip2-compressed (bunzip2 it first)"},
       {"PK\x03\x04", "a zip archive"},
-      {"PAR1", "Parquet"},
+      {"PAR1", "Parquet (tools/to_jsonl.py makes JSON lines of it)"},
       {"ARROW1", "Arrow"},
       {"\x80\x02", "a Python pickle"},
       {"\x93NUMPY", "a NumPy array"},
@@ -51,9 +51,11 @@ std::string json_lines_hint(std::string_view line) {
   const std::string_view text = first == std::string_view::npos ? std::string_view() : line.substr(first);
   const size_t last = text.find_last_not_of(" \t\r");
   const bool closed = last != std::string_view::npos && text[last] == '}';
-  const char* seems = text.starts_with('[')              ? "; this file seems to be one JSON array"
-                      : text.starts_with('{') && !closed ? "; this file seems to be one document over several lines"
-                                                         : "";
+  const char* seems = text.starts_with('[')
+                          ? "; this file seems to be one JSON array, of which tools/to_jsonl.py makes such lines"
+                      : !text.starts_with('{') ? "; tools/to_jsonl.py makes such lines of CSV, Parquet and JSON arrays"
+                      : !closed                ? "; this file seems to be one document over several lines"
+                                               : "";
   return std::string(" (wanted are JSON lines: one object a line") + seems + ")";
 }
 

@@ -14,7 +14,7 @@ std::string head_of(const std::filesystem::path& path, size_t bytes = 256);
 /// Throws where foreign_content knows the file: "PATH: is gzip-compressed; wanted is `wanted`".
 void check_content(const std::filesystem::path& path, std::string_view wanted);
 /// The end of a message about a line of a JSON-lines file that holds no JSON object: that every line has to hold one,
-/// and what the file seems to be instead (an array, a document over several lines).
+/// and what the file seems to be instead (an array, a document over several lines), or what makes such lines.
 std::string json_lines_hint(std::string_view line);
 
 }  // namespace mantissa

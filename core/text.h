@@ -14,6 +14,12 @@ inline std::string join(const std::vector<std::string>& items, std::string_view 
   return out;
 }
 
+/// "an array", "a number".
+inline std::string with_article(std::string_view noun) {
+  const bool vowel = !noun.empty() && std::string_view("aeiou").find(noun[0]) != std::string_view::npos;
+  return std::string(vowel ? "an " : "a ").append(noun);
+}
+
 /// The parts between separators: at least one, and each may be empty.
 inline std::vector<std::string> split(std::string_view text, char separator) {
   std::vector<std::string> parts;

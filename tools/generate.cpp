@@ -35,6 +35,8 @@ class PromptReader {
     for (JsonLines lines(path); lines.next();) {
       check(!lines.has("ids") || !lines.has(data_.prompt_key), lines.where(), ": has both \"", data_.prompt_key,
             "\" and \"ids\": a prompt is given by one of them");
+      check(lines.has("ids") || lines.has(data_.prompt_key), lines.where(), ": has neither \"", data_.prompt_key,
+            "\" nor \"ids\" (--prompt-key names the key of the prompt)");
       if (lines.has("ids")) {
         prompts.emplace_back().ids = lines.ids("ids");
         prompts.back().id = int64_t(prompts.size()) - 1;

@@ -9,6 +9,7 @@
 #include "core/content.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/text.h"
 
 namespace mantissa {
 
@@ -64,7 +65,7 @@ bool JsonLines::next() {
   const std::string readable = large ? with_large_numbers(s.line) : "";
   if (large) s.object = json::parse(readable, nullptr, false);
   check(!s.object.is_discarded(), s.where, ": not valid JSON", json_lines_hint(s.line));
-  check(s.object.is_object(), s.where, ": must be a JSON object: got a ", s.object.type_name(),
+  check(s.object.is_object(), s.where, ": must be a JSON object: got ", with_article(s.object.type_name()),
         json_lines_hint(s.line));
   const std::string twice = repeated_key(large ? readable : s.line);
   check(twice.empty(), s.where, ": key \"", twice, "\" appears twice");
@@ -84,7 +85,7 @@ bool JsonLines::has(const std::string& key) const {
 
 std::string JsonLines::text(const std::string& key) const {
   const json& value = impl_->at(key);
-  check(value.is_string(), impl_->where, ": \"", key, "\" must be a string: got a ", value.type_name());
+  check(value.is_string(), impl_->where, ": \"", key, "\" must be a string: got ", with_article(value.type_name()));
   return value.get<std::string>();
 }
 
@@ -99,7 +100,7 @@ std::string JsonLines::json_of(const std::string& key) const {
 
 double JsonLines::number(const std::string& key) const {
   const json& value = impl_->at(key);
-  check(value.is_number(), impl_->where, ": \"", key, "\" must be a number: got a ", value.type_name());
+  check(value.is_number(), impl_->where, ": \"", key, "\" must be a number: got ", with_article(value.type_name()));
   return value.get<double>();
 }
 
@@ -119,7 +120,8 @@ std::vector<std::string> JsonLines::texts(const std::string& key) const {
 
 std::vector<int32_t> JsonLines::ids(const std::string& key) const {
   const json& value = impl_->at(key);
-  check(value.is_array(), impl_->where, ": \"", key, "\" must be an array of integers: got a ", value.type_name());
+  check(value.is_array(), impl_->where, ": \"", key, "\" must be an array of integers: got ",
+        with_article(value.type_name()));
   std::vector<int32_t> ids;
   ids.reserve(value.size());
   for (const json& item : value) {

@@ -60,7 +60,7 @@ Json read_config(const fs::path& directory) {
                      : !file_exists(path)                    ? "holds no adapter_config.json"
                                                              : nullptr;
   check(!lack, directory.string(), ": ", lack ? lack : "",
-        "; expected an adapter: a PEFT directory, or RUN/checkpoints/step_N of a run that trained one");
+        "; expected an adapter: a PEFT directory, or RUN/adapter or RUN/checkpoints/step_N of a run that trained one");
   check_content(path, "JSON");
   try {
     const std::string text = read_file(path);

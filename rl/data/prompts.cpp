@@ -26,18 +26,22 @@ using nlohmann::json;
 constexpr size_t kMaxLine = size_t(16) << 20;
 constexpr uint64_t kShufflePurpose = 0x64617461;  // "data"
 
-std::string text_of(const json& line, const std::string& key, bool integers, const std::string& where) {
+/// `hint`: of the key of the config, which says what to do where a record has no such key.
+std::string text_of(const json& line, const std::string& key, bool integers, const std::string& where,
+                    const char* hint) {
   const auto it = line.find(key);
   if (it == line.end()) {
     std::vector<std::string> keys;
     for (const auto& [name, value] : line.items()) keys.push_back(name);
-    fail(where, ": key \"", key, "\" is missing; the record has ", keys.empty() ? "none" : join(keys),
-         " (data.prompt_key, data.answer_key and data.solution_key say which to read)");
+    fail(where, ": key \"", key, "\" is missing; the record has ", keys.empty() ? "none" : join(keys), " (", hint, ")");
   }
   if (it->is_string()) return it->get<std::string>();
   check(integers && it->is_number_integer(), where, ": \"", key, "\" must be a string",
-        integers ? " or an integer" : "", ": got a ", it->type_name(),
-        integers && it->is_number() ? " with a fraction or an exponent" : "");
+        integers ? " or an integer" : "", ": got ", with_article(it->type_name()),
+        integers && it->is_number()
+            ? " with a fraction or an exponent (in quotes it is a string; where the reward reads "
+              "the record itself, data.answer_key may be \"\")"
+            : "");
   return it->dump();
 }
 
@@ -91,7 +95,8 @@ Record read_record(const std::string& text, const DataConfig& config, bool with_
   const std::string readable = with_large_numbers(text);
   const json line = json::parse(readable, nullptr, false);
   check(!line.is_discarded(), where, ": not valid JSON", json_lines_hint(text));
-  check(line.is_object(), where, ": must be a JSON object: got a ", line.type_name(), json_lines_hint(text));
+  check(line.is_object(), where, ": must be a JSON object: got ", with_article(line.type_name()),
+        json_lines_hint(text));
   const std::string twice = repeated_key(readable);
   check(twice.empty(), where, ": key \"", twice, "\" appears twice");
   Record record;
@@ -99,11 +104,13 @@ Record read_record(const std::string& text, const DataConfig& config, bool with_
     record.messages = messages_of(line[config.prompt_key], str(where, ": \"", config.prompt_key, '"'), dropped);
     record.problem = record.messages.back().content;
   } else {
-    record.problem = text_of(line, config.prompt_key, false, where);
+    record.problem = text_of(line, config.prompt_key, false, where, "data.prompt_key names the one to read");
   }
-  if (!config.answer_key.empty()) record.answer = text_of(line, config.answer_key, true, where);
+  if (!config.answer_key.empty())
+    record.answer = text_of(line, config.answer_key, true, where,
+                            "data.answer_key names the one to read, and is \"\" where the data has no answers");
   if (with_solution && line.contains(config.solution_key))
-    record.solution = text_of(line, config.solution_key, false, where);
+    record.solution = text_of(line, config.solution_key, false, where, "data.solution_key names the one to read");
   if (const json source = line.value("data_source", json()); !source.is_null())
     record.data_source = source.is_string() ? source.get<std::string>() : source.dump();
   if (config.strip_calculator_marks) record.solution = without_calculator_marks(record.solution);
@@ -114,17 +121,21 @@ Record read_record(const std::string& text, const DataConfig& config, bool with_
 
 /// {problem}, {answer} and {solution} filled in; any other brace stays, so that \boxed{{answer}} gives
 /// \boxed{42}.
-std::string response_of(const std::string& format, const Record& record) {
+std::string response_of(const DataConfig& config, const Record& record) {
+  const std::string& format = config.response_format;
   std::string out;
   for (size_t at = 0; at < format.size();) {
-    const auto fill = [&](std::string_view mark, const std::string& value) {
+    const auto fill = [&](std::string_view mark, const std::string& value, const char* which, const std::string& key) {
       if (format.compare(at, mark.size(), mark) != 0) return false;
-      check(!value.empty(), record.where, ": data.response_format needs ", mark, ", which this record lacks");
+      check(!value.empty(), record.where, ": data.response_format needs ", mark, ", which this record lacks (", which,
+            " is \"", key, "\")");
       out += value;
       at += mark.size();
       return true;
     };
-    if (!fill("{problem}", record.problem) && !fill("{answer}", record.answer) && !fill("{solution}", record.solution))
+    if (!fill("{problem}", record.problem, "data.prompt_key", config.prompt_key) &&
+        !fill("{answer}", record.answer, "data.answer_key", config.answer_key) &&
+        !fill("{solution}", record.solution, "data.solution_key", config.solution_key))
       out += format[at++];
   }
   return out;
@@ -206,7 +217,7 @@ PromptSet make_prompts(const DataConfig& config, const Tokenizer& tokenizer, con
       ++set.overlong;
       continue;
     }
-    if (with_solution) prompt.solution = response_of(config.response_format, record);
+    if (with_solution) prompt.solution = response_of(config, record);
     prompt.answer = std::move(record.answer);
     prompt.data_source = std::move(record.data_source);
     prompt.where = std::move(record.where);

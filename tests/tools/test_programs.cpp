@@ -91,6 +91,27 @@ TEST_F(Programs, BadCommandLines) {
     expect_error(program, {"--adapter", ""}, {"--adapter: must not be empty"});
 }
 
+TEST_F(Programs, MessagesSayWhatToDo) {
+  const std::string data = write("data.jsonl", "{\"problem\": \"1+2+3=\"}\n");
+  expect_error("generate", {"--model", model(), "--input", data},
+               {"data.jsonl:1: has neither \"prompt\" nor \"ids\"", "--prompt-key names"});
+  expect_error("evaluate", {"--model", model(), "--data", data},
+               {"key \"answer\" is missing; the record has problem (--answer-key names the one to read"});
+  const std::string half = write("half.jsonl", "{\"problem\": \"1+2+3=\", \"answer\": 2.5}\n");
+  expect_error("evaluate", {"--model", model(), "--data", half}, {"in quotes it is a string", "--answer-key may be"});
+  expect_error("grade", {"--input", write("array.json", "[{\"pred\": \"1\"}]\n")},
+               {"array.json:1: must be a JSON object: got an array", "tools/to_jsonl.py"});
+  const std::string made = (dir_.path() / "made").string();  // a run
+  fs::create_directories(made + "/checkpoints");
+  std::ofstream(made + "/config.yaml") << "run:\n";
+  expect_error("generate", {"--model", made, "--prompt", "1+"},
+               {"--model: \"" + made + "\" is the directory of a run",
+                made + "/model (the end of the run) or " + made + "/checkpoints/step_N"});
+  fs::create_directories(made + "/adapter");
+  expect_error("generate", {"--model", made, "--prompt", "1+"},
+               {"name the base model here, and " + made + "/adapter by --adapter"});
+}
+
 TEST_F(Programs, TheTrainersFlagsDoNotContradictEachOther) {
   const std::string config = write("run.yaml", "model: {path: m}\ndata: {files: f}\n");
   const auto refused = [&](std::vector<std::string> more, const std::vector<std::string>& parts) {

@@ -205,7 +205,8 @@ TEST_F(Data, NumbersBeyondADoubleMatterWhereTheyAreRead) {
   EXPECT_EQ(read_records(config_)[0].answer, "-" + digits);
   EXPECT_NE(error_of(record("1e999", "1"))
                 .find("\"answer\" must be a string or an integer: got a number with a "
-                      "fraction or an exponent"),
+                      "fraction or an exponent (in quotes it is a string; where the reward reads the record itself, "
+                      "data.answer_key may be \"\")"),
             std::string::npos);
   for (const char* none : {"01e999", "1e999e", "--1e999", "1e", "\"\\\"1e999"})
     EXPECT_NE(error_of(record("1", none)).find("not valid JSON"), std::string::npos) << none;
@@ -217,15 +218,24 @@ TEST_F(Data, BadFilesNameTheLine) {
   const std::string good = "{\"problem\": \"p\", \"answer\": \"1\"}\n";
   EXPECT_NE(error_of(good + "{\"problem\": ").find("bad.jsonl:2: not valid JSON"), std::string::npos);
   EXPECT_NE(error_of(good + "3").find("bad.jsonl:2: must be a JSON object"), std::string::npos);
-  EXPECT_NE(error_of(good + "{\"answer\": \"1\"}").find("bad.jsonl:2: key \"problem\" is missing"), std::string::npos);
+  EXPECT_NE(error_of(good + "{\"answer\": \"1\"}")
+                .find("bad.jsonl:2: key \"problem\" is missing; the record has answer (data.prompt_key names"),
+            std::string::npos);
+  EXPECT_NE(error_of("{\"problem\": \"p\"}").find("data.answer_key names the one to read, and is \"\" where"),
+            std::string::npos);
   EXPECT_NE(error_of("{\"problem\": 1, \"answer\": \"1\"}").find("bad.jsonl:1: \"problem\" must be a string"),
             std::string::npos);
-  EXPECT_NE(error_of("{\"problem\": \"p\", \"answer\": [1]}").find("\"answer\" must be a string"), std::string::npos);
+  EXPECT_NE(
+      error_of("{\"problem\": \"p\", \"answer\": [1]}").find("\"answer\" must be a string or an integer: got an array"),
+      std::string::npos);
   EXPECT_NE(error_of(good + R"({"problem": "p", "answer": "1", "answer": "2"})")
                 .find("bad.jsonl:2: key \"answer\" appears twice"),
             std::string::npos);
   EXPECT_NE(error_of("").find("holds no record"), std::string::npos);
-  EXPECT_NE(error_of(good, true).find("bad.jsonl:1: data.response_format needs {solution}"), std::string::npos);
+  EXPECT_NE(error_of(good, true)
+                .find("bad.jsonl:1: data.response_format needs {solution}, which this record lacks (data.solution_key "
+                      "is \"solution\")"),
+            std::string::npos);
   config_.files = {"/nonexistent.jsonl"};
   EXPECT_THROW(read_records(config_), Error);
   config_.files.clear();
@@ -240,10 +250,12 @@ TEST_F(Data, FilesOfAnotherKindAreNamed) {
     EXPECT_NE(message.find("JSON lines"), std::string::npos) << message;
   };
   says("\x1f\x8b\x08zipped", "is gzip-compressed");
-  says("PAR1\x15\x04", "is Parquet");
+  says("PAR1\x15\x04", "is Parquet (tools/to_jsonl.py makes");
   says("version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer");
-  says("[{\"problem\": \"p\"}]", "one JSON array");
-  says("[\n{\"problem\": \"p\"}\n]", "one JSON array");
+  says("[{\"problem\": \"p\"}]",
+       "got an array (wanted are JSON lines: one object a line; this file seems to be one JSON");
+  says("[\n{\"problem\": \"p\"}\n]", "one JSON array, of which tools/to_jsonl.py makes such lines");
+  says("problem,answer\np,1\n", "tools/to_jsonl.py makes such lines of CSV");
   says("{\n  \"problem\": \"p\"\n}", "over several lines");
 }
 
