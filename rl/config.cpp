@@ -194,8 +194,12 @@ void RunConfig::validate() const {
   validate_best(*this);
   check(eval.temperature == 0 || eval.temperature >= kMinTemperature,
         "eval.temperature: must be 0 (greedy) or at least ", kMinTemperature, ", got ", eval.temperature);
-  check(!data.answer_key.empty() || !reward.has_kind("math") || (train.mode == "sft" && eval.files.empty()),
-        "data.answer_key: required by reward.kind math, got an empty string");
+  if (data.answer_key.empty() && (train.mode == "grpo" || !eval.files.empty()))
+    reward.each([](const RewardConfig& one) {
+      check(!reads_gold(one), "data.answer_key: required by reward.kind ", one.kind, ", got an empty string");
+    });
+  check(!data.answer_key.empty() || train.mode != "sft" || !data.response_has("{answer}"),
+        "data.answer_key: required by {answer} in data.response_format, got an empty string");
   check(is_device_name(run.device), "run.device: must be auto, cpu, cuda or cuda:N, got \"", run.device, '"');
   check(distributed.gpus == "auto" || is_number(distributed.gpus, 4096),
         "distributed.gpus: must be auto or a number between 1 and 4096, got \"", distributed.gpus, '"');

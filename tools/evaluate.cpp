@@ -57,6 +57,8 @@ struct EvaluateFlags {
     if (!args.parse(argc, argv)) return false;
     say_unread_flags(args, rollout);
     reward.validate();
+    check(!data.answer_key.empty() || !reads_gold(reward), "--answer-key: required by --kind ", reward.kind,
+          ", got an empty string");
     check(keep.empty() == output.empty(), "evaluate: --keep and --output belong together");
     check(!resume || !dump.empty(), "evaluate: --resume needs the --dump of the evaluation to carry on");
     if (const std::string again = repeated_file(data.files); !again.empty()) fail("--data: ", again);

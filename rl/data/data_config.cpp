@@ -12,7 +12,10 @@ namespace mantissa {
 void DataConfig::fields(Fields& f) {
   f.field("files", files, "JSON lines files");
   f.field("prompt_key", prompt_key, "key of the problem");
-  f.field("answer_key", answer_key, "key of the gold answer; empty: the data has none");
+  f.field(
+      "answer_key", answer_key,
+      "key of the gold answer; empty: the data has none. What sft trains on needs one only where response_format has "
+      "{answer}");
   f.field("solution_key", solution_key, "key of the worked solution (sft)");
   f.field(
       "template", prompt_template,

@@ -26,6 +26,8 @@ struct DataConfig {
   bool strip_calculator_marks = false;
   std::string response_format = "{solution}";
   void fields(Fields& f);
+  /// Whether response_format has this word, braces included.
+  bool response_has(const char* word) const { return response_format.find(word) != response_format.npos; }
   /// Throws Error where response_format has another word in braces, or none of its own.
   void check_response_format() const;
 };

@@ -90,7 +90,18 @@ std::string object_in(const std::string& text) {
   return object;
 }
 
-Record read_record(const std::string& text, const DataConfig& config, bool with_solution, std::string where,
+/// What a record is read for beside its problem.
+struct Wanted {
+  bool solution;
+  bool answer;  // it must be there; else one that is neither string nor integer is passed over
+};
+
+bool is_answer(const json& line, const std::string& key) {
+  const auto it = line.find(key);
+  return it != line.end() && (it->is_string() || it->is_number_integer());
+}
+
+Record read_record(const std::string& text, const DataConfig& config, Wanted wanted, std::string where,
                    DroppedKeys& dropped) {
   const std::string readable = with_large_numbers(text);
   const json line = json::parse(readable, nullptr, false);
@@ -106,10 +117,10 @@ Record read_record(const std::string& text, const DataConfig& config, bool with_
   } else {
     record.problem = text_of(line, config.prompt_key, false, where, "data.prompt_key names the one to read");
   }
-  if (!config.answer_key.empty())
+  if (!config.answer_key.empty() && (wanted.answer || is_answer(line, config.answer_key)))
     record.answer = text_of(line, config.answer_key, true, where,
                             "data.answer_key names the one to read, and is \"\" where the data has no answers");
-  if (with_solution && line.contains(config.solution_key))
+  if (wanted.solution && line.contains(config.solution_key))
     record.solution = text_of(line, config.solution_key, false, where, "data.solution_key names the one to read");
   if (const json source = line.value("data_source", json()); !source.is_null())
     record.data_source = source.is_string() ? source.get<std::string>() : source.dump();
@@ -163,7 +174,8 @@ std::vector<Record> read_records(const DataConfig& config, bool with_solution) {
   check(std::ranges::count(config.files, "") == 0, key, ": the name of a file must not be empty, got \"\"");
   if (const std::string again = repeated_file(config.files); !again.empty())
     notice(str(key, ": ", again, ", so its problems count twice"));
-  with_solution = with_solution && config.response_format.find("{solution}") != std::string::npos;
+  const Wanted wanted = {.solution = with_solution && config.response_has("{solution}"),
+                         .answer = !with_solution || config.response_has("{answer}")};
   std::vector<Record> records;
   DroppedKeys dropped;
   const auto done = [&] {
@@ -185,7 +197,7 @@ std::vector<Record> read_records(const DataConfig& config, bool with_solution) {
     for (int64_t number = 2; read_line(file, line, kMaxLine, where); where = str(name, ':', number++)) {
       if (config.limit > 0 && int64_t(records.size()) == config.limit) return done();
       if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-      Record record = read_record(line, config, with_solution, where, dropped);
+      Record record = read_record(line, config, wanted, where, dropped);
       record.row = int64_t(records.size());
       records.push_back(std::move(record));
     }

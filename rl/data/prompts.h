@@ -30,8 +30,9 @@ std::string repeated_file(const std::vector<std::string>& files);
 /// The first `limit` records of the files (0: all). The problem is a string or a list of messages; the answer a string
 /// or an integer, needed unless answer_key is ""; data_source any value, by its JSON where it is no string, "" for
 /// null. The solution, read where `with_solution` and response_format ask for it, is a string. The last two are ""
-/// where the key is missing. Blank lines are skipped. Errors name file and line; no record at all is an error. A notice
-/// is given of a file that comes again or holds no record, and of keys of messages that no prompt holds.
+/// where the key is missing, and so is the answer where `with_solution` and response_format does not ask for it. Blank
+/// lines are skipped. Errors name file and line; no record at all is an error. A notice is given of a file that comes
+/// again or holds no record, and of keys of messages that no prompt holds.
 std::vector<Record> read_records(const DataConfig& config, bool with_solution = false);
 
 struct PromptSet {

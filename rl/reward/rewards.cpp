@@ -76,12 +76,6 @@ std::vector<std::string> RewardsConfig::misplaced() const {
   return keys;
 }
 
-bool RewardsConfig::has_kind(const std::string& kind) const {
-  bool any = false;
-  each([&](const RewardConfig& reward) { any |= reward.kind == kind; });
-  return any;
-}
-
 void RewardsConfig::set_log_file(const std::string& path) {
   one.log_file = path;
   for (auto& [name, r] : named) r.reward.log_file = path;

@@ -48,8 +48,6 @@ struct RewardsConfig {
     if (named.empty()) f(one);
     for (const auto& [name, r] : named) f(r.reward);
   }
-  /// Whether any of the rewards is of this kind.
-  bool has_kind(const std::string& kind) const;
   /// RewardConfig::log_file of all.
   void set_log_file(const std::string& path);
   /// Throws Error where a reward that grades such a row needs a gold answer and it is blank; `where` names its line.

@@ -12,7 +12,10 @@ void TrainConfig::fields(Fields& f) {
   f.choice("mode", mode, {"grpo", "sft"}, "reinforcement learning, or supervised warm start");
   f.field("steps", steps, not_decisive("training steps: rollouts (grpo) or batches (sft)"), between(0, 1 << 30));
   f.field("prompts_per_step", prompts_per_step, "prompts of a rollout, or examples of a batch", between(1, 1 << 20));
-  f.field("mini_batch_size", mini_batch_size, "sequences per optimizer step", between(1, 1 << 30));
+  // Only what reads a config has a mode that is given, so that the size of one that is printed stays.
+  if (mode == "sft" && f.given("mode")) mini_batch_size = prompts_per_step;
+  f.field("mini_batch_size", mini_batch_size,
+          "sequences per optimizer step; in sft train.prompts_per_step where it is not set", between(1, 1 << 30));
   f.field("epochs", epochs, "passes over each rollout", between(1, 1 << 20));
   f.field("micro_batch_tokens", micro_batch_tokens, "tokens packed into one forward and backward", at_least(1));
   f.choice(

@@ -28,7 +28,7 @@ struct TrainConfig {
   std::string mode = "grpo";      // grpo, sft
   int64_t steps = 100;            // training steps: rollouts (grpo) or batches (sft)
   int64_t prompts_per_step = 64;  // prompts of a rollout (grpo) or examples of a batch (sft)
-  int64_t mini_batch_size = 128;  // sequences per optimizer step
+  int64_t mini_batch_size = 128;  // sequences per optimizer step; in sft prompts_per_step where a config sets none
   int64_t epochs = 1;             // passes over a rollout
   int64_t micro_batch_tokens = 16384;
   std::string recompute = "none";  // of kRecomputeTiers, or auto: the first that fits (rl/estimate.h)

@@ -188,6 +188,36 @@ TEST(Configs, NamesAndFormatsThatWouldNotBeWhatTheySay) {
     EXPECT_EQ(format(text), "") << text;
 }
 
+TEST(Configs, AMiniBatchOfAWarmStartIsItsBatchUnlessItIsSet) {
+  const RunConfig config = with({"train.mode=sft", "train.prompts_per_step=48"});
+  EXPECT_EQ(config.train.mini_batch_size, 48);
+  EXPECT_EQ(with({}, format_run_config(config)).train.mini_batch_size, 48) << "and config.yaml says so";
+  EXPECT_EQ(with({"train.mode=sft"}).train.mini_batch_size, RunConfig().train.prompts_per_step);
+  const RunConfig set = with({"train.mode=sft", "train.prompts_per_step=48", "train.mini_batch_size=16"});
+  EXPECT_EQ(with({}, format_run_config(set)).train.mini_batch_size, 16);
+  EXPECT_NE(refusal({"train.mode=sft", "train.mini_batch_size=128"}).find("train.prompts_per_step = 64, got 128"),
+            std::string::npos);
+  EXPECT_EQ(with({"train.prompts_per_step=48"}).train.mini_batch_size, RunConfig().train.mini_batch_size) << "in grpo";
+}
+
+TEST(Configs, AnAnswerKeyIsRequiredByWhatReadsAnswers) {
+  const std::vector<std::string> sft = {"train.mode=sft", "data.answer_key="};
+  const auto refused = [](std::vector<std::string> overrides, std::vector<std::string> more) {
+    overrides.insert(overrides.end(), more.begin(), more.end());
+    return refusal(overrides);
+  };
+  for (const std::string kind : {"math", "exact", "code"}) {
+    const std::string rule = "data.answer_key: required by reward.kind " + kind + ", got an empty string";
+    EXPECT_EQ(refusal({"data.answer_key=", "reward.kind=" + kind}), "F: " + rule);
+    EXPECT_EQ(refusal({"data.answer_key=", "reward.a.kind=format", "reward.b.kind=" + kind}), "F: " + rule);
+    EXPECT_EQ(refused(sft, {"eval.files=e", "eval.every=1", "reward.kind=" + kind}), "F: " + rule);
+  }
+  EXPECT_EQ(refused(sft, {}), "");
+  EXPECT_EQ(refused(sft, {"eval.files=e", "eval.every=1", "reward.kind=format"}), "");
+  EXPECT_EQ(refused(sft, {"data.response_format={solution} {answer}"}),
+            "F: data.answer_key: required by {answer} in data.response_format, got an empty string");
+}
+
 TEST(Configs, LoraIsRefusedWhereItWouldNotBeWhatItSays) {
   EXPECT_EQ(with({"lora.rank=8", "lora.targets=[v_proj,q_proj]"}).lora.adapter().targets,
             (std::vector<std::string>{"q_proj", "v_proj"}));

@@ -338,6 +338,11 @@ TEST(UnreadKeys, AWarmStartSaysWhatItHasNoUseFor) {
   EXPECT_EQ(said(kSft + types + kEvaluates), Strings{});
   EXPECT_EQ(said(kSft + Strings{"precision.train=bf16", "precision.rollout=bf16"}), Strings{}) << "a BF16 twin";
   EXPECT_EQ(said(set, Match::kExact), Strings{});
+  const Strings answer = {"data.answer_key=gold"};
+  EXPECT_EQ(said(kSft + answer), Strings{"data.answer_key: without effect in sft without eval.files and with a "
+                                         "data.response_format that has no {answer}"});
+  EXPECT_EQ(said(kSft + answer + kEvaluates), Strings{});
+  EXPECT_EQ(said(kSft + answer + Strings{"data.response_format={answer}"}), Strings{});
 }
 
 }  // namespace

@@ -97,6 +97,8 @@ TEST_F(Programs, MessagesSayWhatToDo) {
                {"data.jsonl:1: has neither \"prompt\" nor \"ids\"", "--prompt-key names"});
   expect_error("evaluate", {"--model", model(), "--data", data},
                {"key \"answer\" is missing; the record has problem (--answer-key names the one to read"});
+  expect_error("evaluate", {"--model", model(), "--data", data, "--answer-key", "", "--kind", "exact"},
+               {"--answer-key: required by --kind exact"});
   const std::string half = write("half.jsonl", "{\"problem\": \"1+2+3=\", \"answer\": 2.5}\n");
   expect_error("evaluate", {"--model", model(), "--data", half}, {"in quotes it is a string", "--answer-key may be"});
   expect_error("grade", {"--input", write("array.json", "[{\"pred\": \"1\"}]\n")},

@@ -194,6 +194,19 @@ TEST_F(Data, KeysThatNobodyReadsMayHoldAnything) {
   EXPECT_EQ(error_of(line, true), "");
 }
 
+TEST_F(Data, ATargetNeedsAnAnswerOnlyWhereItHasOne) {
+  const std::string without = R"({"problem": "p", "solution": "s"})";
+  EXPECT_EQ(error_of(without, true), "");
+  EXPECT_NE(error_of(without).find("key \"answer\" is missing"), std::string::npos) << "a problem to grade";
+  EXPECT_EQ(error_of(R"({"problem": "p", "solution": "s", "answer": 2.5})", true), "");
+  config_.files = {file("a.jsonl", R"({"problem": "p", "solution": "s", "answer": 7})")};
+  EXPECT_EQ(make_prompts(config_, ByteTokenizer(), {}, 1 << 20, true).prompts[0].answer, "7") << "part of data_hash";
+  config_.response_format = "{solution} {answer}";
+  EXPECT_NE(error_of(without, true).find("key \"answer\" is missing"), std::string::npos);
+  EXPECT_NE(error_of(R"({"problem": "p", "solution": "s", "answer": 2.5})", true).find("\"answer\" must be a string"),
+            std::string::npos);
+}
+
 TEST_F(Data, NumbersBeyondADoubleMatterWhereTheyAreRead) {
   const std::string digits(310, '7');
   const auto record = [](const std::string& answer, const std::string& more) {

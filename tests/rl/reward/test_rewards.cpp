@@ -40,7 +40,6 @@ TEST(Rewards, AConfigNamesThem) {
   EXPECT_EQ(two.named.at("answer").data_source, (std::vector<std::string>{"gsm8k", "math"}));
   EXPECT_EQ(two.named.at("layout").weight, 0.25);
   EXPECT_EQ(two.named.at("text").reward.kind, "exact");
-  EXPECT_TRUE(two.has_kind("format") && !two.has_kind("code"));
 
   const std::string printed = format_run_config(parse_run_config(kRest + std::string(yaml), "test", {}));
   EXPECT_EQ(format_run_config(parse_run_config(printed, "printed", {})), printed);

@@ -105,6 +105,25 @@ TEST_F(Trainer, RefusesDataAndModelsThatDoNotFit) {
           {"train.inject_overflow_parameter", "\"foo\""});
 }
 
+TEST_F(Trainer, AWarmStartNeedsSolutionsAloneAndEvaluatesOnAnswers) {
+  std::string lines;
+  for (int i = 10; i < 74; ++i) lines += str("{\"instruction\": \"", i, "+1+1=\", \"output\": \"", i + 2, "\"}\n");
+  write("solutions.jsonl", lines);
+  write("test.jsonl", "{\"instruction\": \"1+2+3=\", \"answer\": \"6\"}\n");
+  const std::string config = write("sft.yaml",
+                                   "model: {path: \"builtin:arithmetic\"}\n"
+                                   "data: {files: solutions.jsonl, prompt_key: instruction, solution_key: output}\n"
+                                   "train: {mode: sft, steps: 1}\neval: {files: test.jsonl, every: 1, n: 1}\n"
+                                   "rollout: {max_new_tokens: 8}\nrun: {output_dir: run, device: cpu}\n");
+  const std::string there = "cd " + quoted(dir_.path().string()) + " && ";
+  const Result done = run("trainer", {"--config", config}, there);
+  EXPECT_EQ(done.code, 0) << done.err;
+  EXPECT_TRUE(fs::exists(path("run/eval.jsonl")));
+  EXPECT_NE(read_file(path("run/config.yaml")).find("mini_batch_size: 64"), std::string::npos);
+  write("test.jsonl", "{\"instruction\": \"1+2+3=\"}\n");
+  expect_error("trainer", {"--config", config, "--overwrite"}, {"test.jsonl:1: key \"answer\" is missing"}, there);
+}
+
 TEST_F(Trainer, PathsAreRelativeToWhereItIsStarted) {
   for (const char* folder : {"here", "configs"}) fs::create_directories(path(folder));
   write("here/data.jsonl", data("3"));
