@@ -58,8 +58,8 @@ struct ForwardContext {
   ops::RouteExchange routes;
   /// Called in backward with a unit of the set that `grads` belongs to: its gradient and those of all units after it
   /// are whole, as far as this pass adds to them. Once a layer, from the last to the first, when the attention of the
-  /// layer before it is next, whose many small blocks leave room for others (of the first layer, when it is done); null:
-  /// not at all.
+  /// layer before it comes next, whose many small blocks leave room for others (of the first layer, when it is done);
+  /// null: not at all.
   std::function<void(int unit)> whole_from;
 
   const ParamBuffer& weights() const { return rollout ? params->for_rollout() : params->compute; }
