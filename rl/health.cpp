@@ -18,7 +18,12 @@ std::optional<bool> above(double limit, double value) {
   return value > limit;
 }
 
+std::optional<bool> overflowed(const Metrics& m) {
+  return above(1 - 1e-9, m.get("rollout/overflowed"));
+}
+
 std::optional<bool> equal_rewards(const Metrics& m) {
+  if (overflowed(m).value_or(false)) return {};               // what was graded was drawn by no policy
   if (!std::isfinite(m.get("critic/score/mean"))) return {};  // every grade failed: there is no reward to be equal
   if (m.get("train/masked_groups") > 0) return {};            // rewards that differ, of truncated answers
   if (m.get("train/kept_groups") == 0) return true;           // dynamic sampling left none to have an advantage
@@ -32,6 +37,12 @@ std::optional<bool> equal_rewards(const Metrics& m) {
 Health::Health(const RunConfig& config) : stop_(config.train.stop) {
   const std::string limit = std::to_string(config.rollout.sampling.max_new_tokens);
   conditions_ = {
+      {"rollout_overflow",
+       "no sample has finite log-probs, since the forward pass overflows in every one: nothing can be learned. Mostly "
+       "the weights have grown too large: begin a new run from an earlier checkpoint (model.path names it) with a lower "
+       "optim.lr. Where a model does so at step 1, fp16 is too narrow for it: see precision.rollout and "
+       "precision.residual",
+       overflowed, 1},
       {"equal_rewards",
        "there is nothing to prefer. samples.jsonl shows responses and extracted answers: if all are wrong, the "
        "problems are too hard or reward.kind does not read the answers; `evaluate --keep` picks problems that are "
@@ -108,10 +119,10 @@ std::vector<std::string> Health::look(const Metrics& metrics) {
     if (!now) continue;
     c.steps = *now ? c.steps + 1 : 0;
     c.steps_since = *now ? 0 : c.steps_since + 1;
-    if (!c.said && c.steps == kPatience) {
+    if (!c.said && c.steps == c.patience) {
       c.said = true;
-      lines.push_back(str(c.name, " for ", kPatience, " steps: ", c.advice));
-    } else if (c.said && c.steps_since == kPatience) {
+      lines.push_back(str(c.name, c.patience > 1 ? str(" for ", c.patience, " steps: ") : ": ", c.advice));
+    } else if (c.said && c.steps_since == c.patience) {
       c.said = false;
       lines.push_back(c.name + " is over");
     }

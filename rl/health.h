@@ -1,11 +1,14 @@
-// Health: whether a run still learns, seen in its metrics. A condition that holds for kPatience steps in a row is said
-// once, with its reason and the key to change, and once more when it is over; meanwhile its name stands in the console
-// line. train.stop names those that end the run. It looks at metrics alone, as metrics.jsonl has them,
-// and changes no number; a run that resumes looks at those of the steps before first, so that it ends where it would
-// have ended. A metric that a step does not have (null: no token was forwarded) leaves its conditions as they were.
+// Health: whether a run still learns, seen in its metrics. A condition that holds for kPatience steps in a row (where
+// one step leaves no doubt, in that one) is said once, with its reason and the key to change, and once more when it is
+// over; meanwhile its name stands in the console line. train.stop names those that end the run. It looks at metrics
+// alone, as metrics.jsonl has them, and changes no number; a run that resumes looks at those of the steps before
+// first, so that it ends where it would have ended. A metric that a step does not have (null: no token was forwarded)
+// leaves its conditions as they were.
 //
-//   equal_rewards       every advantage of a step is 0 (not said where every grade failed, or dynamic sampling left out
-//                       groups whose rewards differ but whose answers are masked)
+//   rollout_overflow    no sample of a step has finite log-probs (rollout/overflowed); said at the first such step
+//   equal_rewards       every advantage of a step is 0 (not said where every grade failed, no sample has finite
+//                       log-probs, or dynamic sampling left out groups whose rewards differ but whose answers are
+//                       masked)
 //   truncated           at least 95 % of the responses hit rollout.max_new_tokens
 //   entropy_collapse    the entropy is below a tenth of what it was in the first steps
 //   length_collapse     responses are below a quarter of the length that they had in the first steps
@@ -46,8 +49,9 @@ class Health {
   struct Condition {
     std::string name, advice;
     std::function<std::optional<bool>(const Metrics&)> holds;  // nothing where the step cannot tell
-    int steps = 0;                                             // in a row that it holds
-    int steps_since = 0;                                       // in a row that it does not
+    int patience = kPatience;
+    int steps = 0;        // in a row that it holds
+    int steps_since = 0;  // in a row that it does not
     bool said = false;
   };
   /// Mean of the first values of a metric; it is not known before there are enough.

@@ -51,7 +51,7 @@ struct RewardStats {
   MinMaxMean scores, rewards;  // of the samples whose grade did not fail; as graded, and after overlong handling
   MinMaxMean lengths, prompts;
   std::map<std::string, MinMaxMean> named;  // of reward.NAME, by itself
-  int64_t clipped = 0;
+  int64_t clipped = 0, overflowed = 0;
   void put(Metrics& metrics) const {
     scores.put(metrics, "critic/score");
     rewards.put(metrics, "critic/rewards");
@@ -60,6 +60,7 @@ struct RewardStats {
     lengths.put(metrics, "response_length");
     metrics.set("response_length/clip_ratio", double(clipped) / double(lengths.count));
     prompts.put(metrics, "prompt_length");
+    metrics.set("rollout/overflowed", double(overflowed) / double(lengths.count));
   }
 };
 
@@ -116,7 +117,7 @@ void reward(Run& run, std::vector<RolloutGroup>& groups, RewardStats& stats, Met
   share_samples(groups, run.comm);
   add_counters(metrics, own, run.comm);
   watch_failures(run, tallies);
-  run.watch_overflow(groups);
+  stats.overflowed += run.watch_overflow(groups);
   for (RolloutGroup& group : groups) {
     for (RolloutSample& sample : group.samples) {
       stats.lengths.add(double(sample.completion.ids.size()));
@@ -441,8 +442,7 @@ bool train(Run& run, const std::function<bool()>& stop) {
   }
   if (config.checkpoint.at_end) run.save();
   run.finish_saving();
-  check(run.step == 0 || run.policy_version > 0, "the run took no optimizer step in ", run.step,
-        " steps, so nothing was learned: see the warning after its first step");
+  run.check_end();
   run.export_model();
   return true;
 }

@@ -331,6 +331,8 @@ CheckpointState Run::load(const fs::path& checkpoint) {
   load_base(state, checkpoint);
   step = state.step;
   policy_version = counter_of(state, "policy_version", checkpoint);
+  const auto finite = state.counters.find("finite_step");
+  finite_step_ = finite == state.counters.end() ? step : finite->second;  // of an earlier version, which has none
   if (const auto best = state.texts.find("best " + config.checkpoint.best);
       best != state.texts.end() && !counts_otherwise(state)) {
     best_ = std::stod(best->second);
@@ -380,6 +382,7 @@ void Run::save() {
                           : model_files(*model, Dtype::kF32);
   state.counters = {{"policy_version", policy_version},
                     {"data_position", cursor->position()},
+                    {"finite_step", finite_step_},
                     {"cache_room", engine ? engine->kv_cache_limit() : 0}};
   directory->record_lengths(state);
   state.texts = {{"data_hash", std::to_string(data_hash_)}};

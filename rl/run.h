@@ -43,8 +43,12 @@ class Run {
   StopRule stop_rule() const;
   /// After a generation: warns where want of memory changed what was batched together, and with it perhaps the samples.
   void check_cache();
-  /// Throws after more rollouts in a row than scaler.max_skips_in_row without a sample whose log-probs are finite.
-  void watch_overflow(const std::vector<RolloutGroup>& groups);
+  /// Of a rollout, how many samples have log-probs that are not finite. Throws after more rollouts in a row than
+  /// scaler.max_skips_in_row in which all have.
+  int64_t watch_overflow(const std::vector<RolloutGroup>& groups);
+  /// After the last step. Throws where nothing was learned: no optimizer step was taken, or the last rollout had no
+  /// sample whose log-probs are finite.
+  void check_end();
   /// Begins a checkpoint of the current step, unless the last one is of this step. Throws where a weight is not finite.
   void save();
   /// Returns on all ranks when the last checkpoint is on the disk.
@@ -91,6 +95,7 @@ class Run {
   void check_best() const;
   bool counts_otherwise(const CheckpointState& state) const;
   void check_weights(const char* unwritten) const;
+  std::string before_overflow();
   void begin_or_resume();
   void start_workers() const;
   void agree_on_cache();
@@ -116,6 +121,7 @@ class Run {
   std::map<std::string, std::string> model_files_;
   int64_t lost_pages_ = 0;                       // at the last generation
   int64_t overflowed_rollouts_ = 0;              // in a row, without a sample whose log-probs are finite
+  int64_t finite_step_ = -1;                     // the last whose weights gave a rollout such a sample
   uint64_t data_hash_ = 0, reference_hash_ = 0;  // 0: neither reference weights nor frozen ones
 };
 

@@ -198,17 +198,39 @@ void Run::check_same_model(const CheckpointState& state, const fs::path& checkpo
 }
 
 /// Where no sample is finite rewards are mostly equal, so that no update is left to overflow.
-void Run::watch_overflow(const std::vector<RolloutGroup>& groups) {
-  const auto overflowed = [](const RolloutSample& sample) {
-    return !std::ranges::all_of(sample.completion.rollout_logprobs, [](float x) { return std::isfinite(x); });
-  };
-  const bool all =
-      std::ranges::all_of(groups, [&](const RolloutGroup& g) { return std::ranges::all_of(g.samples, overflowed); });
-  overflowed_rollouts_ = all ? overflowed_rollouts_ + 1 : 0;
-  check(overflowed_rollouts_ <= config.scaler.max_skips_in_row, "in ", overflowed_rollouts_,
-        " rollouts in a row every sample has log-probs that are not finite, so nothing is learned (",
-        "scaler.max_skips_in_row): the weights have grown too large; begin a new run from an earlier checkpoint ",
-        "(model.path names it) with a lower optim.lr");
+int64_t Run::watch_overflow(const std::vector<RolloutGroup>& groups) {
+  int64_t samples = 0, overflowed = 0;
+  for (const RolloutGroup& group : groups)
+    for (const RolloutSample& sample : group.samples) {
+      ++samples;
+      overflowed += !std::ranges::all_of(sample.completion.rollout_logprobs, [](float x) { return std::isfinite(x); });
+    }
+  overflowed_rollouts_ = overflowed == samples ? overflowed_rollouts_ + 1 : 0;
+  if (overflowed < samples) finite_step_ = step;
+  if (overflowed_rollouts_ > config.scaler.max_skips_in_row)
+    fail("in ", overflowed_rollouts_, " rollouts in a row every sample has log-probs that are not finite, so nothing ",
+         "is learned (scaler.max_skips_in_row): ", before_overflow());
+  return overflowed;
+}
+
+void Run::check_end() {
+  check(step == 0 || policy_version > 0, "the run took no optimizer step in ", step,
+        " steps, so nothing was learned: see the warning after its first step");
+  if (sft() || finite_step_ >= step - 1) return;
+  check_weights("model");  // says more, where it finds one
+  fail("the run ended with weights that give no finite log-probs: since step ", finite_step_ + 2,
+       " every sample has overflowed, so nothing was learned, and no model is written: ", before_overflow());
+}
+
+/// What to do where the weights have grown too large, with the last checkpoint that is known to be of before.
+std::string Run::before_overflow() {
+  finish_saving();
+  std::string from;
+  for (int64_t at = finite_step_; directory && at >= 0 && from.empty(); --at)
+    if (const fs::path path = directory->checkpoints() / str("step_", at); is_checkpoint(path)) from = path.string();
+  from = comm.broadcast(from);
+  return str("the weights have grown too large; begin a new run with a lower optim.lr",
+             from.empty() ? " (no checkpoint of before is left)" : " from " + from + " (model.path names it)");
 }
 
 /// On all ranks, since each may see a part of the weights. What is computed with counts, in its type.

@@ -8,6 +8,7 @@ constexpr MetricInfo kTable[] = {
     {"step", "steps", "training steps completed, this one included"},
 
     {"rollout/digest", "1", "48 bits of a hash of all sampled ids and log-prob bits: equal for the same rollouts"},
+    {"rollout/overflowed", "1", "share of samples whose log-probs are not all finite: the forward pass overflowed"},
     {"draft/proposed", "tokens",
      "tokens that drafts guessed and the rollout computed ahead (rollout.draft; not the same from run to run, since it goes by what was sampled here before and by what steps took)"},
     {"draft/accepted", "tokens", "those that were drawn: each saved a decode step of its sequence"},

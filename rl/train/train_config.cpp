@@ -24,11 +24,11 @@ void TrainConfig::fields(Fields& f) {
                    "elementwise, mlp and full whose updates fit into the device's memory by `trainer --estimate`"));
   f.field("head_chunk", head_chunk, "tokens whose logits exist at once; 0 chooses for the device", at_least(0));
   f.field("deterministic", deterministic, "same inputs, same bits");
-  f.field(
-      "stop", stop,
-      not_decisive("conditions that save and end the run: equal_rewards, truncated, entropy_collapse, "
-                   "length_collapse, mismatch, far_from_reference, large_updates, reward_falling (each is warned of "
-                   "without it, too)"));
+  f.field("stop", stop,
+          not_decisive(
+              "conditions that save and end the run: rollout_overflow, equal_rewards, truncated, entropy_collapse, "
+              "length_collapse, mismatch, far_from_reference, large_updates, reward_falling (each is warned of "
+              "without it, too)"));
   f.field("inject_overflow_step", inject_overflow_step, "for tests: one weight is infinite during this step",
           at_least(-1));
   f.field("inject_overflow_parameter", inject_overflow_parameter,

@@ -10,9 +10,9 @@
 namespace mantissa {
 
 /// What train.stop can name: rl/health.h says what they mean.
-inline constexpr const char* kStopConditions[] = {"equal_rewards",   "truncated",     "entropy_collapse",
-                                                  "length_collapse", "mismatch",      "far_from_reference",
-                                                  "large_updates",   "reward_falling"};
+inline constexpr const char* kStopConditions[] = {"rollout_overflow",   "equal_rewards",   "truncated",
+                                                  "entropy_collapse",   "length_collapse", "mismatch",
+                                                  "far_from_reference", "large_updates",   "reward_falling"};
 
 /// What train.recompute can name beside auto, from most memory to least, which is from fastest to slowest.
 struct RecomputeTier {

@@ -90,6 +90,24 @@ TEST(Health, EachConditionBeginsAndEndsOnce) {
   }
 }
 
+TEST(Health, ARolloutOfNothingButOverflowsIsSaidAtOnceAndNotCalledEqual) {
+  Health health(RunConfig{});
+  Metrics ill = well();
+  ill.set("rollout/overflowed", 0.9);
+  EXPECT_EQ(health.look(ill), Lines{}) << "the others are learned from";
+  ill.set("rollout/overflowed", 1);
+  ill.set("critic/advantages/min", 0);
+  const Lines begins = health.look(ill);
+  ASSERT_EQ(begins.size(), 1u);
+  EXPECT_TRUE(begins[0].starts_with("rollout_overflow: ")) << begins[0];
+  EXPECT_NE(begins[0].find("optim.lr"), std::string::npos) << begins[0];
+  for (int step = 0; step < 4; ++step) EXPECT_EQ(health.look(ill), Lines{});
+  EXPECT_EQ(health.holding(), Lines{"rollout_overflow"});
+  EXPECT_EQ(health.look(well()), Lines{}) << "no metric, as in a run of an earlier version";
+  ill.set("rollout/overflowed", 0);
+  EXPECT_EQ(health.look(ill), Lines{"rollout_overflow is over"});
+}
+
 TEST(Health, AFallingReward) {
   Health health(RunConfig{});
   for (int step = 0; step < 12; ++step) health.look(well());
@@ -350,6 +368,8 @@ TEST(HealthConfig, EveryConditionCanBeNamed) {
     for (int step = 0; step < 12; ++step) health.look(well());
     for (const char* metric : {"critic/score/mean", "actor/entropy", "response_length/mean"}) ill.set(metric, 0);
     for (int step = 0; step < 12; ++step) health.look(ill);
+    ill.set("rollout/overflowed", 1);
+    health.look(ill);
     EXPECT_EQ(health.holding(), Lines(std::begin(kStopConditions), std::end(kStopConditions)));
     EXPECT_TRUE(health.stop_reason().starts_with(name)) << health.stop_reason();
   }
@@ -361,7 +381,7 @@ TEST(HealthConfig, NamesAreChecked) {
     all.insert(all.end(), overrides.begin(), overrides.end());
     return message_of([&] { parse_run_config("run: {}", "test", all); });
   };
-  EXPECT_NE(refusal({"train.stop=[boredom]"}).find("no condition is called \"boredom\"; there are equal_rewards"),
+  EXPECT_NE(refusal({"train.stop=[boredom]"}).find("no condition is called \"boredom\"; there are rollout_overflow, "),
             std::string::npos);
   EXPECT_NE(refusal({"train.stop=[truncated]", "train.mode=sft", "train.mini_batch_size=64"}).find("train.mode grpo"),
             std::string::npos);

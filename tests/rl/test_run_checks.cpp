@@ -191,6 +191,31 @@ TEST_F(RunChecks, TheCopyForRolloutsIsFiniteToo) {
                  {"holds a value that is not finite in fp16, so no checkpoint"});
 }
 
+TEST_F(RunChecks, ARunThatEndsInOverflowFailsAndNamesTheLastCheckpointOfBefore) {
+  const Strings overrides{"train.steps=5", "algorithm.entropy_coef=0", "checkpoint.every=1", "checkpoint.keep=0"};
+  {
+    mantissa::Run run(config("run", overrides), {});
+    mantissa::train(run, [&] {
+      if (run.step == 2) {  // as if the second update had done it
+        const ParamSet& params = run.model->params;
+        const Tensor norm = params.master[run.model->decoder->params().final_norm];
+        std::fill_n(norm.data<float>(), norm.numel(), 60000.0f);
+        refresh_copies(run.exec, params);
+      }
+      return run.step == 4;
+    });
+  }
+  for (int again = 0; again < 2; ++again) {  // the second has nothing left to train
+    expect_message(message_of([&] {
+                     mantissa::Run run(config("run", overrides), {.resume = "auto"});
+                     mantissa::train(run, [] { return false; });
+                   }),
+                   {"since step 3 every sample has overflowed", "no model is written", "a lower optim.lr from ",
+                    "checkpoints/step_1 (model.path names it)"});
+    EXPECT_FALSE(fs::exists(dir_ / "run/model"));
+  }
+}
+
 TEST_F(RunChecks, RolloutsOfNothingButOverflowsEndTheRun) {
   mantissa::Run run(
       config("run", {"train.steps=9", "algorithm.entropy_coef=0", "scaler.max_skips_in_row=2", "checkpoint.every=0"}),
