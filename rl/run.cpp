@@ -168,6 +168,7 @@ StopRule Run::stop_rule() const {
 
 void Run::load_data() {
   if (const std::string notice = config.reward.notice(); config.samples() && !notice.empty()) log_warning(notice);
+  note_unknown_markers(config.data, model->tokenizer, *tokenizer);
   const int64_t positions = model->config.max_positions;
   std::set<std::string> sources;
   const auto read = [&](const DataConfig& data, const std::string& what, bool solutions) {

@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "core/file.h"
+#include "rl/data/prompt_template.h"
 #include "rl/evaluate.h"
 #include "rl/logging/log.h"
 #include "tools/common.h"
@@ -171,6 +172,7 @@ class Evaluation {
   void load_sets() {
     const std::vector<std::string>& files = flags_.data.files;
     const std::vector<std::string> names = set_names(files);
+    note_unknown_markers(flags_.data, model_->tokenizer, *tokenizer_);
     for (size_t i = 0; i < names.size(); ++i) {
       ProblemSet& set = sets_.emplace_back(ProblemSet{.name = names[i], .file = files[i]});
       DataConfig one = flags_.data;

@@ -98,6 +98,8 @@ int generate_main(int argc, char** argv) {
   if (args.given("input") && std::ranges::all_of(prompts, [](const Prompt& p) { return p.text.empty(); }))
     say_unread_flags(args, {"template", "chat-template", "chat-template-kwargs", "system", "prompt-key"},
                      "where every line has \"ids\"");
+  else
+    note_unknown_markers(data, model->tokenizer, *tokenizer);
 
   const EnginePrecision precision = flags.engine(*model);
   Engine engine(*model, under_auto(precision.match, rollout), precision);

@@ -8,6 +8,7 @@
 
 #include "core/file.h"
 #include "nn/formats/peft.h"
+#include "rl/data/prompt_template.h"
 #include "rl/logging/log.h"
 #include "rl/train/batcher.h"
 #include "rl/train/logprobs.h"
@@ -158,8 +159,10 @@ class Mismatch {
     const auto [it, fresh] = rollouts_.try_emplace(cell.rollout_side());
     if (!fresh) return it->second;
     const std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(*model_);
-    if (prompts_.empty())
+    if (prompts_.empty()) {
+      note_unknown_markers(flags_.data, model_->tokenizer, *tokenizer);
       prompts_ = make_prompts(flags_.data, *tokenizer, model_->tokenizer, model_->config.max_positions, false).prompts;
+    }
     const RolloutConfig side = asked == "auto" ? under_auto(match_, flags_.rollout) : flags_.rollout;
     Engine engine(*model_, side, cell.precision.engine(match_));
     log_info(str(prompts_.size(), " prompts, ", side.n, " samples each, on ", exec_.backend().description()));

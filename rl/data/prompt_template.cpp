@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/notice.h"
 #include "core/text.h"
 #include "rl/text/tokenizer_config.h"
 
@@ -108,6 +109,16 @@ std::string PromptTemplate::apply(const std::vector<ChatMessage>& conversation, 
 
 std::string PromptTemplate::behind_answer() const {
   return kind_ == "chat" || kind_ == "r1_distill_qwen" || kind_ == "qwen_math" ? chat_.behind_answer() : "";
+}
+
+void note_unknown_markers(const DataConfig& config, const TokenizerFiles& files, const Tokenizer& tokenizer) {
+  std::vector<std::string> unknown = PromptTemplate(config, files).markers();
+  std::erase_if(unknown, [&](const std::string& marker) { return tokenizer.encode(marker).size() == 1; });
+  if (unknown.empty()) return;
+  const bool chat = config.prompt_template == "chat";
+  notice(str(chat ? "data.chat_template " : "data.template ", chat ? config.chat_template : config.prompt_template,
+             " writes ", join(unknown), ", no ", unknown.size() > 1 ? "tokens" : "token", " of ", files.where,
+             ": spelled out as text, in a form that the model hardly knows"));
 }
 
 int32_t response_end(const DataConfig& config, const TokenizerFiles& files, const Tokenizer& tokenizer,

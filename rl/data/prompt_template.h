@@ -34,12 +34,18 @@ class PromptTemplate {
   bool adds_special() const { return kind_ != "chat" && kind_ != "r1_distill_qwen"; }
   /// ChatTemplate::behind_answer of the template's chat form; empty where it has none.
   std::string behind_answer() const;
+  /// ChatTemplate::markers of the same.
+  std::vector<std::string> markers() const { return chat_.markers(); }
 
  private:
   const std::string kind_, system_;
   ChatTemplate chat_;
   std::string text_;  // of your own
 };
+
+/// Gives notice of a chat form by name, be it that of data.template, whose markers are no tokens of this tokenizer:
+/// they are spelled out as text. Whoever renders prompts calls it once.
+void note_unknown_markers(const DataConfig& config, const TokenizerFiles& files, const Tokenizer& tokenizer);
 
 /// The token that ends a response to imitate (sft), one of `stops`: what the chat template writes behind an answer;
 /// else the eos_token of tokenizer_config.json; else the first. A config.json may name several, in another order.

@@ -262,4 +262,16 @@ std::string ChatTemplate::behind_answer() const {
   }
 }
 
+std::vector<std::string> ChatTemplate::markers() const {
+  std::vector<std::string> found;
+  if (jinja_) return found;
+  const std::string text = apply({{"system", "!"}, {"user", "?"}, {"assistant", "!"}, {"user", "?"}});
+  for (size_t at = text.find('<'); at != text.npos; at = text.find('<', at + 1)) {
+    const std::string marker = text.substr(at, text.find('>', at) + 1 - at);
+    if ((marker.starts_with("<|") || marker.starts_with("<｜")) && std::ranges::count(found, marker) == 0)
+      found.push_back(marker);
+  }
+  return found;
+}
+
 }  // namespace mantissa

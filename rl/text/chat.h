@@ -48,6 +48,9 @@ class ChatTemplate {
   /// What the template writes behind the last answer of a conversation: the end of its turn, and the opening of the
   /// next. Empty where it takes no conversation that ends with an answer, or changes what was answered.
   std::string behind_answer() const;
+  /// Of a template by name, what it writes around messages that should be single tokens: <|...|>, each once. None of
+  /// the model's own template, which its makers chose.
+  std::vector<std::string> markers() const;
 
  private:
   std::string name_;

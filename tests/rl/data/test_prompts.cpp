@@ -128,6 +128,34 @@ TEST_F(Data, Templates) {
   EXPECT_EQ(make_prompts(config_, ByteTokenizer(), {}, 1 << 20, false).prompts[0].ids.front(), 'S');  // no BOS added
 }
 
+TEST_F(Data, MarkersThatAreNoTokensAreSaid) {
+  const auto said = [&](const std::string& kind, const std::string& form, Strings special) {
+    config_.prompt_template = kind;
+    config_.chat_template = form;
+    std::string text;
+    set_notice_sink([&](const std::string& line) { text += line + "\n"; });
+    TokenizerFiles files;
+    files.chat_template = "<|own|>", files.where = "m";
+    note_unknown_markers(config_, files, ByteTokenizer(std::move(special)));
+    set_notice_sink({});
+    return text;
+  };
+  const Strings chatml{"<|im_start|>", "<|im_end|>"};
+  EXPECT_EQ(said("chat", "chatml", chatml), "");
+  EXPECT_EQ(said("chat", "chatml", {chatml[0]}),
+            "data.chat_template chatml writes <|im_end|>, no token of m: spelled out as text, in a form that the model "
+            "hardly knows\n");
+  const std::string llama = said("chat", "llama3", chatml);
+  EXPECT_TRUE(
+      llama.starts_with("data.chat_template llama3 writes <|begin_of_text|>, <|start_header_id|>, "
+                        "<|end_header_id|>, <|eot_id|>, no tokens of m"))
+      << llama;
+  EXPECT_TRUE(said("r1_distill_qwen", "auto", chatml).starts_with("data.template r1_distill_qwen writes <｜begin▁of"));
+  EXPECT_EQ(said("chat", "plain", {}), "");
+  EXPECT_EQ(said("chat", "auto", {}), "") << "the model's own";
+  EXPECT_EQ(said("r1", "auto", {}), "");
+}
+
 TEST_F(Data, OverlongPrompts) {
   const std::string lines =
       "{\"problem\": \"pppppppppp\", \"answer\": \"1\"}\n{\"problem\": \"p\", \"answer\": \"1\"}\n";
