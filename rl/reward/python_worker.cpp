@@ -3,7 +3,8 @@
 namespace mantissa {
 namespace {
 
-constexpr std::string_view kProgram = R"py(import importlib.machinery, importlib.util, json, math, os, sys, traceback
+constexpr std::string_view kProgram =
+    R"py(import importlib.machinery, importlib.util, json, math, os, resource, sys, traceback
 
 answers_out = os.fdopen(os.dup(1), "w", encoding="utf-8")
 tasks_in = os.fdopen(os.dup(0), "r", encoding="utf-8", newline="\n")
@@ -22,7 +23,10 @@ def story(error):
     """What an exception says, and where in the user's file it was raised."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
     at = f" ({os.path.basename(path)} line {frames[-1].lineno})" if frames else ""
-    text = f"{type(error).__name__}: {error}"
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if isinstance(error, MemoryError) and limit != resource.RLIM_INFINITY:
+        at += f", under reward.memory_mb: {limit >> 20}"
     return {"error": text[:300] + at}
 
 
@@ -75,10 +79,15 @@ def main():
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
         spec.loader.exec_module(module)
-        function = getattr(module, name)
+        function = getattr(module, name, None)
     except BaseException as error:
         traceback.print_exc()
         say(story(error))
+        return
+    if not callable(function):
+        what = f"no function {name}" if function is None else f"{name}, which is no function"
+        rule = f"it must define {name}(response, record), or reward.path FILE.py:NAME names another function"
+        say({"error": f"defines {what}: {rule}"})
         return
     batch = bool(getattr(function, "batch", False))
     say({"ready": True, "batch": batch})

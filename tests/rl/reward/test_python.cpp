@@ -131,7 +131,7 @@ TEST_F(PythonReward, WhatGoesWrongIsNamedAndNoWrongAnswer) {
   EXPECT_TRUE(std::regex_search(grades[4].reason, std::regex("worker [0-9]+, which was killed"))) << grades[4].reason;
   EXPECT_TRUE(std::regex_search(grades[5].reason, std::regex("^worker [0-9]+ ended"))) << grades[5].reason;
   EXPECT_NE(grades[5].reason.find("reward.log"), std::string::npos) << grades[5].reason;
-  EXPECT_NE(grades[6].reason.find("MemoryError"), std::string::npos) << grades[6].reason;
+  EXPECT_EQ(grades[6].reason, "MemoryError (reward.py line 9), under reward.memory_mb: " + std::to_string(c.memory_mb));
   EXPECT_NE(grades[7].reason.find("beyond 1e+37"), std::string::npos) << grades[7].reason;
   EXPECT_NE(read_file(dir_ / "reward.log").find("KeyError"), std::string::npos) << "the traceback";
   EXPECT_EQ(grade(c, answers)[8].status, S::kParsed);  // again, with workers that had to be replaced
@@ -186,7 +186,11 @@ TEST_F(PythonReward, OnlyANumberIsAReward) {
 
 TEST_F(PythonReward, AFileThatDoesNotServeIsRefusedWithItsReason) {
   EXPECT_NE(refusal(config("import nothing_of_that_name\n")).find("nothing_of_that_name"), std::string::npos);
-  EXPECT_NE(refusal(config("def other(a, b): return 1\n")).find("has no attribute 'reward'"), std::string::npos);
+  const std::string no_reward = refusal(config("def other(a, b): return 1\n"));
+  EXPECT_NE(no_reward.find("reward.py: defines no function reward: it must define reward(response, record)"),
+            std::string::npos)
+      << no_reward;
+  EXPECT_NE(refusal(config("reward = 1\n")).find("defines reward, which is no function"), std::string::npos);
   RewardConfig missing = config("");
   missing.path = (dir_ / "absent.py").string();
   EXPECT_NE(refusal(missing).find("absent.py"), std::string::npos);
