@@ -266,7 +266,7 @@ void Optimizer::fail_overflow(const StepReport& report, const StepState& state) 
   const bool never_falls = rule_.dynamic && rule_.backoff_factor >= 1 && state.loss_scale > 1;
   fail("[scaler] ", report.skips_in_row, " steps in a row were skipped because gradients were not finite",
        " (max_skips_in_row = ", scaler_.max_skips_in_row, "; ", report.skips_total, " skips and ", state.adam_step,
-       " steps in all). The loss scale is now ", state.loss_scale,
+       " steps in all). The loss scale is now ", shortest(state.loss_scale),
        fixed         ? ", fixed by scaler.mode static: lower init_scale, or use mode dynamic"
        : never_falls ? ", which scaler.backoff_factor: 1 never lowers: lower backoff_factor"
        : held        ? ", as low as scaler.min_scale lets it go: lower min_scale"

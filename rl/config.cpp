@@ -31,7 +31,9 @@ void RunSection::fields(Fields& f) {
 }
 
 void ModelSection::fields(Fields& f) {
-  f.field("path", path, "Hugging Face directory, .gguf file or builtin:<name>");
+  f.field("path", path,
+          "Hugging Face directory, .gguf file, RUN/checkpoints/step_N, builtin:NAME or "
+          "random:CONFIG.json");
 }
 
 void DistributedConfig::fields(Fields& f) {

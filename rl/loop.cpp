@@ -274,7 +274,7 @@ void update(Run& run, std::vector<MiniBatch>& batches, OldLogprobs first, ExactC
       for (const auto& [name, value] : report.stats) sums[name] += report.step.skipped ? 0.0 : value;
       if (report.step.skipped) {
         if (run.comm.main())
-          log_warning(str("step ", run.step + 1, ": overflow at loss scale ", scale,
+          log_warning(str("step ", run.step + 1, ": overflow at loss scale ", shortest(scale),
                           ", update skipped; first: ", report.overflow));
         continue;
       }

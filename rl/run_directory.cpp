@@ -180,13 +180,14 @@ void RunDirectory::check_replaceable() const {
 
 /// Refuses a checkpoint that was made under another config. A key that the checkpoint's version did not know yet had
 /// what is its default now; what no chat template reads, which earlier versions let stand, may be gone.
-void RunDirectory::compare_configs() const {
+void RunDirectory::compare_configs() {
   const CheckpointState state = read_checkpoint_state(*checkpoint_);
   RunConfig before = parse_saved_config(state.config, (*checkpoint_ / "config.yaml").string());
   DataConfig& data = before.data;
   if (data.system != config_.data.system || data.chat_template_kwargs != config_.data.chat_template_kwargs)
     for (const std::string& key : take_out_unread(data, load_tokenizer_files(config_.model.path)))
-      log_info(str(checkpoint_->string(), ": was made with ", key, ", which nothing reads: it may be left out"));
+      unread_.push_back(
+          str(checkpoint_->string(), ": was made with ", key, ", which nothing reads: it may be left out"));
   const std::vector<ConfigKey> saved = effective_keys(before), now = effective_keys(config_);
   const auto text_in = [](const std::vector<ConfigKey>& keys, const std::string& name) {
     const auto key = std::ranges::find(keys, name, &ConfigKey::name);  // those of named rewards are not in all configs
@@ -282,6 +283,7 @@ void RunDirectory::move_aside(const CheckpointState& state) const {
 }
 
 bool RunDirectory::resume(const CheckpointState& state, const std::string& about) {
+  for (const std::string& text : unread_) log_info(text);
   if (foreign_) {
     clear();
     write_config(about);

@@ -76,7 +76,7 @@ class RunDirectory {
   void choose_start(const StartOptions& start);
   void check_unused() const;
   void check_deletable() const;
-  void compare_configs() const;
+  void compare_configs();
   void clear() const;
   void move_aside(const CheckpointState& state) const;
   void write_config(const std::string& about) const;
@@ -94,7 +94,8 @@ class RunDirectory {
   const std::filesystem::path path_;
   std::optional<DirectoryLock> lock_;
   std::optional<std::filesystem::path> checkpoint_;
-  bool foreign_ = false;  // checkpoint_ lies in another run's directory
+  bool foreign_ = false;             // checkpoint_ lies in another run's directory
+  std::vector<std::string> unread_;  // what nothing reads of its config; true where its model is found to be this run's
   std::optional<GrowingFile> metrics_file_, eval_file_, samples_file_;
   std::optional<EventFile> event_file_;
 };

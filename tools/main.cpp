@@ -35,7 +35,7 @@ constexpr Program kPrograms[] = {
     {"evaluate", evaluate_main, "avg@k, pass@k, maj@k of a model on problems"},
     {"mismatch", mismatch_main, "rollout log-probs against the training path's"},
     {"export", export_main, "write a model as a Hugging Face directory or GGUF"},
-    {"bench", bench_main, "speed of gemm, attention, train, decode, step"},
+    {"bench", bench_main, "speed of gemm, attention, experts, train, update, decode, rollout, step, comm"},
 };
 
 void print_overview(std::ostream& out) {

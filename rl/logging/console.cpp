@@ -31,7 +31,7 @@ std::string console_line(const Metrics& m, const Progress& p) {
             part("mismatch ", "%.1e", m.get("rollout_corr/k3_kl")) + part("clip ", "%.3f", m.get("actor/pg_clipfrac")) +
             part("grad ", "%.3f", m.get("actor/grad_norm"));
   }
-  line += part("scale ", "%g", m.get("scaler/scale")) + (m.get("scaler/skipped") > 0 ? " SKIPPED" : "") +
+  line += part("scale ", "%.9g", m.get("scaler/scale")) + (m.get("scaler/skipped") > 0 ? " SKIPPED" : "") +
           part("", "%.2f s", m.get("timing_s/step")) + part("", "%.0f tok/s", m.get("perf/throughput"));
   if (!p.notes.empty()) line += " | " + p.notes;
   return line + formatted(" | eta %02lld:%02lld:%02lld", left / 3600, left / 60 % 60, left % 60);

@@ -231,7 +231,7 @@ except BaseException as error: verdict(False, f"the answer does not run: {error!
 try: exec(tests, module.__dict__)
 except SystemExit as end:
     if end.code not in (None, 0, False): verdict(False, f"the tests exited with {end.code}")
-except AssertionError as error: verdict(False, f"a test fails {error}")
+except AssertionError as error: verdict(False, f"a test fails {error}".rstrip())
 except BaseException as error: verdict(False, f"a test raises {error!r}")
 if not all(r.wasSuccessful() for r in _results): verdict(False, "a test fails")
 verdict(True, "all tests pass")

@@ -86,6 +86,11 @@ TEST(RewardCode, WrongAnswersAreWrong) {
   expect(false, "def f(x): return [0] * 10**12", kTest);
 }
 
+TEST(RewardCode, AFailedTestIsNamedByWhatItSays) {
+  EXPECT_EQ(run(kSquare, "assert f(2) == 5").reason, "a test fails");
+  EXPECT_EQ(run(kSquare, "assert f(2) == 5, 'two'").reason, "a test fails two");
+}
+
 TEST(RewardCode, NoWayToEndEarnsAReward) {
   for (const char* exit : {"import sys; sys.exit(0)", "import os; os._exit(0)", "raise SystemExit", "quit()", "exit(0)",
                            "import os; os.abort()", "import os; os.kill(os.getpid(), 9)", "raise KeyboardInterrupt",
