@@ -54,6 +54,7 @@ __device__ __forceinline__ void settle(float (&sums)[kSums]) {
 #define MANTISSA_SUMS_32(x)                                                                                       \
   MANTISSA_SUMS_24(x), "+f"(x[24]), "+f"(x[25]), "+f"(x[26]), "+f"(x[27]), "+f"(x[28]), "+f"(x[29]), "+f"(x[30]), \
       "+f"(x[31])
+#define MANTISSA_SUMS_36(x) MANTISSA_SUMS_32(x), "+f"(x[32]), "+f"(x[33]), "+f"(x[34]), "+f"(x[35])
 #define MANTISSA_SUMS_48(x)                                                                                       \
   MANTISSA_SUMS_32(x), "+f"(x[32]), "+f"(x[33]), "+f"(x[34]), "+f"(x[35]), "+f"(x[36]), "+f"(x[37]), "+f"(x[38]), \
       "+f"(x[39]), "+f"(x[40]), "+f"(x[41]), "+f"(x[42]), "+f"(x[43]), "+f"(x[44]), "+f"(x[45]), "+f"(x[46]),     \
@@ -63,20 +64,27 @@ __device__ __forceinline__ void settle(float (&sums)[kSums]) {
       "+f"(x[55]), "+f"(x[56]), "+f"(x[57]), "+f"(x[58]), "+f"(x[59]), "+f"(x[60]), "+f"(x[61]), "+f"(x[62]),     \
       "+f"(x[63])
 #define MANTISSA_SUMS_68(x) MANTISSA_SUMS_64(x), "+f"(x[64]), "+f"(x[65]), "+f"(x[66]), "+f"(x[67])
+#define MANTISSA_SUMS_72(x) MANTISSA_SUMS_68(x), "+f"(x[68]), "+f"(x[69]), "+f"(x[70]), "+f"(x[71])
 #define MANTISSA_SUMS_84(x)                                                                                       \
   MANTISSA_SUMS_68(x), "+f"(x[68]), "+f"(x[69]), "+f"(x[70]), "+f"(x[71]), "+f"(x[72]), "+f"(x[73]), "+f"(x[74]), \
       "+f"(x[75]), "+f"(x[76]), "+f"(x[77]), "+f"(x[78]), "+f"(x[79]), "+f"(x[80]), "+f"(x[81]), "+f"(x[82]),     \
       "+f"(x[83])
+#define MANTISSA_SUMS_96(x)                                                                                       \
+  MANTISSA_SUMS_84(x), "+f"(x[84]), "+f"(x[85]), "+f"(x[86]), "+f"(x[87]), "+f"(x[88]), "+f"(x[89]), "+f"(x[90]), \
+      "+f"(x[91]), "+f"(x[92]), "+f"(x[93]), "+f"(x[94]), "+f"(x[95])
 #define MANTISSA_PLACES_8 "%0,%1,%2,%3,%4,%5,%6,%7"
 #define MANTISSA_PLACES_12 MANTISSA_PLACES_8 ",%8,%9,%10,%11"
 #define MANTISSA_PLACES_16 MANTISSA_PLACES_12 ",%12,%13,%14,%15"
 #define MANTISSA_PLACES_24 MANTISSA_PLACES_16 ",%16,%17,%18,%19,%20,%21,%22,%23"
 #define MANTISSA_PLACES_28 MANTISSA_PLACES_24 ",%24,%25,%26,%27"
 #define MANTISSA_PLACES_32 MANTISSA_PLACES_24 ",%24,%25,%26,%27,%28,%29,%30,%31"
+#define MANTISSA_PLACES_36 MANTISSA_PLACES_32 ",%32,%33,%34,%35"
 #define MANTISSA_PLACES_48 MANTISSA_PLACES_32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
 #define MANTISSA_PLACES_64 MANTISSA_PLACES_48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 #define MANTISSA_PLACES_68 MANTISSA_PLACES_64 ",%64,%65,%66,%67"
+#define MANTISSA_PLACES_72 MANTISSA_PLACES_68 ",%68,%69,%70,%71"
 #define MANTISSA_PLACES_84 MANTISSA_PLACES_68 ",%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83"
+#define MANTISSA_PLACES_96 MANTISSA_PLACES_84 ",%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
 #define MANTISSA_MULTIPLY_AS(type, columns, n, rest, ...)                                                    \
   asm volatile("wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type "." type " {" MANTISSA_PLACES_##n \
                "}, " rest                                                                                    \
@@ -106,14 +114,20 @@ __device__ __forceinline__ void group_mma(float (&sums)[kSums], uint64_t a, uint
     MANTISSA_MULTIPLY("56", 28, "%28, %29, 1, 1, 1, %30, %31;", MANTISSA_OPERANDS);
   } else if constexpr (kSums == 32) {
     MANTISSA_MULTIPLY("64", 32, "%32, %33, 1, 1, 1, %34, %35;", MANTISSA_OPERANDS);
+  } else if constexpr (kSums == 36) {
+    MANTISSA_MULTIPLY("72", 36, "%36, %37, 1, 1, 1, %38, %39;", MANTISSA_OPERANDS);
   } else if constexpr (kSums == 48) {
     MANTISSA_MULTIPLY("96", 48, "%48, %49, 1, 1, 1, %50, %51;", MANTISSA_OPERANDS);
   } else if constexpr (kSums == 64) {
     MANTISSA_MULTIPLY("128", 64, "%64, %65, 1, 1, 1, %66, %67;", MANTISSA_OPERANDS);
   } else if constexpr (kSums == 68) {
     MANTISSA_MULTIPLY("136", 68, "%68, %69, 1, 1, 1, %70, %71;", MANTISSA_OPERANDS);
+  } else if constexpr (kSums == 72) {
+    MANTISSA_MULTIPLY("144", 72, "%72, %73, 1, 1, 1, %74, %75;", MANTISSA_OPERANDS);
   } else if constexpr (kSums == 84) {
     MANTISSA_MULTIPLY("168", 84, "%84, %85, 1, 1, 1, %86, %87;", MANTISSA_OPERANDS);
+  } else if constexpr (kSums == 96) {
+    MANTISSA_MULTIPLY("192", 96, "%96, %97, 1, 1, 1, %98, %99;", MANTISSA_OPERANDS);
   } else {
     static_assert(kSums < 0, "a width without an instruction here");
   }
@@ -150,20 +164,26 @@ __device__ __forceinline__ void group_mma(float (&sums)[kSums], const uint32_t (
 #undef MANTISSA_PLACES_24
 #undef MANTISSA_PLACES_28
 #undef MANTISSA_PLACES_32
+#undef MANTISSA_PLACES_36
 #undef MANTISSA_PLACES_48
 #undef MANTISSA_PLACES_64
 #undef MANTISSA_PLACES_68
+#undef MANTISSA_PLACES_72
 #undef MANTISSA_PLACES_84
+#undef MANTISSA_PLACES_96
 #undef MANTISSA_SUMS_8
 #undef MANTISSA_SUMS_12
 #undef MANTISSA_SUMS_16
 #undef MANTISSA_SUMS_24
 #undef MANTISSA_SUMS_28
 #undef MANTISSA_SUMS_32
+#undef MANTISSA_SUMS_36
 #undef MANTISSA_SUMS_48
 #undef MANTISSA_SUMS_64
 #undef MANTISSA_SUMS_68
+#undef MANTISSA_SUMS_72
 #undef MANTISSA_SUMS_84
+#undef MANTISSA_SUMS_96
 
 /// Registers of each thread of the calling warpgroup from now on: more, or fewer.
 template <int kRegisters>

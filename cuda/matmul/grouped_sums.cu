@@ -1,23 +1,25 @@
-// Gradients of the experts' weights (cuda/matmul/grouped.h): for each expert, sums over its rows. Tiles of 128 x 256 by
-// two warpgroups; both operands lie with the summed dimension across the boxes. A tile takes as long as its expert has
-// rows, so blocks take tiles one by one, in order of their experts' rows: half of the blocks from the most rows on, who
-// keep the tensor cores busy, half from the fewest on, who keep memory busy. What a tile sums is added where c lies,
-// once for each element and by an instruction that nothing waits for: a warpgroup goes on with the pieces of its next
-// tile, which are there, and the bits do not depend on what runs beside it. (Such an addition takes fp32 numbers below
-// 2^-126 for zero.) Where nothing is to be added to, the same numbers are written, and zeros for experts without rows.
+// Gradients of the experts' weights (cuda/matmul/grouped.h): for each expert, sums over its rows. Tiles of 128 x 192,
+// each by a warpgroup, two of which take turns: while the sums of one go to memory, the other multiplies. Both operands
+// lie with the summed dimension across the boxes. A tile takes as long as its expert has rows, so blocks take tiles one
+// by one, in order of their experts' rows: half of the blocks from the most rows on, who keep the tensor cores busy,
+// half from the fewest on, who keep memory busy. What a tile sums is added where c lies, once for each element and by an
+// instruction that nothing waits for, and the bits do not depend on what runs beside it. (Such an addition takes fp32
+// numbers below 2^-126 for zero.) Where nothing is to be added to, the same numbers are written, and zeros for experts
+// without rows.
 #include "cuda/matmul/grouped.cuh"
 #include "cuda/matmul/tiles.cuh"
 
 namespace mantissa::cuda_kernels {
 namespace {
 
-struct SumForm : TileForm<128, 256> {
+struct SumForm : TurnForm {
   static constexpr int kBox = kBoxDepth * kBoxRow;  // 64 columns by 64 rows
-  static constexpr int kLeft = kRows / kBoxDepth, kRight = kColumns / kBoxDepth, kBoxes = kLeft + kRight;
+  static constexpr int kLeft = kRows / kBoxDepth, kRight = kColumns / kBoxDepth, kBoxes = kLeft + kRight, kStages = 5;
+  static constexpr int kNotes = kTurnNoteBytes<int>;
   static_assert(kStage == kBoxes * kBox && kGroupRows == kBoxDepth);
 
-  static size_t shared(int experts) {  // stages with two barriers and a note each, the order of experts
-    return size_t(kStages) * (kStage + 2 * 8 + sizeof(int)) + size_t(experts) * sizeof(int) + kBoxAlignment;
+  static size_t shared(int experts) {  // stages with two barriers each, notes of tiles, the order of experts
+    return size_t(kStages) * (kStage + 2 * 8) + kNotes + size_t(experts) * sizeof(int) + kBoxAlignment;
   }
 };
 
@@ -26,20 +28,17 @@ using Taken = unsigned long long;
 
 #if __CUDA_ARCH_FEAT_SM90_ALL
 
-/// A warpgroup together: rows of the boxes at `from` that belong to the next expert become zeros, in all boxes that it
-/// reads. Others of the block write the same zeros to those of b.
+/// A warpgroup together: rows of the boxes at `from` that belong to the next expert become zeros.
 __device__ __forceinline__ void clear_rows(uint32_t from, int first, int group) {
   using F = SumForm;
   const int pieces = (kBoxDepth - first) * (kBoxRow / 16);  // of 16 bytes, of a box
-  for (int i = threadIdx.x % kGroupThreads; i < (1 + F::kRight) * pieces; i += kGroupThreads) {
-    const int box = i < pieces ? group : F::kLeft + i / pieces - 1;
-    asm volatile(
-        "st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(from + box * F::kBox + first * kBoxRow + i % pieces * 16),
-        "r"(0)
-        : "memory");
-  }
+  for (int i = threadIdx.x % kGroupThreads; i < F::kBoxes * pieces; i += kGroupThreads)
+    asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(from + i / pieces * F::kBox + first * kBoxRow +
+                                                                  i % pieces * 16),
+                 "r"(0)
+                 : "memory");
   publish_shared();
-  asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "n"(kGroupThreads) : "memory");
+  meet_group(group);
 }
 
 /// What adding to zero leaves.
@@ -48,25 +47,30 @@ __device__ __forceinline__ float added_to_zero(float x) {
   return x;
 }
 
-/// c = a warp's sums (+ c when accumulate): 16 rows from `row` on of all columns of the tile.
-__device__ __forceinline__ void put_sums(float* c, const SumForm::Sums& sums, int row, int column, int rows,
-                                         int columns, bool accumulate) {
+/// c = a warp's sums (+ c when accumulate): 16 rows from `row` on, and 64 behind each, of all columns of the tile.
+__device__ __forceinline__ void put_sums(float* c, const SumForm::Sums (&sums)[SumForm::kEach], int row, int column,
+                                         int rows, int columns, bool accumulate) {
   using F = SumForm;
-  constexpr int kBlocks = F::kUnit / 8;  // of eight columns, of an instruction
   const int lane = threadIdx.x % kWarp;
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int own = row + lane / 4 + 8 * half;
-    if (own >= rows) continue;
-    float* to = c + int64_t(own) * columns + column + lane % 4 * 2;
+  for (int half = 0; half < 2 * F::kEach; ++half) {
+    const int own = row + half / 2 * kGroupRows + lane / 4 + half % 2 * 8;
+    float* to = c + int64_t(own) * columns + column + lane % 4 / 2 * 4;
 #pragma unroll
-    for (int block = 0; block < F::kColumns / 8; ++block) {
-      const float* s = &sums[block / kBlocks][block % kBlocks * 4 + 2 * half];
-      if (column + block * 8 >= columns) continue;
+    for (int block = 0; block < F::kColumns / 8; block += 2) {  // of two lanes one has four columns of the first of two
+      const float* s = &sums[half / 2][0][block * 4 + half % 2 * 2];
+      const bool second = lane % 2;
+      const float x = __shfl_xor_sync(~0u, second ? s[0] : s[4], 1), y = __shfl_xor_sync(~0u, second ? s[1] : s[5], 1);
+      const float4 four = second ? make_float4(x, y, s[4], s[5]) : make_float4(s[0], s[1], x, y);
+      const int begin = (block + second) * 8;
+      if (own >= rows || column + begin >= columns) continue;
       if (accumulate)
-        asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(to + block * 8), "f"(s[0]), "f"(s[1]) : "memory");
+        asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to + begin), "f"(four.x), "f"(four.y),
+                     "f"(four.z), "f"(four.w)
+                     : "memory");
       else
-        *reinterpret_cast<float2*>(to + block * 8) = {added_to_zero(s[0]), added_to_zero(s[1])};
+        *reinterpret_cast<float4*>(to + begin) = {added_to_zero(four.x), added_to_zero(four.y), added_to_zero(four.z),
+                                                  added_to_zero(four.w)};
     }
   }
 }
@@ -109,24 +113,20 @@ __global__ void __launch_bounds__(SumForm::kThreads, 1)
   extern __shared__ uint4 shared[];
   const int group = threadIdx.x / kGroupThreads, warp = threadIdx.x / kWarp;
   const uint32_t stages = (shared_address(shared) + kBoxAlignment - 1) / kBoxAlignment * kBoxAlignment;
-  const uint32_t barriers = stages + F::kStages * F::kStage;
-  int* notes = reinterpret_cast<int*>(reinterpret_cast<char*>(shared) + (barriers - shared_address(shared)) +
-                                      F::kStages * 2 * 8);  // of a stage: the tile that begins in it; kNoMore: none
-  int* by_rows = notes + F::kStages;
-  StageRing<F::kStages, F::kStage> ring(stages, barriers, F::kGroups);
+  char* barriers = reinterpret_cast<char*>(shared) + (stages - shared_address(shared)) + F::kStages * F::kStage;
+  TurnNotes<int> notes(barriers + F::kStages * 2 * 8);  // tiles, then kNoMore
+  int* by_rows = reinterpret_cast<int*>(barriers + F::kStages * 2 * 8 + F::kNotes);
+  StageRing<F::kStages, F::kStage> ring(stages, shared_address(barriers), 1);
   const TileOrder order{(n + F::kRows - 1) / F::kRows, (k + F::kColumns - 1) / F::kColumns};
   const unsigned tiles = unsigned(order_experts(by_rows, offsets, experts)) * order.count();
 
   if (group == F::kGroups) {
     lower_registers<40>();
     if (warp != 4 * F::kGroups || !elected()) return;
-    for (int tile; (tile = take_tile(taken, blockIdx.x % 2 == 1, tiles)) != kNoMore;) {
+    for (int tile; notes.put(tile = take_tile(taken, blockIdx.x % 2 == 1, tiles)), tile != kNoMore;) {
       const int expert = by_rows[tile / order.count()], end = offsets[expert + 1];
       const int2 at = place_of(tile % order.count(), order);
-      bool first = true;
-      for (int row = offsets[expert]; row < end; row += kBoxDepth, first = false) {
-        ring.await_room();
-        if (first) notes[ring.stage()] = tile;  // seen with the stage
+      for (int row = offsets[expert]; row < end; row += kBoxDepth) {
         ring.open();
 #pragma unroll
         for (int box = 0; box < F::kBoxes; ++box) {
@@ -138,32 +138,40 @@ __global__ void __launch_bounds__(SumForm::kThreads, 1)
         ring.next();
       }
     }
-    ring.await_room();
-    notes[ring.stage()] = kNoMore;
-    arrive(ring.filled());
-  } else {
-    raise_registers<232>();
-    typename F::Sums sums;
-    for (int tile; ring.await(), (tile = notes[ring.stage()]) != kNoMore;) {
-      const int expert = by_rows[tile / order.count()], rows = offsets[expert + 1] - offsets[expert];
-      const int2 at = place_of(tile % order.count(), order);
-#pragma unroll
-      for (int unit = 0; unit < F::kUnits; ++unit)
-#pragma unroll
-        for (float& sum : sums[unit]) sum = 0.0f;
-      multiply_pieces(ring, (rows + kBoxDepth - 1) / kBoxDepth, [&](int piece, uint32_t from) {
-        if (piece == rows / kBoxDepth) clear_rows(from, rows % kBoxDepth, group);
-        begin_group();
-#pragma unroll
-        for (int step = 0; step < kBoxDepth / 16; ++step)
-#pragma unroll
-          for (int unit = 0; unit < F::kUnits; ++unit)
-            group_mma<T, true, true>(
-                sums[unit], columns_operand(from + group * F::kBox + step * 16 * kBoxRow, F::kBox),
-                columns_operand(from + F::kRowBytes + unit * F::kUnit * kBoxRow + step * 16 * kBoxRow, F::kBox));
-      });
-      put_sums(c + int64_t(expert) * n * k, sums, at.x * F::kRows + warp * 16, at.y * F::kColumns, n, k, accumulate);
+    return;
+  }
+  raise_registers<232>();
+  typename F::Sums sums[F::kEach];
+  for (;;) {
+    const bool own = notes.turn() % F::kGroups == group, first = notes.turn() == 0;
+    const int tile = notes.take(group);
+    if (own && !first) await_turn(group);
+    if (tile == kNoMore) return;
+    const int expert = by_rows[tile / order.count()], rows = offsets[expert + 1] - offsets[expert];
+    const int pieces = (rows + kBoxDepth - 1) / kBoxDepth;
+    if (!own) {
+      ring.skip(pieces);
+      continue;
     }
+#pragma unroll
+    for (auto& each : sums)
+#pragma unroll
+      for (float& sum : each[0]) sum = 0.0f;
+    multiply_pieces(ring, pieces, [&](int piece, uint32_t from) {
+      if (piece == rows / kBoxDepth) clear_rows(from, rows % kBoxDepth, group);
+      begin_group();
+#pragma unroll
+      for (int step = 0; step < kBoxDepth / 16; ++step)
+#pragma unroll
+        for (int each = 0; each < F::kEach; ++each)
+          group_mma<T, true, true>(sums[each][0], columns_operand(from + each * F::kBox + step * 16 * kBoxRow, F::kBox),
+                                   columns_operand(from + F::kLeft * F::kBox + step * 16 * kBoxRow, F::kBox));
+      if (piece + 1 == pieces) give_turn(1 - group);
+    });
+#pragma unroll
+    for (auto& each : sums) settle(each[0]);
+    const int2 at = place_of(tile % order.count(), order);
+    put_sums(c + int64_t(expert) * n * k, sums, at.x * F::kRows + warp % 4 * 16, at.y * F::kColumns, n, k, accumulate);
   }
 #elif defined(__CUDA_ARCH__)
   __trap();  // not built for sm_90a: has_box_copies() should have said no

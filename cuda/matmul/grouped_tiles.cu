@@ -1,13 +1,22 @@
-// Products of grouped rows (cuda/matmul/grouped.h) of many rows an expert, by warpgroups: as cuda/matmul/tiles.cu, but
-// which tiles there are is found on the device. A tile has rows of one expert; what it computes of the rows behind them
-// is not stored.
+// Products of grouped rows (cuda/matmul/grouped.h) of many rows an expert: as cuda/matmul/tiles.cu, but which tiles there
+// are is found on the device, and two warpgroups take turns with whole tiles: while one stores, the other multiplies. A
+// tile has rows of one expert; what it computes of the rows behind them is not stored.
 #include "cuda/matmul/grouped.cuh"
 #include "cuda/matmul/tiles.cuh"
 
 namespace mantissa::cuda_kernels {
 namespace {
 
-using Form = TileForm<128, 256>;
+/// Where a tile lies, and the end of its expert's rows; none: there are no more.
+struct TilePlace {
+  int row, column, end;
+};
+
+struct Form : TurnForm {
+  static constexpr int kStages = 4, kNotes = kTurnNoteBytes<TilePlace>;
+  static constexpr int kShared = kStages * (kStage + 2 * 8) + kNotes + 4 * kGroups * kTileStaging + kBoxAlignment;
+  static_assert(kShared <= 227 << 10);
+};
 
 /// a: boxes of 64 of k by rows. b: an expert's matrix each, kNT boxes of 64 of k by columns, kNN (kByColumns) of 64
 /// columns by 64 of k.
@@ -21,17 +30,21 @@ __global__ void __launch_bounds__(Form::kThreads, 1)
   const int group = threadIdx.x / kGroupThreads, warp = threadIdx.x / kWarp;
   const uint32_t stages = (shared_address(shared) + kBoxAlignment - 1) / kBoxAlignment * kBoxAlignment;
   char* staging = reinterpret_cast<char*>(shared) + (stages - shared_address(shared)) + F::kStages * F::kStage;
-  StageRing<F::kStages, F::kStage> ring(stages, shared_address(staging + 4 * F::kGroups * kTileStaging), F::kGroups);
-  const int across = (columns + F::kColumns - 1) / F::kColumns, pieces = (depth + kBoxDepth - 1) / kBoxDepth;
-  TileWalk walk(offsets, experts, F::kRows, across);
+  char* barriers = staging + 4 * F::kGroups * kTileStaging;
+  TurnNotes<TilePlace> notes(barriers + F::kStages * 2 * 8);
+  StageRing<F::kStages, F::kStage> ring(stages, shared_address(barriers), 1);
+  const int pieces = (depth + kBoxDepth - 1) / kBoxDepth;
 
   if (group == F::kGroups) {
     lower_registers<40>();
     if (warp != 4 * F::kGroups) return;
+    const int across = (columns + F::kColumns - 1) / F::kColumns;
+    TileWalk walk(offsets, experts, F::kRows, across);
+    const bool fills = elected();
     for (int tile = blockIdx.x; walk.find(tile); tile += gridDim.x) {
       const int2 at = place_of(walk.tile, {walk.down, across});
       const int row = walk.begin + at.x * F::kRows, column = at.y * F::kColumns;
-      const bool fills = elected();
+      if (fills) notes.put({row, column, walk.end});
       for (int piece = 0; piece < pieces && fills; ++piece) {
         const int k = piece * kBoxDepth;
         ring.open();
@@ -48,23 +61,41 @@ __global__ void __launch_bounds__(Form::kThreads, 1)
       }
       __syncwarp();
     }
-  } else {
-    raise_registers<232>();
-    typename F::Sums sums;
-    for (int tile = blockIdx.x; walk.find(tile); tile += gridDim.x) {
-      const int2 at = place_of(walk.tile, {walk.down, across});
-#pragma unroll
-      for (int unit = 0; unit < F::kUnits; ++unit)
-#pragma unroll
-        for (float& sum : sums[unit]) sum = 0.0f;
-      multiply_pieces(ring, pieces, [&](int, uint32_t from) {
-        begin_group();
-        multiply_piece<F, T, kByColumns>(sums, from, group);
-      });
-      const int row = walk.begin + at.x * F::kRows + warp * 16, column = at.y * F::kColumns;
-      store_tile<F>(c, sums, 1.0f, static_cast<const T*>(nullptr), row, column, walk.end, columns, columns, true,
-                    staging + warp * kTileStaging);
+    if (fills) notes.put({0, 0, 0});
+    return;
+  }
+  raise_registers<232>();
+  typename F::Sums sums[F::kEach];
+  for (;;) {
+    const bool own = notes.turn() % F::kGroups == group, first = notes.turn() == 0;
+    const TilePlace tile = notes.take(group);
+    if (own && !first) await_turn(group);
+    if (tile.end == 0) return;
+    if (!own) {
+      ring.skip(pieces);
+      continue;
     }
+#pragma unroll
+    for (auto& each : sums)
+#pragma unroll
+      for (float& sum : each[0]) sum = 0.0f;
+    multiply_pieces(ring, pieces, [&](int piece, uint32_t from) {
+      begin_group();
+#pragma unroll
+      for (int step = 0; step < kBoxDepth / 16; ++step) {
+        const uint32_t right = from + F::kRowBytes + step * (kByColumns ? 16 * kBoxRow : 32);
+        const uint64_t own_columns = kByColumns ? columns_operand(right, kBoxDepth * kBoxRow) : rows_operand(right);
+#pragma unroll
+        for (int each = 0; each < F::kEach; ++each)
+          group_mma<T, kByColumns>(sums[each][0], rows_operand(from + each * kGroupRows * kBoxRow + step * 32),
+                                   own_columns);
+      }
+      if (piece + 1 == pieces) give_turn(1 - group);
+    });
+#pragma unroll
+    for (int each = 0; each < F::kEach; ++each)
+      store_tile<F>(c, sums[each], 1.0f, static_cast<const T*>(nullptr), tile.row + each * kGroupRows + warp % 4 * 16,
+                    tile.column, tile.end, columns, columns, true, staging + warp * kTileStaging);
   }
 #elif defined(__CUDA_ARCH__)
   __trap();  // not built for sm_90a: has_box_copies() should have said no

@@ -2,6 +2,8 @@
 // a piece of k, and the way of the sums to memory.
 #pragma once
 
+#include <numeric>
+
 #include "cuda/matmul/exact.cuh"
 #include "cuda/wgmma.cuh"
 
@@ -20,6 +22,19 @@ struct TileForm {
   static_assert(kRows % kGroupRows == 0 && kColumns % kUnit == 0 && kShared <= 227 << 10);
   using Sums = float[kUnits][kUnit / 2];
 };
+
+/// Tiles that each of two warpgroups has for itself, in turn.
+struct TurnForm {
+  static constexpr int kRows = 128, kColumns = 192, kEach = kRows / kGroupRows;
+  static constexpr int kGroups = 2, kThreads = (kGroups + 1) * kGroupThreads;
+  static constexpr int kUnit = kColumns;
+  static constexpr int kRowBytes = kRows * kBoxRow, kStage = kRowBytes + kColumns * kBoxRow;
+  using Sums = float[1][kColumns / 2];  // of 64 rows
+};
+
+inline constexpr int kTurnNotes = 4;
+template <class Note>
+constexpr int kTurnNoteBytes = kTurnNotes * int(2 * 8 + sizeof(Note));
 
 struct TileOrder {
   int down, across;  // tiles
@@ -54,6 +69,12 @@ class StageRing {
   __device__ __forceinline__ void next() {
     if (++stage_ == kStages) stage_ = 0, parity_ ^= 1;
   }
+  /// A reader leaves so many stages to others.
+  __device__ __forceinline__ void skip(int stages) {
+    const int to = stage_ + stages;
+    stage_ = to % kStages;
+    parity_ ^= to / kStages & 1;
+  }
   /// The thread that fills waits until the stage has been read; kStage bytes are to come.
   __device__ __forceinline__ void open() {
     await_room();
@@ -69,6 +90,61 @@ class StageRing {
   uint32_t stages_, full_, empty_;
   int stage_ = 0;
   uint32_t parity_ = 0;
+};
+
+/// One of two warpgroups, all of it together.
+__device__ __forceinline__ void meet_group(int group) {
+  asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "n"(kGroupThreads) : "memory");
+}
+/// Two warpgroups that share a ring and multiply in turn, each a tile of its own: what one of them does behind its
+/// products has the other's beside it. A turn is given, once all of its pieces have come, and awaited, so that what
+/// comes next into a stage is the next tile's.
+__device__ __forceinline__ void give_turn(int to) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(3 + to), "n"(2 * kGroupThreads) : "memory");
+}
+__device__ __forceinline__ void await_turn(int group) {
+  asm volatile("bar.sync %0, %1;" ::"r"(3 + group), "n"(2 * kGroupThreads) : "memory");
+}
+
+/// What the thread that fills tells the two about each turn: in order, and to both.
+template <class Note>
+class TurnNotes {
+ public:
+  /// kTurnNoteBytes<Note> at `memory`, on 8 bytes. All threads of the block have to meet before it is used.
+  __device__ explicit TurnNotes(char* memory)
+      : noted_(shared_address(memory)),
+        read_(noted_ + 8 * kTurnNotes),
+        notes_(reinterpret_cast<Note*>(memory + 16 * kTurnNotes)) {
+    if (threadIdx.x == 0)
+      for (int i = 0; i < kTurnNotes; ++i) {
+        init_barrier(noted_ + i * 8, 1);
+        init_barrier(read_ + i * 8, 2);
+      }
+  }
+  /// The number of the next turn.
+  __device__ __forceinline__ int turn() const { return turn_; }
+  __device__ __forceinline__ void put(const Note& note) {
+    const int place = turn_ % kTurnNotes;
+    if (turn_ >= kTurnNotes) wait_barrier(read_ + place * 8, (turn_ / kTurnNotes - 1) & 1);
+    notes_[place] = note;
+    arrive(noted_ + place * 8);
+    ++turn_;
+  }
+  /// By a warpgroup.
+  __device__ __forceinline__ Note take(int group) {
+    const int place = turn_ % kTurnNotes;
+    wait_barrier(noted_ + place * 8, turn_ / kTurnNotes & 1);
+    const Note note = notes_[place];
+    meet_group(group);
+    if (threadIdx.x % kGroupThreads == 0) arrive(read_ + place * 8);
+    ++turn_;
+    return note;
+  }
+
+ private:
+  uint32_t noted_, read_;
+  Note* notes_;
+  int turn_ = 0;
 };
 
 /// A warpgroup's products of a tile: begin(piece, from) starts those of a piece, which lies at `from`.
@@ -118,7 +194,7 @@ __device__ __forceinline__ void store_tile(Out* c, typename F::Sums& sums, float
                                            int first_column, int rows, int columns, int64_t c_stride, bool whole,
                                            char* staging) {
   constexpr int kInPiece = 16 / int(sizeof(Out)), kInStaging = 256 / int(sizeof(Out));
-  constexpr int kPass = F::kColumns < kInStaging ? F::kColumns : kInStaging, kPieces = kPass / kInPiece;
+  constexpr int kPass = std::gcd(F::kColumns, kInStaging), kPieces = kPass / kInPiece;
   const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
 #pragma unroll
   for (int pass = 0; pass < F::kColumns / kPass; ++pass) {
