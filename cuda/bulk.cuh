@@ -62,6 +62,10 @@ __device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap& map, in
       "l"(&map), "r"(k), "r"(row), "r"(barrier)
       : "memory");
 }
+/// What describes the boxes of a matrix is brought near: the first copy by it would wait for that.
+__device__ __forceinline__ void prefetch_map(const CUtensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
 /// Brings it into the second-level cache.
 __device__ __forceinline__ void prefetch_box(const CUtensorMap& map, int k, int row) {
   asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(&map), "r"(k), "r"(row) : "memory");

@@ -12,19 +12,6 @@ __device__ __forceinline__ void store_sum(Out* to, float sum, const Out* bias) {
   *to = from_float<Out>(bias ? sum + to_float(*bias) : sum);
 }
 
-/// The same of two neighbours, where `to` lies on the size of both.
-template <class Out>
-__device__ __forceinline__ void store_two_sums(Out* to, float x, float y, const Out* bias) {
-  if (bias) {
-    x += to_float(bias[0]);
-    y += to_float(bias[1]);
-  }
-  if constexpr (std::is_same_v<Out, float>)
-    *reinterpret_cast<float2*>(to) = make_float2(x, y);
-  else
-    *reinterpret_cast<uint32_t*>(to) = pack_two<Out>(x, y);
-}
-
 /// Calls f<T, Out>() with the types of a product.
 template <class F>
 void visit_product(const ExactProduct& p, F&& f) {

@@ -2,10 +2,10 @@
 // each by a warpgroup, two of which take turns: while the sums of one go to memory, the other multiplies. Both operands
 // lie with the summed dimension across the boxes. A tile takes as long as its expert has rows, so blocks take tiles one
 // by one, in order of their experts' rows: half of the blocks from the most rows on, who keep the tensor cores busy,
-// half from the fewest on, who keep memory busy. What a tile sums is added where c lies, once for each element and by an
-// instruction that nothing waits for, and the bits do not depend on what runs beside it. (Such an addition takes fp32
-// numbers below 2^-126 for zero.) Where nothing is to be added to, the same numbers are written, and zeros for experts
-// without rows.
+// half from the fewest on, who keep memory busy. What a tile sums is added where c lies, once for each element and by
+// an instruction that nothing waits for, and the bits do not depend on what runs beside it. (Such an addition takes
+// fp32 numbers below 2^-126 for zero.) Where nothing is to be added to, the same numbers are written, and zeros for
+// experts without rows.
 #include "cuda/matmul/grouped.cuh"
 #include "cuda/matmul/tiles.cuh"
 

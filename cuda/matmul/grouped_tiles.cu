@@ -1,6 +1,6 @@
-// Products of grouped rows (cuda/matmul/grouped.h) of many rows an expert: as cuda/matmul/tiles.cu, but which tiles there
-// are is found on the device, and two warpgroups take turns with whole tiles: while one stores, the other multiplies. A
-// tile has rows of one expert; what it computes of the rows behind them is not stored.
+// Products of grouped rows (cuda/matmul/grouped.h) of many rows an expert: as cuda/matmul/tiles.cu, but which tiles
+// there are is found on the device, and two warpgroups take turns with whole tiles: while one stores, the other
+// multiplies. A tile has rows of one expert; what it computes of the rows behind them is not stored.
 #include "cuda/matmul/grouped.cuh"
 #include "cuda/matmul/tiles.cuh"
 

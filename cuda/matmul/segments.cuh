@@ -28,7 +28,9 @@ struct Segments {
 /// those of their rows.
 struct MadeU {
   void* u = nullptr;
-  int columns = 0, blocks = 0;  // across; 0: u is given
+  int columns = 0;
+  int blocks = 0;  // across, `down` of them for each piece of columns; 0: u is given
+  int down = 1;
   float scale = 1.0f;
   unsigned* progress = nullptr;
   int users = 0;  // blocks across that wait
@@ -53,12 +55,11 @@ inline Segments segments_of(int64_t columns, const std::vector<ColumnRange>& par
   return all;
 }
 
-inline MadeU made_u(const ChainedProduct& p, const Segments& segments, int block_columns, unsigned* progress) {
+inline MadeU made_u(const ChainedProduct& p, const Segments& segments, unsigned* progress) {
   MadeU made;
   if (!p.down) return made;
   made.u = const_cast<void*>(p.u);
   made.columns = int(p.u_columns());
-  made.blocks = (made.columns + block_columns - 1) / block_columns;
   made.scale = p.down_scale;
   made.progress = progress;
   for (int i = 0; i < segments.count; ++i)
@@ -70,9 +71,10 @@ inline MadeU made_u(const ChainedProduct& p, const Segments& segments, int block
 
 // ---- waiting for u
 
-/// By one thread, after all that its part of u was written by has met at a barrier behind publish().
+/// By one thread, after all that its part of u was written by has met at a barrier behind publish(), which has put it
+/// before whatever this thread does now.
 __device__ __forceinline__ void count_progress(unsigned* progress) {
-  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(progress) : "memory");
+  asm volatile("red.relaxed.gpu.global.add.u32 [%0], 1;" ::"l"(progress) : "memory");
 }
 /// By every thread that wrote: what it wrote can be read by others, by bulk copies too.
 __device__ __forceinline__ void publish() {
@@ -81,16 +83,19 @@ __device__ __forceinline__ void publish() {
   asm volatile("fence.proxy.async.global;" ::: "memory");
 #endif
 }
-/// By one thread of a user: waits for `parts` counts. The last of all users leaves the counter at zero.
-__device__ __forceinline__ void await_progress(unsigned* progress, unsigned parts, unsigned users) {
+/// By one thread of a user: waits for `parts` counts.
+__device__ __forceinline__ void await_progress(const unsigned* progress, unsigned parts) {
   unsigned seen;
   do {
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(progress) : "memory");
   } while (seen < parts);
-  if (atomicAdd(progress, 1u) == parts + users - 1) *progress = 0;
 #if __CUDA_ARCH__ >= 900
   asm volatile("fence.proxy.async.global;" ::: "memory");
 #endif
+}
+/// By the same thread, some time later. The last of all users leaves the counter at zero.
+__device__ __forceinline__ void end_progress(unsigned* progress, unsigned parts, unsigned users) {
+  if (atomicAdd(progress, 1u) == parts + users - 1) *progress = 0;
 }
 
 }  // namespace mantissa::cuda_kernels

@@ -146,7 +146,8 @@ TEST_P(CudaExact, TwoProductsInOneChainAreTheProductOfTheJoinedOperands) {
       {960, 576, 32, {{0, 576}, {576, 768}, {768, 960}}, true, {1, 16, 17, 64, 200, 256, 257, 1000, 4096}},
       {576, 1536, 16, {{0, 576}}, false, {1, 33, 64, 512, 3000}},
       {2048, 1536, 48, {{0, 1536}, {1792, 2048}}, true, {5, 100, 700}},
-      {3072, 576, 32, {{0, 1536}, {1536, 3072}}, false, {64, 1024}},
+      {3072, 576, 32, {{0, 1536}, {1536, 3072}}, false, {64, 128, 192, 256, 1024}},
+      {2048, 1536, 32, {{0, 1536}, {1536, 1792}, {1792, 2048}}, true, {64, 65, 128, 129, 256}},
       {136, 80, 128, {{8, 104}}, false, {3, 300}},
       {137, 72, 8, {{1, 50}, {51, 90}}, true, {1, 17, 65, 128, 200}},
       {411, 200, 24, {{0, 411}}, true, {33, 64, 100}}};
@@ -278,15 +279,15 @@ TEST_P(CudaExact, OwnKernelsAgreeAndUnknownOnesAreReplaced) {
     const Tensor want = product(a, b, bias, out);
     std::vector<std::string> words = only_choice(head);
     ASSERT_EQ(words.size(), kKeyWords + 9);
-    for (int kernel = 0; kernel < 11; ++kernel) {
+    for (int kernel = 0; kernel < 14; ++kernel) {
       SCOPED_TRACE(str("M ", rows, " N ", columns, " K ", depth, " kernel ", kernel));
       words[kKeyWords] = str(kernel);
       for (size_t i = kKeyWords + 1; i < words.size(); ++i) words[i] = "0";
       const std::string forged = with_choice(head, joined(words));
       gpu().backend().restore_measured_choices(forged);
       expect_same_bits(product(a, b, bias, out), want);
-      EXPECT_EQ(gpu().backend().measured_choices() == forged, kernel < 10)
-          << "there are nine kernels and the plain one";
+      EXPECT_EQ(gpu().backend().measured_choices() == forged, kernel < 13)
+          << "there are twelve kernels and the plain one";
     }
     gpu().backend().restore_measured_choices(head);
   }
