@@ -81,15 +81,7 @@ __global__ void __launch_bounds__(Form::kThreads, 1)
       for (float& sum : each[0]) sum = 0.0f;
     multiply_pieces(ring, pieces, [&](int piece, uint32_t from) {
       begin_group();
-#pragma unroll
-      for (int step = 0; step < kBoxDepth / 16; ++step) {
-        const uint32_t right = from + F::kRowBytes + step * (kByColumns ? 16 * kBoxRow : 32);
-        const uint64_t own_columns = kByColumns ? columns_operand(right, kBoxDepth * kBoxRow) : rows_operand(right);
-#pragma unroll
-        for (int each = 0; each < F::kEach; ++each)
-          group_mma<T, kByColumns>(sums[each][0], rows_operand(from + each * kGroupRows * kBoxRow + step * 32),
-                                   own_columns);
-      }
+      multiply_piece<T, kByColumns>(sums, from);
       if (piece + 1 == pieces) give_turn(1 - group);
     });
 #pragma unroll

@@ -188,6 +188,19 @@ __device__ __forceinline__ void multiply_piece(typename F::Sums& sums, uint32_t 
   }
 }
 
+/// The same of a tile that the warpgroup has for itself.
+template <class T, bool kByColumns>
+__device__ __forceinline__ void multiply_piece(TurnForm::Sums (&sums)[TurnForm::kEach], uint32_t from) {
+#pragma unroll
+  for (int step = 0; step < kBoxDepth / 16; ++step) {
+    const uint32_t at = from + TurnForm::kRowBytes + step * (kByColumns ? 16 * kBoxRow : 32);
+    const uint64_t b = kByColumns ? columns_operand(at, kBoxDepth * kBoxRow) : rows_operand(at);
+#pragma unroll
+    for (int each = 0; each < TurnForm::kEach; ++each)
+      group_mma<T, kByColumns>(sums[each][0], rows_operand(from + each * kGroupRows * kBoxRow + step * 32), b);
+  }
+}
+
 /// Scaled sums and bias of a warp's 16 rows, rounded, from registers through `staging` to c.
 template <class F, class Out>
 __device__ __forceinline__ void store_tile(Out* c, typename F::Sums& sums, float scale, const Out* bias, int first_row,
