@@ -145,6 +145,7 @@ __global__ void __launch_bounds__(F::kBound)
     return;
   }
   if constexpr (F::kTrades) raise_registers<176>();
+  if (bias) await_previous();
   for (int i = threadIdx.x; i < F::kColumns; i += F::kMultiply * kWarp)  // where there is none, what changes no sum
     ring.bias[i] = bias && first_column + i < segment.end ? to_float(bias[first_column + i]) : -0.0f;
   typename F::Sums sums = {};

@@ -85,6 +85,8 @@ __global__ void __launch_bounds__(Form::kThreads, 1)
       if (piece + 1 == pieces) give_turn(1 - group);
     });
 #pragma unroll
+    for (auto& each : sums) settle(each[0]);
+#pragma unroll
     for (int each = 0; each < F::kEach; ++each)
       store_tile<F>(c, sums[each], 1.0f, static_cast<const T*>(nullptr), tile.row + each * kGroupRows + warp % 4 * 16,
                     tile.column, tile.end, columns, columns, true, staging + warp * kTileStaging);

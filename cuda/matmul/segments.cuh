@@ -71,10 +71,9 @@ inline MadeU made_u(const ChainedProduct& p, const Segments& segments, unsigned*
 
 // ---- waiting for u
 
-/// By one thread, after all that its part of u was written by has met at a barrier behind publish(), which has put it
-/// before whatever this thread does now.
+/// By one thread, after all that its part of u was written by has met at a barrier behind publish().
 __device__ __forceinline__ void count_progress(unsigned* progress) {
-  asm volatile("red.relaxed.gpu.global.add.u32 [%0], 1;" ::"l"(progress) : "memory");
+  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(progress) : "memory");
 }
 /// By every thread that wrote: what it wrote can be read by others, by bulk copies too.
 __device__ __forceinline__ void publish() {

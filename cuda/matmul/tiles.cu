@@ -86,6 +86,8 @@ __global__ void __launch_bounds__(F::kThreads, 1)
       begin_group();
       multiply_piece<F, T, kByColumns>(sums, from, group);
     });
+#pragma unroll
+    for (auto& unit : sums) settle(unit);
     store_tile<F>(c, sums, scale, bias, at.x * F::kRows + warp * 16, column, rows, segment.end, c_stride,
                   whole && segment.begin % 8 == 0, staging + warp * kTileStaging);
   }
@@ -148,6 +150,8 @@ __global__ void __launch_bounds__(InTurns::kThreads, 1)
       multiply_piece<T, kByColumns>(sums, from);
       if (piece + 1 == count && tile + int(gridDim.x) < order.count()) give_turn(1 - group);
     });
+#pragma unroll
+    for (auto& each : sums) settle(each[0]);
     const int column = segment.begin + (at.y - segment.first_block) * F::kColumns;
 #pragma unroll
     for (int each = 0; each < F::kEach; ++each)

@@ -97,8 +97,8 @@ __device__ __forceinline__ void meet_group(int group) {
   asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "n"(kGroupThreads) : "memory");
 }
 /// Two warpgroups that share a ring and multiply in turn, each a tile of its own: what one of them does behind its
-/// products has the other's beside it. A turn is given, once all of its pieces have come, and awaited, so that what
-/// comes next into a stage is the next tile's.
+/// products has the other's beside it. A turn is given, once all of its pieces have come (there must be some), and
+/// awaited, so that what comes next into a stage is the next tile's.
 __device__ __forceinline__ void give_turn(int to) {
   asm volatile("bar.arrive %0, %1;" ::"r"(3 + to), "n"(2 * kGroupThreads) : "memory");
 }

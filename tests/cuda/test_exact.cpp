@@ -255,6 +255,26 @@ TEST_P(CudaExact, RowsOfProductsAloneAreRowsInABatch) {
   }
 }
 
+/// Kernels of few rows begin while the one ahead of them still runs.
+TEST_P(CudaExact, ABiasThatTheKernelAheadWritesIsSeen) {
+  constexpr int kTimes = 64, kValues = 4;
+  const Tensor a = noise({64, 640}, GetParam(), 1), b = noise({576, 640}, GetParam(), 2);
+  std::vector<Tensor> sources, want, got;
+  Tensor bias = gpu().empty({576}, GetParam());
+  for (int i = 0; i < kValues; ++i) {
+    sources.push_back(noise({576}, Dtype::kF32, uint64_t(10 + i), 100));
+    MANTISSA_RUN(gpu(), cast, bias, sources.back());
+    gpu().backend().synchronize();
+    want.push_back(product(a, b, bias));
+    gpu().backend().synchronize();
+  }
+  for (int i = 0; i < kTimes; ++i) {
+    MANTISSA_RUN(gpu(), cast, bias, sources[size_t(i % kValues)]);
+    got.push_back(product(a, b, bias));
+  }
+  for (int i = 0; i < kTimes; ++i) expect_same_bits(got[size_t(i)], want[size_t(i % kValues)]);
+}
+
 constexpr size_t kKeyWords = 14;  // of a choice's line; then the own kernel or -1, then the library's algorithm
 
 TEST_P(CudaExact, OwnKernelsAgreeAndUnknownOnesAreReplaced) {
