@@ -333,7 +333,8 @@ CheckpointState Run::load(const fs::path& checkpoint) {
   step = state.step;
   policy_version = counter_of(state, "policy_version", checkpoint);
   const auto finite = state.counters.find("finite_step");
-  finite_step_ = finite == state.counters.end() ? step : finite->second;  // of an earlier version, which has none
+  // A checkpoint of an earlier version has none: what its own weights give the next rollout tells.
+  finite_step_ = finite == state.counters.end() ? step - 1 : finite->second;
   if (const auto best = state.texts.find("best " + config.checkpoint.best);
       best != state.texts.end() && !counts_otherwise(state)) {
     best_ = std::stod(best->second);

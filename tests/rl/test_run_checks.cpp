@@ -216,6 +216,22 @@ TEST_F(RunChecks, ARunThatEndsInOverflowFailsAndNamesTheLastCheckpointOfBefore) 
   }
 }
 
+TEST_F(RunChecks, AnEarlierVersionsCheckpointThatOverflowsIsNotNamedAsOneOfBefore) {
+  const Strings overrides{"train.steps=3", "algorithm.entropy_coef=0", "checkpoint.every=1", "checkpoint.keep=0"};
+  {
+    mantissa::Run run(config("run", overrides), {});
+    mantissa::train(run, [&] { return run.step == 2; });
+    const ParamSet& params = run.model->params;
+    const Tensor norm = params.master[run.model->decoder->params().final_norm];
+    std::fill_n(norm.data<float>(), norm.numel(), 60000.0f);
+    CheckpointState state = read_checkpoint_state(dir_ / "run/checkpoints/step_2");
+    state.counters.erase("finite_step");
+    save_checkpoint(dir_ / "run/checkpoints", state, params, *run.optimizer, {});
+  }
+  expect_message(message_of([&] { train("run", overrides, "auto"); }),
+                 {"since step 3 every sample has overflowed", "checkpoints/step_1 (model.path names it)"});
+}
+
 TEST_F(RunChecks, RolloutsOfNothingButOverflowsEndTheRun) {
   mantissa::Run run(
       config("run", {"train.steps=9", "algorithm.entropy_coef=0", "scaler.max_skips_in_row=2", "checkpoint.every=0"}),
