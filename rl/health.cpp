@@ -36,12 +36,14 @@ std::optional<bool> equal_rewards(const Metrics& m) {
 
 Health::Health(const RunConfig& config) : stop_(config.train.stop) {
   const std::string limit = std::to_string(config.rollout.sampling.max_new_tokens);
+  const std::string named = str("(", config.lora.active() ? "lora.init" : "model.path", " names it)");
   conditions_ = {
       {"rollout_overflow",
        "no sample has finite log-probs, since the forward pass overflows in every one: nothing can be learned. Mostly "
-       "the weights have grown too large: begin a new run from an earlier checkpoint (model.path names it) with a lower "
-       "optim.lr. Where a model does so at step 1, fp16 is too narrow for it: see precision.rollout and "
-       "precision.residual",
+       "the weights have grown too large: begin a new run from an earlier checkpoint " +
+           named +
+           " with a lower optim.lr. Where a model does so at step 1, fp16 is too narrow for it: see precision.rollout and "
+           "precision.residual",
        overflowed, 1},
       {"equal_rewards",
        "there is nothing to prefer. samples.jsonl shows responses and extracted answers: if all are wrong, the "
@@ -76,8 +78,8 @@ Health::Health(const RunConfig& config) : stop_(config.train.stop) {
          return clipped.value_or(false) ? clipped : moved;
        }},
       {"reward_falling",
-       "it was higher before: begin a new run from a checkpoint before the fall (model.path names it) with a lower "
-       "optim.lr or with algorithm.kl_coef",
+       "it was higher before: begin a new run from a checkpoint before the fall " + named +
+           " with a lower optim.lr or with algorithm.kl_coef",
        [this](const Metrics&) { return reward_falling(); }},
   };
 }

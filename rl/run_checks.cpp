@@ -101,6 +101,11 @@ std::map<std::string, std::string> model_texts(const CheckpointState& state, con
   return texts;
 }
 
+/// The key that names a checkpoint which a new run is to begin with.
+const char* key_of_start(const RunConfig& config) {
+  return config.lora.active() ? "lora.init" : "model.path";
+}
+
 }  // namespace
 
 void Run::check_same_config() const {
@@ -217,9 +222,10 @@ void Run::check_end() {
   check(step == 0 || policy_version > 0, "the run took no optimizer step in ", step,
         " steps, so nothing was learned: see the warning after its first step");
   if (sft() || finite_step_ >= step - 1) return;
-  check_weights("model");  // says more, where it finds one
+  const char* unwritten = model->adapter ? "adapter" : "model";
+  check_weights(unwritten);  // says more, where it finds one
   fail("the run ended with weights that give no finite log-probs: since step ", finite_step_ + 2,
-       " every sample has overflowed, so nothing was learned, and no model is written: ", before_overflow());
+       " every sample has overflowed, so nothing was learned, and no ", unwritten, " is written: ", before_overflow());
 }
 
 /// What to do where the weights have grown too large, with the last checkpoint that is known to be of before.
@@ -230,7 +236,8 @@ std::string Run::before_overflow() {
     if (const fs::path path = directory->checkpoints() / str("step_", at); is_checkpoint(path)) from = path.string();
   from = comm.broadcast(from);
   return str("the weights have grown too large; begin a new run with a lower optim.lr",
-             from.empty() ? " (no checkpoint of before is left)" : " from " + from + " (model.path names it)");
+             from.empty() ? " (no checkpoint of before is left)"
+                          : str(" from ", from, " (", key_of_start(config), " names it)"));
 }
 
 /// On all ranks, since each may see a part of the weights. What is computed with counts, in its type.
@@ -243,9 +250,10 @@ void Run::check_weights(const char* unwritten) const {
     for (size_t i = 0; copy->defined() && i < params.size() && error.empty(); ++i) {
       const Tensor values = copy->rows(set.layout, ParamId{int(i)}, 0, params[i].rows);
       if (position_of_nonfinite(side, values) >= 0)
-        error = str("after step ", step, " ", params[i].name, " holds a value that is not finite in ",
-                    name_of(values.dtype()), ", so no ", unwritten, " is written: begin a new run from an earlier ",
-                    "checkpoint of ", config.output_dir(), " (model.path names it) with a lower optim.lr");
+        error =
+            str("after step ", step, " ", params[i].name, " holds a value that is not finite in ",
+                name_of(values.dtype()), ", so no ", unwritten, " is written: begin a new run from an earlier ",
+                "checkpoint of ", config.output_dir(), " (", key_of_start(config), " names it) with a lower optim.lr");
     }
   const std::vector<std::string> errors = comm.gather(error);
   for (size_t r = 0; r < errors.size(); ++r)

@@ -216,6 +216,25 @@ TEST_F(RunChecks, ARunThatEndsInOverflowFailsAndNamesTheLastCheckpointOfBefore) 
   }
 }
 
+TEST_F(RunChecks, ACheckpointOfAnAdapterIsNamedAsOne) {
+  const Strings overrides{"train.steps=4", "algorithm.entropy_coef=0", "checkpoint.keep=0", "lora.rank=2"};
+  mantissa::Run run(config("run", overrides), {});
+  const std::string log = log_of([&] {
+    expect_message(message_of([&] {
+                     mantissa::train(run, [&] {
+                       const Tensor all = run.model->trained().master.flat();
+                       if (run.step == 2) std::fill_n(all.data<float>(), all.numel(), 60000.0f);
+                       refresh_copies(run.exec, run.model->trained());
+                       return false;
+                     });
+                   }),
+                   {"since step 3 every sample has overflowed", "no adapter is written",
+                    "checkpoints/step_1 (lora.init names it)"});
+  });
+  EXPECT_NE(log.find("from an earlier checkpoint (lora.init names it)"), log.npos) << log;
+  EXPECT_EQ(log.find("model.path names"), log.npos) << log;
+}
+
 TEST_F(RunChecks, AnEarlierVersionsCheckpointThatOverflowsIsNotNamedAsOneOfBefore) {
   const Strings overrides{"train.steps=3", "algorithm.entropy_coef=0", "checkpoint.every=1", "checkpoint.keep=0"};
   {
