@@ -228,9 +228,12 @@ void Run::check_end() {
        " every sample has overflowed, so nothing was learned, and no ", unwritten, " is written: ", before_overflow());
 }
 
-/// What to do where the weights have grown too large, with the last checkpoint that is known to be of before.
+/// What to do where the weights have grown too large, with the last checkpoint that is known to be of before. Where no
+/// rollout was finite, it is not training that has made them so.
 std::string Run::before_overflow() {
   finish_saving();
+  if (finite_step_ < 0)
+    return "it was so in the first rollout, before any update: see precision.rollout and precision.residual";
   std::string from;
   for (int64_t at = finite_step_; directory && at >= 0 && from.empty(); --at)
     if (const fs::path path = directory->checkpoints() / str("step_", at); is_checkpoint(path)) from = path.string();

@@ -260,7 +260,7 @@ TEST_F(RunChecks, RolloutsOfNothingButOverflowsEndTheRun) {
   std::fill_n(norm.data<float>(), norm.numel(), 60000.0f);
   refresh_copies(run.exec, params);
   expect_message(message_of([&] { mantissa::train(run, [] { return false; }); }),
-                 {"in 3 rollouts in a row", "scaler.max_skips_in_row"});
+                 {"in 3 rollouts in a row", "scaler.max_skips_in_row", "before any update: see precision.rollout"});
   EXPECT_EQ(run.step, 2);
 }
 
