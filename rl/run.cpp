@@ -335,6 +335,7 @@ CheckpointState Run::load(const fs::path& checkpoint) {
   const auto finite = state.counters.find("finite_step");
   // A checkpoint of an earlier version has none: what its own weights give the next rollout tells.
   finite_step_ = finite == state.counters.end() ? step - 1 : finite->second;
+  if (state.counters.contains("overflowed_rollouts")) overflowed_rollouts_ = state.counters.at("overflowed_rollouts");
   if (const auto best = state.texts.find("best " + config.checkpoint.best);
       best != state.texts.end() && !counts_otherwise(state)) {
     best_ = std::stod(best->second);
@@ -385,6 +386,7 @@ void Run::save() {
   state.counters = {{"policy_version", policy_version},
                     {"data_position", cursor->position()},
                     {"finite_step", finite_step_},
+                    {"overflowed_rollouts", overflowed_rollouts_},
                     {"cache_room", engine ? engine->kv_cache_limit() : 0}};
   directory->record_lengths(state);
   state.texts = {{"data_hash", std::to_string(data_hash_)}};

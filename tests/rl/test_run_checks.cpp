@@ -264,5 +264,20 @@ TEST_F(RunChecks, RolloutsOfNothingButOverflowsEndTheRun) {
   EXPECT_EQ(run.step, 2);
 }
 
+TEST_F(RunChecks, RolloutsOfNothingButOverflowsAreCountedAcrossAResume) {
+  const Strings overrides{"train.steps=9", "algorithm.entropy_coef=0", "scaler.max_skips_in_row=2"};
+  {
+    mantissa::Run run(config("run", overrides), {});
+    const ParamSet& params = run.model->params;
+    const Tensor norm = params.master[run.model->decoder->params().final_norm];
+    std::fill_n(norm.data<float>(), norm.numel(), 60000.0f);
+    refresh_copies(run.exec, params);
+    EXPECT_FALSE(mantissa::train(run, [&] { return run.step == 2; }));
+  }
+  mantissa::Run run(config("run", overrides), {.resume = "auto"});
+  expect_message(message_of([&] { mantissa::train(run, [] { return false; }); }), {"in 3 rollouts in a row"});
+  EXPECT_EQ(run.step, 2);
+}
+
 }  // namespace
 }  // namespace mantissa
