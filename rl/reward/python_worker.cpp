@@ -23,7 +23,11 @@ def story(error):
     """What an exception says, and where in the user's file it was raised."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
     at = f" ({os.path.basename(path)} line {frames[-1].lineno})" if frames else ""
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    try:
+        said = str(error)
+    except BaseException:
+        said = ""
+    text = f"{type(error).__name__}: {said}" if said else type(error).__name__
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if isinstance(error, MemoryError) and limit != resource.RLIM_INFINITY:
         at += f", under reward.memory_mb: {limit >> 20}"

@@ -137,6 +137,15 @@ TEST_F(PythonReward, WhatGoesWrongIsNamedAndNoWrongAnswer) {
   EXPECT_EQ(grade(c, answers)[8].status, S::kParsed);  // again, with workers that had to be replaced
 }
 
+TEST_F(PythonReward, AnExceptionThatHasNoTextIsAnErrorOfItsAnswer) {
+  const RewardConfig c = config(
+      "class Mute(Exception):\n"
+      "    def __str__(self): raise self\n"
+      "def reward(response, record): raise Mute()\n",
+      1.0);
+  for (const Grade& one : grade(c, std::vector<Answer>(2, {"", ""}))) EXPECT_EQ(one.reason, "Mute (reward.py line 3)");
+}
+
 TEST_F(PythonReward, ARecordThatPythonCannotReadIsAnErrorOfItsAnswer) {
   const std::string deep = "{\"a\": " + std::string(100000, '[') + std::string(100000, ']') + "}";
   const std::vector<Answer> answers = {{"1", "", "{\"a\":\r1}"}, {"1", "", deep}, {"1", "", "{\"a\": 1}\r"}};
