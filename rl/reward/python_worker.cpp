@@ -91,6 +91,7 @@ def main():
     if not callable(function):
         what = f"no function {name}" if function is None else f"{name}, which is no function"
         rule = f"it must define {name}(response, record), or reward.path FILE.py:NAME names another function"
+        print(f"{path} defines {what}")
         say({"error": f"defines {what}: {rule}"})
         return
     batch = bool(getattr(function, "batch", False))

@@ -200,6 +200,7 @@ TEST_F(PythonReward, AFileThatDoesNotServeIsRefusedWithItsReason) {
             std::string::npos)
       << no_reward;
   EXPECT_NE(refusal(config("reward = 1\n")).find("defines reward, which is no function"), std::string::npos);
+  EXPECT_NE(read_file(dir_ / "reward.log").find("defines reward, which"), std::string::npos) << "the message names it";
   RewardConfig missing = config("");
   missing.path = (dir_ / "absent.py").string();
   EXPECT_NE(refusal(missing).find("absent.py"), std::string::npos);
