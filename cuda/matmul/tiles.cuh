@@ -63,7 +63,6 @@ class StageRing {
   }
 
   /// The stage in turn, and the barrier of copies into it.
-  __device__ __forceinline__ int stage() const { return stage_; }
   __device__ __forceinline__ uint32_t at() const { return stages_ + stage_ * kStage; }
   __device__ __forceinline__ uint32_t filled() const { return full_ + stage_ * 8; }
   __device__ __forceinline__ void next() {
@@ -77,10 +76,9 @@ class StageRing {
   }
   /// The thread that fills waits until the stage has been read; kStage bytes are to come.
   __device__ __forceinline__ void open() {
-    await_room();
+    wait_barrier(empty_ + stage_ * 8, parity_ ^ 1);
     expect_bytes(filled(), kStage);
   }
-  __device__ __forceinline__ void await_room() { wait_barrier(empty_ + stage_ * 8, parity_ ^ 1); }
   /// A reader waits until the stage is filled.
   __device__ __forceinline__ void await() { wait_barrier(filled(), parity_); }
   /// By one thread of a warpgroup: it has read the stage before the one in turn.

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -11,8 +12,8 @@
 
 #include "core/kernels.h"
 #include "core/random.h"
-#ifdef MANTISSA_WITH_CUDA
 #include "core/registry.h"
+#ifdef MANTISSA_WITH_CUDA
 #include "cuda/backend.h"
 #endif
 
@@ -67,6 +68,16 @@ class CudaFixture : public Base {
     for (float& v : values) v = size * stream.normal();
     Tensor wide = tensor_from<float>(cpu(), values, shape), out = host.empty(shape, dtype);
     MANTISSA_RUN(host, cast, out, wide);
+    return out;
+  }
+  /// The same on the GPU: some made once and repeated, in a number that no row length divides.
+  Tensor noise(Shape shape, Dtype dtype, uint64_t purpose, float size = 1.0f) {
+    constexpr int64_t kValues = 65521;
+    const Tensor some = up(random({kValues}, dtype, purpose, size));
+    Tensor out = gpu().empty(shape, dtype);
+    for (int64_t at = 0; at < out.numel(); at += kValues)
+      gpu().backend().copy(static_cast<std::byte*>(out.raw()) + at * int64_t(size_of(dtype)), some.raw(),
+                           size_t(std::min(kValues, out.numel() - at)) * size_of(dtype));
     return out;
   }
   Tensor ints(const std::vector<int32_t>& values, Shape shape) { return tensor_from<int32_t>(cpu(), values, shape); }
