@@ -36,8 +36,8 @@ std::string hash_of(const std::string& text, const std::function<bool(const std:
   return std::to_string(hash64(json.is_discarded() ? text : json.dump(-1, ' ', false, Json::error_handler_t::replace)));
 }
 
-/// Of tokenizer_config.json: its tokens (rl/text/tokenizer_config.h). What its chat template makes of the problems is
-/// compared itself.
+/// Of tokenizer_config.json: its tokens (nn/formats/tokenizer_config.h). What its chat template makes of the problems
+/// is compared itself.
 bool names_tokens(const std::string& key) {
   return key.ends_with("_token") || key.ends_with("_tokens") || key == "added_tokens_decoder";
 }

@@ -5,6 +5,7 @@
 #include <unordered_map>
 
 #include "core/error.h"
+#include "nn/formats/added_tokens.h"
 #include "nn/formats/gguf_tokenizer.h"
 
 namespace mantissa {
@@ -100,12 +101,45 @@ bool is_byte(const std::string& token) {
   return token.size() == 6 && token.starts_with("<0x") && token.ends_with(">");
 }
 
-void fill_tokens(GgufVocabulary& v, const json& tokenizer, int64_t rows, const std::string& where) {
-  const json& model = tokenizer.at("model");
+/// The added tokens, also those that stand in other files than tokenizer.json alone: the text of `v` has these, too.
+std::vector<AddedToken> read_added_tokens(GgufVocabulary& v, json& tokenizer, const TokenizerFiles& files) {
+  StringMap<int32_t> vocab;
+  for (const auto& [token, id] : tokenizer.at("model").at("vocab").items()) vocab.emplace(token, id.get<int32_t>());
+  AddedTokens added(vocab);
+  for (const json& token : tokenizer.value("added_tokens", json::array())) {
+    const bool special = token.value("special", false);
+    added.add({.content = token.at("content"),
+               .id = token.at("id"),
+               .special = special,
+               .normalized = token.value("normalized", !special),
+               .single_word = token.value("single_word", false),
+               .lstrip = token.value("lstrip", false),
+               .rstrip = token.value("rstrip", false)},
+              files.where + ": tokenizer.json: added_tokens");
+  }
+  const std::vector<AddedToken> own = added.list();
+  added.add_configured(read_tokenizer_config(files));
+  v.tokenizer_json = files.tokenizer_json;
+  if (added.list() == own) return own;
+  tokenizer["added_tokens"] = json::array();
+  for (const AddedToken& token : added.list())
+    tokenizer["added_tokens"].push_back({{"id", token.id},
+                                         {"content", token.content},
+                                         {"single_word", token.single_word},
+                                         {"lstrip", token.lstrip},
+                                         {"rstrip", token.rstrip},
+                                         {"normalized", token.normalized},
+                                         {"special", token.special}});
+  v.tokenizer_json = tokenizer.dump();
+  return added.list();
+}
+
+void fill_tokens(GgufVocabulary& v, const json& model, const std::vector<AddedToken>& added, int64_t rows,
+                 const std::string& where) {
   v.tokens.resize(size_t(rows));
   v.types.assign(size_t(rows), int32_t(GgufTokenType::kUnused));
   const auto put = [&](const std::string& token, int64_t id, GgufTokenType type) {
-    check(id >= 0 && id < rows, where, ": token ", id, " has no row in an embedding of ", rows);
+    check(id >= 0 && id < rows, where, ": token ", id, " (", token, ") has no row in an embedding of ", rows);
     v.tokens[size_t(id)] = token;
     v.types[size_t(id)] = int32_t(type);
   };
@@ -113,13 +147,11 @@ void fill_tokens(GgufVocabulary& v, const json& tokenizer, int64_t rows, const s
   for (const auto& [token, id] : model.at("vocab").items())
     put(token, id, sentencepiece && is_byte(token) ? GgufTokenType::kByte : GgufTokenType::kNormal);
   const json unknown = model.value("unk_token", json());
-  for (const json& added : tokenizer.value("added_tokens", json::array())) {
-    const bool special = added.value("special", false);
-    put(added.at("content"), added.at("id"),
-        sentencepiece && added.at("content") == unknown ? GgufTokenType::kUnknown
-        : special                                       ? GgufTokenType::kControl
-                                                        : GgufTokenType::kUserDefined);
-  }
+  for (const AddedToken& token : added)
+    put(token.content, token.id,
+        sentencepiece && token.content == unknown ? GgufTokenType::kUnknown
+        : token.special                           ? GgufTokenType::kControl
+                                                  : GgufTokenType::kUserDefined);
   for (size_t i = 0; i < v.tokens.size(); ++i)
     if (v.types[i] == int32_t(GgufTokenType::kUnused)) v.tokens[i] = str("[PAD", i, "]");
 }
@@ -135,12 +167,12 @@ int32_t GgufVocabulary::id_of(std::string_view token) const {
 GgufVocabulary gguf_vocabulary(const TokenizerFiles& files, int64_t rows) {
   GgufVocabulary v;
   try {
-    const json tokenizer = json::parse(files.tokenizer_json);
+    json tokenizer = json::parse(files.tokenizer_json);
     const json& model = tokenizer.at("model");
     check(model.at("type") == "BPE", files.where, ": only BPE tokenizers have a form in GGUF, got ",
           model.at("type").dump());
     v.model = model.value("byte_fallback", false) ? "llama" : "gpt2";
-    fill_tokens(v, tokenizer, rows, files.where);
+    fill_tokens(v, model, read_added_tokens(v, tokenizer, files), rows, files.where);
     if (v.model == "llama") {
       v.scores = scores_of(model.at("merges"), v);
       std::vector<json> normalizers;

@@ -19,13 +19,14 @@ struct GgufVocabulary {
   std::vector<float> scores;           // of llama
   std::vector<int32_t> before, after;  // what the post-processor puts around a text
   bool add_space_prefix = false;       // of llama
+  std::string tokenizer_json;          // with the added tokens of the other files
 
   /// Id of a token, -1 where there is none.
   int32_t id_of(std::string_view token) const;
 };
 
-/// The vocabulary of a tokenizer.json, with unused tokens up to `rows` rows of the embedding. Throws Error where it is
-/// no BPE, or holds ids beyond `rows`.
+/// The vocabulary of a tokenizer.json with the tokens that the other files add (added_tokens.h), and unused tokens up
+/// to `rows` rows of the embedding. Throws Error where it is no BPE, or holds ids beyond `rows`.
 GgufVocabulary gguf_vocabulary(const TokenizerFiles& files, int64_t rows);
 
 }  // namespace mantissa

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 
 #include "core/file.h"
 #include "core/registry.h"
@@ -11,6 +12,7 @@
 #include "nn/formats/gguf_vocabulary.h"
 #include "nn/formats/hf.h"
 #include "nn/formats/special_tokens.h"
+#include "nn/formats/tokenizer_config.h"
 #include "nn/rope.h"
 
 namespace mantissa {
@@ -108,15 +110,12 @@ void describe_config(Metadata& out, const ModelConfig& c) {
 
 /// The tokens with a role: those that the tokenizer names, else those that its post-processor adds, else those of
 /// config.json. Each is a special token of the vocabulary. `v` without tokens: the model has no tokenizer.
-void describe_special_tokens(Metadata& out, const ModelConfig& c, const TokenizerFiles& files, GgufVocabulary& v,
+void describe_special_tokens(Metadata& out, const ModelConfig& c, const TokenizerFiles& files, const GgufVocabulary& v,
                              std::vector<std::string>& notes) {
   const std::vector<SpecialToken> named = special_tokens(files);
   const auto named_id = [&](const std::string& role) {
     const auto it = std::find_if(named.begin(), named.end(), [&](const SpecialToken& t) { return t.role == role; });
-    const int32_t id = it == named.end() ? -1 : v.id_of(it->content);
-    if (id >= 0 && v.types[size_t(id)] == int32_t(GgufTokenType::kNormal))
-      v.types[size_t(id)] = int32_t(GgufTokenType::kControl);
-    return id;
+    return it == named.end() ? -1 : v.id_of(it->content);
   };
   const auto role_id = [&](const char* role, const std::vector<int32_t>& added, int32_t configured) {
     int32_t id = named_id(role);
@@ -155,17 +154,21 @@ void describe_special_tokens(Metadata& out, const ModelConfig& c, const Tokenize
   };
   adds("bos", v.before, bos);
   adds("eos", v.after, eos);
+  const std::set<std::string> placed = {"bos_token", "eos_token", "unk_token", "pad_token"};
+  for (const auto& [name, token] : read_tokenizer_config(files).named)
+    if (!placed.contains(name) && files.chat_template.find(name) != std::string::npos)
+      notes.push_back(str("the chat template reads ", name, " (", token,
+                          "), for which GGUF has no place: from this file it is empty"));
 }
 
 void describe_tokenizer(Metadata& out, const ModelConfig& c, const TokenizerFiles& files,
                         std::vector<std::string>& notes) {
   if (files.tokenizer_json.empty()) {
-    GgufVocabulary none;
-    describe_special_tokens(out, c, files, none, notes);
+    describe_special_tokens(out, c, files, {}, notes);
     notes.push_back(files.where + " has no tokenizer, so the file has none either");
     return;
   }
-  GgufVocabulary v = gguf_vocabulary(files, c.vocab_size);
+  const GgufVocabulary v = gguf_vocabulary(files, c.vocab_size);
   describe_special_tokens(out, c, files, v, notes);
   out.set("tokenizer.ggml.model", v.model);
   if (v.model == "gpt2") {
@@ -181,7 +184,7 @@ void describe_tokenizer(Metadata& out, const ModelConfig& c, const TokenizerFile
   }
   out.set("tokenizer.ggml.tokens", v.tokens);
   out.set("tokenizer.ggml.token_type", v.types);
-  out.set(kGgufHuggingFaceJson, files.tokenizer_json);
+  out.set(kGgufHuggingFaceJson, v.tokenizer_json);
   if (!files.chat_template.empty()) out.set("tokenizer.chat_template", files.chat_template);
 }
 

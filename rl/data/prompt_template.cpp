@@ -7,7 +7,7 @@
 #include "core/file.h"
 #include "core/notice.h"
 #include "core/text.h"
-#include "rl/text/tokenizer_config.h"
+#include "nn/formats/tokenizer_config.h"
 
 namespace mantissa {
 namespace {

@@ -10,15 +10,9 @@
 #include <unordered_map>
 #include <vector>
 
-namespace mantissa {
+#include "core/string_map.h"
 
-/// Lookups by std::string_view in maps with std::string keys.
-struct StringHash {
-  using is_transparent = void;
-  size_t operator()(std::string_view s) const { return std::hash<std::string_view>()(s); }
-};
-template <class Value>
-using StringMap = std::unordered_map<std::string, Value, StringHash, std::equal_to<>>;
+namespace mantissa {
 
 class Bpe {
  public:

@@ -8,7 +8,7 @@
 #include <set>
 
 #include "core/error.h"
-#include "rl/text/tokenizer_config.h"
+#include "nn/formats/tokenizer_config.h"
 #include "rl/text/unicode.h"
 
 namespace mantissa {

@@ -2,7 +2,7 @@
 
 #include "core/error.h"
 #include "core/notice.h"
-#include "rl/text/tokenizer_config.h"
+#include "nn/formats/tokenizer_config.h"
 
 namespace mantissa {
 

@@ -12,6 +12,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "nn/formats/tokenizer_config.h"
 #include "rl/text/regex.h"
 
 namespace mantissa {
@@ -48,13 +49,6 @@ struct DecodeStep {
   std::string content;         // kReplace: by what; kStrip: the character; kMetaspace: the mark
   size_t start = 0, stop = 0;  // kStrip: at most so many at each end
   bool drop_first = true;      // kMetaspace: marks of the first token vanish
-};
-
-struct AddedToken {
-  std::string content;
-  int32_t id = -1;
-  bool special = false, normalized = false, single_word = false, lstrip = false, rstrip = false;
-  bool operator==(const AddedToken&) const = default;
 };
 
 /// Finds added tokens in text: leftmost first, then longest.

@@ -5,8 +5,8 @@
 #include <unordered_set>
 
 #include "core/error.h"
+#include "nn/formats/tokenizer_config.h"
 #include "rl/text/stages.h"
-#include "rl/text/tokenizer_config.h"
 #include "rl/text/tokenizer_json.h"
 #include "rl/text/unicode.h"
 

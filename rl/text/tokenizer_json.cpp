@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "nn/formats/added_tokens.h"
 #include "rl/text/unicode.h"
 
 namespace mantissa {
@@ -284,29 +285,7 @@ void read_model(const Node& model, Bpe& bpe) {
   }
 }
 
-/// As the library adds a token: an empty one is left out, a text that is known keeps its id and takes the new flags,
-/// and another gets the next id behind the size of the vocabulary, whatever `given` the file says (-1: nothing). Where
-/// that would give two tokens one id, or the file's id is another's, no reading is right.
-void add_token(AddedToken token, int64_t given, const std::string& where, TokenizerSpec& spec) {
-  if (token.content.empty()) return;
-  const auto known = std::find_if(spec.added.begin(), spec.added.end(),
-                                  [&](const AddedToken& other) { return other.content == token.content; });
-  if (known != spec.added.end()) {
-    token.id = known->id;
-    *known = std::move(token);
-    return;
-  }
-  token.id = spec.bpe.id_of(token.content);
-  if (token.id < 0) {
-    token.id = int32_t(spec.bpe.vocab.size() + spec.new_tokens++);
-    for (const auto& [entry, id] : spec.bpe.vocab)
-      check(id != token.id && id != given, where, ": the added token \"", token.content, "\" with id ",
-            id == given ? given : token.id, " conflicts with \"", entry, "\" of model.vocab, which has this id");
-  }
-  spec.added.push_back(std::move(token));
-}
-
-void read_added_tokens(const Node& list, TokenizerSpec& spec) {
+void read_added_tokens(const Node& list, AddedTokens& tokens) {
   for (size_t i = 0; i < list.size(); ++i) {
     const Node n = list.at(i);
     AddedToken token;
@@ -316,21 +295,9 @@ void read_added_tokens(const Node& list, TokenizerSpec& spec) {
     token.single_word = n.flag("single_word", false);
     token.lstrip = n.flag("lstrip", false);
     token.rstrip = n.flag("rstrip", false);
-    add_token(std::move(token), n.at("id").integer(), *n.where + ": " + n.path, spec);
+    token.id = int32_t(n.at("id").integer());
+    tokens.add(std::move(token), *n.where + ": " + n.path);
   }
-}
-
-/// The tokens of tokenizer_config.json: with an id they replace the flags of one that is there, without one they are
-/// added where tokenizer.json has none.
-void add_configured(const TokenizerConfig& config, TokenizerSpec& spec) {
-  const std::vector<AddedToken> own = spec.added;
-  const auto has = [&](const auto& same) { return std::any_of(own.begin(), own.end(), same); };
-  for (const AddedToken& token : config.old)
-    if (!has([&](const AddedToken& other) { return other.id == token.id; }))
-      add_token(token, token.id, config.where + ": added_tokens.json", spec);
-  for (const AddedToken& token : config.added)
-    if (token.id >= 0 || !has([&](const AddedToken& other) { return other.content == token.content; }))
-      add_token(token, token.id, config.where + ": tokenizer_config.json", spec);
 }
 
 }  // namespace
@@ -348,8 +315,10 @@ void parse_tokenizer_json(const std::string& text, const std::string& where, con
   const Node root{&document, "", &where};
   root.must(document.is_object(), "must be an object");
   read_model(root.at("model"), spec.bpe);
-  if (root.has("added_tokens")) read_added_tokens(root.at("added_tokens"), spec);
-  add_configured(config, spec);
+  AddedTokens added(spec.bpe.vocab);
+  if (root.has("added_tokens")) read_added_tokens(root.at("added_tokens"), added);
+  added.add_configured(config);
+  spec.added = added.list();
   if (root.has("normalizer")) read_normalizer(root.at("normalizer"), spec);
   if (root.has("pre_tokenizer")) read_pre_tokenizer(root.at("pre_tokenizer"), spec);
   if (root.has("post_processor")) read_post_processor(root.at("post_processor"), spec);

@@ -4,16 +4,15 @@
 #include <string>
 #include <vector>
 
+#include "nn/formats/tokenizer_config.h"
 #include "rl/text/bpe.h"
 #include "rl/text/stages.h"
-#include "rl/text/tokenizer_config.h"
 
 namespace mantissa {
 
 /// Everything tokenizer.json says.
 struct TokenizerSpec {
   std::vector<AddedToken> added;
-  size_t new_tokens = 0;  // of them those that the vocabulary does not hold
   std::vector<Normalizer> normalizers;
   std::vector<PreTokenizer> pre_tokenizers;
   std::vector<int32_t> before, after;  // what the post-processor puts around the text

@@ -135,6 +135,7 @@ TEST_F(GgufWriter, TheTokenizerIsTheSame) {
 struct Named {
   std::string config = R"("bos_token_id": 4, "eos_token_id": 4)", generation = "", names = "", chat = "";
   std::string front = "<s>";  // what the post-processor adds
+  std::string old = "";       // added_tokens.json
 
   void write(const fs::path& dir) const {
     fs::create_directories(dir);
@@ -164,6 +165,7 @@ struct Named {
     write_file(dir / "tokenizer_config.json",
                str(R"({"tokenizer_class": "PreTrainedTokenizerFast")", names.empty() ? "" : ",", names, "}"));
     if (!chat.empty()) write_file(dir / "chat_template.jinja", chat);
+    if (!old.empty()) write_file(dir / "added_tokens.json", old);
   }
 };
 
@@ -171,10 +173,11 @@ class GgufRoles : public GgufWriter {
  protected:
   struct Written {
     std::map<std::string, int64_t> ids;
+    std::vector<std::string> tokens;  // that are not unused, with their types: "a 1"
     std::string notes;
   };
-  /// Writes the model, and expects that what is read back, with and without tokenizer.json, gives the same prompts and
-  /// stops as the directory, and the same ids where the file `can` say them.
+  /// Writes the model, and expects that what is read back, with and without tokenizer.json, gives the same prompts,
+  /// texts and stops as the directory, and the same ids where the file `can` say them.
   Written written(const Named& named, bool can = true) {
     const fs::path source = dir_.path() / str("source", ++count_), file = dir_.path() / "roles.gguf";
     named.write(source);
@@ -187,14 +190,21 @@ class GgufRoles : public GgufWriter {
       const std::string key = str("tokenizer.ggml.", role, "_token_id");
       if (parsed.has(key)) out.ids[role] = parsed.integer(key);
     }
+    const auto tokens = parsed.texts("tokenizer.ggml.tokens");
+    const auto types = parsed.integers("tokenizer.ggml.token_type");
+    for (size_t i = 0; i < tokens.size(); ++i)
+      if (types[i] != 5) out.tokens.push_back(str(tokens[i], " ", types[i]));
     out.ids["add_bos"] = parsed.flag("tokenizer.ggml.add_bos_token", true);
     for (const bool json : {true, false}) {
       if (!json) image.replace(image.find("tokenizer.huggingface.json"), 26, "tokenizer.of_somebody_else");
       write_file(file, image);
       const auto back = load(file);
       const auto here = Tokenizer::from_files(model->tokenizer), there = Tokenizer::from_files(back->tokenizer);
-      const std::string text = "a bc<pad></s>a<end>";
-      EXPECT_EQ(there->encode(text), here->encode(text));
+      const std::string text = "a bc<pad></s>a <think> <|tool|>c <image><end>";
+      const std::vector<int32_t> ids = here->encode(text);
+      EXPECT_EQ(there->encode(text), ids);
+      EXPECT_EQ(there->decode(ids), here->decode(ids));
+      EXPECT_EQ(there->decode(ids, true), here->decode(ids, true));
       if (json || can) {
         EXPECT_EQ(there->encode(text, true), here->encode(text, true));
       }
@@ -204,8 +214,9 @@ class GgufRoles : public GgufWriter {
       };
       EXPECT_EQ(stops(*back, *there), stops(*model, *here));
       if (named.chat.empty()) continue;
-      EXPECT_EQ(ChatTemplate::of_model(back->tokenizer).apply({{"user", "a"}}),
-                ChatTemplate::of_model(model->tokenizer).apply({{"user", "a"}}));
+      const std::string prompt = ChatTemplate::of_model(model->tokenizer).apply({{"user", "a"}});
+      EXPECT_EQ(ChatTemplate::of_model(back->tokenizer).apply({{"user", "a"}}), prompt);
+      EXPECT_EQ(there->encode(prompt), here->encode(prompt));
     }
     return out;
   }
@@ -253,6 +264,44 @@ TEST_F(GgufRoles, FallBackToWhatIsAddedAndToTheConfig) {
   expect_message(notes({.names = R"("eos_token": "<pad>")"}), {"token 6", "eos_token"});
   named = {.config = R"("eos_token_id": [3, 4, 5])", .names = R"("eos_token": "<pad>")"};
   expect_message(message_of([&] { notes(named); }), {"places for 3", "has 4"});
+}
+
+/// Types as llama.cpp has them: 1 normal, 3 control, 4 user-defined.
+TEST_F(GgufRoles, TokensThatStandInOtherFilesThanTokenizerJson) {
+  using Tokens = std::vector<std::string>;
+  const auto behind_pad = [](const Written& w) { return Tokens(w.tokens.begin() + 7, w.tokens.end()); };
+  const std::string chat = "<|tool|>{{ messages[0].content }}<think>c{{ eos_token }}";
+  Named named{.names = R"("eos_token": "</s>", "added_tokens_decoder": {"7": {"content": "c", "normalized": false},
+                          "8": {"content": "<|tool|>", "special": true}, "9": {"content": "<think>"}},
+                          "extra_special_tokens": {"image_token": "<image>"})",
+              .chat = chat};
+  const Written decoder = written(named);
+  EXPECT_EQ(behind_pad(decoder), (Tokens{"c 4", "<|tool|> 3", "<think> 4", "<image> 3"}));
+  EXPECT_EQ(decoder.notes, "");
+  named = {.names = R"("eos_token": "</s>")", .chat = chat, .old = R"({"<think>": 9, "<|tool|>": 8})"};
+  EXPECT_EQ(behind_pad(written(named)), (Tokens{"c 1", "<|tool|> 4", "<think> 4"}));
+  named.names += R"(, "pad_token": {"content": "<|tool|>"})";
+  const Written padded = written(named);
+  EXPECT_EQ(behind_pad(padded), (Tokens{"c 1", "<|tool|> 3", "<think> 4"}));
+  EXPECT_EQ(padded.ids.at("padding"), 8);
+
+  // Flags that tokenizer.json has otherwise come with it: the blanks around the token are its own.
+  named = {.names = R"("added_tokens_decoder": {"6": {"content": "<pad>", "lstrip": true, "rstrip": true}})"};
+  named.write(dir_.path() / "flags");
+  save_gguf(*load(dir_.path() / "flags"), dir_.path() / "flags.gguf", "f32");
+  const auto there = Tokenizer::from_files(load(dir_.path() / "flags.gguf")->tokenizer);
+  EXPECT_EQ(there->encode("a <pad> b"), (std::vector<int32_t>{0, 6, 1}));
+
+  named = {.names = R"("image_token": "<image>")", .chat = "{{ image_token }}"};
+  const auto save = [&](const char* name) {
+    named.write(dir_.path() / name);
+    return save_gguf(*load(dir_.path() / name), dir_.path() / "x.gguf", "f32");
+  };
+  expect_message(save("image").at(0), {"reads image_token (<image>)", "no place"});
+  named.names = R"("additional_special_tokens": ["<0>")";
+  for (int i = 1; i < 57; ++i) named.names += str(R"(, "<)", i, R"(>")");
+  named.names += "]";
+  expect_message(message_of([&] { save("many"); }), {"token 64 (<56>)", "no row in an embedding of 64"});
 }
 
 TEST_F(GgufWriter, WhatHasNoFormIsRefused) {

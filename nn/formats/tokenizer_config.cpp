@@ -1,4 +1,4 @@
-#include "rl/text/tokenizer_config.h"
+#include "nn/formats/tokenizer_config.h"
 
 #include <algorithm>
 #include <charconv>

@@ -1,6 +1,6 @@
 // tokenizer_config.json and its fellows: added and special tokens, classes, prefix spaces. Measured against
 // transformers (tests/golden/make_model_files_golden.py).
-#include "rl/text/tokenizer_config.h"
+#include "nn/formats/tokenizer_config.h"
 
 #include "core/error.h"
 #include "rl/text/tokenizer.h"

@@ -2,14 +2,22 @@
 // of older models: the special tokens by name and the tokens that are added to those of tokenizer.json.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "nn/formats/tokenizer_files.h"
-#include "rl/text/stages.h"
 
 namespace mantissa {
+
+/// A token that is recognised in text as it stands. `normalized`: in the text that the normalizer gives.
+struct AddedToken {
+  std::string content;
+  int32_t id = -1;
+  bool special = false, normalized = false, single_word = false, lstrip = false, rstrip = false;
+  bool operator==(const AddedToken&) const = default;
+};
 
 struct TokenizerConfig {
   /// bos_token, eos_token, unk_token, sep_token, pad_token, cls_token, mask_token, then a model's own names: those that
