@@ -255,7 +255,9 @@ int run_as_rank(const std::optional<Place>& place, const std::string& device, co
   }
   set_log_rank(place->rank, place->launcher != "mantissa");
   std::unique_ptr<Mesh> mesh = Mesh::join(*place);
-  Watchdog watchdog(*mesh);
+  WatchdogOptions options;
+  options.first = std::max(options.first, place->patience);
+  Watchdog watchdog(*mesh, options);
   // Outlives a failure: checkpoints are still written through it, and others wait for them.
   std::unique_ptr<Comm> comm;
   int code = 1;

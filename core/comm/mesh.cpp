@@ -11,8 +11,8 @@
 #include <thread>
 #include <utility>
 
+#include "core/comm/wait.h"
 #include "core/hash.h"
-#include "core/notice.h"
 
 namespace mantissa {
 namespace {
@@ -22,7 +22,6 @@ using namespace std::chrono_literals;
 constexpr uint64_t kMagic = 0x31616d6d6f43534dull;  // another program's connection, or another version's
 constexpr int kPorts = 16;                          // rank 0 listens on the first free one of so many
 constexpr std::chrono::milliseconds kHelloTime = 5s, kAnswerTime = 2s, kRetry = 50ms;
-constexpr std::chrono::milliseconds kQuiet = 10s;  // who waits for a connection longer says so, once
 
 void set_text(char (&to)[64], std::string_view text) {
   const size_t n = std::min(text.size(), sizeof to - 1);
@@ -102,17 +101,17 @@ Socket listen_as_first(const Place& place) {
     }
 }
 
-/// Connects to rank 0 and is answered; tries on until the deadline. The port found is noted in `place`.
-Socket connect_to_first(Place& place, const Hello& hello, Deadline deadline) {
+/// Connects to rank 0 and is answered; tries on while it may wait. The port found is noted in `place`.
+Socket connect_to_first(Place& place, const Hello& hello, Wait& wait) {
+  const std::string whom = str("rank 0 at ", place.address, " port ", place.port);
   std::string reason;
-  Deadline quiet = deadline_in(kQuiet);
-  for (Deadline now; (now = std::chrono::steady_clock::now()) < deadline;) {
-    if (now >= std::exchange(quiet, now < quiet ? quiet : deadline))
-      notice(str(name_from(hello), " waits for rank 0 at ", place.address, " port ", place.port, ": ", reason));
+  for (;;) {
     for (int port = place.port; port < place.port + (place.listening < 0 ? kPorts : 1); ++port) {
+      if (wait.over()) wait.give_up(whom, reason);
+      wait.say(whom, reason);
       Answer answer;
       try {
-        Socket socket = connect_to(place.address, port, deadline_in(kAnswerTime));
+        Socket socket = connect_to(place.address, port, std::min(wait.end(), deadline_in(kAnswerTime)));
         socket.send(&hello, sizeof hello, deadline_in(kAnswerTime));
         socket.receive(&answer, sizeof answer, deadline_in(kAnswerTime));
         answer.reason[sizeof answer.reason - 1] = 0;
@@ -128,7 +127,6 @@ Socket connect_to_first(Place& place, const Hello& hello, Deadline deadline) {
     }
     std::this_thread::sleep_for(kRetry);
   }
-  fail("[comm] ", name_from(hello), " did not reach rank 0 at ", place.address, " port ", place.port, ": ", reason);
 }
 
 /// The caller's first words; none where it is not one of ours.
@@ -148,45 +146,36 @@ std::string Mesh::name(int rank) const {
   return names_[size_t(rank)];
 }
 
-std::unique_ptr<Mesh> Mesh::join(const Place& place, std::chrono::milliseconds patience) {
+std::unique_ptr<Mesh> Mesh::join(const Place& place, std::chrono::milliseconds quiet) {
   std::unique_ptr<Mesh> mesh(new Mesh);
-  const Deadline deadline = deadline_in(patience);
+  Wait wait(place.rank == 0 ? "rank 0" : name_from(make_hello(place, 0, kCalls)), place.patience, quiet);
   mesh->rank_ = place.rank;
   mesh->links_.resize(size_t(place.size));
   mesh->names_.resize(size_t(place.size));
   Star star;
   for (std::vector<Socket>* sockets : {&star.heartbeats, &star.handout, &star.meeting})
     sockets->resize(place.rank == 0 ? size_t(place.size) : 1);
-  place.rank == 0 ? mesh->gather_ranks(place, deadline, star) : mesh->find_ranks(place, deadline, star);
+  place.rank == 0 ? mesh->gather_ranks(place, wait, star) : mesh->find_ranks(place, wait, star);
   mesh->heartbeats_ = std::move(star.heartbeats);
   mesh->handout_ = std::make_unique<Handout>(place.rank == 0, std::move(star.handout));
   mesh->meeting_ = std::make_unique<Meeting>(place.rank, std::move(star.meeting));
   return mesh;
 }
 
-void Mesh::gather_ranks(const Place& place, Deadline deadline, Star& star) {
+void Mesh::gather_ranks(const Place& place, Wait& wait, Star& star) {
   const Socket listening = listen_as_first(place);
   std::vector<Entry> entries{size_t(place.size)};
   set_text(entries[0].address, place.address);
   std::vector<Socket>* const kinds[kPurposes] = {&links_, &star.heartbeats, &star.handout, &star.meeting};
   names_[0] = name_from(make_hello(place, 0, kCalls));
-  Deadline quiet = std::min(deadline, deadline_in(kQuiet));
+  const auto absent = [&] {
+    std::string ranks;
+    for (int r = 1; r < place.size; ++r)
+      if (!star.meeting[size_t(r)]) ranks += str(ranks.empty() ? "" : ", ", r);
+    return str("rank ", ranks, " of ", place.size, " at ", place.address, " port ", listening.port());
+  };
   for (int missing = kPurposes * (place.size - 1); missing > 0;) {
-    Socket socket;
-    try {
-      socket = accept_from(listening, quiet);
-    } catch (const Error& e) {
-      std::string absent;
-      for (int r = 1; r < place.size; ++r)
-        if (!star.meeting[size_t(r)]) absent += str(absent.empty() ? "" : ", ", r);
-      const std::string whom =
-          str("rank ", absent, " of ", place.size, " at ", place.address, " port ", listening.port());
-      check(quiet < deadline && std::chrono::steady_clock::now() >= quiet, "[comm] rank 0 waited for ", whom, ": ",
-            e.what());
-      notice("rank 0 waits for " + whom);
-      quiet = deadline;
-      continue;
-    }
+    Socket socket = wait.socket([&](Deadline deadline) { return accept_from(listening, deadline); }, absent);
     Hello hello;
     if (!read_hello(socket, hello) || hello.rank <= 0) continue;
     std::vector<Socket>& kind = *kinds[hello.purpose];
@@ -215,29 +204,38 @@ void Mesh::gather_ranks(const Place& place, Deadline deadline, Star& star) {
     links_[r].send(entries.data(), entries.size() * sizeof(Entry), deadline_in(kHelloTime));
 }
 
-void Mesh::find_ranks(const Place& place, Deadline deadline, Star& star) {
+void Mesh::find_ranks(const Place& place, Wait& wait, Star& star) {
   // The others come to the address through which this rank reaches rank 0.
-  const Socket listening = listen_on(own_address_towards(place.address, place.port), 0);
+  const std::string address = own_address_towards(place.address, place.port);
+  const Socket listening = listen_on(address, 0);
   const Hello hello = make_hello(place, listening.port(), kCalls);
   Place first = place;
-  links_[0] = connect_to_first(first, hello, deadline);
-  star.heartbeats[0] = connect_to_first(first, make_hello(place, 0, kHeartbeats), deadline);
-  star.handout[0] = connect_to_first(first, make_hello(place, 0, kHandout), deadline);
-  star.meeting[0] = connect_to_first(first, make_hello(place, 0, kMeeting), deadline);
+  links_[0] = connect_to_first(first, hello, wait);
+  star.heartbeats[0] = connect_to_first(first, make_hello(place, 0, kHeartbeats), wait);
+  star.handout[0] = connect_to_first(first, make_hello(place, 0, kHandout), wait);
+  star.meeting[0] = connect_to_first(first, make_hello(place, 0, kMeeting), wait);
   std::vector<Entry> entries{size_t(place.size)};
   try {
-    links_[0].receive(entries.data(), entries.size() * sizeof(Entry), deadline);
+    links_[0].receive(entries.data(), entries.size() * sizeof(Entry), wait.end());  // rank 0 says who is missing
   } catch (const Error& e) {
-    fail("[comm] ", name_from(hello), " waited at rank 0 for the other ranks: ", e.what());
+    wait.give_up("the other ranks at rank 0", e.what());
   }
   for (size_t r = 0; r < entries.size(); ++r) names_[r] = entries[r].name;
+  wait.turn_to_others();
   for (int r = 1; r < place.rank; ++r) {
     const Entry& entry = entries[size_t(r)];
-    links_[size_t(r)] = connect_to(entry.address, entry.port, deadline);
-    links_[size_t(r)].send(&hello, sizeof hello, deadline);
+    links_[size_t(r)] = wait.socket([&](Deadline deadline) { return connect_to(entry.address, entry.port, deadline); },
+                                    [&] { return str(entry.name, " at ", entry.address, " port ", entry.port); });
+    links_[size_t(r)].send(&hello, sizeof hello, wait.end());
   }
+  const auto absent = [&] {
+    std::string names;
+    for (size_t r = size_t(place.rank) + 1; r < links_.size(); ++r)
+      if (!links_[r]) names += str(names.empty() ? "" : ", ", names_[r]);
+    return str(names, " at ", address, " port ", listening.port());
+  };
   for (int missing = place.size - 1 - place.rank; missing > 0;) {
-    Socket socket = accept_from(listening, deadline);
+    Socket socket = wait.socket([&](Deadline deadline) { return accept_from(listening, deadline); }, absent);
     Hello theirs;
     if (!read_hello(socket, theirs) || theirs.job != hello.job || theirs.rank <= place.rank ||
         theirs.rank >= place.size || links_[size_t(theirs.rank)])

@@ -22,11 +22,13 @@
 
 namespace mantissa {
 
+class Wait;
+
 class Mesh {
  public:
-  /// Joins the other ranks; returns when all are there. Throws Error naming who did not come within `patience`, or what
-  /// two ranks disagree about (job, number of ranks).
-  static std::unique_ptr<Mesh> join(const Place& place, std::chrono::milliseconds patience = std::chrono::minutes(5));
+  /// Joins the other ranks; returns when all are there. A rank that has waited for `quiet` says for whom, once. Throws
+  /// Error naming who did not come within place.patience, or what two ranks disagree about (job, number of ranks).
+  static std::unique_ptr<Mesh> join(const Place& place, std::chrono::milliseconds quiet = std::chrono::seconds(10));
 
   int rank() const { return rank_; }
   int size() const { return int(links_.size()); }
@@ -73,8 +75,8 @@ class Mesh {
     std::vector<Socket> heartbeats, handout, meeting;
   };
   // Both join links_ up; on rank 0, and on the others.
-  void gather_ranks(const Place& place, Deadline deadline, Star& star);
-  void find_ranks(const Place& place, Deadline deadline, Star& star);
+  void gather_ranks(const Place& place, Wait& wait, Star& star);
+  void find_ranks(const Place& place, Wait& wait, Star& star);
 
   int rank_ = 0;
   std::vector<Socket> links_, heartbeats_;

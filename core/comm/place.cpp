@@ -40,7 +40,7 @@ void read_ranks(Place& place, const Get& get, const char* rank, const char* size
   if (local_size && get(local_size)) place.local_size = number(get, local_size, 1, place.size);
 }
 
-/// MASTER_ADDR and MASTER_PORT where they are given; a port of the job's own where not.
+/// MASTER_ADDR and MASTER_PORT where they are given; a port of the job's own where not. How long to wait there.
 void read_meeting(Place& place, const Get& get, const std::string& otherwise) {
   place.address = text(get, "MASTER_ADDR");
   if (place.address.empty()) place.address = place.size == place.local_size ? "127.0.0.1" : otherwise;
@@ -50,6 +50,7 @@ void read_meeting(Place& place, const Get& get, const std::string& otherwise) {
   place.port = get("MASTER_PORT")  ? number(get, "MASTER_PORT", 1, 65535)
                : place.job.empty() ? kPort
                                    : kPort + int(hash64(place.job) % 4096);
+  if (get(kPatienceVariable)) place.patience = std::chrono::seconds(number(get, kPatienceVariable, 1, 1000000));
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // variables, each launcher by its own.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <optional>
 #include <string>
@@ -15,12 +16,17 @@ struct Place {
   int port = 0;                        // of rank 0; where it is taken, rank 0 listens on one of the few after it
   std::string job;                     // processes of another job are refused
   std::string launcher;                // for logs: "torchrun", "srun", "mpirun", "mantissa"
-  int listening = -1;                  // rank 0 under this program's own launcher: a socket that listens already
+  std::chrono::milliseconds patience = std::chrono::minutes(5);  // how long the ranks wait for each other at the start
+  int listening = -1;  // rank 0 under this program's own launcher: a socket that listens already
 };
+
+/// The variable that Place::patience comes from.
+inline constexpr const char* kPatienceVariable = "MANTISSA_JOIN_TIMEOUT_S";
 
 /// From RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT (torchrun, this program's launcher),
 /// else OMPI_COMM_WORLD_* (mpirun), else SLURM_* of a job step (srun); MASTER_ADDR and MASTER_PORT count there too.
-/// None where no launcher speaks. `get` is getenv, or a test's. Throws Error naming the variable missing or bad.
+/// MANTISSA_JOIN_TIMEOUT_S is their patience. None where no launcher speaks. `get` is getenv, or a test's. Throws Error
+/// naming the variable missing or bad.
 std::optional<Place> place_from_environment(const std::function<const char*(const char*)>& get);
 
 /// Cores of this machine for each of the ranks that a launcher started on it, at least 1.

@@ -21,6 +21,7 @@ inline std::vector<Place> local_places(int size) {
     places[size_t(r)].size = places[size_t(r)].local_size = size;
     places[size_t(r)].port = listening.port();
     places[size_t(r)].job = "test";
+    places[size_t(r)].patience = std::chrono::seconds(20);
   }
   places[0].listening = listening.release();
   return places;
@@ -33,7 +34,7 @@ inline std::vector<std::string> run_ranks_on(const std::vector<Place>& places, c
   for (size_t r = 0; r < places.size(); ++r)
     threads.emplace_back([&, r] {
       try {
-        const std::unique_ptr<Comm> comm = make_cpu_comm(Mesh::join(places[r], std::chrono::seconds(20)));
+        const std::unique_ptr<Comm> comm = make_cpu_comm(Mesh::join(places[r]));
         fn(*comm);
       } catch (const std::exception& e) {
         errors[r] = e.what();

@@ -60,6 +60,16 @@ TEST(Place, IsReadFromEachLauncher) {
   EXPECT_EQ(first_host("n[3,5]-ib,m1"), "n3-ib");
 }
 
+TEST(Place, SaysHowLongToWait) {
+  std::map<std::string, std::string> environment = {{"RANK", "0"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "node1"}};
+  EXPECT_EQ(place_in(environment)->patience, std::chrono::minutes(5));
+  environment["MANTISSA_JOIN_TIMEOUT_S"] = "1800";
+  EXPECT_EQ(place_in(environment)->patience, std::chrono::minutes(30));
+  environment["MANTISSA_JOIN_TIMEOUT_S"] = "0";
+  EXPECT_EQ(message_of([&] { place_in(environment); }),
+            "MANTISSA_JOIN_TIMEOUT_S: must be a number of 1 to 1000000, got \"0\"");
+}
+
 TEST(Place, BadVariablesAreNamed) {
   const auto error_of = [](const std::map<std::string, std::string>& environment) -> std::string {
     return message_of([&] { place_in(environment); });

@@ -74,7 +74,7 @@ class Processes {
  private:
   [[noreturn]] static void run(const Place& place, const Body& body, const WatchdogOptions& options,
                                std::chrono::milliseconds late) {
-    std::unique_ptr<Mesh> mesh = Mesh::join(place, 20s);
+    std::unique_ptr<Mesh> mesh = Mesh::join(place);
     std::this_thread::sleep_for(late);
     Watchdog watchdog(*mesh, options);
     const std::unique_ptr<Comm> comm = make_cpu_comm(std::move(mesh));
