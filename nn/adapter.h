@@ -94,6 +94,8 @@ struct Adapter {
 
   /// Registers the parameters, a unit a layer, and finishes the layout. Allocates no tensor.
   Adapter(const ModelConfig& model, AdapterConfig config, int world_size = 1);
+  /// Numbers that are trained: those of the rank, not what it is padded by.
+  int64_t trained() const { return params.layout.parameters() / config.padded_rank() * config.rank; }
 };
 
 /// A and B of one Hugging Face name of one layer, and the rows of the model's weight that they update.

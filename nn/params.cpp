@@ -65,6 +65,12 @@ ParamLayout ParamLayout::whole() const {
   return all;
 }
 
+int64_t ParamLayout::parameters() const {
+  int64_t all = 0;
+  for (const ParamInfo& p : params_) all += p.shape.numel();
+  return all;
+}
+
 Shard ParamLayout::shard_of(int unit, Shard all) const {
   return of_experts(unit) ? Shard{all.rank / all.experts, all.world_size / all.experts} : all;
 }

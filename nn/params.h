@@ -81,6 +81,7 @@ class ParamLayout {
   /// All of them, those of a unit one after the other, in the order of units.
   std::vector<ParamId> by_unit() const;
   int64_t numel() const { return numel_; }  // padding included
+  int64_t parameters() const;               // without it
   int units() const { return int(unit_names_.size()); }
   bool of_experts(int unit) const { return of_experts_[size_t(unit)]; }
   /// The part of a unit that a process keeps, among those that have it.

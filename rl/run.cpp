@@ -139,7 +139,7 @@ void Run::open_adapter() {
   }
   model->adapter->merged = !sft() && lora.merged();
   log_info(str("adapter of ", model->adapter->config.text(), lora.from_directory() ? ", from " + lora.init : "", ": ",
-               model->adapter->params.layout.numel(), " parameters are trained, ", model->params.layout.whole().numel(),
+               model->adapter->trained(), " parameters are trained, ", model->params.layout.whole().parameters(),
                " stay as they are",
                config.algorithm.kl_coef > 0 && !sft() ? "; the KL reference is the model without an adapter" : ""));
 }
@@ -308,11 +308,10 @@ void Run::load_base(const CheckpointState& state, const fs::path& checkpoint) {
 }
 
 std::string Run::about() const {
-  std::string text =
-      str(" on ", exec.backend().description(), "\n# model: ", config.model.path, ", ", model->config.architecture,
-          ", ", model->params.layout.whole().numel(), " parameters",
-          model->adapter ? str(", of an adapter ", model->adapter->params.layout.numel()) : std::string(),
-          "\n# data: ", prompts.size(), " problems");
+  std::string text = str(" on ", exec.backend().description(), "\n# model: ", config.model.path, ", ",
+                         model->config.architecture, ", ", model->params.layout.whole().parameters(), " parameters",
+                         model->adapter ? str(", of an adapter ", model->adapter->trained()) : std::string(),
+                         "\n# data: ", prompts.size(), " problems");
   for (const EvalSet& set : eval_sets) text += str("; evaluation on ", set.name, ", ", set.prompts.size());
   return text;
 }

@@ -57,7 +57,7 @@ std::unique_ptr<Model> ModelFlags::load(Shard shard, Sharding sharding) const {
   Backend& where = backend();
   std::unique_ptr<Model> loaded = load_model(model, where, dtype(), false, shard, Placement::kDevice, sharding);
   for (const std::string& notice : loaded->notices) log_info(notice);
-  log_info(str(model, ": ", loaded->config.architecture, ", ", loaded->params.layout.numel() / 1000000.0,
+  log_info(str(model, ": ", loaded->config.architecture, ", ", loaded->params.layout.whole().parameters() / 1000000.0,
                " million parameters in ", precision, " on ", where.description()));
   if (adapter.empty()) return loaded;
   put_adapter(*loaded, adapter);

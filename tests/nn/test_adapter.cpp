@@ -96,6 +96,17 @@ TEST(Adapters, AFreshOneChangesNoBit) {
 }
 
 /// Of several parts of a matrix, of one, of all.
+TEST(Adapters, WhatIsTrainedIsCountedWithoutPadding) {
+  for (const int world_size : {1, 3})
+    for (const int64_t rank : {1, 5, 16, 17}) {
+      const ModelConfig model = tiny_model();
+      const Adapter adapter(model, {.rank = rank, .targets = parse_targets({"all-linear"}, "test")}, world_size);
+      int64_t count = 0;
+      for (const AdapterPart& part : adapter_parts(model, adapter)) count += rank * (part.inputs + part.rows.size());
+      EXPECT_EQ(adapter.trained(), count) << "rank " << rank << ", world size " << world_size;
+    }
+}
+
 TEST(Adapters, GradientsThatAreWrittenHaveTheBitsOfThoseAddedToZeros) {
   for (const Strings& names : {Strings{"all-linear"}, Strings{"q_proj", "v_proj", "up_proj"}, Strings{"o_proj"}}) {
     const AdapterConfig config{.rank = 3, .alpha = 12, .targets = parse_targets(names, "test")};
