@@ -65,11 +65,11 @@ void check_directory(const fs::path& path) {
   if (file_exists(path / "config.json")) return;
   for (const char* adapter : {"adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"})
     check(!file_exists(path / adapter), kKey, path.string(), "\" holds an adapter (", adapter,
-          ") and no model: name the base model here, and this one by --adapter");
+          ") and no model: name the base model here, and this one by lora.init");
   const std::string name = path.string();
   if (file_exists(path / "config.yaml") && fs::is_directory(path / "checkpoints", ignored))
     fail(kKey, name, "\" is the directory of a run and no model itself: name ",
-         file_exists(path / "adapter") ? "the base model here, and " + name + "/adapter by --adapter"
+         file_exists(path / "adapter") ? "the base model here, and " + name + "/adapter by lora.init"
                                        : name + "/model (the end of the run) or " + name + "/checkpoints/step_N");
   if (file_exists(path / "tokenizer.json")) return;
   for (const fs::directory_entry& entry : fs::directory_iterator(path, ignored))

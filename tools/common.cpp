@@ -49,6 +49,7 @@ void ModelFlags::fields(Arguments& args) {
   args.field("adapter", adapter,
              "low-rank updates of the model: a PEFT directory, or RUN/checkpoints/step_N of a run that trained them");
   args.not_empty();
+  args.stands_for("lora.init");
   args.choice("device", device, {"auto", "cpu", "cuda"}, "auto takes a GPU when there is one");
   args.choice("precision", precision, {"fp16", "bf16", "fp32"}, "type of weights and activations");
 }

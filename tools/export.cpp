@@ -91,6 +91,7 @@ int export_main(int argc, char** argv) {
   args.stands_for("model.path");
   args.field("adapter", adapter, "PEFT directory, or RUN/checkpoints/step_N of a run that trained an adapter");
   args.not_empty();
+  args.stands_for("lora.init");
   args.field("merge", merged, "add the adapter to the weights; says how far that moves log-probs");
   args.field("output", output, "a directory that is new or empty, or FILE.gguf");
   args.required();

@@ -129,7 +129,7 @@ TEST_F(Lora, LeavesAnAdapterThatTheNextRunGoesOnFrom) {
             "lora.targets: must be left out or be those of " + there +
                 "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; got q_proj, o_proj");
   const std::string checkpoint = (dir_ / "first/checkpoints/step_3").string();
-  EXPECT_NE(message_of([&] { load_model(checkpoint, cpu(), Dtype::kF16, false); }).find("by --adapter"),
+  EXPECT_NE(message_of([&] { load_model(checkpoint, cpu(), Dtype::kF16, false); }).find("by lora.init"),
             std::string::npos);
 }
 
