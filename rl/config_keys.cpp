@@ -132,6 +132,24 @@ std::vector<ConfigKey> config_keys(RunConfig config) {
   return keys;
 }
 
+std::string KeyDifference::text(const std::string& relation) const {
+  return str(key.name, ": ", first, ", ", relation, " ", key.name, ": ", second);
+}
+
+std::vector<KeyDifference> different_keys(const std::vector<ConfigKey>& first, const std::vector<ConfigKey>& second) {
+  const auto text_in = [](const std::vector<ConfigKey>& keys, const std::string& name) {
+    const auto key = std::ranges::find(keys, name, &ConfigKey::name);
+    return key == keys.end() ? "not there" : key->text;
+  };
+  std::vector<KeyDifference> apart;
+  for (const ConfigKey& key : first)
+    if (const std::string other = text_in(second, key.name); other != key.text) apart.push_back({key, key.text, other});
+  for (const ConfigKey& key : second)
+    if (const std::string other = text_in(first, key.name); other == "not there" && key.text != other)
+      apart.push_back({key, other, key.text});
+  return apart;
+}
+
 std::string describe_keys(const std::vector<std::string>& prefixes) {
   const std::vector<ConfigKey> keys = reference_keys();
   std::string out = prefixes.empty() ? kIntroduction : "", section;

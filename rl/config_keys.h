@@ -21,6 +21,15 @@ struct ConfigKey {
 /// All keys in the order of the file.
 std::vector<ConfigKey> config_keys(RunConfig config = {});
 
+/// A key whose value differs between two configs, and both; "not there" where one lacks it, as those of named rewards.
+struct KeyDifference {
+  ConfigKey key;
+  std::string first, second;
+  /// "optim.lr: 1e-06, RELATION optim.lr: 1e-05".
+  std::string text(const std::string& relation) const;
+};
+std::vector<KeyDifference> different_keys(const std::vector<ConfigKey>& first, const std::vector<ConfigKey>& second);
+
 /// Markdown: a heading a section, a line a key, defaults included, "reward.NAME.weight" for a reward of any name. With
 /// prefixes ("optim", "rollout.max", "reward.x.weight") the keys that begin so, and Error naming the nearest key where
 /// none does; without any the whole reference, its introduction first.

@@ -10,6 +10,7 @@
 #include "core/comm/failure.h"
 #include "core/hash.h"
 #include "nn/formats/hf_config.h"
+#include "rl/config_keys.h"
 #include "rl/run.h"
 
 namespace mantissa {
@@ -111,8 +112,12 @@ const char* key_of_start(const RunConfig& config) {
 void Run::check_same_config() const {
   const std::vector<std::string> configs = comm.gather(format_run_config(config));
   for (size_t r = 1; r < configs.size(); ++r)
-    if (configs[r] != configs[0])
-      throw RankFailed(int(r), str("rank ", r, " was started with another config than rank 0"));
+    if (configs[r] != configs[0]) {
+      const auto keys = [&](size_t rank) { return config_keys(parse_saved_config(configs[rank], str("rank ", rank))); };
+      const std::vector<KeyDifference> apart = different_keys(keys(0), keys(r));
+      throw RankFailed(int(r), str("rank ", r, " was started with another config than rank 0",
+                                   apart.empty() ? "" : ": rank 0 has " + apart[0].text(str("rank ", r))));
+    }
 }
 
 /// A run keeps its mode, whatever its config calls it. A checkpoint of an earlier version, which names none, knows peer

@@ -188,26 +188,18 @@ void RunDirectory::compare_configs() {
     for (const std::string& key : take_out_unread(data, load_tokenizer_files(config_.model.path)))
       unread_.push_back(
           str(checkpoint_->string(), ": was made with ", key, ", which nothing reads: it may be left out"));
-  const std::vector<ConfigKey> saved = effective_keys(before), now = effective_keys(config_);
-  const auto text_in = [](const std::vector<ConfigKey>& keys, const std::string& name) {
-    const auto key = std::ranges::find(keys, name, &ConfigKey::name);  // those of named rewards are not in all configs
-    return key == keys.end() ? "not there" : key->text;
-  };
-  for (const auto* keys : {&saved, &now})
-    for (const ConfigKey& key : *keys) {
-      const std::string was = text_in(saved, key.name), is = text_in(now, key.name);
-      check(was == is || !key.decisive, checkpoint_->string(), ": was made under another config: ", key.name, ": ", was,
-            ", now ", key.name, ": ", is);
-    }
+  const std::vector<KeyDifference> apart = different_keys(effective_keys(before), effective_keys(config_));
+  for (const KeyDifference& difference : apart)
+    check(!difference.key.decisive, checkpoint_->string(), ": was made under another config: ", difference.text("now"));
   if (config_.lora.from_directory()) {  // effective_keys leaves out what the adapter says
     const AdapterConfig was = read_adapter_config(*checkpoint_), is = read_adapter_config(config_.lora.init);
     check(was == is, checkpoint_->string(), ": was made with an adapter of ", was.text(), ", now that of lora.init, ",
           config_.lora.init, ", is of ", is.text());
   }
-  const std::string was = text_in(saved, "train.steps"), is = text_in(now, "train.steps");
-  if (was != is && config_.optim.schedule != "constant")
-    log_warning(str("train.steps was ", was, ", now ", is, ": from here on the learning rate follows the ",
-                    config_.optim.schedule, " schedule of the new length"));
+  for (const KeyDifference& difference : apart)
+    if (difference.key.name == "train.steps" && config_.optim.schedule != "constant")
+      log_warning(str("train.steps was ", difference.first, ", now ", difference.second, ": from here on the learning ",
+                      "rate follows the ", config_.optim.schedule, " schedule of the new length"));
 }
 
 /// A folder that is a link, to a larger disk say, stays one, and is emptied.

@@ -160,7 +160,9 @@ TEST(RunDirectory, RanksNeedTheSameConfig) {
   TempDir dir;
   const std::vector<std::string> errors = run_ranks(
       2, [&](Comm& comm) { mantissa::Run run(config(dir / "run", {str("train.steps=", 1 + comm.rank())}), {}, comm); });
-  for (const std::string& error : errors) EXPECT_EQ(error, "rank 1 was started with another config than rank 0");
+  for (const std::string& error : errors)
+    EXPECT_EQ(error,
+              "rank 1 was started with another config than rank 0: rank 0 has train.steps: 1, rank 1 train.steps: 2");
 }
 
 TEST(RunDirectory, OnlyDecisiveKeysMustBeEqualOnResume) {
