@@ -95,12 +95,13 @@ void Engine::Impl::check_pages(int64_t pages, const Prompt& prompt, int64_t max_
 /// there, the pages depend on it and on the requests alone, never on earlier rollouts: what runs together decides bits
 /// where a product's bits depend on its number of rows.
 int64_t Engine::Impl::make_pool(std::span<const Request> requests, const GenerateOptions& options) {
-  int64_t longest = 0, all = 0;  // pages of the longest sequence, and of all together
-  int64_t most = 1;              // samples of a request
+  int64_t longest = 0, all = 0;   // pages of the longest sequence, and of all together
+  int64_t most = 1, samples = 0;  // of a request, and of all
   const Request* worst = nullptr;
   for (const Request& r : requests) {
     const int64_t pages = pages_for(*r.prompt, options.sampling.max_new_tokens);
     all += pages * r.n;
+    samples += r.n;
     most = std::max<int64_t>(most, r.n);
     if (pages > longest) longest = pages, worst = &r;
   }
@@ -124,7 +125,10 @@ int64_t Engine::Impl::make_pool(std::span<const Request> requests, const Generat
     if (is_rehearsal(exec.backend())) limit = std::max(limit, longest);  // of what does not fit, too, there is a count
     if (kv_cache_limit == 0) kv_cache_limit = limit;
     const int64_t rows = options.next ? std::min(max_batch, options.at_once + most - 1) : max_batch;
-    const int64_t wanted = std::min({all, rows * longest, kMaxPages});
+    // The prompt's last page is there until each sample of a request has its own copy.
+    const int64_t shared = most > 1 ? std::min(rows, int64_t(requests.size())) : 0;
+    const int64_t spare = Scheduler::reserve_of(std::min(rows, samples)) + shared;
+    const int64_t wanted = std::min(std::min(all, rows * longest) + spare, kMaxPages);
     pages = std::min(wanted, limit);
     stats.lost_pages = std::min(wanted, kv_cache_limit) - pages;
   }

@@ -44,11 +44,6 @@ int64_t Scheduler::prefill_length(const Sequence& s) const {
   return limits_.replay ? int64_t(s.prompt->ids.size()) : s.length();
 }
 
-/// Free pages that newcomers leave to those running: growth for a quarter page each, against preempting at once.
-int64_t Scheduler::reserve() const {
-  return int64_t(running_.size() + 3) / 4;
-}
-
 void Scheduler::activate_ready() {
   int64_t promised = 0;  // each needs at most one page for its first token
   while (!ready_.empty() && int64_t(running_.size()) < limits_.max_batch &&

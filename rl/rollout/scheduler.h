@@ -101,6 +101,9 @@ class Scheduler {
   /// other and of one size each (a prefill has more tokens than rows); empty where they are not recorded.
   void accept(std::span<const int32_t> tokens, std::span<const float> logprobs, std::span<const uint8_t> routes = {});
 
+  /// Free pages that newcomers leave to so many that run: growth for a quarter page each, against preempting at once.
+  static int64_t reserve_of(int64_t running) { return (running + 3) / 4; }
+
   std::deque<Sequence>& sequences() { return sequences_; }
   const PagePool& pool() const { return pool_; }
   int64_t preemptions() const { return preemptions_; }
@@ -127,7 +130,7 @@ class Scheduler {
   void preempt(Sequence& s);
   void release_pages(Sequence& s);
   int64_t prefill_length(const Sequence& s) const;
-  int64_t reserve() const;
+  int64_t reserve() const { return reserve_of(int64_t(running_.size())); }
 
   Limits limits_;
   const StopRule& stop_;

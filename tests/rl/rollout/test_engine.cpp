@@ -42,6 +42,17 @@ TEST_F(EngineTest, ResultsDoNotDependOnTheSchedule) {
   }
 }
 
+TEST_F(EngineTest, SamplesThatFitABatchRunTogether) {
+  options_.stop = {};
+  for (const int n : {1, 3, 8}) {
+    for (Request& r : requests_) r.n = n;
+    run(Dtype::kF32, requests_, options_, precision(Dtype::kF32));
+    EXPECT_EQ(stats_.decode_steps, 29) << n << " samples of each prompt";
+    run(Dtype::kF32, {requests_[0]}, options_, precision(Dtype::kF32));
+    EXPECT_EQ(stats_.decode_steps, 29) << n << " samples of one short prompt";
+  }
+}
+
 TEST_F(EngineTest, TheScheduleDoesNotDependOnEarlierRolloutsOrFreeMemory) {
   RolloutConfig config;
   config.max_batch = 64;
