@@ -1,12 +1,17 @@
-// Builds GGUF images in memory, right or wrong in one place at a time.
+// Builds GGUF images in memory, right or wrong in one place at a time, and asks the reader about them.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
+#include <functional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
+
+#include "nn/formats/gguf.h"
+#include "tests/support/message.h"
 
 namespace mantissa {
 
@@ -115,5 +120,19 @@ inline GgufBuilder tiny_gguf(const std::string& architecture) {
   matrix("blk.0.ffn_down.weight", 64, 32);
   return b;
 }
+
+inline std::span<const std::byte> bytes_of(const std::string& image) {
+  return std::as_bytes(std::span(image));
+}
+
+/// What the reader says against an image, as the file test.gguf; "" where it takes it.
+inline std::string refusal(const std::string& image) {
+  return message_of([&] { parse_gguf(bytes_of(image), "test.gguf"); });
+}
+
+struct GgufLie {
+  const char* part;  // of the message
+  std::function<void(GgufBuilder&)> tell;
+};
 
 }  // namespace mantissa
