@@ -1,45 +1,16 @@
-// The elementwise, norm, optimizer and matrix kernels of the CUDA backend against those of the CPU. Where the
-// arithmetic is the same the bits must be; elsewhere the bound is one rounding and the error of a sum in
-// another order.
-#include <array>
+// The elementwise, norm and optimizer kernels of the CUDA backend against those of the CPU. Where the arithmetic is the
+// same the bits must be; elsewhere the bound is one rounding and the error of a sum in another order.
 #include <bit>
-#include <functional>
+#include <cmath>
 
 #include "core/registry.h"
-#include "tests/support/cuda_pair.h"
+#include "tests/support/cuda_kernels.h"
 
 namespace mantissa {
 namespace {
 
-constexpr Dtype kTypes[] = {Dtype::kF32, Dtype::kF16, Dtype::kBF16};
 // One element, less than a pack, around a tile, several blocks with a rest.
 constexpr int64_t kSizes[] = {1, 7, 1024, 4099, 70001};
-
-class CudaKernels : public CudaFixture<testing::Test> {
- protected:
-  using Fill = std::function<void(Exec&, Tensor& out, const std::vector<Tensor>& in)>;
-  /// Runs on both sides with the same inputs, the output poisoned (or copied from `start`), and returns (gpu,
-  /// cpu).
-  std::pair<Tensor, Tensor> both(Shape shape, Dtype dtype, const std::vector<Tensor>& in, const Fill& run,
-                                 const Tensor& start = {}) {
-    std::vector<Tensor> there;
-    for (const Tensor& t : in) there.push_back(t.defined() ? up(t) : Tensor());
-    Tensor got = start.defined() ? up(start) : poisoned(shape, dtype), want = host.empty(shape, dtype);
-    if (start.defined()) cpu().copy(want.raw(), start.raw(), start.bytes());
-    run(gpu(), got, there);
-    run(host, want, in);
-    return {got, want};
-  }
-  void same(Shape shape, Dtype dtype, const std::vector<Tensor>& in, const Fill& run, const Tensor& start = {}) {
-    const auto [got, want] = both(shape, dtype, in, run, start);
-    expect_same_bits(got, want);
-  }
-  void close(Shape shape, Dtype dtype, const std::vector<Tensor>& in, double bound, double floor, const Fill& run,
-             const Tensor& start = {}) {
-    const auto [got, want] = both(shape, dtype, in, run, start);
-    expect_close(got, want, bound, floor);
-  }
-};
 
 TEST_F(CudaKernels, FillAndCast) {
   for (int64_t n : kSizes)
@@ -374,94 +345,6 @@ TEST_F(CudaKernels, GradStatsRepeatBitForBit) {
     EXPECT_EQ(s.sum_squares, first);
     EXPECT_NEAR(s.sum_squares, 3000001.0, 30000.0);
   }
-}
-
-/// How far fp32 sums of k products of normal numbers may be apart, from the CPU's chain. Of up to 35,000 sums
-/// of 257 to 1536 products the largest difference was 1.2 to 2.5 units of 1e-6 (1 + k / 8) for sums that are
-/// cut off after every 16 products, as tensor cores do with 16-bit factors (simulated in fp64), and 1.5 for
-/// cuBLASLt in fp32.
-double sum_error_of(int64_t k, Dtype factors) {
-  return (factors == Dtype::kF32 ? 2e-6 : 3e-6) * (1.0 + double(k) / 8);
-}
-
-TEST_F(CudaKernels, MatrixProducts) {
-  const int64_t sizes[][3] = {{1, 1, 1},     {3, 5, 7},       {1, 64, 128},   {33, 31, 257},
-                              {128, 96, 64}, {257, 136, 520}, {64, 1536, 896}};
-  for (const auto& [m, n, k] : sizes)
-    for (Trans trans : {Trans::kNN, Trans::kNT, Trans::kTN})
-      for (Dtype in : kTypes) {
-        const std::vector<Tensor> factors = {random(trans == Trans::kTN ? Shape{k, m} : Shape{m, k}, in, 1),
-                                             random(trans == Trans::kNT ? Shape{n, k} : Shape{k, n}, in, 2)};
-        for (Dtype out : {in, Dtype::kF32})
-          for (bool accumulate : {false, true})
-            for (bool deterministic : {true, false})
-              for (Match match : {Match::kExact, Match::kPeer}) {
-                SCOPED_TRACE(str("M=", m, " N=", n, " K=", k, " trans ", int(trans), " ", name_of(in), " -> ",
-                                 name_of(out), accumulate ? " accumulate" : "", deterministic ? " deterministic" : "",
-                                 match == Match::kPeer ? " peer" : ""));
-                host.match = gpu().match = match;
-                gpu().deterministic = deterministic;
-                const double bound = 2.1 * unit_of(out), sum_error = sum_error_of(k, in);
-                close(
-                    {m, n}, out, factors, bound, sum_error / bound,
-                    [&](Exec& e, Tensor& c, const auto& x) {
-                      MANTISSA_RUN(e, matmul, c, x[0], x[1], trans, accumulate);
-                    },
-                    accumulate ? random({m, n}, out, 3) : Tensor());
-                if (HasFailure()) return;
-              }
-      }
-}
-
-TEST_F(CudaKernels, ProductsWithABias) {
-  for (const auto& [m, n, k] : {std::array<int64_t, 3>{1, 1, 1}, {3, 5, 7}, {64, 2048, 1536}, {300, 136, 520}})
-    for (Dtype dtype : kTypes) {
-      const std::vector<Tensor> inputs = {random({m, k}, dtype, 1), random({n, k}, dtype, 2),
-                                          random({n + 8}, dtype, 3)};
-      for (bool deterministic : {true, false})
-        for (Match match : {Match::kExact, Match::kPeer}) {
-          SCOPED_TRACE(str("M=", m, " N=", n, " K=", k, " ", name_of(dtype)));
-          host.match = gpu().match = match;
-          gpu().deterministic = deterministic;
-          const double bound = 2.1 * unit_of(dtype), sum_error = sum_error_of(k, dtype);
-          for (int64_t first : {0, 8, 1})  // the second finds a plan, and another bias; the third is not aligned
-            close({m, n}, dtype, inputs, bound, sum_error / bound, [&](Exec& e, Tensor& c, const auto& x) {
-              MANTISSA_RUN(e, matmul_bias, c, x[0], x[1], x[2].slice(first, first + n));
-            });
-        }
-    }
-}
-
-TEST_F(CudaKernels, MeasuredPlansComeBack) {
-  gpu().deterministic = false;
-  Backend& backend = gpu().backend();
-  const Tensor a = up(random({300, 520}, Dtype::kF16, 1)), b = up(random({136, 520}, Dtype::kF16, 2));
-  const auto product = [&] {
-    Tensor c = gpu().empty({300, 136}, Dtype::kF16);
-    MANTISSA_RUN(gpu(), matmul, c, a, b, Trans::kNT, false);
-    return bits_of(c);
-  };
-  const auto bits = product();
-  const std::string measured = backend.measured_choices();
-  EXPECT_NE(measured.find("cuBLASLt"), std::string::npos) << measured;
-  backend.restore_measured_choices("another device\ncuBLASLt 1\n");
-  EXPECT_EQ(backend.measured_choices(), measured) << "ignored";
-  const std::string heads = measured.substr(0, measured.find('\n', measured.find("cuBLASLt")) + 1);
-  backend.restore_measured_choices(heads);
-  EXPECT_EQ(backend.measured_choices(), "");
-  backend.restore_measured_choices(measured);
-  EXPECT_EQ(backend.measured_choices(), measured);
-  EXPECT_EQ(product(), bits);
-}
-
-TEST_F(CudaKernels, ProductsOfFp32AreNotTf32) {
-  // 1 + 2^-12 survives only where the factors keep more than ten bits.
-  const Tensor a = tensor_from<float>(cpu(), std::vector<float>(256 * 256, 1.0f + 0x1p-12f), {256, 256});
-  same({256, 256}, Dtype::kF32, {a, a}, [](Exec& e, Tensor& c, const auto& x) {
-    Tensor product = e.empty({256, 256}, Dtype::kF32);
-    MANTISSA_RUN(e, matmul, product, x[0], x[1], Trans::kNT, false);
-    MANTISSA_RUN(e, unary, c, product, Unary::kWithinMask, 256 * (1.0 + 0x1.ep-12), 256 * (1.0 + 0x1.2p-11));
-  });
 }
 
 TEST_F(CudaKernels, Fp64IsRefusedByName) {
