@@ -147,8 +147,8 @@ void Bench::step() {
     optimizer.zero_grad();
     optimizer.step();
   };
-  report("step", str("parameters=", model().trained().layout.numel(), flags_.offload ? ",offload" : ""), time(body), 0,
-         1000.0 * bytes / speed);
+  const int64_t count = model().adapter ? model().adapter->trained() : model().params.layout.whole().parameters();
+  report("step", str("parameters=", count, flags_.offload ? ",offload" : ""), time(body), 0, 1000.0 * bytes / speed);
 }
 
 }  // namespace mantissa
