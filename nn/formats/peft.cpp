@@ -103,6 +103,23 @@ void say_unread(const Json& json, const std::string& where) {
   if (!is_unset(task) && task != "CAUSAL_LM") notice(str(where, ": task_type ", task.dump(), " is read as CAUSAL_LM"));
 }
 
+/// Says where the base model is another than the one that the adapter was trained on: a fitting shape proves nothing. A
+/// name on a hub is the same as a folder of that name.
+void say_other_base(const Json& json, const std::string& where, const std::string& model) {
+  const Json named = json.value("base_model_name_or_path", Json());
+  if (!named.is_string() || is_unset(named) || model.empty()) return;
+  const auto tidy = [](const std::string& path) {
+    const fs::path p = fs::path(path).lexically_normal();
+    return p.has_filename() ? p : p.parent_path();
+  };
+  const fs::path base = tidy(named), here = tidy(model);
+  std::error_code ignored;
+  const bool both = fs::exists(base, ignored) && fs::exists(here, ignored);
+  if (both ? fs::equivalent(base, here, ignored) : base.filename() == here.filename()) return;
+  notice(str(where, ": the adapter was trained on ", named.get<std::string>(),
+             " (base_model_name_or_path), here it is put on ", model));
+}
+
 /// The modules that a PEFT file has tensors for, "model.layers.0.self_attn.q_proj".
 std::set<std::string> modules_in(const Safetensors& file) {
   std::set<std::string> modules;
@@ -268,7 +285,10 @@ void load_adapter(Model& model, const fs::path& directory, bool masters, Shard s
   const std::string where = (directory / kConfigFile).string();
   if (!is_checkpoint(directory))
     check_modules(json, where, model.config, modules_in(Safetensors(directory / kWeightsFile)), config.targets);
-  if (shard.rank == 0) say_unread(json, where);
+  if (shard.rank == 0) {
+    say_unread(json, where);
+    say_other_base(json, where, model.path);
+  }
   const Adapter& adapter = add_adapter(model, config, masters, shard, placement);
   const ParamSet& set = adapter.params;
   Exec exec(*model.backend);

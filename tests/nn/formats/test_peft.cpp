@@ -60,6 +60,39 @@ class Peft : public ::testing::Test {
   TempDir dir_;
 };
 
+TEST_F(Peft, AnotherBaseModelIsSaid) {
+  const fs::path here = dir_ / "base", other = dir_ / "other";
+  fs::create_directories(here / "model");
+  fs::create_directories(other / "model");
+  const auto from = adapted({"q_proj"});
+  const auto notices = [&](const std::string& trained_on, const std::string& put_on) {
+    std::string all;
+    from->path = trained_on;
+    fs::remove_all(dir_ / "adapter");
+    save_adapter(*from, dir_ / "adapter");
+    const auto to = model();
+    to->path = put_on;
+    set_notice_sink([&](const std::string& text) { all += text + "\n"; });
+    load_adapter(*to, dir_ / "adapter");
+    set_notice_sink({});
+    return all;
+  };
+  const std::string folder = (here / "model").string();
+  const std::pair<std::string, std::string> same[] = {{"builtin:arithmetic", "builtin:arithmetic"},
+                                                      {"Qwen/Qwen2.5-1.5B", "/models/Qwen2.5-1.5B/"},
+                                                      {folder, (here / "../base/model/").string()},
+                                                      {"", folder}};
+  for (const auto& [trained_on, put_on] : same) EXPECT_EQ(notices(trained_on, put_on), "") << trained_on;
+  const std::pair<std::string, std::string> apart[] = {{"builtin:arithmetic_moe", "builtin:arithmetic"},
+                                                       {"Qwen/Qwen2.5-1.5B", "/models/Qwen2.5-0.5B"},
+                                                       {folder, (other / "model").string()}};
+  for (const auto& [trained_on, put_on] : apart) {
+    const std::string said = notices(trained_on, put_on);
+    EXPECT_NE(said.find("trained on " + trained_on), std::string::npos) << said;
+    EXPECT_NE(said.find("put on " + put_on), std::string::npos) << said;
+  }
+}
+
 TEST_F(Peft, ThereAndBack) {
   for (const std::vector<std::string>& targets :
        {std::vector<std::string>{"all-linear"}, {"v_proj", "q_proj"}, {"up_proj"}}) {
