@@ -39,9 +39,10 @@ __device__ void fill_b(const Ring& ring, const Operands& operands, const Pieces<
 }
 template <class F>
 __device__ void fill_a(const Ring& ring, const Operands& operands, const Pieces<F>& pieces, const Segment& segment,
-                       int first_row, const MadeU& made) {
+                       int tile, const MadeU& made) {
   const bool waits = pieces.count > pieces.first && made.blocks > 0;
-  unsigned* progress = made.progress + blockIdx.y;
+  const int first_row = tile * F::kRows;
+  unsigned* progress = made.progress + tile;
   prefetch_map(operands.a[0]);
   if (pieces.count > pieces.first) prefetch_map(operands.a[1]);
   await_previous();
@@ -78,15 +79,15 @@ __device__ void add_by_own_u(float (&all)[F::kWidth / 2], const Ring& ring, int 
   settle(sums);
 }
 
-/// By a block: its part of u, for the blocks of its rows, in the ring of MakerOf<F>.
+/// By a block, number `block` of those that make u for a tile of rows: its part of it, in the ring of MakerOf<F>.
 template <class F, class T>
-__device__ void make_u(void* shared, const Operands& operands, int rows, const MadeU& made) {
+__device__ void make_u(void* shared, const Operands& operands, int rows, int tile, int block, const MadeU& made) {
   using M = MakerOf<F>;
   const Ring ring = begin_ring<M>(shared);
   __syncthreads();
   const int warp = __shfl_sync(~0u, threadIdx.x / kWarp, 0), lane = threadIdx.x % kWarp;
-  const int first_row = blockIdx.y * F::kRows + int(blockIdx.x) % made.down * M::kRows;
-  const int first_column = int(blockIdx.x) / made.down * M::kColumns;
+  const int first_row = tile * F::kRows + block % made.down * M::kRows;
+  const int first_column = block / made.down * M::kColumns;
   Pieces<M> pieces(operands, false);
   if (first_row >= rows) pieces.count = 0;
   if (warp == F::kMultiply && elected()) {
@@ -113,13 +114,14 @@ __device__ void make_u(void* shared, const Operands& operands, int rows, const M
     publish();
     meet_warps<M::kMultiply>();
     await_previous();  // a block without rows has waited for nothing, and the counters are still those of the one ahead
-    if (threadIdx.x == 0) count_progress(made.progress + blockIdx.y);
+    if (threadIdx.x == 0) count_progress(made.progress + tile);
   }
 }
 
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL
 
-/// Grid (made.blocks + segments.blocks, rows / kRows).
+/// Grid (made.blocks + segments.blocks, tiles of rows). Those that make u come first, of all tiles: where multiprocessors
+/// become free one after the other, they begin before the blocks that wait for them.
 template <class F, class T, class Out>
 __global__ void __launch_bounds__(F::kBound)
     stream_kernel(Out* c, const __grid_constant__ Operands operands, const Out* bias, int rows,
@@ -127,11 +129,12 @@ __global__ void __launch_bounds__(F::kBound)
 #if __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ uint4 shared[];
   let_next_begin();
+  const int number = blockIdx.y * gridDim.x + blockIdx.x, makers = made.blocks * gridDim.y;
   if constexpr (F::kU == 0)
-    if (int(blockIdx.x) < made.blocks) return make_u<F, T>(shared, operands, rows, made);
-  const int warp = __shfl_sync(~0u, threadIdx.x / kWarp, 0), block = blockIdx.x - made.blocks;
+    if (number < makers) return make_u<F, T>(shared, operands, rows, number / made.blocks, number % made.blocks, made);
+  const int tile = (number - makers) / segments.blocks, block = (number - makers) % segments.blocks;
+  const int warp = __shfl_sync(~0u, threadIdx.x / kWarp, 0), first_row = tile * F::kRows;
   const Segment segment = segments.of(block);
-  const int first_row = blockIdx.y * F::kRows;
   const int first_column = segment.begin + (block - segment.first_block) * F::kColumns;
   const bool chained = segment.u_column >= 0;
   const Pieces<F> pieces(operands, chained && F::kU == 0);
@@ -141,7 +144,7 @@ __global__ void __launch_bounds__(F::kBound)
   if (warp >= F::kMultiply) {
     if constexpr (F::kTrades) lower_registers<24>();
     if (warp == F::kMultiply && elected()) fill_b<F>(ring, operands, pieces, segment, first_column);
-    if (warp == F::kMultiply + 1 && elected()) fill_a<F>(ring, operands, pieces, segment, first_row, made);
+    if (warp == F::kMultiply + 1 && elected()) fill_a<F>(ring, operands, pieces, segment, tile, made);
     return;
   }
   if constexpr (F::kTrades) raise_registers<176>();
