@@ -62,6 +62,36 @@ __device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap& map, in
       "l"(&map), "r"(k), "r"(row), "r"(barrier)
       : "memory");
 }
+/// This block's place in its cluster, whose blocks are numbered along x first.
+__device__ __forceinline__ int2 place_in_cluster() {
+  int2 at;
+  asm volatile("mov.u32 %0, %%cluster_ctaid.x;\n mov.u32 %1, %%cluster_ctaid.y;" : "=r"(at.x), "=r"(at.y));
+  return at;
+}
+/// All threads of the blocks of a cluster meet; behind fence_barriers() all see the barriers.
+__device__ __forceinline__ void meet_cluster() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;\n barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+/// Where an address of this block's shared memory is in another block of the cluster.
+__device__ __forceinline__ uint32_t address_in(int block, uint32_t address) {
+  uint32_t there;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(block));
+  return there;
+}
+/// arrive() in any block of the cluster. It orders reads that have ended before it, no writes: with the scope of a
+/// cluster it would wait for the memory of the whole device.
+__device__ __forceinline__ void arrive_there(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+/// copy_box() to the same address in each block of the cluster that has a bit in `blocks`, each with its own barrier.
+__device__ __forceinline__ void copy_box_to(uint32_t blocks, uint32_t to, const CUtensorMap& map, int k, int row,
+                                            uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
+      " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+      "l"(&map), "r"(k), "r"(row), "r"(barrier), "h"(uint16_t(blocks))
+      : "memory");
+}
 /// What describes the boxes of a matrix is brought near: the first copy by it would wait for that.
 __device__ __forceinline__ void prefetch_map(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");

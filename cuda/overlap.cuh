@@ -19,21 +19,36 @@ __device__ __forceinline__ void let_next_begin() {
 #endif
 }
 
-/// A launch of a kernel that calls await_previous().
+/// A launch of a kernel that calls await_previous(), its grid in clusters of so many blocks.
 template <class... Parameters, class... Arguments>
-void launch_early(const Exec& exec, void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared,
-                  const Arguments&... arguments) {
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
+void launch_early_in_clusters(const Exec& exec, void (*kernel)(Parameters...), dim3 grid, dim3 cluster, int threads,
+                              size_t shared, const Arguments&... arguments) {
+  cudaLaunchAttribute attributes[2] = {};
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = dim3(unsigned(threads));
   config.dynamicSmemBytes = shared;
   config.stream = stream(exec);
-  config.attrs = &early;
-  config.numAttrs = device_facts(exec).can_begin_early ? 1 : 0;
+  config.attrs = attributes;
+  if (device_facts(exec).can_begin_early) {
+    cudaLaunchAttribute& early = attributes[config.numAttrs++];
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster.x * cluster.y * cluster.z > 1) {
+    cudaLaunchAttribute& together = attributes[config.numAttrs++];
+    together.id = cudaLaunchAttributeClusterDimension;
+    together.val.clusterDim.x = cluster.x;
+    together.val.clusterDim.y = cluster.y;
+    together.val.clusterDim.z = cluster.z;
+  }
   MANTISSA_CUDA(cudaLaunchKernelEx(&config, kernel, arguments...));
+}
+/// The same without clusters.
+template <class... Parameters, class... Arguments>
+void launch_early(const Exec& exec, void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared,
+                  const Arguments&... arguments) {
+  launch_early_in_clusters(exec, kernel, grid, dim3(1), threads, shared, arguments...);
 }
 
 }  // namespace mantissa::cuda

@@ -5,7 +5,7 @@
 // part of b brought near meanwhile. Of a chained product (cuda/matmul/chained.h) whose u is yet to be made, either
 // blocks of their own make it, which are through before the others need it, or each block makes what it needs of it
 // beside its columns: rows of `down` are kU more columns, and their sums, rounded, the left operand of the second
-// product.
+// product. Where the second-level cache is the limit, blocks of a cluster copy parts of what they share to all of them.
 #include "cuda/matmul/segments.cuh"
 #include "cuda/matmul/stream.cuh"
 #include "cuda/overlap.cuh"
@@ -14,8 +14,9 @@ namespace mantissa::cuda_kernels {
 namespace {
 
 /// Of the blocks that make u: so few columns that they are early, and so few blocks that all blocks begin at once.
+/// Beside clusters they fill some by themselves, and each of them copies alone.
 template <class F>
-using MakerOf = Form<(F::kRows < kGroupRows ? F::kRows : kGroupRows), (F::kColumns <= 72 ? 32 : 96),
+using MakerOf = Form<(F::kRows < kGroupRows ? F::kRows : kGroupRows) / F::kAcross, (F::kColumns <= 72 ? 32 : 96),
                      (F::kRing == kAlone ? 2 : 1), F::kRing>;
 
 #if __CUDA_ARCH_FEAT_SM90_ALL
@@ -25,8 +26,9 @@ using MakerOf = Form<(F::kRows < kGroupRows ? F::kRows : kGroupRows), (F::kColum
 template <class F>
 __device__ void fill_b(const Ring& ring, const Operands& operands, const Pieces<F>& pieces, const Segment& segment,
                        int first_column) {
+  const Share<F::kDown> share = share_of_b<F>();
   for (int k = 0; k < min(pieces.depth[0], F::kStages * kPiece<F>); k += kBoxDepth)
-    prefetch_box(operands.b[0], k, first_column);
+    prefetch_box(operands.b[0], k, first_column + share.number * (F::kColumns / F::kDown));
   const int v_row = segment.v_row + first_column - segment.begin;
   if (segment.u_column >= 0) prefetch_map(operands.b[1]);
   await_previous();
@@ -35,7 +37,8 @@ __device__ void fill_b(const Ring& ring, const Operands& operands, const Pieces<
     copy_box(ring.v, operands.b[1], 0, v_row, ring.v_full);
   }
   const auto at = [&](int i) { return int2{pieces.begin(i), pieces.second(i) ? v_row : first_column}; };
-  fill<F, F::kColumns, F::kU>(ring, ring.stages, pieces, operands.b, at, F::kColumns, &operands.down, segment.u_column);
+  fill<F, F::kColumns, F::kU>(ring, ring.stages, pieces, operands.b, at, F::kColumns, &operands.down, segment.u_column,
+                              share);
 }
 template <class F>
 __device__ void fill_a(const Ring& ring, const Operands& operands, const Pieces<F>& pieces, const Segment& segment,
@@ -50,7 +53,7 @@ __device__ void fill_a(const Ring& ring, const Operands& operands, const Pieces<
     if (i == pieces.first && waits) await_progress(progress, made.blocks);
     return int2{pieces.begin(i) + (pieces.second(i) ? segment.u_column : 0), first_row};
   };
-  fill<F, F::kRows>(ring, ring.stages + F::kFromB, pieces, operands.a, at);
+  fill<F, F::kRows>(ring, ring.stages + F::kFromB, pieces, operands.a, at, F::kRows, nullptr, -1, share_of_a<F>());
   if (waits) end_progress(progress, made.blocks, made.users);
 }
 
@@ -120,8 +123,25 @@ __device__ void make_u(void* shared, const Operands& operands, int rows, int til
 
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL
 
-/// Grid (made.blocks + segments.blocks, tiles of rows). Those that make u come first, of all tiles: where multiprocessors
-/// become free one after the other, they begin before the blocks that wait for them.
+/// Which block of a grid (made.blocks + others, tiles of rows) this is. Those that make u come first, of all tiles:
+/// where multiprocessors become free one after the other, they begin before the blocks that wait for them.
+struct Place {
+  bool makes_u;
+  int tile, block;  // block: of those that make u for the tile, or of the others
+};
+template <class F>
+__device__ Place place_in_grid(const MadeU& made) {
+  const int x = blockIdx.x, y = blockIdx.y;
+  if constexpr (F::kInClusters) {  // their order is that of the grid, and these are the first of it
+    const bool makes_u = x < made.blocks;
+    return {makes_u, y, makes_u ? x : x - made.blocks};
+  }
+  const int number = y * gridDim.x + x, makers = made.blocks * gridDim.y, others = gridDim.x - made.blocks;
+  if (number < makers) return {true, number / made.blocks, number % made.blocks};
+  return {false, (number - makers) / others, (number - makers) % others};
+}
+
+/// Grid: Place.
 template <class F, class T, class Out>
 __global__ void __launch_bounds__(F::kBound)
     stream_kernel(Out* c, const __grid_constant__ Operands operands, const Out* bias, int rows,
@@ -129,22 +149,24 @@ __global__ void __launch_bounds__(F::kBound)
 #if __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ uint4 shared[];
   let_next_begin();
-  const int number = blockIdx.y * gridDim.x + blockIdx.x, makers = made.blocks * gridDim.y;
+  const Place place = place_in_grid<F>(made);
   if constexpr (F::kU == 0)
-    if (number < makers) return make_u<F, T>(shared, operands, rows, number / made.blocks, number % made.blocks, made);
-  const int tile = (number - makers) / segments.blocks, block = (number - makers) % segments.blocks;
-  const int warp = __shfl_sync(~0u, threadIdx.x / kWarp, 0), first_row = tile * F::kRows;
-  const Segment segment = segments.of(block);
-  const int first_column = segment.begin + (block - segment.first_block) * F::kColumns;
+    if (place.makes_u) return make_u<F, T>(shared, operands, rows, place.tile, place.block, made);
+  const int warp = __shfl_sync(~0u, threadIdx.x / kWarp, 0), first_row = place.tile * F::kRows;
+  const Segment segment = segments.of(place.block);
+  const int first_column = segment.begin + (place.block - segment.first_block) * F::kColumns;
   const bool chained = segment.u_column >= 0;
   const Pieces<F> pieces(operands, chained && F::kU == 0);
   const Ring ring = begin_ring<F>(shared);
-  __syncthreads();
+  if constexpr (F::kInClusters)
+    meet_cluster();
+  else
+    __syncthreads();
 
   if (warp >= F::kMultiply) {
     if constexpr (F::kTrades) lower_registers<24>();
     if (warp == F::kMultiply && elected()) fill_b<F>(ring, operands, pieces, segment, first_column);
-    if (warp == F::kMultiply + 1 && elected()) fill_a<F>(ring, operands, pieces, segment, tile, made);
+    if (warp == F::kMultiply + 1 && elected()) fill_a<F>(ring, operands, pieces, segment, place.tile, made);
     return;
   }
   if constexpr (F::kTrades) raise_registers<176>();
@@ -171,14 +193,17 @@ template <class F>
 void launch(Exec& exec, const ChainedProduct& chained) {
   using M = MakerOf<F>;
   const ExactProduct& p = chained.first;
-  Operands operands{.a = {box_map(p.a, p.type, p.rows, p.depth, F::kRows)},
-                    .b = {box_map(p.b, p.type, p.columns, p.depth, F::kColumns, Read::kOnce)},
+  constexpr int kRows = F::kRows / F::kAcross, kColumns = F::kColumns / F::kDown;  // that a block copies
+  Operands operands{.a = {box_map(p.a, p.type, p.rows, p.depth, kRows)},
+                    .b = {box_map(p.b, p.type, p.columns, p.depth, kColumns, Read::kOnce)},
                     .depth = {int(p.depth), int(chained.rank)}};
   if (chained.rank > 0) {
-    if (F::kU == 0) operands.a[1] = box_map(chained.u, p.type, p.rows, chained.u_columns(), F::kRows);
-    operands.b[1] = box_map(chained.v, p.type, chained.v_rows(), chained.rank, F::kColumns);
+    if (F::kU == 0) operands.a[1] = box_map(chained.u, p.type, p.rows, chained.u_columns(), kRows);
+    operands.b[1] = box_map(chained.v, p.type, chained.v_rows(), chained.rank, kColumns);
   }
   const Segments segments = segments_of(p.columns, chained.parts, chained.rank, F::kColumns);
+  const int64_t across = blocks(segments.blocks, F::kAcross) * F::kAcross;
+  const int64_t tiles = blocks(blocks(p.rows, F::kRows), F::kDown) * F::kDown;
   MadeU made = made_u(chained, segments, chained.down ? progress_counters(exec) : nullptr);
   if (chained.down && F::kU > 0) operands.down = box_map(chained.down, p.type, made.columns, p.depth, F::kU);
   if (chained.down && F::kU == 0) {
@@ -186,28 +211,40 @@ void launch(Exec& exec, const ChainedProduct& chained) {
     operands.a_of_u = box_map(p.a, p.type, p.rows, p.depth, M::kRows);
     made.down = F::kRows / M::kRows;
     made.blocks = made.down * int(blocks(made.columns, M::kColumns));
+    made.users += int(across) - segments.blocks;  // those beyond the columns, in the last cluster
   }
   visit_product(p, [&]<class T, class Out>() {
     if constexpr (F::kU == 0 || std::is_same_v<T, Out>) {  // stream_serves() asks for it
       constexpr int kShared = F::kU == 0 ? std::max(F::kShared, M::kShared) : F::kShared;
       auto* kernel = stream_kernel<F, T, Out>;
       MANTISSA_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
-      launch_early(exec, kernel, dim3(made.blocks + segments.blocks, blocks(p.rows, F::kRows)), F::kThreads, kShared,
-                   static_cast<Out*>(p.c), operands, static_cast<const Out*>(p.bias), int(p.rows), segments, p.c_stride,
-                   chained.scale, made);
+      launch_early_in_clusters(exec, kernel, dim3(made.blocks + across, tiles), dim3(F::kAcross, F::kDown), F::kThreads,
+                               kShared, static_cast<Out*>(p.c), operands, static_cast<const Out*>(p.bias), int(p.rows),
+                               segments, p.c_stride, chained.scale, made);
     }
   });
 }
 
 using Launch = void (*)(Exec&, const ChainedProduct&);
 /// Their numbers lie in checkpoints: new ones go last.
-constexpr Launch kForms[] = {launch<Form<16, 16, 4>>, launch<Form<32, 24, 4>>,           launch<Form<32, 32, 4>>,
-                             launch<Form<64, 16, 4>>, launch<Form<64, 24, 4>>,           launch<Form<64, 48, 2>>,
-                             launch<Form<64, 64, 2>>, launch<Form<64, 64, 1, kOfThree>>, launch<Form<64, 136, 1>>,
-                             launch<Form<64, 72, 2>>, launch<Form<128, 144, 1>>,         launch<Form<256, 144, 1>>};
+constexpr Launch kForms[] = {launch<Form<16, 16, 4>>,
+                             launch<Form<32, 24, 4>>,
+                             launch<Form<32, 32, 4>>,
+                             launch<Form<64, 16, 4>>,
+                             launch<Form<64, 24, 4>>,
+                             launch<Form<64, 48, 2>>,
+                             launch<Form<64, 64, 2>>,
+                             launch<Form<64, 64, 1, kOfThree>>,
+                             launch<Form<64, 136, 1>>,
+                             launch<Form<64, 72, 2>>,
+                             launch<Form<128, 144, 1>>,
+                             launch<Form<256, 144, 1>>,
+                             launch<Form<64, 64, 2, kAlone, 0, 2, 4>>};
+/// The last, in clusters, whose blocks have the same pieces: of products that go on in all columns alike, or in none.
+constexpr int kClustered = int(std::size(kForms)) - 1;
 /// Those that make their own u: of so many columns, in one box of v, and for so few rows, since all blocks of some rows
 /// make the same u.
-constexpr int kOwnRank = 32, kOwnRows = 2 * kGroupRows;
+constexpr int kOwnRank = 32, kOwnRows = 4 * kGroupRows;
 constexpr Launch kOwnU[] = {launch<Form<16, 16, 2, kAlone, kOwnRank>>, launch<Form<32, 24, 2, kAlone, kOwnRank>>,
                             launch<Form<64, 16, 2, kAlone, kOwnRank>>, launch<Form<64, 24, 2, kAlone, kOwnRank>>,
                             launch<Form<64, 32, 2, kAlone, kOwnRank>>, launch<Form<64, 64, 2, kAlone, kOwnRank>>,
@@ -243,6 +280,8 @@ int stream_forms() {
 bool stream_serves(const ChainedProduct& p, int form) {
   if (p.trans != Trans::kNT || p.first.rows > kFewRows) return false;
   if (p.down && p.first.type != p.first.out_type) return false;
+  if (form == kClustered && !p.parts.empty() && (p.parts.size() > 1 || p.parts[0].size() < p.first.columns))
+    return false;
   return form < int(std::size(kForms)) || (p.down && p.rank <= kOwnRank && p.first.rows <= kOwnRows);
 }
 void run_stream(Exec& exec, const ChainedProduct& p, int form) {

@@ -13,11 +13,15 @@ inline constexpr int kAlone = 208 << 10;   // bytes of the ring of a block that 
 inline constexpr int kOfThree = 64 << 10;  // and of one that shares it with two others
 inline constexpr int kMostStages = 8, kGroupWarps = kGroupThreads / kWarp;
 
-/// Rows and columns of a block, boxes of a piece, and columns of u that a block makes. A warpgroup multiplies 64 rows,
-/// or 128: those past kRows are whatever lies behind in shared memory, and go nowhere.
-template <int kRowsOf, int kColumnsOf, int kBoxesOf, int kRingOf = kAlone, int kUOf = 0>
+/// Rows and columns of a block, boxes of a piece, columns of u that a block makes, and blocks of a cluster across (they
+/// have the same rows) and down (the same columns). A warpgroup multiplies 64 rows, or 128: those past kRows are
+/// whatever lies behind in shared memory, and go nowhere.
+template <int kRowsOf, int kColumnsOf, int kBoxesOf, int kRingOf = kAlone, int kUOf = 0, int kAcrossOf = 1,
+          int kDownOf = 1>
 struct Form {
-  static constexpr int kRing = kRingOf;
+  static constexpr int kRing = kRingOf, kAcross = kAcrossOf, kDown = kDownOf;
+  static constexpr bool kInClusters = kAcross * kDown > 1;
+  static constexpr int kFillers = kAcross + kDown - 1;  // blocks that fill one's stages: those across, and those down
   static constexpr int kTall = (kRowsOf + kGroupRows - 1) / kGroupRows, kEach = kTall > 2 ? 2 : 1;
   static constexpr int kGroups = kTall / kEach, kMultiply = kGroups * kGroupWarps;  // warps
   static constexpr bool kTrades = kEach > 1;  // registers, which whole warpgroups give and take
@@ -33,6 +37,7 @@ struct Form {
   static constexpr int kShared = kStages * (kStage + 2 * 8) + kV + 8 + kBias + kPast + kBoxAlignment;  // 8: v's barrier
   static_assert(kRows % 8 == 0 && kColumns % 8 == 0);  // the swizzle repeats every eight rows
   static_assert(kEach == 1 || (kU == 0 && kTrades && kThreads <= 512));
+  static_assert(!kInClusters || (kU == 0 && kRows % (8 * kAcross) == 0 && kColumns % (8 * kDown) == 0));
   static_assert(kU % 16 == 0 && kU <= kBoxDepth && kStages >= 2 && kShared <= 227 << 10);
   using Sums = float[kEach][kWidth / 2];
 };
@@ -52,11 +57,13 @@ struct Operands {
 /// own u, its columns of v and their barrier. Then the bias of its columns.
 struct Ring {
   uint32_t stages, full, empty, v, v_full;
+  uint32_t
+      told;  // `empty` of the block of the cluster that this lane of a warp tells, one of those that fill the stages
   char* memory;  // the stages once more
   float* bias;
 };
 
-/// By all threads of a block, who have to meet before it is used.
+/// By all threads of a block, who have to meet before it is used, in a cluster those of all its blocks.
 template <class F>
 __device__ __forceinline__ Ring begin_ring(void* shared) {
   Ring ring;
@@ -67,10 +74,17 @@ __device__ __forceinline__ Ring begin_ring(void* shared) {
   ring.v_full = ring.empty + F::kStages * 8;
   ring.memory = static_cast<char*>(shared) + (ring.stages - shared_address(shared));
   ring.bias = reinterpret_cast<float*>(ring.memory + (ring.v_full + 8 - ring.stages));
+  ring.told = ring.empty;
+  if constexpr (F::kInClusters) {
+    const int lane = threadIdx.x % kWarp, down = lane - F::kAcross + 1;  // a block further down, around
+    const int2 at = place_in_cluster();
+    ring.told =
+        address_in(down < 1 ? at.y * F::kAcross + lane : (at.y + down) % F::kDown * F::kAcross + at.x, ring.empty);
+  }
   if (threadIdx.x == 0) {
     for (int i = 0; i < F::kStages; ++i) {
       init_barrier(ring.full + i * 8, 2);
-      init_barrier(ring.empty + i * 8, F::kMultiply);
+      init_barrier(ring.empty + i * 8, F::kMultiply * F::kFillers);
     }
     init_barrier(ring.v_full, 1);
     fence_barriers();
@@ -96,28 +110,78 @@ struct Pieces {
   }
 };
 
+/// Stages in turn, and the parity of the round.
+template <class F>
+struct Turn {
+  int stage = 0;
+  uint32_t parity = 0;
+
+  __device__ __forceinline__ void next() {
+    if (++stage < F::kStages) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
+
+/// The rows of a box that a block copies where kBlocks of its cluster, a bit of `blocks` each, need all of it.
+template <int kBlocks>
+struct Share {
+  int number = 0;
+  uint32_t blocks = 0;
+};
+template <class F>
+__device__ __forceinline__ Share<F::kAcross> share_of_a() {
+  if constexpr (F::kAcross == 1) return {};
+  const int2 at = place_in_cluster();
+  return {at.x, ((1u << F::kAcross) - 1) << (at.y * F::kAcross)};
+}
+template <class F>
+__device__ __forceinline__ Share<F::kDown> share_of_b() {
+  if constexpr (F::kDown == 1) return {};
+  const int2 at = place_in_cluster();
+  uint32_t blocks = 0;
+  for (int y = 0; y < F::kDown; ++y) blocks |= 1u << (y * F::kAcross + at.x);
+  return {at.y, blocks};
+}
+
 /// One thread fills one operand's part of every stage: at(piece) is where the piece begins in it, (k, row). A box has
-/// box_rows of kRows rows. Behind each box lies one of kBeside rows of another matrix, from row_beside on, if that is
-/// not negative.
-template <class F, int kRows, int kBeside = 0, class At>
+/// box_rows of kRows rows, of which `share` is copied here. Behind each box lies one of kBeside rows of another matrix,
+/// from row_beside on, if that is not negative.
+template <class F, int kRows, int kBeside = 0, int kBlocks = 1, class At>
 __device__ __forceinline__ void fill(const Ring& ring, uint32_t to, const Pieces<F>& pieces, const CUtensorMap* maps,
                                      At at, int box_rows = kRows, const CUtensorMap* beside = nullptr,
-                                     int row_beside = -1) {
+                                     int row_beside = -1, Share<kBlocks> share = {}) {
   constexpr int kBox = (kRows + kBeside) * kBoxRow;
   const bool both = kBeside > 0 && row_beside >= 0;
-  for (int i = 0; i < pieces.count; ++i) {
-    const int stage = i % F::kStages, boxes = pieces.boxes(i);
-    const uint32_t full = ring.full + stage * 8;
+  const int own = share.number * (kRows / kBlocks);
+  Turn<F> turn;
+  for (int i = 0; i < pieces.count; ++i, turn.next()) {
+    const int boxes = pieces.boxes(i);
+    const uint32_t full = ring.full + turn.stage * 8;
     const CUtensorMap& map = maps[pieces.second(i)];
     const int2 from = at(i);
-    if (i >= F::kStages) wait_barrier(ring.empty + stage * 8, (i / F::kStages - 1) & 1);
+    if (i >= F::kStages) wait_barrier(ring.empty + turn.stage * 8, turn.parity ^ 1);
     expect_bytes(full, boxes * (both ? kBox : box_rows * kBoxRow));
     for (int box = 0; box < boxes; ++box) {
-      const uint32_t here = to + stage * F::kStage + box * kBox;
-      copy_box(here, map, from.x + box * kBoxDepth, from.y, full);
+      const uint32_t here = to + turn.stage * F::kStage + box * kBox;
+      if constexpr (kBlocks > 1)
+        copy_box_to(share.blocks, here + own * kBoxRow, map, from.x + box * kBoxDepth, from.y + own, full);
+      else
+        copy_box(here, map, from.x + box * kBoxDepth, from.y, full);
       if (both) copy_box(here + kRows * kBoxRow, *beside, from.x + box * kBoxDepth, row_beside, full);
     }
   }
+  if constexpr (F::kInClusters)  // others arrive at the barriers of this block, which has to be there
+    for (int i = pieces.count; i < pieces.count + F::kStages; ++i, turn.next())
+      if (i >= F::kStages) wait_barrier(ring.empty + turn.stage * 8, turn.parity ^ 1);
+}
+
+/// By a warp: the stage may be filled again.
+template <class F>
+__device__ __forceinline__ void release(const Ring& ring, int stage) {
+  const int lane = threadIdx.x % kWarp;
+  if (F::kInClusters && lane < F::kFillers) arrive_there(ring.told + stage * 8);
+  if (!F::kInClusters && lane == 0) arrive(ring.empty + stage * 8);
 }
 
 /// The first row of the block that a warp has, of its warpgroup's products number `each`.
@@ -131,7 +195,6 @@ __device__ __forceinline__ int row_of_warp(int each) {
 template <class F, class T>
 __device__ void multiply(typename F::Sums& sums, const Ring& ring, const Pieces<F>& pieces) {
   const int first_row = F::kGroups > 1 ? threadIdx.x / kGroupThreads * F::kEach * kGroupRows : 0;
-  const bool first_lane = threadIdx.x % kWarp == 0;
   const auto multiply_box = [&](uint64_t a, uint64_t b, int box) {  // a descriptor counts in 16 bytes
 #pragma unroll
     for (int step = 0; step < kBoxDepth / 16; ++step)
@@ -142,11 +205,12 @@ __device__ void multiply(typename F::Sums& sums, const Ring& ring, const Pieces<
   };
 #pragma unroll
   for (auto& own : sums) settle(own);
-  for (int i = 0; i < pieces.count; ++i) {
-    const int stage = i % F::kStages, boxes = pieces.boxes(i);
-    const uint32_t here = ring.stages + stage * F::kStage;
+  Turn<F> turn, before;
+  for (int i = 0; i < pieces.count; ++i, turn.next()) {
+    const int boxes = pieces.boxes(i);
+    const uint32_t here = ring.stages + turn.stage * F::kStage;
     const uint64_t a = rows_operand(here + F::kFromB + first_row * kBoxRow), b = rows_operand(here);
-    wait_barrier(ring.full + stage * 8, i / F::kStages & 1);
+    wait_barrier(ring.full + turn.stage * 8, turn.parity);
     if (boxes == F::kBoxes) {
       begin_group();
 #pragma unroll
@@ -161,9 +225,12 @@ __device__ void multiply(typename F::Sums& sums, const Ring& ring, const Pieces<
       }
       wait_groups<0>();
     }
-    if (i > 0 && first_lane) arrive(ring.empty + (i - 1) % F::kStages * 8);
+    if (i == 0) continue;
+    release<F>(ring, before.stage);
+    before.next();
   }
   wait_groups<0>();
+  if (F::kInClusters && pieces.count > 0) release<F>(ring, before.stage);  // who filled it waits for that
 #pragma unroll
   for (auto& own : sums) settle(own);
 }
