@@ -50,12 +50,13 @@ std::string json_lines_hint(std::string_view line) {
   const size_t first = line.find_first_not_of(" \t\r");
   const std::string_view text = first == std::string_view::npos ? std::string_view() : line.substr(first);
   const size_t last = text.find_last_not_of(" \t\r");
-  const bool closed = last != std::string_view::npos && text[last] == '}';
+  const std::string_view whole = text.substr(0, last == std::string_view::npos ? 0 : last + 1);
+  const bool goes_on = !whole.empty() && std::string_view("{[,:").find(whole.back()) != std::string_view::npos;
   const char* seems = text.starts_with('[')
                           ? "; this file seems to be one JSON array, of which tools/to_jsonl.py makes such lines"
                       : !text.starts_with('{') ? "; tools/to_jsonl.py makes such lines of CSV, Parquet and JSON arrays"
-                      : !closed                ? "; this file seems to be one document over several lines"
-                                               : "";
+                      : goes_on && !whole.ends_with("},") ? "; this file seems to be one document over several lines"
+                                                          : "";
   return std::string(" (wanted are JSON lines: one object a line") + seems + ")";
 }
 

@@ -142,6 +142,19 @@ std::string repeated_key(std::string_view json) {
   return reader.found;
 }
 
+std::string json_fault(std::string_view json) {
+  try {
+    const auto read = nlohmann::json::parse(json);
+  } catch (const nlohmann::json::parse_error& e) {
+    const std::string_view what = e.what();
+    const size_t dash = what.find(" - ");
+    const std::string_view reason = what.substr(dash == what.npos ? 0 : dash + 3);
+    return " at byte " + std::to_string(e.byte) + ": " + std::string(reason.substr(0, reason.find("; last read: ")));
+  } catch (const nlohmann::json::exception&) {  // a number that a double cannot hold
+  }
+  return "";
+}
+
 JsonObject& JsonObject::put(std::string_view key, const std::string& value) {
   if (text_.size() > 1) text_ += ", ";
   text_ += json_string(key, escapes_) + ": " + value;

@@ -28,6 +28,9 @@ std::string with_large_numbers(std::string_view json);
 /// `json` must have been read by it.
 std::string repeated_key(std::string_view json);
 
+/// Why the library refuses this JSON, and how far it has read: " at byte 17: unexpected string literal; expected '}'".
+std::string json_fault(std::string_view json);
+
 /// One object, keys in the order they were added.
 class JsonObject {
  public:

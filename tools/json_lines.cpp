@@ -64,7 +64,7 @@ bool JsonLines::next() {
   const bool large = s.object.is_discarded();
   const std::string readable = large ? with_large_numbers(s.line) : "";
   if (large) s.object = json::parse(readable, nullptr, false);
-  check(!s.object.is_discarded(), s.where, ": not valid JSON", json_lines_hint(s.line));
+  if (s.object.is_discarded()) fail(s.where, ": not valid JSON", json_fault(readable), json_lines_hint(s.line));
   check(s.object.is_object(), s.where, ": must be a JSON object: got ", with_article(s.object.type_name()),
         json_lines_hint(s.line));
   const std::string twice = repeated_key(large ? readable : s.line);

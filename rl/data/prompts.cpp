@@ -105,7 +105,7 @@ Record read_record(const std::string& text, const DataConfig& config, Wanted wan
                    DroppedKeys& dropped) {
   const std::string readable = with_large_numbers(text);
   const json line = json::parse(readable, nullptr, false);
-  check(!line.is_discarded(), where, ": not valid JSON", json_lines_hint(text));
+  if (line.is_discarded()) fail(where, ": not valid JSON", json_fault(readable), json_lines_hint(text));
   check(line.is_object(), where, ": must be a JSON object: got ", with_article(line.type_name()),
         json_lines_hint(text));
   const std::string twice = repeated_key(readable);

@@ -142,6 +142,15 @@ TEST_F(Data, NumbersBeyondADoubleMatterWhereTheyAreRead) {
 TEST_F(Data, BadFilesNameTheLine) {
   const std::string good = "{\"problem\": \"p\", \"answer\": \"1\"}\n";
   EXPECT_NE(error_of(good + "{\"problem\": ").find("bad.jsonl:2: not valid JSON"), std::string::npos);
+  const auto broken = [&](const char* line, const char* at) {
+    const std::string message = error_of(good + line + "\n" + good);
+    EXPECT_EQ(message.find("several lines"), std::string::npos) << message;
+    EXPECT_NE(message.find(std::string("bad.jsonl:2: not valid JSON at byte ") + at), std::string::npos) << message;
+  };
+  broken("{\"problem\": \"p\" \"answer\": 1}", "24: unexpected string literal; expected '}' (wanted are");
+  broken("{\"problem\": \"p\", \"answ", "23: invalid string: missing closing quote (wanted are");
+  broken("{\"problem\": \"p\", \"answer\": NaN}", "28: invalid literal (wanted are");
+  broken("{\"problem\": \"p\", \"answer\": 1},", "30: unexpected ','; expected end of input (wanted are");
   EXPECT_NE(error_of(good + "3").find("bad.jsonl:2: must be a JSON object"), std::string::npos);
   EXPECT_NE(error_of(good + "{\"answer\": \"1\"}")
                 .find("bad.jsonl:2: key \"problem\" is missing; the record has answer (data.prompt_key names"),
