@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <sstream>
 
 #include "core/file.h"
 #include "core/number.h"
@@ -215,6 +216,15 @@ std::vector<std::string> known_sections() {
   return names;
 }
 
+/// Whether there is a tab before the first character of a line, counted from 0.
+bool tab_indents(const std::string& yaml, int line) {
+  std::istringstream lines(yaml);
+  std::string text;
+  for (int i = 0; i <= line && std::getline(lines, text); ++i) {
+  }
+  return text.substr(0, text.find_first_not_of(" \t")).find('\t') != text.npos;
+}
+
 Values read_values(const std::string& yaml, const std::string& where) {
   const std::string valid = to_valid_utf8(yaml);
   const auto wrong = std::mismatch(yaml.begin(), yaml.end(), valid.begin(), valid.end()).first;
@@ -228,9 +238,13 @@ Values read_values(const std::string& yaml, const std::string& where) {
           " (\"---\" begins another)");
     if (!documents.empty()) root.reset(documents[0]);
   } catch (const YAML::Exception& e) {
-    fail(where, " line ", e.mark.line + 1, ": not valid YAML: ", e.msg);
+    fail(where, " line ", e.mark.line + 1, ": not valid YAML: ", e.msg,
+         tab_indents(yaml, e.mark.line) ? " (a tab indents the line; YAML takes spaces alone)" : "");
   }
-  check(root.IsMap(), where, ": must be a map of sections");
+  check(root.IsMap(), where, ": must be a map of sections, got ",
+        root.IsNull()       ? "nothing"
+        : root.IsSequence() ? "a list"
+                            : "a text");
   for (const auto& section : root) {
     check(section.first.IsScalar(), where, ": section names must be strings");
     const std::string name = section.first.Scalar();

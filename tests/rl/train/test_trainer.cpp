@@ -56,10 +56,13 @@ TEST_F(Trainer, NamesWhatIsWrongInItsConfig) {
   expect_error("trainer", {"--config", path("")}, {"not a regular file"});
   refuses("run:\n  name: x\nmodel:\n  path: nowhere\noptim:\n  lrr: 1\n", {"c.yaml line 6", "optim.lrr", "optim.lr"});
   refuses("run:\n  name: x\ntrian:\n  steps: 1\n", {"c.yaml line 4", "\"trian\"", "\"train.steps\""});
-  refuses("", {"c.yaml", "map of sections"});
+  refuses("", {"c.yaml", "map of sections, got nothing"});
+  refuses("- run\n", {"c.yaml", "map of sections, got a list"});
+  refuses("run\n", {"c.yaml", "map of sections, got a text"});
   refuses("run: 3\n", {"c.yaml line 1", "\"run\"", "map of keys"});
   refuses("learning_rate: 1e-5\n", {"c.yaml line 1", "\"learning_rate\"", "map of keys", "\"optim.lr\""});
-  refuses("train:\n\tsteps: 1\n", {"c.yaml line 2", "YAML"});
+  refuses("train:\n\tsteps: 1\n", {"c.yaml line 2", "YAML", "a tab indents the line"});
+  refuses("train:\n  steps: 1\n\tepochs: 2\n", {"c.yaml line 3", "YAML", "a tab indents the line"});
   refuses("train:\n  steps: [1, 2]\n", {"c.yaml line 2", "train.steps", "integer", "list"});
   refuses("train:\n  steps: 1.5\n", {"c.yaml line 2", "train.steps", "integer", "1.5"});
   refuses("train:\n  steps: -3\n", {"c.yaml line 2", "train.steps", "between 0", "-3"});
