@@ -138,12 +138,20 @@ class Worker {
     return out;
   }
 
+  /// How a process that has ended did: " with status 3" or " by signal 9".
+  std::string way_of_ending() const {
+    siginfo_t info;
+    if (!child_->process->wait(info, Process::in_seconds(1))) return "";
+    return str(info.si_code == CLD_EXITED ? " with status " : " by signal ", info.si_status);
+  }
+
   Grade failure(Talk how) const {
     const bool timeout = how == Talk::kTimeout;
     Grade out;
     out.status = timeout ? Grade::Status::kTimeout : Grade::Status::kError;
-    out.reason = str(timeout ? str("the function took longer than ", config_.timeout_s, " s in ") : "", "worker ",
-                     child_->process->pid(), timeout ? ", which was killed" : " ended", where_to_look());
+    out.reason =
+        str(timeout ? str("the function took longer than ", config_.timeout_s, " s in ") : "", "worker ",
+            child_->process->pid(), timeout ? ", which was killed" : " ended" + way_of_ending(), where_to_look());
     return out;
   }
 

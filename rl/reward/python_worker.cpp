@@ -6,7 +6,7 @@ namespace {
 constexpr std::string_view kProgram =
     R"py(import importlib.machinery, importlib.util, json, math, os, resource, sys, traceback
 
-answers_out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+answers_out = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace")  # half a surrogate pair is no UTF-8
 tasks_in = os.fdopen(os.dup(0), "r", encoding="utf-8", newline="\n")
 os.dup2(2, 1)
 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -15,7 +15,7 @@ path, name = sys.argv[1:]
 
 
 def say(message):
-    answers_out.write(json.dumps(message) + "\n")
+    answers_out.write(json.dumps(message, ensure_ascii=False) + "\n")
     answers_out.flush()
 
 
@@ -37,8 +37,14 @@ def story(error):
 def told(value):
     extracted = ""
     if isinstance(value, dict):
+        if "reward" not in value:
+            raise ValueError(f"a dict must have the key reward, got {value!r:.80}")
         value, extracted = value["reward"], value.get("extracted", "")
     elif isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            rule = "the reward must be a number, or a pair of it and the answer that was read"
+            hint = f"a function of many answers has {name}.batch = True behind it"
+            raise ValueError(f"{rule}, got {value!r:.40} ({hint})")
         value, extracted = value
     number = hasattr(value, "__float__") or hasattr(value, "__index__")
     if isinstance(value, (str, bytes)) or not number:  # of numpy's texts float() makes numbers, too

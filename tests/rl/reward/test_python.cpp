@@ -129,7 +129,8 @@ TEST_F(PythonReward, WhatGoesWrongIsNamedAndNoWrongAnswer) {
   EXPECT_NE(grades[3].reason.find("finite"), std::string::npos) << grades[3].reason;
   EXPECT_NE(grades[4].reason.find("longer than 1 s"), std::string::npos) << grades[4].reason;
   EXPECT_TRUE(std::regex_search(grades[4].reason, std::regex("worker [0-9]+, which was killed"))) << grades[4].reason;
-  EXPECT_TRUE(std::regex_search(grades[5].reason, std::regex("^worker [0-9]+ ended"))) << grades[5].reason;
+  EXPECT_TRUE(std::regex_search(grades[5].reason, std::regex("^worker [0-9]+ ended with status 3;")))
+      << grades[5].reason;
   EXPECT_NE(grades[5].reason.find("reward.log"), std::string::npos) << grades[5].reason;
   EXPECT_EQ(grades[6].reason, "MemoryError (reward.py line 9), under reward.memory_mb: " + std::to_string(c.memory_mb));
   EXPECT_NE(grades[7].reason.find("beyond 1e+37"), std::string::npos) << grades[7].reason;
@@ -191,6 +192,24 @@ TEST_F(PythonReward, OnlyANumberIsAReward) {
     EXPECT_EQ(g.status, Grade::Status::kParsed) << g.reason;
     EXPECT_EQ(g.reward, value) << response;
   }
+}
+
+TEST_F(PythonReward, AGradeOfAnotherFormIsNamedWithTheRule) {
+  const RewardConfig c = config("import os\ndef reward(response, record):\n    return eval(response)\n");
+  const std::pair<const char*, const char*> others[] = {
+      {"[1.0]", "a pair of it and the answer that was read, got [1.0] (a function of many answers has reward.batch"},
+      {"(1, 'a', 2)", "a pair of it and the answer that was read, got (1, 'a', 2)"},
+      {"{'score': 1}", "a dict must have the key reward, got {'score': 1}"},
+      {"exit(4)", "ended with status 4"},
+      {"os.kill(os.getpid(), 9)", "ended by signal 9"}};
+  for (const auto& [response, reason] : others) {
+    const Grade g = grade(c, {{response, ""}})[0];
+    EXPECT_EQ(g.status, Grade::Status::kError) << response;
+    EXPECT_NE(g.reason.find(reason), std::string::npos) << g.reason;
+  }
+  const Grade half = grade(c, {{"(1, 'é' + chr(0xd800))", ""}})[0];
+  EXPECT_EQ(half.status, Grade::Status::kParsed) << half.reason;
+  EXPECT_EQ(half.extracted, "é?");
 }
 
 TEST_F(PythonReward, AFileThatDoesNotServeIsRefusedWithItsReason) {
