@@ -20,7 +20,7 @@ void DataConfig::fields(Fields& f) {
   f.field(
       "template", prompt_template,
       "what is put around a problem: none, chat (see chat_template), r1, r1_distill_qwen, qwen_math (prompts of the "
-      "papers), a text of your own with {problem} in it, or a file of one");
+      "papers), a text of your own with {problem} in it, or a file of one, to its last line end");
   std::vector<std::string> names = chat_template_names();
   names.insert(names.begin(), "auto");
   f.choice("chat_template", chat_template, names, "form of template chat; auto: the model's own");

@@ -35,7 +35,7 @@ ChatTemplate chat_of(const DataConfig& config, const TokenizerFiles& files) {
   return ChatTemplate::named(config.chat_template);
 }
 
-/// A template of one's own: the text, or that of a file.
+/// A template of one's own: the text, or that of a file, without the marks of a Windows editor.
 std::string text_of(const std::string& given) {
   if (is_named(given) || given.find(kProblem) != given.npos) return given;
   check(given.find('\n') == given.npos && file_exists(given),
@@ -48,6 +48,9 @@ std::string text_of(const std::string& given) {
   } catch (const Error& e) {
     fail("data.template: ", e.what());
   }
+  constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf", kWindowsEnd = "\r\n";
+  if (text.starts_with(kByteOrderMark)) text.erase(0, kByteOrderMark.size());
+  for (size_t at = 0; (at = text.find(kWindowsEnd, at)) != text.npos;) text.erase(at, 1);
   check(text.find(kProblem) != text.npos, "data.template: ", given, ": must hold {problem}");
   return text;
 }

@@ -135,6 +135,8 @@ TEST_F(Data, TemplatesOfOnesOwn) {
   EXPECT_EQ(make_prompts(config_, ByteTokenizer(), {}, 1 << 20, false).prompts[0].ids.front(), 256) << "with its BOS";
   config_.prompt_template = file("template.txt", "From a file: {problem}\n");
   EXPECT_EQ(apply("x"), "From a file: x\n");
+  config_.prompt_template = file("windows.txt", "\xef\xbb\xbfQ: {problem}\r\nA:\r\n");
+  EXPECT_EQ(apply("x\r\n"), "Q: x\r\n\nA:\n") << "the marks of an editor are no part of it, the problem's are";
   config_.prompt_template = file("none.txt", "nothing here");
   EXPECT_NE(error_of(line).find("none.txt: must hold {problem}"), std::string::npos) << error_of(line);
   config_.prompt_template = folder_.string();
