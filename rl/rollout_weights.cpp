@@ -87,8 +87,9 @@ void RolloutWeights::give_back() {
   set.rollout = {};
 }
 
-RolloutWeights::~RolloutWeights() {
-  if (run_.model->params.in_parts() && std::uncaught_exceptions() == 0) give_back();  // else the run ends
+RolloutWeights::~RolloutWeights() noexcept(false) {
+  if (std::uncaught_exceptions() > 0) return;
+  if (run_.model->params.in_parts()) give_back();
   const ParamBuffer& weights = run_.model->params.compute;
   if (in_place_) merge_adapter(run_.exec, *run_.model, weights, weights, -1.0);
 }

@@ -16,7 +16,8 @@ namespace mantissa {
 class RolloutWeights {
  public:
   explicit RolloutWeights(Run& run);
-  ~RolloutWeights();
+  /// Throws what giving back throws; while another exception passes, the run ends and nothing is given back.
+  ~RolloutWeights() noexcept(false);
   RolloutWeights(const RolloutWeights&) = delete;
   RolloutWeights& operator=(const RolloutWeights&) = delete;
 

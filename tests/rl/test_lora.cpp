@@ -6,6 +6,7 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <regex>
+#include <type_traits>
 
 #include "core/file.h"
 #include "core/registry.h"
@@ -19,6 +20,9 @@
 
 namespace mantissa {
 namespace {
+
+static_assert(!std::is_nothrow_destructible_v<RolloutWeights>,
+              "memory that is short at its end is an error like others");
 
 namespace fs = std::filesystem;
 using Strings = std::vector<std::string>;
