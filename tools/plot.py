@@ -179,7 +179,8 @@ def story(run):
     for name in run.sets():
         points = finite(run.series("eval", f"val-core/{name}/acc/mean@"))
         if len(points) > 1:
-            lines.append(f"accuracy on {name}: {points[0][1]:.3f} before, {points[-1][1]:.3f} after step {points[-1][0]}")
+            was, now = (f"{value:.3f} {f'after step {step}' if step else 'before'}" for step, value in (points[0], points[-1]))
+            lines.append(f"accuracy on {name}: {was}, {now}")
     return [Text(f"{run.name}: before and after", tuple(lines))] if lines else []
 
 

@@ -131,6 +131,11 @@ def check_plot(here):
     assert "0.000 before, 0.833 after step 2500" in out and "scaler/scale is 65536 in all steps" in out, out
     svg = (here / "x.svg").read_text(encoding="utf-8")
     assert "and then this" in svg and "right" in svg and "wrong" in svg and "Loss scale" not in svg
+    late = here / "late"  # its first evaluation is after a step
+    late.mkdir()
+    (late / "metrics.jsonl").write_text('{"step": 1, "critic/score/mean": 0.5}\n')
+    (late / "eval.jsonl").write_text("".join(json.dumps({"step": s, "val-core/a/acc/mean@2": s / 8}) + "\n" for s in (2, 4)))
+    assert "accuracy on a: 0.250 after step 2, 0.500 after step 4" in run("plot.py", "--terminal", "--story", late)
     from plot import judged
     assert [judged(row) for row in ({"reward": 0.5}, {"reward": 0}, {"reward": 0.1, "correct": True, "status": "parsed"},
                                     {"reward": 1, "correct": False, "status": "unparsed"},
