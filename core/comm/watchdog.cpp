@@ -39,7 +39,7 @@ void say_on_stderr(const std::string& text) {
 
 }  // namespace
 
-/// One heartbeat. Of fixed size, so that the thread allocates nothing while memory is being pinned or runs out.
+/// One heartbeat. Of fixed size, so that a reader knows where the next one begins.
 struct Watchdog::Beat {
   int32_t kind = kAlive, cause = 0;  // of Failure
   uint64_t changes = 0;
