@@ -49,7 +49,7 @@ Value order_key(const Value& item, const Value& attribute, bool case_matters) {
 // ---- text ---------------------------------------------------------------------------------------------------------
 
 Value replace_filter(const Value& input, const Arguments& arguments) {
-  List bound = arguments.bind("replace", {"old", "new", "count"}, 2);
+  List bound = arguments.bind("replace", {"old?", "new?", "count"}, 2);
   Arguments call{{to_text(bound[0]), to_text(bound[1])}, {}};
   if (!bound[2].is_undefined() && !bound[2].is_none()) call.positional.push_back(bound[2]);
   return call_method(to_text(input), "replace", call);
@@ -74,7 +74,7 @@ Value title_filter(const Value& input, const Arguments& arguments) {
 }
 
 Value indent_filter(const Value& input, const Arguments& arguments) {
-  const List bound = arguments.bind("indent", {"width", "first", "blank"});
+  const List bound = arguments.bind("indent", {"width", "first?", "blank?"});
   const std::string by = bound[0].text()
                              ? *bound[0].text()
                              : std::string(size_t(std::clamp<int64_t>(number(bound[0], 4, "width"), 0, 1024)), ' ');
@@ -90,7 +90,7 @@ Value indent_filter(const Value& input, const Arguments& arguments) {
 }
 
 Value truncate_filter(const Value& input, const Arguments& arguments) {
-  const List bound = arguments.bind("truncate", {"length", "killwords", "end", "leeway"});
+  const List bound = arguments.bind("truncate", {"length", "killwords?", "end", "leeway"});
   const std::string text = text_of(input, "the input of truncate");
   const std::string end = bound[2].is_undefined() ? "..." : text_of(bound[2], "end");
   const int64_t length = number(bound[0], 255, "length"),
@@ -106,7 +106,7 @@ Value word_count(const Value& input, const Arguments& arguments) {
   int64_t words = 0;
   bool inside = false;
   for (const std::string& c : characters_of(to_text(input))) {
-    const bool word = is_word(first_codepoint(c));
+    const bool word = c == "_" || is_all(c, Class::kAlnum);  // Python's \w
     words += word && !inside;
     inside = word;
   }
@@ -126,7 +126,7 @@ Value escape_filter(const Value& input, const Arguments& arguments) {
 }
 
 Value json_filter(const Value& input, const Arguments& arguments) {
-  const List bound = arguments.bind("tojson", {"ensure_ascii", "indent", "separators", "sort_keys"});
+  const List bound = arguments.bind("tojson", {"ensure_ascii?", "indent", "separators", "sort_keys?"});
   JsonForm form;
   form.ascii = flag(bound[0], false);
   if (!bound[1].is_undefined() && !bound[1].is_none()) {
@@ -162,11 +162,11 @@ Value last_filter(const Value& input, const Arguments& arguments) {
 }
 
 Value join_filter(const Value& input, const Arguments& arguments) {
-  const List bound = arguments.bind("join", {"d", "attribute"});
+  const List bound = arguments.bind("join", {"d?", "attribute"});
   const std::string by = to_text(bound[0]);
   List texts;
   for (const Value& item : items_of(input))
-    texts.emplace_back(to_text(bound[1].is_undefined() ? item : attribute_path(item, bound[1])));
+    texts.emplace_back(to_text(bound[1].is_undefined() || bound[1].is_none() ? item : attribute_path(item, bound[1])));
   return call_method(by, "join", {{Value::list(std::move(texts))}, {}});
 }
 
@@ -179,7 +179,7 @@ Value reverse_filter(const Value& input, const Arguments& arguments) {
 }
 
 Value sort_filter(const Value& input, const Arguments& arguments) {
-  const List bound = arguments.bind("sort", {"reverse", "case_sensitive", "attribute"});
+  const List bound = arguments.bind("sort", {"reverse", "case_sensitive?", "attribute"});
   check(!bound[2].text() || bound[2].text()->find(',') == std::string::npos,
         "sort by several attributes is not supported");
   std::vector<std::pair<Value, Value>> keyed;
@@ -194,7 +194,7 @@ Value sort_filter(const Value& input, const Arguments& arguments) {
 }
 
 Value dict_sort(const Value& input, const Arguments& arguments) {
-  const List bound = arguments.bind("dictsort", {"case_sensitive", "by", "reverse"});
+  const List bound = arguments.bind("dictsort", {"case_sensitive?", "by", "reverse"});
   const std::string by = bound[1].is_undefined() ? "key" : text_of(bound[1], "by");
   check(by == "key" || by == "value", "dictsort: by must be key or value: got ", by);
   check(input.dict() != nullptr, "dictsort needs a dict: got a ", input.type());
@@ -203,18 +203,19 @@ Value dict_sort(const Value& input, const Arguments& arguments) {
 }
 
 Value extreme(const Value& input, const Arguments& arguments, bool largest) {
-  const List bound = arguments.bind(largest ? "max" : "min", {"case_sensitive", "attribute"});
+  const List bound = arguments.bind(largest ? "max" : "min", {"case_sensitive?", "attribute"});
   const List items = items_of(input);
   if (items.empty()) return Value::undefined("the extreme of no items");
+  List keys;
+  for (const Value& item : items) keys.push_back(order_key(item, bound[1], flag(bound[0], false)));
   size_t best = 0;
-  const auto key = [&](size_t i) { return order_key(items[i], bound[1], flag(bound[0], false)); };
   for (size_t i = 1; i < items.size(); ++i)
-    if (const int order = compare(key(i), key(best)); largest ? order > 0 : order < 0) best = i;
+    if (const int order = compare(keys[i], keys[best]); largest ? order > 0 : order < 0) best = i;
   return items[best];
 }
 
 Value unique_filter(const Value& input, const Arguments& arguments) {
-  const List bound = arguments.bind("unique", {"case_sensitive", "attribute"});
+  const List bound = arguments.bind("unique", {"case_sensitive?", "attribute"});
   List items, keys;
   for (const Value& item : items_of(input)) {
     const Value key = order_key(item, bound[1], flag(bound[0], false));
@@ -227,8 +228,9 @@ Value unique_filter(const Value& input, const Arguments& arguments) {
 }
 
 Value sum_filter(const Value& input, const Arguments& arguments) {
-  const List bound = arguments.bind("sum", {"attribute", "start"});
-  Value total = bound[1].is_undefined() ? Value(int64_t(0)) : bound[1];
+  const List bound = arguments.bind("sum", {"attribute", "start?"});
+  Value total = bound[1].not_given() ? Value(int64_t(0)) : bound[1];
+  check(!total.text(), "sum does not add up texts: use the filter join");
   for (const Value& item : items_of(input))
     total =
         arithmetic("+", total, bound[0].is_undefined() || bound[0].is_none() ? item : attribute_path(item, bound[0]));
@@ -236,7 +238,7 @@ Value sum_filter(const Value& input, const Arguments& arguments) {
 }
 
 Value batch_filter(const Value& input, const Arguments& arguments) {
-  const List bound = arguments.bind("batch", {"linecount", "fill_with"}, 1);
+  const List bound = arguments.bind("batch", {"linecount", "fill_with?"}, 1);
   const int64_t size = integer_of(bound[0], "linecount");
   check(size > 0 && size <= 1 << 16, "batch: linecount must be from 1 to 65536: got ", size);
   List lines, line;
@@ -245,7 +247,7 @@ Value batch_filter(const Value& input, const Arguments& arguments) {
     if (int64_t(line.size()) == size) lines.push_back(Value::list(std::exchange(line, {})));
   }
   if (!line.empty()) {
-    if (!bound[1].is_undefined() && !bound[1].is_none()) line.resize(size_t(size), bound[1]);
+    if (!bound[1].not_given() && !bound[1].is_none()) line.resize(size_t(size), bound[1]);
     lines.push_back(Value::list(std::move(line)));
   }
   return Value::generator(std::move(lines));
@@ -260,7 +262,7 @@ List items_to_go_through(const Value& v) {
 Value map_filter(const Value& input, const Arguments& arguments) {
   List items;
   if (arguments.positional.empty()) {
-    const List bound = arguments.bind("map", {"attribute", "default"}, 1);
+    const List bound = arguments.bind("map", {"attribute", "default?"}, 1);
     for (const Value& item : items_to_go_through(input)) items.push_back(attribute_path(item, bound[0], bound[1]));
   } else {
     const std::string name = text_of(arguments.positional[0], "the filter of map");
@@ -301,9 +303,9 @@ Value items_filter(const Value& input, const Arguments& arguments) {
 }
 
 Value default_filter(const Value& input, const Arguments& arguments) {
-  const List bound = arguments.bind("default", {"default_value", "boolean"});
+  const List bound = arguments.bind("default", {"default_value?", "boolean?"});
   if (!input.is_undefined() && (!flag(bound[1], false) || truth(input))) return input;
-  return bound[0].is_undefined() ? Value("") : bound[0];
+  return bound[0].not_given() ? Value("") : bound[0];
 }
 
 Value format_filter(const Value& input, const Arguments& arguments) {

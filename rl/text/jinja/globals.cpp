@@ -20,6 +20,7 @@ Dict make_dict(const Arguments& arguments, const char* what) {
   check(arguments.positional.size() <= 1, what, " takes one positional argument");
   if (!arguments.positional.empty()) {
     const Value& from = arguments.positional[0];
+    check(!from.is_undefined(), what, " of an undefined value");
     if (from.dict()) {
       out = *from.dict();
     } else {

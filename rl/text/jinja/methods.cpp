@@ -211,7 +211,8 @@ const std::map<std::string, TextMethod, std::less<>>& text_methods() {
       {"rsplit", split_method},
       {"splitlines",
        [](const std::string& self, const std::string& name, const Arguments& arguments) {
-         return texts(split_lines(self, truth(arguments.bind(name, {"keepends"})[0])));
+         const Value keep = arguments.bind(name, {"keepends"})[0];
+         return texts(split_lines(self, !keep.not_given() && integer_of(keep, "keepends") != 0));
        }},
       {"startswith", starts_or_ends},
       {"endswith", starts_or_ends},
@@ -249,7 +250,7 @@ const std::map<std::string, TextMethod, std::less<>>& text_methods() {
 Value dict_method(const Dict& self, const std::string& name, const Arguments& arguments) {
   if (name == "get") {
     check(arguments.named.empty(), "get takes no named arguments");
-    const List bound = arguments.bind(name, {"key", "default"}, 1);
+    const List bound = arguments.bind(name, {"key?", "default?"}, 1);
     if (const Value* found = self.find(bound[0])) return *found;
     return arguments.positional.size() > 1 ? bound[1] : Value(None());
   }
@@ -267,7 +268,7 @@ Value sequence_method(const Value& v, const std::string& name, const Arguments& 
     arguments.bind(name, {});
     return v;
   }
-  const Value wanted = arguments.bind(name, {"value"}, 1)[0];
+  const Value wanted = arguments.bind(name, {"value?"}, 1)[0];
   if (name == "count")
     return int64_t(
         std::count_if(self.items.begin(), self.items.end(), [&](const Value& item) { return equal(item, wanted); }));

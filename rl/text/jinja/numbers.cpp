@@ -44,8 +44,8 @@ int64_t truncated(double value) {
 }  // namespace
 
 Value int_filter(const Value& input, const Arguments& arguments) {
-  const List bound = arguments.bind("int", {"default", "base"});
-  const Value otherwise = bound[0].is_undefined() ? Value(int64_t(0)) : bound[0];
+  const List bound = arguments.bind("int", {"default?", "base"});
+  const Value otherwise = bound[0].not_given() ? Value(int64_t(0)) : bound[0];
   check(!input.is_undefined(), "int of an undefined value");
   if (input.integer() || input.boolean()) return integer_of(input, "");
   double real = 0;
@@ -65,14 +65,14 @@ Value int_filter(const Value& input, const Arguments& arguments) {
 }
 
 Value float_filter(const Value& input, const Arguments& arguments) {
-  const List bound = arguments.bind("float", {"default"});
+  const List bound = arguments.bind("float", {"default?"});
   check(!input.is_undefined(), "float of an undefined value");
   if (input.real()) return input;
   if (input.integer() || input.boolean()) return double(integer_of(input, ""));
   double value = 0;
   if (input.text()) check_digits("float", *input.text());
   if (input.text() && read_real(*input.text(), value)) return value;
-  return bound[0].is_undefined() ? Value(0.0) : bound[0];
+  return bound[0].not_given() ? Value(0.0) : bound[0];
 }
 
 Value round_filter(const Value& input, const Arguments& arguments) {

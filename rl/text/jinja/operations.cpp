@@ -95,6 +95,24 @@ double floor_mod(double a, double b) {
   return rest != 0 && (rest < 0) != (b < 0) ? rest + b : rest != 0 ? rest : std::copysign(0.0, b);
 }
 
+Value real_arithmetic(std::string_view op, double a, double b) {
+  if (op == "+") return a + b;
+  if (op == "-") return a - b;
+  if (op == "*") return a * b;
+  if (op == "**") {
+    const double result = std::pow(a, b);
+    check(!std::isnan(result) || std::isnan(a) || std::isnan(b), "complex numbers are not supported");
+    check(!std::isinf(result) || std::isinf(a) || std::isinf(b), "a power is out of range");
+    check(a != 0 || b >= 0, "0 cannot be raised to a negative power");
+    return result;
+  }
+  check(b != 0, "division by zero");
+  if (op == "/") return a / b;
+  if (op == "%") return floor_mod(a, b);
+  const double rest = std::fmod(a, b), quotient = (a - rest) / b - (rest != 0 && (rest < 0) != (b < 0));
+  return quotient == 0 ? std::copysign(0.0, a / b) : std::floor(quotient) + (quotient - std::floor(quotient) > 0.5);
+}
+
 Value integer_arithmetic(std::string_view op, int64_t a, int64_t b) {
   int64_t result = 0;
   if (op == "+" || op == "-" || op == "*") {
@@ -103,7 +121,7 @@ Value integer_arithmetic(std::string_view op, int64_t a, int64_t b) {
                                       : __builtin_mul_overflow(a, b, &result);
     return exact(overflow, result);
   }
-  if (op == "**") return b < 0 ? Value(std::pow(double(a), double(b))) : Value(power(a, b));
+  if (op == "**") return b < 0 ? real_arithmetic(op, double(a), double(b)) : Value(power(a, b));
   check(b != 0, "division by zero");
   if (op == "/") {
     check(std::abs(double(a)) < 9007199254740992.0 && std::abs(double(b)) < 9007199254740992.0,
@@ -114,23 +132,6 @@ Value integer_arithmetic(std::string_view op, int64_t a, int64_t b) {
   const int64_t quotient = a / b, rest = a % b;
   const bool below = rest != 0 && (rest < 0) != (b < 0);
   return op == "//" ? quotient - below : rest + (below ? b : 0);
-}
-
-Value real_arithmetic(std::string_view op, double a, double b) {
-  if (op == "+") return a + b;
-  if (op == "-") return a - b;
-  if (op == "*") return a * b;
-  if (op == "**") {
-    const double result = std::pow(a, b);
-    check(!std::isnan(result) || std::isnan(a) || std::isnan(b), "complex numbers are not supported");
-    check(!std::isinf(result) || std::isinf(a) || std::isinf(b), "a power is out of range");
-    return result;
-  }
-  check(b != 0, "division by zero");
-  if (op == "/") return a / b;
-  if (op == "%") return floor_mod(a, b);
-  const double rest = std::fmod(a, b), quotient = (a - rest) / b - (rest != 0 && (rest < 0) != (b < 0));
-  return quotient == 0 ? std::copysign(0.0, a / b) : std::floor(quotient) + (quotient - std::floor(quotient) > 0.5);
 }
 
 Value repeat(const Value& v, int64_t times) {
@@ -302,9 +303,10 @@ List range_of(const List& arguments) {
 }
 
 Value arithmetic(std::string_view op, const Value& a, const Value& b) {
+  const bool form = op == "%" && a.text();
   for (const Value* v : {&a, &b})
-    check(!v->is_undefined(), '"', v->is_undefined() ? std::get<Undefined>(v->data).name : "", "\" is undefined: ", op,
-          " needs a value");
+    check(!v->is_undefined() || form, '"', v->is_undefined() ? std::get<Undefined>(v->data).name : "",
+          "\" is undefined: ", op, " needs a value");
   if (a.is_number() && b.is_number())
     return a.real() || b.real() ? real_arithmetic(op, real_of(a), real_of(b))
                                 : integer_arithmetic(op, integer_of(a, ""), integer_of(b, ""));
@@ -317,7 +319,7 @@ Value arithmetic(std::string_view op, const Value& a, const Value& b) {
     items.insert(items.end(), b.sequence()->items.begin(), b.sequence()->items.end());
     return Value::sequence(a.sequence()->kind, std::move(items));
   }
-  if (op == "%" && a.text()) return percent(*a.text(), b);
+  if (form) return percent(*a.text(), b);
   if (op == "*") {
     const bool swapped = a.is_number();
     const Value &many = swapped ? b : a, &times = swapped ? a : b;
@@ -325,6 +327,10 @@ Value arithmetic(std::string_view op, const Value& a, const Value& b) {
       return repeat(many, integer_of(times, ""));
   }
   fail("a ", a.type(), ' ', op, " a ", b.type(), " is not possible");
+}
+
+Value positive(const Value& v) {
+  return v.real() ? v : arithmetic("+", int64_t(0), v);  // not by adding 0 to -0.0
 }
 
 Value negative(const Value& v) {

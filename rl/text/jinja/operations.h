@@ -25,6 +25,7 @@ Value slice_of(const Value& v, const Value& start, const Value& stop, const Valu
 List range_of(const List& arguments);
 /// + - * / // % **.
 Value arithmetic(std::string_view op, const Value& a, const Value& b);
+Value positive(const Value& v);
 Value negative(const Value& v);
 
 }  // namespace mantissa::jinja

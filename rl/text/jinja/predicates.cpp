@@ -93,7 +93,7 @@ bool apply_test(const std::string& name, const Value& value, const Arguments& ar
   }
   const auto found = binary_tests().find(name);
   check(found != binary_tests().end(), "the test \"", name, "\" is not supported");
-  return found->second(value, arguments.bind("the test " + name, {"other"}, 1)[0]);
+  return found->second(value, arguments.bind("the test " + name, {"other?"}, 1)[0]);
 }
 
 }  // namespace mantissa::jinja

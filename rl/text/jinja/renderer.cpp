@@ -300,7 +300,7 @@ class Interpreter {
       case Expression::Kind::kNegative:
         return negative(part(0));
       case Expression::Kind::kPositive:
-        return arithmetic("+", int64_t(0), part(0));
+        return positive(part(0));
       case Expression::Kind::kAnd: {
         Value left = part(0);
         return truth(left) ? part(1) : left;

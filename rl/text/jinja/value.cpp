@@ -185,6 +185,7 @@ void Dict::set(const Value& key, Value value) {
 List Arguments::bind(std::string_view what, std::initializer_list<const char*> parameters, size_t required) const {
   check(positional.size() <= parameters.size(), what, " takes at most ", parameters.size(), " arguments: got ",
         positional.size());
+  const auto spelt = [](std::string_view p) { return p.substr(0, p.find('?')); };
   List values(positional);
   values.resize(parameters.size());
   std::vector<bool> given(parameters.size());
@@ -192,14 +193,21 @@ List Arguments::bind(std::string_view what, std::initializer_list<const char*> p
   for (const auto& argument : named) {
     const auto& [name, value] = argument;
     const auto found =
-        std::find_if(parameters.begin(), parameters.end(), [&](const char* p) { return argument.first == p; });
+        std::find_if(parameters.begin(), parameters.end(), [&](const char* p) { return argument.first == spelt(p); });
     check(found != parameters.end(), what, " has no parameter \"", name, '"');
     const size_t i = size_t(found - parameters.begin());
     check(!given[i], what, ": the parameter \"", name, "\" is given twice");
     values[i] = value;
     given[i] = true;
   }
-  for (size_t i = 0; i < required; ++i) check(given[i], what, " needs the argument \"", parameters.begin()[i], '"');
+  for (size_t i = 0; i < values.size(); ++i) {
+    const std::string_view parameter = parameters.begin()[i];
+    check(given[i] || i >= required, what, " needs the argument \"", spelt(parameter), '"');
+    if (!given[i] || !values[i].is_undefined()) continue;
+    const std::string& name = std::get<Undefined>(values[i].data).name;
+    check(parameter.ends_with('?'), what, ": \"", name, "\" is undefined: it cannot be the ", parameter);
+    if (name.empty()) values[i] = Value::undefined("an argument");
+  }
   return values;
 }
 
@@ -260,7 +268,8 @@ bool equal(const Value& a, const Value& b) {
     if (x == y) return true;
     check(x->kind == y->kind || (ordered_kind(*x) && ordered_kind(*y)), "comparing a ", a.type(), " with a ", b.type(),
           " is not supported");
-    return x->kind == y->kind && ordered_kind(*x) &&
+    check(x->kind != Sequence::Kind::kView, "comparing dict views is not supported: use the filter list");
+    return x->kind == y->kind && x->kind != Sequence::Kind::kGenerator &&
            std::equal(x->items.begin(), x->items.end(), y->items.begin(), y->items.end(), equal);
   }
   if (const Dict *x = a.dict(), *y = b.dict(); x) {

@@ -49,8 +49,9 @@ struct Dict {
 struct Arguments {
   List positional;
   std::vector<std::pair<std::string, Value>> named;
-  /// As a Python function with these parameters takes them, all optional: Undefined stands for one not given. Error on
-  /// more than these and on unknown names; `what` names the function.
+  /// As a Python function with these parameters takes them, all optional: Undefined without a name stands for one not
+  /// given (not_given). Error on more than these, on unknown names, and on an undefined value, but for a parameter that
+  /// may be undefined: its name ends in "?". `what` names the function.
   List bind(std::string_view what, std::initializer_list<const char*> parameters, size_t required = 0) const;
 };
 
@@ -101,6 +102,7 @@ class Value {
   static Value tuple(List items) { return sequence(Sequence::Kind::kTuple, std::move(items)); }
   static Value generator(List items) { return sequence(Sequence::Kind::kGenerator, std::move(items)); }
 
+  bool not_given() const { return is_undefined() && std::get<Undefined>(data).name.empty(); }
   bool is_undefined() const { return std::holds_alternative<Undefined>(data); }
   bool is_none() const { return std::holds_alternative<None>(data); }
   const bool* boolean() const { return std::get_if<bool>(&data); }
