@@ -8,6 +8,8 @@
 #include <unordered_set>
 #include <vector>
 
+#include "core/error.h"
+
 namespace mantissa {
 namespace {
 
@@ -153,6 +155,22 @@ std::string json_fault(std::string_view json) {
   } catch (const nlohmann::json::exception&) {  // a number that a double cannot hold
   }
   return "";
+}
+
+void check_nesting(std::string_view json, std::string_view where) {
+  constexpr int kMost = 128;
+  int depth = 0;
+  for (size_t at = 0; at < json.size(); ++at) {
+    const char c = json[at];
+    if (c == '"') {
+      for (++at; at < json.size() && json[at] != '"'; ++at) at += json[at] == '\\';
+    } else if (c == '[' || c == '{') {
+      check(++depth <= kMost, where, ": nested too deeply: JSON has at most ", kMost,
+            " arrays and objects in each other");
+    } else if (c == ']' || c == '}') {
+      --depth;
+    }
+  }
 }
 
 JsonObject& JsonObject::put(std::string_view key, const std::string& value) {

@@ -8,6 +8,7 @@
 
 #include "core/content.h"
 #include "core/file.h"
+#include "core/json.h"
 #include "core/registry.h"
 #include "nn/formats/hf_config.h"
 
@@ -22,6 +23,12 @@ std::string file_text(const fs::path& path) {
   if (!file_exists(path)) return {};
   check_content(path, "text");
   return read_file(path);
+}
+
+std::string json_text(const fs::path& path) {
+  std::string text = file_text(path);
+  check_nesting(text, path.string());
+  return text;
 }
 
 /// One or more safetensors files seen as one.
@@ -254,10 +261,10 @@ TokenizerFiles read_hf_tokenizer(const fs::path& directory) {
   const fs::path config = directory / "tokenizer_config.json";
   TokenizerFiles files;
   files.where = directory.string();
-  files.tokenizer_json = file_text(directory / "tokenizer.json");
-  files.tokenizer_config_json = file_text(config);
-  files.added_tokens_json = file_text(directory / "added_tokens.json");
-  files.special_tokens_map_json = file_text(directory / "special_tokens_map.json");
+  files.tokenizer_json = json_text(directory / "tokenizer.json");
+  files.tokenizer_config_json = json_text(config);
+  files.added_tokens_json = json_text(directory / "added_tokens.json");
+  files.special_tokens_map_json = json_text(directory / "special_tokens_map.json");
   const fs::path own = directory / "chat_template.jinja";  // stands also where it is empty
   files.chat_template = file_text(own);
   if (!file_exists(own) && !files.tokenizer_config_json.empty())

@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/random.h"
+#include "tests/support/message.h"
 
 namespace mantissa {
 namespace {
@@ -69,6 +70,21 @@ TEST(Json, AKeyThatIsThereTwiceIsFound) {
   for (int i = 0; i < 100000; ++i) many += str('"', i, "\": 1, ");
   EXPECT_EQ(repeated_key(many + "\"x\": 1}"), "");
   EXPECT_EQ(repeated_key(many + "\"77\": 1}"), "77");
+}
+
+TEST(Json, NestingThatRecursionCannotBearIsRefused) {
+  const auto nest = [](size_t n, std::string open, const char* close) {
+    std::string text = "1";
+    for (size_t i = 0; i < n; ++i) text = open + text + close;
+    return text;
+  };
+  EXPECT_NO_THROW(check_nesting(nest(128, "[", "]"), "F"));
+  EXPECT_NO_THROW(check_nesting(nest(64, R"({"a": [)", "]}"), "F"));
+  EXPECT_NO_THROW(check_nesting(R"(["\"[[", "\\", )" + json_string(std::string(1000, '[')) + "]", "F"));
+  EXPECT_NO_THROW(check_nesting(str('[', std::string(900, ' '), nest(127, "[", "]"), ",[]]"), "F"));
+  for (const std::string& deep : {nest(129, "[", "]"), nest(129, R"({"a": )", "}"), nest(65, R"([{"\"": )", "}]"),
+                                  std::string(1'000'000, '['), R"(["\\", )" + nest(128, "[", "]") + "]"})
+    expect_message(message_of([&] { check_nesting(deep, "F"); }), {"F: nested too deeply", "128"});
 }
 
 }  // namespace

@@ -324,6 +324,17 @@ TEST(HfTokenizer, TemplateIsFoundWhereverItIs) {
   EXPECT_EQ(load_tokenizer_files(dir.path().string()).tokenizer_json, "");
 }
 
+TEST(HfTokenizer, FilesOfBracketsAreRefused) {
+  const TempDir dir;
+  write_file(dir / "chat_template.jinja", "x");
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}) {
+    const std::string deep = std::string(300'000, '[') + std::string(300'000, ']');
+    write_file(dir / name, R"({"bos_token": {"content": "<s>", "x": )" + deep + "}}");
+    expect_message(message_of([&] { load_tokenizer_files(dir.path().string()); }), {name, "nested too deeply"});
+    fs::remove(dir / name);
+  }
+}
+
 TEST(RandomModel, DependsOnTheSeedAlone) {
   const ModelConfig config = parse_hf_config(
       R"({"model_type": "qwen3", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
