@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 
 #include "core/hash.h"
 #include "core/registry.h"
@@ -26,7 +27,8 @@ namespace {
 /// Purpose of a random stream that derives from the run's seed; sampling keys use (seed, step).
 constexpr uint64_t kShuffleStream = 0x51;
 constexpr const char* kRewardLog = "reward.log";
-constexpr const char* kBaseFile = "base.bin";  // of a checkpoint: the flat buffer as it lies in memory
+constexpr const char* kFailedCounter = "failed_rollouts ";  // before a reward's name, of a checkpoint's counters
+constexpr const char* kBaseFile = "base.bin";               // of a checkpoint: the flat buffer as it lies in memory
 
 /// The config with the place of what a user's verifier says on standard error, where this process writes the run's
 /// files.
@@ -335,6 +337,8 @@ CheckpointState Run::load(const fs::path& checkpoint) {
   // A checkpoint of an earlier version has none: what its own weights give the next rollout tells.
   finite_step_ = finite == state.counters.end() ? step - 1 : finite->second;
   if (state.counters.contains("overflowed_rollouts")) overflowed_rollouts_ = state.counters.at("overflowed_rollouts");
+  for (const auto& [name, rollouts] : state.counters)
+    if (name.starts_with(kFailedCounter)) failed_rewards[name.substr(std::strlen(kFailedCounter))] = rollouts;
   if (const auto best = state.texts.find("best " + config.checkpoint.best);
       best != state.texts.end() && !counts_otherwise(state)) {
     best_ = std::stod(best->second);
@@ -346,24 +350,6 @@ CheckpointState Run::load(const fs::path& checkpoint) {
   if (const auto choices = state.texts.find("measured_choices"); choices != state.texts.end())
     exec.backend().restore_measured_choices(choices->second);
   return state;
-}
-
-void Run::check_cache() {
-  const int64_t lost = engine->stats().lost_pages;
-  if (lost > lost_pages_)
-    log_warning(str(
-        "after step ", step, ": the KV cache has ", lost * kAttentionTile,
-        " tokens less than memory allowed at the first rollout: samples may differ from those of an undisturbed run"));
-  lost_pages_ = lost;
-  agree_on_cache();
-}
-
-/// Ranks find different amounts of free memory; the checkpoint has one limit for all, so the lowest counts.
-void Run::agree_on_cache() {
-  if (comm.size() == 1) return;
-  const int64_t limit = engine->kv_cache_limit();
-  const double most = comm.reduce({limit > 0 ? -double(limit) : -INFINITY}, Reduce::kMax)[0];
-  if (std::isfinite(most)) engine->set_kv_cache_limit(int64_t(-most));
 }
 
 void Run::save() {
@@ -387,6 +373,7 @@ void Run::save() {
                     {"finite_step", finite_step_},
                     {"overflowed_rollouts", overflowed_rollouts_},
                     {"cache_room", engine ? engine->kv_cache_limit() : 0}};
+  for (const auto& [name, rollouts] : failed_rewards) state.counters[kFailedCounter + name] = rollouts;
   directory->record_lengths(state);
   state.texts = {{"data_hash", std::to_string(data_hash_)}};
   for (const auto& [file, text] : model_files_) state.texts[kModelText + file] = text;

@@ -1,5 +1,5 @@
 // What a run checks before it goes on, and before it writes: that all ranks have the same config, model and data, that
-// a checkpoint was made with the same model, that rollouts and weights are finite.
+// a checkpoint was made with the same model, that rollouts and weights are finite, that the KV cache is what it was.
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -11,6 +11,7 @@
 #include "core/hash.h"
 #include "nn/formats/hf_config.h"
 #include "rl/config_keys.h"
+#include "rl/logging/log.h"
 #include "rl/run.h"
 
 namespace mantissa {
@@ -205,6 +206,24 @@ void Run::check_same_model(const CheckpointState& state, const fs::path& checkpo
       check(now != model_files_.end() && now->second == text, rule, file, " differs");
     }
   }
+}
+
+void Run::check_cache() {
+  const int64_t lost = engine->stats().lost_pages;
+  if (lost > lost_pages_)
+    log_warning(str(
+        "after step ", step, ": the KV cache has ", lost * kAttentionTile,
+        " tokens less than memory allowed at the first rollout: samples may differ from those of an undisturbed run"));
+  lost_pages_ = lost;
+  agree_on_cache();
+}
+
+/// Ranks find different amounts of free memory; the checkpoint has one limit for all, so the lowest counts.
+void Run::agree_on_cache() {
+  if (comm.size() == 1) return;
+  const int64_t limit = engine->kv_cache_limit();
+  const double most = comm.reduce({limit > 0 ? -double(limit) : -INFINITY}, Reduce::kMax)[0];
+  if (std::isfinite(most)) engine->set_kv_cache_limit(int64_t(-most));
 }
 
 /// Where no sample is finite rewards are mostly equal, so that no update is left to overflow.

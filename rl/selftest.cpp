@@ -52,7 +52,13 @@ double trend(std::span<const double> values) {
 SelfTest::SelfTest(const Run& run) : active_(run.config.optim.lr == 0) {
   if (!active_) return;
   weights_ = hash_of(run.model->trained());
+  if (run.directory) run.directory->each_step([this](const Metrics& metrics) { add_k3(metrics); });
   log_info("optim.lr is 0: self-test, nothing may change (selftest/* in the metrics)");
+}
+
+/// Of a warm start, or of a rollout without a spread, there is none.
+void SelfTest::add_k3(const Metrics& metrics) {
+  if (const double k3 = metrics.get("rollout_corr/k3_kl"); !std::isnan(k3)) k3_.push_back(k3);
 }
 
 void SelfTest::check(const Run& run, Metrics& metrics) {
@@ -61,9 +67,9 @@ void SelfTest::check(const Run& run, Metrics& metrics) {
   const bool changed = run.comm.reduce({double(here)}, Reduce::kMax)[0] > 0;
   if (changed) log_warning(str("step ", run.step, ": self-test: weights changed though optim.lr is 0"));
   metrics.set("selftest/weights_changed", changed);
-  const double k3 = metrics.get("rollout_corr/k3_kl");
-  if (std::isnan(k3)) return;  // a warm start, or a rollout without a spread
-  k3_.push_back(k3);
+  const size_t before = k3_.size();
+  add_k3(parse_metrics(to_json_line(metrics)));  // to the digits that a resumed run finds
+  if (k3_.size() == before) return;
   metrics.set("selftest/k3_kl_trend", trend(k3_));
 }
 

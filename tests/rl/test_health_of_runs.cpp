@@ -106,6 +106,15 @@ TEST_F(HealthOfRuns, AVerifierThatAlwaysFailsEndsTheRun) {
   EXPECT_NE(read_file(dir_ / "run/reward.log").find("broken"), std::string::npos);
 }
 
+TEST_F(HealthOfRuns, RolloutsThatFailedBeforeAResumeCount) {
+  const std::vector<std::string> broken{"reward.a.kind=command", "reward.a.command=exit 7", "reward.a.batch=16",
+                                        "reward.b.kind=math"};
+  train(broken, "", 2);
+  const std::string log = train(broken, "auto");
+  EXPECT_NE(log.find("reward.a.kind command: every grade of 3 rollouts in a row failed"), std::string::npos) << log;
+  EXPECT_EQ(std::ranges::count(read_file(dir_ / "run/metrics.jsonl"), '\n'), 2);
+}
+
 TEST_F(HealthOfRuns, WhereNoAnswerIsGradedTheRewardsAreNotCalledEqual) {
   const std::string log =
       train({"reward.x.kind=command", "reward.x.command=exit 7", "reward.x.max_failed_steps=0", "train.steps=4",

@@ -86,6 +86,25 @@ TEST(SelfTestRun, WithALearningRateOfZeroNothingMoves) {
   EXPECT_EQ(dirty.get("selftest/weights_changed"), 1);
 }
 
+TEST(SelfTestRun, TheTrendGoesOnWhereARunIsResumed) {
+  TempDir dir;
+  const auto train_until = [&](const char* name, int64_t step, const char* resume) {
+    mantissa::Run run(config(dir / name, {"train.steps=6"}), {.resume = resume});
+    train(run, [&] { return run.step == step; });
+  };
+  train_until("whole", 6, "");
+  train_until("run", 2, "");
+  train_until("run", 6, "auto");
+  const std::vector<std::string> a = lines_of(dir / "whole/metrics.jsonl"), b = lines_of(dir / "run/metrics.jsonl");
+  ASSERT_EQ(a.size(), 6u);
+  ASSERT_EQ(b.size(), 6u);
+  for (size_t i = 0; i < 6; ++i) {
+    const double trend = number(a[i], "selftest/k3_kl_trend");
+    EXPECT_EQ(number(b[i], "selftest/k3_kl_trend"), trend) << "step " << i + 1;
+    EXPECT_EQ(trend == 0, i < 3) << "a slope needs four steps";
+  }
+}
+
 TEST(SelfTestRun, IsSilentWhereThereIsLearning) {
   TempDir dir;
   mantissa::Run run(config(dir / "run", {"optim.lr=1e-5", "train.steps=1", "eval.every=0"}), {});
