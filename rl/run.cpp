@@ -37,6 +37,11 @@ RunConfig placed(RunConfig config, bool writes) {
   return config;
 }
 
+void tell_phase(Comm& comm, const std::string& phase) {
+  comm.activity().phase(phase);
+  if (std::getenv("MANTISSA_PHASES")) log_info("phase: " + phase);
+}
+
 }  // namespace
 
 Run::Run(const RunConfig& run_config, const StartOptions& start, Comm& ranks)
@@ -89,9 +94,12 @@ void Run::begin_or_resume() {
   log_info(str("resumed from ", from, " after step ", step));
 }
 
-void Run::enter(const char* phase) {
-  comm.activity().phase(str(phase, " of step ", step + 1));
-  if (std::getenv("MANTISSA_PHASES")) log_info(str("phase: ", phase, " of step ", step + 1));
+void Run::enter(const char* phase) const {
+  tell_phase(comm, str(phase, " of step ", step + 1));
+}
+
+void Run::enter_between(const char* phase) const {
+  tell_phase(comm, str(phase, " after step ", step));
 }
 
 void Run::open_model() {
@@ -354,7 +362,7 @@ CheckpointState Run::load(const fs::path& checkpoint) {
 
 void Run::save() {
   if (saved_step == step) return;
-  enter("checkpoint");
+  enter_between("checkpoint");
   check_weights("checkpoint");
   saved_step = step;
   CheckpointState state;
@@ -391,7 +399,7 @@ void Run::save() {
 }
 
 void Run::finish_saving() {
-  enter("checkpoint");
+  enter_between("checkpoint");
   checkpoints.finish();
   comm.barrier();
 }
@@ -416,6 +424,7 @@ void Run::log_sample(const std::string& json_line) {
 
 void Run::export_model() const {
   if (!config.checkpoint.export_model) return;
+  enter_between("export");
   const fs::path to = !directory ? fs::path() : model->adapter ? directory->adapter() : directory->model();
   check_weights(model->adapter ? "adapter" : "model");
   std::error_code ignored;

@@ -31,9 +31,10 @@ class Run {
   /// ranks, which all call this, the first alone has the directory: the others log, save and export nothing.
   Run(const RunConfig& config, const StartOptions& start, Comm& comm = single_comm());
 
-  /// Names the phase that this rank is in, for whoever has to say where a run ended. With MANTISSA_PHASES in the
-  /// environment it is logged, too.
-  void enter(const char* phase);
+  /// Names the phase that this rank is in, of the step that is being made or after the last one that was, for whoever
+  /// has to say where a run ended. With MANTISSA_PHASES in the environment it is logged, too.
+  void enter(const char* phase) const;
+  void enter_between(const char* phase) const;
   bool sft() const { return config.train.mode == "sft"; }
   /// The sequences of this step in a shuffled order, as mini-batches of packed micro-batches: those of this rank.
   std::vector<MiniBatch> pack(std::vector<TrainSequence> sequences, Packed packed) const;

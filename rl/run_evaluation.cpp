@@ -48,7 +48,7 @@ SamplingConfig sampling_of(const EvalConfig& eval, const SamplingConfig& rollout
 }  // namespace
 
 void evaluate(Run& run) {
-  run.enter("evaluation");
+  run.enter_between("evaluation");
   const EvalConfig& eval = run.config.eval;
   Metrics metrics;
   metrics.set("step", double(run.step));

@@ -260,7 +260,7 @@ TEST_F(Ranks, OneRankKilledEndsAll) {
     const size_t at = r.err.find("error: rank 1 (pid ");
     ASSERT_NE(at, std::string::npos) << r.err;
     EXPECT_NE(r.err.find("ended without a word", at), std::string::npos) << r.err;
-    EXPECT_NE(r.err.find(" of step ", at), std::string::npos) << r.err;
+    EXPECT_NE(r.err.find(" step ", at), std::string::npos) << r.err;
     EXPECT_EQ(r.err.find("error: ", at + 1), std::string::npos) << r.err;
     train("run", 2, with({"--resume", "auto", "train.steps=4"}));
     std::filesystem::remove_all(path("run"));
@@ -279,7 +279,7 @@ TEST_F(Ranks, TheRankThatFailsIsNamed) {
   };
   const std::vector<Case> cases = {
       {small, {}, {".safetensors", "File too large"}},
-      {small, {"checkpoint.background=false"}, {"phase checkpoint", ".safetensors", "File too large"}},
+      {small, {"checkpoint.background=false"}, {"phase checkpoint after step ", ".safetensors", "File too large"}},
       {full, {}, {}},
       {"touch " + gone + "$number",
        {"reward.kind=python", "reward.path=" + path("reward.py:reward"), "reward.workers=1"},
