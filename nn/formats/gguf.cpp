@@ -150,6 +150,8 @@ void read_rope(const GgufFile& file, const std::string& prefix, ModelConfig& con
   check(scaling == "none" || scaling == "linear", file.where(), ": ", prefix,
         "rope.scaling.type must be none or linear, got \"", scaling, "\"");
   const double factor = file.real(prefix + "rope.scaling.factor", file.real(prefix + "rope.scale_linear", 0.0));
+  const double attention = file.real(prefix + "rope.scaling.attn_factor", 1.0);  // multiplies queries and keys
+  check(attention == 1, file.where(), ": ", prefix, "rope.scaling.attn_factor must be 1, got ", attention);
   if (scaling == "linear" && factor != 0 && factor != 1) {
     config.rope.kind = RopeConfig::Kind::kLinear;
     config.rope.factor = factor;

@@ -258,6 +258,7 @@ TEST(Gguf, RefusesLies) {
        [](B& b) { b.erase("llama.attention.head_count"), b.set("llama.attention.head_count", 0u); }},
       {"expert_count", [](B& b) { b.set("llama.expert_count", 8u); }},
       {"rope.scaling.type must be none or linear", [](B& b) { b.set("llama.rope.scaling.type", "yarn"); }},
+      {"rope.scaling.attn_factor must be 1, got 0.5", [](B& b) { b.set("llama.rope.scaling.attn_factor", 0.5f); }},
       {"dimension_count", [](B& b) { b.set("llama.rope.dimension_count", 8u); }},
       {"the file ends inside metadata \"x\"", [&](B& b) { b.raw("x", B::kString, huge); }},
       {"cannot fit", [&](B& b) { b.raw("x", B::kArray, B::bytes(uint32_t(B::kU32)) + huge); }},
