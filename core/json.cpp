@@ -157,8 +157,9 @@ std::string json_fault(std::string_view json) {
   return "";
 }
 
-void check_nesting(std::string_view json, std::string_view where) {
+void check_json(std::string_view json, std::string_view where) {
   constexpr int kMost = 128;
+  check(json.find('\0') == json.npos, where, ": not valid JSON: it holds a zero byte, at ", json.find('\0'));
   int depth = 0;
   for (size_t at = 0; at < json.size(); ++at) {
     const char c = json[at];

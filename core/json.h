@@ -31,10 +31,11 @@ std::string repeated_key(std::string_view json);
 /// Why the library refuses this JSON, and how far it has read: " at byte 17: unexpected string literal; expected '}'".
 std::string json_fault(std::string_view json);
 
-/// Error "where: ..." on JSON that nests deeper than 128 arrays and objects (the limit of `tokenizers` and
-/// `safetensors`). The library reads any depth, but copies and prints by recursion: a file of brackets alone would end
-/// the program.
-void check_nesting(std::string_view json, std::string_view where);
+/// Error "where: ..." on what the library would read although nobody should: JSON with a zero byte in it, where it
+/// takes the text to end and drops the rest, and JSON that nests deeper than 128 arrays and objects (the limit of
+/// `tokenizers` and `safetensors`), as copying and printing it go down by recursion: a file of brackets alone would
+/// end the program.
+void check_json(std::string_view json, std::string_view where);
 
 /// One object, keys in the order they were added.
 class JsonObject {

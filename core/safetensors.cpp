@@ -70,6 +70,7 @@ uint64_t header_integer(const Json& value, const std::string& what) {
 /// first) of two would disagree with other readers about what the file holds.
 Json parse_header(std::string_view text, const std::string& where) {
   check(!text.empty() && text.front() == '{', where, ": the header must start with '{'");
+  check(text.find('\0') == text.npos, where, ": the header must be JSON without zero bytes");
   std::vector<std::set<std::string>> names;
   const auto watch = [&](int depth, Json::parse_event_t event, Json& value) {
     check(depth <= 3, where, ": the header is nested too deeply");
@@ -149,6 +150,7 @@ void Safetensors::parse(std::span<const std::byte> image) {
   std::vector<Range> ranges;
   for (const auto& [name, fields] : header.items()) {
     const std::string what = where_ + ": \"" + name + "\"";
+    if (name == kMetadataKey && fields.is_null()) continue;
     check(fields.is_object(), what, " must be an object");
     if (name == kMetadataKey) {
       for (const auto& [key, value] : fields.items()) {

@@ -61,7 +61,7 @@ bool JsonLines::next() {
       return false;
     }
   } while (s.line.find_first_not_of(" \t\r") == std::string::npos);
-  check_nesting(s.line, s.where);
+  check_json(s.line, s.where);
   s.object = json::parse(s.line, nullptr, false);
   const bool large = s.object.is_discarded();
   const std::string readable = large ? with_large_numbers(s.line) : "";

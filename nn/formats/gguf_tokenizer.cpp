@@ -266,7 +266,7 @@ TokenizerFiles gguf_tokenizer(const GgufFile& file) {
   try {
     out.tokenizer_json = file.has(kGgufHuggingFaceJson) ? std::string(file.text(kGgufHuggingFaceJson))
                                                         : tokenizer_from_metadata(vocabulary, file, model).dump();
-    check_nesting(out.tokenizer_json, file.where() + ": " + kGgufHuggingFaceJson);
+    check_json(out.tokenizer_json, file.where() + ": " + kGgufHuggingFaceJson);
     if (!out.chat_template.empty()) config["chat_template"] = out.chat_template;
     out.tokenizer_config_json = config.dump(2);
   } catch (const json::exception& e) {

@@ -27,7 +27,7 @@ std::string file_text(const fs::path& path) {
 
 std::string json_text(const fs::path& path) {
   std::string text = file_text(path);
-  check_nesting(text, path.string());
+  check_json(text, path.string());
   return text;
 }
 

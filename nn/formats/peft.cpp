@@ -64,7 +64,7 @@ Json read_config(const fs::path& directory) {
   check_content(path, "JSON");
   try {
     const std::string text = read_file(path);
-    check_nesting(text, path.string());
+    check_json(text, path.string());
     Json json = Json::parse(text);
     check(json.is_object(), path.string(), ": must be a JSON object");
     const std::string twice = repeated_key(text);

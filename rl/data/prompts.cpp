@@ -103,7 +103,7 @@ bool is_answer(const json& line, const std::string& key) {
 
 Record read_record(const std::string& text, const DataConfig& config, Wanted wanted, std::string where,
                    DroppedKeys& dropped) {
-  check_nesting(text, where);
+  check_json(text, where);
   const std::string readable = with_large_numbers(text);
   const json line = json::parse(readable, nullptr, false);
   if (line.is_discarded()) fail(where, ": not valid JSON", json_fault(readable), json_lines_hint(text));

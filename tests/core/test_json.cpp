@@ -78,13 +78,22 @@ TEST(Json, NestingThatRecursionCannotBearIsRefused) {
     for (size_t i = 0; i < n; ++i) text = open + text + close;
     return text;
   };
-  EXPECT_NO_THROW(check_nesting(nest(128, "[", "]"), "F"));
-  EXPECT_NO_THROW(check_nesting(nest(64, R"({"a": [)", "]}"), "F"));
-  EXPECT_NO_THROW(check_nesting(R"(["\"[[", "\\", )" + json_string(std::string(1000, '[')) + "]", "F"));
-  EXPECT_NO_THROW(check_nesting(str('[', std::string(900, ' '), nest(127, "[", "]"), ",[]]"), "F"));
+  EXPECT_NO_THROW(check_json(nest(128, "[", "]"), "F"));
+  EXPECT_NO_THROW(check_json(nest(64, R"({"a": [)", "]}"), "F"));
+  EXPECT_NO_THROW(check_json(R"(["\"[[", "\\", )" + json_string(std::string(1000, '[')) + "]", "F"));
+  EXPECT_NO_THROW(check_json(str('[', std::string(900, ' '), nest(127, "[", "]"), ",[]]"), "F"));
   for (const std::string& deep : {nest(129, "[", "]"), nest(129, R"({"a": )", "}"), nest(65, R"([{"\"": )", "}]"),
                                   std::string(1'000'000, '['), R"(["\\", )" + nest(128, "[", "]") + "]"})
-    expect_message(message_of([&] { check_nesting(deep, "F"); }), {"F: nested too deeply", "128"});
+    expect_message(message_of([&] { check_json(deep, "F"); }), {"F: nested too deeply", "128"});
+}
+
+TEST(Json, ZeroBytesAreRefused) {
+  EXPECT_NO_THROW(check_json(R"({"a": "\u0000"})", "F"));
+  EXPECT_NO_THROW(check_json("", "F"));
+  for (std::string zero : {R"({"a": 1}?)", R"({"a": 1}?{"a": 2})", R"(?{})", R"({"a": "?"})"}) {
+    zero[zero.find('?')] = '\0';
+    expect_message(message_of([&] { check_json(zero, "F"); }), {"F: not valid JSON", "zero byte"});
+  }
 }
 
 }  // namespace

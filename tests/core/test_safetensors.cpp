@@ -61,6 +61,8 @@ TEST(Safetensors, RefusesLyingHeaders) {
   const auto one = [](const std::string& e) { return R"({"t":)" + e + "}"; };
   expect_refused("", 0, "must start with '{'");
   expect_refused("[]", 0, "must start with '{'");
+  expect_refused(std::string("{}\0", 3), 0, "zero bytes");
+  EXPECT_EQ(refusal(image_of(R"({"__metadata__": null})", 0)), "");
   expect_refused("{\"t\":", 0, "not valid JSON");
   expect_refused("{\"t\":[[[[[[[[1]]]]]]]]}", 0, "nested too deeply");
   expect_refused(one("3"), 0, "must be an object");

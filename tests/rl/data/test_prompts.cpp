@@ -151,6 +151,9 @@ TEST_F(Data, BadFilesNameTheLine) {
   broken("{\"problem\": \"p\", \"answ", "23: invalid string: missing closing quote (wanted are");
   broken("{\"problem\": \"p\", \"answer\": NaN}", "28: invalid literal (wanted are");
   broken("{\"problem\": \"p\", \"answer\": 1},", "30: unexpected ','; expected end of input (wanted are");
+  std::string joined = good + good;  // two records, but not two lines
+  joined[good.find('\n')] = '\0';
+  EXPECT_NE(error_of(joined).find("bad.jsonl:1: not valid JSON: it holds a zero byte"), std::string::npos);
   EXPECT_NE(error_of(good + "3").find("bad.jsonl:2: must be a JSON object"), std::string::npos);
   EXPECT_NE(error_of(good + "{\"answer\": \"1\"}")
                 .find("bad.jsonl:2: key \"problem\" is missing; the record has answer (data.prompt_key names"),
